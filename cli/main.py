@@ -1,0 +1,268 @@
+"""`morphomil`: one command per stage. Every heavy import waits until its command runs."""
+
+from __future__ import annotations
+
+import signal
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal, NoReturn
+
+import typer
+
+from morphomil.types import ExitStatus, InputError, MorphomilError, PatchSettings
+
+if TYPE_CHECKING:
+    from morphomil.pipeline import Shard, StageResult
+    from morphomil.types import Cohort
+
+app = typer.Typer(
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode="markdown",
+    help="Which nuclear morphology goes with an outcome, how sure are we, and is that what the image model sees?",
+    epilog="Exit status: 0 done; 1 internal error; 2 unusable input; 3 some slides or folds failed; "
+    "4 refused (leakage, or statistics that can't be had); 5 run directory busy; 130 interrupted.",
+)
+
+OutOption = Annotated[Path, typer.Option("--out", "-o", help="Run directory, made or gone on with.")]
+RunArgument = Annotated[Path, typer.Argument(help="Run directory of `morphomil segment`.", show_default=False)]
+QuietOption = Annotated[bool, typer.Option("--quiet", "-q", help="Print only problems and where the results are.")]
+ShardOption = Annotated[str, typer.Option(help="Work on part i of n, as in 2/8, for job arrays.", metavar="i/n")]
+
+
+def run() -> NoReturn:
+    """The entry point: errors become one sentence and the documented exit status."""
+    debug = "--debug" in sys.argv
+    sys.argv = [word for word in sys.argv if word != "--debug"]
+    signal.signal(signal.SIGTERM, _interrupt)
+    try:
+        app()
+    except MorphomilError as error:
+        if debug:
+            raise
+        fail(str(error), error.exit_status)
+    except KeyboardInterrupt:
+        fail("interrupted; the same command goes on where it stopped", ExitStatus.INTERRUPTED)
+    except Exception as error:  # noqa: BLE001 - the last resort
+        if debug:
+            raise
+        fail(f"internal error, please report it: {type(error).__name__}: {error} (--debug shows where)", ExitStatus.INTERNAL_ERROR)
+    sys.exit(0)
+
+
+def _interrupt(_signal: int, _frame: Any) -> NoReturn:
+    raise KeyboardInterrupt
+
+
+def fail(message: str, status: ExitStatus) -> NoReturn:
+    """Print a problem and leave."""
+    from rich.console import Console
+
+    Console(stderr=True, highlight=False).print("[bold red]morphomil:[/]", message, markup=False, soft_wrap=True)
+    sys.exit(status)
+
+
+def say(message: str, *, quiet: bool = False) -> None:
+    """Print a line of results."""
+    if not quiet:
+        typer.echo(message)
+
+
+@app.command(epilog="Example: `morphomil segment cohort.csv --out run --mpp 0.5`")
+def segment(
+    cohort: Annotated[Path, typer.Argument(help="Manifest (CSV or XLSX): slide, patient, label.", show_default=False)],
+    out: OutOption,
+    mpp: Annotated[float | None, typer.Option(help="um per level-0 pixel where file and manifest don't say.")] = None,
+    working_mpp: Annotated[float, typer.Option(help="um per pixel to cut and segment patches at.")] = 0.5,
+    patch: Annotated[int, typer.Option(help="Side of a patch, working pixels.")] = 256,
+    max_blank: Annotated[float, typer.Option(help="Drop patches with this blank share or more.")] = 0.3,
+    regions: Annotated[
+        Literal["auto", "annotation", "white", "tissue", "whole"], typer.Option(help="Where the tumor is.")
+    ] = "auto",
+    model: Annotated[str, typer.Option(help="default, a StarDist model folder, or a pretrained name.")] = "default",
+    normalize: Annotated[
+        Literal["unit", "percentile"] | None, typer.Option(help="Pixel values for the model; default: its own way.")
+    ] = None,
+    covariates: Annotated[str, typer.Option(help="Further columns of the manifest to keep, comma-separated.")] = "",
+    drop_missing: Annotated[bool, typer.Option(help="Leave out rows without a label instead of refusing.")] = False,
+    shard: ShardOption = "1/1",
+    quiet: QuietOption = False,
+) -> None:
+    """Find the nuclei in the tumor patches of every slide."""
+    settings = PatchSettings(working_mpp=working_mpp, patch_px=patch, max_blank=max_blank, regions=regions)
+    slides = _read_cohort(cohort, covariates, mpp=mpp, drop_missing=drop_missing)
+    _finish(_segment(slides, out, settings=settings, mpp=mpp, model=model, normalize=normalize, shard=_shard(shard), quiet=quiet))
+    say(f"Masks of {len(slides)} slides: {out}/slides. Next: morphomil featurize {out}", quiet=quiet)
+
+
+def _segment(cohort: Cohort, out: Path, *, quiet: bool, **options: Any) -> StageResult:
+    from morphomil import pipeline
+    from morphomil.cli.progress import Display
+    from morphomil.figures.run import draw_overviews
+
+    with Display(quiet=quiet) as display:
+        run_directory, result = pipeline.segment(cohort, out, progress=display, **options)
+        draw_overviews(run_directory)
+    return result
+
+
+@app.command(epilog="Example: `morphomil featurize run`")
+def featurize(path: RunArgument, shard: ShardOption = "1/1", quiet: QuietOption = False) -> None:
+    """Measure every nucleus and count the histograms of every patch."""
+    _finish(_featurize(path, shard=_shard(shard), quiet=quiet))
+    say(f"Nuclei tables: {path}/slides/*/nuclei.parquet. Next: morphomil rank {path}", quiet=quiet)
+
+
+def _featurize(path: Path, *, shard: Shard, quiet: bool) -> StageResult:
+    from morphomil import pipeline
+    from morphomil.cli.progress import Display
+    from morphomil.store import Run
+
+    with Display(quiet=quiet) as display:
+        return pipeline.featurize(Run.open(path), shard=shard, progress=display)
+
+
+@app.command(epilog="Example: `morphomil rank run --positive N+`")
+def rank(
+    path: RunArgument,
+    positive: Annotated[str | None, typer.Option(help="The label that counts as positive (1 where labels are 0/1).")] = None,
+    folds: Annotated[int, typer.Option(help="Cross-validation folds, where the manifest gives no split.", min=2)] = 5,
+    seed: Annotated[int, typer.Option(help="Seed of folds, bags and training.")] = 0,
+    quick: Annotated[bool, typer.Option("--quick", help="One training per fold instead of several.")] = False,
+    quiet: QuietOption = False,
+) -> None:
+    """Rank the features by attention of a model that sees only them, with effect sizes and tests."""
+    _rank(path, positive=positive, folds=folds, seed=seed, quick=quick, quiet=quiet)
+    say(f"Ranking: {path}/rank/ranking.csv. Next: morphomil report {path}", quiet=quiet)
+
+
+def _rank(path: Path, *, quiet: bool, **options: Any) -> None:
+    from morphomil import pipeline
+    from morphomil.cli.progress import Display
+    from morphomil.store import Run
+
+    with Display(quiet=quiet) as display:
+        ranking = pipeline.rank(Run.open(path), progress=display, **options)
+    for note in ranking.notes:
+        say(note, quiet=quiet)
+    columns = ["rank", "feature", "attention", "direction", "cliffs_delta", "p_value", "p_holm", "p_bh"]
+    shown = ranking.table[[name for name in columns if name in ranking.table]]
+    say(shown.to_string(index=False, float_format=lambda value: f"{value:.3g}"), quiet=quiet)
+
+
+@app.command(epilog="Example: `morphomil report run`")
+def report(path: RunArgument, quiet: QuietOption = False) -> None:
+    """Draw the figures and write the report, one HTML file that opens offline."""
+    from morphomil.figures.run import write_report
+    from morphomil.store import Run
+
+    say(f"Report: {write_report(Run.open(path))}", quiet=quiet)
+
+
+@app.command(epilog="Example: `morphomil demo --out demo`")
+def demo(out: OutOption = Path("demo"), slides: Annotated[int, typer.Option(min=10)] = 24, quiet: QuietOption = False) -> None:
+    """Run the whole method on synthetic slides of which one feature differs by group."""
+    from morphomil.pipeline import Shard
+
+    cohort = _read_cohort(_phantom(out / "cohort", slides=slides, effect="density_per_mm2", shift=2.0, seed=0, quiet=quiet))
+    directory = out / "run"
+    results = [_segment(cohort, directory, quiet=quiet), _featurize(directory, shard=Shard(), quiet=quiet)]
+    _rank(directory, positive=None, folds=5, seed=0, quick=False, quiet=quiet)
+    report(directory, quiet=quiet)
+    _finish(*results)
+
+
+@app.command(epilog="Example: `morphomil phantom --out phantoms --slides 24 --effect density_per_mm2`")
+def phantom(
+    out: OutOption,
+    slides: Annotated[int, typer.Option(min=2)] = 24,
+    effect: Annotated[str, typer.Option(help="The feature that differs by group; none for a null cohort.")] = "density_per_mm2",
+    shift: Annotated[float, typer.Option(help="Difference of the groups, in SDs between patients.")] = 2.0,
+    seed: int = 0,
+    quiet: QuietOption = False,
+) -> None:
+    """Render synthetic H&E slides whose nuclei and group effect are known."""
+    say(f"Manifest: {_phantom(out, slides=slides, effect=effect, shift=shift, seed=seed, quiet=quiet)}", quiet=quiet)
+
+
+def _phantom(out: Path, *, slides: int, effect: str, shift: float, seed: int, quiet: bool) -> Path:
+    from morphomil.cli.progress import Display
+    from morphomil.phantom import write_cohort
+
+    with Display(quiet=quiet) as display:
+        display.start("phantom", slides)
+        return write_cohort(
+            out,
+            slides=slides,
+            effect=effect,
+            shift=shift,
+            seed=seed,
+            on_slide=lambda done, total: display.end(f"slide {done}", "done", f"rendered of {total}"),
+        )
+
+
+@app.command(epilog="Example: `morphomil init cohort.csv`")
+def init(path: Annotated[Path, typer.Argument(help="Manifest to write.")] = Path("cohort.csv")) -> None:
+    """Write an example manifest to fill in."""
+    from morphomil.cohort import EXAMPLE_MANIFEST
+    from morphomil.store import write_bytes
+
+    if path.exists():
+        raise InputError(f"{path} exists; name another file")
+    write_bytes(path, EXAMPLE_MANIFEST.encode())
+    say(f"Example manifest: {path}. Replace its rows by your slides, then: morphomil segment {path} --out run")
+
+
+@app.command(name="train-segmenter", epilog="Example: `morphomil train-segmenter training.csv --root data --out model`")
+def train_segmenter(
+    table: Annotated[Path, typer.Argument(help="CSV: image, labels, mpp, split (train|val), optional group.")],
+    out: Annotated[Path, typer.Option("--out", "-o", help="Model folder; an interrupted training in it goes on.")],
+    root: Annotated[Path | None, typer.Option(help="Folder that the table's paths start from; default: its own.")] = None,
+    epochs: Annotated[int, typer.Option(min=1)] = 60,
+    steps: Annotated[int, typer.Option(help="Steps of 4 patches in an epoch.", min=1)] = 100,
+    quiet: QuietOption = False,
+) -> None:
+    """Train the nucleus segmenter on annotated images and tune its thresholds."""
+    from morphomil.cli.progress import Display
+    from morphomil.segment.train import TrainSettings, train_from_table
+
+    with Display(quiet=quiet) as display:
+        display.start("train", epochs)
+        train_from_table(
+            table,
+            out,
+            root=root,
+            settings=TrainSettings(epochs=epochs, steps_per_epoch=steps),
+            on_epoch=lambda epoch, figures: display.end(
+                f"epoch {epoch + 1}", "done", f"loss {figures['loss']:.4f}, validation {figures['val_loss']:.4f}"
+            ),
+        )
+    say(f"Model: {out}. Use it with: morphomil segment COHORT --out RUN --model {out}", quiet=quiet)
+
+
+def _read_cohort(path: Path, covariates: str = "", **options: Any) -> Cohort:
+    from morphomil.cohort import read_manifest
+
+    names = tuple(name.strip() for name in covariates.split(",") if name.strip())
+    manifest = read_manifest(path, covariates=names, **options)
+    for note in manifest.notes:
+        typer.echo(note, err=True)
+    return manifest.cohort
+
+
+def _shard(text: str) -> Shard:
+    from morphomil.pipeline import Shard
+
+    try:
+        index, count = map(int, text.split("/"))
+    except ValueError:
+        raise InputError(f"--shard is i/n, as in 2/8; got {text!r}") from None
+    return Shard(index, count)
+
+
+def _finish(*results: StageResult) -> None:
+    failed = {slide: cause for result in results for slide, cause in result.failed.items()}
+    if failed:
+        causes = "".join(f"\n- {slide}: {cause}" for slide, cause in failed.items())
+        fail(f"{len(failed)} slides failed, the others are done:{causes}", ExitStatus.SOME_FAILED)

@@ -1,0 +1,90 @@
+"""Every feature's patient values by group."""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pandas as pd
+
+from morphomil.figures.labels import overlap, p_phrase, patient_quantity, shorten_all
+from morphomil.figures.style import PALETTE, TWO_COLUMNS_MM, new_figure, style
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+    from numpy.typing import NDArray
+
+GOLDEN = (math.sqrt(5) - 1) / 2
+
+
+def feature_groups(
+    patient_values: pd.DataFrame,
+    labels: pd.Series[str],
+    comparison: pd.DataFrame,
+    *,
+    adjustment: str = "Holm",
+    adjusted: str = "p_holm",
+    width_mm: float = TWO_COLUMNS_MM,
+) -> Figure:
+    """Violin, box and points of each feature by group, with n, p and adjusted p.
+
+    `patient_values` has one row per patient and one column per feature; `labels` the group of each patient under the
+    same index, in the order of the categories (reference first) if categorical, else sorted; `comparison` one row per
+    panel: feature, p_value and the column named by `adjusted`.
+    """
+    groups = list(labels.cat.categories if isinstance(labels.dtype, pd.CategoricalDtype) else sorted(labels.unique()))
+    members = labels.reindex(patient_values.index)
+    names = shorten_all([str(group) for group in groups], 12)
+    columns = 4 if len(groups) <= 3 else 2
+    rows = math.ceil(len(comparison) / columns)
+    with style():
+        figure = new_figure(width_mm=width_mm, height_mm=rows * (48 if columns == 4 else 57))
+        panels = figure.subplots(rows, columns, squeeze=False)
+        for axes in panels.flat[len(comparison) :]:
+            axes.set_axis_off()
+        for axes, row in zip(panels.flat, comparison.to_dict("records"), strict=False):
+            values = patient_values[row["feature"]]
+            _draw_groups(axes, [values[(members == g).to_numpy()].dropna().to_numpy(float) for g in groups])
+            counts = [int(values[(members == g).to_numpy()].notna().sum()) for g in groups]
+            axes.set_xticks(range(len(groups)), [f"{name}\nn = {n}" for name, n in zip(names, counts, strict=True)])
+            axes.set_title(
+                f"{p_phrase(row['p_value'])}\n{adjustment} {p_phrase(row[adjusted])}", loc="left", fontsize=6
+            )
+            axes.set_ylabel(str(patient_quantity(row["feature"])))
+        _turn_crowded_labels(figure)
+        return figure
+
+
+def _draw_groups(axes: Axes, samples: list[NDArray[np.float64]]) -> None:
+    for at, sample in enumerate(samples):
+        color = PALETTE[at % len(PALETTE)]
+        if len(sample) >= 5 and np.ptp(sample) > 0:
+            violin: dict[str, Any] = axes.violinplot([sample], [at], widths=0.85, showextrema=False)
+            for body in violin["bodies"]:
+                body.set(facecolor=color, alpha=0.25, edgecolor="none")
+        if len(sample):
+            line = {"color": "black", "linewidth": 0.7}
+            axes.boxplot(
+                [sample], positions=[at], widths=0.22, showfliers=False, showcaps=False, boxprops=line,
+                whiskerprops=line, medianprops={"color": "black", "linewidth": 1.4}, manage_ticks=False,
+            )  # fmt: skip
+        # The golden ratio's multiples spread evenly: a jitter without chance.
+        spread = (np.arange(len(sample)) * GOLDEN % 1 - 0.5) * 0.5
+        axes.plot(
+            at + spread, sample, "o", color=color, markersize=_point_size(len(sample)), markeredgewidth=0, alpha=0.6
+        )
+    axes.set_xlim(-0.6, len(samples) - 0.4)
+
+
+def _point_size(count: int) -> float:
+    return float(np.clip(12 / math.sqrt(max(count, 1)), 0.8, 2.5))
+
+
+def _turn_crowded_labels(figure: Figure) -> None:
+    figure.draw_without_rendering()
+    if any(overlap(axes.get_xticklabels()) for axes in figure.axes):
+        for axes in figure.axes:
+            axes.tick_params(axis="x", labelrotation=90)
+        figure.draw_without_rendering()

@@ -1,0 +1,164 @@
+"""What the tables say, in sentences: the report's summary and the methods paragraph of a paper."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from morphomil.figures.labels import format_interval, format_ratio, p_phrase, patient_quantity
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from morphomil.types import PatchSettings
+
+ALPHA = 0.05
+"""A p value below it is called significant."""
+
+_COUNTS = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten")
+
+
+@dataclass(frozen=True)
+class Auc:
+    """An out-of-fold AUC with its 95 % interval."""
+
+    value: float
+    low: float
+    high: float
+
+    def __str__(self) -> str:
+        """The AUC with its interval in brackets."""
+        return f"{format_ratio(self.value)} {format_interval(self.low, self.high)}"
+
+
+def say_extent(slides: pd.DataFrame) -> list[str]:
+    """What was analyzed and what was lost, from the report's table of slides."""
+    done = slides[slides["state"] == "done"]
+    by_label = done.drop_duplicates("patient")["label"].value_counts(sort=False).sort_index()
+    groups = ", ".join(f"{count:,} {label}" for label, count in by_label.items())
+    sentences = [
+        f"{by_label.sum():,} patients ({groups}) with {len(done):,} slides, {done['patches_kept'].sum():,.0f} patches "
+        f"and {done['nuclei'].sum():,.0f} nuclei were analyzed."
+    ]
+    if lost := len(slides) - len(done):
+        labels = slides.loc[slides["state"] != "done", "label"].value_counts(sort=False).sort_index()
+        groups = ", ".join(f"{count:,} {label}" for label, count in labels.items())
+        are = "is" if lost == 1 else "are"
+        sentences.append(
+            f"{lost:,} of {len(slides):,} slides gave no result and {are} left out ({groups}); see the causes."
+        )
+    return sentences
+
+
+def say_auc(auc: Auc) -> str:
+    """How well the model separates the groups, and whether that is better than chance."""
+    if not math.isfinite(auc.low) or not math.isfinite(auc.high):
+        return f"The out-of-fold AUC of the morphometry model is {format_ratio(auc.value)}, without an interval."
+    if auc.low > 0.5:
+        return f"From these features alone, the model separates the groups: out-of-fold AUC {auc} (chance: 0.50)."
+    if auc.high < 0.5:
+        return (
+            f"The model's out-of-fold AUC of {auc} lies below chance (0.50): what it learned in training patients does "
+            "not hold in the others. Its attention should not be interpreted."
+        )
+    return (
+        "There is no evidence that the model separates the groups better than chance: its out-of-fold AUC is "
+        f"{auc}, and the interval includes 0.50. Its attention should not be interpreted."
+    )
+
+
+def say_first(ranking: pd.DataFrame, *, positive: str, reference: str) -> str:
+    """Which feature ranks first, how surely its attention is above an even share, and its direction."""
+    first = ranking.sort_values("rank", kind="stable").iloc[0]
+    interval = format_interval(first["attention_low"], first["attention_high"])
+    sentence = (
+        f"Of {_count(len(ranking))} features, {_name(first['feature'])} ranks first by attention: "
+        f"{format_ratio(first['attention'])} times the average {interval}."
+    )
+    if not first["attention_low"] > 1:
+        sentence += " The interval does not exclude 1, an even share of attention, so this first place is not certain."
+    return f"{sentence} {_say_difference(first, positive=positive, reference=reference)}"
+
+
+def say_differences(ranking: pd.DataFrame, *, positive: str, reference: str) -> str:
+    """Which features differ between the groups after adjustment for their number."""
+    tested = ranking[ranking["p_holm"].notna()]
+    found = tested[tested["p_holm"] < ALPHA].sort_values("p_holm", kind="stable")
+    number = _count(len(tested))
+    if tested.empty:
+        return "No feature could be tested for a difference between the groups."
+    if found.empty:
+        best = tested.sort_values("p_holm", kind="stable").iloc[0]
+        return (
+            f"After adjustment for {number} tests (Holm), no feature differs significantly between the groups; the "
+            f"smallest adjusted p is that of {_name(best['feature'])} ({p_phrase(best['p_holm'])}). "
+            "That is no proof that the groups are alike: a difference may be too small for this number of patients."
+        )
+    listed = ", ".join(
+        f"{_name(row['feature'])} {_direction(row['cliffs_delta'], positive)} ({p_phrase(row['p_holm'])})"
+        for row in found.to_dict("records")
+    )
+    verb = "differs" if len(found) == 1 else "differ"
+    return (
+        f"After adjustment for {number} tests (Holm), {_count(len(found))} of {_count(len(ranking))} features {verb} "
+        f"significantly between {positive} and {reference}: {listed}."
+    )
+
+
+def say_caveats(ranking: pd.DataFrame, *, nucleus_classes: bool) -> list[str]:
+    """What the ranking must not be taken for."""
+    caveats = [
+        "Attention shows which features the model weighted. It is evidence to be read beside the group differences, "
+        "not an explanation of the outcome, and none of this shows a cause."
+    ]
+    density = ranking[ranking["feature"] == "density_per_mm2"]
+    high = (density["rank"] <= 3) | (density["p_holm"] < ALPHA)
+    if high.any() and not nucleus_classes:
+        caveats.append(
+            "Density counts every nucleus. Without classes of nuclei, a high rank of density may come from lymphocytes "
+            "or stroma instead of tumor cells."
+        )
+    return caveats
+
+
+def describe_methods(patches: PatchSettings, *, segmenter: str, folds: int, seeds: int, bag_patches: int) -> str:
+    """A methods paragraph for a paper, from the settings of the run."""
+    starts = "start" if seeds == 1 else "starts"
+    return (
+        f"Patches of {patches.patch_px} x {patches.patch_px} pixels ({patches.patch_um:g} µm) were cut from the tumor "
+        f"regions at {patches.working_mpp:g} µm per pixel; those with {patches.max_blank:.0%} or more blank area were "
+        f"left out. Nuclei were segmented with {segmenter}, with context around each patch so that no nucleus was cut; "
+        "a nucleus belongs to the patch that holds its centroid. Eight features were measured for each nucleus: area, "
+        "major and minor axis, orientation, circumference, density, circularity and rectangularity. Each feature's "
+        "values in a patch became a histogram whose bin edges were fitted on the training patients of the fold. "
+        f"An attention-based multiple-instance model (Ilse et al. 2018) was trained on bags of {bag_patches} patches, "
+        f"in which every feature is one instance, with {folds}-fold cross-validation by patient and {seeds} random "
+        f"{starts}. Attention is that paid to a feature in patients outside training, relative to an even share. "
+        "Groups were compared, with the patient as the unit, by two-sided Mann-Whitney tests with Holm's and "
+        "Benjamini and Hochberg's adjustments; the effect size is Cliff's delta. Intervals are 95 %."
+    )
+
+
+def _say_difference(row: pd.Series[float], *, positive: str, reference: str) -> str:
+    delta, p_holm = row["cliffs_delta"], row["p_holm"]
+    if not math.isfinite(delta) or not math.isfinite(p_holm):
+        return "Whether it differs between the groups could not be tested."
+    interval = format_interval(row["cliffs_delta_low"], row["cliffs_delta_high"])
+    numbers = f"Cliff's delta {format_ratio(delta)} {interval}, adjusted {p_phrase(p_holm)}"
+    if p_holm < ALPHA:
+        return f"It is {_direction(delta, positive)} than in {reference} ({numbers})."
+    return f"Its difference between {positive} and {reference} is not significant ({numbers})."
+
+
+def _direction(delta: float, positive: str) -> str:
+    return f"{'higher' if delta > 0 else 'lower'} in {positive}"
+
+
+def _name(feature: str) -> str:
+    name = patient_quantity(feature).name
+    return name[:1].lower() + name[1:]
+
+
+def _count(number: int) -> str:
+    return _COUNTS[number] if number < len(_COUNTS) else f"{number:,}"

@@ -1,0 +1,89 @@
+"""The ranking of the features: attention beside the difference between the groups."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+from matplotlib.lines import Line2D
+
+from morphomil.figures.labels import format_p, patient_quantity
+from morphomil.figures.style import BLUE, GRAY, TWO_COLUMNS_MM, VERMILION, new_figure, style
+
+if TYPE_CHECKING:
+    import pandas as pd
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+    from numpy.typing import NDArray
+
+HIGHER, LOWER, NEITHER = ("^", VERMILION), ("v", BLUE), ("o", GRAY)
+"""Marker and color of a feature by the sign of its effect."""
+
+
+def ranking_plot(
+    ranking: pd.DataFrame, *, positive: str = "positive", reference: str = "reference", width_mm: float = TWO_COLUMNS_MM
+) -> Figure:
+    """Each feature's attention relative to an even share, Cliff's delta, both with intervals, and p values.
+
+    `ranking` has one row per feature: rank, feature, attention, attention_low, attention_high, cliffs_delta,
+    cliffs_delta_low, cliffs_delta_high, p_value, p_holm, p_bh. Attention 1 is one over the number of features; the
+    effect is that of the group `positive` minus `reference`. Missing numbers stay blank, or a dash among p values.
+    """
+    table = ranking.sort_values("rank", kind="stable")
+    with style():
+        figure = new_figure(width_mm=width_mm, height_mm=24 + 6.5 * len(table))
+        grid = figure.add_gridspec(1, 3, width_ratios=(5, 5, 3))
+        left = figure.add_subplot(grid[0])
+        middle = figure.add_subplot(grid[1], sharey=left)
+        right = figure.add_subplot(grid[2], sharey=left)
+        looks = [_look(delta) for delta in table["cliffs_delta"]]
+        _draw_intervals(left, table, "attention", looks)
+        _draw_intervals(middle, table, "cliffs_delta", looks)
+        _finish_attention(left, table)
+        middle.set(xlim=(-1.05, 1.05), xlabel=f"Cliff's delta, {positive} minus {reference} [95 % interval]")
+        middle.axvline(0, color="black", linewidth=0.6, linestyle="--", zorder=0)
+        middle.tick_params(axis="y", left=False, labelleft=False)
+        _write_p_values(right, table)
+        figure.legend(handles=_legend(positive, looks), loc="outside upper center", ncols=3)
+        figure.draw_without_rendering()
+        return figure
+
+
+def _look(delta: float) -> tuple[str, str]:
+    return HIGHER if delta > 0 else LOWER if delta < 0 else NEITHER
+
+
+def _legend(positive: str, looks: list[tuple[str, str]]) -> list[Line2D]:
+    meanings = ((HIGHER, f"higher in {positive}"), (LOWER, f"lower in {positive}"), (NEITHER, "no direction"))
+    return [
+        Line2D([], [], linestyle="", marker=m, color=c, markersize=4, label=text)
+        for (m, c), text in meanings
+        if (m, c) in looks
+    ]
+
+
+def _draw_intervals(axes: Axes, table: pd.DataFrame, column: str, looks: list[tuple[str, str]]) -> None:
+    columns = [column, f"{column}_low", f"{column}_high"]
+    numbers: NDArray[np.float64] = table[columns].to_numpy(float)
+    for row, ((middle, low, high), (marker, color)) in enumerate(zip(numbers, looks, strict=True)):
+        axes.plot([low, high], [row, row], color=color, linewidth=1.2, solid_capstyle="butt")
+        axes.plot([middle], [row], marker=marker, color=color, markersize=4.5, linestyle="")
+
+
+def _finish_attention(axes: Axes, table: pd.DataFrame) -> None:
+    names = [f"{r}. {patient_quantity(f).name}" for f, r in zip(table["feature"], table["rank"], strict=True)]
+    axes.set_yticks(range(len(table)), names)
+    axes.set_ylim(len(table) - 0.4, -0.6)
+    axes.axvline(1, color="black", linewidth=0.6, linestyle="--", zorder=0)
+    axes.set_xlim(left=min(0.0, float(np.nanmin([0.0, *table["attention_low"]]))))
+    axes.set_xlabel(f"Attention relative to 1/{len(table)} [95 % interval]")
+
+
+def _write_p_values(axes: Axes, table: pd.DataFrame) -> None:
+    axes.set_axis_off()
+    axes.set_xlim(0, 1)
+    columns = {"p_value": "p", "p_holm": "p Holm", "p_bh": "p BH"}
+    for at, (column, head) in zip((0.2, 0.58, 0.96), columns.items(), strict=True):
+        axes.text(at, 1.0, head, transform=axes.get_xaxis_transform(), ha="right", va="bottom", fontsize=6)
+        for row, value in enumerate(table[column]):
+            axes.text(at, row, format_p(value), ha="right", va="center", fontsize=6)

@@ -1,0 +1,283 @@
+"""Pictures of one slide: its regions and patches, a patch-level value as a heatmap, nuclear outlines."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from contourpy import contour_generator
+from matplotlib.cm import ScalarMappable
+from matplotlib.collections import LineCollection, PolyCollection
+from matplotlib.colors import Normalize
+from matplotlib.lines import Line2D
+from matplotlib.offsetbox import AnchoredOffsetbox, AuxTransformBox, TextArea, VPacker
+from matplotlib.patches import Patch, Rectangle
+from matplotlib.patheffects import withStroke
+from scipy import ndimage
+
+from morphomil.figures.labels import Quantity, shorten
+from morphomil.figures.style import (
+    BLUE,
+    GRAY,
+    ONE_COLUMN_MM,
+    SEQUENTIAL,
+    TWO_COLUMNS_MM,
+    YELLOW,
+    new_figure,
+    style,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping, Sequence
+
+    import pandas as pd
+    from matplotlib.artist import Artist
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+    from numpy.typing import NDArray
+    from shapely.geometry.base import BaseGeometry
+
+COLOR_BAR_MM = 17.0
+"""Width of a color bar with its numbers and label."""
+
+
+def overview(
+    thumbnail: NDArray[np.uint8],
+    patches: pd.DataFrame,
+    *,
+    level0_px_per_thumb_px: float,
+    mpp: float,
+    regions: Iterable[BaseGeometry] = (),
+    title: str = "",
+    width_mm: float = ONE_COLUMN_MM,
+) -> Figure:
+    """The thumbnail of one image with region outlines, kept and dropped patches and a scale bar.
+
+    `patches` is a PATCHES table of this image, `regions` polygons in its level-0 pixels, `mpp` is um per such pixel.
+    """
+    with style():
+        figure, axes = _slide_axes(thumbnail, scale=level0_px_per_thumb_px, mpp=mpp, title=title, width_mm=width_mm)
+        kept, dropped = patches[patches["kept"]], patches[~patches["kept"]]
+        axes.add_collection(_squares(dropped, facecolor="#ffffff40", edgecolor=GRAY, hatch="xxxx", linewidth=0.4))
+        axes.add_collection(_squares(kept, facecolor="none", edgecolor=BLUE, linewidth=0.6))
+        _show_all(axes, patches)
+        handles: list[Artist] = [
+            Patch(facecolor="none", edgecolor=BLUE, label=f"kept patch ({len(kept):,})"),
+            Patch(facecolor="none", edgecolor=GRAY, hatch="xxxx", label=f"dropped patch ({len(dropped):,})"),
+        ]
+        figure.legend(handles=handles + _draw_regions(axes, regions), loc="outside lower center", ncols=3)
+        figure.draw_without_rendering()
+        return figure
+
+
+def slide_heatmap(
+    thumbnail: NDArray[np.uint8],
+    patches: pd.DataFrame,
+    values: Sequence[float] | NDArray[np.float64] | pd.Series[float],
+    *,
+    level0_px_per_thumb_px: float,
+    mpp: float,
+    label: str,
+    unit: str,
+    limits: tuple[float, float] | None = None,
+    regions: Iterable[BaseGeometry] = (),
+    title: str = "",
+    width_mm: float = ONE_COLUMN_MM,
+) -> Figure:
+    """One value per patch (NaN: none) as colors over the paled thumbnail, with color bar and scale bar.
+
+    `values` follow the rows of `patches`; `limits` gives several slides the same colors.
+    """
+    numbers = np.asarray(values, dtype=float)
+    if len(numbers) != len(patches):
+        raise ValueError(f"values must have one number per patch, got {len(numbers)} for {len(patches)} patches")
+    known = np.isfinite(numbers)
+    with style():
+        paled = _pale(thumbnail)
+        figure, axes = _slide_axes(
+            paled, scale=level0_px_per_thumb_px, mpp=mpp, title=title, width_mm=width_mm, bar_mm=COLOR_BAR_MM
+        )
+        _show_all(axes, patches)
+        handles = _draw_regions(axes, regions)
+        if not known.all():
+            axes.add_collection(_squares(patches[~known], facecolor="none", edgecolor=GRAY, hatch="xxxx"))
+            handles.append(Patch(facecolor="none", edgecolor=GRAY, hatch="xxxx", label="patch without a value"))
+        if known.any():
+            norm = _norm(numbers[known], limits)
+            cells = _squares(
+                patches[known], array=numbers[known], cmap=SEQUENTIAL, norm=norm, edgecolor="none", alpha=0.8
+            )
+            axes.add_collection(cells)
+            figure.colorbar(
+                cells, ax=axes, shrink=0.8, label=str(Quantity(label, unit)), extend=_extend(norm, numbers[known])
+            )
+        if handles:
+            figure.legend(handles=handles, loc="outside lower center", ncols=3)
+        figure.draw_without_rendering()
+        return figure
+
+
+@dataclass(frozen=True)
+class PatchExample:
+    """One segmented patch: uint8 (H, W, 3), labels (H, W) with 0 for background, and a value per nucleus label."""
+
+    rgb: NDArray[np.uint8]
+    labels: NDArray[np.int32]
+    title: str = ""
+    values: Mapping[int, float] | None = None
+
+
+def contours(
+    rgb: NDArray[np.uint8],
+    labels: NDArray[np.int32],
+    *,
+    mpp: float,
+    values: Mapping[int, float] | None = None,
+    label: str = "",
+    unit: str = "",
+    title: str = "",
+    width_mm: float = ONE_COLUMN_MM,
+) -> Figure:
+    """One patch with the outlines of its nuclei, colored by `values` (label of the nucleus to number) if given."""
+    example = PatchExample(rgb, labels, title=title, values=values)
+    return contact_sheet([example], mpp=mpp, label=label, unit=unit, columns=1, width_mm=width_mm)
+
+
+def contact_sheet(
+    examples: Sequence[PatchExample],
+    *,
+    mpp: float,
+    label: str = "",
+    unit: str = "",
+    limits: tuple[float, float] | None = None,
+    columns: int = 4,
+    width_mm: float = TWO_COLUMNS_MM,
+) -> Figure:
+    """Several patches with nuclear outlines, the same color for the same value in all; `mpp` is um per patch pixel."""
+    if not examples:
+        raise ValueError("a contact sheet needs at least one patch, got none")
+    columns = min(columns, len(examples))
+    rows = math.ceil(len(examples) / columns)
+    tallest = max(e.rgb.shape[0] / e.rgb.shape[1] for e in examples)
+    known = np.array([v for e in examples for v in (e.values or {}).values() if math.isfinite(v)])
+    norm = _norm(known, limits) if len(known) else None
+    image_mm = (width_mm - (COLOR_BAR_MM if norm else 0)) / columns
+    with style():
+        figure = new_figure(width_mm=width_mm, height_mm=rows * (image_mm * tallest + 5))
+        grid = figure.subplots(rows, columns, squeeze=False)
+        for axes in grid.flat:
+            axes.set_axis_off()
+        for axes, example in zip(grid.flat, examples, strict=False):
+            _draw_patch(axes, example, norm, line_width=min(max(image_mm / 75, 0.5), 1))
+            _draw_scale_bar(axes, width=example.rgb.shape[1], um_per_unit=mpp)
+            axes.set_title(shorten(example.title, round(image_mm * 0.7)), loc="left", pad=2)
+        if norm:
+            mappable = ScalarMappable(norm, SEQUENTIAL)
+            figure.colorbar(
+                mappable, ax=grid, shrink=0.8, label=str(Quantity(label, unit)), extend=_extend(norm, known)
+            )
+        figure.draw_without_rendering()
+        return figure
+
+
+def outline_nuclei(labels: NDArray[np.int32]) -> dict[int, NDArray[np.float64]]:
+    """The outer outline of every label as (n, 2) x, y in pixels, centers of pixels at whole numbers."""
+    outlines = {}
+    for number, window in enumerate(ndimage.find_objects(labels), start=1):
+        if window is not None:
+            mask = np.pad(labels[window] == number, 1).astype(float)
+            rings = [np.asarray(ring) for ring in contour_generator(z=mask).lines(0.5)]
+            outlines[number] = max(rings, key=len) + np.array([window[1].start - 1, window[0].start - 1])
+    return outlines
+
+
+def _draw_patch(axes: Axes, example: PatchExample, norm: Normalize | None, *, line_width: float) -> None:
+    axes.imshow(example.rgb)
+    outlines = outline_nuclei(example.labels)
+    if norm and example.values is not None:
+        numbers = [example.values.get(number, math.nan) for number in outlines]
+        lines = LineCollection(list(outlines.values()), array=numbers, cmap=SEQUENTIAL, norm=norm)
+        casing = withStroke(linewidth=2 * line_width, foreground="white")
+    else:
+        lines = LineCollection(list(outlines.values()), color=YELLOW)
+        casing = withStroke(linewidth=2 * line_width, foreground="black")
+    lines.set(linewidth=line_width, path_effects=[casing])
+    axes.add_collection(lines, autolim=False)
+
+
+def _slide_axes(
+    image: NDArray[np.uint8], *, scale: float, mpp: float, title: str, width_mm: float, bar_mm: float = 0
+) -> tuple[Figure, Axes]:
+    """A figure as tall as the image needs, whose one axes shows the image in level-0 pixels with a scale bar.
+
+    `bar_mm` is the room beside the image for a color bar.
+    """
+    rows, columns = image.shape[:2]
+    figure = new_figure(width_mm=width_mm, height_mm=min((width_mm - bar_mm) * rows / columns, 1.5 * width_mm) + 12)
+    axes = figure.subplots()
+    axes.imshow(image, extent=(0, columns * scale, rows * scale, 0))
+    axes.autoscale(False)
+    axes.set_axis_off()
+    axes.set_title(shorten(title, round(width_mm * 0.7)), loc="left")
+    _draw_scale_bar(axes, width=columns * scale, um_per_unit=mpp)
+    return figure, axes
+
+
+def _draw_scale_bar(axes: Axes, *, width: float, um_per_unit: float) -> None:
+    """A bar of 1, 2 or 5 times a power of ten um, at most a quarter of the image's width, on a white ground."""
+    room_um = width * um_per_unit / 4
+    power = 10.0 ** math.floor(math.log10(room_um))
+    length_um = power * max(step for step in (1, 2, 5) if step * power <= room_um)
+    text = f"{length_um / 1000:g} mm" if length_um >= 1000 else f"{length_um:g} µm"
+    bar = AuxTransformBox(axes.transData)
+    bar.add_artist(Rectangle((0, 0), length_um / um_per_unit, 0, facecolor="black", edgecolor="black", linewidth=1.5))
+    stack = VPacker(children=[bar, TextArea(text)], align="center", pad=0, sep=2)
+    box = AnchoredOffsetbox("lower right", child=stack, pad=0.3, borderpad=0.4, frameon=True)
+    box.patch.set(facecolor="white", alpha=0.85, edgecolor="none")
+    axes.add_artist(box)
+
+
+def _draw_regions(axes: Axes, regions: Iterable[BaseGeometry]) -> list[Artist]:
+    """Outlines, holes too, of all regions; the legend's handles for them."""
+    polygons = [part for region in regions for part in getattr(region, "geoms", [region])]
+    rings = [np.asarray(r.coords)[:, :2] for p in polygons for r in (p.exterior, *p.interiors)]
+    if not rings:
+        return []
+    casing = [withStroke(linewidth=2, foreground="white")]
+    axes.add_collection(LineCollection(rings, color="black", linewidth=1, path_effects=casing), autolim=False)
+    return [Line2D([], [], color="black", linewidth=1, label=f"region ({len(polygons)})")]
+
+
+def _show_all(axes: Axes, patches: pd.DataFrame) -> None:
+    """Widen the view to patches that reach past the image."""
+    (left, right), (bottom, top) = axes.get_xlim(), axes.get_ylim()
+    x, y, side = (patches[name] for name in ("x_px", "y_px", "side_px"))
+    axes.set_xlim(min([left, *x]), max([right, *(x + side)]))
+    axes.set_ylim(max([bottom, *(y + side)]), min([top, *y]))
+
+
+def _squares(patches: pd.DataFrame, **options: Any) -> PolyCollection:
+    corners = np.array([(0, 0), (1, 0), (1, 1), (0, 1)])
+    origin = patches[["x_px", "y_px"]].to_numpy(float)
+    vertices = origin[:, None, :] + corners * patches["side_px"].to_numpy(float)[:, None, None]
+    return PolyCollection(vertices, **options)
+
+
+def _pale(thumbnail: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """The thumbnail in light gray, so that the only colors are those of the color bar."""
+    gray = thumbnail[..., :3].mean(axis=2, keepdims=True)
+    return np.repeat(255 - 0.5 * (255 - gray), 3, axis=2).astype(np.uint8)
+
+
+def _norm(values: NDArray[np.float64], limits: tuple[float, float] | None) -> Normalize:
+    low, high = limits or (float(values.min()), float(values.max()))
+    return Normalize(low, high) if low < high else Normalize(low - 0.5, high + 0.5)
+
+
+def _extend(norm: Normalize, values: NDArray[np.float64]) -> str:
+    """Which ends of the color bar get an arrow: those that values lie beyond."""
+    scaled = np.asarray(norm(values), dtype=float)
+    below, above = bool(scaled.min() < 0), bool(scaled.max() > 1)
+    return "both" if below and above else "min" if below else "max" if above else "neither"

@@ -1,0 +1,125 @@
+"""How every figure looks and is written: journal widths, legible type, colors for the color-blind, fixed bytes."""
+
+from __future__ import annotations
+
+import io
+import threading
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any, Literal
+
+import matplotlib.style
+from matplotlib import font_manager
+from matplotlib.figure import Figure
+
+from morphomil.store import write_bytes, write_table_csv
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+    from pathlib import Path
+
+    import pandas as pd
+
+Format = Literal["png", "jpg", "pdf", "svg"]
+
+ONE_COLUMN_MM = 85.0
+ONE_AND_A_HALF_COLUMNS_MM = 120.0
+TWO_COLUMNS_MM = 180.0
+
+BLUE, VERMILION, GREEN, ORANGE = "#0072B2", "#D55E00", "#009E73", "#E69F00"
+SKY, PURPLE, YELLOW, GRAY = "#56B4E9", "#CC79A7", "#F0E442", "#767676"
+PALETTE = (BLUE, VERMILION, GREEN, ORANGE, SKY, PURPLE, YELLOW, GRAY)
+"""Okabe and Ito's colors, which people with any common color blindness can tell apart, with gray in place of black."""
+
+SEQUENTIAL = "viridis"
+"""Color map of measured values: even in lightness, so it survives gray print and color blindness."""
+
+# Scripts that the bundled DejaVu Sans lacks, taken from an installed font where there is one.
+_FURTHER_SCRIPTS = ("Noto Sans CJK SC", "Noto Sans CJK JP", "PingFang SC", "Microsoft YaHei", "Arial Unicode MS")
+
+_SETTINGS: dict[str, Any] = {
+    "font.family": "sans-serif",
+    "font.sans-serif": ["DejaVu Sans", "Verdana", "Arial", "Helvetica", "sans-serif"],
+    "font.size": 7,
+    "axes.titlesize": 7,
+    "axes.labelsize": 7,
+    "xtick.labelsize": 6,
+    "ytick.labelsize": 6,
+    "legend.fontsize": 6,
+    "legend.frameon": False,
+    "figure.titlesize": 8,
+    "axes.linewidth": 0.5,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "xtick.major.width": 0.5,
+    "ytick.major.width": 0.5,
+    "xtick.major.size": 2.5,
+    "ytick.major.size": 2.5,
+    "lines.linewidth": 1,
+    "patch.linewidth": 0.5,
+    "hatch.linewidth": 0.4,
+    # A slide's or a label's name may hold a dollar sign.
+    "text.parse_math": False,
+    "figure.dpi": 150,
+    "savefig.dpi": 300,
+    # Text stays text: journals ask for embedded TrueType, and editors can change it.
+    "pdf.fonttype": 42,
+    "ps.fonttype": 42,
+    "svg.fonttype": "none",
+    "svg.hashsalt": "morphomil",
+}
+
+# None leaves the entry out: dates and versions would make equal figures differ.
+_METADATA: dict[str, dict[str, str | None]] = {
+    "png": {"Software": "morphomil"},
+    "pdf": {"Creator": "morphomil", "Producer": None, "CreationDate": None},
+    "svg": {"Creator": "morphomil", "Date": None},
+}
+
+# matplotlib's settings are global: two threads inside `style` at once would restore each other's.
+_LOCK = threading.RLock()
+
+
+@contextmanager
+def style() -> Iterator[None]:
+    """The project's matplotlib settings, on matplotlib's defaults, inside the block only; one thread at a time."""
+    installed = set(font_manager.get_font_names())
+    families = ["sans-serif", *(name for name in _FURTHER_SCRIPTS if name in installed)]
+    with _LOCK, matplotlib.style.context(["default", _SETTINGS | {"font.family": families}]):
+        yield
+
+
+def new_figure(*, width_mm: float, height_mm: float) -> Figure:
+    """An empty figure of exactly this size that lays itself out and is known to no pyplot state."""
+    return Figure(figsize=(width_mm / 25.4, height_mm / 25.4), layout="constrained")
+
+
+def render(figure: Figure, file_format: Format, *, dpi: int = 300) -> bytes:
+    """The bytes of the figure's file; equal figures give equal bytes. `dpi` counts for images only."""
+    buffer = io.BytesIO()
+    with style():
+        lossy = file_format == "jpg"
+        options = {"pil_kwargs": {"quality": 88}} if lossy else {"metadata": _METADATA[file_format]}
+        figure.savefig(buffer, format=file_format, dpi=dpi, **options)
+    return buffer.getvalue()
+
+
+def save_figure(
+    figure: Figure,
+    stem: Path,
+    *,
+    formats: Sequence[Format] = ("png", "pdf", "svg"),
+    table: pd.DataFrame | None = None,
+) -> tuple[Path, ...]:
+    """Write `stem`.png, .pdf and .svg, and what is plotted, `table`, as `stem`.csv; returns the paths.
+
+    Each file is written whole or not at all.
+    """
+    paths = []
+    for file_format in formats:
+        path = stem.with_name(f"{stem.name}.{file_format}")
+        write_bytes(path, render(figure, file_format))
+        paths.append(path)
+    if table is not None:
+        paths.append(stem.with_name(f"{stem.name}.csv"))
+        write_table_csv(paths[-1], table)
+    return tuple(paths)

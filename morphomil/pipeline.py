@@ -1,0 +1,289 @@
+"""The stages: composition of the modules and their execution slide by slide; nothing else.
+
+Every stage is resumable: a slide is skipped when its stored results are complete, unharmed and made from the same
+input under the same settings. One failing slide never stops the others.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import time
+from dataclasses import asdict, dataclass, field
+from typing import TYPE_CHECKING, Any, Protocol
+
+import numpy as np
+import pandas as pd
+
+from morphomil.slides import cut_patches, find_regions, open_image, regions_geojson
+from morphomil.store import Run, atomic_path, fingerprint, key_of, write_json, write_parquet
+from morphomil.types import NUCLEI, PATCHES, InputError, PatchSettings, SlideError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+    from pathlib import Path
+
+    from numpy.typing import NDArray
+
+    from morphomil.segment.detect import Polygons
+    from morphomil.segment.model import Normalize, Segmenter
+    from morphomil.slides import Region, RegionPatches, SlideImage
+    from morphomil.types import Cohort, Slide
+
+PAD_PX = 64
+"""Rim of a region's masks beyond its patch grid, working pixels, for nuclei that reach over the edge."""
+BAND_PX = 1024
+"""Rows of masks worked at a time."""
+
+
+class Progress(Protocol):
+    """Hears what a stage does; the command line draws bars from it."""
+
+    def start(self, stage: str, total: int) -> None:
+        """A stage begins on `total` slides."""
+
+    def begin(self, slide_id: str) -> None:
+        """Work on a slide begins."""
+
+    def step(self, done: int, total: int) -> None:
+        """So many patches of the current slide are done."""
+
+    def end(self, slide_id: str, state: str, message: str) -> None:
+        """A slide is `done`, `skipped` or `failed`."""
+
+
+class Silence:
+    """Progress that nobody sees."""
+
+    def start(self, stage: str, total: int) -> None:
+        """Say nothing."""
+
+    def begin(self, slide_id: str) -> None:
+        """Say nothing."""
+
+    def step(self, done: int, total: int) -> None:
+        """Say nothing."""
+
+    def end(self, slide_id: str, state: str, message: str) -> None:
+        """Say nothing."""
+
+
+@dataclass(frozen=True)
+class StageResult:
+    """What became of each slide in a stage."""
+
+    done: tuple[str, ...] = ()
+    skipped: tuple[str, ...] = ()
+    failed: dict[str, str] = field(default_factory=dict)
+    """Slide id -> cause."""
+
+
+@dataclass(frozen=True)
+class Shard:
+    """Part `index` of `count` of a cohort, from 1; a slide's part depends on its id alone."""
+
+    index: int = 1
+    count: int = 1
+
+    def __post_init__(self) -> None:
+        if not 1 <= self.index <= self.count:
+            raise InputError(f"a shard is i/n with 1 <= i <= n, got {self.index}/{self.count}")
+
+    @property
+    def lock_name(self) -> str:
+        """Shards of one run may work side by side."""
+        return "" if self.count == 1 else f".{self.index}of{self.count}"
+
+    def holds(self, slide_id: str) -> bool:
+        """Whether a slide belongs to this part."""
+        number = int.from_bytes(hashlib.blake2b(slide_id.encode(), digest_size=8).digest(), "big")
+        return number % self.count == self.index - 1
+
+
+def _each_slide(
+    run: Run, slides: Sequence[Slide], stage: str, *, key: Callable[[Slide], str], work: Callable[[Slide], Any], progress: Progress
+) -> StageResult:
+    """Run `work` on every slide that has no valid result; `work` returns the names of its outputs and its figures."""
+    done, skipped, failed = [], [], {}
+    progress.start(stage, len(slides))
+    for slide in slides:
+        name, begun = slide.slide_id, time.monotonic()
+        state = "failed"
+        stated = ""
+        try:
+            stated = key(slide)
+            if run.is_done(name, stage, stated):
+                skipped.append(name)
+                progress.end(name, "skipped", "already done")
+                continue
+            progress.begin(name)
+            outputs, figures = work(slide)
+            run.mark_done(name, stage, stated, outputs=outputs, figures=figures)
+            done.append(name)
+            state, message = "done", _describe(figures)
+        except (SlideError, InputError, FileNotFoundError, MemoryError) as error:
+            message = str(error) or type(error).__name__
+            failed[name] = message
+            run.mark_failed(name, stage, stated, message)
+        progress.end(name, state, f"{message} ({time.monotonic() - begun:.1f} s)" if state == "done" else message)
+    return StageResult(tuple(done), tuple(skipped), failed)
+
+
+def _describe(figures: dict[str, Any]) -> str:
+    return ", ".join(f"{name.replace('_', ' ')} {value:,}" for name, value in figures.items() if isinstance(value, int))
+
+
+def segment(
+    cohort: Cohort,
+    out: Path,
+    *,
+    settings: PatchSettings | None = None,
+    mpp: float | None = None,
+    model: str = "default",
+    normalize: Normalize | None = None,
+    shard: Shard | None = None,
+    progress: Progress | None = None,
+) -> tuple[Run, StageResult]:
+    """Tumor regions, patches and masks of every slide.
+
+    Writes per slide `patches.parquet`, `regions.geojson` and `masks.zarr` (schema: `Run.masks`).
+
+    Args:
+        cohort: the slides.
+        out: run directory, made or gone on with.
+        settings: how patches are cut.
+        mpp: um per level-0 pixel for images whose file and manifest say nothing.
+        model: see `segment.segment_image`.
+        normalize: see `segment.segment_image`.
+        shard: the part of the cohort to work on.
+        progress: hears of every slide.
+
+    Raises:
+        InputError: the run directory or the model can't be used.
+        BusyError: another process works in `out`.
+    """
+    from morphomil.segment.model import load_segmenter
+
+    settings = settings or PatchSettings()
+    shard = shard or Shard()
+    run = Run.create(out, cohort)
+    begun = time.monotonic()
+    with run.lock(shard.lock_name):
+        segmenter = load_segmenter(model, normalize=normalize)
+
+        def key(slide: Slide) -> str:
+            files = [
+                [fingerprint(image.path), image.annotation and fingerprint(image.annotation), image.mpp or mpp]
+                for image in slide.images
+            ]
+            return key_of("segment", asdict(settings), segmenter.sha256, files)
+
+        def work(slide: Slide) -> tuple[list[str], dict[str, Any]]:
+            return _segment_slide(run, slide, settings, segmenter, mpp, progress or Silence())
+
+        slides = [slide for slide in cohort.slides if shard.holds(slide.slide_id)]
+        result = _each_slide(run, slides, "segment", key=key, work=work, progress=progress or Silence())
+        stated = asdict(settings) | {"mpp": mpp, "model": model, "model_sha256": segmenter.sha256, "engine": "tensorflow"}
+        run.record("segment", stated, seconds=time.monotonic() - begun)
+    return run, result
+
+
+def _segment_slide(
+    run: Run, slide: Slide, settings: PatchSettings, segmenter: Segmenter, mpp: float | None, progress: Progress
+) -> tuple[list[str], dict[str, Any]]:
+    import zarr
+
+    folder = run.slide_folder(slide.slide_id)
+    regions: list[Region] = []
+    tables: list[pd.DataFrame] = []
+    nuclei = 0
+    with atomic_path(folder / "masks.zarr") as partial:
+        group = zarr.open_group(partial, mode="w")
+        for number, source in enumerate(slide.images):
+            with open_image(source, default_mpp=mpp) as image:
+                found = find_regions(
+                    image, source, image_index=number, first_index=len(regions), settings=settings
+                )
+                for region in found:
+                    first = sum(map(len, tables))
+                    cut = cut_patches(image, region, slide_id=slide.slide_id, first_patch_id=first, settings=settings)
+                    tables.append(cut.table)
+                    nuclei += _segment_region(
+                        group, image, region, cut, settings, segmenter, first_label=nuclei + 1, progress=progress
+                    )
+                regions += found
+    table = PATCHES.check(pd.concat(tables)) if tables else PATCHES.empty()
+    write_parquet(folder / "patches.parquet", table)
+    write_json(folder / "regions.geojson", regions_geojson(regions))
+    kept = table["kept"]
+    figures = {
+        "regions": len(regions),
+        "patches": len(table),
+        "patches_kept": int(kept.sum()),
+        "nuclei_found": nuclei,
+        "tissue_mm2": float(table.loc[kept, "tissue_mm2"].sum()),
+    }
+    return ["patches.parquet", "regions.geojson", "masks.zarr"], figures
+
+
+def _segment_region(
+    group: Any,
+    image: SlideImage,
+    region: Region,
+    cut: RegionPatches,
+    settings: PatchSettings,
+    segmenter: Segmenter,
+    *,
+    first_label: int,
+    progress: Progress,
+) -> int:
+    """Write a region's masks and tissue; the number of nuclei found in it."""
+    from morphomil.segment import MIN_AREA_UM2
+    from morphomil.segment.detect import block_rows, detect, join, render
+
+    factor = segmenter.network_mpp(settings.working_mpp) / settings.working_mpp
+    downsample = cut.downsample * factor
+    height, width = (round(count * settings.patch_px / factor) for count in (cut.rows, cut.columns))
+    rows = block_rows(height, width, wanted=_wanted_cells(cut, settings.patch_px / factor))
+
+    def read(row: int, column: int, rows: int, columns: int) -> NDArray[np.uint8]:
+        x, y = cut.x_px + column * downsample, cut.y_px + row * downsample
+        return image.read(x, y, columns, rows, downsample=downsample)
+
+    found, kept = [], int(cut.table["kept"].sum())
+    for done, polygons in enumerate(detect(read, rows, segmenter=segmenter), start=1):
+        if len(polygons):
+            found.append(_inside(region, cut, polygons, downsample).scaled(factor).shifted(PAD_PX))
+        progress.step(round(kept * done / len(rows)), kept)
+    nuclei = join(found, rays=0)
+    shape = (cut.rows * settings.patch_px + 2 * PAD_PX, cut.columns * settings.patch_px + 2 * PAD_PX)
+    stored = group.create_group(str(region.index))
+    labels = stored.create_array("labels", shape=shape, dtype="int32", chunks=tuple(min(BAND_PX, side) for side in shape))
+    bands = render(
+        nuclei, shape=shape, min_px=MIN_AREA_UM2 / settings.working_mpp**2, first_label=first_label, band=BAND_PX
+    )
+    for top, band in bands:
+        labels[top : top + len(band)] = band
+    stored.create_array("tissue", shape=cut.tissue.shape, dtype="bool", chunks=cut.tissue.shape)[:] = cut.tissue
+    frame = {"x_px": cut.x_px - PAD_PX * cut.downsample, "y_px": cut.y_px - PAD_PX * cut.downsample}
+    stored.attrs.update(frame | {"downsample": cut.downsample, "mpp": settings.working_mpp, "image": region.image})
+    return len(nuclei)
+
+
+def _wanted_cells(cut: RegionPatches, patch_px: float, *, cell: int = 256) -> NDArray[np.bool_]:
+    """Which cells of 256 network pixels a kept patch touches; `patch_px`: a patch's side in network pixels."""
+    shape = [-(-round(count * patch_px) // cell) for count in (cut.rows, cut.columns)]
+    wanted = np.zeros(shape, bool)
+    for row, column in np.argwhere(cut.kept_cells):
+        top, left = (int(index * patch_px) // cell for index in (row, column))
+        bottom, right = (int(np.ceil(round((index + 1) * patch_px, 6) / cell)) for index in (row, column))
+        wanted[top:bottom, left:right] = True
+    return wanted
+
+
+def _inside(region: Region, cut: RegionPatches, polygons: Polygons, downsample: float) -> Polygons:
+    """The polygons whose center lies in the region."""
+    import shapely
+
+    x = cut.x_px + (polygons.points[:, 1] + 0.5) * downsample
+    y = cut.y_px + (polygons.points[:, 0] + 0.5) * downsample
+    return polygons[shapely.contains_xy(region.polygon, x, y)]

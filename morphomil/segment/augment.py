@@ -1,0 +1,109 @@
+"""Training patches of annotated nuclei: random position, scale, rotation, stain, focus, compression, brightness.
+
+Pure functions of arrays and a random generator; images are float RGB in [0, 1], (H, W, 3).
+"""
+
+from __future__ import annotations
+
+import io
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+from scipy import ndimage
+from skimage.color import hed_from_rgb, rgb_from_hed
+
+
+@dataclass(frozen=True)
+class AugmentSettings:
+    """Strength of each augmentation; probabilities are per patch."""
+
+    target_mpp: tuple[float, ...] = (0.25, 0.5)
+    """Resolutions the network learns, um/px; one is drawn for each patch."""
+    scale_jitter: float = 1.2
+    """The drawn resolution is multiplied by a log-uniform factor in [1/jitter, jitter]."""
+    stain_gain: float = 0.35
+    """Log-SD-like half width: each stain's optical density is multiplied by exp(uniform(-gain, gain))."""
+    stain_shift: float = 0.04
+    """Each stain's optical density is shifted by up to this."""
+    stain_tilt: float = 0.08
+    """Each entry of the stain matrix is perturbed by up to this before recomposition."""
+    brightness: float = 0.08
+    gamma: float = 0.25
+    blur_probability: float = 0.3
+    blur_sigma_px: float = 1.6
+    jpeg_probability: float = 0.4
+    jpeg_quality: tuple[int, int] = (40, 95)
+    noise_probability: float = 0.3
+    noise_sd: float = 0.03
+
+
+def jitter_stain(
+    image: NDArray[np.float32], rng: np.random.Generator, settings: AugmentSettings
+) -> NDArray[np.float32]:
+    """The image with its hematoxylin and eosin made stronger, weaker and of another hue.
+
+    Optical density is split by Ruifrok and Johnston's stain matrix (as scikit-image's `rgb2hed`), scaled and shifted
+    per stain, and recomposed with a slightly tilted matrix (Tellez et al. 2018).
+    """
+    density = -np.log(np.clip(image, 1e-3, 1.0))
+    stains = density @ hed_from_rgb.astype(np.float32)
+    gain = np.exp(rng.uniform(-settings.stain_gain, settings.stain_gain, 3))
+    shift = rng.uniform(-settings.stain_shift, settings.stain_shift, 3)
+    tilted = rgb_from_hed + rng.uniform(-settings.stain_tilt, settings.stain_tilt, (3, 3))
+    stains = stains * gain.astype(np.float32) + shift.astype(np.float32)
+    return np.clip(np.exp(-(stains @ tilted.astype(np.float32))), 0, 1)
+
+
+def jitter_optics(
+    image: NDArray[np.float32], rng: np.random.Generator, settings: AugmentSettings
+) -> NDArray[np.float32]:
+    """The image out of focus, compressed, noisy, brighter or darker."""
+    if rng.random() < settings.blur_probability:
+        sigma = rng.uniform(0.3, settings.blur_sigma_px)
+        image = ndimage.gaussian_filter(image, (sigma, sigma, 0))
+    image = image ** np.float32(np.exp(rng.uniform(-settings.gamma, settings.gamma)))
+    image = image * np.float32(1 + rng.uniform(-settings.brightness, settings.brightness))
+    image = image + np.float32(rng.uniform(-settings.brightness, settings.brightness) / 2)
+    if rng.random() < settings.noise_probability:
+        image = image + rng.normal(0, rng.uniform(0, settings.noise_sd), image.shape).astype(np.float32)
+    image = np.clip(image, 0, 1)
+    if rng.random() < settings.jpeg_probability:
+        buffer = io.BytesIO()
+        quality = int(rng.integers(*settings.jpeg_quality))
+        Image.fromarray((image * 255).round().astype(np.uint8)).save(buffer, "JPEG", quality=quality)
+        image = np.asarray(Image.open(buffer), dtype=np.float32) / 255
+    return image.astype(np.float32)
+
+
+def sample_patch(
+    image: NDArray[np.uint8],
+    labels: NDArray[np.integer],
+    *,
+    side: int,
+    zoom: float,
+    rng: np.random.Generator,
+) -> tuple[NDArray[np.float32], NDArray[np.int32]]:
+    """A random window of image (H, W, 3) and labels (H, W), rotated and mirrored at random.
+
+    One patch pixel covers `zoom` image pixels. Where the window reaches beyond the image, the image is mirrored.
+
+    Returns:
+        Float RGB in [0, 1], (side, side, 3), bilinear; labels int32 (side, side), nearest neighbor.
+    """
+    angle = rng.uniform(0, 2 * np.pi)
+    turn = np.array([[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]])
+    matrix = zoom * turn @ np.diag([1.0, rng.choice([-1.0, 1.0])])
+    shape = np.array(labels.shape)
+    reach = np.minimum(side * zoom / 2, shape / 2)
+    center = rng.uniform(reach, shape - reach)
+    offset = center - matrix @ np.full(2, (side - 1) / 2)
+    channels = [
+        ndimage.affine_transform(
+            image[..., c], matrix, offset, (side, side), np.float32, order=1, mode="mirror", prefilter=False
+        )
+        for c in range(3)
+    ]
+    turned = ndimage.affine_transform(labels, matrix, offset, (side, side), np.int32, order=0, mode="mirror")
+    return np.stack(channels, axis=-1) / np.float32(255), turned

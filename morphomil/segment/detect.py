@@ -1,0 +1,273 @@
+"""Pixels -> nuclei, the same however the image is cut up: blocks with context, candidates, suppression, rendering.
+
+An image of any size is read in blocks. The network sees each block with `MARGIN_PX` of context, and each network
+pixel is predicted once, in the block that owns it. Suppression of overlapping candidates then works on a block's own
+candidates together with those within `MARGIN_PX` around it; what an earlier block has accepted stays accepted. So a
+nucleus across a seam is found whole and once.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from morphomil.types import SlideError
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from morphomil.segment.model import Segmenter
+
+BLOCK_PX = 1024
+"""Side of a block, network pixels; multiple of every network's `multiple`."""
+MARGIN_PX = 96
+"""Context around a block, network pixels: beyond the largest nucleus and most of what the network looks at."""
+MAX_CANDIDATE_SHARE = 0.6
+"""More grid points than this above the threshold: the model doesn't fit the image (StarDist would run for hours)."""
+
+Read = Callable[[int, int, int, int], "NDArray[np.uint8]"]
+"""(row, column, height, width) in network pixels, possibly beyond the image -> RGB uint8 (height, width, 3)."""
+
+
+@dataclass(frozen=True)
+class Block:
+    """A rectangle of network pixels, owned by one call of the network."""
+
+    row: int
+    column: int
+    height: int
+    width: int
+
+
+@dataclass(frozen=True)
+class Polygons:
+    """Star-convex polygons: centers (n, 2) as (row, column), probabilities (n,), ray lengths (n, rays), in pixels."""
+
+    points: NDArray[np.float32]
+    prob: NDArray[np.float32]
+    dist: NDArray[np.float32]
+
+    def __len__(self) -> int:
+        return len(self.prob)
+
+    def __getitem__(self, keep: NDArray[np.bool_] | NDArray[np.intp]) -> Polygons:
+        return Polygons(self.points[keep], self.prob[keep], self.dist[keep])
+
+    def scaled(self, factor: float) -> Polygons:
+        """The same polygons where a pixel is `factor` times smaller (pixel centers at integer coordinates)."""
+        return Polygons((self.points + 0.5) * factor - 0.5, self.prob, self.dist * factor)
+
+    def shifted(self, pixels: float) -> Polygons:
+        """The same polygons, down and to the right by so many pixels."""
+        return Polygons(self.points + np.float32(pixels), self.prob, self.dist)
+
+    def outlines(self) -> NDArray[np.float64]:
+        """Vertices (n, rays, 2) as (row, column)."""
+        angles = np.arange(self.dist.shape[1]) * (2 * np.pi / max(self.dist.shape[1], 1))
+        rays = np.stack([np.sin(angles), np.cos(angles)], axis=-1)
+        return self.points[:, None].astype(np.float64) + self.dist[..., None].astype(np.float64) * rays
+
+
+def join(parts: Sequence[Polygons], *, rays: int) -> Polygons:
+    """All polygons of `parts`, in order."""
+    if not parts:
+        return Polygons(np.empty((0, 2), np.float32), np.empty(0, np.float32), np.empty((0, rays), np.float32))
+    return Polygons(
+        np.concatenate([p.points for p in parts]),
+        np.concatenate([p.prob for p in parts]),
+        np.concatenate([p.dist for p in parts]),
+    )
+
+
+def block_rows(height: int, width: int, *, wanted: NDArray[np.bool_] | None = None, cell: int = 256) -> list[list[Block]]:
+    """The image cut into rows of blocks, each trimmed to the cells that are wanted; empty blocks are left out.
+
+    Args:
+        height: of the image, network pixels.
+        width: of the image, network pixels.
+        wanted: bool (ceil(height / cell), ceil(width / cell)); None: everything.
+        cell: side of a cell, network pixels; `BLOCK_PX` is a multiple of it.
+    """
+    rows = []
+    for row in range(0, height, BLOCK_PX):
+        blocks = []
+        for column in range(0, width, BLOCK_PX):
+            block = Block(row, column, min(BLOCK_PX, height - row), min(BLOCK_PX, width - column))
+            if wanted is not None:
+                trimmed = _trim(block, wanted, cell)
+                if trimmed is None:
+                    continue
+                block = trimmed
+            blocks.append(block)
+        rows.append(blocks)
+    return rows
+
+
+def _trim(block: Block, wanted: NDArray[np.bool_], cell: int) -> Block | None:
+    top, left = block.row // cell, block.column // cell
+    inside = wanted[top : -(-(block.row + block.height) // cell), left : -(-(block.column + block.width) // cell)]
+    if not inside.any():
+        return None
+    rows, columns = np.flatnonzero(inside.any(axis=1)), np.flatnonzero(inside.any(axis=0))
+    first_row, first_column = (top + rows[0]) * cell, (left + columns[0]) * cell
+    return Block(
+        int(first_row),
+        int(first_column),
+        int(min((top + rows[-1] + 1) * cell, block.row + block.height) - first_row),
+        int(min((left + columns[-1] + 1) * cell, block.column + block.width) - first_column),
+    )
+
+
+def find_candidates(read: Read, block: Block, *, segmenter: Segmenter) -> Polygons:
+    """Every candidate whose center a block owns, in network pixels of the image.
+
+    Raises:
+        SlideError: the model finds nuclei nearly everywhere.
+    """
+    height = block.height + 2 * MARGIN_PX
+    width = block.width + 2 * MARGIN_PX
+    padded = (-(-height // segmenter.multiple) * segmenter.multiple, -(-width // segmenter.multiple) * segmenter.multiple)
+    pixels = read(block.row - MARGIN_PX, block.column - MARGIN_PX, *padded)
+    if (pixels == pixels[0, 0]).all():
+        return join([], rays=0)
+    probability, distance = segmenter.predict(pixels)
+    grid, edge = segmenter.grid, MARGIN_PX // segmenter.grid
+    owned = np.s_[edge : edge + -(-block.height // grid), edge : edge + -(-block.width // grid)]
+    found = probability[owned] > segmenter.prob_threshold
+    if found.mean() > MAX_CANDIDATE_SHARE:
+        raise SlideError(
+            f"the model finds nuclei on {found.mean():.0%} of a block, which no tissue has; "
+            "check the pixel size and whether the model fits the stain"
+        )
+    where = np.argwhere(found)
+    points = where * grid + np.array([block.row, block.column])
+    rays = np.minimum(distance[owned][found], MARGIN_PX)
+    return Polygons(points.astype(np.float32), probability[owned][found], rays)
+
+
+def suppress(candidates: Polygons, *, threshold: float) -> Polygons:
+    """StarDist's greedy suppression: of overlapping candidates the most probable stays.
+
+    Two polygons overlap when their intersection exceeds `threshold` of the smaller one's area.
+    """
+    if not len(candidates):
+        return candidates
+    from stardist.nms import non_maximum_suppression_inds
+
+    order = np.lexsort((candidates.points[:, 1], candidates.points[:, 0], -candidates.prob))
+    ranked = candidates[order]
+    kept = non_maximum_suppression_inds(ranked.dist, ranked.points, ranked.prob, thresh=threshold, verbose=0)
+    return ranked[np.asarray(kept, dtype=bool)]
+
+
+def detect(read: Read, rows: Sequence[Sequence[Block]], *, segmenter: Segmenter) -> Iterator[Polygons]:
+    """The nuclei of each row of blocks in turn, in network pixels; at most three rows are held in memory."""
+    above: list[Polygons] = []
+    current = [find_candidates(read, block, segmenter=segmenter) for block in rows[0]] if rows else []
+    for index, blocks in enumerate(rows):
+        following = rows[index + 1] if index + 1 < len(rows) else []
+        below = [find_candidates(read, block, segmenter=segmenter) for block in following]
+        accepted: list[Polygons] = []
+        for position, block in enumerate(blocks):
+            settled = [part for part in (*above, *accepted) if len(part)]
+            open_ones = [part for part in (*current[position + 1 :], *below) if len(part)]
+            accepted.append(_settle(block, current[position], settled, open_ones, segmenter.nms_threshold))
+        yield join([part for part in accepted if len(part)], rays=0)
+        above, current = accepted, below
+
+
+def _settle(
+    block: Block, own: Polygons, settled: Sequence[Polygons], open_ones: Sequence[Polygons], threshold: float
+) -> Polygons:
+    """A block's nuclei: its candidates against each other, settled neighbors (which win) and open ones (by probability)."""
+    if not len(own):
+        return own
+    low = np.array([block.row, block.column]) - MARGIN_PX
+    high = np.array([block.row + block.height, block.column + block.width]) + MARGIN_PX
+
+    def nearby(part: Polygons) -> Polygons:
+        return part[((part.points >= low) & (part.points < high)).all(axis=1)]
+
+    winners = [Polygons(p.points, p.prob + 2, p.dist) for p in map(nearby, settled)]
+    survivors = suppress(join([own, *winners, *map(nearby, open_ones)], rays=own.dist.shape[1]), threshold=threshold)
+    mine = survivors.prob <= 1
+    for axis, (start, length) in enumerate(((block.row, block.height), (block.column, block.width))):
+        mine &= (survivors.points[:, axis] >= start) & (survivors.points[:, axis] < start + length)
+    kept = survivors[mine]
+    return kept[np.lexsort((kept.points[:, 1], kept.points[:, 0]))]
+
+
+def render(
+    polygons: Polygons, *, shape: tuple[int, int], min_px: float, first_label: int = 1, band: int = BLOCK_PX
+) -> Iterator[tuple[int, NDArray[np.int32]]]:
+    """The label image of polygons, band by band: (first row, int32 (rows, width)).
+
+    Labels follow the order of the polygons. Where two overlap, the more probable one is on top; of a nucleus that
+    another one cuts in pieces the largest piece stays, if it has `min_px` pixels.
+
+    Args:
+        polygons: in pixels of the label image.
+        shape: of the label image.
+        min_px: smallest nucleus, pixels.
+        first_label: label of the first polygon.
+        band: rows to render at a time; it leaves no trace in the result.
+    """
+    height, width = shape
+    outlines = polygons.outlines()
+    low, high = (f(outlines[..., 0], axis=1) if len(polygons) else np.empty(0) for f in (np.min, np.max))
+    halo = int(np.ceil((high - low).max(initial=0))) + 2
+    for top in range(0, height, band):
+        rows = min(band, height - top)
+        near = np.flatnonzero((high >= top - halo) & (low < top + rows + halo))
+        window = (rows + 2 * halo, width)
+        canvas = _draw(outlines[near] - np.array([top - halo, 0]), polygons.prob[near], near + first_label, window)
+        yield top, keep_largest_parts(canvas, min_px=min_px)[halo : halo + rows]
+
+
+def _draw(
+    outlines: NDArray[np.float64], prob: NDArray[np.float32], numbers: NDArray[np.intp], shape: tuple[int, int]
+) -> NDArray[np.int32]:
+    from skimage.draw import polygon
+
+    canvas = np.zeros(shape, np.int32)
+    for i in np.lexsort((numbers, prob)):
+        rows, columns = polygon(outlines[i, :, 0], outlines[i, :, 1], shape)
+        canvas[rows, columns] = numbers[i]
+    return canvas
+
+
+def keep_largest_parts(labels: NDArray[np.int32], *, min_px: float = 0) -> NDArray[np.int32]:
+    """The label image with only the largest 4-connected part of each label, if it has `min_px` pixels or more."""
+    if not labels.any():
+        return labels
+    from skimage.measure import label
+
+    parts = label(labels, background=0, connectivity=1)
+    owner = np.zeros(int(parts.max()) + 1, np.int32)
+    owner[parts.ravel()] = labels.ravel()
+    sizes = np.bincount(parts.ravel(), minlength=len(owner))
+    order = np.lexsort((np.arange(len(owner)), -sizes, owner))
+    first = np.ones(len(order), bool)
+    first[1:] = owner[order][1:] != owner[order][:-1]
+    keep = np.zeros(len(owner), bool)
+    keep[order[first]] = True
+    keep &= (sizes >= min_px) & (owner > 0)
+    return np.where(keep[parts], labels, 0).astype(np.int32)
+
+
+def array_reader(rgb: NDArray[np.uint8]) -> Read:
+    """Reads blocks of an image in memory (H, W, 3), mirrored beyond its edges."""
+    height, width = rgb.shape[:2]
+
+    def read(row: int, column: int, rows: int, columns: int) -> NDArray[np.uint8]:
+        return rgb[np.ix_(_mirrored(row, rows, height), _mirrored(column, columns, width))]
+
+    return read
+
+
+def _mirrored(start: int, count: int, size: int) -> NDArray[np.intp]:
+    index = np.arange(start, start + count) % (2 * size)
+    return np.where(index < size, index, 2 * size - 1 - index)

@@ -1,0 +1,229 @@
+"""The nouns of morphomil: cohorts, slides, settings, table schemas, errors.
+
+Coordinates are level-0 pixels (x right, y down) of the image that a row belongs to. Lengths are um, areas um2,
+densities nuclei/mm2, angles degrees; the unit stands in the column name.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from enum import IntEnum
+from typing import TYPE_CHECKING, Any, Literal
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    import pandas as pd
+
+RegionMode = Literal["auto", "annotation", "white", "tissue", "whole"]
+
+
+class ExitStatus(IntEnum):
+    """What a command's exit status means (documented in the user guide)."""
+
+    DONE = 0
+    INTERNAL_ERROR = 1
+    BAD_INPUT = 2
+    SOME_FAILED = 3
+    REFUSED = 4
+    BUSY = 5
+    INTERRUPTED = 130
+
+
+class MorphomilError(Exception):
+    """An error whose message tells the user what is wrong and how to mend it."""
+
+    exit_status = ExitStatus.INTERNAL_ERROR
+
+
+class InputError(MorphomilError):
+    """Unusable arguments, manifest or file; `problems` lists every one of them."""
+
+    exit_status = ExitStatus.BAD_INPUT
+
+    def __init__(self, problems: str | list[str]) -> None:
+        self.problems = [problems] if isinstance(problems, str) else list(problems)
+        head = "" if len(self.problems) == 1 else f"{len(self.problems)} problems:\n- "
+        super().__init__(head + "\n- ".join(self.problems))
+
+
+class SlideError(MorphomilError):
+    """One slide can't be read or segmented; the others go on."""
+
+    exit_status = ExitStatus.SOME_FAILED
+
+
+class RefusedError(MorphomilError):
+    """A result that would mislead: leakage across splits, or statistics that can't be had from these data."""
+
+    exit_status = ExitStatus.REFUSED
+
+
+class BusyError(MorphomilError):
+    """Another process works in the run directory."""
+
+    exit_status = ExitStatus.BUSY
+
+
+@dataclass(frozen=True)
+class ImageSource:
+    """One image file of a slide: a whole slide, or one of several region images.
+
+    `mpp` (um per level-0 pixel) and `annotation` are what the manifest says; None: take it from the file, or none.
+    """
+
+    path: Path
+    annotation: Path | None = None
+    mpp: float | None = None
+
+
+@dataclass(frozen=True)
+class Slide:
+    """One slide of a patient: its image files and its row of the manifest."""
+
+    slide_id: str
+    patient: str
+    label: str
+    images: tuple[ImageSource, ...]
+    split: Literal["train", "val", "test"] | None = None
+    site: str | None = None
+    covariates: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Cohort:
+    """All slides, in the order of the manifest."""
+
+    slides: tuple[Slide, ...]
+
+    def __len__(self) -> int:
+        return len(self.slides)
+
+    def table(self) -> pd.DataFrame:
+        """One row per slide: `slide_id`, `patient`, `label`, `split`, `site` and the covariates."""
+        import pandas as pd
+
+        return pd.DataFrame(
+            [
+                {"slide_id": s.slide_id, "patient": s.patient, "label": s.label, "split": s.split, "site": s.site}
+                | s.covariates
+                for s in self.slides
+            ]
+        )
+
+
+@dataclass(frozen=True)
+class PatchSettings:
+    """How tumor patches are cut. A changed value makes a slide's results stale."""
+
+    working_mpp: float = 0.5
+    """um per pixel at which patches are cut and segmented."""
+    patch_px: int = 256
+    """Side of a patch in working pixels."""
+    max_blank: float = 0.3
+    """A patch is dropped when this share of it, or more, is blank (outside the region, or pure white)."""
+    regions: RegionMode = "auto"
+    """Where tumor is: annotation if there is one, else the white-filled crop, else detected tissue."""
+
+    def __post_init__(self) -> None:
+        if not 0.05 <= self.working_mpp <= 5:
+            raise InputError(f"working resolution must be 0.05 to 5 um/px, got {self.working_mpp:g}")
+        if self.patch_px < 64 or self.patch_px % 4:
+            raise InputError(f"patch side must be a multiple of 4 and at least 64 px, got {self.patch_px}")
+        if not 0 < self.max_blank <= 1:
+            raise InputError(f"max blank share must be above 0 and at most 1, got {self.max_blank:g}")
+
+    @property
+    def patch_um(self) -> float:
+        """Side of a patch in um."""
+        return self.patch_px * self.working_mpp
+
+
+@dataclass(frozen=True)
+class Column:
+    """A column of a stored table: numpy/pandas dtype, meaning (with unit), whether it may be missing."""
+
+    name: str
+    dtype: str
+    meaning: str
+    nullable: bool = False
+
+
+@dataclass(frozen=True)
+class Schema:
+    """Names, types and meanings of a table's columns; each step checks its table once, on leaving."""
+
+    name: str
+    columns: tuple[Column, ...]
+
+    @property
+    def names(self) -> list[str]:
+        return [c.name for c in self.columns]
+
+    def empty(self) -> pd.DataFrame:
+        """A table of no rows."""
+        import pandas as pd
+
+        return pd.DataFrame({c.name: pd.Series(dtype=c.dtype) for c in self.columns})
+
+    def check(self, table: pd.DataFrame) -> pd.DataFrame:
+        """The table with the schema's columns first, in order and cast to their types; further columns follow.
+
+        Raises:
+            ValueError: a column is missing, can't be cast, or holds missing values where none may be.
+        """
+        if missing := [c.name for c in self.columns if c.name not in table.columns]:
+            raise ValueError(f"{self.name} table lacks {', '.join(missing)}; it has {', '.join(map(str, table))}")
+        if holes := [c.name for c in self.columns if not c.nullable and table[c.name].isna().any()]:
+            raise ValueError(f"{self.name} table has missing values in {', '.join(holes)}")
+        further = [name for name in table.columns if name not in self.names]
+        return table[self.names + further].astype({c.name: c.dtype for c in self.columns}).reset_index(drop=True)
+
+
+PATCHES = Schema(
+    "patches",
+    (
+        Column("slide_id", "str", "slide"),
+        Column("patch_id", "int32", "number of the patch within its slide, from 0"),
+        Column("image", "int32", "which of the slide's image files, from 0"),
+        Column("region", "int32", "region within the slide, from 0"),
+        Column("x_px", "float64", "left edge, level-0 pixels of the image"),
+        Column("y_px", "float64", "top edge, level-0 pixels of the image"),
+        Column("side_px", "float64", "side, level-0 pixels"),
+        Column("blank_fraction", "float64", "share of the patch outside the region or pure white"),
+        Column("tissue_mm2", "float64", "area inside the region and not blank, mm2"),
+        Column("kept", "bool", "blank_fraction below the limit: the patch is analyzed"),
+    ),
+)
+
+NUCLEI = Schema(
+    "nuclei",
+    (
+        Column("slide_id", "str", "slide"),
+        Column("patch_id", "int32", "patch that holds the centroid"),
+        Column("label", "int32", "number of the nucleus in the slide's masks, from 1"),
+        Column("image", "int32", "which of the slide's image files"),
+        Column("x_px", "float64", "centroid, level-0 pixels; a pixel's corners have integer coordinates"),
+        Column("y_px", "float64", "centroid, level-0 pixels; a pixel's corners have integer coordinates"),
+        Column("area_um2", "float64", "area, um2"),
+        Column("major_axis_um", "float64", "long axis of the ellipse with the same second moments, um"),
+        Column("minor_axis_um", "float64", "short axis of that ellipse, um"),
+        Column("orientation_deg", "float64", "direction of the long axis, degrees in [0, 180), axial", nullable=True),
+        Column("circumference_um", "float64", "Crofton perimeter, um"),
+        Column("density_per_mm2", "float64", "other nuclei within 50 um per mm2 of analyzed tissue", nullable=True),
+        Column("circularity", "float64", "4 pi area / circumference^2"),
+        Column("rectangularity", "float64", "area / area of the minimum-area rectangle"),
+    ),
+)
+"""`NUCLEI` is the stored table of `featurize`: one row per nucleus."""
+
+FEATURE_NAMES = (
+    "area_um2",
+    "major_axis_um",
+    "minor_axis_um",
+    "orientation_deg",
+    "circumference_um",
+    "density_per_mm2",
+    "circularity",
+    "rectangularity",
+)
