@@ -11,16 +11,17 @@ from __future__ import annotations
 import argparse
 import statistics
 import time
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 import numpy as np
-from numpy.typing import NDArray
 from skimage.io import imread
 from skimage.measure import regionprops_table
 
 from morphomil.nuclei import measure_nuclei
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 PROPERTIES = (
     "label",
@@ -43,8 +44,8 @@ def seconds(call: Callable[[], object]) -> float:
 
 
 def compare(path: Path, mpp: float) -> float:
-    """Print and return how many times faster `measure_nuclei` measures one label image: shortest of alternating calls."""
-    labels: NDArray[Any] = imread(path)
+    """Print and return how many times faster `measure_nuclei` measures one label image (shortest of calls in turns)."""
+    labels = imread(path)
     pairs = [
         (
             seconds(lambda: regionprops_table(labels, properties=PROPERTIES)),

@@ -117,7 +117,7 @@ def featurize(path: RunArgument, shard: ShardOption = "1/1", quiet: QuietOption 
 def _featurize(path: Path, *, shard: Shard, quiet: bool) -> StageResult:
     from morphomil import pipeline
     from morphomil.cli.progress import Display
-    from morphomil.store import Run
+    from morphomil.run import Run
 
     with Display(quiet=quiet) as display:
         return pipeline.featurize(Run.open(path), shard=shard, progress=display)
@@ -140,7 +140,7 @@ def rank(
 def _rank(path: Path, *, quiet: bool, **options: Any) -> None:
     from morphomil import pipeline
     from morphomil.cli.progress import Display
-    from morphomil.store import Run
+    from morphomil.run import Run
 
     with Display(quiet=quiet) as display:
         ranking = pipeline.rank(Run.open(path), progress=display, **options)
@@ -155,7 +155,7 @@ def _rank(path: Path, *, quiet: bool, **options: Any) -> None:
 def report(path: RunArgument, quiet: QuietOption = False) -> None:
     """Draw the figures and write the report, one HTML file that opens offline."""
     from morphomil.figures.run import write_report
-    from morphomil.store import Run
+    from morphomil.run import Run
 
     say(f"Report: {write_report(Run.open(path))}", quiet=quiet)
 

@@ -46,12 +46,12 @@ def feature_groups(
             axes.set_axis_off()
         for axes, row in zip(panels.flat, comparison.to_dict("records"), strict=False):
             values = patient_values[row["feature"]]
-            _draw_groups(axes, [values[(members == g).to_numpy()].dropna().to_numpy(float) for g in groups])
-            counts = [int(values[(members == g).to_numpy()].notna().sum()) for g in groups]
-            axes.set_xticks(range(len(groups)), [f"{name}\nn = {n}" for name, n in zip(names, counts, strict=True)])
-            axes.set_title(
-                f"{p_phrase(row['p_value'])}\n{adjustment} {p_phrase(row[adjusted])}", loc="left", fontsize=6
-            )
+            samples = [values[(members == g).to_numpy()].dropna().to_numpy(float) for g in groups]
+            _draw_groups(axes, samples)
+            ticks = [f"{name}\nn = {len(sample)}" for name, sample in zip(names, samples, strict=True)]
+            axes.set_xticks(range(len(groups)), ticks)
+            p_values = f"{p_phrase(row['p_value'])}\n{adjustment} {p_phrase(row[adjusted])}"
+            axes.set_title(p_values, loc="left", fontsize=6)
             axes.set_ylabel(str(patient_quantity(row["feature"])))
         _turn_crowded_labels(figure)
         return figure

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
+import unicodedata
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -71,7 +72,7 @@ def format_number(value: float) -> str:
 
 def format_ratio(value: float) -> str:
     """Two decimals with a true minus sign, a dash for a missing number: attention, AUC, Cliff's delta."""
-    return f"{value + 0.0:.2f}".replace("-", MINUS) if math.isfinite(value) else MISSING
+    return f"{round(value, 2) + 0.0:.2f}".replace("-", MINUS) if math.isfinite(value) else MISSING
 
 
 def format_interval(low: float, high: float) -> str:
@@ -97,7 +98,11 @@ def p_phrase(value: float) -> str:
 
 
 def shorten(text: str, length: int) -> str:
-    """The text with its middle replaced by an ellipsis where it is longer than `length` characters."""
+    """The text with its middle replaced by an ellipsis where it is longer than `length` characters.
+
+    Wide and other compatibility forms become plain ones (NFKC), which every font has.
+    """
+    text = unicodedata.normalize("NFKC", text)
     if len(text) <= length:
         return text
     head = length // 2
@@ -107,7 +112,8 @@ def shorten(text: str, length: int) -> str:
 def shorten_all(texts: Sequence[str], length: int) -> list[str]:
     """The texts shortened to `length` characters, or to as many more as keep different texts different."""
     short = [shorten(text, length) for text in texts]
-    return short if len(set(short)) == len(set(texts)) else shorten_all(texts, length + 1)
+    whole = max(map(len, short), default=0) < length
+    return short if whole or len(set(short)) == len(set(texts)) else shorten_all(texts, length + 1)
 
 
 def overlap(texts: list[Text]) -> bool:

@@ -38,8 +38,8 @@ def say_extent(slides: pd.DataFrame) -> list[str]:
     by_label = done.drop_duplicates("patient")["label"].value_counts(sort=False).sort_index()
     groups = ", ".join(f"{count:,} {label}" for label, count in by_label.items())
     sentences = [
-        f"{by_label.sum():,} patients ({groups}) with {len(done):,} slides, {done['patches_kept'].sum():,.0f} patches "
-        f"and {done['nuclei'].sum():,.0f} nuclei were analyzed."
+        f"{_many(by_label.sum(), 'patient')} ({groups}) with {_many(len(done), 'slide')}, "
+        f"{done['patches_kept'].sum():,.0f} patches and {done['nuclei'].sum():,.0f} nuclei were analyzed."
     ]
     if lost := len(slides) - len(done):
         labels = slides.loc[slides["state"] != "done", "label"].value_counts(sort=False).sort_index()
@@ -158,6 +158,10 @@ def _direction(delta: float, positive: str) -> str:
 def _name(feature: str) -> str:
     name = patient_quantity(feature).name
     return name[:1].lower() + name[1:]
+
+
+def _many(number: int, noun: str) -> str:
+    return f"{number:,} {noun}" if number == 1 else f"{number:,} {noun}s"
 
 
 def _count(number: int) -> str:

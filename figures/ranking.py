@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from matplotlib.lines import Line2D
 
-from morphomil.figures.labels import format_p, patient_quantity
+from morphomil.figures.labels import format_p, patient_quantity, shorten_all
 from morphomil.figures.style import BLUE, GRAY, TWO_COLUMNS_MM, VERMILION, new_figure, style
 
 if TYPE_CHECKING:
@@ -30,6 +30,7 @@ def ranking_plot(
     effect is that of the group `positive` minus `reference`. Missing numbers stay blank, or a dash among p values.
     """
     table = ranking.sort_values("rank", kind="stable")
+    positive, reference = shorten_all([positive, reference], 18)
     with style():
         figure = new_figure(width_mm=width_mm, height_mm=24 + 6.5 * len(table))
         grid = figure.add_gridspec(1, 3, width_ratios=(5, 5, 3))
@@ -40,7 +41,7 @@ def ranking_plot(
         _draw_intervals(left, table, "attention", looks)
         _draw_intervals(middle, table, "cliffs_delta", looks)
         _finish_attention(left, table)
-        middle.set(xlim=(-1.05, 1.05), xlabel=f"Cliff's delta, {positive} minus {reference} [95 % interval]")
+        middle.set(xlim=(-1.05, 1.05), xlabel=f"Cliff's delta [95 % interval]\n{positive} minus {reference}")
         middle.axvline(0, color="black", linewidth=0.6, linestyle="--", zorder=0)
         middle.tick_params(axis="y", left=False, labelleft=False)
         _write_p_values(right, table)
@@ -76,7 +77,7 @@ def _finish_attention(axes: Axes, table: pd.DataFrame) -> None:
     axes.set_ylim(len(table) - 0.4, -0.6)
     axes.axvline(1, color="black", linewidth=0.6, linestyle="--", zorder=0)
     axes.set_xlim(left=min(0.0, float(np.nanmin([0.0, *table["attention_low"]]))))
-    axes.set_xlabel(f"Attention relative to 1/{len(table)} [95 % interval]")
+    axes.set_xlabel(f"Attention [95 % interval]\nrelative to 1/{len(table)}")
 
 
 def _write_p_values(axes: Axes, table: pd.DataFrame) -> None:

@@ -6,10 +6,10 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import pandas as pd
-from sklearn.metrics import roc_curve
 
 from morphomil.figures.labels import MINUS, format_interval, format_ratio
 from morphomil.figures.style import BLUE, GRAY, ONE_COLUMN_MM, SKY, new_figure, style
+from morphomil.stats.roc import roc_curve
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -23,16 +23,19 @@ def roc_points(predictions: pd.DataFrame) -> pd.DataFrame:
     """Corners of each fold's ROC curve and of their vertical average: columns fold, fpr, tpr.
 
     `predictions` has one row per patient: fold, label (0 or 1), probability. Folds without both labels have no curve.
-    The average keeps the vertical steps, so its area is the mean of the folds' areas.
+    The average weighs folds by their numbers of positive-negative pairs and keeps the vertical steps, so the area
+    under it is `within_fold_auc`.
     """
-    curves = {}
+    curves, pairs = {}, []
     for fold, part in predictions.groupby("fold"):
         if part["label"].nunique() == 2:
-            fpr, tpr, _ = roc_curve(part["label"], part["probability"], drop_intermediate=False)
-            curves[str(fold)] = (fpr, tpr)
+            curve = roc_curve(part["label"], part["probability"])
+            fpr = (1 - curve["specificity"]).round(12).to_numpy()
+            curves[str(fold)] = (fpr, curve["sensitivity"].to_numpy())
+            pairs.append(part["label"].sum() * (part["label"] == 0).sum())
     if not curves:
         raise ValueError("a ROC curve needs a fold with both labels, got none")
-    curves[MEAN] = _vertical_average(list(curves.values()))
+    curves[MEAN] = _vertical_average(list(curves.values()), weights=pairs)
     tables = [pd.DataFrame({"fold": fold, "fpr": fpr, "tpr": tpr}) for fold, (fpr, tpr) in curves.items()]
     return pd.concat(tables, ignore_index=True)
 
@@ -68,12 +71,11 @@ def roc_plot(
 
 
 def _vertical_average(
-    curves: list[tuple[NDArray[np.float64], NDArray[np.float64]]],
+    curves: list[tuple[NDArray[np.float64], NDArray[np.float64]]], *, weights: list[float]
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     grid = np.unique(np.concatenate([fpr for fpr, _ in curves]))
-    below = np.mean([_heights(fpr, tpr, grid)[0] for fpr, tpr in curves], axis=0)
-    above = np.mean([_heights(fpr, tpr, grid)[1] for fpr, tpr in curves], axis=0)
-    return np.repeat(grid, 2), np.stack([below, above], axis=1).ravel()
+    heights = np.average([_heights(fpr, tpr, grid) for fpr, tpr in curves], axis=0, weights=weights)
+    return np.repeat(grid, 2), heights.T.ravel()
 
 
 def _heights(

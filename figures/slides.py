@@ -6,6 +6,7 @@ import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+import matplotlib
 import numpy as np
 from contourpy import contour_generator
 from matplotlib.cm import ScalarMappable
@@ -22,6 +23,7 @@ from morphomil.figures.style import (
     BLUE,
     GRAY,
     ONE_COLUMN_MM,
+    ORANGE,
     SEQUENTIAL,
     TWO_COLUMNS_MM,
     YELLOW,
@@ -41,6 +43,19 @@ if TYPE_CHECKING:
 
 COLOR_BAR_MM = 17.0
 """Width of a color bar with its numbers and label."""
+OUTLINED_FROM_MM = 1.5
+"""Patches that are printed smaller, those of whole slides, are tinted: their outlines would cover the tissue."""
+
+_NO_VALUE: dict[str, Any] = {"facecolor": "none", "edgecolor": GRAY, "hatch": "xxxx", "linewidth": 0.4}
+# Kept patches, then dropped ones.
+_OUTLINED: tuple[dict[str, Any], dict[str, Any]] = (
+    {"facecolor": "none", "edgecolor": BLUE, "linewidth": 0.6},
+    {"facecolor": "#ffffff40", "edgecolor": GRAY, "linewidth": 0.4, "hatch": "xxxx"},
+)
+_TINTED: tuple[dict[str, Any], dict[str, Any]] = (
+    {"facecolor": f"{BLUE}50", "edgecolor": "none", "antialiased": False},
+    {"facecolor": f"{ORANGE}a0", "edgecolor": "none", "antialiased": False},
+)
 
 
 def overview(
@@ -60,12 +75,14 @@ def overview(
     with style():
         figure, axes = _slide_axes(thumbnail, scale=level0_px_per_thumb_px, mpp=mpp, title=title, width_mm=width_mm)
         kept, dropped = patches[patches["kept"]], patches[~patches["kept"]]
-        axes.add_collection(_squares(dropped, facecolor="#ffffff40", edgecolor=GRAY, hatch="xxxx", linewidth=0.4))
-        axes.add_collection(_squares(kept, facecolor="none", edgecolor=BLUE, linewidth=0.6))
+        side_mm = patches["side_px"].max() / (thumbnail.shape[1] * level0_px_per_thumb_px) * width_mm
+        kept_look, dropped_look = _TINTED if side_mm < OUTLINED_FROM_MM else _OUTLINED
+        axes.add_collection(_squares(dropped, **dropped_look))
+        axes.add_collection(_squares(kept, **kept_look))
         _show_all(axes, patches)
         handles: list[Artist] = [
-            Patch(facecolor="none", edgecolor=BLUE, label=f"kept patch ({len(kept):,})"),
-            Patch(facecolor="none", edgecolor=GRAY, hatch="xxxx", label=f"dropped patch ({len(dropped):,})"),
+            Patch(**kept_look, label=f"kept patch ({len(kept):,})"),
+            Patch(**dropped_look, label=f"dropped patch ({len(dropped):,})"),
         ]
         figure.legend(handles=handles + _draw_regions(axes, regions), loc="outside lower center", ncols=3)
         figure.draw_without_rendering()
@@ -102,8 +119,8 @@ def slide_heatmap(
         _show_all(axes, patches)
         handles = _draw_regions(axes, regions)
         if not known.all():
-            axes.add_collection(_squares(patches[~known], facecolor="none", edgecolor=GRAY, hatch="xxxx"))
-            handles.append(Patch(facecolor="none", edgecolor=GRAY, hatch="xxxx", label="patch without a value"))
+            axes.add_collection(_squares(patches[~known], **_NO_VALUE))
+            handles.append(Patch(**_NO_VALUE, label="patch without a value"))
         if known.any():
             norm = _norm(numbers[known], limits)
             cells = _squares(
@@ -198,7 +215,8 @@ def _draw_patch(axes: Axes, example: PatchExample, norm: Normalize | None, *, li
     outlines = outline_nuclei(example.labels)
     if norm and example.values is not None:
         numbers = [example.values.get(number, math.nan) for number in outlines]
-        lines = LineCollection(list(outlines.values()), array=numbers, cmap=SEQUENTIAL, norm=norm)
+        colors = matplotlib.colormaps[SEQUENTIAL].with_extremes(bad=GRAY)
+        lines = LineCollection(list(outlines.values()), array=numbers, cmap=colors, norm=norm)
         casing = withStroke(linewidth=2 * line_width, foreground="white")
     else:
         lines = LineCollection(list(outlines.values()), color=YELLOW)

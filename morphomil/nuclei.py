@@ -447,7 +447,7 @@ def _neighbor_roots(
     _check_positive("radius_um", radius_um)
     if x_um.ndim != 1 or x_um.shape != y_um.shape or not np.isfinite([x_um, y_um]).all():
         raise ValueError(f"x_um and y_um must be finite and of one length, got {x_um.shape} and {y_um.shape}")
-    if tissue.ndim != 2 or tissue.min(initial=0) < 0 or tissue.max(initial=0) > 1:
+    if tissue.ndim != 2 or not (tissue.min(initial=0) >= 0 and tissue.max(initial=0) <= 1):
         raise ValueError(f"tissue must be 2-D with values in [0, 1], got {tissue.dtype} of shape {tissue.shape}")
     points = np.column_stack([x_um, y_um])
     reach = radius_um * (1 + ROUNDING)
@@ -472,8 +472,8 @@ def _disc_areas(x: FloatArray, y: FloatArray, tissue: NDArray[Any], radius: floa
 def _row_integrals(grid: NDArray[Any]) -> FloatArray:
     """(H, W + 1): the sum of each row left of each pixel border."""
     integrals = np.zeros((grid.shape[0], grid.shape[1] + 1))
-    np.cumsum(grid, axis=1, dtype=np.float64, out=integrals[:, 1:])
-    return integrals
+    integrals[:, 1:] = grid
+    return np.cumsum(integrals, axis=1, out=integrals)
 
 
 @njit(cache=True)

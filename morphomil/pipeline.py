@@ -14,8 +14,11 @@ from typing import TYPE_CHECKING, Any, Protocol
 import numpy as np
 import pandas as pd
 
+from morphomil.matrix import count_nuclei
+from morphomil.nuclei import FEATURES, local_density, measure_shapes
 from morphomil.slides import cut_patches, find_regions, open_image, regions_geojson
-from morphomil.store import Run, atomic_path, fingerprint, key_of, write_json, write_parquet
+from morphomil.run import Run, key_of
+from morphomil.store import atomic_path, fingerprint, write_json, write_parquet
 from morphomil.types import NUCLEI, PATCHES, InputError, PatchSettings, SlideError
 
 if TYPE_CHECKING:
@@ -33,6 +36,8 @@ PAD_PX = 64
 """Rim of a region's masks beyond its patch grid, working pixels, for nuclei that reach over the edge."""
 BAND_PX = 1024
 """Rows of masks worked at a time."""
+HALO_UM = 120.0
+"""Rows of masks read beyond a band: more than the longest nucleus that the segmenter draws."""
 
 
 class Progress(Protocol):
@@ -165,9 +170,11 @@ def segment(
 
     settings = settings or PatchSettings()
     shard = shard or Shard()
-    run = Run.create(out, cohort)
+    _check_pixel_sizes(cohort, mpp)
     begun = time.monotonic()
+    run = Run.create(out)
     with run.lock(shard.lock_name):
+        run.save_cohort(cohort)
         segmenter = load_segmenter(model, normalize=normalize)
 
         def key(slide: Slide) -> str:
@@ -185,6 +192,21 @@ def segment(
         stated = asdict(settings) | {"mpp": mpp, "model": model, "model_sha256": segmenter.sha256, "engine": "tensorflow"}
         run.record("segment", stated, seconds=time.monotonic() - begun)
     return run, result
+
+
+def _check_pixel_sizes(cohort: Cohort, mpp: float | None) -> None:
+    """Refuse a cohort with images of unknown or contradicted pixel size, all at once and before any work."""
+    problems = []
+    for source in (image for slide in cohort.slides for image in slide.images):
+        try:
+            with open_image(source, default_mpp=mpp):
+                pass
+        except InputError as error:
+            problems += error.problems
+        except SlideError:
+            continue  # reported with its slide, while the others go on
+    if problems:
+        raise InputError(problems)
 
 
 def _segment_slide(
@@ -238,7 +260,7 @@ def _segment_region(
 ) -> int:
     """Write a region's masks and tissue; the number of nuclei found in it."""
     from morphomil.segment import MIN_AREA_UM2
-    from morphomil.segment.detect import block_rows, detect, join, render
+    from morphomil.segment.detect import block_rows, find_nuclei, join, render
 
     factor = segmenter.network_mpp(settings.working_mpp) / settings.working_mpp
     downsample = cut.downsample * factor
@@ -250,7 +272,7 @@ def _segment_region(
         return image.read(x, y, columns, rows, downsample=downsample)
 
     found, kept = [], int(cut.table["kept"].sum())
-    for done, polygons in enumerate(detect(read, rows, segmenter=segmenter), start=1):
+    for done, polygons in enumerate(find_nuclei(read, rows, segmenter=segmenter), start=1):
         if len(polygons):
             found.append(_inside(region, cut, polygons, downsample).scaled(factor).shifted(PAD_PX))
         progress.step(round(kept * done / len(rows)), kept)
@@ -264,8 +286,9 @@ def _segment_region(
     for top, band in bands:
         labels[top : top + len(band)] = band
     stored.create_array("tissue", shape=cut.tissue.shape, dtype="bool", chunks=cut.tissue.shape)[:] = cut.tissue
-    frame = {"x_px": cut.x_px - PAD_PX * cut.downsample, "y_px": cut.y_px - PAD_PX * cut.downsample}
-    stored.attrs.update(frame | {"downsample": cut.downsample, "mpp": settings.working_mpp, "image": region.image})
+    corner = {"x_px": cut.x_px - PAD_PX * cut.downsample, "y_px": cut.y_px - PAD_PX * cut.downsample}
+    scale = {"downsample": cut.downsample, "mpp": settings.working_mpp, "patch_px": settings.patch_px}
+    stored.attrs.update(corner | scale | {"image": region.image})
     return len(nuclei)
 
 
@@ -287,3 +310,107 @@ def _inside(region: Region, cut: RegionPatches, polygons: Polygons, downsample: 
     x = cut.x_px + (polygons.points[:, 1] + 0.5) * downsample
     y = cut.y_px + (polygons.points[:, 0] + 0.5) * downsample
     return polygons[shapely.contains_xy(region.polygon, x, y)]
+
+
+def featurize(run: Run, *, shard: Shard | None = None, progress: Progress | None = None) -> StageResult:
+    """Nuclei tables and histogram counts of every segmented slide.
+
+    Writes per slide `nuclei.parquet` and `counts.zarr` (features x kept patches x fine bins, see `matrix.count_nuclei`).
+
+    Raises:
+        InputError: nothing is segmented yet.
+        BusyError: another process works in the run directory.
+    """
+    shard = shard or Shard()
+    segmented = set(run.done("segment"))
+    if not segmented:
+        raise InputError(f"{run.path} has no segmented slides; run: morphomil segment COHORT --out {run.path}")
+    begun = time.monotonic()
+    with run.lock(shard.lock_name):
+
+        def key(slide: Slide) -> str:
+            return key_of("featurize", list(FEATURES), run.status(slide.slide_id)["segment"]["outputs"])
+
+        def work(slide: Slide) -> tuple[list[str], dict[str, Any]]:
+            return _featurize_slide(run, slide.slide_id, progress or Silence())
+
+        slides = [slide for slide in run.cohort.slides if slide.slide_id in segmented and shard.holds(slide.slide_id)]
+        result = _each_slide(run, slides, "featurize", key=key, work=work, progress=progress or Silence())
+        run.record("featurize", {"features": list(FEATURES)}, seconds=time.monotonic() - begun)
+    return result
+
+
+def _featurize_slide(run: Run, slide_id: str, progress: Progress) -> tuple[list[str], dict[str, Any]]:
+    import zarr
+
+    folder = run.slide_folder(slide_id)
+    patches = run.patches(slide_id)
+    masks = run.masks(slide_id)
+    tables = []
+    for done, (name, stored) in enumerate(sorted(masks.groups(), key=lambda item: int(item[0])), start=1):
+        own = patches[patches["region"] == int(name)]
+        tables.append(_measure_region(stored, own))
+        progress.step(done, len(list(masks.groups())))
+    nuclei = pd.concat(tables) if tables else pd.DataFrame()
+    nuclei = NUCLEI.check(nuclei.assign(slide_id=slide_id)) if len(nuclei) else NUCLEI.empty()
+    kept = patches.loc[patches["kept"], "patch_id"].to_numpy()
+    counts = count_nuclei(nuclei, kept, features=tuple(FEATURES))
+    write_parquet(folder / "nuclei.parquet", nuclei)
+    with atomic_path(folder / "counts.zarr") as partial:
+        group = zarr.open_group(partial, mode="w")
+        group.create_array("counts", data=counts, chunks=tuple(max(1, min(64, side)) for side in counts.shape[:2]) + counts.shape[2:])
+        group.attrs.update({"features": list(FEATURES), "patch_id": kept.tolist()})
+    tissue = float(patches.loc[patches["kept"], "tissue_mm2"].sum())
+    figures = {
+        "nuclei": len(nuclei),
+        "patches_kept": int(patches["kept"].sum()),
+        "patches_dropped": int((~patches["kept"]).sum()),
+        "nuclei_per_mm2": len(nuclei) / tissue if tissue else None,
+        "median_area_um2": float(nuclei["area_um2"].median()) if len(nuclei) else None,
+    }
+    return ["nuclei.parquet", "counts.zarr"], figures
+
+
+def _measure_region(stored: Any, patches: pd.DataFrame) -> pd.DataFrame:
+    """The nuclei of a region whose centroid lies in a kept patch, with features and level-0 coordinates."""
+    frame = dict(stored.attrs)
+    labels, tissue = stored["labels"], stored["tissue"][:]
+    tops = range(0, labels.shape[0], BAND_PX)
+    table = pd.concat([_measure_band(labels, top, mpp=frame["mpp"]) for top in tops], ignore_index=True)
+    cells = _patch_grid(patches, frame, shape=labels.shape)
+    across, down = (table[name].to_numpy() + 0.5 - PAD_PX for name in ("x_px", "y_px"))
+    beyond = np.full(tuple(side + 2 for side in cells.shape), -1)
+    beyond[1:-1, 1:-1] = cells
+    at = tuple(np.floor(value / frame["patch_px"]).astype(int) + 1 for value in (down, across))
+    table["patch_id"] = beyond[at]
+    inside = table["patch_id"].to_numpy() >= 0
+    table, across, down = table[inside].copy(), across[inside], down[inside]
+    scale = tissue.shape[0] // cells.shape[0]
+    analyzed = tissue & np.kron(cells >= 0, np.ones((scale, scale), bool))
+    mpp = frame["mpp"]
+    table["density_per_mm2"] = local_density(
+        across * mpp, down * mpp, tissue=analyzed, tissue_mpp=mpp * frame["patch_px"] / scale
+    )
+    table["x_px"] = frame["x_px"] + (across + PAD_PX) * frame["downsample"]
+    table["y_px"] = frame["y_px"] + (down + PAD_PX) * frame["downsample"]
+    return table.assign(image=frame["image"])
+
+
+def _patch_grid(patches: pd.DataFrame, frame: dict[str, Any], *, shape: tuple[int, int]) -> NDArray[np.intp]:
+    """The number of the kept patch in each cell of a region's grid, -1 where there is none."""
+    cells = np.full([(side - 2 * PAD_PX) // frame["patch_px"] for side in shape], -1)
+    kept = patches[patches["kept"]]
+    origin = [frame[name] + PAD_PX * frame["downsample"] for name in ("y_px", "x_px")]
+    side = frame["patch_px"] * frame["downsample"]
+    row, column = (((kept[n] - start) / side).round().astype(int) for n, start in zip(("y_px", "x_px"), origin, strict=True))
+    cells[row, column] = kept["patch_id"]
+    return cells
+
+
+def _measure_band(labels: Any, top: int, *, mpp: float) -> pd.DataFrame:
+    """The nuclei whose centroid lies in `BAND_PX` rows from `top` on, in pixels of the region's masks."""
+    halo = round(HALO_UM / mpp)
+    first = max(top - halo, 0)
+    table = measure_shapes(labels[first : top + BAND_PX + halo], mpp=mpp)
+    table["y_px"] += first
+    return table[(table["y_px"] >= top - 0.5) & (table["y_px"] < top + BAND_PX - 0.5)]

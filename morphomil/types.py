@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
 RegionMode = Literal["auto", "annotation", "white", "tissue", "whole"]
+Split = Literal["train", "val", "test"]
 
 
 class ExitStatus(IntEnum):
@@ -85,7 +86,7 @@ class Slide:
     patient: str
     label: str
     images: tuple[ImageSource, ...]
-    split: Literal["train", "val", "test"] | None = None
+    split: Split | None = None
     site: str | None = None
     covariates: dict[str, Any] = field(default_factory=dict)
 

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from morphomil.segment.detect import array_reader, block_rows, detect, join, render
+from morphomil.segment.detect import array_reader, block_rows, find_nuclei, join, render
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -54,7 +54,7 @@ def segment_image(
     segmenter = load_segmenter(model, normalize=normalize)
     factor = segmenter.network_mpp(mpp) / mpp
     image = rgb if factor == 1 else _resized(rgb, factor)
-    found = list(detect(array_reader(image), block_rows(*image.shape[:2]), segmenter=segmenter))
+    found = list(find_nuclei(array_reader(image), block_rows(*image.shape[:2]), segmenter=segmenter))
     nuclei = join([part for part in found if len(part)], rays=0).scaled(factor)
     bands = render(nuclei, shape=rgb.shape[:2], min_px=MIN_AREA_UM2 / mpp**2)
     return np.concatenate([labels for _, labels in bands])

@@ -163,7 +163,7 @@ def suppress(candidates: Polygons, *, threshold: float) -> Polygons:
     return ranked[np.asarray(kept, dtype=bool)]
 
 
-def detect(read: Read, rows: Sequence[Sequence[Block]], *, segmenter: Segmenter) -> Iterator[Polygons]:
+def find_nuclei(read: Read, rows: Sequence[Sequence[Block]], *, segmenter: Segmenter) -> Iterator[Polygons]:
     """The nuclei of each row of blocks in turn, in network pixels; at most three rows are held in memory."""
     above: list[Polygons] = []
     current = [find_candidates(read, block, segmenter=segmenter) for block in rows[0]] if rows else []

@@ -91,9 +91,10 @@ def auc_interval(
         return AucInterval(ordering.auc, *binomial_auc_interval(ordering.auc, len(ordering.labels), level=level))
     if method == "bootstrap":
         return _bootstrap_interval(ordering, level=level, seed=seed, resamples=resamples)
-    if method == "auto":
-        method = "delong" if ordering.smaller_class >= DELONG_CASES else "logit-delong"
-    return _normal_interval(ordering, level=level, on_logit={"delong": False, "logit-delong": True}[method])
+    if method not in ("auto", "delong", "logit-delong"):
+        raise ValueError(f"method must be auto, delong, logit-delong, binomial or bootstrap, got {method!r}")
+    small = method == "auto" and ordering.smaller_class < DELONG_CASES
+    return _normal_interval(ordering, level=level, on_logit=small or method == "logit-delong")
 
 
 def within_fold_auc_interval(
@@ -110,9 +111,13 @@ def within_fold_auc_interval(
 
     `influence`: from the variance of the influence curve (LeDell et al. 2015, doi 10.1214/15-EJS1035), here divided by
     cases minus folds in each class, and on the logit scale below 50 cases of a class; with one fold it is
-    `auc_interval`'s. `bootstrap`: percentiles, patients resampled within each fold and class; needs `seed`; too narrow
-    with few cases per fold and class. Both hold for the fitted models, the sampling of training patients aside.
-    Without variance the rule of `auc_interval` holds, the smaller classes' cases added up over folds.
+    `auc_interval`'s. `bootstrap`: percentiles, patients resampled within each fold and class; needs `seed`; narrower
+    than it should be where folds hold few cases of a class. Without variance the rule of `auc_interval` holds, the
+    smaller classes' cases added up over folds.
+
+    Both take the fitted models as given. As the models share training patients, coverage of a 95 % interval falls where
+    they overfit: in simulation 0.94 to 0.98 for fixed scores with fold offsets, 0.89 for linear discriminants of ten
+    features on 140 patients in five folds, 0.83 when all ten were noise. A claim against chance needs permutations.
     """
     ordering = _Ordering.of(labels, scores, folds)
     if method == "bootstrap":
@@ -223,10 +228,7 @@ class _Ordering:
         tie[order] = np.cumsum(first) - 1
         ordering = cls(positive, values, fold, tie, f[first])
         if not ordering.pairs.any():
-            raise ValueError(
-                f"AUC needs both classes{'' if folds is None else ' within a fold'}, "
-                f"got {positive.sum()} positive and {(~positive).sum()} negative cases"
-            )
+            raise ValueError(f"AUC needs both classes within a fold, got none such in {fold.max() + 1} folds")
         return ordering
 
     @cached_property
@@ -320,11 +322,14 @@ def _checked(labels: ArrayLike, scores: ArrayLike) -> tuple[NDArray[np.bool_], N
         raise ValueError(f"labels and scores must be vectors of one length, got shapes {marks.shape}, {values.shape}")
     if np.isnan(values).any():
         raise ValueError(f"scores must not be missing, got {np.isnan(values).sum()} NaN of {len(values)}")
-    if marks.dtype == bool:
-        return marks, values
     if pd.isna(marks).any() or not ((marks == 0) | (marks == 1)).all():
         raise ValueError(f"labels must be booleans or 0/1, got {pd.unique(marks)[:5].tolist()}")
-    return marks == 1, values
+    positive = (marks == 1).astype(np.bool_)
+    if positive.all() or not positive.any():
+        raise ValueError(
+            f"AUC needs both classes, got {positive.sum()} positive and {(~positive).sum()} negative cases"
+        )
+    return positive, values
 
 
 def _fold_codes(folds: ArrayLike, *, n: int) -> NDArray[np.intp]:

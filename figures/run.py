@@ -1,0 +1,281 @@
+"""The figures and the report of a run directory: reads its tables, hands them to the drawing functions."""
+
+from __future__ import annotations
+
+from dataclasses import fields
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pandas as pd
+from shapely.geometry import shape
+
+from morphomil.figures.groups import feature_groups
+from morphomil.figures.labels import feature_quantity, patient_quantity
+from morphomil.figures.prose import Auc, describe_methods
+from morphomil.figures.ranking import ranking_plot
+from morphomil.figures.report import Picture, ReportData, SlidePictures, render_report
+from morphomil.figures.roc import roc_plot, roc_points
+from morphomil.figures.slides import PatchExample, contact_sheet, overview, slide_heatmap
+from morphomil.figures.style import render, save_figure
+from morphomil.matrix import patch_values
+from morphomil.slides import open_image
+from morphomil.store import write_bytes
+from morphomil.types import PatchSettings
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+    from matplotlib.figure import Figure
+    from shapely.geometry.base import BaseGeometry
+
+    from morphomil.slides import SlideImage
+    from morphomil.run import Run
+    from morphomil.types import Slide
+
+EXAMPLES = 4
+"""Patches shown with contours per slide."""
+
+
+def draw_overviews(run: Run) -> list[Path]:
+    """An `overview.png` in the folder of every segmented slide that lacks one or whose patches are newer."""
+    drawn = []
+    done = set(run.done("segment"))
+    for slide in run.cohort.slides:
+        if slide.slide_id not in done:
+            continue
+        folder = run.slide_folder(slide.slide_id)
+        for number in range(len(slide.images)):
+            path = folder / _numbered("overview", number)
+            if path.exists() and path.stat().st_mtime >= (folder / "patches.parquet").stat().st_mtime:
+                continue
+            with _open(run, slide, number) as image:
+                write_bytes(path, render(_draw_overview(run, slide, image, number), "png", dpi=200))
+            drawn.append(path)
+    return drawn
+
+
+def _numbered(stem: str, number: int) -> str:
+    return f"{stem}.png" if number == 0 else f"{stem}-{number}.png"
+
+
+def _open(run: Run, slide: Slide, number: int) -> SlideImage:
+    stated = run.commands().get("segment", {}).get("settings", {})
+    return open_image(slide.images[number], default_mpp=stated.get("mpp"))
+
+
+def _draw_overview(run: Run, slide: Slide, image: SlideImage, number: int) -> Figure:
+    patches = run.patches(slide.slide_id)
+    thumbnail = image.thumbnail()
+    return overview(
+        thumbnail,
+        patches[patches["image"] == number],
+        level0_px_per_thumb_px=max(image.width, image.height) / max(thumbnail.shape[:2]),
+        mpp=image.mpp,
+        regions=_regions(run, slide.slide_id, number),
+        title=slide.slide_id,
+    )
+
+
+def _regions(run: Run, slide_id: str, number: int) -> list[BaseGeometry]:
+    features = run.regions(slide_id)
+    return [shape(f["geometry"]) for f in features if f["properties"]["image"] == number]
+
+
+def write_report(run: Run) -> Path:
+    """Draw every figure that the run has results for and write `report.html`; returns its path.
+
+    Raises:
+        InputError: nothing is measured yet.
+        SlideError: a slide can no longer be read.
+    """
+    slides = _slides_table(run)
+    ranking = _read(run, "ranking")
+    about = run.ranking_about()
+    top = str(ranking["feature"].iloc[0]) if ranking is not None else "area_um2"
+    patches, commands = _patch_settings(run), run.commands()
+    data = ReportData(
+        title=f"Nuclear morphology of {len(slides)} slides",
+        positive=str(about.get("positive", "positive")),
+        reference=str(about.get("reference", "reference")),
+        flow=_flow(slides),
+        cohort=_cohort_table(run),
+        slides=slides,
+        ranking=ranking,
+        auc=Auc(about["auc"], about["auc_low"], about["auc_high"]) if "auc" in about else None,
+        gallery=tuple(_draw_gallery(run, top)),
+        cautions=tuple(about.get("notes", ())),
+        methods=(_methods(run, patches, about),) if ranking is not None else (),
+        settings={f"{c['command']}: {name}": value for c in commands.values() for name, value in c["settings"].items()},
+        versions=max(commands.values(), key=lambda c: c["finished"])["versions"] if commands else {},
+        **_draw_statistics(run, ranking, about),
+    )
+    path = run.path / "report.html"
+    write_bytes(path, render_report(data).encode("utf-8"))
+    return path
+
+
+def _draw_statistics(run: Run, ranking: pd.DataFrame | None, about: dict[str, Any]) -> dict[str, Picture]:
+    """The figures of the ranking, also saved for the paper."""
+    if ranking is None:
+        return {}
+    groups = {"positive": str(about["positive"]), "reference": str(about["reference"])}
+    values = pd.read_parquet(run.path / "rank" / "patient_values.parquet").set_index("patient")
+    labels = pd.Series(pd.Categorical(values.pop("label"), [groups["reference"], groups["positive"]]), values.index)
+    predictions = pd.read_parquet(run.path / "rank" / "predictions.parquet")
+    auc = {name: about[f"auc{suffix}"] for name, suffix in (("auc", ""), ("low", "_low"), ("high", "_high"))}
+    drawn = {
+        "ranking_picture": ("ranking", ranking_plot(ranking, **groups), ranking, "The features, ranked by attention"),
+        "groups_picture": (
+            "features_by_group",
+            feature_groups(values[ranking["feature"].tolist()], labels, ranking),
+            values.reset_index(),
+            "Every feature's patient values by group",
+        ),
+        "roc_picture": ("roc", roc_plot(predictions, **auc), roc_points(predictions), "Out-of-fold ROC curves"),
+    }
+    pictures = {}
+    for field, (stem, figure, table, title) in drawn.items():
+        save_figure(figure, run.path / "figures" / stem, table=table)
+        pictures[field] = Picture(title, alt=title, data=render(figure, "svg"))
+    return pictures
+
+
+def _draw_gallery(run: Run, top: str) -> Iterator[SlidePictures]:
+    """Overview, heatmaps of nuclear density and of the top feature, and example patches of every measured slide."""
+    done = set(run.done("featurize"))
+    slides = [slide for slide in run.cohort.slides if slide.slide_id in done]
+    values = {slide.slide_id: patch_values(run.nuclei(slide.slide_id), run.patches(slide.slide_id)) for slide in slides}
+    names = list(dict.fromkeys(["density_per_mm2", top]))
+    limits = {name: _limits([table[name] for table in values.values()]) for name in names}
+    for slide in slides:
+        folder = run.path / "figures" / "slides" / run.slide_folder(slide.slide_id).name
+        pictures = []
+        for number in range(len(slide.images)):
+            own = values[slide.slide_id].query("image == @number")
+            with _open(run, slide, number) as image:
+                figures = {"overview": _draw_overview(run, slide, image, number)}
+                figures |= {name: _draw_heatmap(run, slide, image, number, own, name, limits[name]) for name in names}
+                if (sheet := _draw_examples(run, slide, image, own, top)) is not None:
+                    figures["nuclei"] = sheet
+            for name, figure in figures.items():
+                picture = render(figure, "png", dpi=150)
+                write_bytes(folder / _numbered(name, number), picture)
+                title = _TITLES.get(name) or f"{patient_quantity(name).name} by patch"
+                pictures.append(Picture(title, alt=f"{title}, slide {slide.slide_id}", data=render(figure, "jpg", dpi=110)))
+        yield SlidePictures(slide.slide_id, slide.label, tuple(pictures))
+
+
+_TITLES = {"overview": "Regions and patches", "nuclei": "Nuclei of the patches with most of them"}
+
+
+def _limits(columns: list[pd.Series[float]]) -> tuple[float, float] | None:
+    """The same colors for all slides: 2nd to 98th percentile of all patches."""
+    values = np.concatenate([column.to_numpy(dtype=float) for column in columns]) if columns else np.empty(0)
+    values = values[np.isfinite(values)]
+    low, high = np.percentile(values, (2, 98)) if len(values) else (0.0, 0.0)
+    return (float(low), float(high)) if high > low else None
+
+
+def _draw_heatmap(
+    run: Run,
+    slide: Slide,
+    image: SlideImage,
+    number: int,
+    values: pd.DataFrame,
+    name: str,
+    limits: tuple[float, float] | None,
+) -> Figure:
+    thumbnail = image.thumbnail()
+    quantity = patient_quantity(name)
+    return slide_heatmap(
+        thumbnail,
+        values,
+        values[name],
+        level0_px_per_thumb_px=max(image.width, image.height) / max(thumbnail.shape[:2]),
+        mpp=image.mpp,
+        label=quantity.name,
+        unit=quantity.unit,
+        limits=limits,
+        regions=_regions(run, slide.slide_id, number),
+        title=slide.slide_id,
+    )
+
+
+def _draw_examples(run: Run, slide: Slide, image: SlideImage, values: pd.DataFrame, name: str) -> Figure | None:
+    """The patches with most nuclei, outlines colored by a feature."""
+    shown = values[values["nuclei"] > 0].nlargest(EXAMPLES, "nuclei").sort_values("patch_id")
+    if shown.empty:
+        return None
+    masks, nuclei = run.masks(slide.slide_id), run.nuclei(slide.slide_id).set_index("label")
+    examples = []
+    for patch in shown.itertuples():
+        stored = masks[str(patch.region)]
+        frame = dict(stored.attrs)
+        side, downsample = frame["patch_px"], frame["downsample"]
+        column, row = (round((v - frame[k]) / downsample) for v, k in ((patch.x_px, "x_px"), (patch.y_px, "y_px")))
+        rgb = image.read(patch.x_px, patch.y_px, side, side, downsample=downsample)
+        labels = stored["labels"][row : row + side, column : column + side]
+        known = nuclei.loc[nuclei.index.intersection(np.unique(labels)), name]
+        examples.append(PatchExample(rgb, labels, title=f"patch {patch.patch_id}", values=known.to_dict()))
+    quantity = feature_quantity(name)
+    return contact_sheet(examples, mpp=frame["mpp"], label=quantity.name, unit=quantity.unit)
+
+
+def _slides_table(run: Run) -> pd.DataFrame:
+    """Segmentation and measurement of every slide, and why a slide has none."""
+    measured, segmented = run.figures("featurize"), run.figures("segment").set_index("slide_id")
+    failed = measured["slide_id"].map(segmented["cause"])
+    measured["cause"] = measured["cause"].where(measured["cause"] != "", failed)
+    measured["state"] = measured["state"].where(failed == "", "failed")
+    empty = (measured["state"] == "done") & (measured.get("nuclei", 0) == 0)
+    measured.loc[empty, ["state", "cause"]] = ["empty", "no nuclei in any kept patch"]
+    columns = ["patches_kept", "patches_dropped", "nuclei", "nuclei_per_mm2", "median_area_um2"]
+    return measured.reindex(columns=["slide_id", "patient", "label", "state", *columns, "cause"])
+
+
+def _flow(slides: pd.DataFrame) -> pd.DataFrame:
+    """Patients, slides and patches at every step."""
+    done = slides[slides["state"] == "done"]
+    lost = slides[slides["state"] != "done"]
+    causes = ", ".join(f"{count} {state}" for state, count in lost["state"].value_counts().items()) or "none"
+    steps = [("In the manifest", slides, ""), ("Segmented and measured", done, f"slides left out: {causes}")]
+    return pd.DataFrame(
+        [
+            {
+                "step": name,
+                "patients": part["patient"].nunique(),
+                "slides": len(part),
+                "patches": part["patches_kept"].sum() if part is done else np.nan,
+                "nuclei": part["nuclei"].sum() if part is done else np.nan,
+                "lost": note,
+            }
+            for name, part, note in steps
+        ]
+    )
+
+
+def _cohort_table(run: Run) -> pd.DataFrame:
+    slides = run.cohort.table()
+    grouped = slides.groupby("label", sort=True)
+    return pd.DataFrame(
+        {"label": list(grouped.groups), "patients": grouped["patient"].nunique().tolist(), "slides": grouped.size().tolist()}
+    )
+
+
+def _read(run: Run, name: str) -> pd.DataFrame | None:
+    path = run.path / "rank" / f"{name}.csv"
+    return pd.read_csv(path) if path.is_file() else None
+
+
+def _patch_settings(run: Run) -> PatchSettings:
+    stated = run.commands().get("segment", {}).get("settings", {})
+    return PatchSettings(**{f.name: stated[f.name] for f in fields(PatchSettings) if f.name in stated})
+
+
+def _methods(run: Run, patches: PatchSettings, about: dict[str, Any]) -> str:
+    model = run.commands()["segment"]["settings"]["model"]
+    segmenter = "StarDist with the weights of morphomil" if model == "default" else f"StarDist ({model})"
+    return describe_methods(
+        patches, segmenter=segmenter, folds=about["folds"], seeds=about["seeds"], bag_patches=about["bag_patches"]
+    )

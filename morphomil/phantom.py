@@ -1,0 +1,769 @@
+"""Synthetic H&E-like slides and cohorts whose nuclei and group effects are known.
+
+A patient is six traits (`TRAIT_SD`), drawn once and shifted by group; `plan_slide` lays out tissue and places nuclei
+with these traits without touching a pixel; `render` paints the plan; `write_cohort` writes slides, annotations,
+manifest and truth. Slide `number` of a `seed` is the same in a cohort of any length.
+"""
+
+from __future__ import annotations
+
+import io
+import math
+from dataclasses import asdict, dataclass, field
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pandas as pd
+import shapely
+from numpy.typing import NDArray
+from PIL import Image, ImageFilter
+from scipy.ndimage import gaussian_filter
+from scipy.spatial import cKDTree
+
+from morphomil.nuclei import MIN_AXIS_RATIO, local_density
+from morphomil.store import atomic_path, write_json, write_parquet, write_table_csv
+from morphomil.types import FEATURE_NAMES, InputError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+    from pathlib import Path
+
+    from shapely import Polygon
+
+FloatArray = NDArray[np.floating[Any]]
+
+NO_EFFECT = "none"
+"""Name of the effect of a null cohort."""
+TRAIT_SD = {
+    "size": 0.12,
+    "elongation": 0.03,
+    "polarity": 0.5,
+    "density": 0.15,
+    "lobulation": 0.022,
+    "boxiness": 0.012,
+}
+"""SD between patients: of log area, log axis ratio, log concentration, log density, and the two outline amplitudes."""
+PLANTED_TRAIT = {
+    "area_um2": ("size", 1),
+    "major_axis_um": ("size", 1),
+    "minor_axis_um": ("size", 1),
+    "orientation_deg": ("polarity", 1),
+    "circumference_um": ("size", 1),
+    "density_per_mm2": ("density", 1),
+    "circularity": ("lobulation", -1),
+    "rectangularity": ("boxiness", 1),
+}
+"""The trait, and its direction, that an effect on a feature shifts; area, axes and circumference stand for size."""
+NUCLEUS_CLASSES = ("tumor", "stroma", "lymphocyte")
+
+LAYOUT_UM = 4.0
+"""Grid on which tissue is laid out."""
+TISSUE_MARGIN_UM = 12.0
+"""Glass between tissue and the image's edge; more than half of the longest nucleus."""
+TUMOR_SHARE = 0.84
+"""Extent of the annotated tumor over that of the tissue."""
+VERTICES = 64
+"""Points of a nucleus's outline."""
+PLACEMENT_ROUNDS = 60
+"""A nucleus that finds no free place in so many draws is left out."""
+STAIN_VECTORS = np.array([[0.65, 0.70, 0.29], [0.12, 0.96, 0.25]])
+"""Optical density (natural logarithm) of hematoxylin and eosin in red, green, blue; hematoxylin after Ruifrok 2001."""
+GLASS = np.array([243.0, 242.0, 240.0])
+TILE_PX = 256
+TUMOR_OUTLINE = "Tumor"
+
+
+@dataclass(frozen=True)
+class PhantomSettings:
+    """What a slide of an average patient looks like, and how much slides differ in stain and focus."""
+
+    mpp: float = 0.5
+    """um per level-0 pixel."""
+    width_px: int = 2048
+    height_px: int = 1536
+    tumor_per_mm2: float = 3500.0
+    """Nuclei per mm2 of tumor nests."""
+    stroma_per_mm2: float = 1200.0
+    """Nuclei per mm2 of stroma."""
+    lymphocyte_share: float = 0.25
+    """Of the stroma's nuclei."""
+    nest_share: float = 0.75
+    """Of the annotated tumor; the rest is stroma."""
+    area_um2: float = 42.0
+    """Median area of tumor nuclei."""
+    area_spread: float = 0.28
+    """SD of the logarithm of area within a slide."""
+    axis_ratio: float = 1.4
+    """Median ratio of the axes of tumor nuclei."""
+    axis_ratio_spread: float = 0.14
+    """SD of the logarithm of that ratio within a slide."""
+    polarity: float = 1.0
+    """Von Mises concentration of tumor nuclei's doubled angles about the neighborhood's direction; 0: no direction."""
+    lobulation: float = 0.075
+    """Amplitude of the outlines' lobes over the radius; lower is rounder."""
+    stain_sd: float = 0.03
+    """SD between slides of each component of the stains' unit vectors."""
+    intensity_sd: float = 0.12
+    """SD between slides of the logarithm of each stain's amount."""
+    blur_um: float = 0.3
+    """Median over slides of the SD of the blur."""
+    noise: float = 1.5
+    """SD of the sensor's noise, in gray levels of 255."""
+    jpeg_quality: int = 85
+
+    def __post_init__(self) -> None:
+        limits = {
+            "mpp": (0.1, 1.0),
+            "width_px": (256, 100_000),
+            "height_px": (256, 100_000),
+            "tumor_per_mm2": (100, 6000),
+            "stroma_per_mm2": (0, 6000),
+            "lymphocyte_share": (0, 1),
+            "nest_share": (0.1, 1),
+            "area_um2": (15, 80),
+            "area_spread": (0, 0.5),
+            "axis_ratio": (1, 2.5),
+            "axis_ratio_spread": (0, 0.3),
+            "polarity": (0, 20),
+            "lobulation": (0, 0.15),
+            "stain_sd": (0, 0.1),
+            "intensity_sd": (0, 0.5),
+            "blur_um": (0, 2),
+            "noise": (0, 20),
+            "jpeg_quality": (30, 100),
+        }
+        problems = [
+            f"phantom setting {name} must be {low:g} to {high:g}, got {getattr(self, name):g}"
+            for name, (low, high) in limits.items()
+            if not low <= getattr(self, name) <= high
+        ]
+        if self.tumor_per_mm2 * self.area_um2 > 0.25e6:
+            share = self.tumor_per_mm2 * self.area_um2 / 1e6
+            problems.append(f"nuclei would fill {share:.0%} of the nests; at most 25 % leaves room: lower one of the two")
+        if problems:
+            raise InputError(problems)
+
+
+@dataclass(frozen=True)
+class Effect:
+    """The feature that differs by group (or `NO_EFFECT`), and by how many SDs of its trait between patients.
+
+    Group 1 minus group 0; each group moves by half of the shift.
+    """
+
+    feature: str = NO_EFFECT
+    shift: float = 0.0
+
+    def __post_init__(self) -> None:
+        if self.feature not in (NO_EFFECT, *FEATURE_NAMES):
+            raise InputError(f"no feature named {self.feature!r} to plant; choose {NO_EFFECT}, {', '.join(FEATURE_NAMES)}")
+        if not abs(self.shift) <= 6:
+            raise InputError(f"the shift between groups must be -6 to 6 SDs, got {self.shift:g}")
+
+    def scores(self, label: int) -> dict[str, float]:
+        """What the group adds to a patient's standard scores."""
+        if self.feature == NO_EFFECT:
+            return {}
+        trait, direction = PLANTED_TRAIT[self.feature]
+        return {trait: direction * self.shift * (label - 0.5)}
+
+
+@dataclass(frozen=True, eq=False)
+class Layout:
+    """Where tissue, nests and holes lie: arrays on a grid of `LAYOUT_UM`, row 0 at the top."""
+
+    tissue: FloatArray
+    """Below 1 inside tissue."""
+    tumor: FloatArray
+    """Below 1 inside the annotated tumor."""
+    nest: FloatArray
+    """Above 0 inside nests of tumor cells."""
+    fiber_um: FloatArray
+    """Its lines of equal value are the stroma's fibers."""
+    axis: FloatArray
+    """Preferred direction of tumor nuclei, radians, axial."""
+    hole_um: FloatArray
+    """Distance to the nearest fat cell or lumen, negative inside."""
+
+
+@dataclass(frozen=True, eq=False)
+class Plan:
+    """A slide before it is painted.
+
+    `nuclei` holds, per nucleus, `label`, `nucleus_class`, `in_tumor`, the centroid in level-0 pixels (a pixel's corners
+    have integer coordinates) and the features of its exact outline; density is that among the tumor's nuclei, NaN
+    outside. `outlines` (n, VERTICES, 2) are x, y in um about the centroid. `tumor` is in level-0 pixels.
+    """
+
+    settings: PhantomSettings
+    seed: tuple[int, int]
+    traits: dict[str, float]
+    tumor: Polygon
+    nuclei: pd.DataFrame
+    outlines: FloatArray = field(repr=False)
+    layout: Layout = field(repr=False)
+
+
+@dataclass(frozen=True, eq=False)
+class Phantom:
+    """A painted slide: `rgb` (H, W, 3) uint8, `labels` (H, W) int32 as in the plan's nuclei, 0 background."""
+
+    plan: Plan
+    rgb: NDArray[np.uint8]
+    labels: NDArray[np.int32]
+
+
+def plan_slide(
+    settings: PhantomSettings, *, seed: int, number: int = 0, effect: Effect | None = None, label: int = 0
+) -> Plan:
+    """Lay out the tissue of slide `number` and place its nuclei; `label` is the patient's group, 0 or 1.
+
+    Each purpose draws from its own stream, so a planted effect leaves all other draws as they are.
+    """
+    random = partial(_random, (seed, number))
+    scores = dict(zip(TRAIT_SD, random("traits").standard_normal(len(TRAIT_SD)), strict=True))
+    for name, score in (effect or Effect()).scores(label).items():
+        scores[name] += score
+    traits = {name: float(scores[name]) * sd for name, sd in TRAIT_SD.items()}
+    layout, tumor = _lay_out(settings, random)
+    classes = _count_nuclei(layout, settings, traits, random("counts"))
+    outlines = _draw_outlines(classes, settings, traits, random)
+    turn = _deviations(classes, settings, traits, random("deviations"))
+    x, y, angle, placed = _place(classes, outlines, turn, layout=layout, rng=random("places"))
+    outlines, kept = _turned(outlines[placed], angle[placed]), classes[placed]
+    nuclei = _truth(x[placed], y[placed], outlines, classes=kept, tumor=tumor, mpp=settings.mpp)
+    return Plan(settings, (seed, number), traits, tumor, nuclei, outlines, layout)
+
+
+def render(plan: Plan) -> Phantom:
+    """Paint a planned slide."""
+    random = partial(_random, plan.seed)
+    shape = (plan.settings.height_px, plan.settings.width_px)
+    pixels = _rasterize(plan, shape)
+    labels = np.zeros(shape, np.int32)
+    inside = pixels.cover >= 0.5
+    labels.ravel()[pixels.index[inside]] = pixels.owner[inside] + 1
+    hematoxylin, eosin = _stain_tissue(plan, shape, random("tissue"))
+    _stain_nuclei(hematoxylin, eosin, pixels, plan=plan, rng=random("chromatin"))
+    return Phantom(plan, _photograph(hematoxylin, eosin, plan.settings, random("camera")), labels)
+
+
+def render_slide(
+    settings: PhantomSettings, *, seed: int, number: int = 0, effect: Effect | None = None, label: int = 0
+) -> Phantom:
+    """Plan and paint slide `number` of a seed."""
+    return render(plan_slide(settings, seed=seed, number=number, effect=effect, label=label))
+
+
+def write_cohort(
+    out: Path,
+    *,
+    seed: int,
+    slides: int = 24,
+    effect: str = "density_per_mm2",
+    shift: float = 2.0,
+    settings: PhantomSettings | None = None,
+    on_slide: Callable[[int, int], None] | None = None,
+) -> Path:
+    """Write a cohort of one slide per patient, groups 0 and 1 in turn, and return its manifest (paths relative to it).
+
+    Beside the slides (pyramidal TIFF) lie annotations (GeoJSON) and, in `truth`, each slide's nuclei (Parquet) and
+    labels (TIFF), the patients' traits in standard scores before the group's shift is taken off, and the settings.
+    The same arguments give the same bytes.
+
+    Raises:
+        InputError: fewer than two slides, or no such effect.
+    """
+    settings, planted = settings or PhantomSettings(), Effect(effect, shift)
+    if slides < 2:
+        raise InputError(f"a cohort of two groups needs at least 2 slides, got {slides}")
+    manifest, truth = [], []
+    for number in range(slides):
+        phantom = render_slide(settings, seed=seed, number=number, effect=planted, label=number % 2)
+        name = f"P{number + 1:03d}"
+        _write_phantom(out, name, phantom)
+        age = _random((seed, number), "age").normal(55, 11)
+        row = {"slide": f"slides/{name}.tif", "patient": name, "label": number % 2}
+        row |= {"annotation": f"annotations/{name}.geojson", "site": "AB"[number // 2 % 2]}
+        manifest.append(row | {"age": round(float(np.clip(age, 25, 90)))})
+        scores = {trait: value / TRAIT_SD[trait] for trait, value in phantom.plan.traits.items()}
+        truth.append({"patient": name, "label": number % 2} | scores)
+        if on_slide:
+            on_slide(number + 1, slides)
+    write_table_csv(out / "truth" / "patients.csv", pd.DataFrame(truth))
+    about = {"seed": seed, "slides": slides, "effect": effect, "shift": shift, "settings": asdict(settings)}
+    write_json(out / "truth" / "phantom.json", about)
+    write_table_csv(out / "manifest.csv", pd.DataFrame(manifest))
+    return out / "manifest.csv"
+
+
+# --- chance ---------------------------------------------------------------------------------------------------------
+
+
+def _random(seed: tuple[int, int], purpose: str) -> np.random.Generator:
+    return np.random.default_rng([*seed, *purpose.encode()])
+
+
+def _smooth_field(rng: np.random.Generator, shape: tuple[int, int], scale: float) -> NDArray[np.float32]:
+    """A random field of mean 0 and SD 1: white noise under a Gaussian of SD `scale` (in cells of the grid)."""
+    step = max(scale / 1.5, 1.0)
+    coarse = tuple(math.ceil(side / step) for side in shape)
+    white = rng.standard_normal((coarse[0] + 2, coarse[1] + 2), dtype=np.float32)
+    smooth = gaussian_filter(white, scale / step, mode="wrap") * np.float32(2 * math.sqrt(math.pi) * scale / step)
+    return _enlarge(smooth, shape, step)
+
+
+def _enlarge(grid: FloatArray, shape: tuple[int, int], factor: float) -> NDArray[np.float32]:
+    """The top left of a grid at `factor` times its resolution, bicubic."""
+    box = (0, 0, min(shape[1] / factor, grid.shape[1]), min(shape[0] / factor, grid.shape[0]))
+    image = Image.fromarray(np.ascontiguousarray(grid, np.float32))
+    return np.asarray(image.resize((shape[1], shape[0]), Image.Resampling.BICUBIC, box=box))
+
+
+# --- layout ---------------------------------------------------------------------------------------------------------
+
+
+def _lay_out(settings: PhantomSettings, random: Callable[[str], np.random.Generator]) -> tuple[Layout, Polygon]:
+    extent = np.array([settings.width_px, settings.height_px]) * settings.mpp
+    shape = (math.ceil(extent[1] / LAYOUT_UM), math.ceil(extent[0] / LAYOUT_UM))
+    y, x = (np.indices(shape) + 0.5) * LAYOUT_UM
+    half = extent / 2 - TISSUE_MARGIN_UM
+    blob = partial(_blob_radius, phases=random("tissue outline").uniform(0, 2 * math.pi, 8), wobble=0.03)
+    core = partial(_blob_radius, phases=random("tumor outline").uniform(0, 2 * math.pi, 8), wobble=0.08)
+    u, v = (x - extent[0] / 2) / half[0], (y - extent[1] / 2) / half[1]
+    turn = np.arctan2(v, u)
+    tissue = np.hypot(u, v) / blob(turn)
+    tumor = np.hypot(u, v) / (core(turn) * TUMOR_SHARE)
+    around = np.arange(180) / 90 * math.pi
+    rim = np.stack([np.cos(around), np.sin(around)], 1) * (core(around) * TUMOR_SHARE)[:, None]
+    polygon = shapely.Polygon((rim * half + extent / 2) / settings.mpp)
+    islands = _smooth_field(random("nests"), shape, 36 / LAYOUT_UM)
+    islands = islands - np.quantile(islands[tumor < 1], 1 - settings.nest_share)
+    nest = np.minimum(islands, (1.03 - tumor) * 12)
+    layout = Layout(
+        tissue=tissue,
+        tumor=tumor,
+        nest=nest,
+        fiber_um=_fibers(x, y, nest, random("fibers")),
+        axis=_axis_field(shape, random("axis")),
+        hole_um=_holes(x, y, tissue=tissue, tumor=tumor, nest=nest, rng=random("holes")),
+    )
+    return layout, polygon
+
+
+def _blob_radius(angle: FloatArray, *, phases: FloatArray, wobble: float) -> FloatArray:
+    """Radius of a rounded, wavy rectangle inscribed in the square of half side 1."""
+    rounded = (np.cos(angle) ** 4 + np.sin(angle) ** 4) ** -0.25
+    orders = np.arange(2, 2 + len(phases))
+    waves = (np.cos(orders * angle[..., None] + phases) / orders).sum(-1) / (1 / orders).sum()
+    return np.asarray(rounded * (1 - wobble + wobble * waves))
+
+
+def _fibers(x: FloatArray, y: FloatArray, nest: FloatArray, rng: np.random.Generator) -> FloatArray:
+    """Fibers run across the slide in one direction, waver, and bend around nests."""
+    angle = rng.uniform(0, math.pi)
+    along = x * math.cos(angle) + y * math.sin(angle)
+    waves = _smooth_field(rng, nest.shape, 60 / LAYOUT_UM) * 45 + _smooth_field(rng, nest.shape, 14 / LAYOUT_UM) * 4
+    return np.asarray(along * 0.7 + waves - np.clip(nest, -2, 1) * 25)
+
+
+def _axis_field(shape: tuple[int, int], rng: np.random.Generator) -> FloatArray:
+    parts = [_smooth_field(rng, shape, 70 / LAYOUT_UM) for _ in range(2)]
+    return np.asarray(np.arctan2(*parts) / 2)
+
+
+def _holes(
+    x: FloatArray,
+    y: FloatArray,
+    *,
+    tissue: FloatArray,
+    tumor: FloatArray,
+    nest: FloatArray,
+    rng: np.random.Generator,
+) -> FloatArray:
+    """Fat cells outside the tumor, in groups, and a few lumens in the middle of nests."""
+    fat = (tissue < 0.99) & (tumor > 1.05) & (_smooth_field(rng, nest.shape, 60 / LAYOUT_UM) > 0.2)
+    lumen = (tumor < 0.95) & (nest > np.quantile(nest, 0.97))
+    distance = np.full(x.shape, 1e3)
+    for cells, number, low, high in ((fat, 50, 12, 26), (lumen, 4, 5, 11)):
+        places = np.flatnonzero(cells)
+        for place in rng.choice(places, min(number, len(places)), replace=False) if len(places) else ():
+            radius = rng.uniform(low, high)
+            if distance.ravel()[place] > radius * 0.9:
+                far = np.hypot(x - x.ravel()[place], y - y.ravel()[place])
+                distance = np.minimum(distance, far - min(radius, distance.ravel()[place] - 1.5))
+    return np.asarray(distance + _smooth_field(rng, nest.shape, 8 / LAYOUT_UM) * 0.8)
+
+
+# --- nuclei ---------------------------------------------------------------------------------------------------------
+
+
+def _habitats(layout: Layout) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
+    """Where tumor cells live, and where the stroma's do."""
+    free = (layout.tissue < 0.985) & (layout.hole_um > 3)
+    return free & (layout.nest > 0), free & (layout.nest <= 0)
+
+
+def _count_nuclei(
+    layout: Layout, settings: PhantomSettings, traits: dict[str, float], rng: np.random.Generator
+) -> NDArray[np.int8]:
+    """The class of every nucleus to place, shuffled. Density multiplies all classes, so their shares stay."""
+    nests, stroma = (habitat.sum() * LAYOUT_UM**2 / 1e6 * math.exp(traits["density"]) for habitat in _habitats(layout))
+    lymphocytes = stroma * settings.stroma_per_mm2 * settings.lymphocyte_share
+    counts = (nests * settings.tumor_per_mm2, stroma * settings.stroma_per_mm2 - lymphocytes, lymphocytes)
+    return rng.permutation(np.repeat(np.arange(3, dtype=np.int8), [round(count) for count in counts]))
+
+
+def _draw_outlines(
+    classes: NDArray[np.int8],
+    settings: PhantomSettings,
+    traits: dict[str, float],
+    random: Callable[[str], np.random.Generator],
+) -> FloatArray:
+    """Outlines (n, VERTICES, 2) in um, long axis along x, centroid at the origin, of exactly the drawn area.
+
+    An ellipse whose radius is modulated in its own frame: orders 3 and 5 at random phases are lobes, order 4 in phase
+    with the axes is boxiness. Lobes widen the enclosing rectangle; boxiness makes up for it, so rectangularity stays.
+    """
+    area_z, ratio_z, lobe_z, box_z = random("shapes").standard_normal((4, len(classes)))
+    area = np.choose(classes, [settings.area_um2 * math.exp(traits["size"]), 26.0, 19.0])
+    area = area * np.exp(area_z * np.choose(classes, [settings.area_spread, 0.22, 0.12]))
+    ratio = np.choose(classes, [settings.axis_ratio * math.exp(traits["elongation"]), 2.6, 1.1])
+    ratio = np.maximum(ratio * np.exp(ratio_z * np.choose(classes, [settings.axis_ratio_spread, 0.22, 0.05])), 1)
+    lobulation = np.choose(classes, [max(settings.lobulation + traits["lobulation"], 0), 0.03, 0.02])
+    lobulation = lobulation * np.exp(0.25 * np.clip(lobe_z, -3, 2))
+    boxiness = np.where(classes == 0, traits["boxiness"], 0) + 0.02 * np.clip(box_z, -3, 3) + 0.5 * lobulation
+    angle = np.arange(VERTICES) * 2 * math.pi / VERTICES
+    phases = random("phases").uniform(0, 2 * math.pi, (2, len(classes), 1))
+    lobes = 0.6 * np.cos(3 * angle + phases[0]) + 0.8 * np.cos(5 * angle + phases[1])
+    radius = 1 + lobulation[:, None] * lobes - boxiness[:, None] * np.cos(4 * angle)
+    stretch = np.sqrt(ratio)[:, None]
+    outlines = np.stack([radius * np.cos(angle) * stretch, radius * np.sin(angle) / stretch], 2)
+    moments = _moments(outlines)
+    outlines = outlines - moments["centroid"][:, None, :]
+    return np.asarray(outlines * np.sqrt(area / moments["area"])[:, None, None])
+
+
+def _deviations(
+    classes: NDArray[np.int8], settings: PhantomSettings, traits: dict[str, float], rng: np.random.Generator
+) -> FloatArray:
+    """Angle of each nucleus from its neighborhood's direction, radians: von Mises in the doubled angle."""
+    concentration = np.choose(classes, [settings.polarity * math.exp(traits["polarity"]), 8.0, 0.0])
+    return np.asarray(rng.vonmises(0, concentration) / 2)
+
+
+def _place(
+    classes: NDArray[np.int8],
+    outlines: FloatArray,
+    deviations: FloatArray,
+    *,
+    layout: Layout,
+    rng: np.random.Generator,
+) -> tuple[FloatArray, FloatArray, FloatArray, NDArray[np.bool_]]:
+    """x and y in um, the angle, and whether a free place was found.
+
+    A nucleus that hits another one is thrown again with its size and shape, so crowding doesn't favor small nuclei.
+    """
+    tumor, stroma = _habitats(layout)
+    clusters = np.exp(1.3 * _smooth_field(rng, stroma.shape, 25 / LAYOUT_UM)) * stroma
+    chances = [np.cumsum(habitat, dtype=float) for habitat in (tumor, stroma, clusters)]
+    down, right = np.gradient(layout.fiber_um)
+    directions = np.stack([layout.axis, np.arctan2(right, -down), layout.axis])
+    semi_axes = np.abs(outlines).max(axis=1)
+    gap = 0.6
+    points, angle = np.zeros((len(classes), 2)), np.zeros(len(classes))
+    placed = np.zeros(len(classes), bool)
+    for _ in range(PLACEMENT_ROUNDS):
+        waiting = np.flatnonzero(~placed)
+        if not len(waiting):
+            break
+        cells = np.zeros(len(waiting), int)
+        throws = rng.random((3, len(waiting)))
+        for kind, chance in enumerate(chances):
+            mine = classes[waiting] == kind
+            cells[mine] = np.searchsorted(chance, throws[0, mine] * chance[-1], side="right")
+        row, column = np.divmod(cells, stroma.shape[1])
+        points[waiting] = (np.stack([column + throws[1], row + throws[2]], 1)) * LAYOUT_UM
+        angle[waiting] = directions[classes[waiting], row, column] + deviations[waiting]
+        order = np.concatenate([np.flatnonzero(placed), waiting])
+        clear = _first_come(points[order], angle[order], semi_axes[order], settled=int(placed.sum()), gap=gap)
+        placed[order[clear]] = True
+    return points[:, 0], points[:, 1], angle, placed
+
+
+def _first_come(
+    points: FloatArray, angle: FloatArray, semi_axes: FloatArray, *, settled: int, gap: float
+) -> NDArray[np.bool_]:
+    """Which bodies touch none that comes before them; the first `settled` are free of each other.
+
+    Two convex bodies are apart where their half widths along the line of their centers add up to less than its length.
+    """
+    pairs = cKDTree(points).query_pairs(2 * semi_axes.max() + gap, output_type="ndarray")
+    first, second = pairs.min(axis=1), pairs.max(axis=1)
+    fresh = second >= settled
+    first, second = first[fresh], second[fresh]
+    line = points[second] - points[first]
+    distance = np.hypot(line[:, 0], line[:, 1])
+    direction = np.arctan2(line[:, 1], line[:, 0])
+    needed = np.full(len(first), gap)
+    for one in (first, second):
+        turn = direction - angle[one]
+        needed += np.hypot(semi_axes[one, 0] * np.cos(turn), semi_axes[one, 1] * np.sin(turn))
+    clear = np.ones(len(points), bool)
+    clear[second[distance < needed]] = False
+    return clear
+
+
+def _turned(outlines: FloatArray, angle: FloatArray) -> FloatArray:
+    cos, sin = np.cos(angle)[:, None], np.sin(angle)[:, None]
+    x, y = outlines[..., 0], outlines[..., 1]
+    return np.stack([x * cos - y * sin, x * sin + y * cos], 2)
+
+
+# --- truth ----------------------------------------------------------------------------------------------------------
+
+
+def _moments(outlines: FloatArray) -> dict[str, FloatArray]:
+    """Area, centroid and second central moments over the area of polygons (n, vertices, 2), by Green's theorem."""
+    x, y = outlines[..., 0], outlines[..., 1]
+    x1, y1 = np.roll(x, -1, 1), np.roll(y, -1, 1)
+    cross = x * y1 - x1 * y
+    area = cross.sum(1) / 2
+    cx, cy = (((p + q) * cross).sum(1) / (6 * area) for p, q in ((x, x1), (y, y1)))
+    xx = ((x * x + x * x1 + x1 * x1) * cross).sum(1) / (12 * area) - cx**2
+    yy = ((y * y + y * y1 + y1 * y1) * cross).sum(1) / (12 * area) - cy**2
+    xy = ((x * y1 + 2 * x * y + 2 * x1 * y1 + x1 * y) * cross).sum(1) / (24 * area) - cx * cy
+    return {"area": area, "centroid": np.stack([cx, cy], 1), "xx": xx, "yy": yy, "xy": xy}
+
+
+def _truth(
+    x_um: FloatArray,
+    y_um: FloatArray,
+    outlines: FloatArray,
+    *,
+    classes: NDArray[np.int8],
+    tumor: Polygon,
+    mpp: float,
+) -> pd.DataFrame:
+    shape = _moments(outlines)
+    spread = np.hypot(shape["xx"] - shape["yy"], 2 * shape["xy"])
+    major, minor = (np.sqrt(8 * (shape["xx"] + shape["yy"] + sign * spread)) for sign in (1, -1))
+    orientation = np.degrees(np.arctan2(2 * shape["xy"], shape["xx"] - shape["yy"]) / 2) % 180
+    circumference = np.linalg.norm(outlines - np.roll(outlines, -1, 1), axis=2).sum(1)
+    inside = shapely.contains_xy(tumor, x_um / mpp, y_um / mpp)
+    density = np.full(len(x_um), np.nan)
+    density[inside] = _density_within(x_um[inside], y_um[inside], tumor, mpp)
+    return pd.DataFrame(
+        {
+            "label": np.arange(1, len(x_um) + 1, dtype=np.int32),
+            "nucleus_class": np.array(NUCLEUS_CLASSES)[classes],
+            "in_tumor": inside,
+            "x_px": x_um / mpp,
+            "y_px": y_um / mpp,
+            "area_um2": shape["area"],
+            "major_axis_um": major,
+            "minor_axis_um": minor,
+            "orientation_deg": np.where(major < MIN_AXIS_RATIO * minor, np.nan, orientation),
+            "circumference_um": circumference,
+            "density_per_mm2": density,
+            "circularity": 4 * math.pi * shape["area"] / circumference**2,
+            "rectangularity": shape["area"] / _rectangle_areas(outlines),
+        }
+    )
+
+
+def _density_within(x_um: FloatArray, y_um: FloatArray, tumor: Polygon, mpp: float) -> FloatArray:
+    cell = LAYOUT_UM / 2
+    _, _, right, bottom = np.array(tumor.bounds) * mpp / cell
+    rows, columns = np.indices((math.ceil(bottom), math.ceil(right)))
+    tissue = shapely.contains_xy(tumor, (columns + 0.5) * cell / mpp, (rows + 0.5) * cell / mpp)
+    return local_density(x_um, y_um, tissue=tissue, tissue_mpp=cell)
+
+
+def _rectangle_areas(outlines: FloatArray) -> FloatArray:
+    """Area of the smallest enclosing rectangle among 60 directions; at most 0.1 % above the true one for a nucleus."""
+    angle = np.arange(60) / 60 * math.pi / 2
+    along = np.ptp(outlines @ np.stack([np.cos(angle), np.sin(angle)]), axis=1)
+    across = np.ptp(outlines @ np.stack([-np.sin(angle), np.cos(angle)]), axis=1)
+    return np.asarray((along * across).min(axis=1))
+
+
+# --- paint ----------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, eq=False)
+class _Pixels:
+    """The pixels that nuclei touch, flat: position in the image, nucleus, covered share, um inward of the outline."""
+
+    index: NDArray[np.int64]
+    owner: NDArray[np.int64]
+    cover: NDArray[np.float32]
+    depth_um: NDArray[np.float32]
+    offset_um: NDArray[np.float32]
+
+
+def _rasterize(plan: Plan, shape: tuple[int, int]) -> _Pixels:
+    """Each nucleus in the window around it; its radius is looked up at the pixel's angle."""
+    mpp, radii = plan.settings.mpp, np.hypot(plan.outlines[..., 0], plan.outlines[..., 1])
+    angles = np.arctan2(plan.outlines[..., 1], plan.outlines[..., 0])
+    table = _radius_table(angles, radii)
+    center = plan.nuclei[["x_px", "y_px"]].to_numpy()
+    reach = radii.max(axis=1) / mpp + 1
+    low = np.floor(center - reach[:, None]).astype(np.int64)
+    side = np.ceil(2 * reach).astype(np.int64) + 2
+    owner = np.repeat(np.arange(len(side)), side**2)
+    step = np.arange(len(owner)) - np.repeat(np.cumsum(side**2) - side**2, side**2)
+    row, column = np.divmod(step, side[owner])
+    row, column = row + low[owner, 1], column + low[owner, 0]
+    dx = ((column + 0.5 - center[owner, 0]) * mpp).astype(np.float32)
+    dy = ((row + 0.5 - center[owner, 1]) * mpp).astype(np.float32)
+    distance = np.hypot(dx, dy)
+    near = distance < reach[owner] * mpp
+    owner, row, column, dx, dy, distance = (a[near] for a in (owner, row, column, dx, dy, distance))
+    place = (np.arctan2(dy, dx) / (2 * math.pi) % 1 * table.shape[1]).astype(np.int64) % table.shape[1]
+    depth = table[owner, place] - distance
+    cover = np.clip(depth / mpp + 0.5, 0, 1).astype(np.float32)
+    seen = cover > 0
+    index = row[seen] * shape[1] + column[seen]
+    return _Pixels(index, owner[seen], cover[seen], depth[seen], np.stack([dx[seen], dy[seen]], 1))
+
+
+def _radius_table(angles: FloatArray, radii: FloatArray) -> NDArray[np.float32]:
+    """Radius of each star-shaped outline at 256 equal steps of the angle, each at the middle of its step."""
+    places = (np.arange(256) + 0.5) / 256 * 2 * math.pi
+    return np.array([np.interp(places, a, r, period=2 * math.pi) for a, r in zip(angles, radii, strict=True)], np.float32)
+
+
+def _stain_tissue(
+    plan: Plan, shape: tuple[int, int], rng: np.random.Generator
+) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    """Amounts of hematoxylin and eosin without nuclei: fibers, cytoplasm, clefts, fat, lumens, glass."""
+    mpp, layout = plan.settings.mpp, plan.layout
+    at = partial(_enlarge, shape=shape, factor=LAYOUT_UM / mpp)
+    blotch, patch = _smooth_field(rng, shape, 3.5 / mpp), _smooth_field(rng, shape, 18 / mpp)
+    grain = _smooth_field(rng, shape, 0.7 / mpp)
+    nest = at(layout.nest) + 0.07 * blotch
+    fiber = at(layout.fiber_um) + 0.8 * blotch
+    strand, bundle = _strands(fiber, 0.7, rng), _strands(fiber, 4.0, rng)
+    nested = _step(nest / 0.05)
+    eosin = (0.50 + 0.13 * strand + 0.12 * bundle + 0.08 * patch) * (1 - nested) + (0.36 + 0.06 * patch) * nested
+    eosin += 0.05 * blotch + 0.04 * grain
+    hematoxylin = (0.09 + 0.02 * strand) * (1 - nested) + (0.26 + 0.05 * blotch) * nested + 0.02 * grain
+    cleft = _step((bundle - 1.5 + 0.5 * patch) / 0.15) * (1 - nested)
+    hole = at(layout.hole_um)
+    present = _step((1 - at(layout.tissue) + 0.004 * blotch) / 0.003) * _step(hole / 0.4) * (1 - 0.85 * cleft)
+    eosin += 0.25 * np.exp(-np.square(hole - 1)) * (hole > -2)
+    return (np.maximum(hematoxylin, 0) * present).astype(np.float32), (np.maximum(eosin, 0.03) * present).astype(np.float32)
+
+
+def _strands(position: FloatArray, width_um: float, rng: np.random.Generator) -> NDArray[np.float32]:
+    """Stripes of random strength, mean 0 and SD 1, along the lines of equal position."""
+    fine = width_um / 4
+    cells = ((position - position.min()) / fine).astype(np.int64)
+    stripes = gaussian_filter(rng.standard_normal(int(cells.max()) + 1), 4.0, mode="wrap")
+    return np.asarray((stripes / stripes.std()).astype(np.float32)[cells])
+
+
+def _step(value: FloatArray) -> FloatArray:
+    """From 0 to 1 as value goes from -1 to 1."""
+    return np.clip(value * np.float32(0.5) + np.float32(0.5), 0, 1)
+
+
+def _stain_nuclei(
+    hematoxylin: NDArray[np.float32],
+    eosin: NDArray[np.float32],
+    pixels: _Pixels,
+    *,
+    plan: Plan,
+    rng: np.random.Generator,
+) -> None:
+    """Lay the nuclei on the tissue: darker rim, blotchy chromatin, some nucleoli; lymphocytes dense, tumor cells pale."""
+    kinds = pd.Index(NUCLEUS_CLASSES).get_indexer(plan.nuclei["nucleus_class"])
+    amount = np.array([0.95, 1.25, 1.55])[kinds] * np.exp(0.14 * rng.standard_normal(len(kinds)))
+    vesicular = np.array([1.0, 0.4, 0.5])[kinds]
+    clumps = _smooth_field(rng, hematoxylin.shape, 0.75 / plan.settings.mpp).ravel()[pixels.index]
+    rim = np.exp(-np.square(pixels.depth_um / np.float32(0.8)))
+    spots = rng.normal(0, 1.3, (len(kinds), 2)).astype(np.float32)
+    to_spot = np.square(pixels.offset_um - spots[pixels.owner]).sum(axis=1)
+    nucleolus = np.exp(-to_spot / np.float32(0.8)) * (rng.random(len(kinds)) < 0.5)[pixels.owner]
+    texture = 1 + vesicular[pixels.owner] * (0.16 * clumps + 0.35 * rim - 0.1 + 0.45 * nucleolus)
+    chromatin = (amount[pixels.owner] * np.maximum(texture, 0.3)).astype(np.float32)
+    for stain, dense in ((hematoxylin, chromatin), (eosin, np.float32(0.25))):
+        flat = stain.reshape(-1)
+        flat[pixels.index] += pixels.cover * (dense - flat[pixels.index])
+
+
+def _photograph(
+    hematoxylin: NDArray[np.float32], eosin: NDArray[np.float32], settings: PhantomSettings, rng: np.random.Generator
+) -> NDArray[np.uint8]:
+    """Lambert-Beer's law with the slide's own stains; then uneven light, blur and noise."""
+    stains = STAIN_VECTORS + settings.stain_sd * rng.standard_normal((2, 3))
+    stains = stains / np.linalg.norm(stains, axis=1, keepdims=True)
+    stains *= np.exp(settings.intensity_sd * rng.standard_normal((2, 1)))
+    stains = np.maximum(stains, 0.01).astype(np.float32)
+    shade = 1 + 0.01 * _smooth_field(rng, hematoxylin.shape, 200 / settings.mpp)
+    light = [np.exp(-hematoxylin * h - eosin * e) * shade * np.float32(g) for h, e, g in zip(*stains, GLASS, strict=True)]
+    sharp = Image.fromarray(np.clip(np.stack(light, 2), 0, 255).astype(np.uint8))
+    blur = settings.blur_um / settings.mpp * math.exp(0.2 * rng.standard_normal())
+    soft = np.asarray(sharp.filter(ImageFilter.GaussianBlur(blur)), np.float32)
+    noise = rng.standard_normal((*hematoxylin.shape, 1), dtype=np.float32) * np.float32(settings.noise)
+    return np.clip(soft + noise + np.float32(0.5), 0, 255).astype(np.uint8)
+
+
+# --- files ----------------------------------------------------------------------------------------------------------
+
+
+def _write_phantom(out: Path, name: str, phantom: Phantom) -> None:
+    import tifffile
+
+    settings = phantom.plan.settings
+    _write_slide(out / "slides" / f"{name}.tif", phantom.rgb, mpp=settings.mpp, quality=settings.jpeg_quality)
+    write_json(out / "annotations" / f"{name}.geojson", _annotation(phantom.plan.tumor))
+    write_parquet(out / "truth" / f"{name}.parquet", phantom.plan.nuclei)
+    with atomic_path(out / "truth" / f"{name}_labels.tif") as path:
+        tifffile.imwrite(path, phantom.labels, compression="zlib", metadata=None)
+
+
+def _annotation(tumor: Polygon) -> dict[str, Any]:
+    """As QuPath exports it."""
+    properties = {"objectType": "annotation", "classification": {"name": TUMOR_OUTLINE, "color": [200, 0, 0]}}
+    feature = {"type": "Feature", "geometry": shapely.geometry.mapping(tumor), "properties": properties}
+    return {"type": "FeatureCollection", "features": [feature]}
+
+
+def _write_slide(path: Path, rgb: NDArray[np.uint8], *, mpp: float, quality: int) -> None:
+    """Tiled JPEG TIFF of levels halved down to one tile, with resolution, as OpenSlide's generic reader takes it."""
+    import tifffile
+
+    with atomic_path(path) as file, tifffile.TiffWriter(file) as tiff:
+        image, factor = Image.fromarray(rgb), 1
+        while True:
+            tiff.write(
+                _jpeg_tiles(np.asarray(image), quality),
+                shape=(image.height, image.width, 3),
+                dtype=np.uint8,
+                tile=(TILE_PX, TILE_PX),
+                photometric="ycbcr",
+                subsampling=(2, 2),
+                compression="jpeg",
+                subfiletype=1 if factor > 1 else 0,
+                resolution=(1e4 / (mpp * factor), 1e4 / (mpp * factor)),
+                resolutionunit="CENTIMETER",
+                software="morphomil",
+                metadata=None,
+            )
+            if max(image.size) <= TILE_PX:
+                return
+            image, factor = image.reduce(2), factor * 2
+
+
+def _jpeg_tiles(image: NDArray[np.uint8], quality: int) -> Iterator[bytes]:
+    height, width = image.shape[:2]
+    padded = np.pad(image, ((0, -height % TILE_PX), (0, -width % TILE_PX), (0, 0)), mode="edge")
+    for top in range(0, height, TILE_PX):
+        for left in range(0, width, TILE_PX):
+            stream = io.BytesIO()
+            tile = Image.fromarray(padded[top : top + TILE_PX, left : left + TILE_PX])
+            tile.save(stream, "JPEG", quality=quality, subsampling="4:2:0")
+            yield stream.getvalue()

@@ -1,0 +1,205 @@
+"""A run directory: where each result lies, whether it is still valid, and its readers."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import time
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
+
+import pandas as pd
+
+from morphomil.cohort import cohort_from_table, cohort_table, safe_name
+from morphomil.store import digest, write_json, write_parquet
+from morphomil.types import NUCLEI, PATCHES, BusyError, InputError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+    from pathlib import Path
+
+    import numpy as np
+    from numpy.typing import NDArray
+
+    from morphomil.types import Cohort
+
+SCHEMA_VERSION = 1
+"""Of a run directory; results written under another version are made anew."""
+
+
+def key_of(*parts: Any) -> str:
+    """A short name of everything that a result depends on."""
+    return hashlib.sha256(json.dumps([SCHEMA_VERSION, *parts], sort_keys=True).encode()).hexdigest()[:32]
+
+
+@dataclass(frozen=True)
+class Run:
+    """A run directory: where each result lies, whether it is still valid, and its readers."""
+
+    path: Path
+
+    @classmethod
+    def create(cls, path: Path) -> Run:
+        """The run directory at `path`, made or gone on with.
+
+        Raises:
+            InputError: the folder can't be written, or holds something else.
+        """
+        run = cls(path)
+        if path.exists() and (not path.is_dir() or (any(path.iterdir()) and not run._is_run())):
+            raise InputError(f"{path} exists and is no run directory; name a new or empty folder with --out")
+        return run
+
+    @classmethod
+    def open(cls, path: Path) -> Run:
+        """An existing run directory.
+
+        Raises:
+            InputError: there is none at `path`.
+        """
+        run = cls(path)
+        if not run._is_run():
+            raise InputError(f"{path} is no run directory; make one with: morphomil segment COHORT --out {path}")
+        return run
+
+    def _is_run(self) -> bool:
+        return (self.path / "cohort.parquet").is_file() or (self.path / ".lock").is_file()
+
+    def save_cohort(self, cohort: Cohort) -> None:
+        """Store the cohort that the run is about; a changed manifest replaces it."""
+        write_parquet(self.path / "cohort.parquet", cohort_table(cohort))
+        self.__dict__.pop("cohort", None)
+
+    @cached_property
+    def cohort(self) -> Cohort:
+        """The cohort as the last `segment` read it."""
+        return cohort_from_table(pd.read_parquet(self.path / "cohort.parquet"))
+
+    @contextmanager
+    def lock(self, name: str = "", *, wait: float = 0) -> Iterator[None]:
+        """The right to write; held by one process at a time (by one per `name` with shards).
+
+        Raises:
+            BusyError: another process holds it.
+        """
+        from filelock import FileLock, Timeout
+
+        try:
+            self.path.mkdir(parents=True, exist_ok=True)
+            with FileLock(self.path / f".lock{name}", timeout=wait):
+                yield
+        except Timeout:
+            raise BusyError(f"another morphomil process works in {self.path}; wait for it or name another --out") from None
+        except OSError as error:
+            raise InputError(f"run directory {self.path} can't be written: {error}") from error
+
+    def slide_folder(self, slide_id: str) -> Path:
+        """Where a slide's results lie."""
+        return self.path / "slides" / safe_name(slide_id)
+
+    def status(self, slide_id: str) -> dict[str, Any]:
+        """What each stage left for a slide: its key, its outputs' digests and its figures, or its error."""
+        try:
+            status = json.loads((self.slide_folder(slide_id) / "status.json").read_text(encoding="utf-8"))
+        except (OSError, ValueError):
+            return {}
+        return status if isinstance(status, dict) else {}
+
+    def is_done(self, slide_id: str, stage: str, key: str) -> bool:
+        """Whether a stage's outputs are there, of this key, and unharmed."""
+        entry = self.status(slide_id).get(stage, {})
+        if entry.get("key") != key or "error" in entry:
+            return False
+        folder = self.slide_folder(slide_id)
+        return all((folder / name).exists() and digest(folder / name) == sha for name, sha in entry["outputs"].items())
+
+    def mark_done(self, slide_id: str, stage: str, key: str, *, outputs: Sequence[str], figures: dict[str, Any]) -> None:
+        """State that a stage's outputs are complete; the last write of a slide's stage."""
+        folder = self.slide_folder(slide_id)
+        entry = {"key": key, "outputs": {name: digest(folder / name) for name in outputs}, "figures": figures}
+        write_json(folder / "status.json", self.status(slide_id) | {stage: entry})
+
+    def mark_failed(self, slide_id: str, stage: str, key: str, cause: str) -> None:
+        """State why a stage has no result for a slide."""
+        status = self.status(slide_id) | {stage: {"key": key, "error": cause}}
+        write_json(self.slide_folder(slide_id) / "status.json", status)
+
+    def figures(self, stage: str) -> pd.DataFrame:
+        """One row per slide of the cohort: `slide_id`, `state` (done, failed, missing), `cause` and a stage's figures."""
+        rows = []
+        for slide in self.cohort.slides:
+            entry = self.status(slide.slide_id).get(stage, {})
+            state = "failed" if "error" in entry else "done" if entry else "missing"
+            row = {"slide_id": slide.slide_id, "patient": slide.patient, "label": slide.label, "state": state}
+            rows.append(row | {"cause": entry.get("error", "")} | entry.get("figures", {}))
+        return pd.DataFrame(rows)
+
+    def done(self, stage: str) -> list[str]:
+        """The slides that a stage has results for, in the cohort's order."""
+        table = self.figures(stage)
+        return table.loc[table["state"] == "done", "slide_id"].tolist()
+
+    def patches(self, slide_id: str) -> pd.DataFrame:
+        """A slide's patches (schema `PATCHES`)."""
+        return PATCHES.check(pd.read_parquet(self.slide_folder(slide_id) / "patches.parquet"))
+
+    def nuclei(self, slide_id: str) -> pd.DataFrame:
+        """A slide's nuclei (schema `NUCLEI`)."""
+        return NUCLEI.check(pd.read_parquet(self.slide_folder(slide_id) / "nuclei.parquet"))
+
+    def masks(self, slide_id: str) -> Any:
+        """A slide's masks: Zarr group with `labels` and `tissue` per region and each region's frame as attributes."""
+        import zarr
+
+        return zarr.open_group(self.slide_folder(slide_id) / "masks.zarr", mode="r")
+
+    def counts(self, slide_id: str) -> tuple[NDArray[np.uint32], NDArray[np.int64], tuple[str, ...]]:
+        """A slide's histogram counts (features, patches, fine bins), its patches' numbers and the features' names."""
+        import numpy as np
+        import zarr
+
+        group = zarr.open_group(self.slide_folder(slide_id) / "counts.zarr", mode="r")
+        patch_ids = np.array(group.attrs["patch_id"], dtype=np.int64)
+        return np.asarray(group["counts"][:]), patch_ids, tuple(group.attrs["features"])
+
+    def regions(self, slide_id: str) -> list[dict[str, Any]]:
+        """A slide's regions: GeoJSON features, level-0 pixels of the image that their properties name."""
+        path = self.slide_folder(slide_id) / "regions.geojson"
+        return list(json.loads(path.read_text(encoding="utf-8"))["features"])
+
+    def commands(self) -> dict[str, dict[str, Any]]:
+        """The last entry of run.json for each command: `settings`, `versions`, `seconds`, `finished`."""
+        return {entry["command"]: entry for entry in self._log().get("commands", [])}
+
+    def _log(self) -> dict[str, Any]:
+        path = self.path / "run.json"
+        return dict(json.loads(path.read_text(encoding="utf-8"))) if path.is_file() else {"schema": SCHEMA_VERSION}
+
+    def record(self, command: str, settings: dict[str, Any], *, seconds: float) -> None:
+        """Add a finished command to run.json: settings, versions, duration."""
+        with self.lock(".record", wait=30):
+            log = self._log()
+            entry = {
+                "command": command,
+                "settings": settings,
+                "versions": versions(),
+                "seconds": round(seconds, 1),
+                "finished": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
+            }
+            write_json(self.path / "run.json", log | {"commands": [*log.get("commands", []), entry]})
+
+
+def versions() -> dict[str, str]:
+    """Versions of what the results depend on, and the processor."""
+    import platform
+    from importlib.metadata import PackageNotFoundError, version
+
+    found = {"python": platform.python_version(), "machine": platform.machine()}
+    for name in ("morphomil", "numpy", "pandas", "scipy", "scikit-image", "stardist", "tensorflow-cpu", "torch"):
+        try:
+            found[name] = version(name)
+        except PackageNotFoundError:
+            continue
+    return found

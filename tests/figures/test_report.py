@@ -1,0 +1,271 @@
+from __future__ import annotations
+
+import base64
+import hashlib
+import math
+import re
+from dataclasses import replace
+from html.parser import HTMLParser
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from morphomil.figures.prose import Auc, describe_methods, say_auc
+from morphomil.figures.report import Picture, ReportData, SlidePictures, render_report, summarize
+from morphomil.figures.style import new_figure, render
+from morphomil.types import PatchSettings
+
+HOSTILE = '"><script>alert(1)</script><img src=x onerror=alert(2)>'
+VOID = {"meta", "img", "br", "link", "input", "hr"}
+
+
+class Page(HTMLParser):
+    """Collects elements and text, and checks that elements close in order."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.elements: list[tuple[str, dict[str, str | None]]] = []
+        self.text: list[str] = []
+        self._open: list[str] = []
+        self.feed(text)
+        self.close()
+        assert self._open == []
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.elements.append((tag, dict(attrs)))
+        if tag not in VOID:
+            self._open.append(tag)
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self._open.pop() == tag
+
+    def handle_data(self, data: str) -> None:
+        self.text.append(data)
+
+    def all(self, tag: str) -> list[dict[str, str | None]]:
+        return [attributes for name, attributes in self.elements if name == tag]
+
+
+def ranking(p_holm: float = 0.004) -> pd.DataFrame:
+    return pd.DataFrame(
+        {
+            "rank": [2, 1, 3],
+            "feature": ["area_um2", "density_per_mm2", "circularity"],
+            "attention": [0.9, 1.5, 0.6],
+            "attention_low": [0.7, 1.2, 0.4],
+            "attention_high": [1.1, 1.8, 0.8],
+            "n_positive": 30,
+            "n_reference": 28,
+            "median_positive": [45.6, 5120.0, 0.84],
+            "median_reference": [44.1, 4412.0, 0.85],
+            "p_value": [0.2, p_holm / 3, 0.6],
+            "p_holm": [0.4, p_holm, 0.6],
+            "p_bh": [0.3, p_holm, 0.6],
+            "cliffs_delta": [0.1, 0.42, -0.05],
+            "cliffs_delta_low": [-0.1, 0.2, -0.2],
+            "cliffs_delta_high": [0.3, 0.6, 0.1],
+        }
+    )
+
+
+def report(**changes: object) -> ReportData:
+    with_picture = Picture(
+        "Ranking.", "Ranking of three features", render(new_figure(width_mm=20, height_mm=20), "svg")
+    )
+    slide = Picture("Density.", "Heatmap", render(new_figure(width_mm=20, height_mm=20), "png"))
+    slides = pd.DataFrame(
+        {
+            "slide_id": ["s1", "s2", "s3"],
+            "patient": ["001", "001", "002"],
+            "label": ["N+", "N+", "N0"],
+            "state": ["done", "done", "failed"],
+            "patches_kept": pd.array([100, 1150, None], dtype="Int64"),
+            "patches_dropped": pd.array([10, 20, None], dtype="Int64"),
+            "nuclei": pd.array([9000, 91000, None], dtype="Int64"),
+            "nuclei_per_mm2": [5200.4, 4100.0, math.nan],
+            "median_area_um2": [44.21, 43.0, math.nan],
+            "cause": ["", "", "file is truncated"],
+        }
+    )
+    data = ReportData(
+        title="Nuclei and N status",
+        positive="N+",
+        reference="N0",
+        flow=pd.DataFrame({"step": ["manifest", "segmented"], "patients": [2, 1], "lost": ["", "1 slide failed"]}),
+        cohort=pd.DataFrame({"characteristic": ["age"], "p_value": [0.0002]}),
+        slides=slides,
+        ranking=ranking(),
+        auc=Auc(0.78, 0.66, 0.88),
+        ranking_picture=with_picture,
+        groups_picture=with_picture,
+        roc_picture=with_picture,
+        gallery=(SlidePictures("s1", "N+", (slide,)),),
+        cautions=("A quick run.",),
+        methods=("We did this.",),
+        settings={"working_mpp": 0.5},
+        versions={"morphomil": "0.1.0"},
+    )
+    return replace(data, **changes)
+
+
+def cells(text: str, caption: str) -> list[list[str]]:
+    table = next(t for t in re.findall(r"<table>.*?</table>", text, re.S) if f"<caption>{caption}" in t)
+    return [re.findall(r"<td[^>]*>(.*?)</td>", row) for row in re.findall(r"<tr>(<td.*?)</tr>", table)]
+
+
+def test_page_is_whole_and_asks_nothing_of_the_network() -> None:
+    text = render_report(report())
+    page = Page(text)
+    ids = {attributes["id"] for _, attributes in page.elements if "id" in attributes}
+    links = [attributes["href"] for attributes in page.all("a")]
+    assert links and all(link.startswith("#") and link[1:] in ids for link in links)
+    images = page.all("img")
+    assert len(images) == 4
+    assert all(image["alt"] and image["src"].startswith("data:image/") for image in images)
+    assert "http://" not in text and "https://" not in text
+    assert not page.all("link") and all("src" not in script for script in page.all("script"))
+    assert page.all("html")[0]["lang"] == "en" and len(page.all("h1")) == 1
+
+
+def test_policy_allows_only_the_page_s_own_script_and_style() -> None:
+    text = render_report(report())
+    policy = next(m["content"] for m in Page(text).all("meta") if m.get("http-equiv") == "Content-Security-Policy")
+    for tag, rule in (("script", "script-src"), ("style", "style-src")):
+        content = re.search(f"<{tag}>(.*?)</{tag}>", text, re.S).group(1)
+        digest = base64.b64encode(hashlib.sha256(content.encode()).digest()).decode()
+        assert f"{rule} 'sha256-{digest}'" in policy
+    assert policy.startswith("default-src 'none'")
+    assert not any("style" in attributes for _, attributes in Page(text).elements)
+
+
+def test_hostile_names_stay_text() -> None:
+    slides = report().slides.assign(slide_id=HOSTILE, label=HOSTILE, cause=HOSTILE, patient=HOSTILE)
+    picture = Picture(HOSTILE, HOSTILE, b"<svg/>", HOSTILE)
+    text = render_report(
+        report(
+            title=HOSTILE,
+            positive=HOSTILE,
+            reference=HOSTILE,
+            slides=slides,
+            cohort=pd.DataFrame({HOSTILE: [HOSTILE]}),
+            gallery=(SlidePictures(HOSTILE, HOSTILE, (picture,)),),
+            cautions=(HOSTILE,),
+            settings={HOSTILE: HOSTILE},
+        )
+    )
+    page = Page(text)
+    assert len(page.all("script")) == 1
+    assert not any("onerror" in attributes for _, attributes in page.elements)
+    assert {image["src"][:11] for image in page.all("img")} == {"data:image/"}
+    assert HOSTILE in page.text
+
+
+def test_tables_hold_the_numbers() -> None:
+    text = render_report(report())
+    rows = cells(text, "The features, ranked by attention")
+    assert rows[0] == [
+        "1",
+        "Density (nuclei/mm²)",
+        "1.50 [1.20, 1.80]",
+        "0.42 [0.20, 0.60]",
+        "5,120 (30)",
+        "4,412 (28)",
+        "0.001",
+        "0.004",
+        "0.004",
+    ]
+    assert [row[1] for row in rows] == ["Density (nuclei/mm²)", "Area (µm²)", "Circularity"]
+    dash = "\N{EN DASH}"
+    slides = cells(text, "Segmentation of every slide")
+    assert slides[0] == ["s1", "001", "N+", "done", "100", "10", "9,000", "5,200", "44.2", dash]
+    assert slides[2] == ["s3", "002", "N0", "failed", dash, dash, dash, dash, dash, "file is truncated"]
+    assert cells(text, "The cohort") == [["age", "&lt;0.001"]]
+    assert cells(text, "Settings of the run") == [["Working mpp", "0.5"]]
+
+
+def test_cells_sort_by_value_not_by_text() -> None:
+    text = render_report(report())
+    assert re.findall(r'<td data-key="(\d+)" class="number">[\d,]+</td>', text).count("91000") == 1
+    assert 'data-key="1.5" class="number">1.50 [1.20, 1.80]' in text
+
+
+def test_significant_summary() -> None:
+    extent, lost, auc, first, differences, attention, density, quick = summarize(report())
+    assert extent == "1 patient (1 N+) with 2 slides, 1,250 patches and 100,000 nuclei were analyzed."
+    assert lost == "1 of 3 slides gave no result and is left out (1 N0); see the causes."
+    assert auc == (
+        "From these features alone, the model separates the groups: out-of-fold AUC 0.78 [0.66, 0.88] (chance: 0.50)."
+    )
+    assert first == (
+        "Of three features, density ranks first by attention: 1.50 times the average [1.20, 1.80]. "
+        "It is higher in N+ than in N0 (Cliff's delta 0.42 [0.20, 0.60], adjusted p = 0.004)."
+    )
+    assert differences == (
+        "After adjustment for three tests (Holm), one of three features differs significantly between N+ and N0: "
+        "density higher in N+ (p = 0.004)."
+    )
+    assert "evidence" in attention and "not an explanation" in attention
+    assert "lymphocytes or stroma" in density
+    assert quick == "A quick run."
+
+
+def test_summary_says_when_nothing_is_found() -> None:
+    table = ranking(p_holm=0.3).assign(attention_low=0.8)
+    text = " ".join(summarize(report(ranking=table, auc=Auc(0.53, 0.4, 0.66))))
+    assert "no evidence that the model separates the groups" in text
+    assert "Its attention should not be interpreted." in text
+    assert "does not exclude 1" in text and "this first place is not certain" in text
+    assert "Its difference between N+ and N0 is not significant" in text
+    assert "no feature differs significantly between the groups" in text
+    assert "smallest adjusted p is that of density (p = 0.30)" in text
+    assert "no proof that the groups are alike" in text
+    assert "separates the groups:" not in text and "is higher in" not in text
+
+
+def test_summary_without_tests_ranking_or_interval() -> None:
+    untested = ranking().assign(p_holm=math.nan, cliffs_delta=math.nan)
+    text = " ".join(summarize(report(ranking=untested)))
+    assert "No feature could be tested" in text and "could not be tested." in text
+    page = render_report(report(ranking=None, auc=None, ranking_picture=None))
+    assert "The features have not been ranked yet." in page and 'href="#ranking"' not in page
+    assert "without an interval" in say_auc(Auc(0.7, math.nan, math.nan))
+    assert "below chance" in say_auc(Auc(0.3, 0.2, 0.4))
+
+
+def test_density_is_explained_by_classes_or_cautioned() -> None:
+    low = ranking().assign(rank=[1, 5, 2], p_holm=0.5)
+    assert not any("lymphocytes" in s for s in summarize(report(ranking=low)))
+    assert not any("lymphocytes" in s for s in summarize(report(nucleus_classes=True)))
+
+
+def test_equal_data_give_equal_pages() -> None:
+    assert render_report(report()) == render_report(report())
+
+
+@pytest.mark.parametrize(
+    ("data", "media"), [(b"\x89PNG\r\n", "png"), (b"\xff\xd8\xff\xe0", "jpeg"), (b"<?xml ?><svg/>", "svg+xml")]
+)
+def test_pictures_tell_their_media_type(data: bytes, media: str) -> None:
+    uri = Picture("a", "b", data).uri
+    assert uri.startswith(f"data:image/{media};base64,")
+    assert base64.b64decode(uri.split(",")[1]) == data
+
+
+def test_methods_name_the_settings() -> None:
+    text = describe_methods(PatchSettings(), segmenter="StarDist 2D", folds=5, seeds=3, bag_patches=10)
+    for part in (
+        "256 x 256 pixels (128 µm)",
+        "0.5 µm per pixel",
+        "30% or more",
+        "5-fold",
+        "3 random starts",
+        "StarDist 2D",
+    ):
+        assert part in text
+
+
+def test_counts_of_many_types_print() -> None:
+    table = pd.DataFrame({"flag": [True, False], "n": np.array([1200, 3], dtype=np.int32), "x": [None, "y"]})
+    rows = cells(render_report(report(cohort=table)), "The cohort")
+    assert rows == [["yes", "1,200", "\N{EN DASH}"], ["no", "3", "y"]]

@@ -1,0 +1,168 @@
+"""Blocks, candidates, suppression and rendering, with a network that knows the answer."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from skimage.draw import disk, ellipse
+
+from morphomil.segment import detect as module
+from morphomil.segment.agreement import agreement
+from morphomil.segment.detect import (
+    Block,
+    Polygons,
+    array_reader,
+    block_rows,
+    find_nuclei,
+    join,
+    keep_largest_parts,
+    render,
+    suppress,
+)
+from morphomil.segment.model import Segmenter
+from morphomil.types import SlideError
+
+
+def oracle(labels: np.ndarray) -> tuple[Segmenter, np.ndarray]:
+    """A segmenter that reads nuclei off an image that holds their labels, and that image."""
+
+    def network(block: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        from stardist.geometry import star_dist
+        from stardist.utils import edt_prob
+
+        values = np.round(block[0] * 255).astype(np.int32)
+        found = values[..., 0] + 256 * values[..., 1]
+        probability = edt_prob(found[::2, ::2])[None, ..., None]
+        return probability, star_dist(found, 32, grid=(2, 2))[None]
+
+    segmenter = Segmenter(
+        name="oracle",
+        sha256="",
+        network=network,
+        grid=2,
+        multiple=16,
+        prob_threshold=0.5,
+        nms_threshold=0.3,
+        resolutions_mpp=(),
+        normalize="unit",
+    )
+    image = np.stack([labels % 256, labels // 256, labels * 0 + 7], axis=-1).astype(np.uint8)
+    return segmenter, image
+
+
+def scattered_ellipses(shape: tuple[int, int], count: int, seed: int) -> np.ndarray:
+    rng = np.random.default_rng(seed)
+    labels = np.zeros(shape, np.int32)
+    for number in range(1, count + 1):
+        center, radii = rng.uniform((0, 0), shape), rng.uniform(7, 14, 2)
+        grown = ellipse(*center, *(radii + 2), shape, rotation=(turn := rng.uniform(-3, 3)))
+        if not labels[grown].any():
+            rows, columns = ellipse(*center, *radii, shape, rotation=turn)
+            labels[rows, columns] = number
+    return labels
+
+
+def labels_of(polygons: Polygons, shape: tuple[int, int]) -> np.ndarray:
+    return np.concatenate([band for _, band in render(polygons, shape=shape, min_px=10)])
+
+
+def test_every_nucleus_is_found_once_whatever_the_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
+    truth = scattered_ellipses((700, 900), 900, seed=1)
+    segmenter, image = oracle(truth)
+    results = []
+    for side in (1024, 256, 128):
+        monkeypatch.setattr(module, "BLOCK_PX", side)
+        found = [part for part in find_nuclei(array_reader(image), block_rows(700, 900), segmenter=segmenter) if len(part)]
+        results.append(labels_of(join(found, rays=32), truth.shape))
+    for labels in results:
+        score = agreement(truth, labels)
+        assert score.found == score.annotated
+        assert score.f1 == 1
+        assert score.pq > 0.93
+    pieces = agreement(results[0], results[2])
+    assert pieces.pq > 0.999
+
+
+def test_blocks_cover_the_image_once() -> None:
+    cover = np.zeros((2500, 1500), int)
+    for block in (b for row in block_rows(2500, 1500) for b in row):
+        cover[block.row : block.row + block.height, block.column : block.column + block.width] += 1
+    assert (cover == 1).all()
+
+
+@settings(max_examples=50, deadline=None)
+@given(st.integers(1, 9), st.integers(1, 9), st.integers(0, 2**20))
+def test_blocks_are_trimmed_to_what_is_wanted(rows: int, columns: int, seed: int) -> None:
+    wanted = np.random.default_rng(seed).random((rows, columns)) < 0.3
+    covered = np.zeros((rows, columns), int)
+    for block in (b for row in block_rows(rows * 256 - 30, columns * 256 - 30, wanted=wanted) for b in row):
+        assert block.row % 256 == block.column % 256 == 0
+        assert block.height <= 1024
+        assert block.width <= 1024
+        covered[block.row // 256 : -(-(block.row + block.height) // 256), block.column // 256 : -(-(block.column + block.width) // 256)] += 1
+    assert (covered <= 1).all()
+    assert (covered[wanted] == 1).all()
+
+
+def polygon(row: float, column: float, radius: float, prob: float) -> Polygons:
+    return Polygons(np.float32([[row, column]]), np.float32([prob]), np.full((1, 32), radius, np.float32))
+
+
+def test_the_more_probable_of_two_overlapping_candidates_stays() -> None:
+    kept = suppress(join([polygon(20, 20, 8, 0.6), polygon(22, 20, 8, 0.9), polygon(60, 60, 8, 0.5)], rays=32), threshold=0.3)
+    assert sorted(kept.prob.tolist()) == pytest.approx([0.5, 0.9])
+
+
+def test_rendered_discs_have_the_area_of_discs() -> None:
+    labels = labels_of(polygon(30, 30, 12, 0.9), (64, 64))
+    rows, columns = disk((30, 30), 12)
+    assert np.count_nonzero(labels) == pytest.approx(len(rows), rel=0.03)
+
+
+@pytest.mark.parametrize("band", [17, 64, 200])
+def test_bands_leave_no_trace(band: int) -> None:
+    rng = np.random.default_rng(3)
+    many = Polygons(
+        rng.uniform(0, 200, (80, 2)).astype(np.float32),
+        rng.random(80).astype(np.float32),
+        rng.uniform(4, 12, (80, 32)).astype(np.float32),
+    )
+    whole = np.concatenate([b for _, b in render(many, shape=(200, 200), min_px=20, band=1000)])
+    parts = np.concatenate([b for _, b in render(many, shape=(200, 200), min_px=20, band=band)])
+    np.testing.assert_array_equal(parts, whole)
+
+
+def test_only_the_largest_part_of_a_cut_nucleus_stays() -> None:
+    labels = np.zeros((10, 12), np.int32)
+    labels[2:5, 1:11] = 5
+    labels[2:5, 4] = 9
+    kept = keep_largest_parts(labels, min_px=3)
+    assert np.count_nonzero(kept == 5) == 18
+    assert not (kept[:, :4] == 5).any()
+    assert np.count_nonzero(kept == 9) == 3
+    assert not (keep_largest_parts(labels, min_px=4) == 9).any()
+
+
+def test_reader_mirrors_beyond_the_edges() -> None:
+    image = np.arange(4 * 5 * 3, dtype=np.uint8).reshape(4, 5, 3)
+    block = array_reader(image)(-3, -2, 10, 9)
+    np.testing.assert_array_equal(block, np.pad(image, ((3, 3), (2, 2), (0, 0)), mode="symmetric"))
+
+
+def test_a_constant_block_has_no_nuclei_and_costs_no_network() -> None:
+    def network(block: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        raise AssertionError("the network ran on a constant block")
+
+    segmenter, _ = oracle(np.zeros((4, 4), np.int32))
+    image = np.full((300, 300, 3), 255, np.uint8)
+    blank = Segmenter(**(vars(segmenter) | {"network": network}))
+    assert not any(len(part) for part in find_nuclei(array_reader(image), block_rows(300, 300), segmenter=blank))
+
+
+def test_nuclei_nearly_everywhere_are_refused() -> None:
+    segmenter, image = oracle(scattered_ellipses((256, 256), 60, seed=2))
+    wild = Segmenter(**(vars(segmenter) | {"prob_threshold": -1.0}))
+    with pytest.raises(SlideError, match="nuclei on 100% of a block"):
+        module.find_candidates(array_reader(image), Block(0, 0, 256, 256), segmenter=wild)

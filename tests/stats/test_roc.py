@@ -1,0 +1,417 @@
+from __future__ import annotations
+
+import json
+import math
+import time
+import tracemalloc
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from scipy import stats
+from sklearn import metrics
+
+from morphomil.stats import (
+    auc,
+    auc_interval,
+    binomial_auc_interval,
+    delong_test,
+    delong_test_unpaired,
+    roc_curve,
+    within_fold_auc,
+    within_fold_auc_interval,
+    youden_cutoff,
+)
+
+REFERENCE = json.loads((Path(__file__).parents[1] / "reference" / "stats.json").read_text(encoding="utf-8"))
+Z = stats.norm.ppf(0.975)
+
+
+def placements(labels, scores):
+    """DeLong et al. 1988, equation by equation: every positive against every negative."""
+    x, y = scores[labels == 1], scores[labels == 0]
+    psi = (x[:, None] > y) + 0.5 * (x[:, None] == y)
+    return psi.mean(), psi.mean(axis=1), psi.mean(axis=0)
+
+
+def slow_delong(labels, a, b):
+    (auc_a, x_a, y_a), (auc_b, x_b, y_b) = placements(labels, a), placements(labels, b)
+    s = np.cov(x_a, x_b) / len(x_a) + np.cov(y_a, y_b) / len(y_a)
+    contrast = np.array([1, -1])
+    return auc_a, auc_b, math.sqrt(contrast @ s @ contrast), s
+
+
+def planted(rng, n, *, shift=1.0, decimals=None):
+    labels = rng.permutation(np.arange(n) % 3 == 0)
+    scores = rng.normal(size=n) + shift * labels
+    return labels, scores if decimals is None else np.round(scores, decimals)
+
+
+@st.composite
+def samples(draw):
+    n = draw(st.integers(4, 40))
+    labels = np.array(draw(st.permutations([True, True, False, False] + [i % 2 == 0 for i in range(n - 4)])))
+    scores = np.array(draw(st.lists(st.integers(-5, 5), min_size=n, max_size=n)), dtype=float)
+    return labels, scores
+
+
+laws = settings(deadline=None, max_examples=60)
+
+
+@laws
+@given(samples())
+def test_auc_equals_pair_counting_u_and_scikit_learn(sample):
+    labels, scores = sample
+    expected = placements(labels, scores)[0]
+    u = stats.mannwhitneyu(scores[labels], scores[~labels], method="asymptotic").statistic if np.ptp(scores) else None
+    assert auc(labels, scores) == pytest.approx(expected, abs=1e-14)
+    assert auc(labels, scores) == pytest.approx(metrics.roc_auc_score(labels, scores), abs=1e-12)
+    assert u is None or auc(labels, scores) == pytest.approx(u / (labels.sum() * (~labels).sum()), abs=1e-14)
+
+
+@laws
+@given(samples(), st.randoms(use_true_random=False))
+def test_auc_laws(sample, random):
+    labels, scores = sample
+    value = auc(labels, scores)
+    order = list(range(len(labels)))
+    random.shuffle(order)
+    assert value + auc(labels, -scores) == pytest.approx(1, abs=1e-14)
+    assert value + auc(~labels, scores) == pytest.approx(1, abs=1e-14)
+    assert auc(labels, np.exp(scores / 3) - 7) == value
+    assert auc(labels[order], scores[order]) == value
+    assert auc(labels.astype(int), pd.Series(scores)) == value
+
+
+def test_auc_knows_infinite_scores_and_pandas_booleans():
+    assert auc(pd.array([True, False, True, False], dtype="boolean"), [np.inf, -np.inf, 1, 1]) == 0.875
+
+
+@pytest.mark.parametrize(
+    ("labels", "scores", "message"),
+    [
+        ([1, 1, 1], [1, 2, 3], "both classes, got 3 positive and 0 negative"),
+        ([], [], "both classes, got 0 positive"),
+        ([0, 1, 1], [1, np.nan, 3], "1 NaN of 3"),
+        ([0, 1], [1, 2, 3], r"one length, got shapes \(2,\), \(3,\)"),
+        ([[0, 1]], [[1, 2]], "vectors"),
+        ([0, 1, 2], [1, 2, 3], r"booleans or 0/1, got \[0, 1, 2\]"),
+        ([0, 1, np.nan], [1, 2, 3], "booleans or 0/1"),
+        (["0", "1"], [1, 2], "booleans or 0/1"),
+        (pd.array([True, False, None], dtype="boolean"), [1, 2, 3], "booleans or 0/1"),
+    ],
+)
+def test_auc_rejects_in_one_sentence(labels, scores, message):
+    with pytest.raises(ValueError, match=message):
+        auc(labels, scores)
+
+
+@laws
+@given(samples(), st.integers(0, 2**31))
+def test_delong_equals_the_formulas_of_the_paper(sample, seed):
+    labels, a = sample
+    b = np.round(a / 2 + np.random.default_rng(seed).normal(size=len(a)))
+    auc_a, auc_b, error, _ = slow_delong(labels, a, b)
+    result = delong_test(labels, a, b)
+    assert (result.auc_a, result.auc_b) == pytest.approx((auc_a, auc_b), abs=1e-14)
+    assert result.difference == pytest.approx(auc_a - auc_b, abs=1e-14)
+    if error > 1e-9:
+        assert result.z == pytest.approx((auc_a - auc_b) / error, rel=1e-9, abs=1e-12)
+        assert result.p_value == pytest.approx(2 * stats.norm.sf(abs(auc_a - auc_b) / error), rel=1e-7)
+        low, high = auc_a - auc_b - Z * error, auc_a - auc_b + Z * error
+        assert result.interval == pytest.approx((max(-1, low), min(1, high)), abs=1e-12)
+
+
+def test_delong_swaps_sign_with_its_arguments_and_with_the_classes():
+    rng = np.random.default_rng(1)
+    labels, a = planted(rng, 90, decimals=1)
+    b = np.round(a + rng.normal(size=90), 1)
+    forth, back, flipped = delong_test(labels, a, b), delong_test(labels, b, a), delong_test(~labels, a, b)
+    assert (back.z, back.p_value) == pytest.approx((-forth.z, forth.p_value), rel=1e-12)
+    assert back.interval == pytest.approx((-forth.interval[1], -forth.interval[0]), abs=1e-14)
+    assert (flipped.difference, flipped.z) == pytest.approx((-forth.difference, -forth.z), rel=1e-9)
+
+
+def test_delong_of_scores_that_rank_alike():
+    labels, a = planted(np.random.default_rng(2), 30)
+    result = delong_test(labels, a, np.exp(a))
+    assert (result.difference, result.interval, result.z, result.p_value) == (0, (0, 0), 0, 1)
+
+
+def test_delong_of_two_perfect_scores_claims_no_certainty():
+    labels = np.arange(20) >= 10
+    a = np.arange(20.0)
+    b = np.where(labels, 40 - a, a)
+    result = delong_test(labels, a, b)
+    reach = 1 - 0.025 ** (1 / 10)
+    assert (result.z, result.p_value) == (0, 1)
+    assert result.interval == pytest.approx((-reach, reach), abs=1e-12)
+
+
+def test_delong_of_perfect_against_constant_has_no_z():
+    labels = np.arange(20) >= 10
+    result = delong_test(labels, np.arange(20), np.ones(20))
+    assert result.difference == 0.5
+    assert math.isnan(result.z)
+    assert math.isnan(result.p_value)
+    assert 0 < result.interval[0] < 0.5 < result.interval[1] < 1
+
+
+def test_unpaired_delong_adds_the_variances():
+    rng = np.random.default_rng(3)
+    (labels_a, a), (labels_b, b) = planted(rng, 60, decimals=1), planted(rng, 45, shift=0.3)
+    variance = slow_delong(labels_a, a, a)[3][0, 0] + slow_delong(labels_b, b, b)[3][0, 0]
+    result = delong_test_unpaired(labels_a, a, labels_b, b)
+    difference = auc(labels_a, a) - auc(labels_b, b)
+    assert result.z == pytest.approx(difference / math.sqrt(variance), rel=1e-10)
+    assert result.interval == pytest.approx((difference - Z * variance**0.5, difference + Z * variance**0.5), rel=1e-9)
+
+
+def test_unpaired_delong_of_two_perfect_groups_claims_no_certainty():
+    result = delong_test_unpaired([0, 0, 1, 1], [1, 2, 3, 4], [0, 0, 0, 1, 1, 1], [1, 2, 3, 4, 5, 6])
+    assert (result.difference, result.z, result.p_value) == (0, 0, 1)
+    assert result.interval == pytest.approx((0.025**0.5 - 1, 1 - 0.025 ** (1 / 3)), abs=1e-12)
+
+
+def test_delong_needs_two_cases_of_each_class():
+    with pytest.raises(ValueError, match="two cases of each class"):
+        delong_test([0, 0, 1], [1, 2, 3], [3, 2, 1])
+
+
+def test_delong_p_is_uniform_without_a_difference():
+    rng = np.random.default_rng(4)
+    p = []
+    for _ in range(400):
+        labels, truth = planted(rng, 120)
+        p.append(delong_test(labels, truth + rng.normal(size=120), truth + rng.normal(size=120)).p_value)
+    assert stats.kstest(p, "uniform").pvalue > 0.01
+
+
+def test_delong_of_a_million_cases_costs_sorts_not_pairs():
+    n = 10**6
+    rng = np.random.default_rng(5)
+    labels, a = planted(rng, n)
+    b = a + rng.normal(size=n)
+    argsort = min(timed(lambda: np.argsort(a)) for _ in range(3))
+    tracemalloc.start()
+    seconds = timed(lambda: delong_test(labels, a, b))
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert seconds < 60 * argsort
+    assert peak < 300 * n  # bytes
+
+
+def timed(call):
+    start = time.perf_counter()
+    call()
+    return time.perf_counter() - start
+
+
+def test_delong_interval_equals_stata():
+    case = REFERENCE["roctab"]
+    ratings = np.arange(1, 6)
+    labels = np.repeat([0, 1], [sum(case["normal"]), sum(case["abnormal"])])
+    scores = np.r_[np.repeat(ratings, case["normal"]), np.repeat(ratings, case["abnormal"])]
+    area, low, high = auc_interval(labels, scores)
+    assert (round(area, 4), round((high - low) / 2 / Z, 4)) == (case["area"], case["standard_error"])
+    assert [round(low, 5), round(high, 5)] == case["interval"]
+
+
+def test_logit_interval_equals_its_formula():
+    labels, scores = planted(np.random.default_rng(6), 60)
+    area, x, y = placements(labels, scores)
+    error = math.sqrt(x.var(ddof=1) / len(x) + y.var(ddof=1) / len(y)) / (area * (1 - area))
+    expected = stats.logistic.cdf(stats.logistic.ppf(area) + np.array([-Z, Z]) * error)
+    assert auc_interval(labels, scores, method="logit-delong")[1:] == pytest.approx(tuple(expected), abs=1e-12)
+
+
+@pytest.mark.parametrize(("smaller", "method"), [(49, "logit-delong"), (50, "delong")])
+def test_auto_interval_changes_at_fifty_cases_of_a_class(smaller, method):
+    rng = np.random.default_rng(7)
+    labels = np.arange(200) < smaller
+    scores = rng.normal(size=200) + labels
+    assert auc_interval(labels, scores) == auc_interval(labels, scores, method=method)
+
+
+@pytest.mark.parametrize("method", ["auto", "delong", "logit-delong", "bootstrap"])
+def test_interval_at_perfect_separation_has_width(method):
+    labels = np.arange(30) >= 18
+    area, low, high = auc_interval(labels, np.arange(30), method=method, seed=0)
+    assert (area, high) == (1, 1)
+    assert low == pytest.approx(0.025 ** (1 / 12), rel=1e-12)
+    assert auc_interval(labels, -np.arange(30), method=method, seed=0) == pytest.approx((0, 0, 1 - low), abs=1e-12)
+
+
+def test_interval_of_constant_scores_and_of_a_single_positive_says_little():
+    _, low, high = auc_interval([0] * 10 + [1] * 10, np.ones(20))
+    assert (low, high) == pytest.approx((stats.beta.ppf(0.025, 5, 6), stats.beta.ppf(0.975, 6, 5)), abs=1e-12)
+    area, low, high = auc_interval([0] * 10 + [1], np.r_[np.arange(10), 7.5])
+    assert (area, low < 0.1, high > 0.99) == (0.8, True, True)
+
+
+@laws
+@given(samples(), st.sampled_from(["delong", "logit-delong", "binomial", "bootstrap"]), st.floats(0.5, 0.99))
+def test_intervals_hold_the_estimate_have_width_and_stay_in_range(sample, method, level):
+    area, low, high = auc_interval(*sample, method=method, level=level, seed=1, resamples=50)
+    assert 0 <= low < high <= 1
+    assert method == "bootstrap" or low <= area <= high
+
+
+def test_bootstrap_is_seeded_and_agrees_with_delong_on_many_cases():
+    labels, scores = planted(np.random.default_rng(8), 600)
+    first = auc_interval(labels, scores, method="bootstrap", seed=3)
+    assert first == auc_interval(labels, scores, method="bootstrap", seed=3)
+    assert first == pytest.approx(auc_interval(labels, scores, method="delong"), abs=0.006)
+    with pytest.raises(ValueError, match="needs a seed"):
+        auc_interval(labels, scores, method="bootstrap")
+
+
+def test_interval_covers_the_truth_in_small_samples():
+    rng = np.random.default_rng(9)
+    truth = stats.norm.cdf(1.2 / math.sqrt(2))
+    labels = np.arange(36) < 14
+    covered = 0
+    for _ in range(600):
+        _, low, high = auc_interval(labels, rng.normal(size=36) + 1.2 * labels)
+        covered += low <= truth <= high
+    assert 0.93 < covered / 600 < 0.985
+
+
+def test_unknown_method_and_level_are_rejected():
+    with pytest.raises(ValueError, match="'hanley'"):
+        auc_interval([0, 1], [1, 2], method="hanley")
+    with pytest.raises(ValueError, match="level must be between 0 and 1, got 95"):
+        auc_interval([0, 1, 0, 1], [1, 2, 3, 4], level=95)
+
+
+@pytest.mark.parametrize("k", [0, 3, 20])
+def test_binomial_interval_of_whole_counts_is_clopper_pearson(k):
+    exact = stats.binomtest(k, 20).proportion_ci(method="exact")
+    assert binomial_auc_interval(k / 20, 20) == pytest.approx((exact.low, exact.high), abs=1e-10)
+
+
+def test_binomial_interval_reproduces_the_paper_and_rejects_nonsense(shared_data):
+    rows = pd.read_csv(shared_data / "paper" / "table_rows.csv")
+    rows = rows[rows["row"] != "C T"]  # a misprint: it has the interval of another row
+    for row in rows.itertuples():
+        # AUC is printed to three digits, so the limits are known to about one unit of the last
+        expected = pytest.approx((row.auc_low, row.auc_high), abs=0.0015)
+        assert binomial_auc_interval(row.auc_est, row.n_pos + row.n_neg) == expected
+    for area, n in ((1.2, 10), (math.nan, 10), (0.5, 0)):
+        with pytest.raises(ValueError, match="AUC must be in"):
+            binomial_auc_interval(area, n)
+
+
+@laws
+@given(samples())
+def test_roc_curve_equals_scikit_learn_and_integrates_to_the_auc(sample):
+    labels, scores = sample
+    curve = roc_curve(labels, scores)
+    false_rate, true_rate, cutoffs = metrics.roc_curve(labels, scores, drop_intermediate=False)
+    assert list(curve) == ["cutoff", "sensitivity", "specificity"]
+    np.testing.assert_array_equal(curve["cutoff"], cutoffs)
+    np.testing.assert_allclose(curve["sensitivity"], true_rate, atol=1e-14)
+    np.testing.assert_allclose(curve["specificity"], 1 - false_rate, atol=1e-14)
+    assert metrics.auc(false_rate, true_rate) == pytest.approx(auc(labels, scores), abs=1e-12)
+
+
+@laws
+@given(samples())
+def test_youden_cutoff_is_the_lowest_of_the_best(sample):
+    labels, scores = sample
+    gain = {c: (labels & (scores >= c)).sum() * (~labels).sum() - (~labels & (scores >= c)).sum() * labels.sum()
+            for c in np.unique(scores)}  # fmt: skip
+    assert youden_cutoff(labels, scores) == min(c for c in gain if gain[c] == max(gain.values()))
+
+
+def test_youden_cutoff_by_hand():
+    assert youden_cutoff([0, 0, 1, 1], [0.1, 0.4, 0.35, 0.8]) == 0.35  # 0.35 and 0.8 tie at J = 0.5
+    assert youden_cutoff([1, 1, 0, 0], [0.1, 0.2, 0.3, 0.4]) == 0.1
+
+
+def folded(rng, n, *, folds, shift=1.0, offset=5.0):
+    labels, scores = planted(rng, n, shift=shift, decimals=1)
+    fold = rng.integers(folds, size=n)
+    return labels, scores + offset * fold, fold
+
+
+def test_within_fold_auc_counts_no_pair_across_folds():
+    labels, scores, fold = folded(np.random.default_rng(10), 150, folds=5)
+    won = pairs = 0
+    for k in range(5):
+        x, y = scores[(fold == k) & labels], scores[(fold == k) & ~labels]
+        won += ((x[:, None] > y) + 0.5 * (x[:, None] == y)).sum()
+        pairs += len(x) * len(y)
+    names = np.array(["a", "b", "c", "d", "e"])[fold]
+    assert within_fold_auc(labels, scores, fold) == pytest.approx(won / pairs, abs=1e-14)
+    assert within_fold_auc(labels, scores - 5 * fold, names) == pytest.approx(won / pairs, abs=1e-14)
+    assert abs(auc(labels, scores) - won / pairs) > 0.1
+
+
+def test_folds_with_one_class_have_no_say():
+    labels, scores, fold = folded(np.random.default_rng(11), 80, folds=3)
+    more = np.r_[labels, [True] * 5], np.r_[scores, np.arange(5)], np.r_[fold, [9] * 5]
+    assert within_fold_auc(*more) == within_fold_auc(labels, scores, fold)
+    assert within_fold_auc_interval(*more) == within_fold_auc_interval(labels, scores, fold)
+    with pytest.raises(ValueError, match="both classes within a fold"):
+        within_fold_auc([0, 0, 1, 1], [1, 2, 3, 4], [0, 0, 1, 1])
+
+
+def test_folds_are_checked():
+    with pytest.raises(ValueError, match=r"as long as the 3 scores, got shape \(2,\)"):
+        within_fold_auc([0, 1, 1], [1, 2, 3], [0, 0])
+    with pytest.raises(ValueError, match="1 missing of 3"):
+        within_fold_auc([0, 1, 1], [1, 2, 3], ["a", "a", None])
+    with pytest.raises(ValueError, match="influence or bootstrap, got 'delong'"):
+        within_fold_auc_interval([0, 1], [1, 2], [0, 0], method="delong")
+
+
+def test_influence_interval_of_equal_folds_is_ledells_with_degrees_of_freedom():
+    rng = np.random.default_rng(12)
+    fold = np.repeat(np.arange(5), 40)
+    labels = np.tile(np.arange(40) < 20, 5)
+    scores = rng.normal(size=200) + labels + 3 * fold
+    squares, areas = [], []
+    for k in range(5):  # LeDell et al. 2015, section 4.2
+        area, x, y = placements(labels[fold == k], scores[fold == k])
+        squares.append(np.mean(np.r_[(x - area) / 0.5, (y - area) / 0.5] ** 2))
+        areas.append(area)
+    error = math.sqrt(np.mean(squares) / 200) * math.sqrt(100 / 95)
+    expected = (np.mean(areas), np.mean(areas) - Z * error, np.mean(areas) + Z * error)
+    assert within_fold_auc_interval(labels, scores, fold) == pytest.approx(expected, abs=1e-12)
+
+
+def test_one_fold_is_a_plain_sample():
+    labels, scores = planted(np.random.default_rng(13), 70)
+    assert within_fold_auc_interval(labels, scores, np.zeros(70)) == auc_interval(labels, scores)
+    seeded = {"method": "bootstrap", "seed": 4, "resamples": 100}
+    assert within_fold_auc_interval(labels, scores, np.zeros(70), **seeded) == auc_interval(labels, scores, **seeded)
+
+
+def test_within_fold_bootstrap_agrees_with_the_influence_curve():
+    labels, scores, fold = folded(np.random.default_rng(14), 500, folds=4)
+    bootstrap = within_fold_auc_interval(labels, scores, fold, method="bootstrap", seed=1)
+    assert bootstrap == pytest.approx(within_fold_auc_interval(labels, scores, fold), abs=0.008)
+
+
+def test_perfect_folds_have_an_interval_with_width():
+    fold = np.repeat([0, 1, 2], [10, 8, 6])
+    labels = np.arange(24) % 2 == 0
+    for method in ("influence", "bootstrap"):
+        found = within_fold_auc_interval(labels, labels + 10.0 * fold, fold, method=method, seed=1)
+        assert found == pytest.approx((1, 0.025 ** (1 / 12), 1), abs=1e-12)
+
+
+def test_within_fold_interval_covers_the_truth_of_fixed_scores():
+    rng = np.random.default_rng(15)
+    truth = stats.norm.cdf(1 / math.sqrt(2))
+    labels, fold = np.arange(100) < 35, np.arange(100) % 5
+    covered = 0
+    for _ in range(500):
+        scores = rng.normal(size=100) + labels + rng.normal(size=5)[fold]
+        _, low, high = within_fold_auc_interval(labels, scores, fold)
+        covered += low <= truth <= high
+    assert 0.925 < covered / 500 < 0.985

@@ -1,0 +1,86 @@
+"""The house: who may import whom, and what stays light."""
+
+from __future__ import annotations
+
+import ast
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+ORDER = [
+    "types",
+    "store",
+    "stats",
+    "cohort",
+    "run",
+    "annotations",
+    "slides",
+    "segment",
+    "nuclei",
+    "matrix",
+    "bags",
+    "mil",
+    "rank",
+    "phantom",
+    "pipeline",
+    "figures",
+    "cli",
+]
+HEAVY = ("tensorflow", "torch", "matplotlib")
+
+
+def modules() -> list[tuple[str, Path]]:
+    library = [(path.relative_to(ROOT / "morphomil").parts[0].removesuffix(".py"), path) for path in (ROOT / "morphomil").rglob("*.py")]
+    outside = [(folder, path) for folder in ("figures", "cli") for path in (ROOT / folder).rglob("*.py")]
+    return [(name, path) for name, path in library + outside if name != "__init__"]
+
+
+def imported(path: Path) -> set[str]:
+    names: set[str] = set()
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.ImportFrom) and node.module:
+            names.update(f"{node.module}.{alias.name}" for alias in node.names)
+        elif isinstance(node, ast.Import):
+            names.update(alias.name for alias in node.names)
+    return {name.split(".")[1] for name in names if name.startswith("morphomil.")}
+
+
+@pytest.mark.parametrize(("name", "path"), modules(), ids=lambda value: str(value) if isinstance(value, str) else value.name)
+def test_modules_import_only_from_those_above(name: str, path: Path) -> None:
+    above = {*ORDER[: ORDER.index(name) + 1], "__version__"}
+    assert imported(path) <= above
+
+
+@pytest.mark.parametrize("path", [path for name, path in modules() if name not in {"cli", "figures"}], ids=lambda path: path.name)
+def test_the_library_never_prints(path: Path) -> None:
+    calls = [node for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))) if isinstance(node, ast.Call)]
+    assert not [call.lineno for call in calls if isinstance(call.func, ast.Name) and call.func.id == "print"]
+
+
+def loads(code: str) -> str:
+    report = f"import sys; {code}; print(*[name for name in {HEAVY!r} if name in sys.modules])"
+    return subprocess.run([sys.executable, "-c", report], capture_output=True, text=True, check=True).stdout.strip()
+
+
+@pytest.mark.parametrize("code", ["import morphomil", "import morphomil.cli.main", "import morphomil.pipeline", "import morphomil.rank"])
+def test_heavy_libraries_wait_until_needed(code: str) -> None:
+    assert loads(code) == ""
+
+
+def test_import_and_help_are_quick() -> None:
+    def fastest(words: list[str]) -> float:
+        times = []
+        for _ in range(5):
+            begun = time.perf_counter()
+            subprocess.run(words, capture_output=True, check=True)
+            times.append(time.perf_counter() - begun)
+        return min(times)
+
+    bare = fastest([sys.executable, "-c", "pass"])
+    assert fastest([sys.executable, "-c", "import morphomil"]) - bare < 0.5
+    program = Path(sys.executable).with_name("morphomil")
+    assert fastest([str(program), "--help"]) - bare < 0.5
