@@ -65,7 +65,7 @@ def read_annotation(path: Path) -> list[NamedPolygon]:
         raise InputError(f"annotation {path} can't be read: {error.strerror or error}") from error
     except RecursionError as error:
         raise InputError(f"annotation {path} is nested too deeply to be an annotation") from error
-    except (ValueError, TypeError, KeyError, AttributeError, SyntaxError, EOFError, zlib.error) as error:
+    except (ValueError, TypeError, LookupError, AttributeError, SyntaxError, EOFError, zlib.error) as error:
         cause = f"it lacks {error}" if isinstance(error, KeyError) else error or type(error).__name__
         raise InputError(
             f"annotation {path} can't be read: {cause}; give BCNB JSON, ASAP XML or QuPath GeoJSON"

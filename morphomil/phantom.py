@@ -8,7 +8,9 @@ manifest and truth. Slide `number` of a `seed` is the same in a cohort of any le
 from __future__ import annotations
 
 import io
+import itertools
 import math
+import struct
 from dataclasses import asdict, dataclass, field
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -17,16 +19,16 @@ import numpy as np
 import pandas as pd
 import shapely
 from numpy.typing import NDArray
-from PIL import Image, ImageFilter
+from PIL import Image
 from scipy.ndimage import gaussian_filter
 from scipy.spatial import cKDTree
 
 from morphomil.nuclei import MIN_AXIS_RATIO, local_density
-from morphomil.store import atomic_path, write_json, write_parquet, write_table_csv
+from morphomil.store import atomic_path, write_bytes, write_json, write_parquet, write_table_csv
 from morphomil.types import FEATURE_NAMES, InputError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable
     from pathlib import Path
 
     from shapely import Polygon
@@ -40,8 +42,8 @@ TRAIT_SD = {
     "elongation": 0.03,
     "polarity": 0.5,
     "density": 0.15,
-    "lobulation": 0.022,
-    "boxiness": 0.012,
+    "lobulation": 0.025,
+    "boxiness": 0.018,
 }
 """SD between patients: of log area, log axis ratio, log concentration, log density, and the two outline amplitudes."""
 PLANTED_TRAIT = {
@@ -59,6 +61,8 @@ NUCLEUS_CLASSES = ("tumor", "stroma", "lymphocyte")
 
 LAYOUT_UM = 4.0
 """Grid on which tissue is laid out."""
+TISSUE_UM = 1.0
+"""Grid on which all but nuclei is painted."""
 TISSUE_MARGIN_UM = 12.0
 """Glass between tissue and the image's edge; more than half of the longest nucleus."""
 TUMOR_SHARE = 0.84
@@ -67,7 +71,7 @@ VERTICES = 64
 """Points of a nucleus's outline."""
 PLACEMENT_ROUNDS = 60
 """A nucleus that finds no free place in so many draws is left out."""
-STAIN_VECTORS = np.array([[0.65, 0.70, 0.29], [0.12, 0.96, 0.25]])
+STAIN_VECTORS = np.array([[0.65, 0.70, 0.29], [0.15, 0.90, 0.40]])
 """Optical density (natural logarithm) of hematoxylin and eosin in red, green, blue; hematoxylin after Ruifrok 2001."""
 GLASS = np.array([243.0, 242.0, 240.0])
 TILE_PX = 256
@@ -82,13 +86,13 @@ class PhantomSettings:
     """um per level-0 pixel."""
     width_px: int = 2048
     height_px: int = 1536
-    tumor_per_mm2: float = 3500.0
+    tumor_per_mm2: float = 4000.0
     """Nuclei per mm2 of tumor nests."""
     stroma_per_mm2: float = 1200.0
     """Nuclei per mm2 of stroma."""
     lymphocyte_share: float = 0.25
     """Of the stroma's nuclei."""
-    nest_share: float = 0.75
+    nest_share: float = 0.65
     """Of the annotated tumor; the rest is stroma."""
     area_um2: float = 42.0
     """Median area of tumor nuclei."""
@@ -100,7 +104,7 @@ class PhantomSettings:
     """SD of the logarithm of that ratio within a slide."""
     polarity: float = 1.0
     """Von Mises concentration of tumor nuclei's doubled angles about the neighborhood's direction; 0: no direction."""
-    lobulation: float = 0.075
+    lobulation: float = 0.08
     """Amplitude of the outlines' lobes over the radius; lower is rounder."""
     stain_sd: float = 0.03
     """SD between slides of each component of the stains' unit vectors."""
@@ -244,8 +248,9 @@ def render(plan: Plan) -> Phantom:
     labels = np.zeros(shape, np.int32)
     inside = pixels.cover >= 0.5
     labels.ravel()[pixels.index[inside]] = pixels.owner[inside] + 1
-    hematoxylin, eosin = _stain_tissue(plan, shape, random("tissue"))
-    _stain_nuclei(hematoxylin, eosin, pixels, plan=plan, rng=random("chromatin"))
+    tissue = _stain_tissue(plan, random("tissue"))
+    hematoxylin, eosin = (_enlarge(stain, shape, TISSUE_UM / plan.settings.mpp) for stain in tissue)
+    hematoxylin, eosin = _stain_nuclei(hematoxylin, eosin, pixels, plan=plan, rng=random("chromatin"))
     return Phantom(plan, _photograph(hematoxylin, eosin, plan.settings, random("camera")), labels)
 
 
@@ -338,7 +343,7 @@ def _lay_out(settings: PhantomSettings, random: Callable[[str], np.random.Genera
     around = np.arange(180) / 90 * math.pi
     rim = np.stack([np.cos(around), np.sin(around)], 1) * (core(around) * TUMOR_SHARE)[:, None]
     polygon = shapely.Polygon((rim * half + extent / 2) / settings.mpp)
-    islands = _smooth_field(random("nests"), shape, 36 / LAYOUT_UM)
+    islands = _smooth_field(random("nests"), shape, 28 / LAYOUT_UM)
     islands = islands - np.quantile(islands[tumor < 1], 1 - settings.nest_share)
     nest = np.minimum(islands, (1.03 - tumor) * 12)
     layout = Layout(
@@ -365,7 +370,7 @@ def _fibers(x: FloatArray, y: FloatArray, nest: FloatArray, rng: np.random.Gener
     angle = rng.uniform(0, math.pi)
     along = x * math.cos(angle) + y * math.sin(angle)
     waves = _smooth_field(rng, nest.shape, 60 / LAYOUT_UM) * 45 + _smooth_field(rng, nest.shape, 14 / LAYOUT_UM) * 4
-    return np.asarray(along * 0.7 + waves - np.clip(nest, -2, 1) * 25)
+    return np.asarray(along * 0.7 + waves - np.clip(nest, -2, 1) * 12)
 
 
 def _axis_field(shape: tuple[int, int], rng: np.random.Generator) -> FloatArray:
@@ -433,10 +438,10 @@ def _draw_outlines(
     ratio = np.maximum(ratio * np.exp(ratio_z * np.choose(classes, [settings.axis_ratio_spread, 0.22, 0.05])), 1)
     lobulation = np.choose(classes, [max(settings.lobulation + traits["lobulation"], 0), 0.03, 0.02])
     lobulation = lobulation * np.exp(0.25 * np.clip(lobe_z, -3, 2))
-    boxiness = np.where(classes == 0, traits["boxiness"], 0) + 0.02 * np.clip(box_z, -3, 3) + 0.5 * lobulation
+    boxiness = np.where(classes == 0, traits["boxiness"], 0) + 0.02 * np.clip(box_z, -3, 3) + 0.9 * lobulation - 0.05
     angle = np.arange(VERTICES) * 2 * math.pi / VERTICES
     phases = random("phases").uniform(0, 2 * math.pi, (2, len(classes), 1))
-    lobes = 0.6 * np.cos(3 * angle + phases[0]) + 0.8 * np.cos(5 * angle + phases[1])
+    lobes = np.cos(3 * angle + phases[0]) + 0.35 * np.cos(5 * angle + phases[1])
     radius = 1 + lobulation[:, None] * lobes - boxiness[:, None] * np.cos(4 * angle)
     stretch = np.sqrt(ratio)[:, None]
     outlines = np.stack([radius * np.cos(angle) * stretch, radius * np.sin(angle) / stretch], 2)
@@ -583,10 +588,10 @@ def _density_within(x_um: FloatArray, y_um: FloatArray, tumor: Polygon, mpp: flo
 
 def _rectangle_areas(outlines: FloatArray) -> FloatArray:
     """Area of the smallest enclosing rectangle among 60 directions; at most 0.1 % above the true one for a nucleus."""
-    angle = np.arange(60) / 60 * math.pi / 2
-    along = np.ptp(outlines @ np.stack([np.cos(angle), np.sin(angle)]), axis=1)
-    across = np.ptp(outlines @ np.stack([-np.sin(angle), np.cos(angle)]), axis=1)
-    return np.asarray((along * across).min(axis=1))
+    x, y = outlines[..., 0], outlines[..., 1]
+    angles = np.arange(120) / 120 * math.pi
+    widths = np.array([np.ptp(x * np.cos(angle) + y * np.sin(angle), axis=1) for angle in angles])
+    return np.asarray((widths[:60] * widths[60:]).min(axis=0))
 
 
 # --- paint ----------------------------------------------------------------------------------------------------------
@@ -635,26 +640,40 @@ def _radius_table(angles: FloatArray, radii: FloatArray) -> NDArray[np.float32]:
     return np.array([np.interp(places, a, r, period=2 * math.pi) for a, r in zip(angles, radii, strict=True)], np.float32)
 
 
-def _stain_tissue(
+def _stain_tissue(plan: Plan, rng: np.random.Generator) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    """Amounts of hematoxylin and eosin without nuclei, on the grid of `TISSUE_UM`: fibers, cytoplasm, clefts, holes."""
+    layout = plan.layout
+    factor = round(LAYOUT_UM / TISSUE_UM)
+    shape = (layout.nest.shape[0] * factor, layout.nest.shape[1] * factor)
+    at = partial(_enlarge, shape=shape, factor=factor)
+    blotch, cloud = (_smooth_field(rng, shape, scale / TISSUE_UM) for scale in (3.0, 18.0))
+    position = at(layout.fiber_um) + 0.9 * blotch
+    strand, bundle = _strands(position, 0.9, rng), _strands(position, 4.0, rng)
+    cytoplasm, border = _cells(plan, shape, rng)
+    nested = _ramp((at(layout.nest) + 0.06 * blotch) / 0.06)
+    eosin = (0.46 + 0.08 * strand + 0.08 * bundle + 0.07 * cloud) * (1 - nested)
+    eosin += (0.36 + 0.06 * cytoplasm + 0.03 * cloud + 0.08 * border) * nested + 0.04 * blotch
+    hematoxylin = (0.08 + 0.02 * strand) * (1 - nested) + (0.22 + 0.05 * cytoplasm + 0.05 * border) * nested
+    cleft = _ramp((bundle + 0.6 * cloud - 2.2) / 0.3) * (1 - nested)
+    hole = at(layout.hole_um)
+    present = _ramp((1 - at(layout.tissue) + 0.002 * blotch) / 0.003) * _ramp(hole / 0.7) * (1 - 0.85 * cleft)
+    eosin += 0.25 * np.exp(-np.square(hole - 1)) * (hole > -2)
+    return np.maximum(hematoxylin, 0) * present, np.maximum(eosin, 0.03) * present
+
+
+def _cells(
     plan: Plan, shape: tuple[int, int], rng: np.random.Generator
 ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-    """Amounts of hematoxylin and eosin without nuclei: fibers, cytoplasm, clefts, fat, lumens, glass."""
-    mpp, layout = plan.settings.mpp, plan.layout
-    at = partial(_enlarge, shape=shape, factor=LAYOUT_UM / mpp)
-    blotch, patch = _smooth_field(rng, shape, 3.5 / mpp), _smooth_field(rng, shape, 18 / mpp)
-    grain = _smooth_field(rng, shape, 0.7 / mpp)
-    nest = at(layout.nest) + 0.07 * blotch
-    fiber = at(layout.fiber_um) + 0.8 * blotch
-    strand, bundle = _strands(fiber, 0.7, rng), _strands(fiber, 4.0, rng)
-    nested = _step(nest / 0.05)
-    eosin = (0.50 + 0.13 * strand + 0.12 * bundle + 0.08 * patch) * (1 - nested) + (0.36 + 0.06 * patch) * nested
-    eosin += 0.05 * blotch + 0.04 * grain
-    hematoxylin = (0.09 + 0.02 * strand) * (1 - nested) + (0.26 + 0.05 * blotch) * nested + 0.02 * grain
-    cleft = _step((bundle - 1.5 + 0.5 * patch) / 0.15) * (1 - nested)
-    hole = at(layout.hole_um)
-    present = _step((1 - at(layout.tissue) + 0.004 * blotch) / 0.003) * _step(hole / 0.4) * (1 - 0.85 * cleft)
-    eosin += 0.25 * np.exp(-np.square(hole - 1)) * (hole > -2)
-    return (np.maximum(hematoxylin, 0) * present).astype(np.float32), (np.maximum(eosin, 0.03) * present).astype(np.float32)
+    """Tumor cells as the Voronoi cells of their nuclei: each one's own tone (SD 1), and the border (1) between two."""
+    step = 2 * TISSUE_UM
+    rows, columns = np.nonzero(_enlarge(plan.layout.nest, (shape[0] // 2, shape[1] // 2), LAYOUT_UM / step) > -0.1)
+    tone, border = np.zeros((2, shape[0] // 2, shape[1] // 2), np.float32)
+    centers = plan.nuclei.loc[plan.nuclei["nucleus_class"] == "tumor", ["x_px", "y_px"]].to_numpy() * plan.settings.mpp
+    if len(centers) > 1:
+        distance, nearest = cKDTree(centers).query((np.stack([columns, rows], 1) + 0.5) * step, k=2)
+        tone[rows, columns] = rng.standard_normal(len(centers))[nearest[:, 0]]
+        border[rows, columns] = np.exp(-np.square((distance[:, 1] - distance[:, 0]) / 2.0))
+    return _enlarge(tone, shape, 2), _enlarge(border, shape, 2)
 
 
 def _strands(position: FloatArray, width_um: float, rng: np.random.Generator) -> NDArray[np.float32]:
@@ -665,7 +684,7 @@ def _strands(position: FloatArray, width_um: float, rng: np.random.Generator) ->
     return np.asarray((stripes / stripes.std()).astype(np.float32)[cells])
 
 
-def _step(value: FloatArray) -> FloatArray:
+def _ramp(value: NDArray[np.float32]) -> NDArray[np.float32]:
     """From 0 to 1 as value goes from -1 to 1."""
     return np.clip(value * np.float32(0.5) + np.float32(0.5), 0, 1)
 
@@ -677,38 +696,44 @@ def _stain_nuclei(
     *,
     plan: Plan,
     rng: np.random.Generator,
-) -> None:
+) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
     """Lay the nuclei on the tissue: darker rim, blotchy chromatin, some nucleoli; lymphocytes dense, tumor cells pale."""
     kinds = pd.Index(NUCLEUS_CLASSES).get_indexer(plan.nuclei["nucleus_class"])
-    amount = np.array([0.95, 1.25, 1.55])[kinds] * np.exp(0.14 * rng.standard_normal(len(kinds)))
+    amount = np.array([0.95, 1.25, 1.5])[kinds] * np.exp(0.14 * rng.standard_normal(len(kinds)))
     vesicular = np.array([1.0, 0.4, 0.5])[kinds]
-    clumps = _smooth_field(rng, hematoxylin.shape, 0.75 / plan.settings.mpp).ravel()[pixels.index]
+    grain = _smooth_field(rng, hematoxylin.shape, 0.75 / plan.settings.mpp)
     rim = np.exp(-np.square(pixels.depth_um / np.float32(0.8)))
     spots = rng.normal(0, 1.3, (len(kinds), 2)).astype(np.float32)
     to_spot = np.square(pixels.offset_um - spots[pixels.owner]).sum(axis=1)
     nucleolus = np.exp(-to_spot / np.float32(0.8)) * (rng.random(len(kinds)) < 0.5)[pixels.owner]
-    texture = 1 + vesicular[pixels.owner] * (0.16 * clumps + 0.35 * rim - 0.1 + 0.45 * nucleolus)
+    clumps = 0.16 * grain.ravel()[pixels.index]
+    texture = 0.9 + vesicular[pixels.owner] * (clumps + 0.35 * rim - 0.1 + 0.45 * nucleolus)
     chromatin = (amount[pixels.owner] * np.maximum(texture, 0.3)).astype(np.float32)
+    painted = []
     for stain, dense in ((hematoxylin, chromatin), (eosin, np.float32(0.25))):
-        flat = stain.reshape(-1)
+        flat = (stain * (1 + np.float32(0.08) * grain)).ravel()
         flat[pixels.index] += pixels.cover * (dense - flat[pixels.index])
+        painted.append(flat.reshape(stain.shape))
+    return painted[0], painted[1]
 
 
 def _photograph(
     hematoxylin: NDArray[np.float32], eosin: NDArray[np.float32], settings: PhantomSettings, rng: np.random.Generator
 ) -> NDArray[np.uint8]:
-    """Lambert-Beer's law with the slide's own stains; then uneven light, blur and noise."""
+    """Blur, Lambert-Beer's law with the slide's own stains, uneven light and noise."""
     stains = STAIN_VECTORS + settings.stain_sd * rng.standard_normal((2, 3))
     stains = stains / np.linalg.norm(stains, axis=1, keepdims=True)
     stains *= np.exp(settings.intensity_sd * rng.standard_normal((2, 1)))
     stains = np.maximum(stains, 0.01).astype(np.float32)
-    shade = 1 + 0.01 * _smooth_field(rng, hematoxylin.shape, 200 / settings.mpp)
-    light = [np.exp(-hematoxylin * h - eosin * e) * shade * np.float32(g) for h, e, g in zip(*stains, GLASS, strict=True)]
-    sharp = Image.fromarray(np.clip(np.stack(light, 2), 0, 255).astype(np.uint8))
     blur = settings.blur_um / settings.mpp * math.exp(0.2 * rng.standard_normal())
-    soft = np.asarray(sharp.filter(ImageFilter.GaussianBlur(blur)), np.float32)
-    noise = rng.standard_normal((*hematoxylin.shape, 1), dtype=np.float32) * np.float32(settings.noise)
-    return np.clip(soft + noise + np.float32(0.5), 0, 255).astype(np.uint8)
+    hematoxylin, eosin = (gaussian_filter(stain, blur, truncate=3) for stain in (hematoxylin, eosin))
+    shade = 1 + np.float32(0.01) * _smooth_field(rng, hematoxylin.shape, 200 / settings.mpp)
+    noise = rng.standard_normal(hematoxylin.shape, dtype=np.float32) * np.float32(settings.noise) + np.float32(0.5)
+    rgb = np.empty((*hematoxylin.shape, 3), np.uint8)
+    for channel, (h, e, glass) in enumerate(zip(*stains, GLASS, strict=True)):
+        light = np.exp(hematoxylin * -h - eosin * e) * shade * np.float32(glass) + noise
+        rgb[..., channel] = np.clip(light, 0, 255)
+    return rgb
 
 
 # --- files ----------------------------------------------------------------------------------------------------------
@@ -733,37 +758,70 @@ def _annotation(tumor: Polygon) -> dict[str, Any]:
 
 
 def _write_slide(path: Path, rgb: NDArray[np.uint8], *, mpp: float, quality: int) -> None:
-    """Tiled JPEG TIFF of levels halved down to one tile, with resolution, as OpenSlide's generic reader takes it."""
-    import tifffile
+    """Pyramid of levels halved down to one tile, each a directory of JPEG tiles that states its resolution.
 
-    with atomic_path(path) as file, tifffile.TiffWriter(file) as tiff:
-        image, factor = Image.fromarray(rgb), 1
-        while True:
-            tiff.write(
-                _jpeg_tiles(np.asarray(image), quality),
-                shape=(image.height, image.width, 3),
-                dtype=np.uint8,
-                tile=(TILE_PX, TILE_PX),
-                photometric="ycbcr",
-                subsampling=(2, 2),
-                compression="jpeg",
-                subfiletype=1 if factor > 1 else 0,
-                resolution=(1e4 / (mpp * factor), 1e4 / (mpp * factor)),
-                resolutionunit="CENTIMETER",
-                software="morphomil",
-                metadata=None,
-            )
-            if max(image.size) <= TILE_PX:
-                return
-            image, factor = image.reduce(2), factor * 2
+    A classic TIFF 6.0 with the JPEG tiles of TIFF Technical Note 2, assembled here because tifffile writes JPEG only
+    with imagecodecs; OpenSlide reads it as generic tiled TIFF.
+    """
+    content = bytearray(struct.pack("<2sHI", b"II", 42, 0))
+    image, factor, link = Image.fromarray(rgb), 1, 4
+    while True:
+        tiles = _jpeg_tiles(image, quality)
+        tags = _level_tags(image.size, reduced=factor > 1, per_cm=1e4 / (mpp * factor))
+        tags[324] = ("I", list(itertools.accumulate(map(len, tiles[:-1]), initial=len(content))))
+        tags[325] = ("I", [len(tile) for tile in tiles])
+        content += b"".join(tiles)
+        link = _append_directory(content, tags, link=link)
+        if max(image.size) <= TILE_PX:
+            return write_bytes(path, bytes(content))
+        image, factor = image.reduce(2), factor * 2
 
 
-def _jpeg_tiles(image: NDArray[np.uint8], quality: int) -> Iterator[bytes]:
-    height, width = image.shape[:2]
-    padded = np.pad(image, ((0, -height % TILE_PX), (0, -width % TILE_PX), (0, 0)), mode="edge")
-    for top in range(0, height, TILE_PX):
-        for left in range(0, width, TILE_PX):
-            stream = io.BytesIO()
-            tile = Image.fromarray(padded[top : top + TILE_PX, left : left + TILE_PX])
-            tile.save(stream, "JPEG", quality=quality, subsampling="4:2:0")
-            yield stream.getvalue()
+def _level_tags(size: tuple[int, int], *, reduced: bool, per_cm: float) -> dict[int, tuple[str, list[int]]]:
+    """TIFF tags of a level but for its tiles: number -> (type as in `struct`, values); rationals are two integers."""
+    resolution = ("R", [round(per_cm * 1000), 1000])
+    return {
+        254: ("I", [int(reduced)]),
+        256: ("I", [size[0]]),
+        257: ("I", [size[1]]),
+        258: ("H", [8, 8, 8]),
+        259: ("H", [7]),  # JPEG
+        262: ("H", [6]),  # YCbCr
+        277: ("H", [3]),
+        282: resolution,
+        283: resolution,
+        284: ("H", [1]),
+        296: ("H", [3]),  # per cm
+        322: ("I", [TILE_PX]),
+        323: ("I", [TILE_PX]),
+        530: ("H", [2, 2]),  # chroma at half resolution
+    }
+
+
+def _append_directory(content: bytearray, tags: dict[int, tuple[str, list[int]]], *, link: int) -> int:
+    """Append values and directory, point `link` to the directory; the place of its own link to the next one."""
+    entries = bytearray()
+    for number, (kind, values) in sorted(tags.items()):
+        packed = struct.pack(f"<{len(values)}{'I' if kind == 'R' else kind}", *values)
+        count = len(values) // 2 if kind == "R" else len(values)
+        if len(packed) > 4:
+            content += b"\0" * (len(content) % 2)
+            place, content[len(content) :] = len(content), packed
+            packed = struct.pack("<I", place)
+        entries += struct.pack("<HHI4s", number, {"H": 3, "I": 4, "R": 5}[kind], count, packed)
+    content += b"\0" * (len(content) % 2)
+    struct.pack_into("<I", content, link, len(content))
+    content += struct.pack("<H", len(tags)) + entries + struct.pack("<I", 0)
+    return len(content) - 4
+
+
+def _jpeg_tiles(image: Image.Image, quality: int) -> list[bytes]:
+    """Row by row; the edge is repeated where a tile juts out."""
+    padding = ((0, -image.height % TILE_PX), (0, -image.width % TILE_PX), (0, 0))
+    padded, tiles = np.pad(np.asarray(image), padding, mode="edge"), []
+    for top, left in itertools.product(range(0, image.height, TILE_PX), range(0, image.width, TILE_PX)):
+        stream = io.BytesIO()
+        tile = Image.fromarray(padded[top : top + TILE_PX, left : left + TILE_PX])
+        tile.save(stream, "JPEG", quality=quality, subsampling="4:2:0")
+        tiles.append(stream.getvalue())
+    return tiles

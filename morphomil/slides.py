@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import contextlib
 import math
+import struct
+import zlib
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Protocol
@@ -16,6 +18,7 @@ import pandas as pd
 import shapely
 
 from morphomil.annotations import read_annotation
+from morphomil.cohort import MPP_RANGE
 from morphomil.types import PATCHES, ImageSource, InputError, PatchSettings, SlideError
 
 if TYPE_CHECKING:
@@ -33,11 +36,12 @@ if TYPE_CHECKING:
 CELL_PX = 512
 CACHED_CELLS = 320
 """Cells of 512 x 512 kept in memory: 250 MB, two rows of a slide 80,000 pixels wide."""
-BLOCK_PX = 4096
-"""Side of the source area that one resampling works on."""
+TILE_CACHE_BYTES = 2**27
+"""Of OpenSlide, for tiles that lie across two cells."""
+BLOCK_PX = 1024
+"""Side of the source area that one resampling works on: Pillow takes positions in it as 32-bit floats."""
 MAX_FLAT_PX = 10**9
 """Images without tiles have to be decoded whole, 3 bytes per pixel."""
-MPP_RANGE = (0.05, 5.0)
 MAX_MPP_CONFLICT = 0.05
 MAX_OUTSIDE = 0.5
 """An annotation with a larger share outside the image belongs to another slide."""
@@ -89,7 +93,8 @@ class SlideImage:
 
         A pixel of the result covers `downsample` level-0 pixels (below 1: enlarged); beyond the image all is white.
         Resampled from the nearest finer pyramid level with Pillow's antialiasing HAMMING filter (no negative
-        weights, so no overshoot). An area read in one piece and in parts gives the same pixels.
+        weights, so no overshoot). An area read in one piece and in parts gives the same pixels where positions,
+        downsample and that level's own are whole; else up to one pixel in a hundred differs, by one of 255.
 
         Raises:
             SlideError: the file is damaged there.
@@ -125,8 +130,11 @@ class SlideImage:
         left, top = math.floor(x) - margin, math.floor(y) - margin
         right, bottom = math.ceil(x + width * step) + margin, math.ceil(y + height * step) + margin
         source = fromarray(self._crop(level, left, top, right - left, bottom - top))
-        box = (x - left, y - top, x - left + width * step, y - top + height * step)
-        return np.asarray(source.resize((width, height), Resampling.HAMMING, box=box))
+        across = (x - left, 0, x - left + width * step, source.height)
+        down = (0, y - top, width, y - top + height * step)
+        # in two steps: in one, Pillow rounds between them in an order that depends on the shape of the area
+        source = source.resize((width, source.height), Resampling.HAMMING, box=across)
+        return np.asarray(source.resize((width, height), Resampling.HAMMING, box=down))
 
     def _crop(self, level: int, left: int, top: int, width: int, height: int) -> NDArray[np.uint8]:
         """Pixels of a level, white outside."""
@@ -170,25 +178,25 @@ def _settle_mpp(path: Path, found: float | None, *, stated: float | None, defaul
         raise InputError(
             f"slide {path}: {origin} says {given:g} um per pixel, the file {usable:g}; correct the one that is wrong"
         )
-    if given is None and usable is None:
-        says = "doesn't record it" if found is None else f"says {found:.4g} um, which no microscope gives"
-        raise InputError(
-            f"slide {path}: pixel size unknown (the file {says}); give it in the manifest's column mpp, "
-            "with --mpp, or use a file that records it"
-        )
-    return float(given if given is not None else usable)  # type: ignore[arg-type]
+    for mpp in (stated, usable, default):
+        if mpp is not None:
+            return float(mpp)
+    says = "doesn't record it" if found is None else f"says {found:.4g} um, which no microscope gives"
+    raise InputError(
+        f"slide {path}: pixel size unknown (the file {says}); give it in the manifest's column mpp, "
+        "with --mpp, or use a file that records it"
+    )
 
 
 @contextlib.contextmanager
 def _reading(path: Path) -> Iterator[None]:
     """Turn whatever a decoder raises into one error that names the file."""
     from openslide import OpenSlideError
-    from PIL import UnidentifiedImageError
 
-    damage = (OSError, OpenSlideError, UnidentifiedImageError, ValueError, SyntaxError, TypeError, IndexError, KeyError)
+    damaged = (OSError, EOFError, ValueError, TypeError, LookupError, ArithmeticError, AttributeError, SyntaxError)
     try:
         yield
-    except damage as error:
+    except (OpenSlideError, struct.error, zlib.error, *damaged) as error:
         cause = " ".join(str(error).split()) or type(error).__name__
         raise SlideError(f"slide {path} can't be read: {cause}; {MEND_FILE}") from error
 
@@ -227,9 +235,9 @@ class _OpenSlidePixels:
 
         self._path = path
         self._slide = openslide.OpenSlide(path)
+        self._slide.set_cache(openslide.OpenSlideCache(TILE_CACHE_BYTES))
         sizes = zip(self._slide.level_downsamples, self._slide.level_dimensions, strict=True)
         self.levels = tuple(_Level(float(downsample), width, height) for downsample, (width, height) in sizes)
-
         x, y = (float(self._slide.properties.get(f"openslide.mpp-{axis}", 0)) for axis in "xy")
         self.mpp = _square(path, x, y)
 
@@ -275,8 +283,10 @@ def _open_flat(path: Path) -> _ArrayPixels:
     The decoders are called directly: `Image.open` would refuse 180 megapixels, which region exports reach, unless its
     global limit is changed; `MAX_FLAT_PX` is the limit here. PNG of 16 bits per channel keep the high byte.
     """
+    from PIL.Image import Image
+
     with _open_pillow(path) as image:
-        if image.getexif().get(0x0112, 1) != 1:
+        if Image.getexif(image).get(0x0112, 1) != 1:  # PngImageFile.getexif would decode the image
             raise SlideError(
                 f"slide {path}: an EXIF tag says to turn it, so annotations may be in either frame; save it upright, "
                 "without that tag"
@@ -323,7 +333,7 @@ def _on_white(image: Image) -> NDArray[np.uint8]:
 
     if image.mode in ("P", "PA"):
         image = image.convert("RGBA")
-    if image.mode == "RGBA" and image.getextrema()[3] != (255, 255):
+    if image.mode == "RGBA" and image.getchannel("A").getextrema() != (255, 255):
         paper = new("RGB", image.size, (255, 255, 255))
         paper.paste(image, mask=image.getchannel("A"))
         return np.asarray(paper)
@@ -353,7 +363,8 @@ def _inspect_tiff(path: Path) -> tuple[_ArrayPixels | None, float | None]:
         values = tifffile.imread(path, key=0)
         rgb = values if values.shape[-1] in (3, 4) else np.moveaxis(values, 0, -1)
         eight_bits: NDArray[np.uint8] = np.rint(np.arange(2**bits) * (255 / (2**bits - 1))).astype(np.uint8)
-        return eight_bits[rgb[..., :3]]
+        rgb8: NDArray[np.uint8] = eight_bits[rgb[..., :3]]
+        return rgb8
 
     return _ArrayPixels(path, load, width=width, height=height), mpp
 
@@ -478,7 +489,7 @@ def _detected(image: SlideImage, mode: RegionMode) -> tuple[list[tuple[str, shap
     cell_mm2 = (downsample * image.mpp / 1000) ** 2
     tissue = tissue_mask(rgb, cell_mm2=cell_mm2)
     filled = rgb.min(axis=-1) < 250
-    is_crop = (rgb.min(axis=-1) == 255).mean() >= WHITE_SHARE and tissue.sum() > TISSUE_SHARE_OF_CROP * filled.sum()
+    is_crop = _is_white(rgb).mean() >= WHITE_SHARE and tissue.sum() > TISSUE_SHARE_OF_CROP * filled.sum()
     origin: RegionSource = "white" if mode == "white" or (mode == "auto" and is_crop) else "tissue"
     if origin == "white":
         solid = _drop_small(filled, cells=_least_cells(filled, cell_mm2))
@@ -510,7 +521,7 @@ def tissue_mask(rgb: NDArray[np.uint8], *, cell_mm2: float) -> NDArray[np.bool_]
     usable = stain[~soiled]
     if usable.size == 0 or np.ptp(usable) == 0:
         return np.zeros(rgb.shape[:2], bool)
-    tissue = (stain > np.clip(threshold_otsu(usable), 0.03, 0.06)) & ~soiled
+    tissue = (stain > np.clip(threshold_otsu(usable), 0.03, 0.06)) & ~soiled  # type: ignore[no-untyped-call]
     tissue = ndimage.binary_closing(np.pad(tissue, 3), iterations=3)[3:-3, 3:-3] & ~soiled
     least = _least_cells(tissue, cell_mm2)
     tissue = _drop_small(tissue, cells=least)
@@ -525,7 +536,7 @@ def _least_cells(mask: NDArray[np.bool_], cell_mm2: float) -> float:
 
 
 def _glass(rgb: NDArray[np.float32]) -> NDArray[np.float32]:
-    """Color of the empty glass: the median of the brightest among the nearly gray pixels; neutral where these are few."""
+    """Color of the empty glass: the median of the brightest nearly gray pixels; neutral where these are few."""
     low, high = rgb.min(axis=-1), rgb.max(axis=-1)
     gray = (high - low < 12) & (low > 150) & (low < 254.5)
     if gray.mean() < 0.01:
@@ -552,6 +563,12 @@ def mask_polygons(mask: NDArray[np.bool_], *, cell_px: float) -> list[shapely.Po
     end = np.nonzero(edges == -1)[1]
     runs = shapely.box(start * cell_px, row * cell_px, end * cell_px, (row + 1) * cell_px)
     return _parts(shapely.union_all(runs))
+
+
+def _is_white(rgb: NDArray[np.uint8]) -> NDArray[np.bool_]:
+    """Which pixels are 255 in all channels."""
+    white: NDArray[np.bool_] = (rgb[..., 0] & rgb[..., 1] & rgb[..., 2]) == 255
+    return white
 
 
 @dataclass(frozen=True)
@@ -598,7 +615,7 @@ def cut_patches(
             span = slice(first * side, last * side)
             corner = (x + first * side * downsample, y + row * side * downsample)
             rgb = image.read(*corner, (last - first) * side, side, downsample=downsample)
-            solid = inside[:, span] & (rgb.min(axis=-1) < 255)
+            solid = inside[:, span] & ~_is_white(rgb)
             blank[row, first:last] = 1 - solid.reshape(side, last - first, side).mean(axis=(0, 2))
             cells = solid.reshape(side // 4, 4, -1, 4).mean(axis=(1, 3)) >= 0.5
             tissue[row * side // 4 : (row + 1) * side // 4, span.start // 4 : span.stop // 4] = cells

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import cache
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -18,6 +19,7 @@ from morphomil.types import SlideError
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
+    from threadpoolctl import ThreadpoolController
 
     from morphomil.segment.model import Segmenter
 
@@ -159,8 +161,17 @@ def suppress(candidates: Polygons, *, threshold: float) -> Polygons:
 
     order = np.lexsort((candidates.points[:, 1], candidates.points[:, 0], -candidates.prob))
     ranked = candidates[order]
-    kept = non_maximum_suppression_inds(ranked.dist, ranked.points, ranked.prob, thresh=threshold, verbose=0)
+    with _native_threads().limit(limits=1, user_api="openmp"):
+        kept = non_maximum_suppression_inds(ranked.dist, ranked.points, ranked.prob, thresh=threshold, verbose=0)
     return ranked[np.asarray(kept, dtype=bool)]
+
+
+@cache
+def _native_threads() -> ThreadpoolController:
+    """StarDist opens a parallel section for each candidate; on a busy machine the threads' waiting takes minutes."""
+    from threadpoolctl import ThreadpoolController
+
+    return ThreadpoolController()
 
 
 def find_nuclei(read: Read, rows: Sequence[Sequence[Block]], *, segmenter: Segmenter) -> Iterator[Polygons]:

@@ -1,0 +1,377 @@
+"""Bags -> probability and attention: the attention-MIL head, and the morphometry model that ranks features."""
+
+from __future__ import annotations
+
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, ClassVar
+
+import numpy as np
+import pandas as pd
+import torch
+from torch import nn
+
+from morphomil.bags import generator
+from morphomil.types import ExitStatus, MorphomilError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from numpy.typing import NDArray
+
+CLINICAL_REPEATS = 10
+"""Clinical covariates are repeated so often before the classifier (Xu et al. 2021)."""
+VALIDATION_BAGS = 4
+"""Of each patient, in the loss that ends training."""
+
+
+class TrainingError(MorphomilError):
+    """A model's loss is no longer a number; the other folds go on."""
+
+    exit_status = ExitStatus.SOME_FAILED
+
+
+class AttentionMIL(nn.Module):
+    """Attention-MIL (Ilse et al. 2018) with the head of Xu et al. 2021.
+
+    h = ReLU(Dropout(W x)), a = softmax(v' tanh(V h)) over the N instances, logits = classifier(sum a h, covariates).
+    `inner` is the width of V h; with 1, as in the released code, the attention of two instances differs by no more than
+    the factor exp(2 |v|).
+    """
+
+    def __init__(
+        self, in_features: int, *, classes: int = 2, clinical: int = 0, inner: int = 128, dropout: float = 0.5
+    ) -> None:
+        """A model with random weights; `dropout` is the share of embedded values left out in training."""
+        super().__init__()
+        self.embed = nn.Sequential(nn.Linear(in_features, 256), nn.Dropout(dropout), nn.ReLU())
+        self.attend = nn.Sequential(nn.Linear(256, inner), nn.Tanh(), nn.Linear(inner, 1))
+        self.classify = nn.Sequential(
+            nn.Linear(256 + CLINICAL_REPEATS * clinical, 64), nn.ReLU(), nn.Linear(64, classes)
+        )
+        self.clinical = clinical
+
+    def forward(self, bag: torch.Tensor, clinical: torch.Tensor | None = None) -> tuple[torch.Tensor, torch.Tensor]:
+        """Instances (..., N, F) and covariates (..., C) -> logits (..., classes), attention (..., N) that sums to 1."""
+        given = 0 if clinical is None else clinical.shape[-1]
+        if given != self.clinical:
+            raise ValueError(f"the model takes {self.clinical} clinical covariates, got {given}")
+        embedded = self.embed(bag)  # (..., N, 256)
+        attention = torch.softmax(self.attend(embedded).squeeze(-1), dim=-1)  # (..., N)
+        pooled = (attention.unsqueeze(-2) @ embedded).squeeze(-2)  # (..., 256)
+        if clinical is not None:
+            pooled = torch.cat([pooled, torch.cat([clinical] * CLINICAL_REPEATS, dim=-1)], dim=-1)
+        return self.classify(pooled), attention
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """How the morphometry model is built and trained."""
+
+    width: int = 16
+    """Of an embedded instance."""
+    inner: int = 32
+    """Of the attention's hidden layer."""
+    learning_rate: float = 5e-3
+    """Of Adam; its momenta keep their defaults."""
+    weight_decay: float = 1e-2
+    """Decoupled from the gradient."""
+    steps: int = 200
+    """At most."""
+    check_every: int = 10
+    """Steps between two looks at the validation loss."""
+    patience: int = 6
+    """Looks without a better validation loss of any replicate before training ends."""
+    balanced: bool = False
+    """Give classes, instead of patients, the same weight in the loss; probabilities then ignore the prevalence."""
+
+
+@dataclass(frozen=True)
+class InstanceBags:
+    """The morphometry model's bags: the mean histogram of each feature over the bag's patches.
+
+    Bags are sorted by patient (a number from 0); a patient's weights sum to 1, so that it counts as much as any other.
+    A row of zeros is an absent instance.
+    """
+
+    values: NDArray[np.float32]  # (bags, features, bins)
+    patient: NDArray[np.int64]  # (bags,)
+    weight: NDArray[np.float64]  # (bags,)
+
+    def __post_init__(self) -> None:
+        """Refuse bags out of order and weights that don't sum to 1."""
+        if (np.diff(self.patient) < 0).any():
+            raise ValueError("bags must be sorted by patient")
+        total = np.bincount(self.patient, self.weight)
+        if not np.allclose(total[np.unique(self.patient)], 1):
+            raise ValueError(f"weights of a patient's bags must sum to 1, got {total.min():g} to {total.max():g}")
+
+    def of_patients(self, chosen: NDArray[np.bool_]) -> InstanceBags:
+        """The bags of some patients, whose numbers stay."""
+        kept = chosen[self.patient]
+        return InstanceBags(self.values[kept], self.patient[kept], self.weight[kept])
+
+
+@dataclass(frozen=True)
+class Scaler:
+    """Histograms -> cumulative shares, standardized by feature and bin.
+
+    Cumulative shares of neighboring bins move together when a distribution shifts, so weight decay favors shifts
+    over the noise of single bins. The last column, always 1, is left out.
+    """
+
+    mean: NDArray[np.float32]  # (features, bins - 1)
+    sd: NDArray[np.float32]  # (features, bins - 1)
+
+    LIMIT: ClassVar[float] = 5.0
+    """Standardized values are clipped to plus or minus this many SD."""
+
+    @classmethod
+    def fit(cls, bags: InstanceBags) -> Scaler:
+        """Mean and SD over bags, every patient with the same weight; absent instances left out."""
+        shares = _cumulate(bags.values)
+        weight = bags.weight[:, None] * bags.values.any(axis=-1)  # (bags, features)
+        weight = weight / np.maximum(weight.sum(axis=0), 1e-12)
+        mean = np.einsum("bf,bfi->fi", weight, shares)
+        sd = np.sqrt(np.einsum("bf,bfi->fi", weight, (shares - mean) ** 2))
+        return cls(mean.astype(np.float32), np.where(sd > 1e-6, sd, 1).astype(np.float32))
+
+    def __call__(self, values: NDArray[np.float32]) -> torch.Tensor:
+        """(bags, features, bins) -> (bags, features, bins - 1); an absent instance becomes the training mean, 0."""
+        scaled = np.clip((_cumulate(values) - self.mean) / self.sd, -self.LIMIT, self.LIMIT)
+        return torch.from_numpy(np.where(values.any(axis=-1, keepdims=True), scaled, 0).astype(np.float32))
+
+
+def _cumulate(values: NDArray[np.float32]) -> NDArray[np.float64]:
+    return np.cumsum(values, axis=-1, dtype=np.float64)[..., :-1]
+
+
+class MorphometryMIL(nn.Module):
+    """Attention-MIL over features, several independent models (replicates) side by side.
+
+    Each feature has its own linear layer and a learned identity; attention and classifier are shared by the features.
+    Attention starts out uniform.
+    """
+
+    def __init__(
+        self, replicates: int, *, features: int, bins: int, classes: int, recipe: Recipe, rng: torch.Generator
+    ) -> None:
+        """Models with random weights, attention and classes without preference."""
+        super().__init__()
+        width, inner = recipe.width, recipe.inner
+
+        def normal(*shape: int, sd: float) -> nn.Parameter:
+            return nn.Parameter(sd * torch.randn(replicates, *shape, generator=rng))
+
+        self.embed = normal(features, bins, width, sd=bins**-0.5)
+        self.identity = normal(features, width, sd=0.5)
+        self.attend_in = normal(width, inner, sd=width**-0.5)
+        self.attend_bias = nn.Parameter(torch.zeros(replicates, 1, inner))
+        self.attend_out = nn.Parameter(torch.zeros(replicates, inner, 1))
+        self.classify_in = normal(width, 2 * width, sd=width**-0.5)
+        self.classify_bias = nn.Parameter(torch.zeros(replicates, 1, 2 * width))
+        self.classify_out = normal(2 * width, classes, sd=(2 * width) ** -0.5)
+        self.prior = nn.Parameter(torch.zeros(replicates, 1, classes))
+
+    def forward(self, bags: torch.Tensor, present: torch.Tensor | None = None) -> tuple[torch.Tensor, torch.Tensor]:
+        """Bags (R, B, features, bins) -> logits (R, B, classes), attention (R, B, features) that sums to 1.
+
+        `present` (R, B, features): the instances that take part; the others get no attention.
+        """
+        replicates, count, features, _ = bags.shape
+        embedded = torch.relu(torch.einsum("rbfi,rfih->rbfh", bags, self.embed) + self.identity[:, None])
+        flat = embedded.reshape(replicates, count * features, -1)
+        score = torch.bmm(torch.tanh(torch.bmm(flat, self.attend_in) + self.attend_bias), self.attend_out)
+        score = score.reshape(replicates, count, features)
+        if present is not None:
+            score = score.masked_fill(~present, -torch.inf)
+        attention = torch.softmax(score, dim=-1)
+        pooled = (attention.unsqueeze(-2) @ embedded).squeeze(-2)  # (R, B, width)
+        hidden = torch.relu(torch.bmm(pooled, self.classify_in) + self.classify_bias)
+        return torch.bmm(hidden, self.classify_out) + self.prior, attention
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """What the replicates say of bags."""
+
+    probability: NDArray[np.float64]  # (replicates, bags, classes)
+    attention: NDArray[np.float64]  # (replicates, bags, features)
+
+
+@dataclass(frozen=True)
+class TrainedMorphometry:
+    """Trained replicates with the scaler they belong to."""
+
+    model: MorphometryMIL
+    scaler: Scaler
+    log: pd.DataFrame = field(repr=False)
+    """`replicate`, `step`, `loss_train`, `loss_val`."""
+
+    def predict(self, values: NDArray[np.float32]) -> Prediction:
+        """Probability and attention of bags (bags, features, bins)."""
+        replicates = len(self.model.prior)
+        with torch.no_grad(), _one_thread():
+            logits, attention = self.model(self.scaler(values).expand(replicates, -1, -1, -1))
+            probability = torch.softmax(logits.double(), dim=-1)
+        return Prediction(probability.numpy(), attention.double().numpy())
+
+    def weights(self) -> dict[str, NDArray[np.float32]]:
+        """Everything that prediction needs, by name; the first axis of the model's arrays is the replicate."""
+        arrays = {name: tensor.numpy().copy() for name, tensor in self.model.state_dict().items()}
+        return arrays | {"scaler_mean": self.scaler.mean, "scaler_sd": self.scaler.sd}
+
+
+def train_morphometry(
+    bags: InstanceBags,
+    labels: NDArray[np.int64],
+    *,
+    validation: NDArray[np.bool_],
+    seed: int,
+    recipe: Recipe | None = None,
+) -> TrainedMorphometry:
+    """Train one model per row of `validation`, all at once.
+
+    In each step every training patient is represented by one of its bags, drawn by weight, so patients count alike.
+    The loss is the cross-entropy of the whole bag plus that of a coalition of its instances, one instance in every
+    other step. Instances that must speak for themselves keep the classifier's scale, and then the whole bag gains by
+    attending to those that carry evidence; without this, attention is indifferent, as the classifier can rescale.
+    Each replicate keeps the weights with the smallest validation loss: with few validation patients the log-loss is
+    smoother than the AUC.
+
+    Args:
+        bags: of the training and validation patients; the scaler is fitted to all of them.
+        labels: (patients,) or (replicates, patients), classes from 0; patients without bags are left out.
+        validation: (replicates, patients), who decides when to stop; each row has as many patients with bags.
+        seed: of weights, coalitions and drawn bags.
+        recipe: settings.
+
+    Raises:
+        TrainingError: the loss is not a number.
+    """
+    recipe = recipe or Recipe()
+    scaler = Scaler.fit(bags)
+    rng = torch.Generator().manual_seed(int(generator("train", seed).integers(2**63)))
+    with _one_thread():
+        fit = _Fit(bags, np.broadcast_to(labels, validation.shape), validation, scaler=scaler, recipe=recipe, rng=rng)
+        log = fit.run()
+    return TrainedMorphometry(fit.model, scaler, log)
+
+
+class _Fit:
+    """One training of all replicates."""
+
+    def __init__(
+        self,
+        bags: InstanceBags,
+        labels: NDArray[np.int64],
+        validation: NDArray[np.bool_],
+        *,
+        scaler: Scaler,
+        recipe: Recipe,
+        rng: torch.Generator,
+    ) -> None:
+        self.recipe, self.rng = recipe, rng
+        self.values = scaler(bags.values)
+        patients, place = np.unique(bags.patient, return_inverse=True)
+        self.train, self.val = _members(~validation, patients), _members(validation, patients)
+        self.ends = torch.from_numpy(np.cumsum(bags.weight) - place + bags.patient)  # patient p's lie in (p, p + 1]
+        self.last_bag = torch.from_numpy(np.searchsorted(bags.patient, np.arange(labels.shape[1]), side="right") - 1)
+        self.labels = torch.from_numpy(labels.astype(np.int64))
+        self.classes = int(labels.max()) + 1
+        self.model = MorphometryMIL(
+            len(labels),
+            features=self.values.shape[1],
+            bins=self.values.shape[2],
+            classes=self.classes,
+            recipe=recipe,
+            rng=rng,
+        )
+
+    def run(self) -> pd.DataFrame:
+        """Train; the model keeps each replicate's best weights."""
+        recipe = self.recipe
+        optimizer = torch.optim.AdamW(
+            self.model.parameters(), lr=recipe.learning_rate, weight_decay=recipe.weight_decay
+        )
+        best = torch.full((len(self.labels),), torch.inf)
+        kept = {name: tensor.clone() for name, tensor in self.model.state_dict().items()}
+        rows: list[pd.DataFrame] = []
+        idle = 0
+        for step in range(1, recipe.steps + 1):
+            loss = self._training_loss(step)  # (replicates,)
+            optimizer.zero_grad()
+            torch.autograd.backward(loss.sum())
+            optimizer.step()
+            if step % recipe.check_every:
+                continue
+            with torch.no_grad():
+                checked = self._validation_loss()
+            rows.append(_log_rows(step, loss.detach(), checked))
+            better = checked < best
+            best = torch.where(better, checked, best)
+            for name, tensor in self.model.state_dict().items():
+                kept[name][better] = tensor[better]
+            idle = 0 if better.any() else idle + 1
+            if idle == recipe.patience:
+                break
+        self.model.load_state_dict(kept)
+        return pd.concat(rows, ignore_index=True)
+
+    def _training_loss(self, step: int) -> torch.Tensor:
+        position = torch.rand(self.train.shape, generator=self.rng, dtype=torch.float64)
+        bags = self._bags_at(self.train, position)
+        targets = self.labels.gather(1, self.train)
+        coalition = self._draw_coalitions(bags.shape[:3], single=step % 2 == 0)
+        return self._loss(self.model(bags)[0], targets) + self._loss(self.model(bags, coalition)[0], targets)
+
+    def _validation_loss(self) -> torch.Tensor:
+        """Of bags spread evenly over each patient's weights."""
+        positions = (torch.arange(VALIDATION_BAGS, dtype=torch.float64) + 0.5) / VALIDATION_BAGS
+        patients = self.val.repeat_interleave(VALIDATION_BAGS, dim=1)
+        bags = self._bags_at(patients, positions.repeat(self.val.shape[1]).expand(patients.shape))
+        return self._loss(self.model(bags)[0], self.labels.gather(1, patients))
+
+    def _bags_at(self, patients: torch.Tensor, position: torch.Tensor) -> torch.Tensor:
+        """One bag per entry of `patients` (replicates, n), at a position in [0, 1) of its bags' cumulative weight."""
+        index = torch.searchsorted(self.ends, patients + position, right=True)
+        return self.values[torch.minimum(index, self.last_bag[patients])]
+
+    def _draw_coalitions(self, shape: torch.Size, *, single: bool) -> torch.Tensor:
+        """Which instances take part, (replicates, bags, features): one, or a number drawn uniformly from 1 to all."""
+        place = torch.rand(shape, generator=self.rng).argsort(dim=-1)
+        size = torch.randint(1, shape[-1] + 1, (*shape[:2], 1), generator=self.rng)
+        return place < (1 if single else size)
+
+    def _loss(self, logits: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+        """Mean cross-entropy of each replicate; (replicates, n, classes) and (replicates, n) -> (replicates,)."""
+        loss = nn.functional.cross_entropy(logits.flatten(0, 1), targets.flatten(), reduction="none").view_as(targets)
+        if not self.recipe.balanced:
+            return loss.mean(dim=1)
+        member = nn.functional.one_hot(targets, self.classes)
+        weight = (member / member.sum(dim=1, keepdim=True).clamp(min=1)).sum(dim=-1)
+        return (weight * loss).sum(dim=1) / weight.sum(dim=1)
+
+
+def _members(chosen: NDArray[np.bool_], patients: NDArray[np.int64]) -> torch.Tensor:
+    """Numbers of the chosen patients, (replicates, n)."""
+    return torch.from_numpy(np.stack([patients[row[patients]] for row in chosen]))
+
+
+def _log_rows(step: int, train: torch.Tensor, validation: torch.Tensor) -> pd.DataFrame:
+    if not (torch.isfinite(train).all() and torch.isfinite(validation).all()):
+        raise TrainingError(f"the loss is not a number after {step} steps; train with a lower learning rate")
+    return pd.DataFrame(
+        {"replicate": range(len(train)), "step": step, "loss_train": train.numpy(), "loss_val": validation.numpy()}
+    )
+
+
+@contextmanager
+def _one_thread() -> Iterator[None]:
+    """The models are too small for more, and sums then don't depend on the number of processors."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
