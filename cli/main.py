@@ -44,10 +44,13 @@ def run() -> NoReturn:
         fail(str(error), error.exit_status)
     except KeyboardInterrupt:
         fail("interrupted; the same command goes on where it stopped", ExitStatus.INTERRUPTED)
-    except Exception as error:  # noqa: BLE001 - the last resort
+    except Exception as error:
         if debug:
             raise
-        fail(f"internal error, please report it: {type(error).__name__}: {error} (--debug shows where)", ExitStatus.INTERNAL_ERROR)
+        fail(
+            f"internal error, please report it: {type(error).__name__}: {error} (--debug shows where)",
+            ExitStatus.INTERNAL_ERROR,
+        )
     sys.exit(0)
 
 
@@ -92,7 +95,11 @@ def segment(
     """Find the nuclei in the tumor patches of every slide."""
     settings = PatchSettings(working_mpp=working_mpp, patch_px=patch, max_blank=max_blank, regions=regions)
     slides = _read_cohort(cohort, covariates, mpp=mpp, drop_missing=drop_missing)
-    _finish(_segment(slides, out, settings=settings, mpp=mpp, model=model, normalize=normalize, shard=_shard(shard), quiet=quiet))
+    _finish(
+        _segment(
+            slides, out, settings=settings, mpp=mpp, model=model, normalize=normalize, shard=_shard(shard), quiet=quiet
+        )
+    )
     say(f"Masks of {len(slides)} slides: {out}/slides. Next: morphomil featurize {out}", quiet=quiet)
 
 
@@ -126,7 +133,9 @@ def _featurize(path: Path, *, shard: Shard, quiet: bool) -> StageResult:
 @app.command(epilog="Example: `morphomil rank run --positive N+`")
 def rank(
     path: RunArgument,
-    positive: Annotated[str | None, typer.Option(help="The label that counts as positive (1 where labels are 0/1).")] = None,
+    positive: Annotated[
+        str | None, typer.Option(help="The label that counts as positive (1 where labels are 0/1).")
+    ] = None,
     folds: Annotated[int, typer.Option(help="Cross-validation folds, where the manifest gives no split.", min=2)] = 5,
     seed: Annotated[int, typer.Option(help="Seed of folds, bags and training.")] = 0,
     quick: Annotated[bool, typer.Option("--quick", help="One training per fold instead of several.")] = False,
@@ -161,11 +170,15 @@ def report(path: RunArgument, quiet: QuietOption = False) -> None:
 
 
 @app.command(epilog="Example: `morphomil demo --out demo`")
-def demo(out: OutOption = Path("demo"), slides: Annotated[int, typer.Option(min=10)] = 24, quiet: QuietOption = False) -> None:
+def demo(
+    out: OutOption = Path("demo"), slides: Annotated[int, typer.Option(min=10)] = 24, quiet: QuietOption = False
+) -> None:
     """Run the whole method on synthetic slides of which one feature differs by group."""
     from morphomil.pipeline import Shard
 
-    cohort = _read_cohort(_phantom(out / "cohort", slides=slides, effect="density_per_mm2", shift=2.0, seed=0, quiet=quiet))
+    cohort = _read_cohort(
+        _phantom(out / "cohort", slides=slides, effect="density_per_mm2", shift=2.0, seed=0, quiet=quiet)
+    )
     directory = out / "run"
     results = [_segment(cohort, directory, quiet=quiet), _featurize(directory, shard=Shard(), quiet=quiet)]
     _rank(directory, positive=None, folds=5, seed=0, quick=False, quiet=quiet)
@@ -177,7 +190,9 @@ def demo(out: OutOption = Path("demo"), slides: Annotated[int, typer.Option(min=
 def phantom(
     out: OutOption,
     slides: Annotated[int, typer.Option(min=2)] = 24,
-    effect: Annotated[str, typer.Option(help="The feature that differs by group; none for a null cohort.")] = "density_per_mm2",
+    effect: Annotated[
+        str, typer.Option(help="The feature that differs by group; none for a null cohort.")
+    ] = "density_per_mm2",
     shift: Annotated[float, typer.Option(help="Difference of the groups, in SDs between patients.")] = 2.0,
     seed: int = 0,
     quiet: QuietOption = False,
@@ -218,7 +233,9 @@ def init(path: Annotated[Path, typer.Argument(help="Manifest to write.")] = Path
 def train_segmenter(
     table: Annotated[Path, typer.Argument(help="CSV: image, labels, mpp, split (train|val), optional group.")],
     out: Annotated[Path, typer.Option("--out", "-o", help="Model folder; an interrupted training in it goes on.")],
-    root: Annotated[Path | None, typer.Option(help="Folder that the table's paths start from; default: its own.")] = None,
+    root: Annotated[
+        Path | None, typer.Option(help="Folder that the table's paths start from; default: its own.")
+    ] = None,
     epochs: Annotated[int, typer.Option(min=1)] = 60,
     steps: Annotated[int, typer.Option(help="Steps of 4 patches in an epoch.", min=1)] = 100,
     quiet: QuietOption = False,

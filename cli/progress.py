@@ -68,4 +68,6 @@ class Display:
         if self.task is not None:
             self.bars.update(self.task, completed=self.count, current="")
         if state != "skipped" or self.count == self.total:
-            self.console.print(f"{self.count:>4}/{self.total} {MARKS[state]} {escape(slide_id)}: {escape(message)}", soft_wrap=True)
+            self.console.print(
+                f"{self.count:>4}/{self.total} {MARKS[state]} {escape(slide_id)}: {escape(message)}", soft_wrap=True
+            )

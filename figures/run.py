@@ -29,8 +29,8 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
     from shapely.geometry.base import BaseGeometry
 
-    from morphomil.slides import SlideImage
     from morphomil.run import Run
+    from morphomil.slides import SlideImage
     from morphomil.types import Slide
 
 EXAMPLES = 4
@@ -162,7 +162,9 @@ def _draw_gallery(run: Run, top: str) -> Iterator[SlidePictures]:
                 picture = render(figure, "png", dpi=150)
                 write_bytes(folder / _numbered(name, number), picture)
                 title = _TITLES.get(name) or f"{patient_quantity(name).name} by patch"
-                pictures.append(Picture(title, alt=f"{title}, slide {slide.slide_id}", data=render(figure, "jpg", dpi=110)))
+                pictures.append(
+                    Picture(title, alt=f"{title}, slide {slide.slide_id}", data=render(figure, "jpg", dpi=110))
+                )
         yield SlidePictures(slide.slide_id, slide.label, tuple(pictures))
 
 
@@ -259,7 +261,11 @@ def _cohort_table(run: Run) -> pd.DataFrame:
     slides = run.cohort.table()
     grouped = slides.groupby("label", sort=True)
     return pd.DataFrame(
-        {"label": list(grouped.groups), "patients": grouped["patient"].nunique().tolist(), "slides": grouped.size().tolist()}
+        {
+            "label": list(grouped.groups),
+            "patients": grouped["patient"].nunique().tolist(),
+            "slides": grouped.size().tolist(),
+        }
     )
 
 

@@ -288,7 +288,7 @@ def patient_values(values: pd.DataFrame, cohort: pd.DataFrame) -> pd.DataFrame:
 
 
 def patch_values(nuclei: pd.DataFrame, patches: pd.DataFrame) -> pd.DataFrame:
-    """One slide's kept patches (columns of `PATCHES`) with `nuclei` (their number) and each feature's value in the patch.
+    """One slide's kept patches (columns of `PATCHES`), their number of `nuclei` and each feature's value in the patch.
 
     Median over the patch's nuclei; density: nuclei per mm2 of the patch's tissue; orientation: polarity, as in
     `slide_values`. NaN where no nucleus has a value.

@@ -15,12 +15,13 @@ from morphomil.bags import generator
 from morphomil.types import ExitStatus, MorphomilError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Sequence
 
     from numpy.typing import NDArray
 
 CLINICAL_REPEATS = 10
 """Clinical covariates are repeated so often before the classifier (Xu et al. 2021)."""
+ADAM_BETAS = (0.9, 0.999)
 VALIDATION_BAGS = 4
 """Of each patient, in the loss that ends training."""
 
@@ -73,7 +74,7 @@ class Recipe:
     inner: int = 32
     """Of the attention's hidden layer."""
     learning_rate: float = 5e-3
-    """Of Adam; its momenta keep their defaults."""
+    """Of Adam."""
     weight_decay: float = 1e-2
     """Decoupled from the gradient."""
     steps: int = 200
@@ -258,6 +259,26 @@ def train_morphometry(
     return TrainedMorphometry(fit.model, scaler, log)
 
 
+class _AdamW:
+    """Adam with decoupled weight decay, as `torch.optim.AdamW`, whose first use loads a compiler for seconds."""
+
+    def __init__(self, parameters: list[nn.Parameter], *, rate: float, decay: float) -> None:
+        self.parameters, self.rate, self.decay = parameters, rate, decay
+        self.mean = [torch.zeros_like(p) for p in parameters]
+        self.square = [torch.zeros_like(p) for p in parameters]
+        self.steps = 0
+
+    @torch.no_grad()
+    def step(self, gradients: Sequence[torch.Tensor]) -> None:
+        self.steps += 1
+        first, second = (1 - beta**self.steps for beta in ADAM_BETAS)
+        for parameter, gradient, mean, square in zip(self.parameters, gradients, self.mean, self.square, strict=True):
+            mean.lerp_(gradient, 1 - ADAM_BETAS[0])
+            square.lerp_(gradient**2, 1 - ADAM_BETAS[1])
+            parameter.mul_(1 - self.rate * self.decay)
+            parameter.addcdiv_(mean, (square / second).sqrt() + 1e-8, value=-self.rate / first)
+
+
 class _Fit:
     """One training of all replicates."""
 
@@ -291,18 +312,14 @@ class _Fit:
     def run(self) -> pd.DataFrame:
         """Train; the model keeps each replicate's best weights."""
         recipe = self.recipe
-        optimizer = torch.optim.AdamW(
-            self.model.parameters(), lr=recipe.learning_rate, weight_decay=recipe.weight_decay
-        )
+        optimizer = _AdamW(list(self.model.parameters()), rate=recipe.learning_rate, decay=recipe.weight_decay)
         best = torch.full((len(self.labels),), torch.inf)
         kept = {name: tensor.clone() for name, tensor in self.model.state_dict().items()}
         rows: list[pd.DataFrame] = []
         idle = 0
         for step in range(1, recipe.steps + 1):
             loss = self._training_loss(step)  # (replicates,)
-            optimizer.zero_grad()
-            torch.autograd.backward(loss.sum())
-            optimizer.step()
+            optimizer.step(torch.autograd.grad(loss.sum(), optimizer.parameters))
             if step % recipe.check_every:
                 continue
             with torch.no_grad():

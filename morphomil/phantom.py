@@ -39,11 +39,11 @@ NO_EFFECT = "none"
 """Name of the effect of a null cohort."""
 TRAIT_SD = {
     "size": 0.12,
-    "elongation": 0.03,
+    "elongation": 0.015,
     "polarity": 0.5,
     "density": 0.15,
-    "lobulation": 0.025,
-    "boxiness": 0.018,
+    "lobulation": 0.03,
+    "boxiness": 0.03,
 }
 """SD between patients: of log area, log axis ratio, log concentration, log density, and the two outline amplitudes."""
 PLANTED_TRAIT = {
@@ -104,7 +104,7 @@ class PhantomSettings:
     """SD of the logarithm of that ratio within a slide."""
     polarity: float = 1.0
     """Von Mises concentration of tumor nuclei's doubled angles about the neighborhood's direction; 0: no direction."""
-    lobulation: float = 0.08
+    lobulation: float = 0.085
     """Amplitude of the outlines' lobes over the radius; lower is rounder."""
     stain_sd: float = 0.03
     """SD between slides of each component of the stains' unit vectors."""
@@ -144,7 +144,9 @@ class PhantomSettings:
         ]
         if self.tumor_per_mm2 * self.area_um2 > 0.25e6:
             share = self.tumor_per_mm2 * self.area_um2 / 1e6
-            problems.append(f"nuclei would fill {share:.0%} of the nests; at most 25 % leaves room: lower one of the two")
+            problems.append(
+                f"nuclei would fill {share:.0%} of the nests; at most 25 % leaves room: lower one of the two"
+            )
         if problems:
             raise InputError(problems)
 
@@ -161,7 +163,9 @@ class Effect:
 
     def __post_init__(self) -> None:
         if self.feature not in (NO_EFFECT, *FEATURE_NAMES):
-            raise InputError(f"no feature named {self.feature!r} to plant; choose {NO_EFFECT}, {', '.join(FEATURE_NAMES)}")
+            raise InputError(
+                f"no feature named {self.feature!r} to plant; choose {NO_EFFECT}, {', '.join(FEATURE_NAMES)}"
+            )
         if not abs(self.shift) <= 6:
             raise InputError(f"the shift between groups must be -6 to 6 SDs, got {self.shift:g}")
 
@@ -637,7 +641,9 @@ def _rasterize(plan: Plan, shape: tuple[int, int]) -> _Pixels:
 def _radius_table(angles: FloatArray, radii: FloatArray) -> NDArray[np.float32]:
     """Radius of each star-shaped outline at 256 equal steps of the angle, each at the middle of its step."""
     places = (np.arange(256) + 0.5) / 256 * 2 * math.pi
-    return np.array([np.interp(places, a, r, period=2 * math.pi) for a, r in zip(angles, radii, strict=True)], np.float32)
+    return np.array(
+        [np.interp(places, a, r, period=2 * math.pi) for a, r in zip(angles, radii, strict=True)], np.float32
+    )
 
 
 def _stain_tissue(plan: Plan, rng: np.random.Generator) -> tuple[NDArray[np.float32], NDArray[np.float32]]:

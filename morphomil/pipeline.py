@@ -16,8 +16,8 @@ import pandas as pd
 
 from morphomil.matrix import count_nuclei
 from morphomil.nuclei import FEATURES, local_density, measure_shapes
-from morphomil.slides import cut_patches, find_regions, open_image, regions_geojson
 from morphomil.run import Run, key_of
+from morphomil.slides import cut_patches, find_regions, open_image, regions_geojson
 from morphomil.store import atomic_path, fingerprint, write_json, write_parquet
 from morphomil.types import NUCLEI, PATCHES, InputError, PatchSettings, SlideError
 
@@ -105,7 +105,13 @@ class Shard:
 
 
 def _each_slide(
-    run: Run, slides: Sequence[Slide], stage: str, *, key: Callable[[Slide], str], work: Callable[[Slide], Any], progress: Progress
+    run: Run,
+    slides: Sequence[Slide],
+    stage: str,
+    *,
+    key: Callable[[Slide], str],
+    work: Callable[[Slide], Any],
+    progress: Progress,
 ) -> StageResult:
     """Run `work` on every slide that has no valid result; `work` returns the names of its outputs and its figures."""
     done, skipped, failed = [], [], {}
@@ -189,7 +195,12 @@ def segment(
 
         slides = [slide for slide in cohort.slides if shard.holds(slide.slide_id)]
         result = _each_slide(run, slides, "segment", key=key, work=work, progress=progress or Silence())
-        stated = asdict(settings) | {"mpp": mpp, "model": model, "model_sha256": segmenter.sha256, "engine": "tensorflow"}
+        stated = asdict(settings) | {
+            "mpp": mpp,
+            "model": model,
+            "model_sha256": segmenter.sha256,
+            "engine": "tensorflow",
+        }
         run.record("segment", stated, seconds=time.monotonic() - begun)
     return run, result
 
@@ -222,9 +233,7 @@ def _segment_slide(
         group = zarr.open_group(partial, mode="w")
         for number, source in enumerate(slide.images):
             with open_image(source, default_mpp=mpp) as image:
-                found = find_regions(
-                    image, source, image_index=number, first_index=len(regions), settings=settings
-                )
+                found = find_regions(image, source, image_index=number, first_index=len(regions), settings=settings)
                 for region in found:
                     first = sum(map(len, tables))
                     cut = cut_patches(image, region, slide_id=slide.slide_id, first_patch_id=first, settings=settings)
@@ -279,7 +288,9 @@ def _segment_region(
     nuclei = join(found, rays=0)
     shape = (cut.rows * settings.patch_px + 2 * PAD_PX, cut.columns * settings.patch_px + 2 * PAD_PX)
     stored = group.create_group(str(region.index))
-    labels = stored.create_array("labels", shape=shape, dtype="int32", chunks=tuple(min(BAND_PX, side) for side in shape))
+    labels = stored.create_array(
+        "labels", shape=shape, dtype="int32", chunks=tuple(min(BAND_PX, side) for side in shape)
+    )
     bands = render(
         nuclei, shape=shape, min_px=MIN_AREA_UM2 / settings.working_mpp**2, first_label=first_label, band=BAND_PX
     )
@@ -315,7 +326,7 @@ def _inside(region: Region, cut: RegionPatches, polygons: Polygons, downsample: 
 def featurize(run: Run, *, shard: Shard | None = None, progress: Progress | None = None) -> StageResult:
     """Nuclei tables and histogram counts of every segmented slide.
 
-    Writes per slide `nuclei.parquet` and `counts.zarr` (features x kept patches x fine bins, see `matrix.count_nuclei`).
+    Writes per slide `nuclei.parquet` and `counts.zarr`: features x kept patches x fine bins (`matrix.count_nuclei`).
 
     Raises:
         InputError: nothing is segmented yet.
@@ -358,7 +369,9 @@ def _featurize_slide(run: Run, slide_id: str, progress: Progress) -> tuple[list[
     write_parquet(folder / "nuclei.parquet", nuclei)
     with atomic_path(folder / "counts.zarr") as partial:
         group = zarr.open_group(partial, mode="w")
-        group.create_array("counts", data=counts, chunks=tuple(max(1, min(64, side)) for side in counts.shape[:2]) + counts.shape[2:])
+        group.create_array(
+            "counts", data=counts, chunks=tuple(max(1, min(64, side)) for side in counts.shape[:2]) + counts.shape[2:]
+        )
         group.attrs.update({"features": list(FEATURES), "patch_id": kept.tolist()})
     tissue = float(patches.loc[patches["kept"], "tissue_mm2"].sum())
     figures = {
@@ -402,7 +415,9 @@ def _patch_grid(patches: pd.DataFrame, frame: dict[str, Any], *, shape: tuple[in
     kept = patches[patches["kept"]]
     origin = [frame[name] + PAD_PX * frame["downsample"] for name in ("y_px", "x_px")]
     side = frame["patch_px"] * frame["downsample"]
-    row, column = (((kept[n] - start) / side).round().astype(int) for n, start in zip(("y_px", "x_px"), origin, strict=True))
+    row, column = (
+        ((kept[n] - start) / side).round().astype(int) for n, start in zip(("y_px", "x_px"), origin, strict=True)
+    )
     cells[row, column] = kept["patch_id"]
     return cells
 

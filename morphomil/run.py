@@ -91,7 +91,9 @@ class Run:
             with FileLock(self.path / f".lock{name}", timeout=wait):
                 yield
         except Timeout:
-            raise BusyError(f"another morphomil process works in {self.path}; wait for it or name another --out") from None
+            raise BusyError(
+                f"another morphomil process works in {self.path}; wait for it or name another --out"
+            ) from None
         except OSError as error:
             raise InputError(f"run directory {self.path} can't be written: {error}") from error
 
@@ -115,7 +117,9 @@ class Run:
         folder = self.slide_folder(slide_id)
         return all((folder / name).exists() and digest(folder / name) == sha for name, sha in entry["outputs"].items())
 
-    def mark_done(self, slide_id: str, stage: str, key: str, *, outputs: Sequence[str], figures: dict[str, Any]) -> None:
+    def mark_done(
+        self, slide_id: str, stage: str, key: str, *, outputs: Sequence[str], figures: dict[str, Any]
+    ) -> None:
         """State that a stage's outputs are complete; the last write of a slide's stage."""
         folder = self.slide_folder(slide_id)
         entry = {"key": key, "outputs": {name: digest(folder / name) for name in outputs}, "figures": figures}
@@ -127,7 +131,7 @@ class Run:
         write_json(self.slide_folder(slide_id) / "status.json", status)
 
     def figures(self, stage: str) -> pd.DataFrame:
-        """One row per slide of the cohort: `slide_id`, `state` (done, failed, missing), `cause` and a stage's figures."""
+        """One row per slide of the cohort: `slide_id`, `state` (done, failed, missing), `cause`, a stage's figures."""
         rows = []
         for slide in self.cohort.slides:
             entry = self.status(slide.slide_id).get(stage, {})
@@ -160,7 +164,7 @@ class Run:
         import numpy as np
         import zarr
 
-        group = zarr.open_group(self.slide_folder(slide_id) / "counts.zarr", mode="r")
+        group: Any = zarr.open_group(self.slide_folder(slide_id) / "counts.zarr", mode="r")
         patch_ids = np.array(group.attrs["patch_id"], dtype=np.int64)
         return np.asarray(group["counts"][:]), patch_ids, tuple(group.attrs["features"])
 

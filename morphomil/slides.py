@@ -257,6 +257,8 @@ class _ArrayPixels:
     """An image that is held in memory once it is asked for."""
 
     def __init__(self, path: Path, load: Callable[[], NDArray[np.uint8]], *, width: int, height: int) -> None:
+        if width < 1 or height < 1:
+            raise ValueError(f"it says it has {width} x {height} pixels")
         if width * height > MAX_FLAT_PX:
             raise SlideError(
                 f"slide {path}: {width} x {height} pixels without tiles are too many to decode at once; convert it to "
@@ -362,6 +364,8 @@ def _inspect_tiff(path: Path) -> tuple[_ArrayPixels | None, float | None]:
     def load() -> NDArray[np.uint8]:
         values = tifffile.imread(path, key=0)
         rgb = values if values.shape[-1] in (3, 4) else np.moveaxis(values, 0, -1)
+        if rgb.shape[:2] != (height, width) or rgb.ndim != 3 or rgb.shape[2] < 3:
+            raise ValueError(f"an array of shape {values.shape} is no RGB image")
         eight_bits: NDArray[np.uint8] = np.rint(np.arange(2**bits) * (255 / (2**bits - 1))).astype(np.uint8)
         rgb8: NDArray[np.uint8] = eight_bits[rgb[..., :3]]
         return rgb8

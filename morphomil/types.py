@@ -159,6 +159,7 @@ class Schema:
 
     @property
     def names(self) -> list[str]:
+        """Of the columns, in order."""
         return [c.name for c in self.columns]
 
     def empty(self) -> pd.DataFrame:

@@ -34,7 +34,10 @@ HEAVY = ("tensorflow", "torch", "matplotlib")
 
 
 def modules() -> list[tuple[str, Path]]:
-    library = [(path.relative_to(ROOT / "morphomil").parts[0].removesuffix(".py"), path) for path in (ROOT / "morphomil").rglob("*.py")]
+    library = [
+        (path.relative_to(ROOT / "morphomil").parts[0].removesuffix(".py"), path)
+        for path in (ROOT / "morphomil").rglob("*.py")
+    ]
     outside = [(folder, path) for folder in ("figures", "cli") for path in (ROOT / folder).rglob("*.py")]
     return [(name, path) for name, path in library + outside if name != "__init__"]
 
@@ -49,13 +52,17 @@ def imported(path: Path) -> set[str]:
     return {name.split(".")[1] for name in names if name.startswith("morphomil.")}
 
 
-@pytest.mark.parametrize(("name", "path"), modules(), ids=lambda value: str(value) if isinstance(value, str) else value.name)
+@pytest.mark.parametrize(
+    ("name", "path"), modules(), ids=lambda value: str(value) if isinstance(value, str) else value.name
+)
 def test_modules_import_only_from_those_above(name: str, path: Path) -> None:
     above = {*ORDER[: ORDER.index(name) + 1], "__version__"}
     assert imported(path) <= above
 
 
-@pytest.mark.parametrize("path", [path for name, path in modules() if name not in {"cli", "figures"}], ids=lambda path: path.name)
+@pytest.mark.parametrize(
+    "path", [path for name, path in modules() if name not in {"cli", "figures"}], ids=lambda path: path.name
+)
 def test_the_library_never_prints(path: Path) -> None:
     calls = [node for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))) if isinstance(node, ast.Call)]
     assert not [call.lineno for call in calls if isinstance(call.func, ast.Name) and call.func.id == "print"]
@@ -66,7 +73,9 @@ def loads(code: str) -> str:
     return subprocess.run([sys.executable, "-c", report], capture_output=True, text=True, check=True).stdout.strip()
 
 
-@pytest.mark.parametrize("code", ["import morphomil", "import morphomil.cli.main", "import morphomil.pipeline", "import morphomil.rank"])
+@pytest.mark.parametrize(
+    "code", ["import morphomil", "import morphomil.cli.main", "import morphomil.pipeline", "import morphomil.rank"]
+)
 def test_heavy_libraries_wait_until_needed(code: str) -> None:
     assert loads(code) == ""
 

@@ -299,10 +299,13 @@ def test_missing_empty_and_foreign_files(tmp_path: Path) -> None:
     fails(tmp_path, "Is a directory|can't be read")
 
 
-def test_truncated_tiled_tiff_opens_and_fails_where_it_is_damaged(tmp_path: Path) -> None:
+def test_damaged_tile_fails_where_it_is_read(tmp_path: Path) -> None:
     path = tmp_path / "a.tif"
     tifffile.imwrite(path, noise(1024, 1024), tile=(256, 256), photometric="rgb", compression="deflate")
-    path.write_bytes(path.read_bytes()[:-1000])
+    whole = path.read_bytes()
+    path.write_bytes(whole[:-1000])
+    fails(path, "Short read")
+    path.write_bytes(whole[:-100_000] + bytes(100_000))
     with opened(path) as image:
         assert image.read(0, 0, 200, 200, downsample=1).std() > 50
         for _ in range(2):  # the error stays: an OpenSlide handle is dead after its first one

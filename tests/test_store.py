@@ -76,7 +76,12 @@ def test_folders_are_replaced_whole(tmp_path: Path) -> None:
 
 def test_csv_escapes_formulas_but_not_numbers(tmp_path: Path) -> None:
     write_table_csv(tmp_path / "t.csv", pd.DataFrame({"label": ["=HYPERLINK()", "-x", "plain"], "value": [-0.3, 1, 2]}))
-    assert (tmp_path / "t.csv").read_text().splitlines() == ["label,value", "'=HYPERLINK(),-0.3", "'-x,1.0", "plain,2.0"]
+    assert (tmp_path / "t.csv").read_text().splitlines() == [
+        "label,value",
+        "'=HYPERLINK(),-0.3",
+        "'-x,1.0",
+        "plain,2.0",
+    ]
 
 
 def test_same_table_same_bytes(tmp_path: Path) -> None:

@@ -64,4 +64,4 @@ def _resized(rgb: NDArray[np.uint8], factor: float) -> NDArray[np.uint8]:
     from PIL import Image
 
     height, width = (max(1, round(side / factor)) for side in rgb.shape[:2])
-    return np.asarray(Image.fromarray(rgb).resize((width, height), Image.Resampling.LANCZOS))
+    return np.asarray(Image.fromarray(rgb).resize((width, height), Image.Resampling.HAMMING))

@@ -7,12 +7,15 @@ from __future__ import annotations
 
 import io
 from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from numpy.typing import NDArray
 from PIL import Image
 from scipy import ndimage
 from skimage.color import hed_from_rgb, rgb_from_hed
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
 
 
 @dataclass(frozen=True)
@@ -53,7 +56,7 @@ def jitter_stain(
     shift = rng.uniform(-settings.stain_shift, settings.stain_shift, 3)
     tilted = rgb_from_hed + rng.uniform(-settings.stain_tilt, settings.stain_tilt, (3, 3))
     stains = stains * gain.astype(np.float32) + shift.astype(np.float32)
-    return np.clip(np.exp(-(stains @ tilted.astype(np.float32))), 0, 1)
+    return np.asarray(np.clip(np.exp(-(stains @ tilted.astype(np.float32))), 0, 1), dtype=np.float32)
 
 
 def jitter_optics(
@@ -62,7 +65,7 @@ def jitter_optics(
     """The image out of focus, compressed, noisy, brighter or darker."""
     if rng.random() < settings.blur_probability:
         sigma = rng.uniform(0.3, settings.blur_sigma_px)
-        image = ndimage.gaussian_filter(image, (sigma, sigma, 0))
+        image = ndimage.gaussian_filter(image, (sigma, sigma, 0), output=np.empty_like(image))
     image = image ** np.float32(np.exp(rng.uniform(-settings.gamma, settings.gamma)))
     image = image * np.float32(1 + rng.uniform(-settings.brightness, settings.brightness))
     image = image + np.float32(rng.uniform(-settings.brightness, settings.brightness) / 2)
@@ -99,11 +102,11 @@ def sample_patch(
     reach = np.minimum(side * zoom / 2, shape / 2)
     center = rng.uniform(reach, shape - reach)
     offset = center - matrix @ np.full(2, (side - 1) / 2)
-    channels = [
-        ndimage.affine_transform(
-            image[..., c], matrix, offset, (side, side), np.float32, order=1, mode="mirror", prefilter=False
-        )
-        for c in range(3)
-    ]
-    turned = ndimage.affine_transform(labels, matrix, offset, (side, side), np.int32, order=0, mode="mirror")
-    return np.stack(channels, axis=-1) / np.float32(255), turned
+    frame: dict[str, Any] = {"matrix": matrix, "offset": offset, "output_shape": (side, side)}
+    window = frame | {"mode": "mirror", "prefilter": False}
+    turned = np.empty((side, side, 3), np.float32)
+    for channel in range(3):
+        ndimage.affine_transform(image[..., channel], output=turned[..., channel], order=1, **window)
+    turned_labels = np.empty((side, side), np.int32)
+    ndimage.affine_transform(labels, output=turned_labels, order=0, **window)
+    return turned / np.float32(255), turned_labels

@@ -70,7 +70,7 @@ class Polygons:
         """Vertices (n, rays, 2) as (row, column)."""
         angles = np.arange(self.dist.shape[1]) * (2 * np.pi / max(self.dist.shape[1], 1))
         rays = np.stack([np.sin(angles), np.cos(angles)], axis=-1)
-        return self.points[:, None].astype(np.float64) + self.dist[..., None].astype(np.float64) * rays
+        return np.asarray(self.points[:, None] + self.dist[..., None] * rays, dtype=np.float64)
 
 
 def join(parts: Sequence[Polygons], *, rays: int) -> Polygons:
@@ -84,7 +84,9 @@ def join(parts: Sequence[Polygons], *, rays: int) -> Polygons:
     )
 
 
-def block_rows(height: int, width: int, *, wanted: NDArray[np.bool_] | None = None, cell: int = 256) -> list[list[Block]]:
+def block_rows(
+    height: int, width: int, *, wanted: NDArray[np.bool_] | None = None, cell: int = 256
+) -> list[list[Block]]:
     """The image cut into rows of blocks, each trimmed to the cells that are wanted; empty blocks are left out.
 
     Args:
@@ -131,7 +133,10 @@ def find_candidates(read: Read, block: Block, *, segmenter: Segmenter) -> Polygo
     """
     height = block.height + 2 * MARGIN_PX
     width = block.width + 2 * MARGIN_PX
-    padded = (-(-height // segmenter.multiple) * segmenter.multiple, -(-width // segmenter.multiple) * segmenter.multiple)
+    padded = (
+        -(-height // segmenter.multiple) * segmenter.multiple,
+        -(-width // segmenter.multiple) * segmenter.multiple,
+    )
     pixels = read(block.row - MARGIN_PX, block.column - MARGIN_PX, *padded)
     if (pixels == pixels[0, 0]).all():
         return join([], rays=0)
@@ -193,7 +198,7 @@ def find_nuclei(read: Read, rows: Sequence[Sequence[Block]], *, segmenter: Segme
 def _settle(
     block: Block, own: Polygons, settled: Sequence[Polygons], open_ones: Sequence[Polygons], threshold: float
 ) -> Polygons:
-    """A block's nuclei: its candidates against each other, settled neighbors (which win) and open ones (by probability)."""
+    """A block's nuclei: its candidates against each other, settled neighbors (they win) and open ones."""
     if not len(own):
         return own
     low = np.array([block.row, block.column]) - MARGIN_PX
@@ -204,10 +209,8 @@ def _settle(
 
     winners = [Polygons(p.points, p.prob + 2, p.dist) for p in map(nearby, settled)]
     survivors = suppress(join([own, *winners, *map(nearby, open_ones)], rays=own.dist.shape[1]), threshold=threshold)
-    mine = survivors.prob <= 1
-    for axis, (start, length) in enumerate(((block.row, block.height), (block.column, block.width))):
-        mine &= (survivors.points[:, axis] >= start) & (survivors.points[:, axis] < start + length)
-    kept = survivors[mine]
+    inside = (survivors.points >= low + MARGIN_PX) & (survivors.points < high - MARGIN_PX)
+    kept = survivors[np.flatnonzero((survivors.prob <= 1) & inside.all(axis=1))]
     return kept[np.lexsort((kept.points[:, 1], kept.points[:, 0]))]
 
 

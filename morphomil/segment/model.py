@@ -1,4 +1,4 @@
-"""A trained StarDist network: loading by folder or name, its resolution, one block of pixels -> probability and distances."""
+"""A trained StarDist network: loading by folder or name, its resolution, pixels -> probability and distances."""
 
 from __future__ import annotations
 
@@ -84,7 +84,7 @@ def load_segmenter(model: str = "default", *, normalize: Normalize | None = None
     folder = WEIGHTS / model if model == "default" else Path(model)
     if not (folder / "config.json").is_file():
         raise InputError(
-            f"model {model!r} is neither a folder with a StarDist config.json nor one of: default, {', '.join(PRETRAINED)}"
+            f"model {model!r} is no folder with a StarDist config.json, and none of: default, {', '.join(PRETRAINED)}"
         )
     weights = next((folder / name for name in _WEIGHT_NAMES if (folder / name).is_file()), None)
     if weights is None:
@@ -100,7 +100,12 @@ def load_segmenter(model: str = "default", *, normalize: Normalize | None = None
     except (ValueError, KeyError, OSError, TypeError) as error:
         raise InputError(f"model folder {folder} can't be used: {error}") from error
     return _segmenter(
-        model, digest.hexdigest(), keras_model, config, thresholds, about | ({"normalize": normalize} if normalize else {})
+        model,
+        digest.hexdigest(),
+        keras_model,
+        config,
+        thresholds,
+        about | ({"normalize": normalize} if normalize else {}),
     )
 
 
@@ -162,19 +167,24 @@ def _load_pretrained(name: str, normalize: Normalize) -> Segmenter:
             from stardist.models import StarDist2D
 
             loaded = StarDist2D.from_pretrained(name)
-    except Exception as error:  # noqa: BLE001 - whatever the download raised, the user gets one sentence
+    except Exception as error:  # whatever the download raised, the user gets one sentence
         raise InputError(
             f"pretrained model {name!r} can't be fetched ({type(error).__name__}: {error}); without a network name a "
             "model folder or use the shipped weights (--model default)"
         ) from error
     digest = hashlib.sha256(b"".join(np.asarray(v).tobytes() for v in loaded.keras_model.weights)).hexdigest()
     thresholds = {"prob": loaded.thresholds.prob, "nms": loaded.thresholds.nms}
-    about = {"resolutions_mpp": [], "normalize": normalize}
+    about: dict[str, Any] = {"resolutions_mpp": [], "normalize": normalize}
     return _segmenter(name, digest, loaded.keras_model, vars(loaded.config), thresholds, about)
 
 
 def _segmenter(
-    name: str, sha256: str, keras_model: Any, config: dict[str, Any], thresholds: dict[str, float], about: dict[str, Any]
+    name: str,
+    sha256: str,
+    keras_model: Any,
+    config: dict[str, Any],
+    thresholds: dict[str, float],
+    about: dict[str, Any],
 ) -> Segmenter:
     import tensorflow as tf
 

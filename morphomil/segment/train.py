@@ -1,7 +1,7 @@
 """Training of the nucleus segmenter: annotated images -> a StarDist model folder.
 
-The network, its losses and its targets are StarDist's (Schmidt et al. 2018, Weigert & Schmidt 2022); the patches come from
-`augment`. Patch k of epoch e depends on the seed, e and k alone, so that a resumed training sees the same patches.
+The network, its losses and its targets are StarDist's (Schmidt et al. 2018, Weigert & Schmidt 2022); the patches come
+from `augment`. Batch k of epoch e depends on the seed, e and k alone, so that a resumed training sees the same patches.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from morphomil.segment.model import Segmenter
 
 HALO_PX = 32
-"""Targets are computed on a patch larger by this on each side, so that nuclei cut by the patch edge keep their shape."""
+"""Targets are computed on a patch larger by this on each side: nuclei cut by the patch's edge keep their shape."""
 
 
 @dataclass(frozen=True)
@@ -307,8 +307,9 @@ def tune_thresholds(
                 key = {"prob": prob, "nms": nms, "group": image.group, "mpp": image.mpp}
                 rows.append(key | {"pq": score.pq, "aji": score.aji, "f1": score.f1, "count_ratio": ratio})
     table = pd.DataFrame(rows).groupby(["prob", "nms", "group", "mpp"], as_index=False).mean()
-    prob, nms = table.groupby(["prob", "nms"])["pq"].mean().idxmax()
-    return {"prob": float(prob), "nms": float(nms)}, table
+    mean = table.groupby(["prob", "nms"], as_index=False)[["pq"]].mean()
+    best = mean.loc[mean["pq"].idxmax()]
+    return {"prob": float(best["prob"]), "nms": float(best["nms"])}, table
 
 
 def train_from_table(

@@ -23,7 +23,10 @@ def plain_aji(truth: np.ndarray, found: np.ndarray) -> float:
     """Kumar et al. 2017, algorithm 1."""
     used, shared, united = set(), 0, 0
     for i in np.unique(truth[truth > 0]):
-        best = max(np.unique(found[found > 0]), key=lambda j: np.sum((truth == i) & (found == j)) / np.sum((truth == i) | (found == j)))
+        best = max(
+            np.unique(found[found > 0]),
+            key=lambda j: np.sum((truth == i) & (found == j)) / np.sum((truth == i) | (found == j)),
+        )
         both = np.sum((truth == i) & (found == best))
         if both:
             shared, united = shared + both, united + np.sum((truth == i) | (found == best))

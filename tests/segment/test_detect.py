@@ -74,7 +74,9 @@ def test_every_nucleus_is_found_once_whatever_the_blocks(monkeypatch: pytest.Mon
     results = []
     for side in (1024, 256, 128):
         monkeypatch.setattr(module, "BLOCK_PX", side)
-        found = [part for part in find_nuclei(array_reader(image), block_rows(700, 900), segmenter=segmenter) if len(part)]
+        found = [
+            part for part in find_nuclei(array_reader(image), block_rows(700, 900), segmenter=segmenter) if len(part)
+        ]
         results.append(labels_of(join(found, rays=32), truth.shape))
     for labels in results:
         score = agreement(truth, labels)
@@ -101,7 +103,10 @@ def test_blocks_are_trimmed_to_what_is_wanted(rows: int, columns: int, seed: int
         assert block.row % 256 == block.column % 256 == 0
         assert block.height <= 1024
         assert block.width <= 1024
-        covered[block.row // 256 : -(-(block.row + block.height) // 256), block.column // 256 : -(-(block.column + block.width) // 256)] += 1
+        covered[
+            block.row // 256 : -(-(block.row + block.height) // 256),
+            block.column // 256 : -(-(block.column + block.width) // 256),
+        ] += 1
     assert (covered <= 1).all()
     assert (covered[wanted] == 1).all()
 
@@ -111,13 +116,15 @@ def polygon(row: float, column: float, radius: float, prob: float) -> Polygons:
 
 
 def test_the_more_probable_of_two_overlapping_candidates_stays() -> None:
-    kept = suppress(join([polygon(20, 20, 8, 0.6), polygon(22, 20, 8, 0.9), polygon(60, 60, 8, 0.5)], rays=32), threshold=0.3)
+    kept = suppress(
+        join([polygon(20, 20, 8, 0.6), polygon(22, 20, 8, 0.9), polygon(60, 60, 8, 0.5)], rays=32), threshold=0.3
+    )
     assert sorted(kept.prob.tolist()) == pytest.approx([0.5, 0.9])
 
 
 def test_rendered_discs_have_the_area_of_discs() -> None:
     labels = labels_of(polygon(30, 30, 12, 0.9), (64, 64))
-    rows, columns = disk((30, 30), 12)
+    rows, _ = disk((30, 30), 12)
     assert np.count_nonzero(labels) == pytest.approx(len(rows), rel=0.03)
 
 
