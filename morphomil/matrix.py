@@ -192,15 +192,16 @@ def fit_edges_to_counts(
     return Edges(bins, orientation)
 
 
-def rebin(counts: NDArray[Any], edges: Edges) -> NDArray[np.int64]:
-    """Counts on the fine grids -> (features, patches, 32); nothing is lost, the end bins take what lies beyond."""
+def rebin(counts: NDArray[Any], edges: Edges) -> NDArray[Any]:
+    """Counts, or shares, on the fine grids -> (features, patches, 32); the end bins take what lies beyond."""
     if counts.shape[0] != len(edges.bins) or counts.shape[2] != FINE_BINS:
         raise ValueError(f"counts must be of {len(edges.bins)} features and {FINE_BINS} bins, got {counts.shape}")
-    binned = np.empty((*counts.shape[:2], BINS), np.int64)
+    kind = np.int64 if np.issubdtype(counts.dtype, np.integer) else counts.dtype
+    binned = np.empty((*counts.shape[:2], BINS), kind)
     for number, binning in enumerate(edges.bins.values()):
         starts = binning.first + binning.width * np.arange(BINS)
         starts[0] = 0
-        binned[number] = np.add.reduceat(counts[number], starts, axis=-1, dtype=np.int64)
+        binned[number] = np.add.reduceat(counts[number], starts, axis=-1, dtype=kind)
     return binned
 
 

@@ -33,7 +33,8 @@ if TYPE_CHECKING:
 
     from shapely import Polygon
 
-FloatArray = NDArray[np.floating[Any]]
+FloatArray = NDArray[np.float64]
+ImageArray = NDArray[np.float32]
 
 NO_EFFECT = "none"
 """Name of the effect of a null cohort."""
@@ -42,8 +43,8 @@ TRAIT_SD = {
     "elongation": 0.015,
     "polarity": 0.5,
     "density": 0.15,
-    "lobulation": 0.03,
-    "boxiness": 0.03,
+    "lobulation": 0.003,
+    "boxiness": 0.02,
 }
 """SD between patients: of log area, log axis ratio, log concentration, log density, and the two outline amplitudes."""
 PLANTED_TRAIT = {
@@ -59,6 +60,10 @@ PLANTED_TRAIT = {
 """The trait, and its direction, that an effect on a feature shifts; area, axes and circumference stand for size."""
 NUCLEUS_CLASSES = ("tumor", "stroma", "lymphocyte")
 
+MIN_SIDE_UM = 150.0
+MAX_PIXELS = 50_000_000
+MAX_FILLED = 0.25
+"""Share of the nests; a patient may have twice as much, and more than half leaves no free place."""
 LAYOUT_UM = 4.0
 """Grid on which tissue is laid out."""
 TISSUE_UM = 1.0
@@ -67,6 +72,8 @@ TISSUE_MARGIN_UM = 12.0
 """Glass between tissue and the image's edge; more than half of the longest nucleus."""
 TUMOR_SHARE = 0.84
 """Extent of the annotated tumor over that of the tissue."""
+GAP_UM = 0.6
+"""Least distance of two nuclei."""
 VERTICES = 64
 """Points of a nucleus's outline."""
 PLACEMENT_ROUNDS = 60
@@ -75,7 +82,6 @@ STAIN_VECTORS = np.array([[0.65, 0.70, 0.29], [0.15, 0.90, 0.40]])
 """Optical density (natural logarithm) of hematoxylin and eosin in red, green, blue; hematoxylin after Ruifrok 2001."""
 GLASS = np.array([243.0, 242.0, 240.0])
 TILE_PX = 256
-TUMOR_OUTLINE = "Tumor"
 
 
 @dataclass(frozen=True)
@@ -104,7 +110,7 @@ class PhantomSettings:
     """SD of the logarithm of that ratio within a slide."""
     polarity: float = 1.0
     """Von Mises concentration of tumor nuclei's doubled angles about the neighborhood's direction; 0: no direction."""
-    lobulation: float = 0.085
+    lobulation: float = 0.09
     """Amplitude of the outlines' lobes over the radius; lower is rounder."""
     stain_sd: float = 0.03
     """SD between slides of each component of the stains' unit vectors."""
@@ -117,16 +123,17 @@ class PhantomSettings:
     jpeg_quality: int = 85
 
     def __post_init__(self) -> None:
+        """Refuse what can't be painted."""
         limits = {
             "mpp": (0.1, 1.0),
             "width_px": (256, 100_000),
             "height_px": (256, 100_000),
-            "tumor_per_mm2": (100, 6000),
+            "tumor_per_mm2": (500, 8000),
             "stroma_per_mm2": (0, 6000),
             "lymphocyte_share": (0, 1),
             "nest_share": (0.1, 1),
-            "area_um2": (15, 80),
-            "area_spread": (0, 0.5),
+            "area_um2": (15, 100),
+            "area_spread": (0, 0.4),
             "axis_ratio": (1, 2.5),
             "axis_ratio_spread": (0, 0.3),
             "polarity": (0, 20),
@@ -142,11 +149,16 @@ class PhantomSettings:
             for name, (low, high) in limits.items()
             if not low <= getattr(self, name) <= high
         ]
-        if self.tumor_per_mm2 * self.area_um2 > 0.25e6:
-            share = self.tumor_per_mm2 * self.area_um2 / 1e6
+        filled = self.tumor_per_mm2 * self.area_um2 / 1e6
+        if filled > MAX_FILLED:
             problems.append(
-                f"nuclei would fill {share:.0%} of the nests; at most 25 % leaves room: lower one of the two"
+                f"nuclei must fill at most {MAX_FILLED:.0%} of the nests, got {filled:.0%}: make them fewer"
             )
+        size = f"{self.width_px} x {self.height_px} px of {self.mpp:g} um"
+        if min(self.width_px, self.height_px) * self.mpp < MIN_SIDE_UM:
+            problems.append(f"a phantom's sides must be at least {MIN_SIDE_UM:g} um, got {size}")
+        if self.width_px * self.height_px > MAX_PIXELS:
+            problems.append(f"a phantom is painted in memory and may have {MAX_PIXELS:,} pixels, got {size}")
         if problems:
             raise InputError(problems)
 
@@ -162,6 +174,7 @@ class Effect:
     shift: float = 0.0
 
     def __post_init__(self) -> None:
+        """Refuse an unknown feature and a shift beyond what nuclei can show."""
         if self.feature not in (NO_EFFECT, *FEATURE_NAMES):
             raise InputError(
                 f"no feature named {self.feature!r} to plant; choose {NO_EFFECT}, {', '.join(FEATURE_NAMES)}"
@@ -227,7 +240,7 @@ def plan_slide(
 ) -> Plan:
     """Lay out the tissue of slide `number` and place its nuclei; `label` is the patient's group, 0 or 1.
 
-    Each purpose draws from its own stream, so a planted effect leaves all other draws as they are.
+    Each purpose draws from its own stream, so a planted effect leaves tissue, stain and the other traits as they are.
     """
     random = partial(_random, (seed, number))
     scores = dict(zip(TRAIT_SD, random("traits").standard_normal(len(TRAIT_SD)), strict=True))
@@ -238,9 +251,9 @@ def plan_slide(
     classes = _count_nuclei(layout, settings, traits, random("counts"))
     outlines = _draw_outlines(classes, settings, traits, random)
     turn = _deviations(classes, settings, traits, random("deviations"))
-    x, y, angle, placed = _place(classes, outlines, turn, layout=layout, rng=random("places"))
-    outlines, kept = _turned(outlines[placed], angle[placed]), classes[placed]
-    nuclei = _truth(x[placed], y[placed], outlines, classes=kept, tumor=tumor, mpp=settings.mpp)
+    points, angles, placed = _place(classes, outlines, turn, layout=layout, settings=settings, rng=random("places"))
+    outlines = _turned(outlines[placed], angles[placed])
+    nuclei = _truth(points[placed], outlines, classes=classes[placed], tumor=tumor, mpp=settings.mpp)
     return Plan(settings, (seed, number), traits, tumor, nuclei, outlines, layout)
 
 
@@ -278,15 +291,19 @@ def write_cohort(
     """Write a cohort of one slide per patient, groups 0 and 1 in turn, and return its manifest (paths relative to it).
 
     Beside the slides (pyramidal TIFF) lie annotations (GeoJSON) and, in `truth`, each slide's nuclei (Parquet) and
-    labels (TIFF), the patients' traits in standard scores before the group's shift is taken off, and the settings.
-    The same arguments give the same bytes.
+    labels (TIFF), the patients' traits in SDs between patients (the group's shift included), and the settings. The
+    same arguments give the same bytes. `on_slide` is called with the slides done and their number.
 
     Raises:
-        InputError: fewer than two slides, or no such effect.
+        InputError: fewer than two slides, a negative seed, no such effect, or `out` can't be written.
     """
     settings, planted = settings or PhantomSettings(), Effect(effect, shift)
-    if slides < 2:
-        raise InputError(f"a cohort of two groups needs at least 2 slides, got {slides}")
+    if slides < 2 or seed < 0:
+        raise InputError(f"a cohort needs at least 2 slides and a seed from 0, got {slides} slides and seed {seed}")
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise InputError(f"cohort folder {out} can't be made: {error.strerror}; name another one") from error
     manifest, truth = [], []
     for number in range(slides):
         phantom = render_slide(settings, seed=seed, number=number, effect=planted, label=number % 2)
@@ -314,7 +331,7 @@ def _random(seed: tuple[int, int], purpose: str) -> np.random.Generator:
     return np.random.default_rng([*seed, *purpose.encode()])
 
 
-def _smooth_field(rng: np.random.Generator, shape: tuple[int, int], scale: float) -> NDArray[np.float32]:
+def _smooth_field(rng: np.random.Generator, shape: tuple[int, int], scale: float) -> ImageArray:
     """A random field of mean 0 and SD 1: white noise under a Gaussian of SD `scale` (in cells of the grid)."""
     step = max(scale / 1.5, 1.0)
     coarse = tuple(math.ceil(side / step) for side in shape)
@@ -323,7 +340,7 @@ def _smooth_field(rng: np.random.Generator, shape: tuple[int, int], scale: float
     return _enlarge(smooth, shape, step)
 
 
-def _enlarge(grid: FloatArray, shape: tuple[int, int], factor: float) -> NDArray[np.float32]:
+def _enlarge(grid: NDArray[np.floating[Any]], shape: tuple[int, int], factor: float) -> ImageArray:
     """The top left of a grid at `factor` times its resolution, bicubic."""
     box = (0, 0, min(shape[1] / factor, grid.shape[1]), min(shape[0] / factor, grid.shape[0]))
     image = Image.fromarray(np.ascontiguousarray(grid, np.float32))
@@ -435,14 +452,14 @@ def _draw_outlines(
     An ellipse whose radius is modulated in its own frame: orders 3 and 5 at random phases are lobes, order 4 in phase
     with the axes is boxiness. Lobes widen the enclosing rectangle; boxiness makes up for it, so rectangularity stays.
     """
-    area_z, ratio_z, lobe_z, box_z = random("shapes").standard_normal((4, len(classes)))
+    area_z, ratio_z, lobe_z, box_z = np.clip(random("shapes").standard_normal((4, len(classes))), -3, 3)
     area = np.choose(classes, [settings.area_um2 * math.exp(traits["size"]), 26.0, 19.0])
     area = area * np.exp(area_z * np.choose(classes, [settings.area_spread, 0.22, 0.12]))
     ratio = np.choose(classes, [settings.axis_ratio * math.exp(traits["elongation"]), 2.6, 1.1])
     ratio = np.maximum(ratio * np.exp(ratio_z * np.choose(classes, [settings.axis_ratio_spread, 0.22, 0.05])), 1)
-    lobulation = np.choose(classes, [max(settings.lobulation + traits["lobulation"], 0), 0.03, 0.02])
-    lobulation = lobulation * np.exp(0.25 * np.clip(lobe_z, -3, 2))
-    boxiness = np.where(classes == 0, traits["boxiness"], 0) + 0.02 * np.clip(box_z, -3, 3) + 0.9 * lobulation - 0.05
+    lobulation = np.choose(classes, [math.sqrt(max(settings.lobulation**2 + traits["lobulation"], 0)), 0.03, 0.02])
+    lobulation = lobulation * np.exp(0.25 * np.minimum(lobe_z, 2))
+    boxiness = np.where(classes == 0, traits["boxiness"], 0) + 0.02 * box_z + 0.9 * lobulation - 0.05
     angle = np.arange(VERTICES) * 2 * math.pi / VERTICES
     phases = random("phases").uniform(0, 2 * math.pi, (2, len(classes), 1))
     lobes = np.cos(3 * angle + phases[0]) + 0.35 * np.cos(5 * angle + phases[1])
@@ -468,9 +485,10 @@ def _place(
     deviations: FloatArray,
     *,
     layout: Layout,
+    settings: PhantomSettings,
     rng: np.random.Generator,
-) -> tuple[FloatArray, FloatArray, FloatArray, NDArray[np.bool_]]:
-    """x and y in um, the angle, and whether a free place was found.
+) -> tuple[FloatArray, FloatArray, NDArray[np.bool_]]:
+    """Centers (n, 2) in um, angles, and whether a free place was found.
 
     A nucleus that hits another one is thrown again with its size and shape, so crowding doesn't favor small nuclei.
     """
@@ -479,45 +497,58 @@ def _place(
     chances = [np.cumsum(habitat, dtype=float) for habitat in (tumor, stroma, clusters)]
     down, right = np.gradient(layout.fiber_um)
     directions = np.stack([layout.axis, np.arctan2(right, -down), layout.axis])
-    semi_axes = np.abs(outlines).max(axis=1)
-    gap = 0.6
-    points, angle = np.zeros((len(classes), 2)), np.zeros(len(classes))
+    semi_axes = _enclosing_semi_axes(outlines)
+    low = semi_axes.max(axis=1)[:, None] + settings.mpp
+    high = np.array([settings.width_px, settings.height_px]) * settings.mpp - low
+    points, angles = np.zeros((len(classes), 2)), np.zeros(len(classes))
     placed = np.zeros(len(classes), bool)
     for _ in range(PLACEMENT_ROUNDS):
         waiting = np.flatnonzero(~placed)
         if not len(waiting):
             break
-        cells = np.zeros(len(waiting), int)
-        throws = rng.random((3, len(waiting)))
-        for kind, chance in enumerate(chances):
-            mine = classes[waiting] == kind
-            cells[mine] = np.searchsorted(chance, throws[0, mine] * chance[-1], side="right")
-        row, column = np.divmod(cells, stroma.shape[1])
-        points[waiting] = (np.stack([column + throws[1], row + throws[2]], 1)) * LAYOUT_UM
-        angle[waiting] = directions[classes[waiting], row, column] + deviations[waiting]
+        row, column, points[waiting] = _throw(classes[waiting], chances, stroma.shape, rng)
+        angles[waiting] = directions[classes[waiting], row, column] + deviations[waiting]
         order = np.concatenate([np.flatnonzero(placed), waiting])
-        clear = _first_come(points[order], angle[order], semi_axes[order], settled=int(placed.sum()), gap=gap)
+        clear = _first_come(points[order], angles[order], semi_axes[order], settled=int(placed.sum()))
         placed[order[clear]] = True
-    return points[:, 0], points[:, 1], angle, placed
+        placed &= ((points >= low) & (points <= high)).all(axis=1)
+    return points, angles, placed
 
 
-def _first_come(
-    points: FloatArray, angle: FloatArray, semi_axes: FloatArray, *, settled: int, gap: float
-) -> NDArray[np.bool_]:
-    """Which bodies touch none that comes before them; the first `settled` are free of each other.
+def _throw(
+    classes: NDArray[np.int8], chances: list[FloatArray], shape: tuple[int, ...], rng: np.random.Generator
+) -> tuple[NDArray[np.int64], NDArray[np.int64], FloatArray]:
+    """Row and column of the layout's cell, and the point in um, where each nucleus lands in its class's habitat."""
+    cells = np.zeros(len(classes), np.int64)
+    throws = rng.random((3, len(classes)))
+    for kind, chance in enumerate(chances):
+        mine = classes == kind
+        cells[mine] = np.searchsorted(chance, throws[0, mine] * chance[-1], side="right")
+    row, column = np.divmod(cells, shape[1])
+    return row, column, np.stack([column + throws[1], row + throws[2]], 1) * LAYOUT_UM
 
-    Two convex bodies are apart where their half widths along the line of their centers add up to less than its length.
+
+def _enclosing_semi_axes(outlines: FloatArray) -> FloatArray:
+    """Semi-axes (n, 2), along x and y, of an ellipse that holds the outline."""
+    half = np.abs(outlines).max(axis=1)
+    return np.asarray(half * np.linalg.norm(outlines / half[:, None, :], axis=2).max(axis=1)[:, None])
+
+
+def _first_come(points: FloatArray, angles: FloatArray, semi_axes: FloatArray, *, settled: int) -> NDArray[np.bool_]:
+    """Which ellipses keep `GAP_UM` from all that come before them; the first `settled` are known to.
+
+    Two of them are apart where their half widths along the line of their centers add up to less than its length.
     """
-    pairs = cKDTree(points).query_pairs(2 * semi_axes.max() + gap, output_type="ndarray")
+    pairs = cKDTree(points).query_pairs(2 * semi_axes.max() + GAP_UM, output_type="ndarray")
     first, second = pairs.min(axis=1), pairs.max(axis=1)
     fresh = second >= settled
     first, second = first[fresh], second[fresh]
     line = points[second] - points[first]
     distance = np.hypot(line[:, 0], line[:, 1])
     direction = np.arctan2(line[:, 1], line[:, 0])
-    needed = np.full(len(first), gap)
+    needed = np.full(len(first), GAP_UM)
     for one in (first, second):
-        turn = direction - angle[one]
+        turn = direction - angles[one]
         needed += np.hypot(semi_axes[one, 0] * np.cos(turn), semi_axes[one, 1] * np.sin(turn))
     clear = np.ones(len(points), bool)
     clear[second[distance < needed]] = False
@@ -547,14 +578,14 @@ def _moments(outlines: FloatArray) -> dict[str, FloatArray]:
 
 
 def _truth(
-    x_um: FloatArray,
-    y_um: FloatArray,
+    points: FloatArray,
     outlines: FloatArray,
     *,
     classes: NDArray[np.int8],
     tumor: Polygon,
     mpp: float,
 ) -> pd.DataFrame:
+    x_um, y_um = points.T
     shape = _moments(outlines)
     spread = np.hypot(shape["xx"] - shape["yy"], 2 * shape["xy"])
     major, minor = (np.sqrt(8 * (shape["xx"] + shape["yy"] + sign * spread)) for sign in (1, -1))
@@ -607,9 +638,9 @@ class _Pixels:
 
     index: NDArray[np.int64]
     owner: NDArray[np.int64]
-    cover: NDArray[np.float32]
-    depth_um: NDArray[np.float32]
-    offset_um: NDArray[np.float32]
+    cover: ImageArray
+    depth_um: ImageArray
+    offset_um: ImageArray
 
 
 def _rasterize(plan: Plan, shape: tuple[int, int]) -> _Pixels:
@@ -638,7 +669,7 @@ def _rasterize(plan: Plan, shape: tuple[int, int]) -> _Pixels:
     return _Pixels(index, owner[seen], cover[seen], depth[seen], np.stack([dx[seen], dy[seen]], 1))
 
 
-def _radius_table(angles: FloatArray, radii: FloatArray) -> NDArray[np.float32]:
+def _radius_table(angles: FloatArray, radii: FloatArray) -> ImageArray:
     """Radius of each star-shaped outline at 256 equal steps of the angle, each at the middle of its step."""
     places = (np.arange(256) + 0.5) / 256 * 2 * math.pi
     return np.array(
@@ -646,7 +677,7 @@ def _radius_table(angles: FloatArray, radii: FloatArray) -> NDArray[np.float32]:
     )
 
 
-def _stain_tissue(plan: Plan, rng: np.random.Generator) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+def _stain_tissue(plan: Plan, rng: np.random.Generator) -> tuple[ImageArray, ImageArray]:
     """Amounts of hematoxylin and eosin without nuclei, on the grid of `TISSUE_UM`: fibers, cytoplasm, clefts, holes."""
     layout = plan.layout
     factor = round(LAYOUT_UM / TISSUE_UM)
@@ -667,22 +698,20 @@ def _stain_tissue(plan: Plan, rng: np.random.Generator) -> tuple[NDArray[np.floa
     return np.maximum(hematoxylin, 0) * present, np.maximum(eosin, 0.03) * present
 
 
-def _cells(
-    plan: Plan, shape: tuple[int, int], rng: np.random.Generator
-) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+def _cells(plan: Plan, shape: tuple[int, int], rng: np.random.Generator) -> tuple[ImageArray, ImageArray]:
     """Tumor cells as the Voronoi cells of their nuclei: each one's own tone (SD 1), and the border (1) between two."""
     step = 2 * TISSUE_UM
     rows, columns = np.nonzero(_enlarge(plan.layout.nest, (shape[0] // 2, shape[1] // 2), LAYOUT_UM / step) > -0.1)
     tone, border = np.zeros((2, shape[0] // 2, shape[1] // 2), np.float32)
     centers = plan.nuclei.loc[plan.nuclei["nucleus_class"] == "tumor", ["x_px", "y_px"]].to_numpy() * plan.settings.mpp
     if len(centers) > 1:
-        distance, nearest = cKDTree(centers).query((np.stack([columns, rows], 1) + 0.5) * step, k=2)
+        distance, nearest = map(np.asarray, cKDTree(centers).query((np.stack([columns, rows], 1) + 0.5) * step, k=2))
         tone[rows, columns] = rng.standard_normal(len(centers))[nearest[:, 0]]
         border[rows, columns] = np.exp(-np.square((distance[:, 1] - distance[:, 0]) / 2.0))
     return _enlarge(tone, shape, 2), _enlarge(border, shape, 2)
 
 
-def _strands(position: FloatArray, width_um: float, rng: np.random.Generator) -> NDArray[np.float32]:
+def _strands(position: FloatArray, width_um: float, rng: np.random.Generator) -> ImageArray:
     """Stripes of random strength, mean 0 and SD 1, along the lines of equal position."""
     fine = width_um / 4
     cells = ((position - position.min()) / fine).astype(np.int64)
@@ -690,21 +719,21 @@ def _strands(position: FloatArray, width_um: float, rng: np.random.Generator) ->
     return np.asarray((stripes / stripes.std()).astype(np.float32)[cells])
 
 
-def _ramp(value: NDArray[np.float32]) -> NDArray[np.float32]:
+def _ramp(value: NDArray[np.floating[Any]]) -> ImageArray:
     """From 0 to 1 as value goes from -1 to 1."""
-    return np.clip(value * np.float32(0.5) + np.float32(0.5), 0, 1)
+    return np.asarray(np.clip(value * np.float32(0.5) + np.float32(0.5), 0, 1), np.float32)
 
 
 def _stain_nuclei(
-    hematoxylin: NDArray[np.float32],
-    eosin: NDArray[np.float32],
+    hematoxylin: ImageArray,
+    eosin: ImageArray,
     pixels: _Pixels,
     *,
     plan: Plan,
     rng: np.random.Generator,
-) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-    """Lay the nuclei on the tissue: darker rim, blotchy chromatin, some nucleoli; lymphocytes dense, tumor cells pale."""
-    kinds = pd.Index(NUCLEUS_CLASSES).get_indexer(plan.nuclei["nucleus_class"])
+) -> tuple[ImageArray, ImageArray]:
+    """Lay the nuclei on the tissue: rim, blotchy chromatin and some nucleoli; lymphocytes dense, tumor cells pale."""
+    kinds = pd.Index(NUCLEUS_CLASSES).get_indexer(pd.Index(plan.nuclei["nucleus_class"]))
     amount = np.array([0.95, 1.25, 1.5])[kinds] * np.exp(0.14 * rng.standard_normal(len(kinds)))
     vesicular = np.array([1.0, 0.4, 0.5])[kinds]
     grain = _smooth_field(rng, hematoxylin.shape, 0.75 / plan.settings.mpp)
@@ -724,7 +753,7 @@ def _stain_nuclei(
 
 
 def _photograph(
-    hematoxylin: NDArray[np.float32], eosin: NDArray[np.float32], settings: PhantomSettings, rng: np.random.Generator
+    hematoxylin: ImageArray, eosin: ImageArray, settings: PhantomSettings, rng: np.random.Generator
 ) -> NDArray[np.uint8]:
     """Blur, Lambert-Beer's law with the slide's own stains, uneven light and noise."""
     stains = STAIN_VECTORS + settings.stain_sd * rng.standard_normal((2, 3))
@@ -758,7 +787,7 @@ def _write_phantom(out: Path, name: str, phantom: Phantom) -> None:
 
 def _annotation(tumor: Polygon) -> dict[str, Any]:
     """As QuPath exports it."""
-    properties = {"objectType": "annotation", "classification": {"name": TUMOR_OUTLINE, "color": [200, 0, 0]}}
+    properties = {"objectType": "annotation", "classification": {"name": "Tumor", "color": [200, 0, 0]}}
     feature = {"type": "Feature", "geometry": shapely.geometry.mapping(tumor), "properties": properties}
     return {"type": "FeatureCollection", "features": [feature]}
 

@@ -525,7 +525,7 @@ def tissue_mask(rgb: NDArray[np.uint8], *, cell_mm2: float) -> NDArray[np.bool_]
     usable = stain[~soiled]
     if usable.size == 0 or np.ptp(usable) == 0:
         return np.zeros(rgb.shape[:2], bool)
-    tissue = (stain > np.clip(threshold_otsu(usable), 0.03, 0.06)) & ~soiled  # type: ignore[no-untyped-call]
+    tissue = (stain > np.clip(threshold_otsu(usable), 0.03, 0.06)) & ~soiled
     tissue = ndimage.binary_closing(np.pad(tissue, 3), iterations=3)[3:-3, 3:-3] & ~soiled
     least = _least_cells(tissue, cell_mm2)
     tissue = _drop_small(tissue, cells=least)

@@ -63,9 +63,10 @@ def jitter_optics(
     image: NDArray[np.float32], rng: np.random.Generator, settings: AugmentSettings
 ) -> NDArray[np.float32]:
     """The image out of focus, compressed, noisy, brighter or darker."""
+    image = image.copy()
     if rng.random() < settings.blur_probability:
         sigma = rng.uniform(0.3, settings.blur_sigma_px)
-        image = ndimage.gaussian_filter(image, (sigma, sigma, 0), output=np.empty_like(image))
+        ndimage.gaussian_filter(image, (sigma, sigma, 0), output=image)
     image = image ** np.float32(np.exp(rng.uniform(-settings.gamma, settings.gamma)))
     image = image * np.float32(1 + rng.uniform(-settings.brightness, settings.brightness))
     image = image + np.float32(rng.uniform(-settings.brightness, settings.brightness) / 2)

@@ -205,7 +205,7 @@ def _settle(
     high = np.array([block.row + block.height, block.column + block.width]) + MARGIN_PX
 
     def nearby(part: Polygons) -> Polygons:
-        return part[((part.points >= low) & (part.points < high)).all(axis=1)]
+        return part[np.flatnonzero(((part.points >= low) & (part.points < high)).all(axis=1))]
 
     winners = [Polygons(p.points, p.prob + 2, p.dist) for p in map(nearby, settled)]
     survivors = suppress(join([own, *winners, *map(nearby, open_ones)], rays=own.dist.shape[1]), threshold=threshold)

@@ -308,7 +308,7 @@ def tune_thresholds(
                 rows.append(key | {"pq": score.pq, "aji": score.aji, "f1": score.f1, "count_ratio": ratio})
     table = pd.DataFrame(rows).groupby(["prob", "nms", "group", "mpp"], as_index=False).mean()
     mean = table.groupby(["prob", "nms"], as_index=False)[["pq"]].mean()
-    best = mean.loc[mean["pq"].idxmax()]
+    best = mean.iloc[int(mean["pq"].argmax())]
     return {"prob": float(best["prob"]), "nms": float(best["nms"])}, table
 
 
