@@ -73,6 +73,8 @@ class Recipe:
     """Of an embedded instance."""
     inner: int = 32
     """Of the attention's hidden layer."""
+    content: float = 0.25
+    """How much attention sees of an instance's content beside its feature's identity."""
     learning_rate: float = 5e-3
     """Of Adam."""
     weight_decay: float = 1e-2
@@ -150,14 +152,16 @@ def _cumulate(values: NDArray[np.float32]) -> NDArray[np.float64]:
 class MorphometryMIL(nn.Module):
     """Attention-MIL over features, several independent models (replicates) side by side.
 
-    Each feature has its own linear layer and a learned identity; attention and classifier are shared by the features.
-    Attention starts out uniform.
+    With c = W_f x the feature's own linear layer and e_f its learned identity: instance h = ReLU(c + e_f), attention
+    softmax(v' tanh(V (content c + e_f))), logits = classifier(sum a h); V, v and the classifier are shared by the
+    features. `content` (`Recipe`) is below 1 because with few patients c overfits before attention has settled, and
+    attention then follows noise.
     """
 
     def __init__(
         self, replicates: int, *, features: int, bins: int, classes: int, recipe: Recipe, rng: torch.Generator
     ) -> None:
-        """Models with random weights, attention and classes without preference."""
+        """Models with random weights."""
         super().__init__()
         width, inner = recipe.width, recipe.inner
 
@@ -168,7 +172,8 @@ class MorphometryMIL(nn.Module):
         self.identity = normal(features, width, sd=0.5)
         self.attend_in = normal(width, inner, sd=width**-0.5)
         self.attend_bias = nn.Parameter(torch.zeros(replicates, 1, inner))
-        self.attend_out = nn.Parameter(torch.zeros(replicates, inner, 1))
+        self.attend_out = normal(inner, 1, sd=inner**-0.5)
+        self.content = recipe.content
         self.classify_in = normal(width, 2 * width, sd=width**-0.5)
         self.classify_bias = nn.Parameter(torch.zeros(replicates, 1, 2 * width))
         self.classify_out = normal(2 * width, classes, sd=(2 * width) ** -0.5)
@@ -180,9 +185,11 @@ class MorphometryMIL(nn.Module):
         `present` (R, B, features): the instances that take part; the others get no attention.
         """
         replicates, count, features, _ = bags.shape
-        embedded = torch.relu(torch.einsum("rbfi,rfih->rbfh", bags, self.embed) + self.identity[:, None])
-        flat = embedded.reshape(replicates, count * features, -1)
-        score = torch.bmm(torch.tanh(torch.bmm(flat, self.attend_in) + self.attend_bias), self.attend_out)
+        content = torch.einsum("rbfi,rfih->rbfh", bags, self.embed)
+        identity = self.identity[:, None]
+        embedded = torch.relu(content + identity)
+        seen = (self.content * content + identity).reshape(replicates, count * features, -1)
+        score = torch.bmm(torch.tanh(torch.bmm(seen, self.attend_in) + self.attend_bias), self.attend_out)
         score = score.reshape(replicates, count, features)
         if present is not None:
             score = score.masked_fill(~present, -torch.inf)

@@ -44,9 +44,9 @@ TRAIT_SD = {
     "polarity": 0.5,
     "density": 0.15,
     "lobulation": 0.003,
-    "boxiness": 0.02,
+    "boxiness": 0.015,
 }
-"""SD between patients: of log area, log axis ratio, log concentration, log density, and the two outline amplitudes."""
+"""SD between patients: of log area, log axis ratio, log concentration, log density, squared amplitude, amplitude."""
 PLANTED_TRAIT = {
     "area_um2": ("size", 1),
     "major_axis_um": ("size", 1),
@@ -450,7 +450,8 @@ def _draw_outlines(
     """Outlines (n, VERTICES, 2) in um, long axis along x, centroid at the origin, of exactly the drawn area.
 
     An ellipse whose radius is modulated in its own frame: orders 3 and 5 at random phases are lobes, order 4 in phase
-    with the axes is boxiness. Lobes widen the enclosing rectangle; boxiness makes up for it, so rectangularity stays.
+    with the axes is boxiness. Lobes widen the enclosing rectangle; 5.7 is what boxiness makes up for, so that the
+    lobulation of a patient leaves rectangularity as it is (lines of equal median rectangularity of 3,000 outlines).
     """
     area_z, ratio_z, lobe_z, box_z = np.clip(random("shapes").standard_normal((4, len(classes))), -3, 3)
     area = np.choose(classes, [settings.area_um2 * math.exp(traits["size"]), 26.0, 19.0])
@@ -459,7 +460,7 @@ def _draw_outlines(
     ratio = np.maximum(ratio * np.exp(ratio_z * np.choose(classes, [settings.axis_ratio_spread, 0.22, 0.05])), 1)
     lobulation = np.choose(classes, [math.sqrt(max(settings.lobulation**2 + traits["lobulation"], 0)), 0.03, 0.02])
     lobulation = lobulation * np.exp(0.25 * np.minimum(lobe_z, 2))
-    boxiness = np.where(classes == 0, traits["boxiness"], 0) + 0.02 * box_z + 0.9 * lobulation - 0.05
+    boxiness = np.choose(classes, [0.033 + traits["boxiness"] + 5.7 * traits["lobulation"], 0.0, 0.0]) + 0.02 * box_z
     angle = np.arange(VERTICES) * 2 * math.pi / VERTICES
     phases = random("phases").uniform(0, 2 * math.pi, (2, len(classes), 1))
     lobes = np.cos(3 * angle + phases[0]) + 0.35 * np.cos(5 * angle + phases[1])
@@ -622,7 +623,7 @@ def _density_within(x_um: FloatArray, y_um: FloatArray, tumor: Polygon, mpp: flo
 
 
 def _rectangle_areas(outlines: FloatArray) -> FloatArray:
-    """Area of the smallest enclosing rectangle among 60 directions; at most 0.1 % above the true one for a nucleus."""
+    """Area of the smallest enclosing rectangle among 60 directions; at most 0.5 % above the true one for a nucleus."""
     x, y = outlines[..., 0], outlines[..., 1]
     angles = np.arange(120) / 120 * math.pi
     widths = np.array([np.ptp(x * np.cos(angle) + y * np.sin(angle), axis=1) for angle in angles])
@@ -634,7 +635,10 @@ def _rectangle_areas(outlines: FloatArray) -> FloatArray:
 
 @dataclass(frozen=True, eq=False)
 class _Pixels:
-    """The pixels that nuclei touch, flat: position in the image, nucleus, covered share, um inward of the outline."""
+    """The pixels that nuclei touch, flat.
+
+    Position in the image, row of the nucleus, covered share, um inward of the outline, and x, y in um from the center.
+    """
 
     index: NDArray[np.int64]
     owner: NDArray[np.int64]

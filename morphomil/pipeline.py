@@ -14,11 +14,12 @@ from typing import TYPE_CHECKING, Any, Protocol
 import numpy as np
 import pandas as pd
 
-from morphomil.matrix import count_nuclei
+from morphomil.bags import BAG_SIZE
+from morphomil.matrix import count_nuclei, slide_values
 from morphomil.nuclei import FEATURES, local_density, measure_shapes
 from morphomil.run import Run, key_of
 from morphomil.slides import cut_patches, find_regions, open_image, regions_geojson
-from morphomil.store import atomic_path, fingerprint, write_json, write_parquet
+from morphomil.store import atomic_path, fingerprint, write_bytes, write_json, write_parquet, write_table_csv
 from morphomil.types import NUCLEI, PATCHES, InputError, PatchSettings, SlideError
 
 if TYPE_CHECKING:
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
+    from morphomil.rank import Ranking
     from morphomil.segment.detect import Polygons
     from morphomil.segment.model import Normalize, Segmenter
     from morphomil.slides import Region, RegionPatches, SlideImage
@@ -429,3 +431,81 @@ def _measure_band(labels: Any, top: int, *, mpp: float) -> pd.DataFrame:
     table = measure_shapes(labels[first : top + BAND_PX + halo], mpp=mpp)
     table["y_px"] += first
     return table[(table["y_px"] >= top - 0.5) & (table["y_px"] < top + BAND_PX - 0.5)]
+
+
+def rank(
+    run: Run,
+    *,
+    positive: str | None = None,
+    folds: int = 5,
+    seed: int = 0,
+    quick: bool = False,
+    progress: Progress | None = None,
+) -> Ranking:
+    """Rank the features of a measured run (`rank.rank_counts`) and store everything the ranking rests on.
+
+    Writes to `rank/`: `ranking.csv`, `predictions.parquet`, `attention.parquet`, `patient_values.parquet`, `about.json`;
+    and each fold's model to `models/morphometry/FOLD/`.
+
+    Raises:
+        InputError: nothing is measured yet, or the labels don't make two groups.
+        RefusedError: leakage, or too few patients of a class.
+        BusyError: another process works in the run directory.
+    """
+    from morphomil.rank import SEEDS, rank_counts
+
+    measured = run.done("featurize")
+    if not measured:
+        raise InputError(f"{run.path} has no measured slides; run: morphomil featurize {run.path}")
+    heard = progress or Silence()
+    begun = time.monotonic()
+    with run.lock():
+        values = pd.DataFrame([_slide_values(run, slide_id) for slide_id in measured])
+        heard.start("rank", folds)
+        ranking = rank_counts(
+            lambda slide_id: run.counts(slide_id).counts,
+            values,
+            run.cohort.table(),
+            features=tuple(FEATURES),
+            seed=seed,
+            positive=positive,
+            folds=folds,
+            quick=quick,
+            on_fold=lambda done, total: heard.end(f"fold {done}", "done", f"of {total}"),
+        )
+        about = {
+            "positive": ranking.positive,
+            "reference": ranking.reference,
+            "auc": ranking.auc.auc,
+            "auc_low": ranking.auc.low,
+            "auc_high": ranking.auc.high,
+            "folds": len(ranking.models),
+            "seeds": 1 if quick else SEEDS,
+            "bag_patches": BAG_SIZE,
+            "notes": list(ranking.notes),
+        }
+        _store_ranking(run, ranking, about)
+        settings = {"positive": ranking.positive, "folds": folds, "seed": seed, "quick": quick}
+        run.record("rank", settings, seconds=time.monotonic() - begun)
+    return ranking
+
+
+def _slide_values(run: Run, slide_id: str) -> dict[str, Any]:
+    values = slide_values(run.nuclei(slide_id), run.patches(slide_id), features=tuple(FEATURES))
+    return {"slide_id": slide_id} | dict(values)
+
+
+def _store_ranking(run: Run, ranking: Ranking, about: dict[str, Any]) -> None:
+    from safetensors.numpy import save
+
+    for name, model in ranking.models.items():
+        folder = run.path / "models" / "morphometry" / name
+        write_bytes(folder / "weights.safetensors", save(model.weights))
+        write_json(folder / "edges.json", model.edges.to_json())
+        write_table_csv(folder / "log.csv", model.log)
+    folder = run.path / "rank"
+    write_table_csv(folder / "ranking.csv", ranking.table)
+    write_parquet(folder / "predictions.parquet", ranking.predictions)
+    write_parquet(folder / "attention.parquet", ranking.attention)
+    write_parquet(folder / "patient_values.parquet", ranking.patient_values)
+    write_json(folder / "about.json", about)

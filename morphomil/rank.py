@@ -29,7 +29,7 @@ from morphomil.stats import compare_groups, within_fold_auc_interval
 from morphomil.types import InputError, RefusedError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Mapping
+    from collections.abc import Callable, Iterable
 
     from numpy.typing import NDArray
 
@@ -110,7 +110,9 @@ def rank_nuclei(
         RefusedError: leakage, or too few patients of a class.
     """
     missing = [f"nuclei lack the column {name}" for name in ("slide_id", "patch_id") if name not in nuclei]
-    missing += [f"the cohort lacks the column {name}" for name in ("slide_id", "patient", "label") if name not in cohort]
+    missing += [
+        f"the cohort lacks the column {name}" for name in ("slide_id", "patient", "label") if name not in cohort
+    ]
     features = features_in(nuclei)
     if len(features) < 2:
         missing.append(f"a ranking needs two features or more, the nuclei have {', '.join(features) or 'none'}")
@@ -164,7 +166,9 @@ def rank_counts(
     labels = patient_labels(used)
     results, failed = [], []
     for number, fold in enumerate(splits, start=1):
-        results.append(_run_fold(fold, bags, labels == positive, features=features, seeds=1 if quick else SEEDS, seed=seed))
+        results.append(
+            _run_fold(fold, bags, labels == positive, features=features, seeds=1 if quick else SEEDS, seed=seed)
+        )
         if on_fold:
             on_fold(number, len(splits))
     predictions = pd.concat([result.predictions for result in results], ignore_index=True)
@@ -208,7 +212,9 @@ def _count_losses(cohort: pd.DataFrame, used: pd.DataFrame) -> tuple[str, ...]:
     lost = cohort[~cohort["slide_id"].isin(used["slide_id"])]
     if lost.empty:
         return ()
-    slides = ", ".join(f"{count} with label {label}" for label, count in lost["label"].value_counts().sort_index().items())
+    slides = ", ".join(
+        f"{count} with label {label}" for label, count in lost["label"].value_counts().sort_index().items()
+    )
     patients = cohort["patient"].nunique() - used["patient"].nunique()
     return (
         f"{len(lost)} slides without a patch of enough measured nuclei are left out ({slides}), and with them "

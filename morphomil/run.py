@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import pandas as pd
 
 from morphomil.cohort import cohort_from_table, cohort_table, safe_name
@@ -20,7 +21,6 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
     from pathlib import Path
 
-    import numpy as np
     from numpy.typing import NDArray
 
     from morphomil.types import Cohort
@@ -32,6 +32,15 @@ SCHEMA_VERSION = 1
 def key_of(*parts: Any) -> str:
     """A short name of everything that a result depends on."""
     return hashlib.sha256(json.dumps([SCHEMA_VERSION, *parts], sort_keys=True).encode()).hexdigest()[:32]
+
+
+@dataclass(frozen=True)
+class SlideCounts:
+    """How many nuclei of each kept patch fall in each fine bin of each feature's range (`matrix.count_nuclei`)."""
+
+    features: tuple[str, ...]
+    patch_id: NDArray[np.int64]  # (patches,)
+    counts: NDArray[np.uint32]  # (features, patches, fine bins)
 
 
 @dataclass(frozen=True)
@@ -159,19 +168,23 @@ class Run:
 
         return zarr.open_group(self.slide_folder(slide_id) / "masks.zarr", mode="r")
 
-    def counts(self, slide_id: str) -> tuple[NDArray[np.uint32], NDArray[np.int64], tuple[str, ...]]:
-        """A slide's histogram counts (features, patches, fine bins), its patches' numbers and the features' names."""
-        import numpy as np
+    def counts(self, slide_id: str) -> SlideCounts:
+        """A slide's histogram counts."""
         import zarr
 
         group: Any = zarr.open_group(self.slide_folder(slide_id) / "counts.zarr", mode="r")
         patch_ids = np.array(group.attrs["patch_id"], dtype=np.int64)
-        return np.asarray(group["counts"][:]), patch_ids, tuple(group.attrs["features"])
+        return SlideCounts(tuple(group.attrs["features"]), patch_ids, np.asarray(group["counts"][:]))
 
     def regions(self, slide_id: str) -> list[dict[str, Any]]:
         """A slide's regions: GeoJSON features, level-0 pixels of the image that their properties name."""
         path = self.slide_folder(slide_id) / "regions.geojson"
         return list(json.loads(path.read_text(encoding="utf-8"))["features"])
+
+    def ranking_about(self) -> dict[str, Any]:
+        """What the stored ranking is about: groups, AUC with interval, settings, notes; empty before `rank`."""
+        path = self.path / "rank" / "about.json"
+        return dict(json.loads(path.read_text(encoding="utf-8"))) if path.is_file() else {}
 
     def commands(self) -> dict[str, dict[str, Any]]:
         """The last entry of run.json for each command: `settings`, `versions`, `seconds`, `finished`."""

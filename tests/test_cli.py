@@ -1,0 +1,168 @@
+"""The commands as a user types them: what they leave, what they say of bad input, and their exit status."""
+
+from __future__ import annotations
+
+import json
+import re
+import subprocess
+import sys
+from html.parser import HTMLParser
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+from PIL import Image
+
+from morphomil.run import Run
+
+
+def morphomil(*words: str | Path) -> subprocess.CompletedProcess[str]:
+    program = Path(sys.executable).with_name("morphomil")
+    return subprocess.run([str(program), *map(str, words)], capture_output=True, text=True, check=False)
+
+
+def write_image(path: Path) -> Path:
+    rng = np.random.default_rng(0)
+    Image.fromarray(rng.integers(120, 250, (300, 300, 3)).astype(np.uint8)).save(path)
+    return path
+
+
+def write_manifest(folder: Path, **columns: list[str]) -> Path:
+    pd.DataFrame(columns).to_csv(folder / "cohort.csv", index=False)
+    return folder / "cohort.csv"
+
+
+def test_the_demo_finds_the_planted_feature(demo: Path) -> None:
+    ranking = pd.read_csv(demo / "run" / "rank" / "ranking.csv")
+    assert ranking["feature"].iloc[0] == "density_per_mm2"
+    assert ranking["p_holm"].iloc[0] < 0.05
+    assert ranking["direction"].iloc[0] == "higher"
+    assert (ranking["attention_low"] <= ranking["attention"]).all()
+    about = json.loads((demo / "run" / "rank" / "about.json").read_text())
+    assert about["auc"] > 0.7
+    predictions = pd.read_parquet(demo / "run" / "rank" / "predictions.parquet")
+    assert len(predictions) == predictions["patient"].nunique() == 24
+
+
+def test_the_demo_leaves_figures_and_a_report(demo: Path) -> None:
+    run = demo / "run"
+    for stem in ("ranking", "features_by_group", "roc"):
+        assert all((run / "figures" / f"{stem}.{kind}").stat().st_size > 500 for kind in ("png", "pdf", "svg", "csv"))
+    for slide in Run.open(run).cohort.slides:
+        assert (run / "slides" / slide.slide_id / "overview.png").is_file()
+        for name in ("overview", "density_per_mm2", "nuclei"):
+            assert (run / "figures" / "slides" / slide.slide_id / f"{name}.png").is_file()
+    page = (run / "report.html").read_text(encoding="utf-8")
+    HTMLParser().feed(page)
+    assert not re.search(r"""(src|href)=["']https?:""", page)
+    assert "P024" in page
+
+
+def test_run_json_tells_what_was_done(demo: Path) -> None:
+    commands = Run.open(demo / "run").commands()
+    assert list(commands) == ["segment", "featurize", "rank"]
+    assert re.fullmatch("[0-9a-f]{64}", commands["segment"]["settings"]["model_sha256"])
+    assert commands["rank"]["versions"]["morphomil"]
+
+
+def test_every_command_has_help_with_an_example() -> None:
+    overview = morphomil("--help")
+    assert overview.returncode == 0
+    commands = re.findall(r"^│ ([a-z-]+) ", overview.stdout, flags=re.MULTILINE)
+    assert {"segment", "featurize", "rank", "report", "demo", "phantom", "init", "train-segmenter"} <= set(commands)
+    for name in ("segment", "rank", "train-segmenter"):
+        assert f"Example: morphomil {name}" in " ".join(morphomil(name, "--help").stdout.replace("│", "").split())
+
+
+@pytest.mark.parametrize(
+    ("words", "status", "message"),
+    [
+        (["segment", "nowhere.csv", "--out", "run"], 2, "nowhere.csv"),
+        (["featurize", "nowhere"], 2, "no run directory"),
+        (["rank", "nowhere"], 2, "no run directory"),
+        (["report", "nowhere"], 2, "no run directory"),
+        (["segment"], 2, "COHORT"),
+        (["conquer"], 2, "conquer"),
+    ],
+)
+def test_bad_calls_are_told_in_a_sentence(words: list[str], status: int, message: str) -> None:
+    result = morphomil(*words)
+    assert result.returncode == status
+    assert message in result.stderr
+    assert "Traceback" not in result.stderr
+
+
+def test_a_bad_manifest_is_refused_with_all_its_problems(tmp_path: Path) -> None:
+    image = str(write_image(tmp_path / "a.png"))
+    path = write_manifest(
+        tmp_path,
+        slide=[image, "gone.png", ""],
+        patient=["1", "2", ""],
+        label=["0", "1", "1"],
+        mpp=["0.5", "352.8", "0.5"],
+    )
+    result = morphomil("segment", path, "--out", tmp_path / "run")
+    assert result.returncode == 2
+    for part in ("gone.png", "352.8", "patient"):
+        assert part in result.stderr
+    assert not (tmp_path / "run").exists()
+
+
+def test_leakage_is_refused(tmp_path: Path) -> None:
+    images = []
+    for number in range(2):
+        path = tmp_path / f"{number}.png"
+        Image.fromarray(np.full((300, 300, 3), 100 + number, np.uint8)).save(path)
+        images.append(str(path))
+    path = write_manifest(
+        tmp_path, slide=images, patient=["1", "1"], label=["0", "0"], mpp=["0.5", "0.5"], split=["train", "test"]
+    )
+    result = morphomil("segment", path, "--out", tmp_path / "run")
+    assert result.returncode == 4
+    assert "train" in result.stderr
+
+
+def test_a_failing_slide_gives_status_3_and_its_cause(demo: Path, tmp_path: Path) -> None:
+    torn = tmp_path / "torn.jpg"
+    Image.fromarray(np.random.default_rng(1).integers(0, 255, (400, 400, 3)).astype(np.uint8)).save(torn)
+    torn.write_bytes(torn.read_bytes()[:20000])
+    good = demo / "cohort" / "slides" / "P001.tif"
+    path = write_manifest(
+        tmp_path, slide=[str(torn), str(good)], patient=["1", "2"], label=["0", "1"], mpp=["0.5", "0.5"]
+    )
+    result = morphomil("segment", path, "--out", tmp_path / "run")
+    assert result.returncode == 3
+    assert "torn" in result.stderr
+    assert Run.open(tmp_path / "run").done("segment") == ["P001"]
+
+
+def test_a_busy_run_directory_gives_status_5(demo: Path) -> None:
+    with Run.open(demo / "run").lock():
+        result = morphomil("featurize", demo / "run")
+    assert result.returncode == 5
+    assert "another morphomil process" in result.stderr
+
+
+def test_one_class_is_refused(demo: Path, tmp_path: Path) -> None:
+    import shutil
+
+    from morphomil.types import Cohort
+
+    run = Run(shutil.copytree(demo / "run", tmp_path / "run"))
+    run.save_cohort(Cohort(tuple(slide for slide in run.cohort.slides if slide.label == "1")))
+    result = morphomil("rank", run.path)
+    assert result.returncode == 4
+    assert "label 1" in result.stderr
+
+
+def test_a_model_that_is_none_is_refused(demo: Path, tmp_path: Path) -> None:
+    result = morphomil("segment", demo / "cohort" / "manifest.csv", "--out", tmp_path / "run", "--model", tmp_path)
+    assert result.returncode == 2
+    assert "no folder with a StarDist config.json" in result.stderr
+
+
+def test_init_writes_a_manifest_that_can_be_filled_in(tmp_path: Path) -> None:
+    assert morphomil("init", tmp_path / "cohort.csv").returncode == 0
+    assert {"slide", "patient", "label"} <= set(pd.read_csv(tmp_path / "cohort.csv").columns)
+    assert morphomil("init", tmp_path / "cohort.csv").returncode == 2
