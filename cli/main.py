@@ -42,6 +42,10 @@ def run() -> NoReturn:
         if debug:
             raise
         fail(str(error), error.exit_status)
+    except OSError as error:
+        if debug:
+            raise
+        fail(f"{error}; what is finished is kept, and the same command goes on from there", ExitStatus.INTERNAL_ERROR)
     except KeyboardInterrupt:
         fail("interrupted; the same command goes on where it stopped", ExitStatus.INTERRUPTED)
     except Exception as error:

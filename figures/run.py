@@ -104,7 +104,7 @@ def write_report(run: Run) -> Path:
         ranking=ranking,
         auc=Auc(about["auc"], about["auc_low"], about["auc_high"]) if "auc" in about else None,
         gallery=tuple(_draw_gallery(run, top)),
-        cautions=tuple(about.get("notes", ())),
+        cautions=tuple(_cautions(run, about)),
         methods=(_methods(run, patches, about),) if ranking is not None else (),
         settings={f"{c['command']}: {name}": value for c in commands.values() for name, value in c["settings"].items()},
         versions=max(commands.values(), key=lambda c: c["finished"])["versions"] if commands else {},
@@ -113,6 +113,13 @@ def write_report(run: Run) -> Path:
     path = run.path / "report.html"
     write_bytes(path, render_report(data).encode("utf-8"))
     return path
+
+
+def _cautions(run: Run, about: dict[str, Any]) -> list[str]:
+    notes = list(about.get("notes", ()))
+    if about and about["measured"] != run.measured_key():
+        notes.append("Slides have been measured anew since this ranking was made; run `morphomil rank` again.")
+    return notes
 
 
 def _draw_statistics(run: Run, ranking: pd.DataFrame | None, about: dict[str, Any]) -> dict[str, Picture]:

@@ -6,6 +6,7 @@ input under the same settings. One failing slide never stops the others.
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import time
 from dataclasses import asdict, dataclass, field
@@ -20,7 +21,7 @@ from morphomil.nuclei import FEATURES, local_density, measure_shapes
 from morphomil.run import Run, key_of
 from morphomil.slides import cut_patches, find_regions, open_image, regions_geojson
 from morphomil.store import atomic_path, fingerprint, write_bytes, write_json, write_parquet, write_table_csv
-from morphomil.types import NUCLEI, PATCHES, InputError, PatchSettings, SlideError
+from morphomil.types import NUCLEI, PATCHES, InputError, MorphomilError, PatchSettings, SlideError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -133,8 +134,10 @@ def _each_slide(
             run.mark_done(name, stage, stated, outputs=outputs, figures=figures)
             done.append(name)
             state, message = "done", _describe(figures)
-        except (SlideError, InputError, FileNotFoundError, MemoryError) as error:
-            message = str(error) or type(error).__name__
+        except Exception as error:
+            if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+                raise
+            message = str(error) if isinstance(error, MorphomilError) else f"{type(error).__name__}: {error}"
             failed[name] = message
             run.mark_failed(name, stage, stated, message)
         progress.end(name, state, f"{message} ({time.monotonic() - begun:.1f} s)" if state == "done" else message)
@@ -444,8 +447,8 @@ def rank(
 ) -> Ranking:
     """Rank the features of a measured run (`rank.rank_counts`) and store everything the ranking rests on.
 
-    Writes to `rank/`: `ranking.csv`, `predictions.parquet`, `attention.parquet`, `patient_values.parquet`, `about.json`;
-    and each fold's model to `models/morphometry/FOLD/`.
+    Writes to `rank/` the tables `ranking.csv`, `predictions.parquet`, `attention.parquet` and `patient_values.parquet`
+    with `about.json`, and each fold's model to `models/morphometry/FOLD/`.
 
     Raises:
         InputError: nothing is measured yet, or the labels don't make two groups.
@@ -483,6 +486,7 @@ def rank(
             "seeds": 1 if quick else SEEDS,
             "bag_patches": BAG_SIZE,
             "notes": list(ranking.notes),
+            "measured": run.measured_key(),
         }
         _store_ranking(run, ranking, about)
         settings = {"positive": ranking.positive, "folds": folds, "seed": seed, "quick": quick}

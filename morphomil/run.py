@@ -27,6 +27,8 @@ if TYPE_CHECKING:
 
 SCHEMA_VERSION = 1
 """Of a run directory; results written under another version are made anew."""
+STAGES = ("segment", "featurize")
+"""That work slide by slide, in order."""
 
 
 def key_of(*parts: Any) -> str:
@@ -131,13 +133,18 @@ class Run:
     ) -> None:
         """State that a stage's outputs are complete; the last write of a slide's stage."""
         folder = self.slide_folder(slide_id)
-        entry = {"key": key, "outputs": {name: digest(folder / name) for name in outputs}, "figures": figures}
-        write_json(folder / "status.json", self.status(slide_id) | {stage: entry})
+        outcome = {"outputs": {name: digest(folder / name) for name in outputs}, "figures": figures}
+        self._write_status(slide_id, stage, {"key": key} | outcome)
 
     def mark_failed(self, slide_id: str, stage: str, key: str, cause: str) -> None:
         """State why a stage has no result for a slide."""
-        status = self.status(slide_id) | {stage: {"key": key, "error": cause}}
-        write_json(self.slide_folder(slide_id) / "status.json", status)
+        self._write_status(slide_id, stage, {"key": key, "error": cause})
+
+    def _write_status(self, slide_id: str, stage: str, entry: dict[str, Any]) -> None:
+        """Replace a stage's entry; what later stages made of its old results is forgotten."""
+        status = self.status(slide_id)
+        earlier = {name: status[name] for name in STAGES[: STAGES.index(stage)] if name in status}
+        write_json(self.slide_folder(slide_id) / "status.json", earlier | {stage: entry})
 
     def figures(self, stage: str) -> pd.DataFrame:
         """One row per slide of the cohort: `slide_id`, `state` (done, failed, missing), `cause`, a stage's figures."""
@@ -180,6 +187,10 @@ class Run:
         """A slide's regions: GeoJSON features, level-0 pixels of the image that their properties name."""
         path = self.slide_folder(slide_id) / "regions.geojson"
         return list(json.loads(path.read_text(encoding="utf-8"))["features"])
+
+    def measured_key(self) -> str:
+        """Changes with every slide that is measured anew, added or lost."""
+        return key_of([[name, self.status(name)["featurize"]["outputs"]] for name in self.done("featurize")])
 
     def ranking_about(self) -> dict[str, Any]:
         """What the stored ranking is about: groups, AUC with interval, settings, notes; empty before `rank`."""

@@ -104,6 +104,15 @@ def test_results_are_valid_only_for_their_key_and_unharmed(run: Run) -> None:
     assert not run.is_done("s1", "segment", "k")
 
 
+def test_what_rests_on_an_older_result_is_forgotten(run: Run) -> None:
+    run.mark_done("s1", "segment", "k", outputs=[], figures={})
+    run.mark_done("s1", "featurize", "k", outputs=[], figures={})
+    before = run.measured_key()
+    run.mark_failed("s1", "segment", "k2", "torn file")
+    assert run.done("featurize") == []
+    assert run.measured_key() != before
+
+
 @pytest.mark.parametrize("content", ["", "{", "[1]", "null"])
 def test_a_harmed_status_means_not_done(run: Run, content: str) -> None:
     folder = run.slide_folder("s1")
