@@ -1,0 +1,11 @@
+"""Sphinx configuration of the user guide."""
+
+project = "morphomil"
+author = "The morphomil developers"
+copyright = "2026, the morphomil developers"
+extensions = ["myst_nb", "sphinx.ext.autodoc", "sphinx.ext.napoleon"]
+exclude_patterns = ["_build"]
+html_theme = "pydata_sphinx_theme"
+myst_heading_anchors = 3
+suppress_warnings = ["myst.xref_missing"]
+autodoc_typehints = "description"

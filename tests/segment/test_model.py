@@ -1,0 +1,107 @@
+"""The shipped weights: that they load, segment real nuclei, work at both resolutions, and refuse what is no image."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+from PIL import Image
+
+from morphomil.segment import segment_image
+from morphomil.segment.agreement import agreement
+from morphomil.segment.model import WEIGHTS, load_segmenter
+from morphomil.segment.train import read_annotated
+from morphomil.types import InputError
+
+
+def test_the_default_model_knows_its_resolutions() -> None:
+    segmenter = load_segmenter()
+    assert segmenter.network_mpp(0.25) == 0.25
+    assert segmenter.network_mpp(0.5) == 0.5
+    assert segmenter.network_mpp(0.46) == 0.46
+    assert segmenter.network_mpp(1.0) == 0.5
+    assert segmenter.network_mpp(0.1) == 0.25
+
+
+def test_the_default_model_is_small_and_documented() -> None:
+    folder = WEIGHTS / "default"
+    assert (folder / "weights.safetensors").stat().st_size < 12e6
+    assert "CC BY-NC-SA 4.0" in (folder / "README.md").read_text(encoding="utf-8")
+    assert "CC BY-NC-SA 4.0" in (WEIGHTS / "LICENSE").read_text(encoding="utf-8")
+    assert {"image", "labels", "mpp", "split"} <= set(pd.read_csv(folder / "training.csv"))
+
+
+def test_nuclei_of_images_that_it_was_not_trained_on(shared_data: Path) -> None:
+    """Mean panoptic quality over the validation images of each data set, at both resolutions."""
+    table = pd.read_csv(WEIGHTS / "default" / "training.csv").query("split == 'val'")
+    images = read_annotated(table.groupby("group").head(3), shared_data / "nuclei")
+    scores = []
+    for image in images:
+        half = np.asarray(Image.fromarray(image.rgb).reduce(2))
+        for rgb, labels, mpp in ((image.rgb, image.labels, 0.25), (half, image.labels[::2, ::2], 0.5)):
+            height, width = (min(a, b) for a, b in zip(rgb.shape, labels.shape, strict=False))
+            found = segment_image(rgb[:height, :width], mpp=mpp)
+            score = agreement(labels[:height, :width], found)
+            scores.append({"group": image.group, "mpp": mpp, "pq": score.pq, "ratio": score.found / score.annotated})
+    means = pd.DataFrame(scores).groupby(["group", "mpp"]).mean()
+    assert (means["pq"] > 0.5).all(), means
+    assert means["ratio"].between(0.75, 1.3).all(), means
+
+
+def test_an_image_of_other_resolution_is_brought_to_one_it_knows(shared_data: Path) -> None:
+    path = shared_data / "nuclei" / "tnbc" / "images" / "03_1.png"
+    image = Image.open(path).convert("RGB")
+    expected = segment_image(np.asarray(image), mpp=0.25)
+    larger = image.resize((image.width * 2, image.height * 2), Image.Resampling.BICUBIC)
+    enlarged = segment_image(np.asarray(larger), mpp=0.125)
+    assert enlarged.shape == (image.height * 2, image.width * 2)
+    assert agreement(expected, enlarged[::2, ::2]).f1 > 0.9
+
+
+@pytest.mark.parametrize(
+    ("image", "mpp"),
+    [
+        (np.zeros((8, 8), np.uint8), 0.5),
+        (np.zeros((8, 8, 4), np.uint8), 0.5),
+        (np.zeros((8, 8, 3), np.float32), 0.5),
+        (np.zeros((0, 8, 3), np.uint8), 0.5),
+        (np.zeros((8, 8, 3), np.uint8), 0.0),
+        (np.zeros((8, 8, 3), np.uint8), 352.8),
+    ],
+)
+def test_what_is_no_image_is_refused(image: np.ndarray, mpp: float) -> None:
+    with pytest.raises(ValueError, match=r"uint8|pixel size"):
+        segment_image(image, mpp=mpp)
+
+
+@pytest.mark.parametrize("shape", [(1, 1), (3, 3), (251, 333)])
+def test_images_of_any_size(shape: tuple[int, int]) -> None:
+    rng = np.random.default_rng(0)
+    image = rng.integers(180, 250, (*shape, 3)).astype(np.uint8)
+    assert segment_image(image, mpp=0.5).shape == shape
+    assert not segment_image(np.full((*shape, 3), 255, np.uint8), mpp=0.5).any()
+
+
+def test_stardist_folders_are_taken(shared_data: Path) -> None:
+    image = np.asarray(Image.open(shared_data / "nuclei" / "tnbc" / "images" / "03_1.png").convert("RGB"))
+    truth = np.asarray(Image.open(shared_data / "nuclei" / "tnbc" / "labels" / "03_1.png")).astype(np.int32)
+    found = segment_image(image, mpp=0.25, model=str(shared_data / "trial_segmenter"))
+    assert agreement(truth, found).f1 > 0.5
+
+
+def test_folders_that_are_no_model_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"no folder with a StarDist config\.json"):
+        load_segmenter(str(tmp_path))
+    config = json.loads((WEIGHTS / "default" / "config.json").read_text())
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    with pytest.raises(InputError, match="holds none of"):
+        load_segmenter(str(tmp_path))
+    (tmp_path / "weights.safetensors").write_bytes(b"\x02\0\0\0\0\0\0\0{}")
+    with pytest.raises(InputError, match="don't fit"):
+        load_segmenter(str(tmp_path))
+    (tmp_path / "weights.safetensors").write_bytes(b"garbage")
+    with pytest.raises(InputError, match="can't be used"):
+        load_segmenter(str(tmp_path))

@@ -1,0 +1,131 @@
+"""Training patches, an interrupted training that goes on, thresholds, and the folder that results."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+from PIL import Image
+from skimage.draw import disk
+
+from morphomil.segment import segment_image
+from morphomil.segment.augment import AugmentSettings, jitter_optics, jitter_stain, sample_patch
+from morphomil.segment.model import load_segmenter
+from morphomil.segment.train import (
+    AnnotatedImage,
+    PatchSampler,
+    TrainSettings,
+    read_annotated,
+    train_from_table,
+    train_segmenter,
+)
+from morphomil.types import InputError
+
+TINY = TrainSettings(filters=4, features=8, depth=2, rays=8, patch_px=64, batch=2, epochs=2, steps_per_epoch=2)
+
+
+def dotted_image(side: int = 160, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
+    """Dark violet discs on pink, and their labels."""
+    rng = np.random.default_rng(seed)
+    labels = np.zeros((side, side), np.int32)
+    for number in range(1, 25):
+        rows, columns = disk(rng.uniform(0, side, 2), rng.uniform(6, 10), shape=labels.shape)
+        if not labels[rows, columns].any():
+            labels[rows, columns] = number
+    rgb = np.where(labels[..., None] > 0, [90, 50, 130], [230, 190, 210]) + rng.normal(0, 5, (side, side, 3))
+    return rgb.clip(0, 255).astype(np.uint8), labels
+
+
+@pytest.fixture
+def annotated() -> AnnotatedImage:
+    return AnnotatedImage("a", *dotted_image(), mpp=0.25, group="")
+
+
+@pytest.mark.parametrize("zoom", [0.8, 1.0, 1.25])
+def test_image_and_labels_turn_together(annotated: AnnotatedImage, zoom: float) -> None:
+    rng = np.random.default_rng(3)
+    patch, labels = sample_patch(annotated.rgb, annotated.labels, side=96, zoom=zoom, rng=rng)
+    inside, outside = patch[labels > 0].mean(), patch[labels == 0].mean()
+    assert inside < 0.45
+    assert outside > 0.75
+
+
+def test_augmentation_stays_an_image_and_keeps_its_argument() -> None:
+    rgb = dotted_image()[0].astype(np.float32) / 255
+    before = rgb.copy()
+    rng = np.random.default_rng(0)
+    settings = AugmentSettings()
+    for _ in range(20):
+        changed = jitter_optics(jitter_stain(rgb, rng, settings), rng, settings)
+        assert changed.dtype == np.float32
+        assert changed.shape == rgb.shape
+        assert 0 <= changed.min() <= changed.max() <= 1
+    np.testing.assert_array_equal(rgb, before)
+    still = AugmentSettings(stain_gain=0, stain_shift=0, stain_tilt=0)
+    np.testing.assert_allclose(jitter_stain(rgb, rng, still), rgb, atol=2e-3)
+
+
+def test_batches_depend_on_seed_epoch_and_index_alone(annotated: AnnotatedImage) -> None:
+    sampler = PatchSampler([annotated], TINY)
+    (first,), _ = sampler.batch(3, 5)
+    sampler.batch(0, 0)
+    (again,), targets = sampler.batch(3, 5)
+    np.testing.assert_array_equal(first, again)
+    assert not np.array_equal(first, sampler.batch(3, 6)[0][0])
+    assert targets[0].shape == (2, 32, 32, 1)
+    assert targets[1].shape == (2, 32, 32, 9)
+    assert targets[1][..., :8][targets[0][..., 0] == 1].max() > 2
+
+
+def test_an_interrupted_training_goes_on_to_the_same_weights(annotated: AnnotatedImage, tmp_path: Path) -> None:
+    from safetensors.numpy import load_file
+
+    def interrupt(epoch: int, figures: dict[str, float]) -> None:
+        raise KeyboardInterrupt
+
+    train_segmenter([annotated], [annotated], tmp_path / "whole", settings=TINY)
+    with pytest.raises(KeyboardInterrupt):
+        train_segmenter([annotated], [annotated], tmp_path / "cut", settings=TINY, on_epoch=interrupt)
+    train_segmenter([annotated], [annotated], tmp_path / "cut", settings=TINY)
+    whole, cut = (load_file(tmp_path / name / "weights.safetensors") for name in ("whole", "cut"))
+    for name, value in whole.items():
+        np.testing.assert_allclose(cut[name], value, atol=1e-5)
+    assert pd.read_csv(tmp_path / "cut" / "log.csv")["epoch"].tolist() == [0, 1]
+
+
+def test_other_settings_do_not_go_on_with_a_training(annotated: AnnotatedImage, tmp_path: Path) -> None:
+    (tmp_path / "model").mkdir()
+    (tmp_path / "model" / "settings.json").write_text("{}")
+    with pytest.raises(InputError, match="other settings"):
+        train_segmenter([annotated], [annotated], tmp_path / "model", settings=TINY)
+
+
+def test_a_table_of_images_becomes_a_model_that_segments(tmp_path: Path) -> None:
+    rows = []
+    for number, split in enumerate(("train", "val")):
+        rgb, labels = dotted_image(seed=number)
+        Image.fromarray(rgb).save(tmp_path / f"{number}.png")
+        Image.fromarray(labels.astype(np.uint16)).save(tmp_path / f"{number}_labels.png")
+        rows.append({"image": f"{number}.png", "labels": f"{number}_labels.png", "mpp": 0.5, "split": split})
+    pd.DataFrame(rows).to_csv(tmp_path / "training.csv", index=False)
+    out = train_from_table(tmp_path / "training.csv", tmp_path / "model", root=None, settings=TINY)
+    segmenter = load_segmenter(str(out))
+    assert segmenter.resolutions_mpp == (0.25, 0.5)
+    assert segmenter.normalize == "unit"
+    scores = pd.read_csv(out / "thresholds.csv")
+    assert segmenter.prob_threshold in set(scores["prob"])
+    assert segment_image(dotted_image()[0], mpp=0.5, model=str(out)).shape == (160, 160)
+
+
+def test_all_unusable_images_are_told_at_once(tmp_path: Path) -> None:
+    Image.fromarray(dotted_image()[0]).save(tmp_path / "a.png")
+    Image.fromarray(np.zeros((9, 9), np.uint16)).save(tmp_path / "small.png")
+    table = pd.DataFrame({"image": ["a.png", "gone.png"], "labels": ["small.png", "gone.png"], "mpp": [0.5, 0.5]})
+    with pytest.raises(InputError) as refused:
+        read_annotated(table, tmp_path)
+    assert len(refused.value.problems) == 2
+    pd.DataFrame({"image": ["a.png"]}).to_csv(tmp_path / "t.csv", index=False)
+    with pytest.raises(InputError, match="lacks labels, mpp, split"):
+        train_from_table(tmp_path / "t.csv", tmp_path / "model", root=None, settings=TINY)
