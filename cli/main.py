@@ -162,6 +162,9 @@ def _rank(path: Path, *, quiet: bool, **options: Any) -> None:
     columns = ["rank", "feature", "attention", "direction", "cliffs_delta", "p_value", "p_holm", "p_bh"]
     shown = ranking.table[[name for name in columns if name in ranking.table]]
     say(shown.to_string(index=False, float_format=lambda value: f"{value:.3g}"), quiet=quiet)
+    if ranking.failed:
+        causes = "".join(f"\n- {fold}: {cause}" for fold, cause in ranking.failed.items())
+        fail(f"{len(ranking.failed)} folds failed, the ranking rests on the others:{causes}", ExitStatus.SOME_FAILED)
 
 
 @app.command(epilog="Example: `morphomil report run`")

@@ -69,7 +69,7 @@ LAYOUT_UM = 4.0
 TISSUE_UM = 1.0
 """Grid on which all but nuclei is painted."""
 TISSUE_MARGIN_UM = 12.0
-"""Glass between tissue and the image's edge; more than half of the longest nucleus."""
+"""Glass between tissue and the image's edge."""
 TUMOR_SHARE = 0.84
 """Extent of the annotated tumor over that of the tissue."""
 GAP_UM = 0.6
@@ -295,7 +295,7 @@ def write_cohort(
     same arguments give the same bytes. `on_slide` is called with the slides done and their number.
 
     Raises:
-        InputError: fewer than two slides, a negative seed, no such effect, or `out` can't be written.
+        InputError: fewer than two slides, a negative seed, no such effect, or `out` can't be made.
     """
     settings, planted = settings or PhantomSettings(), Effect(effect, shift)
     if slides < 2 or seed < 0:

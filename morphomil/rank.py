@@ -81,7 +81,9 @@ class Ranking:
     reference: str
     models: dict[str, FoldModel]
     notes: tuple[str, ...]
-    """What was left out, by group, and folds that failed."""
+    """What was left out, by group."""
+    failed: dict[str, str]
+    """Folds without a result, and why; their patients are missing from predictions and attention."""
 
 
 def rank_nuclei(
@@ -157,6 +159,8 @@ def rank_counts(
         quick: one model per fold.
         on_fold: hears (done, total).
     """
+    from morphomil.mil import TrainingError
+
     cohort = cohort.assign(label=cohort["label"].astype(str), patient=cohort["patient"].astype(str))
     positive, reference = _settle_groups(cohort["label"], positive)
     bags = _Bags.collect(load, cohort[cohort["slide_id"].isin(values["slide_id"])], seed=seed)
@@ -164,16 +168,21 @@ def rank_counts(
     notes = _count_losses(cohort, used)
     splits = make_folds(used, folds=folds, seed=seed)
     labels = patient_labels(used)
-    results, failed = [], []
+    failed: dict[str, str] = {}
+    results: dict[str, _FoldResult] = {}
     for number, fold in enumerate(splits, start=1):
-        results.append(
-            _run_fold(fold, bags, labels == positive, features=features, seeds=1 if quick else SEEDS, seed=seed)
-        )
+        seeds = 1 if quick else SEEDS
+        try:
+            results[fold.name] = _run_fold(fold, bags, labels == positive, features=features, seeds=seeds, seed=seed)
+        except TrainingError as error:
+            failed[fold.name] = str(error)
         if on_fold:
             on_fold(number, len(splits))
-    predictions = pd.concat([result.predictions for result in results], ignore_index=True)
+    if not results:
+        raise TrainingError(f"no fold could be trained: {'; '.join(failed.values())}")
+    predictions = pd.concat([result.predictions for result in results.values()], ignore_index=True)
     predictions.insert(2, "group", predictions["patient"].map(labels))
-    attention = np.concatenate([result.attention for result in results], axis=1)  # (seeds, patients, features)
+    attention = np.concatenate([result.attention for result in results.values()], axis=1)  # (seeds, patients, features)
     of_patients = patient_values(values[values["slide_id"].isin(bags.slides)], used)
     compared = compare_groups(of_patients[list(features)], of_patients["label"], positive=positive)
     auc = within_fold_auc_interval(predictions["label"], predictions["probability"], predictions["fold"])
@@ -187,8 +196,9 @@ def rank_counts(
         auc=auc,
         positive=positive,
         reference=reference,
-        models={fold.name: result.model for fold, result in zip(splits, results, strict=True)},
-        notes=(*notes, *failed),
+        models={name: result.model for name, result in results.items()},
+        notes=notes,
+        failed=failed,
     )
 
 
@@ -315,9 +325,8 @@ def _who_stops(fold: Fold, bags: _Bags, positive: pd.Series[bool], *, seed: int,
 def _by_patient(values: NDArray[np.float64], bags: InstanceBags) -> NDArray[np.float64]:
     """Weighted mean over each patient's bags: (seeds, bags, n) -> (seeds, patients, n)."""
     _, place = np.unique(bags.patient, return_inverse=True)
-    result = np.zeros((values.shape[0], place.max() + 1, values.shape[2]))
-    np.add.at(result, (slice(None), place), values * bags.weight[:, None])
-    return result
+    starts = np.flatnonzero(np.diff(place, prepend=-1))  # bags are sorted by patient
+    return np.asarray(np.add.reduceat(values * bags.weight[:, None], starts, axis=1))
 
 
 def _table(

@@ -67,18 +67,18 @@ def jitter_optics(
     if rng.random() < settings.blur_probability:
         sigma = rng.uniform(0.3, settings.blur_sigma_px)
         ndimage.gaussian_filter(image, (sigma, sigma, 0), output=image)
-    image = image ** np.float32(np.exp(rng.uniform(-settings.gamma, settings.gamma)))
-    image = image * np.float32(1 + rng.uniform(-settings.brightness, settings.brightness))
-    image = image + np.float32(rng.uniform(-settings.brightness, settings.brightness) / 2)
+    image **= np.float32(np.exp(rng.uniform(-settings.gamma, settings.gamma)))
+    image *= np.float32(1 + rng.uniform(-settings.brightness, settings.brightness))
+    image += np.float32(rng.uniform(-settings.brightness, settings.brightness) / 2)
     if rng.random() < settings.noise_probability:
-        image = image + rng.normal(0, rng.uniform(0, settings.noise_sd), image.shape).astype(np.float32)
-    image = np.clip(image, 0, 1)
+        image += rng.normal(0, rng.uniform(0, settings.noise_sd), image.shape).astype(np.float32)
+    np.clip(image, 0, 1, out=image)
     if rng.random() < settings.jpeg_probability:
         buffer = io.BytesIO()
         quality = int(rng.integers(*settings.jpeg_quality))
         Image.fromarray((image * 255).round().astype(np.uint8)).save(buffer, "JPEG", quality=quality)
-        image = np.asarray(Image.open(buffer), dtype=np.float32) / 255
-    return image.astype(np.float32)
+        image[:] = np.asarray(Image.open(buffer), dtype=np.float32) / 255
+    return image
 
 
 def sample_patch(
