@@ -8,8 +8,12 @@ BIN := $(VENV)/bin
 demo: $(VENV)/.installed
 	$(BIN)/morphomil demo --out demo
 
+# TensorFlow and torch don't share a process, so their tests don't either.
+TORCH_TESTS := tests/test_mil.py tests/test_rank.py
+
 test: lint
-	$(BIN)/python -m pytest -q
+	$(BIN)/python -m pytest -q $(TORCH_TESTS)
+	$(BIN)/python -m pytest -q $(addprefix --ignore ,$(TORCH_TESTS))
 
 lint: $(VENV)/.installed-test
 	$(BIN)/ruff check .

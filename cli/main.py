@@ -181,16 +181,26 @@ def demo(
     out: OutOption = Path("demo"), slides: Annotated[int, typer.Option(min=10)] = 24, quiet: QuietOption = False
 ) -> None:
     """Run the whole method on synthetic slides of which one feature differs by group."""
-    from morphomil.pipeline import Shard
-
-    cohort = _read_cohort(
-        _phantom(out / "cohort", slides=slides, effect="density_per_mm2", shift=2.0, seed=0, quiet=quiet)
-    )
+    manifest = _phantom(out / "cohort", slides=slides, effect="density_per_mm2", shift=2.0, seed=0, quiet=quiet)
     directory = out / "run"
-    results = [_segment(cohort, directory, quiet=quiet), _featurize(directory, shard=Shard(), quiet=quiet)]
-    _rank(directory, positive=None, folds=5, seed=0, quick=False, quiet=quiet)
-    report(directory, quiet=quiet)
-    _finish(*results)
+    for words in (
+        ["segment", manifest, "--out", directory],
+        ["featurize", directory],
+        ["rank", directory],
+        ["report", directory],
+    ):
+        _run_command([str(word) for word in words], quiet=quiet)
+
+
+def _run_command(words: list[str], *, quiet: bool) -> None:
+    """Run a command in a process of its own: TensorFlow and torch don't share one."""
+    import subprocess
+
+    say(f"\n$ morphomil {' '.join(words)}", quiet=quiet)
+    program = [sys.executable, "-c", "from morphomil.cli.main import run; run()"]
+    done = subprocess.run([*program, *words, *(["--quiet"] if quiet else [])], check=False)
+    if done.returncode:
+        sys.exit(done.returncode)
 
 
 @app.command(epilog="Example: `morphomil phantom --out phantoms --slides 24 --effect density_per_mm2`")

@@ -82,7 +82,7 @@ def test_every_command_has_help_with_an_example() -> None:
         (["featurize", "nowhere"], 2, "no run directory"),
         (["rank", "nowhere"], 2, "no run directory"),
         (["report", "nowhere"], 2, "no run directory"),
-        (["segment"], 2, "COHORT"),
+        (["segment"], 2, "cohort"),
         (["conquer"], 2, "conquer"),
     ],
 )

@@ -234,7 +234,7 @@ def test_a_loss_that_is_no_number_stops_training():
     bags, labels = random_bags(6)
     with pytest.raises(TrainingError, match="not a number after 10 steps"):
         train_morphometry(
-            bags, labels, validation=validation_rows(labels, replicates=1), seed=0, recipe=Recipe(learning_rate=1e38)
+            bags, labels, validation=validation_rows(labels, replicates=1), seed=0, recipe=Recipe(learning_rate=1e30)
         )
 
 
