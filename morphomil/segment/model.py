@@ -79,6 +79,8 @@ def load_segmenter(model: str = "default", *, normalize: Normalize | None = None
     Raises:
         InputError: no such model, or its files can't be used.
     """
+    from safetensors import SafetensorError
+
     if model in PRETRAINED:
         return _load_pretrained(model, normalize or "percentile")
     folder = WEIGHTS / model if model == "default" else Path(model)
@@ -97,7 +99,7 @@ def load_segmenter(model: str = "default", *, normalize: Normalize | None = None
     try:
         keras_model = build_network(config)
         _load_weights(keras_model, weights)
-    except (ValueError, KeyError, OSError, TypeError) as error:
+    except (ValueError, KeyError, OSError, TypeError, SafetensorError) as error:
         raise InputError(f"model folder {folder} can't be used: {error}") from error
     return _segmenter(
         model,

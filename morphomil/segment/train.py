@@ -6,9 +6,12 @@ from `augment`. Batch k of epoch e depends on the seed, e and k alone, so that a
 
 from __future__ import annotations
 
+import contextlib
 import csv
+import io
 import json
 import math
+import warnings
 from dataclasses import asdict, dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
@@ -21,9 +24,9 @@ from morphomil.segment import MIN_AREA_UM2
 from morphomil.segment.agreement import agreement
 from morphomil.segment.augment import AugmentSettings, jitter_optics, jitter_stain, sample_patch
 from morphomil.segment.detect import array_reader, block_rows, find_candidates, join, render, suppress
-from morphomil.segment.model import load_segmenter, save_weights
+from morphomil.segment.model import import_tensorflow, load_segmenter, save_weights
 from morphomil.store import write_json, write_table_csv
-from morphomil.types import InputError
+from morphomil.types import InputError, SlideError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -163,6 +166,7 @@ def train_segmenter(
     Raises:
         InputError: `out` holds a training with other settings.
     """
+    import_tensorflow()
     import keras
     from stardist.models import Config2D, StarDist2D
 
@@ -184,7 +188,8 @@ def train_segmenter(
         train_tensorboard=False,
     )
     keras.utils.set_random_seed(settings.seed)
-    model = StarDist2D(config, name=None, basedir=None)
+    with contextlib.redirect_stdout(io.StringIO()):  # StarDist prints its thresholds
+        model = StarDist2D(config, name=None, basedir=None)
     total = settings.epochs * settings.steps_per_epoch
     rate = keras.optimizers.schedules.CosineDecay(
         1e-6, total, alpha=0.01, warmup_target=settings.learning_rate, warmup_steps=min(200, total // 10)
@@ -216,7 +221,9 @@ def train_segmenter(
             figures = {name: float(value) for name, value in (logs or {}).items()}
             _append_log(out / "log.csv", epoch, figures)
             partial = out / "checkpoint.tmp.weights.h5"
-            self.model.save_weights(partial)
+            with warnings.catch_warnings():
+                warnings.filterwarnings("ignore", message="Detected filename suffix", category=UserWarning)
+                self.model.save_weights(partial)
             partial.replace(out / "checkpoint.weights.h5")
             write_json(out / "checkpoint.json", {"epoch": epoch + 1})
             if on_epoch is not None:
@@ -261,6 +268,7 @@ def _resume(out: Path, network: Any) -> int:
     state = out / "checkpoint.json"
     if not state.exists():
         return 0
+    network.optimizer.build(network.trainable_variables)  # else its momenta have nowhere to go
     network.load_weights(out / "checkpoint.weights.h5")
     epoch = int(json.loads(state.read_text())["epoch"])
     log = pd.read_csv(out / "log.csv")
@@ -295,7 +303,10 @@ def tune_thresholds(
     for image in (level for whole in validation for level in _halvings(whole)):
         shape = (image.labels.shape[0], image.labels.shape[1])
         blocks = [block for row in block_rows(*shape) for block in row]
-        found = [find_candidates(array_reader(image.rgb), block, segmenter=low) for block in blocks]
+        try:
+            found = [find_candidates(array_reader(image.rgb), block, segmenter=low) for block in blocks]
+        except SlideError:  # nuclei nearly everywhere: a network that has learned nothing agrees with nothing
+            found = []
         candidates = join([part for part in found if len(part)], rays=0)
         for prob in PROB_GRID:
             likely = candidates[candidates.prob > prob]
