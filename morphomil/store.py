@@ -20,10 +20,11 @@ if TYPE_CHECKING:
 def atomic_path(path: Path) -> Iterator[Path]:
     """A temporary path beside `path`; what the block wrote there is flushed and renamed to `path` when it succeeds.
 
-    Works for files and for folders (Zarr). After an error or a kill the old content of `path` is intact.
+    Works for files and for folders (Zarr). After an error or a kill the old content of `path` is intact, and what is
+    left of the temporary is removed by the next write; a path has one writer at a time.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    partial = path.with_name(f".{path.name}.tmp")
     _remove(partial)
     try:
         yield partial

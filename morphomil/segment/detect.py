@@ -174,6 +174,7 @@ def suppress(candidates: Polygons, *, threshold: float) -> Polygons:
 @cache
 def _native_threads() -> ThreadpoolController:
     """StarDist opens a parallel section for each candidate; on a busy machine the threads' waiting takes minutes."""
+    import stardist.lib.stardist2d  # noqa: F401 - the controller finds only what is loaded
     from threadpoolctl import ThreadpoolController
 
     return ThreadpoolController()
