@@ -89,19 +89,33 @@ def test_changed_settings_make_results_stale(few: Cohort, clean: Run, tmp_path: 
     assert pipeline.featurize(Run.open(run.path)).done == (one.slides[0].slide_id,)
 
 
-def test_killed_runs_resume_to_the_same_bytes(demo: Path, clean: Run, tmp_path: Path) -> None:
-    """SIGKILL at random moments, again and again, then one run to the end."""
+def morphomil(*words: str | Path) -> list[str]:
+    return [str(Path(sys.executable).with_name("morphomil")), *map(str, words)]
+
+
+@pytest.fixture(scope="module")
+def few_manifest(demo: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The manifest of the three slides."""
     manifest = pd.read_csv(demo / "cohort" / "manifest.csv", dtype=str).head(3)
     for name in ("slide", "annotation"):
         manifest[name] = [str((demo / "cohort" / value).resolve()) for value in manifest[name]]
-    manifest.to_csv(tmp_path / "few.csv", index=False)
-    words = [
-        str(Path(sys.executable).with_name("morphomil")),
-        "segment",
-        str(tmp_path / "few.csv"),
-        "--out",
-        str(tmp_path / "run"),
-    ]
+    path = tmp_path_factory.mktemp("few") / "few.csv"
+    manifest.to_csv(path, index=False)
+    return path
+
+
+@pytest.fixture(scope="module")
+def undisturbed(few_manifest: Path) -> Run:
+    """The three slides as the commands make them, each command in a process of its own."""
+    out = few_manifest.parent / "run"
+    for words in (("segment", few_manifest, "--out", out), ("featurize", out)):
+        subprocess.run(morphomil(*words), check=True, capture_output=True)
+    return Run.open(out)
+
+
+def test_killed_runs_resume_to_the_same_bytes(few_manifest: Path, undisturbed: Run, tmp_path: Path) -> None:
+    """SIGKILL at random moments, again and again, then one run to the end."""
+    words = morphomil("segment", few_manifest, "--out", tmp_path / "run")
     chance = random.Random(7)
     kills = 0
     for _ in range(6):
@@ -114,9 +128,9 @@ def test_killed_runs_resume_to_the_same_bytes(demo: Path, clean: Run, tmp_path: 
                 kills += 1
     assert kills
     subprocess.run(words, check=True, capture_output=True)
+    subprocess.run(morphomil("featurize", tmp_path / "run"), check=True, capture_output=True)
     run = Run.open(tmp_path / "run")
-    pipeline.featurize(run)
-    assert contents(run) == contents(clean)
+    assert contents(run) == contents(undisturbed)
     assert not list(run.path.rglob("*.tmp"))
 
 
@@ -250,18 +264,18 @@ def test_real_biopsy_regions(shared_data: Path, tmp_path: Path) -> None:
     assert matched / total > 0.98
 
 
-def test_environment_leaves_no_trace(few: Cohort, clean: Run, tmp_path: Path) -> None:
+def test_environment_leaves_no_trace(undisturbed: Run, tmp_path: Path) -> None:
     """Another locale and time zone give the same bytes."""
     code = (
         "from pathlib import Path\n"
         "from morphomil import pipeline\n"
         "from morphomil.run import Run\n"
         "from morphomil.types import Cohort\n"
-        f"cohort = Cohort(Run.open(Path({str(clean.path)!r})).cohort.slides[:1])\n"
+        f"cohort = Cohort(Run.open(Path({str(undisturbed.path)!r})).cohort.slides[:1])\n"
         f"run, _ = pipeline.segment(cohort, Path({str(tmp_path / 'run')!r}))\n"
         "pipeline.featurize(run)\n"
     )
     environment = os.environ | {"LANG": "C", "LC_ALL": "C", "TZ": "Pacific/Kiritimati"}
     subprocess.run([sys.executable, "-c", code], check=True, env=environment, capture_output=True)
     other = contents(Run.open(tmp_path / "run"))
-    assert other.items() <= contents(clean).items()
+    assert other.items() <= contents(undisturbed).items()
