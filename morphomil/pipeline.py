@@ -368,7 +368,7 @@ def _featurize_slide(run: Run, slide_id: str, progress: Progress) -> tuple[list[
         tables.append(_measure_region(stored, own))
         progress.step(done, len(list(masks.groups())))
     nuclei = pd.concat(tables) if tables else pd.DataFrame()
-    nuclei = NUCLEI.check(nuclei.assign(slide_id=slide_id)) if len(nuclei) else NUCLEI.empty()
+    nuclei = NUCLEI.check(nuclei.assign(slide_id=slide_id).sort_values("label")) if len(nuclei) else NUCLEI.empty()
     kept = patches.loc[patches["kept"], "patch_id"].to_numpy()
     counts = count_nuclei(nuclei, kept, features=tuple(FEATURES))
     write_parquet(folder / "nuclei.parquet", nuclei)
