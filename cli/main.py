@@ -65,8 +65,9 @@ def _interrupt(_signal: int, _frame: Any) -> NoReturn:
 def fail(message: str, status: ExitStatus) -> NoReturn:
     """Print a problem and leave."""
     from rich.console import Console
+    from rich.markup import escape
 
-    Console(stderr=True, highlight=False).print("[bold red]morphomil:[/]", message, markup=False, soft_wrap=True)
+    Console(stderr=True, highlight=False).print(f"[bold red]morphomil:[/] {escape(message)}", soft_wrap=True)
     sys.exit(status)
 
 
