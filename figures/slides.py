@@ -188,7 +188,7 @@ def contact_sheet(
             axes.set_axis_off()
         for axes, example in zip(grid.flat, examples, strict=False):
             _draw_patch(axes, example, norm, line_width=min(max(image_mm / 75, 0.5), 1))
-            _draw_scale_bar(axes, width=example.rgb.shape[1], um_per_unit=mpp)
+            draw_scale_bar(axes, width=example.rgb.shape[1], um_per_unit=mpp)
             axes.set_title(shorten(example.title, round(image_mm * 0.7)), loc="left", pad=2)
         if norm:
             mappable = ScalarMappable(norm, SEQUENTIAL)
@@ -239,11 +239,11 @@ def _slide_axes(
     axes.autoscale(False)
     axes.set_axis_off()
     axes.set_title(shorten(title, round(width_mm * 0.7)), loc="left")
-    _draw_scale_bar(axes, width=columns * scale, um_per_unit=mpp)
+    draw_scale_bar(axes, width=columns * scale, um_per_unit=mpp)
     return figure, axes
 
 
-def _draw_scale_bar(axes: Axes, *, width: float, um_per_unit: float) -> None:
+def draw_scale_bar(axes: Axes, *, width: float, um_per_unit: float) -> None:
     """A bar of 1, 2 or 5 times a power of ten um, at most a quarter of the image's width, on a white ground."""
     room_um = width * um_per_unit / 4
     power = 10.0 ** math.floor(math.log10(room_um))

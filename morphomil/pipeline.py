@@ -21,7 +21,15 @@ from morphomil.nuclei import FEATURES, local_density, measure_shapes
 from morphomil.run import Run, key_of
 from morphomil.slides import cut_patches, find_regions, open_image, regions_geojson
 from morphomil.store import atomic_path, fingerprint, write_bytes, write_json, write_parquet, write_table_csv
-from morphomil.types import NUCLEI, PATCHES, InputError, MorphomilError, PatchSettings, SlideError
+from morphomil.types import (
+    NUCLEI,
+    PATCHES,
+    InputError,
+    MorphomilError,
+    PatchSettings,
+    SegmenterSettings,
+    SlideError,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -31,7 +39,7 @@ if TYPE_CHECKING:
 
     from morphomil.rank import Ranking
     from morphomil.segment.detect import Polygons
-    from morphomil.segment.model import Normalize, Segmenter
+    from morphomil.segment.model import Segmenter
     from morphomil.slides import Region, RegionPatches, SlideImage
     from morphomil.types import Cohort, Slide
 
@@ -154,8 +162,7 @@ def segment(
     *,
     settings: PatchSettings | None = None,
     mpp: float | None = None,
-    model: str = "default",
-    normalize: Normalize | None = None,
+    segmenter: SegmenterSettings | None = None,
     shard: Shard | None = None,
     progress: Progress | None = None,
 ) -> tuple[Run, StageResult]:
@@ -168,8 +175,7 @@ def segment(
         out: run directory, made or gone on with.
         settings: how patches are cut.
         mpp: um per level-0 pixel for images whose file and manifest say nothing.
-        model: see `segment.segment_image`.
-        normalize: see `segment.segment_image`.
+        segmenter: which model, run how.
         shard: the part of the cohort to work on.
         progress: hears of every slide.
 
@@ -179,33 +185,29 @@ def segment(
     """
     from morphomil.segment.model import load_segmenter
 
-    settings = settings or PatchSettings()
+    settings, choice = settings or PatchSettings(), segmenter or SegmenterSettings()
     shard = shard or Shard()
     _check_pixel_sizes(cohort, mpp)
     begun = time.monotonic()
     run = Run.create(out)
     with run.lock(shard.lock_name):
         run.save_cohort(cohort)
-        segmenter = load_segmenter(model, normalize=normalize)
+        loaded = load_segmenter(**vars(choice))
 
         def key(slide: Slide) -> str:
             files = [
                 [fingerprint(image.path), image.annotation and fingerprint(image.annotation), image.mpp or mpp]
                 for image in slide.images
             ]
-            return key_of("segment", asdict(settings), segmenter.sha256, files)
+            return key_of("segment", asdict(settings), loaded.sha256, choice.engine, choice.precision, files)
 
         def work(slide: Slide) -> tuple[list[str], dict[str, Any]]:
-            return _segment_slide(run, slide, settings, segmenter, mpp, progress or Silence())
+            return _segment_slide(run, slide, settings, loaded, mpp, progress or Silence())
 
         slides = [slide for slide in cohort.slides if shard.holds(slide.slide_id)]
         result = _each_slide(run, slides, "segment", key=key, work=work, progress=progress or Silence())
-        stated = asdict(settings) | {
-            "mpp": mpp,
-            "model": model,
-            "model_sha256": segmenter.sha256,
-            "engine": "tensorflow",
-        }
+        stated = asdict(settings) | {"mpp": mpp} | asdict(choice)
+        stated |= {"model_sha256": loaded.sha256, "precision": loaded.precision}
         run.record("segment", stated, seconds=time.monotonic() - begun)
     return run, result
 

@@ -9,11 +9,14 @@ import shutil
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import pandas as pd
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
+
+    from numpy.typing import NDArray
 
 
 @contextmanager
@@ -79,6 +82,13 @@ def write_bytes(path: Path, content: bytes) -> None:
     """Write a file."""
     with atomic_path(path) as partial:
         partial.write_bytes(content)
+
+
+def write_arrays(path: Path, arrays: dict[str, NDArray[Any]]) -> None:
+    """Write named arrays as safetensors."""
+    from safetensors.numpy import save
+
+    write_bytes(path, save({name: np.ascontiguousarray(value) for name, value in arrays.items()}))
 
 
 def write_parquet(path: Path, table: pd.DataFrame) -> None:

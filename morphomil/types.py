@@ -114,6 +114,17 @@ class Cohort:
 
 
 @dataclass(frozen=True)
+class SegmenterSettings:
+    """Which segmenter, run how; the arguments of `segment.model.load_segmenter`, where they are described."""
+
+    model: str = "default"
+    normalize: Literal["unit", "percentile"] | None = None
+    engine: Literal["openvino", "tensorflow"] = "openvino"
+    precision: Literal["auto", "float32", "bfloat16"] = "auto"
+    accurate: bool = False
+
+
+@dataclass(frozen=True)
 class PatchSettings:
     """How tumor patches are cut. A changed value makes a slide's results stale."""
 

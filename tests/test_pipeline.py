@@ -259,7 +259,7 @@ def test_real_biopsy_regions(shared_data: Path, tmp_path: Path) -> None:
         same = whole[y : y + 256, x : x + 256]
         height, width = same.shape
         score = agreement(same, own[:height, :width])
-        matched += score.f1 * (score.annotated + score.found)
+        matched += score.dq * (score.annotated + score.found)
         total += score.annotated + score.found
     assert matched / total > 0.98
 

@@ -11,16 +11,24 @@ from morphomil.segment.detect import array_reader, block_rows, find_nuclei, join
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    from morphomil.segment.model import Normalize
+    from morphomil.segment.engines import Engine, Precision
+    from morphomil.segment.model import Normalize, Segmenter
 
-__all__ = ["MIN_AREA_UM2", "segment_image"]
+__all__ = ["MIN_AREA_UM2", "find_labels", "segment_image"]
 
 MIN_AREA_UM2 = 6.0
 """Smaller objects are dropped: a sphere of chromatin 2.8 um across is debris, not a nucleus in section."""
 
 
 def segment_image(
-    rgb: NDArray[np.uint8], *, mpp: float, model: str = "default", normalize: Normalize | None = None
+    rgb: NDArray[np.uint8],
+    *,
+    mpp: float,
+    model: str = "default",
+    normalize: Normalize | None = None,
+    engine: Engine = "openvino",
+    precision: Precision = "auto",
+    accurate: bool = False,
 ) -> NDArray[np.int32]:
     """Instance labels of the nuclei of an H&E image.
 
@@ -32,6 +40,9 @@ def segment_image(
         mpp: um per pixel.
         model: "default", a StarDist model folder, or a StarDist pretrained name.
         normalize: how pixel values enter the network; None: what the model says.
+        engine: "openvino" (fast on CPUs) or "tensorflow" (the reference).
+        precision: of the openvino engine; "auto" is bfloat16 where the processor has it.
+        accurate: average over four mirrorings; takes four times as long.
 
     Returns:
         int32 (H, W): 0 is background, each nucleus has one connected area with a number of its own.
@@ -51,11 +62,16 @@ def segment_image(
         raise ValueError(f"an RGB image is uint8 (H, W, 3), got {rgb.dtype} {rgb.shape}")
     if not 0.05 <= mpp <= 5:
         raise ValueError(f"pixel size must be 0.05 to 5 um, got {mpp:g}")
-    segmenter = load_segmenter(model, normalize=normalize)
+    segmenter = load_segmenter(model, normalize=normalize, engine=engine, precision=precision, accurate=accurate)
+    return find_labels(rgb, mpp=mpp, segmenter=segmenter)
+
+
+def find_labels(rgb: NDArray[np.uint8], *, mpp: float, segmenter: Segmenter) -> NDArray[np.int32]:
+    """`segment_image` with a segmenter at hand."""
     factor = segmenter.network_mpp(mpp) / mpp
     image = rgb if factor == 1 else _resized(rgb, factor)
     found = list(find_nuclei(array_reader(image), block_rows(*image.shape[:2]), segmenter=segmenter))
-    nuclei = join([part for part in found if len(part)], rays=0).scaled(factor)
+    nuclei = join(found, rays=0).scaled(factor)
     bands = render(nuclei, shape=rgb.shape[:2], min_px=MIN_AREA_UM2 / mpp**2)
     return np.concatenate([labels for _, labels in bands])
 

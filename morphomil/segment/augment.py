@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import io
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 from PIL import Image
@@ -24,22 +24,24 @@ class AugmentSettings:
 
     target_mpp: tuple[float, ...] = (0.25, 0.5)
     """Resolutions the network learns, um/px; one is drawn for each patch."""
-    scale_jitter: float = 1.2
+    scale_jitter: float = 1.3
     """The drawn resolution is multiplied by a log-uniform factor in [1/jitter, jitter]."""
-    stain_gain: float = 0.35
+    elastic: float = 0.06
+    """SD of the displacements at the nodes of a coarse grid, as a share of its spacing (a fifth of the patch)."""
+    stain_gain: float = 0.5
     """Log-SD-like half width: each stain's optical density is multiplied by exp(uniform(-gain, gain))."""
-    stain_shift: float = 0.04
+    stain_shift: float = 0.05
     """Each stain's optical density is shifted by up to this."""
     stain_tilt: float = 0.08
     """Each entry of the stain matrix is perturbed by up to this before recomposition."""
     brightness: float = 0.08
     gamma: float = 0.25
     blur_probability: float = 0.3
-    blur_sigma_px: float = 1.6
+    blur_sigma_px: float = 1.8
     jpeg_probability: float = 0.4
-    jpeg_quality: tuple[int, int] = (40, 95)
+    jpeg_quality: tuple[int, int] = (35, 95)
     noise_probability: float = 0.3
-    noise_sd: float = 0.03
+    noise_sd: float = 0.04
 
 
 def jitter_stain(
@@ -87,27 +89,49 @@ def sample_patch(
     *,
     side: int,
     zoom: float,
+    elastic: float = 0.0,
     rng: np.random.Generator,
 ) -> tuple[NDArray[np.float32], NDArray[np.int32]]:
-    """A random window of image (H, W, 3) and labels (H, W), rotated and mirrored at random.
+    """A random window of image (H, W, 3) and labels (H, W), rotated, mirrored and bent at random.
 
-    One patch pixel covers `zoom` image pixels. Where the window reaches beyond the image, the image is mirrored.
+    One patch pixel covers `zoom` image pixels; `elastic` as in `AugmentSettings`. Where the window reaches beyond the
+    image, the image is mirrored.
 
     Returns:
         Float RGB in [0, 1], (side, side, 3), bilinear; labels int32 (side, side), nearest neighbor.
     """
+    import torch
+    from torch.nn import functional
+
     angle = rng.uniform(0, 2 * np.pi)
     turn = np.array([[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]])
     matrix = zoom * turn @ np.diag([1.0, rng.choice([-1.0, 1.0])])
     shape = np.array(labels.shape)
     reach = np.minimum(side * zoom / 2, shape / 2)
     center = rng.uniform(reach, shape - reach)
-    offset = center - matrix @ np.full(2, (side - 1) / 2)
-    frame: dict[str, Any] = {"matrix": matrix, "offset": offset, "output_shape": (side, side)}
-    window = frame | {"mode": "mirror", "prefilter": False}
-    turned = np.empty((side, side, 3), np.float32)
-    for channel in range(3):
-        ndimage.affine_transform(image[..., channel], output=turned[..., channel], order=1, **window)
-    turned_labels = np.empty((side, side), np.int32)
-    ndimage.affine_transform(labels, output=turned_labels, order=0, **window)
-    return turned / np.float32(255), turned_labels
+    places = np.indices((side, side), dtype=np.float32) - np.float32((side - 1) / 2)
+    if elastic:
+        nodes = torch.from_numpy(rng.normal(0, elastic * side / 5, (1, 2, 6, 6)).astype(np.float32))
+        places += functional.interpolate(nodes, (side, side), mode="bicubic")[0].numpy()
+    where = np.tensordot(matrix.astype(np.float32), places, axes=1) + center[:, None, None].astype(np.float32)
+    low = np.clip(np.floor(where.min(axis=(1, 2))).astype(int) - 1, 0, None)
+    high = np.ceil(where.max(axis=(1, 2))).astype(int) + 2
+    frame = np.s_[low[0] : high[0], low[1] : high[1]]
+    where -= low[:, None, None].astype(np.float32)
+    turned = _interpolate(np.moveaxis(image[frame], -1, 0), where, "bilinear")
+    turned_labels = _interpolate(labels[frame][None], where, "nearest")[0]
+    return np.ascontiguousarray(np.moveaxis(turned, 0, -1)) / np.float32(255), turned_labels.astype(np.int32)
+
+
+def _interpolate(
+    image: NDArray[np.generic], where: NDArray[np.float32], mode: Literal["bilinear", "nearest"]
+) -> NDArray[np.float32]:
+    """Values of image (C, H, W) at positions (2, h, w); beyond its edges the image is mirrored."""
+    import torch
+    from torch.nn import functional
+
+    size = np.array(image.shape[1:], np.float32)[:, None, None]
+    grid = torch.from_numpy(((2 * where + 1) / size - 1)[::-1].copy()).permute(1, 2, 0)[None]
+    values = torch.from_numpy(image.astype(np.float32))[None]
+    found = functional.grid_sample(values, grid, mode, padding_mode="reflection", align_corners=False)
+    return np.asarray(found[0].numpy())

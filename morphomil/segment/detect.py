@@ -8,13 +8,20 @@ nucleus across a seam is found whole and once.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections import deque
+from collections.abc import Callable, Generator, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import closing
 from dataclasses import dataclass
 from functools import cache
+from itertools import islice
+from threading import Lock
 from typing import TYPE_CHECKING
 
 import numpy as np
+from numba import njit
 
+from morphomil.segment.engines import WORKERS
 from morphomil.types import SlideError
 
 if TYPE_CHECKING:
@@ -75,6 +82,7 @@ class Polygons:
 
 def join(parts: Sequence[Polygons], *, rays: int) -> Polygons:
     """All polygons of `parts`, in order."""
+    parts = [part for part in parts if len(part)]
     if not parts:
         return Polygons(np.empty((0, 2), np.float32), np.empty(0, np.float32), np.empty((0, rays), np.float32))
     return Polygons(
@@ -166,13 +174,13 @@ def suppress(candidates: Polygons, *, threshold: float) -> Polygons:
 
     order = np.lexsort((candidates.points[:, 1], candidates.points[:, 0], -candidates.prob))
     ranked = candidates[order]
-    with _native_threads().limit(limits=1, user_api="openmp"):
+    with native_threads().limit(limits=1, user_api="openmp"):
         kept = non_maximum_suppression_inds(ranked.dist, ranked.points, ranked.prob, thresh=threshold, verbose=0)
     return ranked[np.asarray(kept, dtype=bool)]
 
 
 @cache
-def _native_threads() -> ThreadpoolController:
+def native_threads() -> ThreadpoolController:
     """StarDist opens a parallel section for each candidate; on a busy machine the threads' waiting takes minutes."""
     import stardist.lib.stardist2d  # noqa: F401 - the controller finds only what is loaded
     from threadpoolctl import ThreadpoolController
@@ -181,19 +189,44 @@ def _native_threads() -> ThreadpoolController:
 
 
 def find_nuclei(read: Read, rows: Sequence[Sequence[Block]], *, segmenter: Segmenter) -> Iterator[Polygons]:
-    """The nuclei of each row of blocks in turn, in network pixels; at most three rows are held in memory."""
-    above: list[Polygons] = []
-    current = [find_candidates(read, block, segmenter=segmenter) for block in rows[0]] if rows else []
-    for index, blocks in enumerate(rows):
-        following = rows[index + 1] if index + 1 < len(rows) else []
-        below = [find_candidates(read, block, segmenter=segmenter) for block in following]
-        accepted: list[Polygons] = []
-        for position, block in enumerate(blocks):
-            settled = [part for part in (*above, *accepted) if len(part)]
-            open_ones = [part for part in (*current[position + 1 :], *below) if len(part)]
-            accepted.append(_settle(block, current[position], settled, open_ones, segmenter.nms_threshold))
-        yield join([part for part in accepted if len(part)], rays=0)
-        above, current = accepted, below
+    """The nuclei of each row of blocks in turn, in network pixels.
+
+    The network runs ahead on threads of its own while earlier rows are settled; at most three rows of candidates and a
+    few blocks of pixels are held in memory.
+    """
+    with closing(_candidates_ahead(read, [b for blocks in rows for b in blocks], segmenter=segmenter)) as candidates:
+        above: list[Polygons] = []
+        current = list(islice(candidates, len(rows[0]))) if rows else []
+        for index, blocks in enumerate(rows):
+            below = list(islice(candidates, len(rows[index + 1]))) if index + 1 < len(rows) else []
+            accepted: list[Polygons] = []
+            for position, block in enumerate(blocks):
+                settled = [part for part in (*above, *accepted) if len(part)]
+                open_ones = [part for part in (*current[position + 1 :], *below) if len(part)]
+                accepted.append(_settle(block, current[position], settled, open_ones, segmenter.nms_threshold))
+            yield join(accepted, rays=0)
+            above, current = accepted, below
+
+
+def _candidates_ahead(read: Read, blocks: Sequence[Block], *, segmenter: Segmenter) -> Generator[Polygons]:
+    """The candidates of each block in order; the next blocks are being worked meanwhile."""
+    reading = Lock()
+
+    def read_alone(*frame: int) -> NDArray[np.uint8]:
+        with reading:
+            return read(*frame)
+
+    pool = ThreadPoolExecutor(WORKERS)
+    try:
+        ahead: deque[Future[Polygons]] = deque()
+        for block in blocks:
+            ahead.append(pool.submit(find_candidates, read_alone, block, segmenter=segmenter))
+            if len(ahead) > 2 * WORKERS:
+                yield ahead.popleft().result()
+        while ahead:
+            yield ahead.popleft().result()
+    finally:
+        pool.shutdown(cancel_futures=True)
 
 
 def _settle(
@@ -245,13 +278,36 @@ def render(
 def _draw(
     outlines: NDArray[np.float64], prob: NDArray[np.float32], numbers: NDArray[np.intp], shape: tuple[int, int]
 ) -> NDArray[np.int32]:
-    from skimage.draw import polygon
-
     canvas = np.zeros(shape, np.int32)
-    for i in np.lexsort((numbers, prob)):
-        rows, columns = polygon(outlines[i, :, 0], outlines[i, :, 1], shape)
-        canvas[rows, columns] = numbers[i]
+    _fill(canvas, outlines, np.lexsort((numbers, prob)), numbers)
     return canvas
+
+
+@njit(cache=True, nogil=True)  # type: ignore[untyped-decorator, unused-ignore]
+def _fill(
+    canvas: NDArray[np.int32], outlines: NDArray[np.float64], order: NDArray[np.intp], numbers: NDArray[np.intp]
+) -> None:
+    """Write each polygon's number to the pixels whose centers it holds (even-odd rule), in the given order."""
+    height, width = canvas.shape
+    corners = outlines.shape[1]
+    crossings = np.empty(corners, np.float64)
+    for i in order:
+        polygon = outlines[i]
+        top = max(int(np.ceil(polygon[:, 0].min())), 0)
+        bottom = min(int(np.floor(polygon[:, 0].max())), height - 1)
+        for row in range(top, bottom + 1):
+            count = 0
+            for k in range(corners):
+                y0, x0 = polygon[k - 1]
+                y1, x1 = polygon[k]
+                if (y0 <= row) != (y1 <= row):
+                    crossings[count] = x0 + (row - y0) / (y1 - y0) * (x1 - x0)
+                    count += 1
+            edges = np.sort(crossings[:count])
+            for pair in range(0, count, 2):
+                first = max(int(np.ceil(edges[pair])), 0)
+                end = max(min(int(np.floor(edges[pair + 1])) + 1, width), 0)
+                canvas[row, first:end] = numbers[i]
 
 
 def keep_largest_parts(labels: NDArray[np.int32], *, min_px: float = 0) -> NDArray[np.int32]:

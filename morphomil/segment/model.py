@@ -1,4 +1,4 @@
-"""A trained StarDist network: loading by folder or name, its resolution, pixels -> probability and distances."""
+"""A trained model by folder or name: its resolution, thresholds and engine; pixels -> probability and distances."""
 
 from __future__ import annotations
 
@@ -7,15 +7,27 @@ import hashlib
 import io
 import json
 import math
-import os
-import tempfile
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
+from safetensors import SafetensorError
+from safetensors.numpy import load_file
 
+from morphomil.segment import network as own
+from morphomil.segment.engines import (
+    Engine,
+    Network,
+    Precision,
+    import_tensorflow,
+    keras_network,
+    openvino_graph,
+    openvino_graph_of,
+    openvino_network,
+    tensorflow_network,
+)
 from morphomil.types import InputError
 
 if TYPE_CHECKING:
@@ -38,7 +50,7 @@ class Segmenter:
 
     name: str
     sha256: str
-    network: Callable[[NDArray[np.float32]], tuple[NDArray[np.float32], NDArray[np.float32]]]
+    network: Network
     grid: int
     multiple: int
     prob_threshold: float
@@ -47,6 +59,10 @@ class Segmenter:
     """um per pixel that the network knows; empty: taken to fit whatever it is given."""
     normalize: Normalize
     """`unit`: values / 255; `percentile`: each channel's 1st to 99.8th percentile to 0..1, as StarDist's examples."""
+    engine: Engine = "tensorflow"
+    precision: str = "float32"
+    accurate: bool = False
+    """Mean of four predictions: as it is, mirrored along each axis, along both."""
 
     def network_mpp(self, mpp: float) -> float:
         """The resolution to run at for an image of `mpp`: its own where a trained one is within a factor of 1.2."""
@@ -62,59 +78,178 @@ class Segmenter:
         else:
             low, high = np.percentile(rgb, (1, 99.8), axis=(0, 1), keepdims=True)
             block = ((rgb - low) / np.maximum(high - low, 1)).astype(np.float32)
-        probability, distance = self.network(block[None])
-        return probability[0, ..., 0], np.maximum(distance[0], 1e-3)
+        mirrored = ((0, 0), (1, 0), (0, 1), (1, 1)) if self.accurate else ((0, 0),)
+        found = [_predict_mirrored(self.network, block, *axes) for axes in mirrored]
+        probability, distance = (
+            np.mean(part, axis=0) if self.accurate else part[0] for part in zip(*found, strict=True)
+        )
+        return probability, np.maximum(distance, 1e-3)
+
+
+def _predict_mirrored(
+    network: Network, block: NDArray[np.float32], down: int, across: int
+) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    """What the network says of the mirrored block, mirrored back.
+
+    Pixel i goes to -i modulo the size, so that the pixels of the grid stay on the grid; ray k, at angle 2 pi k / n from
+    the columns' axis to the rows', goes to -k where rows are mirrored and to n / 2 - k where columns are.
+    """
+    axes = [axis for axis, turn in enumerate((down, across)) if turn]
+
+    def mirror(image: NDArray[np.float32]) -> NDArray[np.float32]:
+        return np.roll(np.flip(image, tuple(axes)), [1] * len(axes), axes) if axes else image
+
+    probability, distance = network(np.ascontiguousarray(mirror(block))[None])
+    rays = np.arange(distance.shape[-1])
+    if down:
+        rays = -rays
+    if across:
+        rays = len(rays) // 2 - rays
+    return mirror(probability[0, ..., 0]), mirror(distance[0][..., rays % len(rays)])
+
+
+@dataclass(frozen=True)
+class _Stored:
+    """What a model folder or a pretrained name holds, before an engine is chosen."""
+
+    sha256: str
+    grid: int
+    multiple: int
+    rays: int
+    thresholds: dict[str, float]
+    about: dict[str, Any]
+    keras: Callable[[], Any]
+    graph: Callable[[], Any]
 
 
 @lru_cache(maxsize=2)
-def load_segmenter(model: str = "default", *, normalize: Normalize | None = None) -> Segmenter:
+def load_segmenter(
+    model: str = "default",
+    *,
+    normalize: Normalize | None = None,
+    engine: Engine = "openvino",
+    precision: Precision = "auto",
+    accurate: bool = False,
+) -> Segmenter:
     """A segmenter by name.
 
     Args:
-        model: "default" (shipped weights), a StarDist model folder, or a StarDist pretrained name, which StarDist
-            downloads once.
+        model: "default" (shipped weights), a model folder (of morphomil or StarDist), or a StarDist pretrained name,
+            which StarDist downloads once.
         normalize: how pixel values enter the network; None: as the folder's `morphomil.json` says, else `unit` for
             folders and `percentile` for pretrained names.
+        engine: "openvino" (fast on CPUs) or "tensorflow" (the reference; runs on GPUs that TensorFlow sees).
+        precision: of the openvino engine; "auto" is bfloat16 where the processor has it.
+        accurate: average the predictions of four mirrorings; takes four times as long.
+
+    Raises:
+        InputError: no such model, its files can't be used, or it doesn't go with the other arguments.
+    """
+    stored = _load_pretrained(model) if model in PRETRAINED else _load_folder(model)
+    if accurate and stored.rays % 2:
+        raise InputError(f"model {model!r} has {stored.rays} rays; averaging mirrored predictions needs an even number")
+    if engine == "tensorflow":
+        if precision == "bfloat16":
+            raise InputError("the tensorflow engine runs in float32")
+        network, chosen = tensorflow_network(stored.keras()), "float32"
+    else:
+        network, chosen = openvino_network(stored.graph(), precision=precision)
+    about = stored.about | ({"normalize": normalize} if normalize else {})
+    said = json.dumps([stored.sha256, about, stored.thresholds, accurate], sort_keys=True)
+    return Segmenter(
+        name=model,
+        sha256=hashlib.sha256(said.encode()).hexdigest(),
+        network=network,
+        grid=stored.grid,
+        multiple=stored.multiple,
+        prob_threshold=float(stored.thresholds["prob"]),
+        nms_threshold=float(stored.thresholds["nms"]),
+        resolutions_mpp=tuple(float(mpp) for mpp in about["resolutions_mpp"]),
+        normalize=about["normalize"],
+        engine=engine,
+        precision=chosen,
+        accurate=accurate,
+    )
+
+
+def load_stardist(model: str = "default") -> Any:
+    """The model as an object of the stardist package, the reference: `.predict_instances(rgb / 255)` and the rest.
 
     Raises:
         InputError: no such model, or its files can't be used.
     """
-    from safetensors import SafetensorError
+    stored = _load_pretrained(model) if model in PRETRAINED else _load_folder(model)
+    keras_model = stored.keras()
+    with contextlib.redirect_stdout(io.StringIO()):  # StarDist prints its thresholds
+        from stardist.models import Config2D, StarDist2D
 
-    if model in PRETRAINED:
-        return _load_pretrained(model, normalize or "percentile")
+        class Reference(StarDist2D):  # type: ignore[misc, unused-ignore]
+            """StarDist2D around a network that is already built."""
+
+            def _build(self) -> Any:
+                return keras_model
+
+        depth = int(math.log2(stored.multiple // stored.grid))
+        config = Config2D(n_rays=stored.rays, grid=(stored.grid,) * 2, n_channel_in=3, unet_n_depth=depth)
+        reference = Reference(config, name=None, basedir=None)
+        reference.thresholds = stored.thresholds
+    return reference
+
+
+def _load_folder(model: str) -> _Stored:
     folder = WEIGHTS / model if model == "default" else Path(model)
     if not (folder / "config.json").is_file():
         raise InputError(
-            f"model {model!r} is no folder with a StarDist config.json, and none of: default, {', '.join(PRETRAINED)}"
+            f"model {model!r} is no folder with a config.json, and none of: default, {', '.join(PRETRAINED)}"
         )
     weights = next((folder / name for name in _WEIGHT_NAMES if (folder / name).is_file()), None)
     if weights is None:
         raise InputError(f"model folder {folder} holds none of {', '.join(_WEIGHT_NAMES)}")
     config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-    thresholds = _read_json(folder / "thresholds.json", {"prob": 0.5, "nms": 0.4})
     about = _read_json(folder / "morphomil.json", {"resolutions_mpp": [], "normalize": "unit"})
-    digest = hashlib.sha256(weights.read_bytes())
-    digest.update(json.dumps([config, thresholds, about, normalize], sort_keys=True).encode())
+    thresholds = _read_json(folder / "thresholds.json", {"prob": 0.5, "nms": 0.4})
+    digest = hashlib.sha256(weights.read_bytes() + json.dumps(config, sort_keys=True).encode()).hexdigest()
     try:
-        keras_model = build_network(config)
+        if config.get("backbone") == own.BACKBONE:
+            design = own.Design(int(config["rays"]), tuple(config["widths"]))
+            folded = own.fold_norms(load_file(weights), design)
+            return _Stored(
+                digest,
+                own.GRID,
+                own.MULTIPLE,
+                design.rays,
+                thresholds,
+                about,
+                keras=lambda: keras_network(folded, design),
+                graph=lambda: openvino_graph(folded, design),
+            )
+        keras_model = build_stardist(config)
         _load_weights(keras_model, weights)
     except (ValueError, KeyError, OSError, TypeError, SafetensorError) as error:
         raise InputError(f"model folder {folder} can't be used: {error}") from error
-    return _segmenter(
-        model,
-        digest.hexdigest(),
-        keras_model,
-        config,
+    return _of_keras(digest, keras_model, config, thresholds, about)
+
+
+def _of_keras(
+    digest: str, keras_model: Any, config: dict[str, Any], thresholds: dict[str, float], about: dict[str, Any]
+) -> _Stored:
+    grid = int(config["grid"][0])
+    return _Stored(
+        digest,
+        grid,
+        grid * 2 ** int(config["unet_n_depth"]),
+        int(config["n_rays"]),
         thresholds,
-        about | ({"normalize": normalize} if normalize else {}),
+        about,
+        keras=lambda: keras_model,
+        graph=lambda: openvino_graph_of(keras_model),
     )
 
 
 _WEIGHT_NAMES = ("weights.safetensors", "weights_best.h5", "weights_last.h5")
 
 
-def build_network(config: dict[str, Any]) -> Any:
+def build_stardist(config: dict[str, Any]) -> Any:
     """The Keras model of a StarDist configuration, with random weights."""
     import_tensorflow()
     with contextlib.redirect_stdout(io.StringIO()):  # StarDist prints its thresholds
@@ -126,34 +261,10 @@ def build_network(config: dict[str, Any]) -> Any:
         return StarDist2D(Config2D(**known, **rest), name=None, basedir=None).keras_model
 
 
-def import_tensorflow() -> None:
-    """Import TensorFlow without the notes that it writes to the process's standard error before logging is set up."""
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
-    with tempfile.TemporaryFile() as notes:
-        stderr = os.dup(2)
-        try:
-            os.dup2(notes.fileno(), 2)
-            import tensorflow  # noqa: F401
-        finally:
-            os.dup2(stderr, 2)
-            os.close(stderr)
-
-
-def save_weights(network: Any, path: Path) -> None:
-    """Write a network's weights as safetensors, numbered in the network's own order (layer names differ by session)."""
-    from safetensors.numpy import save
-
-    from morphomil.store import write_bytes
-
-    write_bytes(path, save({f"{i:03d}": np.asarray(variable) for i, variable in enumerate(network.weights)}))
-
-
 def _load_weights(network: Any, path: Path) -> None:
     if path.suffix != ".safetensors":
         network.load_weights(path)
         return
-    from safetensors.numpy import load_file
-
     stored = load_file(path)
     values = [stored[name] for name in sorted(stored)]
     shapes = [tuple(v.shape) for v in network.weights]
@@ -162,7 +273,7 @@ def _load_weights(network: Any, path: Path) -> None:
     network.set_weights(values)
 
 
-def _load_pretrained(name: str, normalize: Normalize) -> Segmenter:
+def _load_pretrained(name: str) -> _Stored:
     import_tensorflow()
     try:
         with contextlib.redirect_stdout(io.StringIO()):
@@ -176,41 +287,8 @@ def _load_pretrained(name: str, normalize: Normalize) -> Segmenter:
         ) from error
     digest = hashlib.sha256(b"".join(np.asarray(v).tobytes() for v in loaded.keras_model.weights)).hexdigest()
     thresholds = {"prob": loaded.thresholds.prob, "nms": loaded.thresholds.nms}
-    about: dict[str, Any] = {"resolutions_mpp": [], "normalize": normalize}
-    return _segmenter(name, digest, loaded.keras_model, vars(loaded.config), thresholds, about)
-
-
-def _segmenter(
-    name: str,
-    sha256: str,
-    keras_model: Any,
-    config: dict[str, Any],
-    thresholds: dict[str, float],
-    about: dict[str, Any],
-) -> Segmenter:
-    import tensorflow as tf
-
-    compiled = tf.function(
-        lambda block: keras_model(block, training=False)[:2],
-        input_signature=[tf.TensorSpec((None, None, None, 3), tf.float32)],
-    )
-
-    def network(block: NDArray[np.float32]) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-        probability, distance = compiled(block)
-        return probability.numpy(), distance.numpy()
-
-    grid = int(config["grid"][0])
-    return Segmenter(
-        name=name,
-        sha256=sha256,
-        network=network,
-        grid=grid,
-        multiple=grid * 2 ** int(config["unet_n_depth"]),
-        prob_threshold=float(thresholds["prob"]),
-        nms_threshold=float(thresholds["nms"]),
-        resolutions_mpp=tuple(float(mpp) for mpp in about["resolutions_mpp"]),
-        normalize=about["normalize"],
-    )
+    about: dict[str, Any] = {"resolutions_mpp": [], "normalize": "percentile"}
+    return _of_keras(digest, loaded.keras_model, vars(loaded.config), thresholds, about)
 
 
 def _read_json(path: Path, default: dict[str, Any]) -> dict[str, Any]:

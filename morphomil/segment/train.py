@@ -1,40 +1,43 @@
-"""Training of the nucleus segmenter: annotated images -> a StarDist model folder.
+"""Training of the nucleus segmenter: annotated images -> a model folder.
 
-The network, its losses and its targets are StarDist's (Schmidt et al. 2018, Weigert & Schmidt 2022); the patches come
-from `augment`. Batch k of epoch e depends on the seed, e and k alone, so that a resumed training sees the same patches.
+The targets are StarDist's (Schmidt et al. 2018, Weigert & Schmidt 2022); the patches come from `augment`. Batch k of
+epoch e depends on the seed, e and k alone, so that a resumed training sees the same patches.
 """
 
 from __future__ import annotations
 
-import contextlib
 import csv
-import io
 import json
 import math
-import warnings
-from dataclasses import asdict, dataclass, field, replace
+from collections import deque
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
-from PIL import Image
-from skimage.transform import downscale_local_mean
 
-from morphomil.segment import MIN_AREA_UM2
-from morphomil.segment.agreement import agreement
+from morphomil.segment.annotated import read_annotated, read_table
 from morphomil.segment.augment import AugmentSettings, jitter_optics, jitter_stain, sample_patch
-from morphomil.segment.detect import array_reader, block_rows, find_candidates, join, render, suppress
-from morphomil.segment.model import import_tensorflow, load_segmenter, save_weights
-from morphomil.store import write_json, write_table_csv
-from morphomil.types import InputError, SlideError
+from morphomil.segment.detect import native_threads
+from morphomil.segment.evaluate import tune_thresholds
+from morphomil.segment.model import load_segmenter
+from morphomil.segment.network import BACKBONE, GRID, Design
+from morphomil.store import write_arrays, write_json, write_table_csv
+from morphomil.types import InputError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Iterator, Sequence
     from pathlib import Path
 
+    import torch
     from numpy.typing import NDArray
+    from torch import Tensor
 
-    from morphomil.segment.model import Segmenter
+    from morphomil.segment.annotated import AnnotatedImage
+    from morphomil.segment.torch_network import TorchNetwork
+
+    Batch = tuple[NDArray[np.float32], NDArray[np.float32], NDArray[np.float32]]
 
 HALO_PX = 32
 """Targets are computed on a patch larger by this on each side: nuclei cut by the patch's edge keep their shape."""
@@ -44,58 +47,22 @@ HALO_PX = 32
 class TrainSettings:
     """The network and its training; stored with the model."""
 
-    rays: int = 32
-    filters: int = 32
-    depth: int = 3
-    features: int = 128
-    """Width of the last hidden layer."""
-    grid: int = 2
+    design: Design = field(default_factory=Design)
+    start: str = "imagenet"
+    """First weights: "imagenet" (encoder only), "default" (the shipped model), "random", or a model folder."""
     patch_px: int = 256
-    batch: int = 4
-    epochs: int = 60
+    batch: int = 8
+    epochs: int = 48
     steps_per_epoch: int = 100
-    learning_rate: float = 4e-4
+    learning_rate: float = 1e-3
+    encoder_share: float = 0.3
+    """Learning rate of the encoder, as a share."""
+    weight_decay: float = 1e-3
+    average: float = 0.998
+    """Decay of the moving average of the weights, per step."""
+    distance_weight: float = 0.5
     seed: int = 1
     augment: AugmentSettings = field(default_factory=AugmentSettings)
-
-
-@dataclass(frozen=True)
-class AnnotatedImage:
-    """One annotated image: RGB uint8 (H, W, 3), instance labels (H, W), resolution, and the group it is drawn in."""
-
-    name: str
-    rgb: NDArray[np.uint8]
-    labels: NDArray[np.int32]
-    mpp: float
-    group: str
-
-
-def read_annotated(table: pd.DataFrame, root: Path) -> list[AnnotatedImage]:
-    """The images named in a table with the columns `image`, `labels`, `mpp` and optionally `group`.
-
-    Args:
-        table: paths are relative to `root`. Images of one group share the chance to be drawn (say, data sets of
-            different size); without the column all images are one group.
-        root: folder that the paths start from.
-
-    Raises:
-        InputError: every missing or unusable file, at once.
-    """
-    problems, images = [], []
-    for row in table.to_dict("records"):
-        try:
-            with Image.open(root / row["image"]) as file:
-                rgb = np.asarray(file.convert("RGB"))
-            with Image.open(root / row["labels"]) as file:
-                labels = np.asarray(file).astype(np.int32)
-            if labels.shape != rgb.shape[:2]:
-                raise ValueError(f"labels are {labels.shape}, the image is {rgb.shape[:2]}")
-            images.append(AnnotatedImage(str(row["image"]), rgb, labels, float(row["mpp"]), str(row.get("group", ""))))
-        except (OSError, ValueError, KeyError) as error:
-            problems.append(f"{row.get('image')}: {error}")
-    if problems:
-        raise InputError(problems)
-    return images
 
 
 class PatchSampler:
@@ -105,7 +72,7 @@ class PatchSampler:
         self.settings = settings
         groups = {image.group for image in images}
         self.groups = [[i for i, image in enumerate(images) if image.group == group] for group in sorted(groups)]
-        self.levels = [_halvings(image) for image in images]
+        self.levels = [image.levels() for image in images]
 
     def patch(self, rng: np.random.Generator) -> tuple[NDArray[np.float32], NDArray[np.int32]]:
         """One augmented patch with its labels, both with `HALO_PX` around."""
@@ -116,37 +83,26 @@ class PatchSampler:
         mpp = rng.choice(settings.target_mpp) * math.exp(rng.uniform(-spread, spread))
         mpp = max(mpp, levels[0].mpp / settings.scale_jitter)  # no invented detail
         level = min(levels, key=lambda image: abs(math.log(image.mpp / mpp)))
-        side = self.settings.patch_px + 2 * HALO_PX
-        rgb, labels = sample_patch(level.rgb, level.labels, side=side, zoom=mpp / level.mpp, rng=rng)
+        side, zoom = self.settings.patch_px + 2 * HALO_PX, mpp / level.mpp
+        rgb, labels = sample_patch(level.rgb, level.labels, side=side, zoom=zoom, elastic=settings.elastic, rng=rng)
         return jitter_optics(jitter_stain(rgb, rng, settings), rng, settings), labels
 
-    def batch(self, epoch: int, index: int) -> tuple[tuple[Any, ...], tuple[Any, ...]]:
-        """Input (B, S, S, 3) and targets: object probability (B, s, s, 1); distances and mask (B, s, s, rays + 1)."""
+    def batch(self, epoch: int, index: int) -> Batch:
+        """Input (B, S, S, 3), object probability (B, s, s, 1) and distances (B, s, s, rays), all float32."""
         from stardist.geometry import star_dist
         from stardist.utils import edt_prob
 
         rng = np.random.default_rng([self.settings.seed, epoch, index])
-        grid = self.settings.grid
         inner = slice(HALO_PX, -HALO_PX)
-        small = slice(HALO_PX // grid, -(HALO_PX // grid))
+        small = slice(HALO_PX // GRID, -(HALO_PX // GRID))
         inputs, probabilities, distances = [], [], []
-        for _ in range(self.settings.batch):
-            rgb, labels = self.patch(rng)
-            probability = edt_prob(labels[::grid, ::grid])[small, small, None]
-            distance = star_dist(labels, self.settings.rays, grid=(grid, grid))[small, small]
-            inputs.append(rgb[inner, inner])
-            probabilities.append(probability)
-            distances.append(np.concatenate([distance, probability], axis=-1))
-        return (np.stack(inputs),), (np.stack(probabilities), np.stack(distances))
-
-
-def _halvings(image: AnnotatedImage) -> list[AnnotatedImage]:
-    """The image at its own and at half its resolution (area mean; labels by nearest neighbor)."""
-    if image.mpp > 0.35:
-        return [image]
-    half = downscale_local_mean(image.rgb, (2, 2, 1)).round().astype(np.uint8)
-    labels = image.labels[::2, ::2]
-    return [image, AnnotatedImage(image.name, half, labels, image.mpp * 2, image.group)]
+        with native_threads().limit(limits=1, user_api="openmp"):
+            for _ in range(self.settings.batch):
+                rgb, labels = self.patch(rng)
+                inputs.append(rgb[inner, inner])
+                probabilities.append(edt_prob(labels[::GRID, ::GRID])[small, small, None])
+                distances.append(star_dist(labels, self.settings.design.rays, grid=(GRID, GRID))[small, small])
+        return np.stack(inputs), np.stack(probabilities), np.stack(distances)
 
 
 def train_segmenter(
@@ -155,122 +111,173 @@ def train_segmenter(
     out: Path,
     *,
     settings: TrainSettings,
+    resume: bool = False,
     on_epoch: Callable[[int, dict[str, float]], None] | None = None,
 ) -> Path:
-    """Train a StarDist network and write it to the folder `out`; an interrupted training in `out` is resumed.
+    """Train the network of `network.forward` and write it to the folder `out`.
 
-    The learning rate falls from its maximum to zero on a cosine over the whole training; the last weights are kept.
+    AdamW; the learning rate rises for 200 steps and falls to zero on a cosine; what is validated and kept is the moving
+    average of the weights. The loss is StarDist's cross-entropy of the object probability, and for the distances minus
+    the logarithm of the overlap of the two polygons in polar coordinates (PolarMask, Xie et al. 2020), weighted by the
+    probability: it measures what the masks are judged by, and nuclei of every size alike. In bfloat16 where the
+    processor has it.
+
     `out` receives `config.json`, `weights.safetensors`, `settings.json` and `log.csv`; thresholds are tuned
     afterwards (`tune_thresholds`).
 
+    Args:
+        train: images to draw patches from.
+        validation: images for the validation loss.
+        out: the model folder.
+        settings: the network and its training.
+        resume: go on with the training that `out` holds, from its last epoch; the result is the same as without the
+            interruption.
+        on_epoch: hears the number and the losses of each epoch.
+
     Raises:
-        InputError: `out` holds a training with other settings.
+        InputError: `out` holds a training and `resume` isn't set, or one with other settings; or `settings.start` can't
+            be used.
     """
-    import_tensorflow()
-    import keras
-    from stardist.models import Config2D, StarDist2D
+    import torch
 
-    _claim_folder(out, settings)
-    config = Config2D(
-        axes="YXC",
-        n_channel_in=3,
-        n_rays=settings.rays,
-        grid=(settings.grid, settings.grid),
-        unet_n_filter_base=settings.filters,
-        unet_n_depth=settings.depth,
-        net_conv_after_unet=settings.features,
-        train_patch_size=(settings.patch_px, settings.patch_px),
-        train_batch_size=settings.batch,
-        train_epochs=settings.epochs,
-        train_steps_per_epoch=settings.steps_per_epoch,
-        train_learning_rate=settings.learning_rate,
-        train_reduce_lr=None,
-        train_tensorboard=False,
+    from morphomil.segment.torch_network import TorchNetwork
+
+    _claim_folder(out, settings, resume=resume)
+    torch.manual_seed(settings.seed)
+    network = TorchNetwork(settings.design, start=settings.start)
+    average = TorchNetwork(settings.design).requires_grad_(False).eval()
+    average.load_state_dict(network.state_dict())
+    encoder = [p for name, p in network.named_parameters() if name.startswith(("layers.stem", "layers.block"))]
+    decoder = [p for name, p in network.named_parameters() if not name.startswith(("layers.stem", "layers.block"))]
+    optimizer = torch.optim.AdamW(
+        [{"params": encoder, "share": settings.encoder_share}, {"params": decoder, "share": 1.0}],
+        weight_decay=settings.weight_decay,
     )
-    keras.utils.set_random_seed(settings.seed)
-    with contextlib.redirect_stdout(io.StringIO()):  # StarDist prints its thresholds
-        model = StarDist2D(config, name=None, basedir=None)
     total = settings.epochs * settings.steps_per_epoch
-    rate = keras.optimizers.schedules.CosineDecay(
-        1e-6, total, alpha=0.01, warmup_target=settings.learning_rate, warmup_steps=min(200, total // 10)
-    )
-    model.prepare_for_training(optimizer=keras.optimizers.Adam(rate, global_clipnorm=1.0))
-
-    sampler = PatchSampler(train, settings)
-
-    class Batches(keras.utils.PyDataset):  # type: ignore[misc, unused-ignore]
-        """The sampler's batches, epoch by epoch."""
-
-        def __init__(self, first_epoch: int) -> None:
-            super().__init__(workers=1, max_queue_size=4)
-            self.epoch = first_epoch
-
-        def __len__(self) -> int:
-            return settings.steps_per_epoch
-
-        def __getitem__(self, index: int) -> Any:
-            return sampler.batch(self.epoch, index)
-
-        def on_epoch_end(self) -> None:
-            self.epoch += 1
-
-    class Log(keras.callbacks.Callback):  # type: ignore[misc, unused-ignore]
-        """One line of log.csv and one checkpoint an epoch."""
-
-        def on_epoch_end(self, epoch: int, logs: dict[str, float] | None = None) -> None:
-            figures = {name: float(value) for name, value in (logs or {}).items()}
-            _append_log(out / "log.csv", epoch, figures)
-            partial = out / "checkpoint.tmp.weights.h5"
-            with warnings.catch_warnings():
-                warnings.filterwarnings("ignore", message="Detected filename suffix", category=UserWarning)
-                self.model.save_weights(partial)
-            partial.replace(out / "checkpoint.weights.h5")
-            write_json(out / "checkpoint.json", {"epoch": epoch + 1})
-            if on_epoch is not None:
-                on_epoch(epoch, figures)
-
     checked = PatchSampler(validation, settings)
-    batches = [checked.batch(2**31, index) for index in range(8)]
-    held_out = (
-        np.concatenate([b[0][0] for b in batches]),
-        tuple(np.concatenate([b[1][part] for b in batches]) for part in (0, 1)),
-    )
-    first = _resume(out, model.keras_model)
-    if first < settings.epochs:
-        model.keras_model.fit(
-            Batches(first),
-            epochs=settings.epochs,
-            initial_epoch=first,
-            validation_data=held_out,
-            validation_batch_size=settings.batch,
-            callbacks=[Log()],
-            verbose=0,
-        )
-    write_json(out / "config.json", vars(config))
-    save_weights(model.keras_model, out / "weights.safetensors")
+    held_out = [checked.batch(2**31, index) for index in range(8)]
+    first = _resume(out, network, average, optimizer)
+    batches = _batches(PatchSampler(train, settings), range(first * settings.steps_per_epoch, total), settings)
+    for epoch in range(first, settings.epochs):
+        network.train()
+        sums = np.zeros(3)
+        for step in range(epoch * settings.steps_per_epoch, (epoch + 1) * settings.steps_per_epoch):
+            for group in optimizer.param_groups:
+                group["lr"] = group["share"] * _rate(step, total, settings)
+            optimizer.zero_grad(set_to_none=True)
+            losses = _losses(network, next(batches), settings)
+            losses[0].backward()  # type: ignore[no-untyped-call, unused-ignore]
+            torch.nn.utils.clip_grad_norm_(network.parameters(), 5.0)
+            optimizer.step()
+            keep = min(settings.average, (step + 1) / (step + 10))
+            for mean, value in zip(average.state_dict().values(), network.state_dict().values(), strict=True):
+                if mean.is_floating_point():
+                    mean.lerp_(value, 1 - keep)
+            sums += [loss.item() for loss in losses]
+        with torch.inference_mode():
+            unseen = np.mean([[float(x) for x in _losses(average, batch, settings)] for batch in held_out], axis=0)
+        names = ("loss", "probability_loss", "distance_loss")
+        figures = dict(zip(names, sums / settings.steps_per_epoch, strict=True))
+        figures |= {f"val_{name}": value for name, value in zip(names, unseen, strict=True)}
+        if not math.isfinite(figures["loss"]):
+            raise InputError(f"the training of {out} diverged in epoch {epoch + 1}; lower the learning rate")
+        _append_log(out / "log.csv", epoch, figures)
+        _checkpoint(out, epoch + 1, network, average, optimizer)
+        if on_epoch is not None:
+            on_epoch(epoch, figures)
+    write_json(out / "config.json", {"backbone": BACKBONE, **asdict(settings.design)})
+    write_arrays(out / "weights.safetensors", average.arrays())
     write_json(out / "morphomil.json", {"resolutions_mpp": list(settings.augment.target_mpp), "normalize": "unit"})
     return out
 
 
-def _claim_folder(out: Path, settings: TrainSettings) -> None:
-    out.mkdir(parents=True, exist_ok=True)
+def _batches(sampler: PatchSampler, steps: range, settings: TrainSettings) -> Iterator[Batch]:
+    """The batches of these steps in order, prepared a few ahead on a thread of their own."""
+    with ThreadPoolExecutor(1) as worker:
+        ahead: deque[Future[Batch]] = deque()
+        for step in steps:
+            ahead.append(worker.submit(sampler.batch, *divmod(step, settings.steps_per_epoch)))
+            if len(ahead) > 4:
+                yield ahead.popleft().result()
+        while ahead:
+            yield ahead.popleft().result()
+
+
+def _rate(step: int, total: int, settings: TrainSettings) -> float:
+    warm = min(200, max(total // 10, 1))
+    if step < warm:
+        return settings.learning_rate * (step + 1) / warm
+    return settings.learning_rate * 0.5 * (1 + math.cos(math.pi * (step - warm) / max(total - warm, 1)))
+
+
+def _losses(network: TorchNetwork, batch: Batch, settings: TrainSettings) -> tuple[Tensor, Tensor, Tensor]:
+    """Total, probability and distance loss."""
+    import torch
+    from torch.nn import functional
+
+    pixels, probability, distance = map(torch.from_numpy, batch)
+    with torch.autocast("cpu", torch.bfloat16, enabled=_has_bfloat16()):
+        logit, log_rays = network(pixels)
+    target = probability[..., 0]
+    of_probability = functional.binary_cross_entropy_with_logits(logit[:, 0].float(), target)
+    inside = target > 0
+    weight, annotated = target[inside], distance[inside]
+    found = log_rays.permute(0, 2, 3, 1)[inside].float().exp()
+    shared = torch.minimum(found, annotated).square().sum(dim=-1)
+    united = torch.maximum(found, annotated).square().sum(dim=-1)
+    of_distance = (torch.log(united / shared.clamp(min=1e-3)) * weight).sum() / (weight.sum() + 1)
+    return of_probability + settings.distance_weight * of_distance, of_probability, of_distance
+
+
+def _has_bfloat16() -> bool:
+    import torch
+
+    return bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
+
+
+def _claim_folder(out: Path, settings: TrainSettings, *, resume: bool) -> None:
     path = out / "settings.json"
     stated = asdict(settings)
     if path.exists():
+        if not resume:
+            raise InputError(f"{out} holds a training already; --resume goes on with it")
         if json.loads(path.read_text()) != json.loads(json.dumps(stated)):
             raise InputError(f"{out} holds a training with other settings; name another folder")
     else:
         write_json(path, stated)
 
 
-def _resume(out: Path, network: Any) -> int:
+def _checkpoint(
+    out: Path, epoch: int, network: TorchNetwork, average: TorchNetwork, optimizer: torch.optim.Optimizer
+) -> None:
+    arrays = {f"network/{name}": value for name, value in network.arrays().items()}
+    arrays |= {f"average/{name}": value for name, value in average.arrays().items()}
+    for index, state in optimizer.state_dict()["state"].items():
+        arrays |= {f"optimizer/{index}/{name}": value.numpy() for name, value in state.items()}
+    write_arrays(out / "checkpoint.safetensors", arrays | {"epoch": np.array(epoch)})
+
+
+def _resume(out: Path, network: TorchNetwork, average: TorchNetwork, optimizer: torch.optim.Optimizer) -> int:
     """Load the last checkpoint, if any; the epoch to go on with."""
-    state = out / "checkpoint.json"
-    if not state.exists():
+    path = out / "checkpoint.safetensors"
+    if not path.exists():
         return 0
-    network.optimizer.build(network.trainable_variables)  # else its momenta have nowhere to go
-    network.load_weights(out / "checkpoint.weights.h5")
-    epoch = int(json.loads(state.read_text())["epoch"])
+    import torch
+    from safetensors.numpy import load_file
+
+    arrays = load_file(path)
+    epoch = int(arrays.pop("epoch"))
+    parts: dict[str, dict[str, NDArray[Any]]] = {"network": {}, "average": {}, "optimizer": {}}
+    for name, value in arrays.items():
+        part, _, rest = name.partition("/")
+        parts[part][rest] = value
+    network.load_arrays(parts["network"])
+    average.load_arrays(parts["average"])
+    state = optimizer.state_dict()
+    for name, value in parts["optimizer"].items():
+        index, _, key = name.partition("/")
+        state["state"].setdefault(int(index), {})[key] = torch.from_numpy(value)
+    optimizer.load_state_dict(state)
     log = pd.read_csv(out / "log.csv")
     write_table_csv(out / "log.csv", log[log["epoch"] < epoch])
     return epoch
@@ -285,50 +292,13 @@ def _append_log(path: Path, epoch: int, figures: dict[str, float]) -> None:
         writer.writerow([epoch, *(f"{value:.5f}" for value in figures.values())])
 
 
-PROB_GRID = (0.3, 0.35, 0.4, 0.45, 0.5, 0.55, 0.6, 0.65, 0.7)
-NMS_GRID = (0.2, 0.3, 0.4, 0.5)
-
-
-def tune_thresholds(
-    validation: Sequence[AnnotatedImage], segmenter: Segmenter
-) -> tuple[dict[str, float], pd.DataFrame]:
-    """The thresholds of best mean panoptic quality on the validation images, each at its own and at half resolution.
-
-    Returns:
-        {"prob", "nms"}, and the table of all pairs: `prob`, `nms`, `group`, `mpp`, `pq`, `aji`, `f1`, `count_ratio`,
-        means over images. Groups and resolutions weigh the same.
-    """
-    low = replace(segmenter, prob_threshold=min(PROB_GRID))
-    rows = []
-    for image in (level for whole in validation for level in _halvings(whole)):
-        shape = (image.labels.shape[0], image.labels.shape[1])
-        blocks = [block for row in block_rows(*shape) for block in row]
-        try:
-            found = [find_candidates(array_reader(image.rgb), block, segmenter=low) for block in blocks]
-        except SlideError:  # nuclei nearly everywhere: a network that has learned nothing agrees with nothing
-            found = []
-        candidates = join([part for part in found if len(part)], rays=0)
-        for prob in PROB_GRID:
-            likely = candidates[candidates.prob > prob]
-            for nms in NMS_GRID:
-                nuclei = suppress(likely, threshold=nms)
-                bands = render(nuclei, shape=shape, min_px=MIN_AREA_UM2 / image.mpp**2)
-                score = agreement(image.labels, np.concatenate([labels for _, labels in bands]))
-                ratio = score.found / max(score.annotated, 1)
-                key = {"prob": prob, "nms": nms, "group": image.group, "mpp": image.mpp}
-                rows.append(key | {"pq": score.pq, "aji": score.aji, "f1": score.f1, "count_ratio": ratio})
-    table = pd.DataFrame(rows).groupby(["prob", "nms", "group", "mpp"], as_index=False).mean()
-    mean = table.groupby(["prob", "nms"], as_index=False)[["pq"]].mean()
-    best = mean.iloc[int(mean["pq"].argmax())]
-    return {"prob": float(best["prob"]), "nms": float(best["nms"])}, table
-
-
 def train_from_table(
     path: Path,
     out: Path,
     *,
     root: Path | None,
     settings: TrainSettings,
+    resume: bool = False,
     on_epoch: Callable[[int, dict[str, float]], None] | None = None,
 ) -> Path:
     """Train on the images of a CSV (`read_annotated`, with a column `split`: train or val) and tune the thresholds.
@@ -336,17 +306,12 @@ def train_from_table(
     Raises:
         InputError: the table lacks a column, an image is unusable, or a split is empty.
     """
-    try:
-        table = pd.read_csv(path, dtype={"group": "str"})
-    except (OSError, ValueError) as error:
-        raise InputError(f"training table {path} can't be read: {error}") from error
-    if missing := {"image", "labels", "mpp", "split"} - set(table.columns):
-        raise InputError(f"training table {path} lacks {', '.join(sorted(missing))}")
+    table = read_table(path, columns={"image", "labels", "mpp", "split"})
     parts = {name: table[table["split"] == name] for name in ("train", "val")}
     if empty := [name for name, rows in parts.items() if rows.empty]:
         raise InputError(f"training table {path} has no rows with split {' or '.join(empty)}")
     images = {name: read_annotated(rows, root or path.parent) for name, rows in parts.items()}
-    train_segmenter(images["train"], images["val"], out, settings=settings, on_epoch=on_epoch)
+    train_segmenter(images["train"], images["val"], out, settings=settings, resume=resume, on_epoch=on_epoch)
     thresholds, scores = tune_thresholds(images["val"], load_segmenter(str(out)))
     write_table_csv(out / "thresholds.csv", scores)
     write_json(out / "thresholds.json", thresholds)

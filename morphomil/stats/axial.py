@@ -61,6 +61,11 @@ def axial_deviation(degrees: ArrayLike, reference: ArrayLike) -> NDArray[np.floa
     return np.asarray(np.abs((difference + 90) % 180 - 90))
 
 
+def axial_difference(degrees: ArrayLike, reference: ArrayLike) -> NDArray[np.float64]:
+    """The turn from `reference` to `degrees` as axes, in [-90, 90)."""
+    return np.asarray((np.subtract(degrees, reference) + 90) % 180 - 90, dtype=np.float64)
+
+
 def leave_one_out_deviation(degrees: ArrayLike, groups: ArrayLike) -> NDArray[np.float64]:
     """Deviation of each angle from the mean direction of the *other* angles of its group, in [0, 90].
 

@@ -5,8 +5,9 @@ from __future__ import annotations
 import numpy as np
 import pytest
 from skimage.draw import disk
+from sklearn.metrics import f1_score
 
-from morphomil.segment.agreement import agreement
+from morphomil.segment.agreement import IOU_LEVELS, agreement
 
 
 def shifted_discs(shift: int) -> tuple[np.ndarray, np.ndarray]:
@@ -44,7 +45,13 @@ def test_equals_stardist_and_the_definition(shift: int) -> None:
     score = agreement(truth, found)
     witness = matching(truth, found, thresh=0.5)
     assert score.pq == pytest.approx(witness.panoptic_quality)
-    assert score.f1 == pytest.approx(witness.f1)
+    assert score.pq == pytest.approx(score.dq * score.sq, nan_ok=True) or score.pq == 0
+    assert score.sq == pytest.approx(witness.mean_matched_score) or np.isnan(score.sq)
+    for level, f1, ap in zip(IOU_LEVELS, score.f1, score.ap, strict=True):
+        witness = matching(truth, found, thresh=level)
+        assert f1 == pytest.approx(witness.f1)
+        assert ap == pytest.approx(witness.accuracy)
+    assert score.dice == pytest.approx(f1_score((truth > 0).ravel(), (found > 0).ravel()))
     assert score.aji == pytest.approx(plain_aji(truth, found))
     assert (score.annotated, score.found) == (4, 4)
 

@@ -1,0 +1,82 @@
+"""How good a segmenter is, seen: worst and best tiles with both outlines, bias of every feature."""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING
+
+import numpy as np
+from matplotlib.collections import LineCollection
+from matplotlib.lines import Line2D
+from matplotlib.patheffects import withStroke
+
+from morphomil.figures.labels import feature_quantity, shorten
+from morphomil.figures.slides import draw_scale_bar, outline_nuclei
+from morphomil.figures.style import PALETTE, SKY, TWO_COLUMNS_MM, YELLOW, new_figure, style
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    import pandas as pd
+    from matplotlib.figure import Figure
+
+    from morphomil.segment.evaluate import Example
+
+_SIDES = (("annotated", SKY), ("found", YELLOW))
+
+
+def agreement_sheet(examples: Sequence[Example], *, columns: int = 4, width_mm: float = TWO_COLUMNS_MM) -> Figure:
+    """Tiles with the outlines of annotated and of found nuclei, each with its panoptic quality and a scale bar."""
+    if not examples:
+        raise ValueError("a sheet needs at least one tile, got none")
+    columns = min(columns, len(examples))
+    rows = math.ceil(len(examples) / columns)
+    side_mm = width_mm / columns
+    with style():
+        figure = new_figure(width_mm=width_mm, height_mm=rows * (side_mm + 7) + 7)
+        grid = figure.subplots(rows, columns, squeeze=False)
+        for axes in grid.flat:
+            axes.set_axis_off()
+        for axes, example in zip(grid.flat, examples, strict=False):
+            axes.imshow(example.rgb)
+            for name, color in _SIDES:
+                outlines = list(outline_nuclei(getattr(example, name)).values())
+                lines = LineCollection(outlines, color=color, linewidth=0.8)
+                lines.set_path_effects([withStroke(linewidth=1.4, foreground="black")])
+                axes.add_collection(lines, autolim=False)
+            draw_scale_bar(axes, width=example.rgb.shape[1], um_per_unit=example.mpp)
+            title = f"PQ {example.pq:.2f}, {example.mpp:g} µm/px\n{shorten(example.name, round(side_mm * 0.75))}"
+            axes.set_title(title, loc="left", pad=2)
+        handles = [Line2D([], [], color=color, label=name) for name, color in _SIDES]
+        figure.legend(handles=handles, loc="outside lower center", ncols=2)
+        figure.draw_without_rendering()
+        return figure
+
+
+def feature_bias_plot(features: pd.DataFrame, *, width_mm: float = TWO_COLUMNS_MM) -> Figure:
+    """Relative bias of every feature with its interval, one color per data set and resolution.
+
+    `features` is the table of `Evaluation.features`; orientation, which has no zero to be relative to, is left out.
+    """
+    shown = features[np.isfinite(features["relative_bias"])]
+    if shown.empty:
+        raise ValueError("no feature has a bias: no nucleus was matched")
+    names = list(dict.fromkeys(shown["feature"]))
+    sets = list(shown.groupby(["group", "mpp"]))
+    with style():
+        figure = new_figure(width_mm=width_mm, height_mm=20 + 9 * len(names))
+        axes = figure.subplots()
+        axes.axvline(0, color="black", linewidth=0.5)
+        for number, ((group, mpp), own) in enumerate(sets):
+            place = [names.index(name) + 0.6 * ((number + 0.5) / len(sets) - 0.5) for name in own["feature"]]
+            scale = 100 / own["annotated_mean"]
+            color = PALETTE[number % len(PALETTE)]
+            axes.hlines(place, own["low"] * scale, own["high"] * scale, color=color)
+            label = f"{group} {mpp:g} µm/px".strip()
+            axes.plot(own["relative_bias"] * 100, place, "o", markersize=3, color=color, label=label)
+        axes.set_yticks(range(len(names)), [feature_quantity(name).name for name in names])
+        axes.invert_yaxis()
+        axes.set_xlabel("Bias, found against annotated nuclei (% of the annotated mean, 95 % interval over images)")
+        figure.legend(loc="outside lower center", ncols=min(len(sets), 4))
+        figure.draw_without_rendering()
+        return figure

@@ -1,0 +1,221 @@
+"""What runs a network: the Keras reference (StarDist, TensorFlow) and OpenVINO, the fast one on CPUs.
+
+Both give `Network`: pixels -> object probability and star-convex distances. The shipped architecture is built from
+`network.forward` for each; any other StarDist model is converted from its Keras graph.
+"""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from queue import SimpleQueue
+from typing import TYPE_CHECKING, Any, Literal, Protocol
+
+import numpy as np
+
+from morphomil.segment.network import Design, Layer, forward
+from morphomil.types import InputError
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+Engine = Literal["openvino", "tensorflow"]
+Precision = Literal["auto", "float32", "bfloat16"]
+WORKERS = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+"""Blocks worked side by side."""
+Folded = dict[str, tuple["NDArray[np.float32]", "NDArray[np.float32]"]]
+
+
+class Network(Protocol):
+    """A network ready to run; safe to call from several threads."""
+
+    def __call__(self, pixels: NDArray[np.float32]) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+        """(1, H, W, 3) -> probability (1, h, w, 1) and distances in pixels (1, h, w, rays)."""
+
+
+def import_tensorflow() -> None:
+    """Import TensorFlow without the notes that it writes to the process's standard error before logging is set up."""
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+    with tempfile.TemporaryFile() as notes:
+        stderr = os.dup(2)
+        try:
+            os.dup2(notes.fileno(), 2)
+            import tensorflow  # noqa: F401
+        finally:
+            os.dup2(stderr, 2)
+            os.close(stderr)
+
+
+class _KerasOperations:
+    """Keras layers, images (B, H, W, C)."""
+
+    def conv(self, x: Any, layer: Layer) -> Any:
+        from keras import layers
+
+        if layer.kernel > 1:
+            x = layers.ZeroPadding2D(layer.kernel // 2)(x)
+        if layer.depthwise:
+            x = layers.DepthwiseConv2D(layer.kernel, layer.stride, name=layer.name)(x)
+        else:
+            x = layers.Conv2D(layer.filters, layer.kernel, layer.stride, name=layer.name)(x)
+        if layer.activation == "none":
+            return x
+        return layers.ReLU(max_value=6.0 if layer.activation == "relu6" else None)(x)
+
+    def add(self, a: Any, b: Any) -> Any:
+        from keras import layers
+
+        return layers.Add()([a, b])
+
+    def upsample(self, x: Any) -> Any:
+        from keras import layers
+
+        return layers.UpSampling2D()(x)
+
+    def concat(self, parts: list[Any]) -> Any:
+        from keras import layers
+
+        return layers.Concatenate()(parts)
+
+
+def keras_network(folded: Folded, design: Design) -> Any:
+    """The architecture as a Keras model with the outputs of a StarDist model: `prob` and `dist`."""
+    import_tensorflow()
+    import keras
+    from keras import layers
+
+    pixels = keras.Input((None, None, 3), name="input")
+    scaled = layers.Rescaling(2.0, -1.0)(pixels)
+    logit, log_rays = forward(_KerasOperations(), scaled, design)
+    outputs = [
+        layers.Activation("sigmoid", name="prob")(logit),
+        layers.Activation("exponential", name="dist")(log_rays),
+    ]
+    model = keras.Model(pixels, outputs)
+    for name, (weight, bias) in folded.items():
+        layer = model.get_layer(name)
+        order = (2, 3, 0, 1) if isinstance(layer, layers.DepthwiseConv2D) else (2, 3, 1, 0)
+        layer.set_weights([weight.transpose(order), bias])
+    return model
+
+
+class _OpenVINOOperations:
+    """Nodes of an OpenVINO graph, images (B, C, H, W)."""
+
+    def __init__(self, folded: Folded) -> None:
+        self.folded = folded
+
+    def conv(self, x: Any, layer: Layer) -> Any:
+        from openvino import opset13 as ops
+
+        weight, bias = self.folded[layer.name]
+        pad, stride = [layer.kernel // 2] * 2, [layer.stride] * 2
+        if layer.depthwise:
+            x = ops.group_convolution(x, ops.constant(weight[:, None]), stride, pad, pad, [1, 1])
+        else:
+            x = ops.convolution(x, ops.constant(weight), stride, pad, pad, [1, 1])
+        x = ops.add(x, ops.constant(bias[None, :, None, None]))
+        if layer.activation == "relu6":
+            return ops.clamp(x, 0.0, 6.0)
+        return ops.relu(x) if layer.activation == "relu" else x
+
+    def add(self, a: Any, b: Any) -> Any:
+        from openvino import opset13 as ops
+
+        return ops.add(a, b)
+
+    def upsample(self, x: Any) -> Any:
+        from openvino import opset13 as ops
+
+        two = ops.constant(np.array([2, 2], np.float32))
+        axes = ops.constant(np.array([2, 3]))
+        return ops.interpolate(
+            x, two, "nearest", "scales", [0, 0], [0, 0], "asymmetric", nearest_mode="floor", axes=axes
+        )
+
+    def concat(self, parts: list[Any]) -> Any:
+        from openvino import opset13 as ops
+
+        return ops.concat(parts, 1)
+
+
+def openvino_graph(folded: Folded, design: Design) -> Any:
+    """The architecture as an OpenVINO model."""
+    import openvino
+    from openvino import opset13 as ops
+
+    pixels = ops.parameter([1, -1, -1, 3], np.float32, name="input")
+    scaled = ops.subtract(ops.multiply(pixels, np.float32(2)), np.float32(1))
+    to_channels, to_last = (ops.constant(np.array(order)) for order in ([0, 3, 1, 2], [0, 2, 3, 1]))
+    logit, log_rays = forward(_OpenVINOOperations(folded), ops.transpose(scaled, to_channels), design)
+    probability = ops.transpose(ops.sigmoid(logit), to_last)
+    distance = ops.transpose(ops.exp(log_rays), to_last)
+    return openvino.Model([probability, distance], [pixels], "starnet")
+
+
+def openvino_graph_of(keras_model: Any) -> Any:
+    """The OpenVINO model of a StarDist Keras model."""
+    import openvino
+    import tensorflow as tf
+
+    call = tf.function(
+        lambda block: keras_model(block, training=False)[:2],
+        input_signature=[tf.TensorSpec((1, None, None, 3), tf.float32)],
+    )
+    return openvino.convert_model(call, input=[[1, -1, -1, 3]])
+
+
+def openvino_network(graph: Any, *, precision: Precision) -> tuple[Network, str]:
+    """The graph compiled for this machine's CPU, and the precision it runs in.
+
+    "auto" is bfloat16 where the processor multiplies it (AVX512-BF16, AMX), else float32. Each call may come from
+    another thread: there are as many streams as cores, one core each, so that calls side by side don't wait for each
+    other's threads.
+
+    Raises:
+        InputError: bfloat16 is asked for and the processor doesn't have it.
+    """
+    import openvino
+    from openvino import properties
+    from openvino.properties import hint
+
+    core = openvino.Core()
+    able = "BF16" in core.get_property("CPU", properties.device.capabilities)
+    if precision == "bfloat16" and not able:
+        raise InputError("this processor can't multiply bfloat16; leave --precision out or say float32")
+    chosen = "float32" if precision == "float32" or not able else "bfloat16"
+    element = {"float32": openvino.Type.f32, "bfloat16": openvino.Type.bf16}[chosen]
+    compiled = core.compile_model(
+        graph,
+        "CPU",
+        {hint.inference_precision: element, properties.num_streams: properties.streams.Num(WORKERS)},
+    )
+    requests: SimpleQueue[Any] = SimpleQueue()
+    for _ in range(WORKERS):
+        requests.put(compiled.create_infer_request())
+
+    def network(pixels: NDArray[np.float32]) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+        request = requests.get()
+        try:
+            found = request.infer(pixels)
+            return found[0].copy(), found[1].copy()
+        finally:
+            requests.put(request)
+
+    return network, chosen
+
+
+def tensorflow_network(keras_model: Any) -> Network:
+    """A Keras model with the outputs of StarDist, compiled; on a GPU where TensorFlow sees one."""
+    import tensorflow as tf
+
+    compiled = tf.function(
+        lambda block: keras_model(block, training=False)[:2],
+        input_signature=[tf.TensorSpec((None, None, None, 3), tf.float32)],
+    )
+
+    def network(pixels: NDArray[np.float32]) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+        probability, distance = compiled(pixels)
+        return probability.numpy(), distance.numpy()
+
+    return network

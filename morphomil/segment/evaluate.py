@@ -1,0 +1,240 @@
+"""How good a segmenter is: agreement with annotated images, bias of every feature, thresholds that suit it best."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pandas as pd
+
+from morphomil.nuclei import FEATURES, measure_nuclei
+from morphomil.segment import MIN_AREA_UM2, find_labels
+from morphomil.segment.agreement import IOU_LEVELS, agreement, overlaps
+from morphomil.segment.detect import array_reader, block_rows, find_candidates, join, render, suppress
+from morphomil.stats.axial import axial_difference
+from morphomil.types import SlideError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from numpy.typing import NDArray
+
+    from morphomil.segment.annotated import AnnotatedImage
+    from morphomil.segment.model import Segmenter
+
+TILE_PX = 256
+MIN_TILE_NUCLEI = 5
+"""Tiles with fewer annotated nuclei are no examples of anything."""
+BOOTSTRAPS = 2000
+
+
+@dataclass(frozen=True)
+class Example:
+    """A tile of an annotated image with both label images and its panoptic quality."""
+
+    name: str
+    mpp: float
+    pq: float
+    rgb: NDArray[np.uint8]
+    annotated: NDArray[np.int32]
+    found: NDArray[np.int32]
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """Results of `evaluate_segmenter`.
+
+    `images` has a row per image and resolution; `summary` their means by group and resolution, with intervals;
+    `features` the bias of each feature; `worst` and `best` are tiles by panoptic quality.
+    """
+
+    images: pd.DataFrame
+    summary: pd.DataFrame
+    features: pd.DataFrame
+    worst: list[Example]
+    best: list[Example]
+
+
+def evaluate_segmenter(
+    images: Sequence[AnnotatedImage],
+    segmenter: Segmenter,
+    *,
+    halve: bool = True,
+    examples: int = 4,
+    seed: int = 0,
+    on_image: Callable[[str], None] | None = None,
+) -> Evaluation:
+    """Compare what a segmenter finds with annotated nuclei.
+
+    Intervals are percentile bootstraps over images, the unit that a new user's image is like. Features are compared on
+    pairs of nuclei with IoU above 0.5 that don't touch the image's edge; for orientation pairs where both sides have
+    one, by the axial difference.
+
+    Args:
+        images: annotated images, none of which the segmenter was trained on.
+        segmenter: from `model.load_segmenter`.
+        halve: evaluate fine images at half their resolution too.
+        examples: number of worst and of best tiles to keep.
+        seed: of the bootstrap.
+        on_image: hears the name of each image that is done.
+    """
+    rows: list[dict[str, Any]] = []
+    pairs: dict[tuple[str, float], list[pd.DataFrame]] = {}
+    tiles: list[Example] = []
+    for whole in images:
+        for image in whole.levels() if halve else [whole]:
+            found = find_labels(image.rgb, mpp=image.mpp, segmenter=segmenter)
+            key: dict[str, Any] = {"image": image.name, "group": image.group, "mpp": image.mpp}
+            rows.append(key | _scores(image.labels, found))
+            matched = _matched_features(image, found).assign(image=image.name)
+            pairs.setdefault((image.group, image.mpp), []).append(matched)
+            tiles = _extremes([*tiles, *_tiles(image, found)], examples)
+        if on_image is not None:
+            on_image(whole.name)
+    table = pd.DataFrame(rows)
+    rng = np.random.default_rng(seed)
+    best = sorted(tiles, key=lambda tile: -tile.pq)[:examples]
+    return Evaluation(table, _summary(table, rng), _feature_bias(pairs, rng), tiles[: min(examples, len(tiles))], best)
+
+
+def _scores(annotated: NDArray[np.int32], found: NDArray[np.int32]) -> dict[str, float]:
+    score = agreement(annotated, found)
+    figures: dict[str, float] = {name: getattr(score, name) for name in ("pq", "dq", "sq", "aji", "dice")}
+    for name in ("f1", "ap"):
+        figures |= {f"{name}_{level:.1f}": value for level, value in zip(IOU_LEVELS, getattr(score, name), strict=True)}
+    ratio = score.found / score.annotated if score.annotated else np.nan
+    return figures | {"annotated": score.annotated, "found": score.found, "count_ratio": ratio}
+
+
+def _summary(images: pd.DataFrame, rng: np.random.Generator) -> pd.DataFrame:
+    """Mean, low, high of each score over the images of a group and resolution."""
+    scores = [name for name in images.columns if name not in ("image", "group", "mpp", "annotated", "found")]
+    rows = []
+    for (group, mpp), own in images.groupby(["group", "mpp"]):
+        for name in scores:
+            values = own[name].to_numpy(dtype=float)
+            rows.append((group, mpp, len(own), name, own[name].mean(), *_interval(values, rng)))
+    return pd.DataFrame(rows, columns=["group", "mpp", "images", "score", "mean", "low", "high"])
+
+
+def _interval(values: NDArray[np.float64], rng: np.random.Generator) -> tuple[float, float]:
+    """95 % percentile bootstrap of the mean; NaN with fewer than 3 values."""
+    values = values[np.isfinite(values)]
+    if len(values) < 3:
+        return np.nan, np.nan
+    means = values[rng.integers(len(values), size=(BOOTSTRAPS, len(values)))].mean(axis=1)
+    low, high = np.quantile(means, (0.025, 0.975))
+    return float(low), float(high)
+
+
+def _matched_features(image: AnnotatedImage, found: NDArray[np.int32]) -> pd.DataFrame:
+    """Each feature of both nuclei of every matched pair, `FEATURE` and `FEATURE_found`."""
+    pairs = overlaps(image.labels, found)
+    matched = pairs.iou > 0.5
+    rim = [np.unique(np.concatenate([x[0], x[-1], x[:, 0], x[:, -1]])) for x in (image.labels, found)]
+    matched &= ~np.isin(pairs.annotated, rim[0]) & ~np.isin(pairs.found, rim[1])
+    sides = [
+        measure_nuclei(labels, mpp=image.mpp).set_index("label").loc[numbers[matched], list(FEATURES)]
+        for labels, numbers in ((image.labels, pairs.annotated), (found, pairs.found))
+    ]
+    return pd.concat([side.reset_index(drop=True) for side in (sides[0], sides[1].add_suffix("_found"))], axis=1)
+
+
+def _feature_bias(pairs: dict[tuple[str, float], list[pd.DataFrame]], rng: np.random.Generator) -> pd.DataFrame:
+    """One row per group, resolution and feature.
+
+    `bias` is the mean difference found - annotated (mean of the images' means), `low` and `high` its interval over
+    images, `relative_bias` its share of the annotated mean, `agree_low` and `agree_high` the 2.5th and 97.5th
+    percentile of the differences (limits of agreement without assuming a normal distribution), `spearman` the rank
+    correlation of the pairs (for orientation, of which ranks mean nothing: the mean cosine of twice the difference).
+    """
+    rows = []
+    for (group, mpp), tables in sorted(pairs.items()):
+        own = pd.concat(tables)
+        for name, feature in FEATURES.items():
+            known = own[[name, f"{name}_found", "image"]].dropna()
+            annotated, found = known[name].to_numpy(), known[f"{name}_found"].to_numpy()
+            difference = axial_difference(found, annotated) if feature.axial else found - annotated
+            by_image = pd.Series(difference).groupby(known["image"].to_numpy()).mean().to_numpy()
+            bias = float(by_image.mean()) if len(by_image) else np.nan
+            mean = float(annotated.mean()) if len(annotated) else np.nan
+            if feature.axial:
+                likeness = float(np.cos(2 * np.radians(difference)).mean()) if len(known) else np.nan
+            else:
+                likeness = float(known[name].corr(known[f"{name}_found"], method="spearman"))
+            limits = np.quantile(difference, (0.025, 0.975)) if len(known) else (np.nan, np.nan)
+            rows.append(
+                {
+                    "group": group,
+                    "mpp": mpp,
+                    "feature": name,
+                    "pairs": len(known),
+                    "annotated_mean": np.nan if feature.axial else mean,
+                    "bias": bias,
+                    **dict(zip(("low", "high"), _interval(by_image, rng), strict=True)),
+                    "relative_bias": np.nan if feature.axial else bias / mean,
+                    "agree_low": float(limits[0]),
+                    "agree_high": float(limits[1]),
+                    "spearman": likeness,
+                }
+            )
+    return pd.DataFrame(rows)
+
+
+def _tiles(image: AnnotatedImage, found: NDArray[np.int32]) -> list[Example]:
+    tiles = []
+    height, width = image.labels.shape
+    for top in range(0, height - TILE_PX + 1, TILE_PX):
+        for left in range(0, width - TILE_PX + 1, TILE_PX):
+            frame = np.s_[top : top + TILE_PX, left : left + TILE_PX]
+            score = agreement(image.labels[frame], found[frame])
+            if score.annotated >= MIN_TILE_NUCLEI:
+                name = f"{image.name} ({left}, {top})"
+                tiles.append(
+                    Example(name, image.mpp, score.pq, image.rgb[frame], image.labels[frame], found[frame].copy())
+                )
+    return tiles
+
+
+def _extremes(tiles: list[Example], count: int) -> list[Example]:
+    """The worst and the best of these, by panoptic quality."""
+    ranked = sorted(tiles, key=lambda tile: tile.pq)
+    return ranked if len(ranked) <= 2 * count else [*ranked[:count], *ranked[-count:]]
+
+
+PROB_GRID = (0.3, 0.35, 0.4, 0.45, 0.5, 0.55, 0.6, 0.65, 0.7)
+NMS_GRID = (0.1, 0.2, 0.3, 0.4, 0.5)
+
+
+def tune_thresholds(
+    validation: Sequence[AnnotatedImage], segmenter: Segmenter
+) -> tuple[dict[str, float], pd.DataFrame]:
+    """The thresholds of best mean panoptic quality on the validation images, each at its own and at half resolution.
+
+    Returns:
+        {"prob", "nms"}, and the table of all pairs: `prob`, `nms`, `group`, `mpp`, `pq`, `aji`, `dq`, `count_ratio`,
+        means over images. Groups and resolutions weigh the same.
+    """
+    low = replace(segmenter, prob_threshold=min(PROB_GRID))
+    rows = []
+    for image in (level for whole in validation for level in whole.levels()):
+        shape = (image.labels.shape[0], image.labels.shape[1])
+        blocks = [block for row in block_rows(*shape) for block in row]
+        try:
+            found = [find_candidates(array_reader(image.rgb), block, segmenter=low) for block in blocks]
+        except SlideError:  # nuclei nearly everywhere: a network that has learned nothing agrees with nothing
+            found = []
+        candidates = join(found, rays=0)
+        for prob in PROB_GRID:
+            likely = candidates[candidates.prob > prob]
+            for nms in NMS_GRID:
+                nuclei = suppress(likely, threshold=nms)
+                bands = render(nuclei, shape=shape, min_px=MIN_AREA_UM2 / image.mpp**2)
+                score = _scores(image.labels, np.concatenate([labels for _, labels in bands]))
+                key = {"prob": prob, "nms": nms, "group": image.group, "mpp": image.mpp}
+                rows.append(key | {name: score[name] for name in ("pq", "aji", "dq", "count_ratio")})
+    table = pd.DataFrame(rows).groupby(["prob", "nms", "group", "mpp"], as_index=False).mean()
+    mean = table.groupby(["prob", "nms"], as_index=False)[["pq"]].mean()
+    best = mean.iloc[int(mean["pq"].argmax())]
+    return {"prob": float(best["prob"]), "nms": float(best["nms"])}, table

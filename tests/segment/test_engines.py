@@ -1,0 +1,154 @@
+"""One architecture, three engines, one answer: torch, Keras and OpenVINO; StarDist models; mirrored predictions."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from morphomil.segment import segment_image
+from morphomil.segment.agreement import overlaps
+from morphomil.segment.engines import keras_network, openvino_graph, openvino_network, tensorflow_network
+from morphomil.segment.model import WEIGHTS, Segmenter, load_segmenter, load_stardist
+from morphomil.segment.network import Design, fold_norms, layers_of
+from morphomil.types import InputError
+
+DESIGN = Design(rays=8, widths=(8, 8, 8))
+
+
+def random_state(design: Design, seed: int = 0) -> dict[str, np.ndarray]:
+    """Weights and batch norms with statistics that make folding matter."""
+    rng = np.random.default_rng(seed)
+    state = {}
+    for name, (layer, inputs) in layers_of(design).items():
+        shape = (layer.filters, 1 if layer.depthwise else inputs, layer.kernel, layer.kernel)
+        state[f"{name}.conv.weight"] = rng.normal(0, (2 / np.prod(shape[1:])) ** 0.5, shape)
+        if layer.norm:
+            for part, low, high in (("weight", 0.5, 1.5), ("bias", -0.3, 0.3), ("running_mean", -0.3, 0.3)):
+                state[f"{name}.norm.{part}"] = rng.uniform(low, high, layer.filters)
+            state[f"{name}.norm.running_var"] = rng.uniform(0.5, 2, layer.filters)
+        else:
+            state[f"{name}.conv.bias"] = rng.normal(0, 0.3, layer.filters)
+    return {name: value.astype(np.float32) for name, value in state.items()}
+
+
+def test_keras_and_openvino_compute_the_same() -> None:
+    folded = fold_norms(random_state(DESIGN), DESIGN)
+    pixels = np.random.default_rng(1).random((1, 64, 96, 3), dtype=np.float32)
+    reference = tensorflow_network(keras_network(folded, DESIGN))(pixels)
+    network, precision = openvino_network(openvino_graph(folded, DESIGN), precision="float32")
+    assert precision == "float32"
+    for expected, got in zip(reference, network(pixels), strict=True):
+        assert got.shape == expected.shape
+        np.testing.assert_allclose(got, expected, rtol=2e-4, atol=2e-5)
+    assert reference[0].shape == (1, 32, 48, 1)
+    assert reference[1].shape == (1, 32, 48, 8)
+
+
+def test_torch_computes_what_keras_does(tmp_path: Path) -> None:
+    """In a process of its own: torch and TensorFlow don't share one."""
+    from safetensors.numpy import load_file, save_file
+
+    state = random_state(DESIGN)
+    pixels = np.random.default_rng(1).random((1, 64, 96, 3), dtype=np.float32)
+    save_file(state | {"pixels": pixels}, tmp_path / "in.safetensors")
+    code = (
+        "import torch, sys\n"
+        "from safetensors.numpy import load_file, save_file\n"
+        "from morphomil.segment.network import Design\n"
+        "from morphomil.segment.torch_network import TorchNetwork\n"
+        "arrays = load_file(sys.argv[1]); pixels = torch.from_numpy(arrays.pop('pixels'))\n"
+        "network = TorchNetwork(Design(rays=8, widths=(8, 8, 8))).eval(); network.load_arrays(arrays)\n"
+        "with torch.inference_mode(): logit, log_rays = network(pixels)\n"
+        "save_file({'p': logit.sigmoid().permute(0, 2, 3, 1).contiguous().numpy(),\n"
+        "           'd': log_rays.exp().permute(0, 2, 3, 1).contiguous().numpy()}, sys.argv[2])\n"
+    )
+    subprocess.run(
+        [sys.executable, "-c", code, str(tmp_path / "in.safetensors"), str(tmp_path / "out.safetensors")], check=True
+    )
+    got = load_file(tmp_path / "out.safetensors")
+    probability, distance = tensorflow_network(keras_network(fold_norms(state, DESIGN), DESIGN))(pixels)
+    np.testing.assert_allclose(got["p"], probability, rtol=2e-4, atol=2e-5)
+    np.testing.assert_allclose(got["d"], distance, rtol=2e-4, atol=2e-5)
+
+
+def test_weights_that_do_not_fit_are_refused() -> None:
+    state = random_state(DESIGN)
+    with pytest.raises(ValueError, match="the design needs"):
+        fold_norms(state, Design(rays=8, widths=(8, 8, 16)))
+    with pytest.raises(KeyError):
+        fold_norms({name: value for name, value in state.items() if "stem" not in name}, DESIGN)
+
+
+@pytest.mark.parametrize("rays", [8, 32])
+def test_mirrored_predictions_return_to_their_place(rays: int) -> None:
+    """A network that knows the answer for any mirroring of one ellipse gives that answer, averaged or not."""
+
+    def oracle(pixels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Distances from every second pixel to the far side of a window around it, told by the pixels themselves."""
+        image = pixels[0, ..., 0]
+        angles = 2 * np.pi * np.arange(rays) / rays
+        down, across = (np.round(6 * f(angles)).astype(int) for f in (np.sin, np.cos))
+        seen = [np.roll(image, (-dy, -dx), (0, 1))[::2, ::2] for dy, dx in zip(down, across, strict=True)]
+        return image[None, ::2, ::2, None], np.stack(seen, axis=-1)[None] + np.float32(0.01)
+
+    rgb = np.random.default_rng(0).integers(0, 256, (48, 64, 3)).astype(np.uint8)
+    plain = Segmenter("oracle", "", oracle, 2, 16, 0.5, 0.4, (), "unit")
+    mirrored = Segmenter("oracle", "", oracle, 2, 16, 0.5, 0.4, (), "unit", accurate=True)
+    for expected, got in zip(plain.predict(rgb), mirrored.predict(rgb), strict=True):
+        np.testing.assert_allclose(got, expected, atol=1e-6)
+
+
+def matched_share(reference: np.ndarray, other: np.ndarray, *, iou: float = 0.9) -> float:
+    """Share of the nuclei of two label images that have a partner."""
+    pairs = overlaps(reference, other)
+    total = (pairs.areas_annotated > 0).sum() + (pairs.areas_found > 0).sum()
+    return float(2 * (pairs.iou > iou).sum() / max(total, 1))
+
+
+@pytest.mark.parametrize("precision", ["float32", "auto"])
+def test_the_fast_engine_finds_the_nuclei_of_the_reference(shared_data: Path, precision: str) -> None:
+    image = np.asarray(Image.open(shared_data / "nuclei" / "tnbc" / "images" / "03_1.png").convert("RGB"))
+    reference = segment_image(image, mpp=0.25, engine="tensorflow")
+    fast = segment_image(image, mpp=0.25, precision=precision)  # type: ignore[arg-type]
+    assert reference.max() > 20
+    assert matched_share(reference, fast) >= (0.999 if precision == "float32" else 0.98)
+
+
+@pytest.mark.parametrize("model", ["default", "trial_segmenter"])
+def test_whole_images_as_stardist_itself_segments_them(shared_data: Path, model: str) -> None:
+    image = np.asarray(Image.open(shared_data / "nuclei" / "tnbc" / "images" / "03_1.png").convert("RGB"))
+    name = model if model == "default" else str(shared_data / model)
+    expected, _ = load_stardist(name).predict_instances(image.astype(np.float32) / 255)
+    found = segment_image(image, mpp=0.25, model=name, precision="float32")
+    small = np.bincount(expected.ravel())[expected] * 0.25**2 < 6
+    assert matched_share(np.where(small, 0, expected), found) > 0.97
+
+
+def test_what_does_not_go_together_is_refused(shared_data: Path) -> None:
+    with pytest.raises(InputError, match="runs in float32"):
+        load_segmenter(engine="tensorflow", precision="bfloat16")
+    with pytest.raises(InputError, match="no folder with a config"):
+        load_segmenter("nowhere")
+
+
+def test_loading_the_default_needs_neither_tensorflow_nor_torch() -> None:
+    code = (
+        "import sys, numpy as np\n"
+        "from morphomil.segment import segment_image\n"
+        "segment_image(np.random.default_rng(0).integers(150, 255, (64, 64, 3)).astype(np.uint8), mpp=0.5)\n"
+        "assert not {'tensorflow', 'torch', 'keras'} & set(sys.modules), 'imported'\n"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_the_shipped_weights_are_the_architecture_that_is_described() -> None:
+    from safetensors.numpy import load_file
+
+    state = load_file(WEIGHTS / "default" / "weights.safetensors")
+    assert sum(value.size for name, value in state.items() if "conv" in name) < 1.5e6
+    fold_norms(state, Design())

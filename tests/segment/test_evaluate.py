@@ -1,0 +1,140 @@
+"""Evaluation: figures of a segmenter that is right, of one that is wrong in a known way, and the command's files."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+from PIL import Image
+from skimage.draw import ellipse
+from typer.testing import CliRunner
+
+from morphomil.figures.segmentation import agreement_sheet, feature_bias_plot
+from morphomil.segment import evaluate
+from morphomil.segment.annotated import AnnotatedImage
+from morphomil.segment.evaluate import evaluate_segmenter, tune_thresholds
+from morphomil.segment.model import Segmenter
+
+
+def annotated_image(seed: int, *, side: int = 600, mpp: float = 0.25) -> AnnotatedImage:
+    """Violet ellipses on pink at 0.25 um per pixel."""
+    rng = np.random.default_rng(seed)
+    labels = np.zeros((side, side), np.int32)
+    for number in range(1, 400):
+        where = ellipse(
+            *rng.uniform(0, side, 2), *rng.uniform(9, 20, 2), shape=labels.shape, rotation=rng.uniform(0, 3)
+        )
+        if not labels[where].any():
+            labels[where] = number
+    rgb = np.where(labels[..., None] > 0, [90, 50, 130], [230, 190, 210]).astype(np.uint8)
+    return AnnotatedImage(f"image{seed}", rgb, labels, mpp, "set")
+
+
+def answer_with(monkeypatch: pytest.MonkeyPatch, change) -> Segmenter:
+    """A segmenter whose labels are the truth, changed."""
+    truths: dict[bytes, np.ndarray] = {}
+
+    def find(rgb: np.ndarray, *, mpp: float, segmenter: Segmenter) -> np.ndarray:
+        return change(truths[rgb.tobytes()])
+
+    monkeypatch.setattr(evaluate, "find_labels", find)
+    segmenter = Segmenter("truth", "", lambda _: (np.empty(0), np.empty(0)), 2, 16, 0.5, 0.4, (), "unit")
+    object.__setattr__(segmenter, "truths", truths)
+    return segmenter
+
+
+def know(segmenter: Segmenter, images: list[AnnotatedImage]) -> list[AnnotatedImage]:
+    for image in images:
+        for level in image.levels():
+            segmenter.truths[level.rgb.tobytes()] = level.labels  # type: ignore[attr-defined]
+    return images
+
+
+def test_the_truth_is_perfect_and_unbiased(monkeypatch: pytest.MonkeyPatch) -> None:
+    segmenter = answer_with(monkeypatch, lambda labels: labels.copy())
+    result = evaluate_segmenter(know(segmenter, [annotated_image(i) for i in range(4)]), segmenter)
+    assert set(result.images["mpp"]) == {0.25, 0.5}
+    assert (result.images[["pq", "dq", "sq", "aji", "dice", "f1_0.9", "count_ratio"]] == 1).all(axis=None)
+    assert (result.features["bias"].abs() < 1e-9).all()
+    assert result.features["spearman"].to_numpy() == pytest.approx(1)
+    assert set(result.features["feature"]) == set(evaluate.FEATURES)
+
+
+def test_enlarged_outlines_show_as_bias_of_the_right_size(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every nucleus grown by a pixel: area grows by about the circumference, the count stays."""
+    from skimage.segmentation import expand_labels
+
+    segmenter = answer_with(monkeypatch, lambda labels: expand_labels(labels, 1).astype(np.int32))
+    result = evaluate_segmenter(know(segmenter, [annotated_image(i) for i in range(4)]), segmenter, halve=False)
+    bias = result.features.set_index("feature")["bias"]
+    assert (result.images["count_ratio"] == 1).all()
+    assert 0.3 < bias["major_axis_um"] < 0.6
+    assert 0.3 < bias["minor_axis_um"] < 0.6
+    row = result.features.set_index("feature").loc["area_um2"]
+    assert row["low"] < row["bias"] < row["high"]
+    assert 0.1 < row["relative_bias"] < 0.3
+    assert abs(bias["orientation_deg"]) < 1
+
+
+def test_half_the_nuclei_missed(monkeypatch: pytest.MonkeyPatch) -> None:
+    segmenter = answer_with(monkeypatch, lambda labels: np.where(labels % 2, labels, 0))
+    result = evaluate_segmenter(know(segmenter, [annotated_image(i) for i in range(3)]), segmenter, halve=False)
+    assert result.images["count_ratio"].between(0.35, 0.65).all()
+    assert (result.images["sq"] == 1).all()
+    assert result.images["dq"].between(0.5, 0.8).all()
+    assert result.worst[0].pq <= result.best[0].pq
+    assert agreement_sheet([*result.worst, *result.best]).axes
+    assert feature_bias_plot(result.features).axes
+
+
+def test_nothing_found_is_told_not_hidden(monkeypatch: pytest.MonkeyPatch) -> None:
+    segmenter = answer_with(monkeypatch, np.zeros_like)
+    result = evaluate_segmenter(know(segmenter, [annotated_image(0)]), segmenter, halve=False)
+    assert result.images["pq"].item() == 0
+    assert np.isnan(result.images["sq"].item())
+    assert (result.features["pairs"] == 0).all()
+    assert result.summary["low"].isna().all()
+    with pytest.raises(ValueError, match="no nucleus was matched"):
+        feature_bias_plot(result.features)
+
+
+def test_thresholds_are_tuned_to_the_image() -> None:
+    """A network that is right, and only half sure: a threshold below its probability is chosen."""
+    image = annotated_image(0, side=256, mpp=0.5)
+    from scipy.ndimage import distance_transform_edt
+    from stardist.geometry import star_dist
+
+    def network(pixels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        padded = np.pad(image.labels, 96)[: pixels.shape[1], : pixels.shape[2]]
+        depth = distance_transform_edt(padded)
+        probability = np.where(depth > 0.5 * depth.max(), 0.5, 0.0)
+        return probability[None, ::2, ::2, None].astype(np.float32), star_dist(padded, 16, grid=(2, 2))[None]
+
+    segmenter = Segmenter("half sure", "", network, 2, 16, 0.9, 0.4, (), "unit")
+    best, table = tune_thresholds([image], segmenter)
+    assert best["prob"] < 0.5
+    assert table.loc[table["prob"] >= 0.5, "pq"].max() == 0
+    assert set(table.columns) == {"prob", "nms", "group", "mpp", "pq", "aji", "dq", "count_ratio"}
+
+
+def test_the_command_writes_tables_and_pictures(tmp_path: Path) -> None:
+    from morphomil.cli.main import app
+
+    image = annotated_image(1, side=320)
+    Image.fromarray(image.rgb).save(tmp_path / "a.png")
+    Image.fromarray(image.labels.astype(np.uint16)).save(tmp_path / "a_labels.png")
+    rows = [{"image": "a.png", "labels": "a_labels.png", "mpp": 0.25, "split": "val", "group": "mine"}]
+    pd.DataFrame(rows).to_csv(tmp_path / "images.csv", index=False)
+    out = tmp_path / "out"
+    result = CliRunner().invoke(app, ["evaluate-segmenter", str(tmp_path / "images.csv"), "--out", str(out)])
+    assert result.exit_code == 0, result.output
+    assert "mine" in result.output
+    assert set(pd.read_csv(out / "images.csv")["mpp"]) == {0.25, 0.5}
+    assert {"relative_bias", "low", "high", "spearman"} <= set(pd.read_csv(out / "features.csv"))
+    assert (out / "tiles.png").stat().st_size > 10_000
+    refused = CliRunner().invoke(
+        app, ["evaluate-segmenter", str(tmp_path / "images.csv"), "--out", str(out), "--split", "x"]
+    )
+    assert "no images with split x" in str(refused.exception)
