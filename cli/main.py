@@ -99,6 +99,7 @@ def segment(
     working_mpp: Annotated[float, typer.Option(help="um per pixel to cut and segment patches at.")] = 0.5,
     patch: Annotated[int, typer.Option(help="Side of a patch, working pixels.")] = 256,
     max_blank: Annotated[float, typer.Option(help="Drop patches with this blank share or more.")] = 0.3,
+    max_ink: Annotated[float, typer.Option(help="Drop patches with this share of ink, or more.")] = 0.1,
     regions: Annotated[
         Literal["auto", "annotation", "white", "tissue", "whole"], typer.Option(help="Where the tumor is.")
     ] = "auto",
@@ -113,7 +114,9 @@ def segment(
     quiet: QuietOption = False,
 ) -> None:
     """Find the nuclei in the tumor patches of every slide."""
-    settings = PatchSettings(working_mpp=working_mpp, patch_px=patch, max_blank=max_blank, regions=regions)
+    settings = PatchSettings(
+        working_mpp=working_mpp, patch_px=patch, max_blank=max_blank, max_ink=max_ink, regions=regions
+    )
     slides = _read_cohort(cohort, covariates, mpp=mpp, drop_missing=drop_missing)
     _finish(
         _segment(

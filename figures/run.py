@@ -239,7 +239,17 @@ def _slides_table(run: Run) -> pd.DataFrame:
     measured["state"] = measured["state"].where(failed == "", "failed")
     empty = (measured["state"] == "done") & (measured.get("nuclei", 0) == 0)
     measured.loc[empty, ["state", "cause"]] = ["empty", "no nuclei in any kept patch"]
-    columns = ["patches_kept", "patches_dropped", "nuclei", "nuclei_per_mm2", "median_area_um2"]
+    for name in ("patches_with_ink", "patches_blurred"):
+        measured[name] = measured["slide_id"].map(segmented[name]) if name in segmented else np.nan
+    columns = [
+        "patches_kept",
+        "patches_dropped",
+        "patches_with_ink",
+        "patches_blurred",
+        "nuclei",
+        "nuclei_per_mm2",
+        "median_area_um2",
+    ]
     return measured.reindex(columns=["slide_id", "patient", "label", "state", *columns, "cause"])
 
 

@@ -18,6 +18,7 @@ import pandas as pd
 from morphomil.bags import BAG_SIZE
 from morphomil.matrix import count_nuclei, slide_values
 from morphomil.nuclei import FEATURES, local_density, measure_shapes
+from morphomil.quality import BLURRED_BELOW
 from morphomil.run import Run, key_of
 from morphomil.slides import cut_patches, find_regions, open_image, regions_geojson
 from morphomil.store import atomic_path, fingerprint, write_bytes, write_json, write_parquet, write_table_csv
@@ -257,6 +258,8 @@ def _segment_slide(
         "regions": len(regions),
         "patches": len(table),
         "patches_kept": int(kept.sum()),
+        "patches_with_ink": int((table["ink_fraction"] >= settings.max_ink).sum()),
+        "patches_blurred": int((table.loc[kept, "sharpness"] < BLURRED_BELOW).sum()),
         "nuclei_found": nuclei,
         "tissue_mm2": float(table.loc[kept, "tissue_mm2"].sum()),
     }

