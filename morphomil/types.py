@@ -120,7 +120,7 @@ class SegmenterSettings:
     model: str = "default"
     normalize: Literal["unit", "percentile"] | None = None
     engine: Literal["openvino", "tensorflow"] = "openvino"
-    precision: Literal["auto", "float32", "bfloat16"] = "auto"
+    precision: Literal["auto", "float32", "bfloat16", "int8"] = "auto"
     accurate: bool = False
 
 

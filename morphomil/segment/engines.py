@@ -17,12 +17,15 @@ from morphomil.segment.network import Design, Layer, forward
 from morphomil.types import InputError
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+
     from numpy.typing import NDArray
 
 Engine = Literal["openvino", "tensorflow"]
-Precision = Literal["auto", "float32", "bfloat16"]
+Precision = Literal["auto", "float32", "bfloat16", "int8"]
 WORKERS = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 """Blocks worked side by side."""
+Ranges = dict[str, tuple[float, float]]
 Folded = dict[str, tuple["NDArray[np.float32]", "NDArray[np.float32]"]]
 
 
@@ -100,20 +103,33 @@ def keras_network(folded: Folded, design: Design) -> Any:
 
 
 class _OpenVINOOperations:
-    """Nodes of an OpenVINO graph, images (B, C, H, W)."""
+    """Nodes of an OpenVINO graph, images (B, C, H, W).
 
-    def __init__(self, folded: Folded) -> None:
-        self.folded = folded
+    With `ranges` (what enters each layer, from `activation_ranges`) the convolutions that have one are quantized:
+    activations to 8 bits on their range, weights to 8 bits on each filter's largest value (Krishnamoorthi 2018).
+    """
+
+    def __init__(self, folded: Folded, ranges: Ranges | None = None) -> None:
+        self.folded, self.ranges = folded, ranges or {}
+        self.entering: dict[str, Any] = {}
 
     def conv(self, x: Any, layer: Layer) -> Any:
         from openvino import opset13 as ops
 
+        self.entering[layer.name] = x
         weight, bias = self.folded[layer.name]
+        filters: Any = ops.constant(weight)
+        if layer.name in self.ranges:
+            low, high = self.ranges[layer.name]
+            x = _quantized(x, np.float32(low).reshape(1, 1, 1, 1), np.float32(high).reshape(1, 1, 1, 1), levels=256)
+            largest = np.maximum(np.abs(weight).max(axis=(1, 2, 3), keepdims=True), 1e-9)
+            filters = _quantized(filters, -largest, largest, levels=255)
         pad, stride = [layer.kernel // 2] * 2, [layer.stride] * 2
         if layer.depthwise:
-            x = ops.group_convolution(x, ops.constant(weight[:, None]), stride, pad, pad, [1, 1])
+            filters = ops.unsqueeze(filters, ops.constant(np.array(1)))
+            x = ops.group_convolution(x, filters, stride, pad, pad, [1, 1])
         else:
-            x = ops.convolution(x, ops.constant(weight), stride, pad, pad, [1, 1])
+            x = ops.convolution(x, filters, stride, pad, pad, [1, 1])
         x = ops.add(x, ops.constant(bias[None, :, None, None]))
         if layer.activation == "relu6":
             return ops.clamp(x, 0.0, 6.0)
@@ -139,18 +155,70 @@ class _OpenVINOOperations:
         return ops.concat(parts, 1)
 
 
-def openvino_graph(folded: Folded, design: Design) -> Any:
-    """The architecture as an OpenVINO model."""
+def _quantized(x: Any, low: NDArray[np.float32], high: NDArray[np.float32], *, levels: int) -> Any:
+    from openvino import opset13 as ops
+
+    ends = [ops.constant(low), ops.constant(high)]
+    return ops.fake_quantize(x, *ends, *ends, levels)
+
+
+def openvino_graph(folded: Folded, design: Design, ranges: Ranges | None = None) -> Any:
+    """The architecture as an OpenVINO model, quantized to 8 bits with `ranges` (of `activation_ranges`)."""
     import openvino
+    from openvino import opset13 as ops
+
+    pixels, logit, log_rays = _openvino_nodes(_OpenVINOOperations(folded, ranges), design)
+    to_last = ops.constant(np.array([0, 2, 3, 1]))
+    probability = ops.transpose(ops.sigmoid(logit), to_last)
+    distance = ops.transpose(ops.exp(log_rays), to_last)
+    return openvino.Model([probability, distance], [pixels], "starnet")
+
+
+def _openvino_nodes(operations: _OpenVINOOperations, design: Design) -> tuple[Any, Any, Any]:
     from openvino import opset13 as ops
 
     pixels = ops.parameter([1, -1, -1, 3], np.float32, name="input")
     scaled = ops.subtract(ops.multiply(pixels, np.float32(2)), np.float32(1))
-    to_channels, to_last = (ops.constant(np.array(order)) for order in ([0, 3, 1, 2], [0, 2, 3, 1]))
-    logit, log_rays = forward(_OpenVINOOperations(folded), ops.transpose(scaled, to_channels), design)
-    probability = ops.transpose(ops.sigmoid(logit), to_last)
-    distance = ops.transpose(ops.exp(log_rays), to_last)
-    return openvino.Model([probability, distance], [pixels], "starnet")
+    channels_first = ops.transpose(scaled, ops.constant(np.array([0, 3, 1, 2])))
+    return pixels, *forward(operations, channels_first, design)
+
+
+FULL_PRECISION = ("stem", "probability", "distance")
+"""Layers that are never quantized: they are small, and all detail passes through them."""
+
+
+def activation_ranges(folded: Folded, design: Design, images: Iterable[NDArray[np.float32]]) -> Ranges:
+    """What enters each quantizable layer: the span of all but a hundred-thousandth of the values on either side.
+
+    Args:
+        folded: weights, of `network.fold_norms`.
+        design: the network.
+        images: (1, H, W, 3) in [0, 1], H and W multiples of `network.MULTIPLE`; some of the training images.
+    """
+    import openvino
+    from openvino import opset13 as ops
+
+    operations = _OpenVINOOperations(folded)
+    pixels, *_ = _openvino_nodes(operations, design)
+    names = [name for name in operations.entering if name not in FULL_PRECISION]
+    model = openvino.Model([ops.result(operations.entering[name]) for name in names], [pixels], "entering")
+    run = openvino.Core().compile_model(model, "CPU", {openvino.properties.hint.inference_precision: openvino.Type.f32})
+    lows, highs = [], []
+    for image in images:
+        found = run(image)
+        ends = [np.quantile(found[i], (1e-5, 1 - 1e-5)) for i in range(len(names))]
+        lows.append([float(low) for low, _ in ends])
+        highs.append([float(high) for _, high in ends])
+    spans = zip(names, np.min(lows, axis=0).tolist(), np.max(highs, axis=0).tolist(), strict=True)
+    return {name: _eight_bit_span(low, high) for name, low, high in spans}
+
+
+def _eight_bit_span(low: float, high: float) -> tuple[float, float]:
+    """The range widened so that zero, which pads every image, is one of its 256 levels."""
+    if low >= 0:
+        return 0.0, high
+    high = max(high, -low * 127 / 128)
+    return -high * 128 / 127, high
 
 
 def openvino_graph_of(keras_model: Any) -> Any:
@@ -166,9 +234,10 @@ def openvino_graph_of(keras_model: Any) -> Any:
 
 
 def openvino_network(graph: Any, *, precision: Precision) -> tuple[Network, str]:
-    """The graph compiled for this machine's CPU, and the precision it runs in.
+    """The graph compiled for this machine's CPU, and the precision of what in it isn't quantized.
 
-    "auto" is bfloat16 where the processor multiplies it (AVX512-BF16, AMX), else float32. Each call may come from
+    "auto" is bfloat16 where the processor multiplies it (AVX512-BF16, AMX), else float32; for a quantized graph it is
+    float32. Each call may come from
     another thread: there are as many streams as cores, one core each, so that calls side by side don't wait for each
     other's threads.
 

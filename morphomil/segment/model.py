@@ -119,7 +119,10 @@ class _Stored:
     thresholds: dict[str, float]
     about: dict[str, Any]
     keras: Callable[[], Any]
-    graph: Callable[[], Any]
+    graph: Callable[[bool], Any]
+    """The OpenVINO graph, quantized or not."""
+    quantized: bool = False
+    """Whether there is a quantized graph."""
 
 
 @lru_cache(maxsize=2)
@@ -139,7 +142,8 @@ def load_segmenter(
         normalize: how pixel values enter the network; None: as the folder's `morphomil.json` says, else `unit` for
             folders and `percentile` for pretrained names.
         engine: "openvino" (fast on CPUs) or "tensorflow" (the reference; runs on GPUs that TensorFlow sees).
-        precision: of the openvino engine; "auto" is bfloat16 where the processor has it.
+        precision: of the openvino engine; "auto" is int8 for models that carry the ranges for it, as the shipped one
+            does, else bfloat16 where the processor has it, else float32.
         accurate: average the predictions of four mirrorings; takes four times as long.
 
     Raises:
@@ -148,12 +152,18 @@ def load_segmenter(
     stored = _load_pretrained(model) if model in PRETRAINED else _load_folder(model)
     if accurate and stored.rays % 2:
         raise InputError(f"model {model!r} has {stored.rays} rays; averaging mirrored predictions needs an even number")
+    chosen: str
     if engine == "tensorflow":
-        if precision == "bfloat16":
+        if precision not in ("auto", "float32"):
             raise InputError("the tensorflow engine runs in float32")
         network, chosen = tensorflow_network(stored.keras()), "float32"
+    elif precision == "int8" or (precision == "auto" and stored.quantized):
+        if not stored.quantized:
+            raise InputError(f"model {model!r} holds no ranges.json, which int8 needs; train-segmenter writes it")
+        network, _ = openvino_network(stored.graph(True), precision="float32")
+        chosen = "int8"
     else:
-        network, chosen = openvino_network(stored.graph(), precision=precision)
+        network, chosen = openvino_network(stored.graph(False), precision=precision)
     about = stored.about | ({"normalize": normalize} if normalize else {})
     said = json.dumps([stored.sha256, about, stored.thresholds, accurate], sort_keys=True)
     return Segmenter(
@@ -213,6 +223,7 @@ def _load_folder(model: str) -> _Stored:
         if config.get("backbone") == own.BACKBONE:
             design = own.Design(int(config["rays"]), tuple(config["widths"]))
             folded = own.fold_norms(load_file(weights), design)
+            ranges = _read_json(folder / "ranges.json", {})
             return _Stored(
                 digest,
                 own.GRID,
@@ -221,7 +232,8 @@ def _load_folder(model: str) -> _Stored:
                 thresholds,
                 about,
                 keras=lambda: keras_network(folded, design),
-                graph=lambda: openvino_graph(folded, design),
+                graph=lambda eight_bit: openvino_graph(folded, design, ranges if eight_bit else None),
+                quantized=bool(ranges),
             )
         keras_model = build_stardist(config)
         _load_weights(keras_model, weights)
@@ -242,7 +254,7 @@ def _of_keras(
         thresholds,
         about,
         keras=lambda: keras_model,
-        graph=lambda: openvino_graph_of(keras_model),
+        graph=lambda _: openvino_graph_of(keras_model),
     )
 
 

@@ -20,9 +20,10 @@ import pandas as pd
 from morphomil.segment.annotated import read_annotated, read_table
 from morphomil.segment.augment import AugmentSettings, jitter_optics, jitter_stain, sample_patch
 from morphomil.segment.detect import native_threads
+from morphomil.segment.engines import activation_ranges
 from morphomil.segment.evaluate import tune_thresholds
 from morphomil.segment.model import load_segmenter
-from morphomil.segment.network import BACKBONE, GRID, Design
+from morphomil.segment.network import BACKBONE, GRID, Design, fold_norms
 from morphomil.store import write_arrays, write_json, write_table_csv
 from morphomil.types import InputError
 
@@ -122,8 +123,8 @@ def train_segmenter(
     probability: it measures what the masks are judged by, and nuclei of every size alike. In bfloat16 where the
     processor has it.
 
-    `out` receives `config.json`, `weights.safetensors`, `settings.json` and `log.csv`; thresholds are tuned
-    afterwards (`tune_thresholds`).
+    `out` receives `config.json`, `weights.safetensors`, `ranges.json`, `settings.json` and `log.csv`;
+    thresholds are tuned afterwards (`tune_thresholds`).
 
     Args:
         train: images to draw patches from.
@@ -187,6 +188,11 @@ def train_segmenter(
             on_epoch(epoch, figures)
     write_json(out / "config.json", {"backbone": BACKBONE, **asdict(settings.design)})
     write_arrays(out / "weights.safetensors", average.arrays())
+    sampler = PatchSampler(train, settings)
+    seen = (sampler.batch(2**31, index)[0] for index in range(16))
+    folded = fold_norms(average.arrays(), settings.design)
+    ranges = activation_ranges(folded, settings.design, (patch[None] for batch in seen for patch in batch))
+    write_json(out / "ranges.json", ranges)
     write_json(out / "morphomil.json", {"resolutions_mpp": list(settings.augment.target_mpp), "normalize": "unit"})
     return out
 
