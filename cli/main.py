@@ -41,6 +41,9 @@ PrecisionOption = Annotated[
     typer.Option(help="Of openvino; auto: int8 with the shipped weights."),
 ]
 AccurateOption = Annotated[bool, typer.Option("--accurate", help="Average four mirrored predictions; 4 x the time.")]
+StainOption = Annotated[
+    bool, typer.Option("--normalize-stain", help="Bring hematoxylin and eosin to a reference first (Macenko).")
+]
 RootOption = Annotated[Path | None, typer.Option(help="Folder that the table's paths start from; default: its own.")]
 QuietOption = Annotated[bool, typer.Option("--quiet", "-q", help="Print only problems and where the results are.")]
 ShardOption = Annotated[str, typer.Option(help="Work on part i of n, as in 2/8, for job arrays.", metavar="i/n")]
@@ -109,6 +112,7 @@ def segment(
     engine: EngineOption = "openvino",
     precision: PrecisionOption = "auto",
     accurate: AccurateOption = False,
+    normalize_stain: StainOption = False,
     covariates: Annotated[str, typer.Option(help="Further columns of the manifest to keep, comma-separated.")] = "",
     drop_missing: Annotated[bool, typer.Option(help="Leave out rows without a label instead of refusing.")] = False,
     shard: ShardOption = "1/1",
@@ -125,7 +129,7 @@ def segment(
             out,
             settings=settings,
             mpp=mpp,
-            segmenter=SegmenterSettings(model, normalize, engine, precision, accurate),
+            segmenter=SegmenterSettings(model, normalize, engine, precision, accurate, normalize_stain),
             shard=_shard(shard),
             quiet=quiet,
         )
@@ -323,6 +327,7 @@ def evaluate_segmenter(
     engine: EngineOption = "openvino",
     precision: PrecisionOption = "auto",
     accurate: AccurateOption = False,
+    normalize_stain: StainOption = False,
     halve: Annotated[bool, typer.Option(help="Evaluate images finer than 0.35 um/px at half resolution too.")] = True,
     quiet: QuietOption = False,
 ) -> None:
@@ -341,7 +346,8 @@ def evaluate_segmenter(
     if rows.empty:
         raise InputError(f"table {table} names no images{f' with split {split}' if split else ''}")
     images = read_annotated(rows, root or table.parent)
-    segmenter = load_segmenter(model, normalize=normalize, engine=engine, precision=precision, accurate=accurate)
+    choice = SegmenterSettings(model, normalize, engine, precision, accurate, normalize_stain)
+    segmenter = load_segmenter(**vars(choice))
     with Display(quiet=quiet) as display:
         display.start("evaluate", len(images))
         result = evaluate_segmenter(

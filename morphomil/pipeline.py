@@ -21,6 +21,7 @@ from morphomil.nuclei import FEATURES, local_density, measure_shapes
 from morphomil.quality import BLURRED_BELOW
 from morphomil.run import Run, key_of
 from morphomil.slides import cut_patches, find_regions, open_image, regions_geojson
+from morphomil.stain import fit_normalizer
 from morphomil.store import atomic_path, fingerprint, write_bytes, write_json, write_parquet, write_table_csv
 from morphomil.types import (
     NUCLEI,
@@ -286,11 +287,15 @@ def _segment_region(
     height, width = (round(count * settings.patch_px / factor) for count in (cut.rows, cut.columns))
     rows = block_rows(height, width, wanted=_wanted_cells(cut, settings.patch_px / factor))
 
+    kept = int(cut.table["kept"].sum())
+    normalize = fit_normalizer(_stain_sample(image, cut, settings)) if segmenter.normalize_stain and kept else None
+
     def read(row: int, column: int, rows: int, columns: int) -> NDArray[np.uint8]:
         x, y = cut.x_px + column * downsample, cut.y_px + row * downsample
-        return image.read(x, y, columns, rows, downsample=downsample)
+        pixels = image.read(x, y, columns, rows, downsample=downsample)
+        return normalize(pixels) if normalize else pixels
 
-    found, kept = [], int(cut.table["kept"].sum())
+    found = []
     for done, polygons in enumerate(find_nuclei(read, rows, segmenter=segmenter), start=1):
         if len(polygons):
             found.append(_inside(region, cut, polygons, downsample).scaled(factor).shifted(PAD_PX))
@@ -311,6 +316,21 @@ def _segment_region(
     scale = {"downsample": cut.downsample, "mpp": settings.working_mpp, "patch_px": settings.patch_px}
     stored.attrs.update(corner | scale | {"image": region.image})
     return len(nuclei)
+
+
+STAIN_PATCHES = 16
+"""Kept patches, evenly over the region, that its stains are estimated from."""
+
+
+def _stain_sample(image: SlideImage, cut: RegionPatches, settings: PatchSettings) -> NDArray[np.uint8]:
+    """Pixels (n, side, side, 3) of some of a region's patches; an empty region has none."""
+    places = cut.table.loc[cut.table["kept"], ["x_px", "y_px"]].to_numpy()
+    chosen = places[np.unique(np.linspace(0, len(places) - 1, STAIN_PATCHES).astype(int))] if len(places) else places
+    side = settings.patch_px
+    sample = np.full((len(chosen), side, side, 3), 255, np.uint8)
+    for number, (x, y) in enumerate(chosen):
+        sample[number] = image.read(x, y, side, side, downsample=cut.downsample)
+    return sample
 
 
 def _wanted_cells(cut: RegionPatches, patch_px: float, *, cell: int = 256) -> NDArray[np.bool_]:

@@ -122,6 +122,7 @@ class SegmenterSettings:
     engine: Literal["openvino", "tensorflow"] = "openvino"
     precision: Literal["auto", "float32", "bfloat16", "int8"] = "auto"
     accurate: bool = False
+    normalize_stain: bool = False
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,10 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from morphomil.quality import is_ink
 from morphomil.segment.detect import array_reader, block_rows, find_nuclei, join, render
+from morphomil.stain import fit_normalizer
+from morphomil.types import SlideError
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -16,6 +19,8 @@ if TYPE_CHECKING:
 
 __all__ = ["MIN_AREA_UM2", "find_labels", "segment_image"]
 
+MAX_INK = 0.5
+"""A larger share of ink-like pixels is no H&E image."""
 MIN_AREA_UM2 = 6.0
 """Smaller objects are dropped: a sphere of chromatin 2.8 um across is debris, not a nucleus in section."""
 
@@ -29,6 +34,7 @@ def segment_image(
     engine: Engine = "openvino",
     precision: Precision = "auto",
     accurate: bool = False,
+    normalize_stain: bool = False,
 ) -> NDArray[np.int32]:
     """Instance labels of the nuclei of an H&E image.
 
@@ -43,6 +49,7 @@ def segment_image(
         engine: "openvino" (fast on CPUs) or "tensorflow" (the reference).
         precision: of the openvino engine: "auto" (int8 with the shipped weights), "float32", "bfloat16" or "int8".
         accurate: average over four mirrorings; takes four times as long.
+        normalize_stain: bring the image's stains to a reference first (`stain.fit_normalizer`).
 
     Returns:
         int32 (H, W): 0 is background, each nucleus has one connected area with a number of its own.
@@ -50,7 +57,7 @@ def segment_image(
     Raises:
         ValueError: not an RGB uint8 image, or an impossible pixel size.
         InputError: the model can't be loaded.
-        SlideError: the model finds nuclei nearly everywhere.
+        SlideError: the model finds nuclei nearly everywhere, the image is no H&E (shipped weights), or the stains can't be told apart.
 
     References:
         Schmidt et al. 2018, Cell Detection with Star-convex Polygons; Weigert & Schmidt 2022.
@@ -59,17 +66,35 @@ def segment_image(
 
     rgb = np.asarray(rgb)
     if rgb.dtype != np.uint8 or rgb.ndim != 3 or rgb.shape[2] != 3 or 0 in rgb.shape:
-        raise ValueError(f"an RGB image is uint8 (H, W, 3), got {rgb.dtype} {rgb.shape}")
+        raise ValueError(f"an RGB image is uint8 (H, W, 3), got {rgb.dtype} {rgb.shape}{_how_to_mend(rgb)}")
     if not 0.05 <= mpp <= 5:
         raise ValueError(f"pixel size must be 0.05 to 5 um, got {mpp:g}")
     segmenter = load_segmenter(model, normalize=normalize, engine=engine, precision=precision, accurate=accurate)
+    if model == "default" and (share := is_ink(rgb).mean()) > MAX_INK:
+        raise SlideError(
+            f"{share:.0%} of the image has colors that H&E doesn't yield: is it inverted, fluorescence, or a pen mark?"
+        )
     return find_labels(rgb, mpp=mpp, segmenter=segmenter)
+
+
+def _how_to_mend(array: NDArray[np.generic]) -> str:
+    if array.ndim == 3 and array.shape[2] == 4:
+        return "; leave out the alpha channel: rgb[..., :3]"
+    if array.ndim == 2:
+        return "; nuclei are told from their H&E color, which a gray image lacks"
+    if array.dtype == np.uint16:
+        return "; bring 16 bits to 8: (rgb // 257).astype('uint8')"
+    if np.issubdtype(array.dtype, np.floating):
+        return "; bring values from 0..1 to 0..255, none of them NaN: (rgb * 255).round().astype('uint8')"
+    return ""
 
 
 def find_labels(rgb: NDArray[np.uint8], *, mpp: float, segmenter: Segmenter) -> NDArray[np.int32]:
     """`segment_image` with a segmenter at hand."""
     factor = segmenter.network_mpp(mpp) / mpp
     image = rgb if factor == 1 else _resized(rgb, factor)
+    if segmenter.normalize_stain:
+        image = fit_normalizer(image)(image)
     found = list(find_nuclei(array_reader(image), block_rows(*image.shape[:2]), segmenter=segmenter))
     nuclei = join(found, rays=0).scaled(factor)
     bands = render(nuclei, shape=rgb.shape[:2], min_px=MIN_AREA_UM2 / mpp**2)

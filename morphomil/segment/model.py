@@ -63,6 +63,8 @@ class Segmenter:
     precision: str = "float32"
     accurate: bool = False
     """Mean of four predictions: as it is, mirrored along each axis, along both."""
+    normalize_stain: bool = False
+    """The image's stains are to be brought to the reference (`stain.fit_normalizer`) before it is predicted."""
 
     def network_mpp(self, mpp: float) -> float:
         """The resolution to run at for an image of `mpp`: its own where a trained one is within a factor of 1.2."""
@@ -133,6 +135,7 @@ def load_segmenter(
     engine: Engine = "openvino",
     precision: Precision = "auto",
     accurate: bool = False,
+    normalize_stain: bool = False,
 ) -> Segmenter:
     """A segmenter by name.
 
@@ -145,6 +148,7 @@ def load_segmenter(
         precision: of the openvino engine; "auto" is int8 for models that carry the ranges for it, as the shipped one
             does, else bfloat16 where the processor has it, else float32.
         accurate: average the predictions of four mirrorings; takes four times as long.
+        normalize_stain: bring the stains of each region to a reference first (Macenko et al. 2009).
 
     Raises:
         InputError: no such model, its files can't be used, or it doesn't go with the other arguments.
@@ -165,7 +169,7 @@ def load_segmenter(
     else:
         network, chosen = openvino_network(stored.graph(False), precision=precision)
     about = stored.about | ({"normalize": normalize} if normalize else {})
-    said = json.dumps([stored.sha256, about, stored.thresholds, accurate], sort_keys=True)
+    said = json.dumps([stored.sha256, about, stored.thresholds, accurate, normalize_stain], sort_keys=True)
     return Segmenter(
         name=model,
         sha256=hashlib.sha256(said.encode()).hexdigest(),
@@ -179,6 +183,7 @@ def load_segmenter(
         engine=engine,
         precision=chosen,
         accurate=accurate,
+        normalize_stain=normalize_stain,
     )
 
 
