@@ -41,10 +41,15 @@ def sharpness(rgb: NDArray[np.uint8], tissue: NDArray[np.bool_] | None = None, *
 
 
 def is_ink(rgb: NDArray[np.uint8]) -> NDArray[np.bool_]:
-    """Pixels (H, W) of an image (H, W, 3) that hematoxylin and eosin don't yield: green, blue and black marks.
+    """Pixels (H, W) of an image (H, W, 3) that hematoxylin and eosin don't yield: green, blue and black marks."""
+    brightest = np.maximum(np.maximum(rgb[..., 0], rgb[..., 1]), rgb[..., 2])
+    return np.asarray(is_colored_ink(rgb) | (brightest < 45))
+
+
+def is_colored_ink(rgb: NDArray[np.uint8]) -> NDArray[np.bool_]:
+    """Green and blue marks, without the black ones, which a very dark nucleus may look like.
 
     Both stains take more green than red from the light, so that red falls short of green only in ink, in inverted and
-    in fluorescence images; and neither is black. Red ink can't be told from blood.
+    in fluorescence images. Red ink can't be told from blood.
     """
-    red, green = rgb[..., 0].astype(np.int16), rgb[..., 1].astype(np.int16)
-    return np.asarray((green - red > 20) | (np.maximum(np.maximum(rgb[..., 0], rgb[..., 1]), rgb[..., 2]) < 45))
+    return np.asarray(rgb[..., 1].astype(np.int16) - rgb[..., 0] > 20)

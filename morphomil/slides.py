@@ -340,7 +340,7 @@ def _on_white(image: Image) -> NDArray[np.uint8]:
         paper = new("RGB", image.size, (255, 255, 255))
         paper.paste(image, mask=image.getchannel("A"))
         return np.asarray(paper)
-    return np.asarray(image.convert("RGB"))
+    return np.asarray(image if image.mode == "RGB" else image.convert("RGB"))
 
 
 def _inspect_tiff(path: Path) -> tuple[_ArrayPixels | None, float | None]:

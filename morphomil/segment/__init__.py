@@ -57,7 +57,8 @@ def segment_image(
     Raises:
         ValueError: not an RGB uint8 image, or an impossible pixel size.
         InputError: the model can't be loaded.
-        SlideError: the model finds nuclei nearly everywhere, the image is no H&E (shipped weights), or the stains can't be told apart.
+        SlideError: the model finds nuclei nearly everywhere; the image is no H&E (shipped weights); or its stains can't
+            be told apart.
 
     References:
         Schmidt et al. 2018, Cell Detection with Star-convex Polygons; Weigert & Schmidt 2022.
@@ -70,10 +71,6 @@ def segment_image(
     if not 0.05 <= mpp <= 5:
         raise ValueError(f"pixel size must be 0.05 to 5 um, got {mpp:g}")
     segmenter = load_segmenter(model, normalize=normalize, engine=engine, precision=precision, accurate=accurate)
-    if model == "default" and (share := is_ink(rgb).mean()) > MAX_INK:
-        raise SlideError(
-            f"{share:.0%} of the image has colors that H&E doesn't yield: is it inverted, fluorescence, or a pen mark?"
-        )
     return find_labels(rgb, mpp=mpp, segmenter=segmenter)
 
 
@@ -92,6 +89,10 @@ def _how_to_mend(array: NDArray[np.generic]) -> str:
 def find_labels(rgb: NDArray[np.uint8], *, mpp: float, segmenter: Segmenter) -> NDArray[np.int32]:
     """`segment_image` with a segmenter at hand."""
     factor = segmenter.network_mpp(mpp) / mpp
+    if segmenter.stain == "H&E" and (share := is_ink(rgb).mean()) > MAX_INK:
+        raise SlideError(
+            f"{share:.0%} of the image has colors that H&E doesn't yield: is it inverted, fluorescence, or a pen mark?"
+        )
     image = rgb if factor == 1 else _resized(rgb, factor)
     if segmenter.normalize_stain:
         image = fit_normalizer(image)(image)

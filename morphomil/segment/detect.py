@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numba import njit
 
+from morphomil.quality import is_colored_ink
 from morphomil.segment.engines import WORKERS
 from morphomil.types import SlideError
 
@@ -134,7 +135,7 @@ def _trim(block: Block, wanted: NDArray[np.bool_], cell: int) -> Block | None:
 
 
 def find_candidates(read: Read, block: Block, *, segmenter: Segmenter) -> Polygons:
-    """Every candidate whose center a block owns, in network pixels of the image.
+    """Every candidate whose center a block owns and no ink covers, in network pixels of the image.
 
     Raises:
         SlideError: the model finds nuclei nearly everywhere.
@@ -157,6 +158,9 @@ def find_candidates(read: Read, block: Block, *, segmenter: Segmenter) -> Polygo
             f"the model finds nuclei on {found.mean():.0%} of a block, which no tissue has; "
             "check the pixel size and whether the model fits the stain"
         )
+    if segmenter.stain == "H&E":
+        height, width = found.shape
+        found &= ~is_colored_ink(pixels[MARGIN_PX::grid, MARGIN_PX::grid][:height, :width])
     where = np.argwhere(found)
     points = where * grid + np.array([block.row, block.column])
     rays = np.minimum(distance[owned][found], MARGIN_PX)

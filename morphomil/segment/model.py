@@ -59,6 +59,8 @@ class Segmenter:
     """um per pixel that the network knows; empty: taken to fit whatever it is given."""
     normalize: Normalize
     """`unit`: values / 255; `percentile`: each channel's 1st to 99.8th percentile to 0..1, as StarDist's examples."""
+    stain: str = ""
+    """"H&E": colors that it doesn't yield are taken as ink; "": unknown."""
     engine: Engine = "tensorflow"
     precision: str = "float32"
     accurate: bool = False
@@ -180,6 +182,7 @@ def load_segmenter(
         nms_threshold=float(stored.thresholds["nms"]),
         resolutions_mpp=tuple(float(mpp) for mpp in about["resolutions_mpp"]),
         normalize=about["normalize"],
+        stain=about.get("stain", ""),
         engine=engine,
         precision=chosen,
         accurate=accurate,

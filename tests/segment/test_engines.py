@@ -116,7 +116,7 @@ def test_the_fast_engine_finds_the_nuclei_of_the_reference(shared_data: Path, pr
     reference = segment_image(image, mpp=0.25, engine="tensorflow")
     fast = segment_image(image, mpp=0.25, precision=precision)  # type: ignore[arg-type]
     assert reference.max() > 20
-    assert matched_share(reference, fast) >= (0.999 if precision == "float32" else 0.98)
+    assert matched_share(reference, fast) >= (0.999 if precision == "float32" else 0.95)
 
 
 @pytest.mark.parametrize("model", ["default", "trial_segmenter"])
@@ -126,7 +126,8 @@ def test_whole_images_as_stardist_itself_segments_them(shared_data: Path, model:
     expected, _ = load_stardist(name).predict_instances(image.astype(np.float32) / 255)
     found = segment_image(image, mpp=0.25, model=name, precision="float32")
     small = np.bincount(expected.ravel())[expected] * 0.25**2 < 6
-    assert matched_share(np.where(small, 0, expected), found) > 0.97
+    inside = np.s_[96:-96, 96:-96]  # StarDist pads with zeros beyond the edges, where we mirror
+    assert matched_share(np.where(small, 0, expected)[inside], found[inside]) > 0.98
 
 
 def test_what_does_not_go_together_is_refused(shared_data: Path) -> None:
