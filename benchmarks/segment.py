@@ -4,6 +4,9 @@ The patches are those that `segment` keeps of the images given (JPEG, PNG or sli
 would do: read a patch, divide by 255, `predict_instances`, store the mask. Both sides write Zarr.
 
     python benchmarks/segment.py IMAGE... --mpp 0.5 [--baseline FOLDER] [--repeats 3]
+
+With `--memory N` the images are segmented over and over until N patches are done, and the memory of the process is
+printed on the way.
 """
 
 from __future__ import annotations
@@ -94,6 +97,7 @@ def main() -> None:
     parser.add_argument("--baseline", help="another StarDist folder, timed patch by patch beside")
     parser.add_argument("--patches", type=int, default=40, help="patches for StarDist's side, per image")
     parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--memory", type=int, default=0, metavar="N")
     args = parser.parse_args()
     cohort = Cohort(tuple(Slide(p.stem, p.stem, "0", (ImageSource(p, mpp=args.mpp),)) for p in args.images))
     engines = {
@@ -101,6 +105,9 @@ def main() -> None:
         "openvino float32": SegmenterSettings(args.model, precision="float32"),
         "tensorflow": SegmenterSettings(args.model, engine="tensorflow"),
     }
+    if args.memory:
+        watch_memory(cohort, engines["openvino"], args.memory)
+        return
     seconds: dict[str, list[float]] = defaultdict(list)
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
@@ -136,6 +143,19 @@ def main() -> None:
         profile(cohort, folder / "profile", count)
 
 
+def watch_memory(cohort: Cohort, choice: SegmenterSettings, patches: int) -> None:
+    """Segment until so many patches are done."""
+    done = number = 0
+    while done < patches:
+        with tempfile.TemporaryDirectory() as name:
+            run, _ = segment(cohort, Path(name), choice)
+            done += int(run.figures("segment")["patches_kept"].sum())
+        number += 1
+        if number % 5 == 1 or done >= patches:
+            pages = int(Path("/proc/self/statm").read_text().split()[1])
+            print(f"{done:6} patches: {pages * os.sysconf('SC_PAGE_SIZE') / 2**30:.2f} GiB")
+
+
 def profile(cohort: Cohort, folder: Path, count: int) -> None:
     """Where processor time goes, the network's from what is left."""
     for owner, name in (
@@ -145,10 +165,8 @@ def profile(cohort: Cohort, folder: Path, count: int) -> None:
         (detect, "suppress"),
         (detect, "_draw"),
         (detect, "keep_largest_parts"),
-        (pipeline, "_store_labels"),
     ):
-        if hasattr(owner, name):
-            setattr(owner, name, clocked(name, getattr(owner, name)))
+        setattr(owner, name, clocked(name, getattr(owner, name)))
     before = os.times()
     segment(cohort, folder, SegmenterSettings())
     after = os.times()

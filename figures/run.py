@@ -297,8 +297,12 @@ def _patch_settings(run: Run) -> PatchSettings:
 
 
 def _methods(run: Run, patches: PatchSettings, about: dict[str, Any]) -> str:
-    model = run.commands()["segment"]["settings"]["model"]
-    segmenter = "StarDist with the weights of morphomil" if model == "default" else f"StarDist ({model})"
+    stated = run.commands()["segment"]["settings"]
+    name = "the weights of morphomil" if stated["model"] == "default" else f"the model {stated['model']}"
+    engine = {"openvino": "OpenVINO", "tensorflow": "TensorFlow"}[stated.get("engine", "tensorflow")]
+    segmenter = f"StarDist ({name}; {engine}, {stated.get('precision', 'float32')})"
+    if stated.get("normalize_stain"):
+        segmenter += " after normalization of the stains (Macenko)"
     return describe_methods(
         patches, segmenter=segmenter, folds=about["folds"], seeds=about["seeds"], bag_patches=about["bag_patches"]
     )

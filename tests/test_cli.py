@@ -159,7 +159,7 @@ def test_one_class_is_refused(demo: Path, tmp_path: Path) -> None:
 def test_a_model_that_is_none_is_refused(demo: Path, tmp_path: Path) -> None:
     result = morphomil("segment", demo / "cohort" / "manifest.csv", "--out", tmp_path / "run", "--model", tmp_path)
     assert result.returncode == 2
-    assert "no folder with a StarDist config.json" in result.stderr
+    assert "no folder with a config.json" in result.stderr
     assert "\nmorphomil: model " in result.stderr
 
 

@@ -12,7 +12,13 @@ from PIL import Image
 
 from morphomil.segment import segment_image
 from morphomil.segment.agreement import overlaps
-from morphomil.segment.engines import keras_network, openvino_graph, openvino_network, tensorflow_network
+from morphomil.segment.engines import (
+    activation_ranges,
+    keras_network,
+    openvino_graph,
+    openvino_network,
+    tensorflow_network,
+)
 from morphomil.segment.model import WEIGHTS, Segmenter, load_segmenter, load_stardist
 from morphomil.segment.network import Design, fold_norms, layers_of
 from morphomil.types import InputError
@@ -76,6 +82,26 @@ def test_torch_computes_what_keras_does(tmp_path: Path) -> None:
     np.testing.assert_allclose(got["d"], distance, rtol=2e-4, atol=2e-5)
 
 
+def test_eight_bits_stay_close_and_need_their_ranges() -> None:
+    folded = fold_norms(random_state(DESIGN), DESIGN)
+    rng = np.random.default_rng(1)
+    images = [rng.random((1, 64, 96, 3), dtype=np.float32) for _ in range(3)]
+    ranges = activation_ranges(folded, DESIGN, images)
+    assert "stem" not in ranges
+    assert all(low <= 0 < high for low, high in ranges.values())
+    full, _ = openvino_network(openvino_graph(folded, DESIGN), precision="float32")
+    eight, _ = openvino_network(openvino_graph(folded, DESIGN, ranges), precision="float32")
+    for expected, got in zip(full(images[0]), eight(images[0]), strict=True):
+        assert not np.array_equal(got, expected)
+        assert np.corrcoef(got.ravel(), expected.ravel())[0, 1] > 0.98
+    clipped = {name: (low / 20, high / 20) for name, (low, high) in ranges.items()}
+    narrow, _ = openvino_network(openvino_graph(folded, DESIGN, clipped), precision="float32")
+    assert (
+        np.abs(narrow(images[0])[1] - full(images[0])[1]).mean()
+        > np.abs(eight(images[0])[1] - full(images[0])[1]).mean()
+    )
+
+
 def test_weights_that_do_not_fit_are_refused() -> None:
     state = random_state(DESIGN)
     with pytest.raises(ValueError, match="the design needs"):
@@ -135,6 +161,8 @@ def test_what_does_not_go_together_is_refused(shared_data: Path) -> None:
         load_segmenter(engine="tensorflow", precision="bfloat16")
     with pytest.raises(InputError, match="no folder with a config"):
         load_segmenter("nowhere")
+    with pytest.raises(InputError, match=r"holds no ranges\.json"):
+        load_segmenter(str(shared_data / "trial_segmenter"), precision="int8")
 
 
 def test_loading_the_default_needs_neither_tensorflow_nor_torch() -> None:
