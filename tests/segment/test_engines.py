@@ -153,7 +153,8 @@ def test_whole_images_as_stardist_itself_segments_them(shared_data: Path, model:
     found = segment_image(image, mpp=0.25, model=name, precision="float32")
     small = np.bincount(expected.ravel())[expected] * 0.25**2 < 6
     inside = np.s_[96:-96, 96:-96]  # StarDist pads with zeros beyond the edges, where we mirror
-    assert matched_share(np.where(small, 0, expected)[inside], found[inside]) > 0.98
+    # some 26 nuclei; one pair at the threshold may fall either way, since areas are counted in pixels
+    assert matched_share(np.where(small, 0, expected)[inside], found[inside]) > 0.95
 
 
 def test_what_does_not_go_together_is_refused(shared_data: Path) -> None:
