@@ -40,7 +40,7 @@ def test_the_demo_finds_the_planted_feature(demo: Path) -> None:
     assert ranking["direction"].iloc[0] == "higher"
     assert (ranking["attention_low"] <= ranking["attention"]).all()
     about = json.loads((demo / "run" / "rank" / "about.json").read_text())
-    assert about["auc"] > 0.6  # of 24 patients: its standard error is 0.11
+    assert about["auc"] > 0.7
     predictions = pd.read_parquet(demo / "run" / "rank" / "predictions.parquet")
     assert len(predictions) == predictions["patient"].nunique() == 24
 

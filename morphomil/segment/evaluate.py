@@ -210,7 +210,7 @@ NMS_GRID = (0.1, 0.2, 0.3, 0.4, 0.5)
 def tune_thresholds(
     validation: Sequence[AnnotatedImage], segmenter: Segmenter
 ) -> tuple[dict[str, float], pd.DataFrame]:
-    """The thresholds of best mean panoptic quality on the validation images, each at its own and at half resolution.
+    """The thresholds of best mean of PQ and AJI on the validation images, each at its own and at half resolution.
 
     Returns:
         {"prob", "nms"}, and the table of all pairs: `prob`, `nms`, `group`, `mpp`, `pq`, `aji`, `dq`, `count_ratio`,
@@ -235,6 +235,6 @@ def tune_thresholds(
                 key = {"prob": prob, "nms": nms, "group": image.group, "mpp": image.mpp}
                 rows.append(key | {name: score[name] for name in ("pq", "aji", "dq", "count_ratio")})
     table = pd.DataFrame(rows).groupby(["prob", "nms", "group", "mpp"], as_index=False).mean()
-    mean = table.groupby(["prob", "nms"], as_index=False)[["pq"]].mean()
-    best = mean.iloc[int(mean["pq"].argmax())]
+    mean = table.groupby(["prob", "nms"], as_index=False)[["pq", "aji"]].mean()
+    best = mean.iloc[int((mean["pq"] + mean["aji"]).argmax())]
     return {"prob": float(best["prob"]), "nms": float(best["nms"])}, table

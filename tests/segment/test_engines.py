@@ -152,9 +152,13 @@ def test_whole_images_as_stardist_itself_segments_them(shared_data: Path, model:
     expected, _ = load_stardist(name).predict_instances(image.astype(np.float32) / 255)
     found = segment_image(image, mpp=0.25, model=name, precision="float32")
     small = np.bincount(expected.ravel())[expected] * 0.25**2 < 6
-    inside = np.s_[96:-96, 96:-96]  # StarDist pads with zeros beyond the edges, where we mirror
-    # some 26 nuclei; one pair at the threshold may fall either way, since areas are counted in pixels
-    assert matched_share(np.where(small, 0, expected)[inside], found[inside]) > 0.95
+    expected = np.where(small, 0, expected)
+    # StarDist pads with zeros beyond the edges, where we mirror: nuclei that reach into the rim are left to it
+    rim = np.ones(expected.shape, bool)
+    rim[96:-96, 96:-96] = False
+    whole = [np.where(np.isin(labels, np.unique(labels[rim])), 0, labels) for labels in (expected, found)]
+    assert whole[0].max() > 0
+    assert matched_share(whole[0], whole[1]) > 0.98
 
 
 def test_what_does_not_go_together_is_refused(shared_data: Path) -> None:
