@@ -27,7 +27,7 @@ from morphomil.segment import detect
 from morphomil.segment.agreement import overlaps
 from morphomil.segment.model import load_segmenter, load_stardist
 from morphomil.slides import SlideImage, open_image
-from morphomil.types import Cohort, ImageSource, SegmenterSettings, Slide
+from morphomil.types import CORES, Cohort, ImageSource, SegmenterSettings, Slide
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -126,7 +126,7 @@ def main() -> None:
             for key, choice in engines.items():
                 seconds[key].append(segment(cohort, folder / key / str(repeat), choice)[1] / count)
         reference = min(seconds[f"predict_instances, {args.model}"])
-        print(f"{count} patches of {len(args.images)} images, {detect.WORKERS} cores; best of {args.repeats}")
+        print(f"{count} patches of {len(args.images)} images, {CORES} cores; best of {args.repeats}")
         for key, values in seconds.items():
             line = f"{key:40} {1000 * min(values):7.1f} ms per patch, {reference / min(values):5.2f} x"
             if args.baseline:

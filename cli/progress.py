@@ -33,6 +33,8 @@ class Display:
         )
         self.task: TaskID | None = None
         self.total = self.count = 0
+        self.parts: dict[str, float] = {}
+        """Share done of each slide that is being worked."""
 
     def __enter__(self) -> Display:
         self.bars.start()
@@ -47,26 +49,32 @@ class Display:
         """A stage begins."""
         if self.task is not None:
             self.bars.remove_task(self.task)
-        self.total, self.count = total, 0
+        self.total, self.count, self.parts = total, 0, {}
         self.task = self.bars.add_task(stage, total=total, current="")
 
     def begin(self, slide_id: str) -> None:
         """Work on a slide begins."""
-        if self.task is not None:
-            self.bars.update(self.task, current=slide_id)
+        self.parts[slide_id] = 0.0
+        self._show()
 
-    def step(self, done: int, total: int) -> None:
+    def step(self, slide_id: str, done: int, total: int) -> None:
         """So many patches of the slide are done."""
-        if self.task is not None and total:
-            self.bars.update(self.task, completed=self.count + done / total)
+        if slide_id in self.parts and total:
+            self.parts[slide_id] = done / total
+            self._show()
+
+    def _show(self) -> None:
+        if self.task is not None:
+            done = self.count + sum(self.parts.values())
+            self.bars.update(self.task, completed=done, current=", ".join(self.parts))
 
     def end(self, slide_id: str, state: str, message: str) -> None:
         """A slide is done, skipped or failed."""
         from rich.markup import escape
 
         self.count += 1
-        if self.task is not None:
-            self.bars.update(self.task, completed=self.count, current="")
+        self.parts.pop(slide_id, None)
+        self._show()
         if state != "skipped" or self.count == self.total:
             self.console.print(
                 f"{self.count:>4}/{self.total} {MARKS[state]} {escape(slide_id)}: {escape(message)}", soft_wrap=True

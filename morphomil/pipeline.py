@@ -9,7 +9,9 @@ from __future__ import annotations
 import errno
 import hashlib
 import time
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field
+from threading import Event, Lock
 from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
@@ -24,6 +26,7 @@ from morphomil.slides import cut_patches, find_regions, open_image, regions_geoj
 from morphomil.stain import fit_normalizer
 from morphomil.store import atomic_path, fingerprint, write_bytes, write_json, write_parquet, write_table_csv
 from morphomil.types import (
+    CORES,
     NUCLEI,
     PATCHES,
     InputError,
@@ -45,6 +48,9 @@ if TYPE_CHECKING:
     from morphomil.slides import Region, RegionPatches, SlideImage
     from morphomil.types import Cohort, Slide
 
+    Step = Callable[[int, int], None]
+    """Hears how many patches of how many are done."""
+
 PAD_PX = 64
 """Rim of a region's masks beyond its patch grid, working pixels, for nuclei that reach over the edge."""
 BAND_PX = 1024
@@ -54,7 +60,7 @@ HALO_UM = 120.0
 
 
 class Progress(Protocol):
-    """Hears what a stage does; the command line draws bars from it."""
+    """Hears what a stage does, one call at a time; the command line draws bars from it."""
 
     def start(self, stage: str, total: int) -> None:
         """A stage begins on `total` slides."""
@@ -62,8 +68,8 @@ class Progress(Protocol):
     def begin(self, slide_id: str) -> None:
         """Work on a slide begins."""
 
-    def step(self, done: int, total: int) -> None:
-        """So many patches of the current slide are done."""
+    def step(self, slide_id: str, done: int, total: int) -> None:
+        """So many patches of the slide are done; slides are worked side by side."""
 
     def end(self, slide_id: str, state: str, message: str) -> None:
         """A slide is `done`, `skipped` or `failed`."""
@@ -78,7 +84,7 @@ class Silence:
     def begin(self, slide_id: str) -> None:
         """Say nothing."""
 
-    def step(self, done: int, total: int) -> None:
+    def step(self, slide_id: str, done: int, total: int) -> None:
         """Say nothing."""
 
     def end(self, slide_id: str, state: str, message: str) -> None:
@@ -117,41 +123,66 @@ class Shard:
         return number % self.count == self.index - 1
 
 
+class _Stopped(BaseException):
+    """The stage ends early; what the slide has so far is dropped."""
+
+
 def _each_slide(
     run: Run,
     slides: Sequence[Slide],
     stage: str,
     *,
     key: Callable[[Slide], str],
-    work: Callable[[Slide], Any],
+    work: Callable[[Slide, Step], tuple[list[str], dict[str, Any]]],
     progress: Progress,
 ) -> StageResult:
-    """Run `work` on every slide that has no valid result; `work` returns the names of its outputs and its figures."""
-    done, skipped, failed = [], [], {}
+    """Run `work` on every slide that has no valid result; `work` returns the names of its outputs and its figures.
+
+    As many slides as there are cores are worked side by side: one is read while another waits for its network.
+    """
+    speaking, stopping = Lock(), Event()
     progress.start(stage, len(slides))
-    for slide in slides:
-        name, begun = slide.slide_id, time.monotonic()
-        state = "failed"
-        stated = ""
+
+    def one(slide: Slide) -> tuple[str, str]:
+        name, begun, stated = slide.slide_id, time.monotonic(), ""
+
+        def step(done: int, total: int) -> None:
+            if stopping.is_set():
+                raise _Stopped
+            with speaking:
+                progress.step(name, done, total)
+
+        step(0, 1)
         try:
             stated = key(slide)
             if run.is_done(name, stage, stated):
-                skipped.append(name)
-                progress.end(name, "skipped", "already done")
-                continue
-            progress.begin(name)
-            outputs, figures = work(slide)
-            run.mark_done(name, stage, stated, outputs=outputs, figures=figures)
-            done.append(name)
-            state, message = "done", _describe(figures)
+                state, message, said = "skipped", "", "already done"
+            else:
+                with speaking:
+                    progress.begin(name)
+                outputs, figures = work(slide, step)
+                run.mark_done(name, stage, stated, outputs=outputs, figures=figures)
+                state, message, said = "done", "", f"{_describe(figures)} ({time.monotonic() - begun:.1f} s)"
         except Exception as error:
             if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
                 raise
             message = str(error) if isinstance(error, MorphomilError) else f"{type(error).__name__}: {error}"
-            failed[name] = message
+            state, said = "failed", message
             run.mark_failed(name, stage, stated, message)
-        progress.end(name, state, f"{message} ({time.monotonic() - begun:.1f} s)" if state == "done" else message)
-    return StageResult(tuple(done), tuple(skipped), failed)
+        with speaking:
+            progress.end(name, state, said)
+        return state, message
+
+    with ThreadPoolExecutor(CORES) as pool:
+        try:
+            outcomes = dict(zip([slide.slide_id for slide in slides], pool.map(one, slides), strict=True))
+        finally:
+            stopping.set()
+    done, skipped = (tuple(name for name, (state, _) in outcomes.items() if state == wanted) for wanted in _GOOD)
+    return StageResult(done, skipped, {name: message for name, (_, message) in outcomes.items() if message})
+
+
+_GOOD = ("done", "skipped")
 
 
 def _describe(figures: dict[str, Any]) -> str:
@@ -203,8 +234,8 @@ def segment(
             ]
             return key_of("segment", asdict(settings), loaded.sha256, choice.engine, choice.precision, files)
 
-        def work(slide: Slide) -> tuple[list[str], dict[str, Any]]:
-            return _segment_slide(run, slide, settings, loaded, mpp, progress or Silence())
+        def work(slide: Slide, step: Step) -> tuple[list[str], dict[str, Any]]:
+            return _segment_slide(run, slide, settings, loaded, mpp, step)
 
         slides = [slide for slide in cohort.slides if shard.holds(slide.slide_id)]
         result = _each_slide(run, slides, "segment", key=key, work=work, progress=progress or Silence())
@@ -230,7 +261,7 @@ def _check_pixel_sizes(cohort: Cohort, mpp: float | None) -> None:
 
 
 def _segment_slide(
-    run: Run, slide: Slide, settings: PatchSettings, segmenter: Segmenter, mpp: float | None, progress: Progress
+    run: Run, slide: Slide, settings: PatchSettings, segmenter: Segmenter, mpp: float | None, step: Step
 ) -> tuple[list[str], dict[str, Any]]:
     import zarr
 
@@ -248,7 +279,7 @@ def _segment_slide(
                     cut = cut_patches(image, region, slide_id=slide.slide_id, first_patch_id=first, settings=settings)
                     tables.append(cut.table)
                     nuclei += _segment_region(
-                        group, image, region, cut, settings, segmenter, first_label=nuclei + 1, progress=progress
+                        group, image, region, cut, settings, segmenter, first_label=nuclei + 1, step=step
                     )
                 regions += found
     table = PATCHES.check(pd.concat(tables)) if tables else PATCHES.empty()
@@ -276,7 +307,7 @@ def _segment_region(
     segmenter: Segmenter,
     *,
     first_label: int,
-    progress: Progress,
+    step: Step,
 ) -> int:
     """Write a region's masks and tissue; the number of nuclei found in it."""
     from morphomil.segment import MIN_AREA_UM2
@@ -299,7 +330,7 @@ def _segment_region(
     for done, polygons in enumerate(find_nuclei(read, rows, segmenter=segmenter), start=1):
         if len(polygons):
             found.append(_inside(region, cut, polygons, downsample).scaled(factor).shifted(PAD_PX))
-        progress.step(round(kept * done / len(rows)), kept)
+        step(round(kept * done / len(rows)), kept)
     nuclei = join(found, rays=0)
     shape = (cut.rows * settings.patch_px + 2 * PAD_PX, cut.columns * settings.patch_px + 2 * PAD_PX)
     stored = group.create_group(str(region.index))
@@ -372,8 +403,8 @@ def featurize(run: Run, *, shard: Shard | None = None, progress: Progress | None
         def key(slide: Slide) -> str:
             return key_of("featurize", list(FEATURES), run.status(slide.slide_id)["segment"]["outputs"])
 
-        def work(slide: Slide) -> tuple[list[str], dict[str, Any]]:
-            return _featurize_slide(run, slide.slide_id, progress or Silence())
+        def work(slide: Slide, step: Step) -> tuple[list[str], dict[str, Any]]:
+            return _featurize_slide(run, slide.slide_id, step)
 
         slides = [slide for slide in run.cohort.slides if slide.slide_id in segmented and shard.holds(slide.slide_id)]
         result = _each_slide(run, slides, "featurize", key=key, work=work, progress=progress or Silence())
@@ -381,7 +412,7 @@ def featurize(run: Run, *, shard: Shard | None = None, progress: Progress | None
     return result
 
 
-def _featurize_slide(run: Run, slide_id: str, progress: Progress) -> tuple[list[str], dict[str, Any]]:
+def _featurize_slide(run: Run, slide_id: str, step: Step) -> tuple[list[str], dict[str, Any]]:
     import zarr
 
     folder = run.slide_folder(slide_id)
@@ -391,7 +422,7 @@ def _featurize_slide(run: Run, slide_id: str, progress: Progress) -> tuple[list[
     for done, (name, stored) in enumerate(sorted(masks.groups(), key=lambda item: int(item[0])), start=1):
         own = patches[patches["region"] == int(name)]
         tables.append(_measure_region(stored, own))
-        progress.step(done, len(list(masks.groups())))
+        step(done, len(list(masks.groups())))
     nuclei = pd.concat(tables) if tables else pd.DataFrame()
     nuclei = NUCLEI.check(nuclei.assign(slide_id=slide_id).sort_values("label")) if len(nuclei) else NUCLEI.empty()
     kept = patches.loc[patches["kept"], "patch_id"].to_numpy()

@@ -6,6 +6,7 @@ densities nuclei/mm2, angles degrees; the unit stands in the column name.
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass, field
 from enum import IntEnum
 from typing import TYPE_CHECKING, Any, Literal
@@ -17,6 +18,9 @@ if TYPE_CHECKING:
 
 RegionMode = Literal["auto", "annotation", "white", "tissue", "whole"]
 Split = Literal["train", "val", "test"]
+
+CORES = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+"""Processors that this process may use: so many slides, and so many blocks, are worked side by side."""
 
 
 class ExitStatus(IntEnum):

@@ -105,23 +105,28 @@ def few_manifest(demo: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def undisturbed(few_manifest: Path) -> Run:
-    """The three slides as the commands make them, each command in a process of its own."""
+def undisturbed(few_manifest: Path) -> tuple[Run, float]:
+    """The three slides as the commands make them, each command in a process of its own; the seconds of `segment`."""
     out = few_manifest.parent / "run"
-    for words in (("segment", few_manifest, "--out", out), ("featurize", out)):
-        subprocess.run(morphomil(*words), check=True, capture_output=True)
-    return Run.open(out)
+    begun = time.monotonic()
+    subprocess.run(morphomil("segment", few_manifest, "--out", out), check=True, capture_output=True)
+    seconds = time.monotonic() - begun
+    subprocess.run(morphomil("featurize", out), check=True, capture_output=True)
+    return Run.open(out), seconds
 
 
-def test_killed_runs_resume_to_the_same_bytes(few_manifest: Path, undisturbed: Run, tmp_path: Path) -> None:
+def test_killed_runs_resume_to_the_same_bytes(
+    few_manifest: Path, undisturbed: tuple[Run, float], tmp_path: Path
+) -> None:
     """SIGKILL at random moments, again and again, then one run to the end."""
+    clean, seconds = undisturbed
     words = morphomil("segment", few_manifest, "--out", tmp_path / "run")
     chance = random.Random(7)
     kills = 0
     for _ in range(6):
         with subprocess.Popen(words, stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL) as process:
             try:
-                process.wait(timeout=chance.uniform(5, 25))
+                process.wait(timeout=chance.uniform(0.3, 0.9) * seconds)
                 break
             except subprocess.TimeoutExpired:
                 process.send_signal(signal.SIGKILL)
@@ -130,7 +135,7 @@ def test_killed_runs_resume_to_the_same_bytes(few_manifest: Path, undisturbed: R
     subprocess.run(words, check=True, capture_output=True)
     subprocess.run(morphomil("featurize", tmp_path / "run"), check=True, capture_output=True)
     run = Run.open(tmp_path / "run")
-    assert contents(run) == contents(undisturbed)
+    assert contents(run) == contents(clean)
     assert not list(run.path.rglob("*.tmp"))
 
 
@@ -264,18 +269,19 @@ def test_real_biopsy_regions(shared_data: Path, tmp_path: Path) -> None:
     assert matched / total > 0.98
 
 
-def test_environment_leaves_no_trace(undisturbed: Run, tmp_path: Path) -> None:
+def test_environment_leaves_no_trace(undisturbed: tuple[Run, float], tmp_path: Path) -> None:
     """Another locale and time zone give the same bytes."""
+    clean, _ = undisturbed
     code = (
         "from pathlib import Path\n"
         "from morphomil import pipeline\n"
         "from morphomil.run import Run\n"
         "from morphomil.types import Cohort\n"
-        f"cohort = Cohort(Run.open(Path({str(undisturbed.path)!r})).cohort.slides[:1])\n"
+        f"cohort = Cohort(Run.open(Path({str(clean.path)!r})).cohort.slides[:1])\n"
         f"run, _ = pipeline.segment(cohort, Path({str(tmp_path / 'run')!r}))\n"
         "pipeline.featurize(run)\n"
     )
     environment = os.environ | {"LANG": "C", "LC_ALL": "C", "TZ": "Pacific/Kiritimati"}
     subprocess.run([sys.executable, "-c", code], check=True, env=environment, capture_output=True)
     other = contents(Run.open(tmp_path / "run"))
-    assert other.items() <= contents(undisturbed).items()
+    assert other.items() <= contents(clean).items()

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Generator, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from contextlib import closing
 from dataclasses import dataclass
 from functools import cache
@@ -22,8 +22,7 @@ import numpy as np
 from numba import njit
 
 from morphomil.quality import is_colored_ink
-from morphomil.segment.engines import WORKERS
-from morphomil.types import SlideError
+from morphomil.types import CORES, SlideError
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -31,10 +30,11 @@ if TYPE_CHECKING:
 
     from morphomil.segment.model import Segmenter
 
-BLOCK_PX = 1024
+BLOCK_PX = 512
 """Side of a block, network pixels; multiple of every network's `multiple`."""
-MARGIN_PX = 96
+MARGIN_PX = 128
 """Context around a block, network pixels: beyond the largest nucleus and most of what the network looks at."""
+MIN_RAY_PX = 1e-3
 MAX_CANDIDATE_SHARE = 0.6
 """More grid points than this above the threshold: the model doesn't fit the image (StarDist would run for hours)."""
 
@@ -149,9 +149,9 @@ def find_candidates(read: Read, block: Block, *, segmenter: Segmenter) -> Polygo
     pixels = read(block.row - MARGIN_PX, block.column - MARGIN_PX, *padded)
     if (pixels == pixels[0, 0]).all():
         return join([], rays=0)
-    probability, distance = segmenter.predict(pixels)
-    grid, edge = segmenter.grid, MARGIN_PX // segmenter.grid
-    owned = np.s_[edge : edge + -(-block.height // grid), edge : edge + -(-block.width // grid)]
+    probability, distance = segmenter.predict(pixels, margin=MARGIN_PX)
+    grid = segmenter.grid
+    owned = np.s_[: -(-block.height // grid), : -(-block.width // grid)]
     found = probability[owned] > segmenter.prob_threshold
     if found.mean() > MAX_CANDIDATE_SHARE:
         raise SlideError(
@@ -163,7 +163,7 @@ def find_candidates(read: Read, block: Block, *, segmenter: Segmenter) -> Polygo
         found &= ~is_colored_ink(pixels[MARGIN_PX::grid, MARGIN_PX::grid][:height, :width])
     where = np.argwhere(found)
     points = where * grid + np.array([block.row, block.column])
-    rays = np.minimum(distance[owned][found], MARGIN_PX)
+    rays = distance[owned][found].clip(MIN_RAY_PX, MARGIN_PX)
     return Polygons(points.astype(np.float32), probability[owned][found], rays)
 
 
@@ -197,8 +197,9 @@ def _survivors(points: NDArray[np.float32], dist: NDArray[np.float32], threshold
     top, left = int(np.floor(points[:, 0].min() - reach)), int(np.floor(points[:, 1].min() - reach))
     height, width = int(points[:, 0].max() + reach) + 1 - top, int(points[:, 1].max() + reach) + 1 - left
     canvas = np.zeros((height, width, LAYERS), np.int32)
-    corners, crossings = np.empty((rays, 2)), np.empty(rays)
-    spans = np.empty((int(2 * reach + 2) * (rays // 2 + 1), 3), np.int64)
+    corners, rows = np.empty((rays, 2)), int(2 * reach + 2)
+    crossings, counts = np.empty((rows, rays)), np.empty(rows, np.int64)
+    spans = np.empty((rows * (rays // 2 + 1), 3), np.int64)
     areas, shared = np.zeros(count + 1, np.int64), np.zeros(count + 1, np.int64)
     under = np.empty(count, np.int64)
     kept = np.zeros(count, np.bool_)
@@ -206,7 +207,7 @@ def _survivors(points: NDArray[np.float32], dist: NDArray[np.float32], threshold
         for k in range(rays):
             corners[k, 0] = points[i, 0] - top + dist[i, k] * sines[k]
             corners[k, 1] = points[i, 1] - left + dist[i, k] * cosines[k]
-        number, area = _scan(corners, height, width, crossings, spans)
+        number, area = _scan(corners, height, width, crossings, counts, spans)
         found, hidden = 0, area == 0
         for n in range(number):
             if hidden:
@@ -243,32 +244,37 @@ def _scan(
     height: int,
     width: int,
     crossings: NDArray[np.float64],
+    counts: NDArray[np.int64],
     spans: NDArray[np.int64],
 ) -> tuple[int, int]:
     """Fill `spans` with (row, first column, column after the last) of the pixels whose centers a polygon holds.
 
-    Even-odd rule, as scikit-image's `polygon`. `crossings` is room for as many numbers as there are corners. Returns
-    the number of spans and of pixels.
+    Even-odd rule, as scikit-image's `polygon`. `crossings` and `counts` are room for the crossings of its edges with
+    each row of pixels, and their number. Returns the number of spans and of pixels.
     """
-    low, high = corners[:, 0].min(), corners[:, 0].max()
-    number, pixels = 0, 0
-    for row in range(max(int(np.ceil(low)), 0), min(int(np.floor(high)), height - 1) + 1):
-        count = 0
-        y0, x0 = corners[-1]
-        for k in range(len(corners)):
-            y1, x1 = corners[k]
-            if (y0 <= row) != (y1 <= row):
-                crossing = x0 + (row - y0) / (y1 - y0) * (x1 - x0)
-                place = count
-                while place > 0 and crossings[place - 1] > crossing:
-                    crossings[place] = crossings[place - 1]
+    top = max(int(np.ceil(corners[:, 0].min())), 0)
+    bottom = min(int(np.floor(corners[:, 0].max())), height - 1)
+    counts[: max(bottom + 1 - top, 0)] = 0
+    y0, x0 = corners[-1]
+    for k in range(len(corners)):
+        y1, x1 = corners[k]
+        if y0 != y1:
+            slope = (x1 - x0) / (y1 - y0)
+            # rows with (y0 <= row) != (y1 <= row)
+            for row in range(max(int(np.ceil(min(y0, y1))), top), min(int(np.ceil(max(y0, y1))), bottom + 1)):
+                crossing = x0 + (row - y0) * slope
+                place = counts[row - top]
+                while place > 0 and crossings[row - top, place - 1] > crossing:
+                    crossings[row - top, place] = crossings[row - top, place - 1]
                     place -= 1
-                crossings[place] = crossing
-                count += 1
-            y0, x0 = y1, x1
-        for pair in range(0, count - 1, 2):
-            first = max(int(np.ceil(crossings[pair])), 0)
-            end = min(int(np.floor(crossings[pair + 1])) + 1, width)
+                crossings[row - top, place] = crossing
+                counts[row - top] += 1
+        y0, x0 = y1, x1
+    number, pixels = 0, 0
+    for row in range(top, bottom + 1):
+        for pair in range(0, counts[row - top] - 1, 2):
+            first = max(int(np.ceil(crossings[row - top, pair])), 0)
+            end = min(int(np.floor(crossings[row - top, pair + 1])) + 1, width)
             if first < end:
                 spans[number, 0], spans[number, 1], spans[number, 2] = row, first, end
                 number, pixels = number + 1, pixels + end - first
@@ -312,17 +318,22 @@ def _candidates_ahead(read: Read, blocks: Sequence[Block], *, segmenter: Segment
         with reading:
             return read(*frame)
 
-    pool = ThreadPoolExecutor(WORKERS)
+    ahead: deque[Future[Polygons]] = deque()
     try:
-        ahead: deque[Future[Polygons]] = deque()
         for block in blocks:
-            ahead.append(pool.submit(find_candidates, read_alone, block, segmenter=segmenter))
-            if len(ahead) > 2 * WORKERS:
+            ahead.append(_pool().submit(find_candidates, read_alone, block, segmenter=segmenter))
+            if len(ahead) > 2 * CORES:
                 yield ahead.popleft().result()
         while ahead:
             yield ahead.popleft().result()
     finally:
-        pool.shutdown(cancel_futures=True)
+        wait([future for future in ahead if not future.cancel()])
+
+
+@cache
+def _pool() -> ThreadPoolExecutor:
+    """The threads that networks run on; they keep the networks' memory."""
+    return ThreadPoolExecutor(CORES)
 
 
 def _settle(
@@ -386,31 +397,38 @@ def _fill(
     """Write each polygon's number to its pixels, in the given order."""
     height, width = canvas.shape
     corners = outlines.shape[1]
-    crossings = np.empty(corners)
+    crossings, counts = np.empty((height, corners)), np.empty(height, np.int64)
     spans = np.empty((height * (corners // 2 + 1), 3), np.int64)
     for i in order:
-        number, _ = _scan(outlines[i], height, width, crossings, spans)
+        number, _ = _scan(outlines[i], height, width, crossings, counts, spans)
         for n in range(number):
             canvas[spans[n, 0], spans[n, 1] : spans[n, 2]] = numbers[i]
 
 
 def keep_largest_parts(labels: NDArray[np.int32], *, min_px: float = 0) -> NDArray[np.int32]:
     """The label image with only the largest 4-connected part of each label, if it has `min_px` pixels or more."""
-    if not labels.any():
-        return labels
     from skimage.measure import label
 
-    parts = label(labels, background=0, connectivity=1)
-    owner = np.zeros(int(parts.max()) + 1, np.int32)
-    owner[parts.ravel()] = labels.ravel()
-    sizes = np.bincount(parts.ravel(), minlength=len(owner))
+    rows, columns = (np.flatnonzero(labels.any(axis=axis)) for axis in (1, 0))
+    if not len(rows):
+        return labels
+    frame = np.s_[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1]
+    inner = labels[frame]
+    parts = label(inner, background=0, connectivity=1)
+    inside = parts > 0
+    numbers = parts[inside]
+    sizes = np.bincount(numbers)
+    owner = np.zeros(len(sizes), np.int32)
+    owner[numbers] = inner[inside]
     order = np.lexsort((np.arange(len(owner)), -sizes, owner))
     first = np.ones(len(order), bool)
     first[1:] = owner[order][1:] != owner[order][:-1]
     keep = np.zeros(len(owner), bool)
     keep[order[first]] = True
     keep &= (sizes >= min_px) & (owner > 0)
-    return np.where(keep[parts], labels, 0).astype(np.int32)
+    result = np.zeros_like(labels)
+    result[frame][inside] = np.where(keep[numbers], inner[inside], 0)
+    return result
 
 
 def array_reader(rgb: NDArray[np.uint8]) -> Read:

@@ -8,7 +8,7 @@ import io
 import json
 import math
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -44,8 +44,8 @@ PRETRAINED = ("2D_versatile_he", "2D_paper_dsb2018", "2D_versatile_fluo", "2D_de
 class Segmenter:
     """A network with its thresholds and the resolutions it was trained for.
 
-    `network` maps float (1, H, W, 3) to probability (1, h, w, 1) and distances (1, h, w, rays) on a grid of every
-    `grid`-th pixel; H and W are multiples of `multiple`.
+    `network` maps float (1, H, W, 3) and a margin to probability (1, h, w, 1) and distances (1, h, w, rays) on a grid
+    of every `grid`-th pixel inside the margin; H and W are multiples of `multiple`.
     """
 
     name: str
@@ -75,19 +75,25 @@ class Segmenter:
         nearest = min(self.resolutions_mpp, key=lambda known: abs(math.log(known / mpp)))
         return mpp if 1 / 1.2 <= mpp / nearest <= 1.2 else nearest
 
-    def predict(self, rgb: NDArray[np.uint8]) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-        """Object probability (h, w) and ray lengths in pixels (h, w, rays) of a block (H, W, 3)."""
+    def predict(self, rgb: NDArray[np.uint8], *, margin: int = 0) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+        """Object probability (h, w) and ray lengths in pixels (h, w, rays) of a block (H, W, 3) without its margin.
+
+        They hold until the same thread calls again. `margin` is 0 or a multiple of 16 pixels from 32 on.
+        """
         if self.normalize == "unit":
-            block = rgb.astype(np.float32) / np.float32(255)
+            block = np.divide(rgb, np.float32(255), dtype=np.float32)
         else:
             low, high = np.percentile(rgb, (1, 99.8), axis=(0, 1), keepdims=True)
             block = ((rgb - low) / np.maximum(high - low, 1)).astype(np.float32)
-        mirrored = ((0, 0), (1, 0), (0, 1), (1, 1)) if self.accurate else ((0, 0),)
-        found = [_predict_mirrored(self.network, block, *axes) for axes in mirrored]
-        probability, distance = (
-            np.mean(part, axis=0) if self.accurate else part[0] for part in zip(*found, strict=True)
-        )
-        return probability, np.maximum(distance, 1e-3)
+        if not self.accurate:
+            probability, distance = self.network(block[None], margin)
+            return probability[0, ..., 0], distance[0]
+        turns = ((0, 0), (1, 0), (0, 1), (1, 1))
+        found = [[np.array(part) for part in _predict_mirrored(self.network, block, *axes)] for axes in turns]
+        rim = margin // self.grid
+        rows, columns = (slice(rim, side // self.grid - rim) for side in rgb.shape[:2])
+        probability, distance = (np.mean(parts, axis=0)[rows, columns] for parts in zip(*found, strict=True))
+        return probability, distance
 
 
 def _predict_mirrored(
@@ -123,8 +129,8 @@ class _Stored:
     thresholds: dict[str, float]
     about: dict[str, Any]
     keras: Callable[[], Any]
-    graph: Callable[[bool], Any]
-    """The OpenVINO graph, quantized or not."""
+    graph: Callable[[bool, int], Any]
+    """The OpenVINO graph, quantized or not, that leaves out a margin."""
     quantized: bool = False
     """Whether there is a quantized graph."""
 
@@ -166,10 +172,10 @@ def load_segmenter(
     elif precision == "int8" or (precision == "auto" and stored.quantized):
         if not stored.quantized:
             raise InputError(f"model {model!r} holds no ranges.json, which int8 needs; train-segmenter writes it")
-        network, _ = openvino_network(stored.graph(True), precision="float32")
-        chosen = "int8"
+        network, rest = openvino_network(partial(stored.graph, True), precision="auto")
+        chosen = f"int8 and {rest}"
     else:
-        network, chosen = openvino_network(stored.graph(False), precision=precision)
+        network, chosen = openvino_network(partial(stored.graph, False), precision=precision)
     about = stored.about | ({"normalize": normalize} if normalize else {})
     said = json.dumps([stored.sha256, about, stored.thresholds, accurate, normalize_stain], sort_keys=True)
     return Segmenter(
@@ -240,7 +246,9 @@ def _load_folder(model: str) -> _Stored:
                 thresholds,
                 about,
                 keras=lambda: keras_network(folded, design),
-                graph=lambda eight_bit: openvino_graph(folded, design, ranges if eight_bit else None),
+                graph=lambda eight_bit, margin: openvino_graph(
+                    folded, design, ranges if eight_bit else None, margin=margin
+                ),
                 quantized=bool(ranges),
             )
         keras_model = build_stardist(config)
@@ -262,7 +270,7 @@ def _of_keras(
         thresholds,
         about,
         keras=lambda: keras_model,
-        graph=lambda _: openvino_graph_of(keras_model),
+        graph=lambda _, margin: openvino_graph_of(keras_model, grid=grid, margin=margin),
     )
 
 

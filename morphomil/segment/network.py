@@ -64,9 +64,17 @@ class Operations(Protocol[T]):
     def concat(self, parts: list[T]) -> T:
         """Channels of all parts in order."""
 
+    def crop(self, x: T, rim: int) -> T:
+        """x without so many pixels on each side."""
 
-def forward(ops: Operations[T], x: T, design: Design) -> tuple[T, T]:
-    """Pixels in [-1, 1], 3 channels -> logit of the probability, logarithm of the distances, both at half size."""
+
+def forward(ops: Operations[T], x: T, design: Design, *, margin: int = 0) -> tuple[T, T]:
+    """Pixels in [-1, 1], 3 channels -> logit of the probability, logarithm of the distances, both at half size.
+
+    With a margin (pixels, multiple of `MULTIPLE`, two of it at least) the results leave out so much on each side. They
+    are the same numbers at half the cost: the decoder, where most of the work is, needs no more than a few pixels
+    around what is wanted; only the encoder looks farther.
+    """
     x = ops.conv(x, Layer("stem", 32, stride=2, activation="relu6"))
     channels, index, levels = 32, 0, [x]
     for expansion, filters, count, kernel, first_stride in _STAGES:
@@ -86,10 +94,15 @@ def forward(ops: Operations[T], x: T, design: Design) -> tuple[T, T]:
             channels, index = filters, index + 1
         levels.append(x)
     stem, half, quarter, eighth, _, x = levels
-    for scale, skips in ((2, [eighth]), (1, [quarter]), (0, [half, stem])):
+    x = ops.crop(x, margin // 16 - 2) if margin else x
+    for scale, skips, rim, left in ((2, [eighth], 4, 2), (1, [quarter], 4, 1), (0, [half, stem], 2, 0)):
+        # two 3 x 3 convolutions spoil two pixels of the rim; what is left is the next step's, doubled
+        if margin:
+            skips = [ops.crop(skip, margin // 2 ** (scale + 1) - rim) for skip in skips]
         x = ops.concat([ops.upsample(x), *skips])
         for part in "ab":
             x = ops.conv(x, Layer(f"decoder{scale}{part}", design.widths[scale]))
+        x = ops.crop(x, rim - left) if margin else x
     probability = ops.conv(x, Layer("probability", 1, kernel=1, norm=False, activation="none"))
     distance = ops.conv(x, Layer("distance", design.rays, kernel=1, norm=False, activation="none"))
     return probability, distance
@@ -114,6 +127,9 @@ class _Recorder(Generic[T]):
 
     def concat(self, parts: list[int]) -> int:
         return sum(parts)
+
+    def crop(self, x: int, rim: int) -> int:
+        return x
 
 
 def layers_of(design: Design) -> dict[str, tuple[Layer, int]]:

@@ -25,8 +25,10 @@ class TorchNetwork(nn.Module):
     def __init__(self, design: Design, *, start: str = "random") -> None:
         """`start` is "random", "imagenet" (encoder only), "default" (the shipped model) or a model folder.
 
+        Of a model with another decoder the layers that fit are taken over; the others begin at random.
+
         Raises:
-            InputError: `start` is no such thing, or holds another design.
+            InputError: `start` is no such thing, or holds another network.
         """
         super().__init__()
         self.design = design
@@ -65,6 +67,10 @@ class TorchNetwork(nn.Module):
         """As `network.Operations`."""
         return torch.cat(parts, dim=1)
 
+    def crop(self, x: Tensor, rim: int) -> Tensor:
+        """As `network.Operations`."""
+        return functional.pad(x, [-rim] * 4)
+
     def arrays(self) -> dict[str, NDArray[np.float32]]:
         """Weights and statistics by name, as stored (`network.fold_norms`)."""
         state = self.state_dict()
@@ -93,7 +99,10 @@ class TorchNetwork(nn.Module):
 
         folder = WEIGHTS / name if name == "default" else Path(name)
         try:
-            self.load_arrays(load_file(folder / "weights.safetensors"))
+            stored, own = load_file(folder / "weights.safetensors"), self.arrays()
+            if stored.keys() != own.keys():
+                raise ValueError("the weights belong to another network")
+            self.load_arrays({k: stored[k] if stored[k].shape == own[k].shape else own[k] for k in own})
         except (OSError, SafetensorError, ValueError) as error:
             raise InputError(f"training can't start from {name!r}: {error}") from error
 

@@ -30,14 +30,15 @@ from morphomil.types import SlideError
 def oracle(labels: np.ndarray) -> tuple[Segmenter, np.ndarray]:
     """A segmenter that reads nuclei off an image that holds their labels, and that image."""
 
-    def network(block: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    def network(block: np.ndarray, margin: int) -> tuple[np.ndarray, np.ndarray]:
         from stardist.geometry import star_dist
         from stardist.utils import edt_prob
 
         values = np.round(block[0] * 255).astype(np.int32)
         found = values[..., 0] + 256 * values[..., 1]
-        probability = edt_prob(found[::2, ::2])[None, ..., None]
-        return probability, star_dist(found, 32, grid=(2, 2))[None]
+        inner = slice(margin // 2, -(margin // 2))
+        probability, distance = edt_prob(found[::2, ::2]), star_dist(found, 32, grid=(2, 2))
+        return probability[None, inner, inner, None], distance[None, inner, inner]
 
     segmenter = Segmenter(
         name="oracle",
@@ -198,7 +199,7 @@ def test_reader_mirrors_beyond_the_edges() -> None:
 
 
 def test_a_constant_block_has_no_nuclei_and_costs_no_network() -> None:
-    def network(block: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    def network(block: np.ndarray, margin: int) -> tuple[np.ndarray, np.ndarray]:
         raise AssertionError("the network ran on a constant block")
 
     segmenter, _ = oracle(np.zeros((4, 4), np.int32))

@@ -46,13 +46,30 @@ def test_keras_and_openvino_compute_the_same() -> None:
     folded = fold_norms(random_state(DESIGN), DESIGN)
     pixels = np.random.default_rng(1).random((1, 64, 96, 3), dtype=np.float32)
     reference = tensorflow_network(keras_network(folded, DESIGN))(pixels)
-    network, precision = openvino_network(openvino_graph(folded, DESIGN), precision="float32")
+    network, precision = openvino_network(
+        lambda margin: openvino_graph(folded, DESIGN, margin=margin), precision="float32"
+    )
     assert precision == "float32"
     for expected, got in zip(reference, network(pixels), strict=True):
         assert got.shape == expected.shape
         np.testing.assert_allclose(got, expected, rtol=2e-4, atol=2e-5)
     assert reference[0].shape == (1, 32, 48, 1)
     assert reference[1].shape == (1, 32, 48, 8)
+
+
+@pytest.mark.parametrize("precision", ["float32", "int8"])
+@pytest.mark.parametrize("margin", [32, 48, 96])
+def test_leaving_out_the_margin_early_changes_no_number(margin: int, precision: str) -> None:
+    folded = fold_norms(random_state(DESIGN), DESIGN)
+    pixels = np.random.default_rng(1).random((1, 320, 288, 3), dtype=np.float32)
+    ranges = activation_ranges(folded, DESIGN, [pixels]) if precision == "int8" else None
+    network, _ = openvino_network(
+        lambda margin: openvino_graph(folded, DESIGN, ranges, margin=margin), precision="float32"
+    )
+    whole = [part.copy() for part in network(pixels)]
+    inner = slice(margin // 2, -(margin // 2))
+    for expected, got in zip(whole, network(pixels, margin), strict=True):
+        np.testing.assert_allclose(got, expected[:, inner, inner], rtol=1e-5)
 
 
 def test_torch_computes_what_keras_does(tmp_path: Path) -> None:
@@ -89,13 +106,13 @@ def test_eight_bits_stay_close_and_need_their_ranges() -> None:
     ranges = activation_ranges(folded, DESIGN, images)
     assert "stem" not in ranges
     assert all(low <= 0 < high for low, high in ranges.values())
-    full, _ = openvino_network(openvino_graph(folded, DESIGN), precision="float32")
-    eight, _ = openvino_network(openvino_graph(folded, DESIGN, ranges), precision="float32")
+    full, _ = openvino_network(lambda margin: openvino_graph(folded, DESIGN, margin=margin), precision="float32")
+    eight, _ = openvino_network(lambda _: openvino_graph(folded, DESIGN, ranges), precision="float32")
     for expected, got in zip(full(images[0]), eight(images[0]), strict=True):
         assert not np.array_equal(got, expected)
         assert np.corrcoef(got.ravel(), expected.ravel())[0, 1] > 0.98
     clipped = {name: (low / 20, high / 20) for name, (low, high) in ranges.items()}
-    narrow, _ = openvino_network(openvino_graph(folded, DESIGN, clipped), precision="float32")
+    narrow, _ = openvino_network(lambda _: openvino_graph(folded, DESIGN, clipped), precision="float32")
     assert (
         np.abs(narrow(images[0])[1] - full(images[0])[1]).mean()
         > np.abs(eight(images[0])[1] - full(images[0])[1]).mean()
@@ -114,7 +131,7 @@ def test_weights_that_do_not_fit_are_refused() -> None:
 def test_mirrored_predictions_return_to_their_place(rays: int) -> None:
     """A network that knows the answer for any mirroring of one ellipse gives that answer, averaged or not."""
 
-    def oracle(pixels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    def oracle(pixels: np.ndarray, margin: int = 0) -> tuple[np.ndarray, np.ndarray]:
         """Distances from every second pixel to the far side of a window around it, told by the pixels themselves."""
         image = pixels[0, ..., 0]
         angles = 2 * np.pi * np.arange(rays) / rays

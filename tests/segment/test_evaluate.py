@@ -106,8 +106,9 @@ def test_thresholds_are_tuned_to_the_image() -> None:
     from scipy.ndimage import distance_transform_edt
     from stardist.geometry import star_dist
 
-    def network(pixels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        padded = np.pad(image.labels, 96)[: pixels.shape[1], : pixels.shape[2]]
+    def network(pixels: np.ndarray, margin: int) -> tuple[np.ndarray, np.ndarray]:
+        padded = image.labels
+        assert pixels.shape == (1, 256 + 2 * margin, 256 + 2 * margin, 3)
         depth = distance_transform_edt(padded)
         probability = np.where(depth > 0.5 * depth.max(), 0.5, 0.0)
         return probability[None, ::2, ::2, None].astype(np.float32), star_dist(padded, 16, grid=(2, 2))[None]
