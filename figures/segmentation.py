@@ -45,7 +45,7 @@ def agreement_sheet(examples: Sequence[Example], *, columns: int = 4, width_mm: 
                 lines.set_path_effects([withStroke(linewidth=1.4, foreground="black")])
                 axes.add_collection(lines, autolim=False)
             draw_scale_bar(axes, width=example.rgb.shape[1], um_per_unit=example.mpp)
-            title = f"PQ {example.pq:.2f}, {example.mpp:g} µm/px\n{shorten(example.name, round(side_mm * 0.75))}"
+            title = f"PQ {example.pq:.2f}, {example.mpp:g} µm/px\n{shorten(example.name, round(side_mm * 0.6))}"
             axes.set_title(title, loc="left", pad=2)
         handles = [Line2D([], [], color=color, label=name) for name, color in _SIDES]
         figure.legend(handles=handles, loc="outside lower center", ncols=2)
