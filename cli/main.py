@@ -211,7 +211,7 @@ def demo(
     out: OutOption = Path("demo"), slides: Annotated[int, typer.Option(min=10)] = 24, quiet: QuietOption = False
 ) -> None:
     """Run the whole method on synthetic slides of which one feature differs by group."""
-    manifest = _phantom(out / "cohort", slides=slides, effect="density_per_mm2", shift=3.0, seed=0, quiet=quiet)
+    manifest = _phantom(out / "cohort", slides=slides, effect="density_per_mm2", shift=2.5, seed=0, quiet=quiet)
     directory = out / "run"
     for words in (
         ["segment", manifest, "--out", directory],
