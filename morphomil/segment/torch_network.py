@@ -25,10 +25,8 @@ class TorchNetwork(nn.Module):
     def __init__(self, design: Design, *, start: str = "random") -> None:
         """`start` is "random", "imagenet" (encoder only), "default" (the shipped model) or a model folder.
 
-        Of a model with another decoder the layers that fit are taken over; the others begin at random.
-
         Raises:
-            InputError: `start` is no such thing, or holds another network.
+            InputError: `start` is no such thing, or holds another design.
         """
         super().__init__()
         self.design = design
@@ -99,10 +97,7 @@ class TorchNetwork(nn.Module):
 
         folder = WEIGHTS / name if name == "default" else Path(name)
         try:
-            stored, own = load_file(folder / "weights.safetensors"), self.arrays()
-            if stored.keys() != own.keys():
-                raise ValueError("the weights belong to another network")
-            self.load_arrays({k: stored[k] if stored[k].shape == own[k].shape else own[k] for k in own})
+            self.load_arrays(load_file(folder / "weights.safetensors"))
         except (OSError, SafetensorError, ValueError) as error:
             raise InputError(f"training can't start from {name!r}: {error}") from error
 

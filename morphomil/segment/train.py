@@ -7,6 +7,7 @@ epoch e depends on the seed, e and k alone, so that a resumed training sees the 
 from __future__ import annotations
 
 import csv
+import hashlib
 import json
 import math
 from collections import deque
@@ -136,14 +137,14 @@ def train_segmenter(
         on_epoch: hears the number and the losses of each epoch.
 
     Raises:
-        InputError: `out` holds a training and `resume` isn't set, or one with other settings; or `settings.start` can't
-            be used.
+        InputError: `out` holds a training and `resume` isn't set, or one with other settings or images; or
+            `settings.start` can't be used.
     """
     import torch
 
     from morphomil.segment.torch_network import TorchNetwork
 
-    _claim_folder(out, settings, resume=resume)
+    _claim_folder(out, settings, _digest([*train, *validation]), resume=resume)
     torch.manual_seed(settings.seed)
     network = TorchNetwork(settings.design, start=settings.start)
     average = TorchNetwork(settings.design).requires_grad_(False).eval()
@@ -241,14 +242,28 @@ def _has_bfloat16() -> bool:
     return bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
 
 
-def _claim_folder(out: Path, settings: TrainSettings, *, resume: bool) -> None:
+def _digest(images: Sequence[AnnotatedImage]) -> str:
+    """Changes with any pixel or label."""
+    content = hashlib.sha256()
+    for image in images:
+        content.update(repr((image.group, image.mpp, image.rgb.shape)).encode())
+        content.update(np.ascontiguousarray(image.rgb).data)
+        content.update(np.ascontiguousarray(image.labels, dtype=np.int32).data)
+    return content.hexdigest()
+
+
+def _claim_folder(out: Path, settings: TrainSettings, images: str, *, resume: bool) -> None:
     path = out / "settings.json"
-    stated = asdict(settings)
+    stated = asdict(settings) | {"images_sha256": images}
     if path.exists():
         if not resume:
             raise InputError(f"{out} holds a training already; --resume goes on with it")
-        if json.loads(path.read_text()) != json.loads(json.dumps(stated)):
+        earlier = json.loads(path.read_text())
+        known = earlier.pop("images_sha256", None)
+        if earlier != json.loads(json.dumps(asdict(settings))):
             raise InputError(f"{out} holds a training with other settings; name another folder")
+        if known != images:
+            raise InputError(f"{out} holds a training on other images; name another folder")
     else:
         write_json(path, stated)
 

@@ -94,6 +94,17 @@ def test_an_interrupted_training_goes_on_to_the_same_weights(annotated: Annotate
     assert pd.read_csv(tmp_path / "cut" / "log.csv")["epoch"].tolist() == [0, 1]
 
 
+def test_other_images_do_not_go_on_with_a_training(annotated: AnnotatedImage, tmp_path: Path) -> None:
+    def interrupt(epoch: int, figures: dict[str, float]) -> None:
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        train_segmenter([annotated], [annotated], tmp_path / "model", settings=TINY, on_epoch=interrupt)
+    darker = replace(annotated, rgb=annotated.rgb // 2)
+    with pytest.raises(InputError, match="other images"):
+        train_segmenter([darker], [annotated], tmp_path / "model", settings=TINY, resume=True)
+
+
 def test_other_settings_do_not_go_on_with_a_training(annotated: AnnotatedImage, tmp_path: Path) -> None:
     (tmp_path / "model").mkdir()
     (tmp_path / "model" / "settings.json").write_text("{}")
