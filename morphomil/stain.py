@@ -54,6 +54,17 @@ def estimate_stains(rgb: NDArray[np.uint8]) -> Stains:
     return stains, np.maximum(np.percentile(amounts, 99, axis=1), 1e-3)
 
 
+def change_of_stains(own: Stains, other: Stains) -> NDArray[np.float64]:
+    """The matrix (3, 3) that brings optical densities (..., 3) of one slide to the stains of another."""
+    return np.asarray(np.linalg.pinv(own[0]) * (other[1] / own[1]) @ other[0])
+
+
+def restain(image: NDArray[np.float32], change: NDArray[np.float64]) -> NDArray[np.float32]:
+    """Pixels (..., 3) in [0, 1] after a `change_of_stains`."""
+    density = -np.log((image * np.float32(255) + 1) / np.float32(GLASS)) @ change.astype(np.float32)
+    return np.asarray(np.clip(np.float32(GLASS / 255) * np.exp(-density), 0, 1), dtype=np.float32)
+
+
 def fit_normalizer(
     sample: NDArray[np.uint8], *, reference: Stains = (REFERENCE, REFERENCE_STRENGTH)
 ) -> Callable[[NDArray[np.uint8]], NDArray[np.uint8]]:
@@ -64,8 +75,7 @@ def fit_normalizer(
     Raises:
         SlideError: as `estimate_stains`.
     """
-    stains, strength = estimate_stains(sample)
-    change = np.linalg.pinv(stains) * (reference[1] / strength) @ reference[0]
+    change = change_of_stains(estimate_stains(sample), reference)
 
     def normalize(rgb: NDArray[np.uint8]) -> NDArray[np.uint8]:
         density = _density(rgb).astype(np.float32) @ change.astype(np.float32)

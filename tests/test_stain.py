@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from morphomil.stain import GLASS, REFERENCE, estimate_stains, fit_normalizer
+from morphomil.stain import GLASS, REFERENCE, change_of_stains, estimate_stains, fit_normalizer, restain
 from morphomil.types import SlideError
 
 
@@ -49,3 +49,14 @@ def test_what_has_no_two_stains_is_refused() -> None:
         estimate_stains(np.full((99, 99, 3), 255, np.uint8))
     with pytest.raises(SlideError, match="one color"):
         estimate_stains(np.full((99, 99, 3), (120, 60, 140), np.uint8))
+
+
+def test_stains_change_as_the_normalizer_changes_them() -> None:
+    """On floats for training as on bytes for slides; to its own stains an image stays."""
+    one, other = (mixed(REFERENCE, seed=seed) for seed in (0, 1))
+    own, wanted = estimate_stains(one), (estimate_stains(other)[0], np.array([1.1, 0.4]))
+    floats = (one / 255).astype(np.float32)
+    expected = fit_normalizer(one, reference=wanted)(one)
+    np.testing.assert_allclose(restain(floats, change_of_stains(own, wanted)) * 255, expected, atol=1.5)
+    kept = restain(floats, change_of_stains(own, own))
+    assert np.abs(kept * 255 - one).mean() < 4  # what no mixture of two stains yields is lost

@@ -28,6 +28,8 @@ class AugmentSettings:
     """The drawn resolution is multiplied by a log-uniform factor in [1/jitter, jitter]."""
     elastic: float = 0.06
     """SD of the displacements at the nodes of a coarse grid, as a share of its spacing (a fifth of the patch)."""
+    stain_swap: float = 0.4
+    """Probability of the stains of another image of the training."""
     stain_gain: float = 0.5
     """Log-SD-like half width: each stain's optical density is multiplied by exp(uniform(-gain, gain))."""
     stain_shift: float = 0.05

@@ -241,7 +241,6 @@ def tune_thresholds(
                 rows.append(key | {name: score[name] for name in ("pq", "aji", "dq", "count_ratio")})
     table = pd.DataFrame(rows).groupby(["prob", "nms", "group", "mpp"], as_index=False).mean()
     mean = table.groupby(["prob", "nms"], as_index=False)[["pq", "aji"]].mean()
-    score = (mean["pq"] + mean["aji"]) / 2
-    good = mean[score >= score.max() - INDIFFERENT].assign(score=score)
-    best = good.sort_values(["prob", "score"]).iloc[-1]
+    mean["both"] = (mean["pq"] + mean["aji"]) / 2
+    best = mean[mean["both"] >= mean["both"].max() - INDIFFERENT].sort_values(["prob", "both"]).iloc[-1]
     return {"prob": float(best["prob"]), "nms": float(best["nms"])}, table

@@ -25,8 +25,9 @@ from morphomil.segment.engines import activation_ranges
 from morphomil.segment.evaluate import tune_thresholds
 from morphomil.segment.model import load_segmenter
 from morphomil.segment.network import BACKBONE, GRID, Design, fold_norms
+from morphomil.stain import change_of_stains, estimate_stains, restain
 from morphomil.store import write_arrays, write_json, write_table_csv
-from morphomil.types import InputError
+from morphomil.types import InputError, SlideError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -38,6 +39,7 @@ if TYPE_CHECKING:
 
     from morphomil.segment.annotated import AnnotatedImage
     from morphomil.segment.torch_network import TorchNetwork
+    from morphomil.stain import Stains
 
     Batch = tuple[NDArray[np.float32], NDArray[np.float32], NDArray[np.float32]]
 
@@ -75,18 +77,23 @@ class PatchSampler:
         groups = {image.group for image in images}
         self.groups = [[i for i, image in enumerate(images) if image.group == group] for group in sorted(groups)]
         self.levels = [image.levels() for image in images]
+        self.stains = [_stains_of(image) for image in images]
 
     def patch(self, rng: np.random.Generator) -> tuple[NDArray[np.float32], NDArray[np.int32]]:
         """One augmented patch with its labels, both with `HALO_PX` around."""
         settings = self.settings.augment
         group = self.groups[rng.integers(len(self.groups))]
-        levels = self.levels[group[rng.integers(len(group))]]
+        chosen = group[rng.integers(len(group))]
+        levels = self.levels[chosen]
         spread = math.log(settings.scale_jitter)
         mpp = rng.choice(settings.target_mpp) * math.exp(rng.uniform(-spread, spread))
         mpp = max(mpp, levels[0].mpp / settings.scale_jitter)  # no invented detail
         level = min(levels, key=lambda image: abs(math.log(image.mpp / mpp)))
         side, zoom = self.settings.patch_px + 2 * HALO_PX, mpp / level.mpp
         rgb, labels = sample_patch(level.rgb, level.labels, side=side, zoom=zoom, elastic=settings.elastic, rng=rng)
+        own, other = self.stains[chosen], self.stains[rng.integers(len(self.stains))]
+        if rng.random() < settings.stain_swap and own is not None and other is not None:
+            rgb = restain(rgb, change_of_stains(own, other))
         return jitter_optics(jitter_stain(rgb, rng, settings), rng, settings), labels
 
     def batch(self, epoch: int, index: int) -> Batch:
@@ -105,6 +112,14 @@ class PatchSampler:
                 probabilities.append(edt_prob(labels[::GRID, ::GRID])[small, small, None])
                 distances.append(star_dist(labels, self.settings.design.rays, grid=(GRID, GRID))[small, small])
         return np.stack(inputs), np.stack(probabilities), np.stack(distances)
+
+
+def _stains_of(image: AnnotatedImage) -> Stains | None:
+    """None where the image doesn't show two stains."""
+    try:
+        return estimate_stains(image.rgb)
+    except SlideError:
+        return None
 
 
 def train_segmenter(
