@@ -1,10 +1,29 @@
 """morphomil: which nuclear morphology goes with an outcome, and how sure are we.
 
-The stages are in `morphomil.pipeline`; `morphomil.segment`, `nuclei`, `matrix` and `rank` also serve alone.
+`load_run` opens a run directory for exploration; the stages are in `morphomil.pipeline`; `morphomil.segment`, `nuclei`,
+`matrix` and `rank` also serve alone.
 """
 
 from __future__ import annotations
 
 from importlib.metadata import version
+from typing import TYPE_CHECKING
 
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from morphomil.explore import LoadedRun
+
+__all__ = ["load_run"]
 __version__ = version("morphomil")
+
+
+def load_run(path: str | Path) -> LoadedRun:
+    """A run directory for exploration: tables as DataFrames, pixels as arrays, nuclei drawn (`explore.LoadedRun`).
+
+    Raises:
+        InputError: there is no run directory at `path`.
+    """
+    from morphomil.explore import load_run as load
+
+    return load(path)

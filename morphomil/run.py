@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import hashlib
 import json
 import time
@@ -23,7 +24,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from morphomil.types import Cohort
+    from morphomil.types import Cohort, Schema, Slide
 
 SCHEMA_VERSION = 1
 """Of a run directory; results written under another version are made anew."""
@@ -161,13 +162,92 @@ class Run:
         table = self.figures(stage)
         return table.loc[table["state"] == "done", "slide_id"].tolist()
 
-    def patches(self, slide_id: str) -> pd.DataFrame:
-        """A slide's patches (schema `PATCHES`)."""
-        return PATCHES.check(pd.read_parquet(self.slide_folder(slide_id) / "patches.parquet"))
+    def patches(self, slide_id: str | None = None) -> pd.DataFrame:
+        """A slide's patches (schema `PATCHES`); without a name those of every segmented slide.
 
-    def nuclei(self, slide_id: str) -> pd.DataFrame:
-        """A slide's nuclei (schema `NUCLEI`)."""
-        return NUCLEI.check(pd.read_parquet(self.slide_folder(slide_id) / "nuclei.parquet"))
+        Raises:
+            InputError: the slide isn't in the run, or not segmented.
+        """
+        return self._table("patches", slide_id, PATCHES, stage="segment")
+
+    def nuclei(self, slide_id: str | None = None) -> pd.DataFrame:
+        """A slide's nuclei (schema `NUCLEI`); without a name those of every measured slide.
+
+        Raises:
+            InputError: the slide isn't in the run, or not measured.
+        """
+        return self._table("nuclei", slide_id, NUCLEI, stage="featurize")
+
+    def _table(self, name: str, slide_id: str | None, schema: Schema, *, stage: str) -> pd.DataFrame:
+        if slide_id is None:
+            tables = [self._table(name, done, schema, stage=stage) for done in self.done(stage)]
+            return schema.check(pd.concat(tables)) if tables else schema.empty()
+        path = self.slide_folder(slide_id) / f"{name}.parquet"
+        if not path.is_file():
+            self.slide(slide_id)
+            cause = self.status(slide_id).get(stage, {}).get("error", f"run: morphomil {stage}")
+            raise InputError(f"slide {slide_id} has no {name} yet: {cause}")
+        return schema.check(pd.read_parquet(path))
+
+    def slide(self, slide_id: str) -> Slide:
+        """A slide of the cohort.
+
+        Raises:
+            InputError: the run has no slide of this name.
+        """
+        for slide in self.cohort.slides:
+            if slide.slide_id == slide_id:
+                return slide
+        names = [slide.slide_id for slide in self.cohort.slides]
+        near = difflib.get_close_matches(slide_id, names, n=1) or names[:3]
+        raise InputError(f"{self.path} has no slide {slide_id!r}; it has {len(names)}, such as {', '.join(near)}")
+
+    @property
+    def ranking(self) -> pd.DataFrame:
+        """The features in order of rank, as `rank/ranking.csv` has them.
+
+        Raises:
+            InputError: nothing is ranked yet.
+        """
+        path = self.path / "rank" / "ranking.csv"
+        if not path.is_file():
+            raise InputError(f"{self.path} has no ranking yet; run: morphomil rank {self.path}")
+        return pd.read_csv(path)
+
+    def attention(self, slide_id: str) -> pd.DataFrame:
+        """What the models attend to in a slide: `model`, `fold`, `feature` or `patch_id`, `attention` (sums to 1).
+
+        The morphometry model attends to features (one row each, of the slide's patient, out of fold), image models to
+        patches; the column of the other kind is empty. A model that wasn't trained has no rows.
+
+        Raises:
+            InputError: the run has no slide of this name.
+        """
+        slide = self.slide(slide_id)
+        tables = []
+        ranked = self.path / "rank" / "attention.parquet"
+        if ranked.is_file():
+            wide = pd.read_parquet(ranked)
+            names = [name for name in wide.select_dtypes("number") if name in wide]
+            wide = wide[wide["patient"] == slide.patient].assign(fold=wide.get("fold"))
+            tables.append(
+                wide.melt(["fold"], names, var_name="feature", value_name="attention").assign(model="morphometry")
+            )
+        for path in sorted(self.path.glob("models/*/*/attention.parquet")):
+            table = pd.read_parquet(path)
+            if {"slide_id", "patch_id", "attention"} <= set(table):
+                own = table.loc[table["slide_id"] == slide_id, ["patch_id", "attention"]]
+                tables.append(own.assign(model=path.parts[-3], fold=path.parts[-2]))
+        columns = ["model", "fold", "feature", "patch_id", "attention"]
+        filled = [table for table in tables if len(table)]
+        result = pd.concat(filled) if filled else pd.DataFrame(columns=columns)
+        result = result.reindex(columns=columns).astype({"patch_id": "Int32", "attention": "float64"})
+        return result.reset_index(drop=True)
+
+    def segmented_with(self) -> dict[str, Any]:
+        """Settings of the command that made the masks: `segment`, or `import-nuclei` (`model` is then "imported")."""
+        made = [self.commands()[name] for name in ("segment", "import-nuclei") if name in self.commands()]
+        return dict(max(made, key=lambda entry: str(entry["finished"]))["settings"]) if made else {}
 
     def masks(self, slide_id: str) -> Any:
         """A slide's masks: Zarr group with `labels` and `tissue` per region and each region's frame as attributes."""

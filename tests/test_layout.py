@@ -22,6 +22,7 @@ ORDER = [
     "stain",
     "slides",
     "nuclei",
+    "outlines",
     "segment",
     "matrix",
     "bags",
@@ -29,7 +30,11 @@ ORDER = [
     "rank",
     "phantom",
     "pipeline",
+    "export",
+    "import_nuclei",
+    "doctor",
     "figures",
+    "explore",
     "cli",
 ]
 HEAVY = ("tensorflow", "torch", "matplotlib")
