@@ -11,7 +11,7 @@ demo: $(VENV)/.installed
 # TensorFlow and torch don't share a process, so their tests don't either.
 TORCH_TESTS := tests/test_mil.py tests/test_rank.py tests/segment/test_train.py
 
-test: lint
+test: lint .venv-readers/.installed
 	$(BIN)/python -m pytest -q $(TORCH_TESTS)
 	$(BIN)/python -m pytest -q $(addprefix --ignore ,$(TORCH_TESTS))
 
@@ -34,9 +34,15 @@ $(VENV)/.installed-test: pyproject.toml | $(VENV)/bin/python
 	$(BIN)/python -m pip install --quiet --editable '.[test]'
 	touch $@ $(VENV)/.installed
 
+# Other people's readers of our exports; anndata asks for an older pandas than ours.
+.venv-readers/.installed:
+	$(PYTHON) -m venv .venv-readers
+	.venv-readers/bin/python -m pip install --quiet 'anndata>=0.11'
+	touch $@
+
 $(VENV)/.installed-docs: pyproject.toml | $(VENV)/bin/python
 	$(BIN)/python -m pip install --quiet --editable '.[docs]'
 	touch $@
 
 clean:
-	rm -rf $(VENV) demo docs/_build build *.egg-info
+	rm -rf $(VENV) .venv-readers demo docs/_build build *.egg-info

@@ -53,7 +53,8 @@ def run() -> NoReturn:
     """The entry point: errors become one sentence and the documented exit status."""
     debug = "--debug" in sys.argv
     sys.argv = [word for word in sys.argv if word != "--debug"]
-    signal.signal(signal.SIGTERM, _interrupt)
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, _interrupt)
     try:
         app()
     except MorphomilError as error:
@@ -64,7 +65,7 @@ def run() -> NoReturn:
         if debug:
             raise
         fail(f"{error}; what is finished is kept, and the same command goes on from there", ExitStatus.INTERNAL_ERROR)
-    except KeyboardInterrupt:
+    except Interrupted:
         fail("interrupted; the same command goes on where it stopped", ExitStatus.INTERRUPTED)
     except Exception as error:
         if debug:
@@ -76,8 +77,12 @@ def run() -> NoReturn:
     sys.exit(0)
 
 
+class Interrupted(BaseException):
+    """The user or the machine wants an end; no KeyboardInterrupt, which Typer ends the program on without a word."""
+
+
 def _interrupt(_signal: int, _frame: Any) -> NoReturn:
-    raise KeyboardInterrupt
+    raise Interrupted
 
 
 def fail(message: str, status: ExitStatus) -> NoReturn:
@@ -204,6 +209,29 @@ def report(path: RunArgument, quiet: QuietOption = False) -> None:
     from morphomil.run import Run
 
     say(f"Report: {write_report(Run.open(path))}", quiet=quiet)
+
+
+@app.command(epilog="Example: `morphomil export run --to qupath`")
+def export(
+    path: RunArgument,
+    to: Annotated[Literal["qupath", "anndata", "trident", "clam", "csv"], typer.Option(help="Whose files to write.")],
+    out: Annotated[Path | None, typer.Option("--out", "-o", help="Folder; default: RUN/export/FORMAT.")] = None,
+    slide: Annotated[list[str] | None, typer.Option(help="Only this slide; may be given several times.")] = None,
+    quiet: QuietOption = False,
+) -> None:
+    """Write the results for QuPath, scverse, TRIDENT, CLAM or a spreadsheet."""
+    from morphomil.export import export_run
+    from morphomil.run import Run
+
+    folder = out or path / "export" / to
+    written = export_run(
+        Run.open(path),
+        to,
+        out=folder,
+        slides=slide or (),
+        on_file=lambda file: say(f"{file.relative_to(folder)} ({file.stat().st_size:,} bytes)", quiet=quiet),
+    )
+    say(f"{len(written)} files: {folder}")
 
 
 @app.command(epilog="Example: `morphomil demo --out demo`")

@@ -1,0 +1,190 @@
+"""QuPath: GeoJSON with regions as annotations, patches as tiles, nuclei as detections; written as a stream."""
+
+from __future__ import annotations
+
+import gzip
+import json
+import math
+import uuid
+from contextlib import contextmanager
+from itertools import chain, product
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from morphomil.matrix import patch_values
+from morphomil.nuclei import FEATURES
+from morphomil.outlines import Outline, trace_outlines
+from morphomil.store import atomic_path
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator, Sequence
+    from pathlib import Path
+
+    import pandas as pd
+    from numpy.typing import NDArray
+
+    from morphomil.outlines import Rings
+    from morphomil.run import Run
+    from morphomil.types import Slide
+
+TILE_PX = 1024
+"""Side of the part of a mask that is worked at a time."""
+HALO_UM = 240.0
+"""What is read around a tile: the size of the largest nucleus (`pipeline.HALO_UM` to each side of its center)."""
+DECIMALS = 2
+"""Of coordinates, level-0 pixels."""
+_NUCLEUS = {"name": "Nucleus", "color": [0, 114, 178]}
+_NAMESPACE = uuid.UUID("6c0c7fd4-2d43-5a39-9d0c-6f3d7fd8e2b1")
+
+
+def write_run(run: Run, slides: Sequence[Slide], folder: Path) -> Iterator[Path]:
+    """`STEM.geojson.gz` of every image of the slides, one after the other."""
+    from morphomil.export import file_stems
+
+    stems = file_stems(run)
+    for slide in slides:
+        for number in range(len(slide.images)):
+            path = folder / f"{stems[slide.slide_id, number]}.geojson.gz"
+            write_features(path, slide_features(run, slide, image=number))
+            yield path
+
+
+def write_features(path: Path, features: Iterable[dict[str, Any]]) -> None:
+    """A gzipped GeoJSON FeatureCollection, one feature a line; equal features give equal bytes."""
+    with atomic_path(path) as partial, _gzipped(partial) as stream:
+        stream.write(b'{"type":"FeatureCollection","features":[')
+        between = b"\n"
+        for feature in features:
+            stream.write(between + json.dumps(feature, allow_nan=False, separators=(",", ":")).encode("ascii"))
+            between = b",\n"
+        stream.write(b"\n]}\n")
+
+
+@contextmanager
+def _gzipped(path: Path) -> Iterator[gzip.GzipFile]:
+    with path.open("wb") as raw, gzip.GzipFile("", "wb", compresslevel=4, fileobj=raw, mtime=0) as stream:
+        yield stream
+
+
+def slide_features(run: Run, slide: Slide, *, image: int) -> Iterator[dict[str, Any]]:
+    """GeoJSON features of one image in its level-0 pixels: regions, then patches with values, then nuclei.
+
+    Nuclei are those of the nuclei table; their measurements are its columns, missing values left out.
+    """
+    patches = run.patches(slide.slide_id)
+    nuclei = run.nuclei(slide.slide_id).drop(columns="slide_id").sort_values("label", ignore_index=True)
+    regions = [region for region in run.regions(slide.slide_id) if region["properties"]["image"] == image]
+    for region in regions:
+        own = {"id": _identity(slide, "region", region["properties"]["region"])}
+        yield {"type": "Feature"} | own | {name: region[name] for name in ("geometry", "properties")}
+    yield from _tiles(run, slide, patches, nuclei, image)
+    masks = run.masks(slide.slide_id)
+    yield from chain.from_iterable(
+        _detections(slide, masks[str(region["properties"]["region"])], nuclei) for region in regions
+    )
+
+
+def _identity(slide: Slide, kind: str, number: int) -> str:
+    """The same object has the same id in every export."""
+    return str(uuid.uuid5(_NAMESPACE, f"{kind}/{number}/{slide.slide_id}"))
+
+
+def _tiles(run: Run, slide: Slide, patches: pd.DataFrame, nuclei: pd.DataFrame, image: int) -> Iterator[dict[str, Any]]:
+    values = patch_values(nuclei, patches).set_index("patch_id")
+    measured = ["nuclei", *(name for name in FEATURES if name in values)]
+    table = patches[patches["image"] == image].set_index("patch_id")
+    table = table.join(values[measured].rename(columns=_patch_column)).join(patch_scores(run, slide.slide_id))
+    shown = table.drop(columns=["slide_id", "image", "region", "x_px", "y_px", "side_px", "kept"])
+    names = [str(name) for name in shown]
+    frames = zip(table.index.tolist(), table[["x_px", "y_px", "side_px"]].to_numpy(float).tolist(), strict=True)
+    for (number, (x, y, side)), kept, row in zip(frames, table["kept"], shown.to_numpy(float).tolist(), strict=True):
+        corners = [[x, y], [x + side, y], [x + side, y + side], [x, y + side], [x, y]]
+        yield {
+            "type": "Feature",
+            "id": _identity(slide, "patch", number),
+            "geometry": {"type": "Polygon", "coordinates": [np.round(corners, DECIMALS).tolist()]},
+            "properties": {
+                "objectType": "tile",
+                "name": f"patch {number}",
+                "classification": {"name": "Patch" if kept else "Dropped patch", "color": [118, 118, 118]},
+                "measurements": _measurements(dict(zip(names, row, strict=True))),
+            },
+        }
+
+
+def _patch_column(name: str) -> str:
+    """What a patch's value of a feature is (`matrix.patch_values`): a median, a count per mm2, a polarity."""
+    if name in FEATURES and FEATURES[name].axial:
+        return f"polarity of {name.removesuffix('_deg')}"
+    return name if name in ("nuclei", "density_per_mm2") else f"median {name}"
+
+
+def patch_scores(run: Run, slide_id: str) -> pd.DataFrame:
+    """Attention of the trained image models by patch, mean over folds: index `patch_id`, a column for each model."""
+    attention = run.attention(slide_id).dropna(subset=["patch_id"])
+    wide = attention.pivot_table(index="patch_id", columns="model", values="attention", aggfunc="mean")
+    wide.columns = [f"attention {model}" for model in wide.columns]
+    return wide.astype("float64").rename(index=int)
+
+
+def _measurements(values: dict[str, float]) -> dict[str, float]:
+    """Known numbers only: JSON has no NaN."""
+    return {
+        name: int(value) if value.is_integer() else float(f"{value:.8g}")
+        for name, value in values.items()
+        if math.isfinite(value)
+    }
+
+
+def _detections(slide: Slide, stored: Any, nuclei: pd.DataFrame) -> Iterator[dict[str, Any]]:
+    frame = dict(stored.attrs)
+    known = nuclei["label"].to_numpy()
+    names = [str(name) for name in nuclei.select_dtypes("number") if name not in ("image", "x_px", "y_px")]
+    values = nuclei[names].to_numpy(dtype=np.float64)
+    for outline in _outlines(stored["labels"], known, halo=round(HALO_UM / frame["mpp"])):
+        row = values[np.searchsorted(known, outline.label)].tolist()
+        yield {
+            "type": "Feature",
+            "id": _identity(slide, "nucleus", outline.label),
+            "geometry": _geometry(outline, frame),
+            "properties": {
+                "objectType": "detection",
+                "classification": _NUCLEUS,
+                "measurements": _measurements(dict(zip(names, row, strict=True))),
+            },
+        }
+
+
+def _outlines(labels: Any, known: NDArray[np.int32], *, halo: int) -> Iterator[Outline]:
+    """The outlines of the known labels (sorted), from the stored masks tile by tile, in pixels of the whole mask.
+
+    A label that earlier tiles of the raster don't show reaches at most `halo` further down and to either side.
+    """
+    done = np.zeros(len(known), bool)
+    height, width = labels.shape
+    for top, left in product(range(0, height, TILE_PX), range(0, width, TILE_PX)):
+        first = max(left - halo, 0)
+        window = np.asarray(labels[top : top + TILE_PX + halo, first : left + TILE_PX + halo])
+        begun = np.unique(window[:TILE_PX, left - first : left - first + TILE_PX])
+        begun = begun[np.isin(begun, known)]
+        places = np.searchsorted(known, begun)
+        begun, places = begun[~done[places]], places[~done[places]]
+        if not len(begun):
+            continue
+        done[places] = True
+        for outline in trace_outlines(np.where(np.isin(window, begun), window, 0)):
+            shift = np.array([first, top])
+            yield Outline(outline.label, [[ring + shift for ring in rings] for rings in outline.polygons])
+
+
+def _geometry(outline: Outline, frame: dict[str, Any]) -> dict[str, Any]:
+    polygons = [_coordinates(rings, frame) for rings in outline.polygons]
+    if len(polygons) == 1:
+        return {"type": "Polygon", "coordinates": polygons[0]}
+    return {"type": "MultiPolygon", "coordinates": polygons}
+
+
+def _coordinates(rings: Rings, frame: dict[str, Any]) -> list[list[list[float]]]:
+    corner = np.array([frame["x_px"], frame["y_px"]])
+    return [np.round(ring * frame["downsample"] + corner, DECIMALS).tolist() for ring in rings]

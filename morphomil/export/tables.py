@@ -1,0 +1,56 @@
+"""Spreadsheets and R: CSV tables whose text no spreadsheet runs as a formula."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import pandas as pd
+
+from morphomil.cohort import safe_name
+from morphomil.matrix import patch_values, slide_values
+from morphomil.nuclei import FEATURES
+from morphomil.store import write_table_csv
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+    from pathlib import Path
+
+    from morphomil.run import Run
+    from morphomil.types import Slide
+
+
+def write_run(run: Run, slides: Sequence[Slide], folder: Path) -> Iterator[Path]:
+    """`slides.csv`, `patches/STEM.csv` and `nuclei/STEM.csv` of every slide, `ranking.csv` where there is one."""
+    rows = []
+    for slide in slides:
+        nuclei, patches = run.nuclei(slide.slide_id), run.patches(slide.slide_id)
+        rows.append(_slide_row(slide, nuclei, patches))
+        columns = ["patch_id", "nuclei", *(name for name in FEATURES if name in nuclei)]
+        values = patch_values(nuclei, patches)[columns]
+        stem = f"{safe_name(slide.slide_id)}.csv"
+        yield _write(folder / "patches" / stem, patches.merge(values, on="patch_id", how="left"))
+        yield _write(folder / "nuclei" / stem, nuclei)
+    yield _write(folder / "slides.csv", pd.DataFrame(rows))
+    if run.ranking_about():
+        yield _write(folder / "ranking.csv", run.ranking)
+
+
+def _slide_row(slide: Slide, nuclei: pd.DataFrame, patches: pd.DataFrame) -> dict[str, Any]:
+    named = {name: getattr(slide, name) for name in ("slide_id", "patient", "label", "split", "site")}
+    kept = patches[patches["kept"]]
+    sizes = {"patches": len(kept), "tissue_mm2": float(kept["tissue_mm2"].sum()), "nuclei": len(nuclei)}
+    values = slide_values(nuclei, patches, features=[name for name in FEATURES if name in nuclei])
+    covariates = {_free(name, values): value for name, value in slide.covariates.items()}
+    return named | sizes | dict(values) | covariates
+
+
+def _free(name: str, values: pd.Series[float]) -> str:
+    """A covariate's column, which is no feature's."""
+    return f"covariate_{name}" if name in values else name
+
+
+def _write(path: Path, table: pd.DataFrame) -> Path:
+    """One table; a column's name that starts like a formula is prefixed as its cells are."""
+    names = {name: f"'{name}" for name in table.columns if str(name).startswith(("=", "+", "-", "@", "\t", "\r", "\0"))}
+    write_table_csv(path, table.rename(columns=names))
+    return path
