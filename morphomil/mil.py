@@ -24,6 +24,8 @@ CLINICAL_REPEATS = 10
 ADAM_BETAS = (0.9, 0.999)
 VALIDATION_BAGS = 4
 """Of each patient, in the loss that ends training."""
+COALITION_BAGS = 64
+"""Whose coalitions are evaluated at once, which bounds memory."""
 
 
 class TrainingError(MorphomilError):
@@ -77,14 +79,14 @@ class Recipe:
     """How much attention sees of an instance's content beside its feature's identity."""
     learning_rate: float = 5e-3
     """Of Adam."""
-    weight_decay: float = 1e-2
+    weight_decay: float = 3e-2
     """Decoupled from the gradient."""
     steps: int = 200
     """At most."""
     check_every: int = 10
     """Steps between two looks at the validation loss."""
     patience: int = 6
-    """Looks without a better validation loss of any replicate before training ends."""
+    """Looks without a better validation loss before a replicate keeps what it has."""
     balanced: bool = False
     """Give classes, instead of patients, the same weight in the loss; probabilities then ignore the prevalence."""
 
@@ -145,6 +147,19 @@ class Scaler:
         return torch.from_numpy(np.where(values.any(axis=-1, keepdims=True), scaled, 0).astype(np.float32))
 
 
+def smooth(scaled: torch.Tensor) -> torch.Tensor:
+    """Cosine coefficients of each instance (..., bins), the k-th divided by (1 + k)^2.
+
+    A linear layer on them learns, with few patients, what a whole distribution does (its location, then its spread)
+    before what single bins do.
+    """
+    bins = scaled.shape[-1]
+    order = np.arange(bins)
+    basis = np.cos(np.pi * np.outer(order + 0.5, order) / bins) * np.sqrt(2 / bins)  # DCT-II, orthonormal
+    basis[:, 0] /= np.sqrt(2)
+    return scaled @ torch.from_numpy(basis / (1 + order) ** 2).to(scaled.dtype)
+
+
 def _cumulate(values: NDArray[np.float32]) -> NDArray[np.float64]:
     return np.cumsum(values, axis=-1, dtype=np.float64)[..., :-1]
 
@@ -152,7 +167,8 @@ def _cumulate(values: NDArray[np.float32]) -> NDArray[np.float64]:
 class MorphometryMIL(nn.Module):
     """Attention-MIL over features, several independent models (replicates) side by side.
 
-    With c = W_f x the feature's own linear layer and e_f its learned identity: instance h = ReLU(c + e_f), attention
+    With x an instance's smoothed histogram (`Scaler`, `smooth`), c = W_f x the feature's own linear layer and e_f its
+    learned identity: instance h = ReLU(c + e_f), attention
     softmax(v' tanh(V (content c + e_f))), logits = classifier(sum a h); V, v and the classifier are shared by the
     features. `content` (`Recipe`) is below 1 because with few patients c overfits before attention has settled, and
     attention then follows noise.
@@ -184,19 +200,25 @@ class MorphometryMIL(nn.Module):
 
         `present` (R, B, features): the instances that take part; the others get no attention.
         """
-        replicates, count, features, _ = bags.shape
-        content = torch.einsum("rbfi,rfih->rbfh", bags, self.embed)
-        identity = self.identity[:, None]
-        embedded = torch.relu(content + identity)
-        seen = (self.content * content + identity).reshape(replicates, count * features, -1)
-        score = torch.bmm(torch.tanh(torch.bmm(seen, self.attend_in) + self.attend_bias), self.attend_out)
-        score = score.reshape(replicates, count, features)
+        embedded, score = self.read(bags)
         if present is not None:
             score = score.masked_fill(~present, -torch.inf)
         attention = torch.softmax(score, dim=-1)
-        pooled = (attention.unsqueeze(-2) @ embedded).squeeze(-2)  # (R, B, width)
+        return self.decide((attention.unsqueeze(-2) @ embedded).squeeze(-2)), attention
+
+    def read(self, bags: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Bags (R, B, features, bins) -> embedded instances (R, B, features, width), attention before the softmax."""
+        replicates, count, features, _ = bags.shape
+        content = torch.einsum("rbfi,rfih->rbfh", bags, self.embed)
+        identity = self.identity[:, None]
+        seen = (self.content * content + identity).reshape(replicates, count * features, -1)
+        score = torch.bmm(torch.tanh(torch.bmm(seen, self.attend_in) + self.attend_bias), self.attend_out)
+        return torch.relu(content + identity), score.reshape(replicates, count, features)
+
+    def decide(self, pooled: torch.Tensor) -> torch.Tensor:
+        """Weighted means of instances (R, n, width) -> logits (R, n, classes)."""
         hidden = torch.relu(torch.bmm(pooled, self.classify_in) + self.classify_bias)
-        return torch.bmm(hidden, self.classify_out) + self.prior, attention
+        return torch.bmm(hidden, self.classify_out) + self.prior
 
 
 @dataclass(frozen=True)
@@ -215,19 +237,77 @@ class TrainedMorphometry:
     scaler: Scaler
     log: pd.DataFrame = field(repr=False)
     """`replicate`, `step`, `loss_train`, `loss_val`."""
+    available: NDArray[np.bool_] | None = None
+    """(replicates, features): the features a replicate was trained with, None for all."""
 
     def predict(self, values: NDArray[np.float32]) -> Prediction:
         """Probability and attention of bags (bags, features, bins)."""
         replicates = len(self.model.prior)
+        present = None if self.available is None else torch.from_numpy(self.available)[:, None]
         with torch.no_grad(), _one_thread():
-            logits, attention = self.model(self.scaler(values).expand(replicates, -1, -1, -1))
+            logits, attention = self.model(smooth(self.scaler(values)).expand(replicates, -1, -1, -1), present)
             probability = torch.softmax(logits.double(), dim=-1)
         return Prediction(probability.numpy(), attention.double().numpy())
+
+    def predict_coalitions(
+        self, values: NDArray[np.float32], members: NDArray[np.bool_], *, empty: NDArray[np.float64]
+    ) -> NDArray[np.float64]:
+        """Probability of every bag when only the members of a coalition take part.
+
+        Instances are embedded once; the members share the attention as if the others weren't in the bag.
+
+        Args:
+            values: (bags, features, bins).
+            members: (coalitions, features).
+            empty: (classes,), the probability where a coalition has no member: the training prevalence.
+
+        Returns:
+            (replicates, coalitions, bags, classes).
+        """
+        replicates = len(self.model.prior)
+        chosen = torch.from_numpy(members)
+        parts = []
+        with torch.no_grad(), _one_thread():
+            scaled = smooth(self.scaler(values))
+            for start in range(0, len(scaled), COALITION_BAGS):
+                embedded, score = self.model.read(scaled[start : start + COALITION_BAGS].expand(replicates, -1, -1, -1))
+                # Features last but one, so that one product serves all coalitions of a bag: (R, B, coalitions, width)
+                share = torch.softmax(score.unsqueeze(-2).masked_fill(~chosen, -torch.inf), dim=-1)
+                pooled = share.nan_to_num(0) @ embedded
+                logits = self.model.decide(pooled.flatten(1, 2)).unflatten(1, pooled.shape[1:3])
+                parts.append(torch.softmax(logits.double(), dim=-1).transpose(1, 2))
+        probability = torch.cat(parts, dim=2).numpy()
+        probability[:, ~members.any(axis=1)] = empty
+        return np.asarray(probability)
 
     def weights(self) -> dict[str, NDArray[np.float32]]:
         """Everything that prediction needs, by name; the first axis of the model's arrays is the replicate."""
         arrays = {name: tensor.numpy().copy() for name, tensor in self.model.state_dict().items()}
         return arrays | {"scaler_mean": self.scaler.mean, "scaler_sd": self.scaler.sd}
+
+
+def restore_morphometry(weights: dict[str, NDArray[np.float32]], *, recipe: Recipe | None = None) -> TrainedMorphometry:
+    """The models whose `TrainedMorphometry.weights` were stored.
+
+    Raises:
+        ValueError: an array is missing, or its shape is not that of the others.
+    """
+    try:
+        replicates, features, bins, _ = weights["embed"].shape
+        classes = weights["classify_out"].shape[-1]
+        scaler = Scaler(weights["scaler_mean"], weights["scaler_sd"])
+    except KeyError as error:
+        raise ValueError(f"stored weights of the morphometry model lack {error}") from error
+    model = MorphometryMIL(
+        replicates, features=features, bins=bins, classes=classes, recipe=recipe or Recipe(), rng=torch.Generator()
+    )
+    try:
+        model.load_state_dict(
+            {name: torch.from_numpy(array) for name, array in weights.items() if not name.startswith("scaler_")}
+        )
+    except RuntimeError as error:
+        raise ValueError(f"stored weights don't fit the morphometry model: {error}") from error
+    return TrainedMorphometry(model, scaler, pd.DataFrame(columns=["replicate", "step", "loss_train", "loss_val"]))
 
 
 def train_morphometry(
@@ -237,6 +317,8 @@ def train_morphometry(
     validation: NDArray[np.bool_],
     seed: int,
     recipe: Recipe | None = None,
+    available: NDArray[np.bool_] | None = None,
+    streams: NDArray[np.int64] | None = None,
 ) -> TrainedMorphometry:
     """Train one model per row of `validation`, all at once.
 
@@ -245,7 +327,7 @@ def train_morphometry(
     other step. Instances that must speak for themselves keep the classifier's scale, and then the whole bag gains by
     attending to those that carry evidence; without this, attention is indifferent, as the classifier can rescale.
     Each replicate keeps the weights with the smallest validation loss: with few validation patients the log-loss is
-    smoother than the AUC.
+    smoother than the AUC. What becomes of a replicate doesn't depend on the others.
 
     Args:
         bags: of the training and validation patients; the scaler is fitted to all of them.
@@ -253,6 +335,9 @@ def train_morphometry(
         validation: (replicates, patients), who decides when to stop; each row has as many patients with bags.
         seed: of weights, coalitions and drawn bags.
         recipe: settings.
+        available: (replicates, features), the features that a replicate may see; by default all.
+        streams: (replicates,), from 0: replicates with one number start from the same weights and see the same bags and
+            coalitions; by default each has its own.
 
     Raises:
         TrainingError: the loss is not a number.
@@ -261,9 +346,18 @@ def train_morphometry(
     scaler = Scaler.fit(bags)
     rng = torch.Generator().manual_seed(int(generator("train", seed).integers(2**63)))
     with _one_thread():
-        fit = _Fit(bags, np.broadcast_to(labels, validation.shape), validation, scaler=scaler, recipe=recipe, rng=rng)
+        fit = _Fit(
+            bags,
+            np.broadcast_to(labels, validation.shape),
+            validation,
+            scaler=scaler,
+            recipe=recipe,
+            available=available,
+            streams=np.arange(len(validation)) if streams is None else streams,
+            rng=rng,
+        )
         log = fit.run()
-    return TrainedMorphometry(fit.model, scaler, log)
+    return TrainedMorphometry(fit.model, scaler, log, available)
 
 
 class _AdamW:
@@ -297,10 +391,14 @@ class _Fit:
         *,
         scaler: Scaler,
         recipe: Recipe,
+        available: NDArray[np.bool_] | None,
+        streams: NDArray[np.int64],
         rng: torch.Generator,
     ) -> None:
         self.recipe, self.rng = recipe, rng
-        self.values = scaler(bags.values)
+        self.streams = torch.from_numpy(streams)
+        self.available = None if available is None else torch.from_numpy(available)[:, None]
+        self.values = smooth(scaler(bags.values))
         patients, place = np.unique(bags.patient, return_inverse=True)
         self.train, self.val = _members(~validation, patients), _members(validation, patients)
         self.ends = torch.from_numpy(np.cumsum(bags.weight) - place + bags.patient)  # patient p's lie in (p, p + 1]
@@ -308,13 +406,15 @@ class _Fit:
         self.labels = torch.from_numpy(labels.astype(np.int64))
         self.classes = int(labels.max()) + 1
         self.model = MorphometryMIL(
-            len(labels),
+            int(streams.max()) + 1,
             features=self.values.shape[1],
             bins=self.values.shape[2],
             classes=self.classes,
             recipe=recipe,
             rng=rng,
         )
+        for parameter in self.model.parameters():
+            parameter.data = parameter.data[self.streams]
 
     def run(self) -> pd.DataFrame:
         """Train; the model keeps each replicate's best weights."""
@@ -323,7 +423,7 @@ class _Fit:
         best = torch.full((len(self.labels),), torch.inf)
         kept = {name: tensor.clone() for name, tensor in self.model.state_dict().items()}
         rows: list[pd.DataFrame] = []
-        idle = 0
+        idle = torch.zeros(len(self.labels), dtype=torch.int64)
         for step in range(1, recipe.steps + 1):
             loss = self._training_loss(step)  # (replicates,)
             optimizer.step(torch.autograd.grad(loss.sum(), optimizer.parameters))
@@ -332,39 +432,52 @@ class _Fit:
             with torch.no_grad():
                 checked = self._validation_loss()
             rows.append(_log_rows(step, loss.detach(), checked))
-            better = checked < best
+            better = (checked < best) & (idle < recipe.patience)
             best = torch.where(better, checked, best)
             for name, tensor in self.model.state_dict().items():
                 kept[name][better] = tensor[better]
-            idle = 0 if better.any() else idle + 1
-            if idle == recipe.patience:
+            idle = torch.where(better, 0, idle + 1)
+            if (idle >= recipe.patience).all():
                 break
         self.model.load_state_dict(kept)
         return pd.concat(rows, ignore_index=True)
 
     def _training_loss(self, step: int) -> torch.Tensor:
-        position = torch.rand(self.train.shape, generator=self.rng, dtype=torch.float64)
-        bags = self._bags_at(self.train, position)
+        position = self._draw(self.train.shape[1], dtype=torch.float64)
+        embedded, score = self.model.read(self._bags_at(self.train, position))
         targets = self.labels.gather(1, self.train)
-        coalition = self._draw_coalitions(bags.shape[:3], single=step % 2 == 0)
-        return self._loss(self.model(bags)[0], targets) + self._loss(self.model(bags, coalition)[0], targets)
+        coalition = self._draw_coalitions(*score.shape[1:], single=step % 2 == 0)
+        whole = score if self.available is None else score.masked_fill(~self.available, -torch.inf)
+        loss = torch.zeros(len(score))
+        for seen in (whole, score.masked_fill(~coalition, -torch.inf)):
+            pooled = (torch.softmax(seen, dim=-1).unsqueeze(-2) @ embedded).squeeze(-2)
+            loss = loss + self._loss(self.model.decide(pooled), targets)
+        return loss
 
     def _validation_loss(self) -> torch.Tensor:
         """Of bags spread evenly over each patient's weights."""
         positions = (torch.arange(VALIDATION_BAGS, dtype=torch.float64) + 0.5) / VALIDATION_BAGS
         patients = self.val.repeat_interleave(VALIDATION_BAGS, dim=1)
         bags = self._bags_at(patients, positions.repeat(self.val.shape[1]).expand(patients.shape))
-        return self._loss(self.model(bags)[0], self.labels.gather(1, patients))
+        return self._loss(self.model(bags, self.available)[0], self.labels.gather(1, patients))
 
     def _bags_at(self, patients: torch.Tensor, position: torch.Tensor) -> torch.Tensor:
         """One bag per entry of `patients` (replicates, n), at a position in [0, 1) of its bags' cumulative weight."""
         index = torch.searchsorted(self.ends, patients + position, right=True)
         return self.values[torch.minimum(index, self.last_bag[patients])]
 
-    def _draw_coalitions(self, shape: torch.Size, *, single: bool) -> torch.Tensor:
+    def _draw(self, *shape: int, dtype: torch.dtype = torch.float32) -> torch.Tensor:
+        """Uniform random numbers (replicates, *shape), the same where streams are."""
+        streams = int(self.streams.max()) + 1
+        return torch.rand((streams, *shape), generator=self.rng, dtype=dtype)[self.streams]
+
+    def _draw_coalitions(self, bags: int, features: int, *, single: bool) -> torch.Tensor:
         """Which instances take part, (replicates, bags, features): one, or a number drawn uniformly from 1 to all."""
-        place = torch.rand(shape, generator=self.rng).argsort(dim=-1)
-        size = torch.randint(1, shape[-1] + 1, (*shape[:2], 1), generator=self.rng)
+        luck, most = self._draw(bags, features), features
+        if self.available is not None:
+            luck, most = luck.masked_fill(~self.available, 2), self.available.sum(dim=-1, keepdim=True)
+        size = 1 + (self._draw(bags, 1) * most).floor()
+        place = luck.argsort(dim=-1).argsort(dim=-1)
         return place < (1 if single else size)
 
     def _loss(self, logits: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 from safetensors.numpy import load, save
+from scipy.fft import dct
 
 from morphomil.mil import (
     AttentionMIL,
@@ -15,6 +16,8 @@ from morphomil.mil import (
     Scaler,
     TrainingError,
     _AdamW,
+    restore_morphometry,
+    smooth,
     train_morphometry,
 )
 
@@ -246,3 +249,70 @@ def test_weights_survive_safetensors_and_settings_are_left_as_they_were(trained)
     threads = torch.get_num_threads()
     model.predict(np.zeros((1, 4, BINS), np.float32))
     assert torch.get_num_threads() == threads
+
+
+def test_smoothing_is_a_damped_cosine_transform():
+    values = np.random.default_rng(0).normal(size=(3, 2, 31))
+    expected = dct(values, type=2, norm="ortho") / (1 + np.arange(31)) ** 2
+    np.testing.assert_allclose(smooth(torch.from_numpy(values)), expected, atol=1e-12)
+
+
+def test_coalitions_are_answered_as_one_by_one(trained):
+    """Against the model's own masked pass, for every coalition of four features and more bags than fit at once."""
+    _, _, model = trained
+    fresh, _ = random_bags(8, planted=2)
+    members = (np.arange(16)[:, None] >> np.arange(4)) & 1 > 0
+    empty = np.array([0.7, 0.3])
+    answer = model.predict_coalitions(fresh.values, members, empty=empty)
+    assert answer.shape == (3, 16, len(fresh.values), 2)
+    np.testing.assert_array_equal(answer[:, 0], np.broadcast_to(empty, answer[:, 0].shape))
+    np.testing.assert_allclose(answer[:, -1], model.predict(fresh.values).probability, atol=1e-6)
+    bags = smooth(model.scaler(fresh.values)).expand(3, -1, -1, -1)
+    for number in (1, 6, 11):
+        present = torch.from_numpy(members[number]).expand(3, len(fresh.values), 4)
+        alone = torch.softmax(model.model(bags, present)[0].detach().double(), dim=-1)
+        np.testing.assert_allclose(answer[:, number], alone, atol=1e-6)
+
+
+def test_a_feature_that_is_not_available_leaves_no_trace():
+    """Its values may be anything, in training and after; where it carries the label, nothing is learned without it."""
+    bags, labels = random_bags(9, planted=2)
+    rows = np.repeat(validation_rows(labels, replicates=1), 3, axis=0)
+    available = np.array([[True] * 4, [True, True, False, True], [False, False, True, False]])
+    streams = np.zeros(3, np.int64)
+    model = train_morphometry(bags, labels, validation=rows, seed=0, available=available, streams=streams)
+    noise = bags.values.copy()
+    noise[:, 2] = noise[::-1, 2]
+    other = InstanceBags(noise, bags.patient, bags.weight)
+    again = train_morphometry(other, labels, validation=rows, seed=0, available=available, streams=streams)
+    np.testing.assert_array_equal(model.weights()["attend_in"][1], again.weights()["attend_in"][1])
+    answer = model.predict(bags.values)
+    assert (answer.attention[1, :, 2] == 0).all()
+    np.testing.assert_allclose(answer.attention[2, :, 2], 1)
+    truth = labels[bags.patient]
+    score = answer.probability[..., 1]
+    area = [(one[truth == 1][:, None] > one[truth == 0]).mean() for one in score]
+    assert min(area[0], area[2]) > area[1] + 0.1
+
+
+def test_replicates_are_trained_as_if_alone_and_streams_share_their_luck(trained):
+    bags, labels, _ = trained
+    rows = validation_rows(labels, replicates=3)
+    alone = train_morphometry(bags, labels, validation=rows[:1], seed=1, streams=np.zeros(1, np.int64))
+    twice = train_morphometry(
+        bags, labels, validation=np.concatenate([rows[:1], rows[:1]]), seed=1, streams=np.zeros(2, np.int64)
+    )
+    for name in ("embed", "attend_in", "classify_out"):
+        np.testing.assert_array_equal(twice.weights()[name][0], twice.weights()[name][1])
+        np.testing.assert_allclose(twice.weights()[name][0], alone.weights()[name][0], atol=1e-5)
+
+
+def test_stored_weights_give_the_same_answers(trained):
+    bags, _, model = trained
+    again = restore_morphometry(load(save(model.weights())))
+    np.testing.assert_array_equal(again.predict(bags.values).probability, model.predict(bags.values).probability)
+    weights = model.weights()
+    with pytest.raises(ValueError, match="lack 'scaler_sd'"):
+        restore_morphometry({name: array for name, array in weights.items() if name != "scaler_sd"})
+    with pytest.raises(ValueError, match="don't fit"):
+        restore_morphometry(weights | {"prior": weights["prior"][:1]})
