@@ -139,6 +139,19 @@ def test_killed_runs_resume_to_the_same_bytes(
     assert not list(run.path.rglob("*.tmp"))
 
 
+def test_an_interrupted_command_says_how_to_go_on(few_manifest: Path, tmp_path: Path) -> None:
+    words = morphomil("segment", few_manifest, "--out", tmp_path / "run")
+    with subprocess.Popen(words, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True) as process:
+        while not (tmp_path / "run" / "slides").is_dir():  # the first slide is begun
+            time.sleep(0.01)
+            assert process.poll() is None
+        process.send_signal(signal.SIGINT)
+        _, said = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert "the same command goes on where it stopped" in said
+    assert not list((tmp_path / "run").rglob("masks.zarr.*"))
+
+
 def test_a_corrupt_slide_does_not_stop_the_others(few: Cohort, tmp_path: Path) -> None:
     torn = tmp_path / "torn.tif"
     content = few.slides[0].images[0].path.read_bytes()
