@@ -169,6 +169,52 @@ def _featurize(path: Path, *, shard: Shard, quiet: bool) -> StageResult:
         return pipeline.featurize(Run.open(path), shard=shard, progress=display)
 
 
+@app.command(epilog="Example: `morphomil embed run --backbone vgg16_bn --weights vgg16_bn.pth --pool max`")
+def embed(
+    path: RunArgument,
+    backbone: Annotated[
+        str,
+        typer.Option(help="efficientnet-lite0 (no download), alexnet, vgg16_bn, resnet50, densenet121, inception_v3."),
+    ] = "efficientnet-lite0",
+    weights: Annotated[
+        Path | None, typer.Option(help="The backbone's weights (.pth or .safetensors), where there is no network.")
+    ] = None,
+    pool: Annotated[
+        Literal["own", "max", "mean"], typer.Option(help="Of the last maps; own: flattened or averaged, as trained.")
+    ] = "own",
+    size: Annotated[int, typer.Option(help="Patches are resized to this side: 256 or 224.")] = 256,
+    keep_outside: Annotated[
+        bool, typer.Option("--keep-outside", help="Don't paint white what lies outside the tumor region.")
+    ] = False,
+    encoder: Annotated[
+        str | None, typer.Option(help="Your own: FILE.py:FUNCTION, (n, side, side, 3) uint8 to (n, F).")
+    ] = None,
+    shard: ShardOption = "1/1",
+    quiet: QuietOption = False,
+) -> None:
+    """Turn every kept patch into the deep features that the image model learns from."""
+    from morphomil import pipeline
+    from morphomil.cli.progress import Display
+    from morphomil.embed import EmbedSettings, embedded_backbones, load_function
+    from morphomil.run import Run
+
+    settings = EmbedSettings(backbone, size, pool, "keep" if keep_outside else "white")
+    run = Run.open(path)
+    with Display(quiet=quiet) as display:
+        made, result = pipeline.embed(
+            run,
+            settings=settings,
+            weights=weights,
+            encoder=load_function(encoder) if encoder else None,
+            shard=_shard(shard),
+            progress=display,
+        )
+    _finish(result)
+    row = embedded_backbones(run).set_index("backbone").loc[made.backbone]
+    say(f"{row['features']:,} features and {row['bytes_per_patch'] / 1024:.1f} KiB a patch.", quiet=quiet)
+    say(f"Features: {path}/embeddings/{made.backbone}. Next: morphomil train {path} --model dl-cnb", quiet=quiet)
+
+
 @app.command(epilog="Example: `morphomil rank run --positive N+`")
 def rank(
     path: RunArgument,

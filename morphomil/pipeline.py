@@ -42,6 +42,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
+    from morphomil.embed import Embeddings, EmbedSettings, LoadedEncoder
     from morphomil.rank import Ranking
     from morphomil.segment.detect import Polygons
     from morphomil.segment.model import Segmenter
@@ -490,6 +491,64 @@ def _measure_band(labels: Any, top: int, *, mpp: float) -> pd.DataFrame:
     table = measure_shapes(labels[first : top + BAND_PX + halo], mpp=mpp)
     table["y_px"] += first
     return table[(table["y_px"] >= top - 0.5) & (table["y_px"] < top + BAND_PX - 0.5)]
+
+
+def embed(
+    run: Run,
+    *,
+    settings: EmbedSettings | None = None,
+    weights: Path | None = None,
+    encoder: LoadedEncoder | None = None,
+    shard: Shard | None = None,
+    progress: Progress | None = None,
+) -> tuple[Embeddings, StageResult]:
+    """Deep features of the kept patches of every segmented slide (`embed.Embeddings`).
+
+    Writes `embeddings/BACKBONE/ID.npy`: half precision, a row per kept patch.
+
+    Args:
+        run: a run with segmented slides.
+        settings: which backbone, from pixels prepared how.
+        weights: of the backbone, where they can't be downloaded.
+        encoder: any other source of features, in place of a backbone (`embed.LoadedEncoder`).
+        shard: the part of the cohort to work on.
+        progress: hears of every slide.
+
+    Raises:
+        InputError: nothing is segmented yet, or the weights can't be had.
+        BusyError: another process works in the run directory.
+    """
+    from morphomil.embed import Embeddings, EmbedSettings, LoadedEncoder, embed_slide, load_encoder
+
+    shard, settings = shard or Shard(), settings or EmbedSettings()
+    segmented = set(run.done("segment"))
+    if not segmented:
+        raise InputError(f"{run.path} has no segmented slides; run: morphomil segment COHORT --out {run.path}")
+    begun = time.monotonic()
+    loaded = encoder or load_encoder(settings, weights=weights)
+    folder = loaded.name if encoder or settings.pooling == "own" else f"{loaded.name}-{settings.pooling}"
+    made = Embeddings(run.path, folder)
+    stated = {"outside": settings.outside} if encoder else asdict(settings)
+    alone = Lock()
+
+    def encode(patches: NDArray[np.uint8]) -> NDArray[Any]:
+        with alone:  # one slide is read while another has the network
+            return loaded.encode(patches)
+
+    def key(slide: Slide) -> str:
+        return key_of("embed", stated, loaded.sha256, run.status(slide.slide_id)["segment"]["outputs"])
+
+    def work(slide: Slide, step: Step) -> tuple[list[str], dict[str, Any]]:
+        shared = LoadedEncoder(loaded.name, encode, loaded.sha256)
+        features = embed_slide(run, slide, shared, outside=settings.outside, step=step)
+        figures = {"patches": len(features), "features": features.shape[1]}
+        return [made.save(slide.slide_id, features)], figures
+
+    with run.lock(shard.lock_name):
+        slides = [slide for slide in run.cohort.slides if slide.slide_id in segmented and shard.holds(slide.slide_id)]
+        result = _each_slide(made, slides, "embed", key=key, work=work, progress=progress or Silence())
+        run.record("embed", stated | {"name": folder, "sha256": loaded.sha256}, seconds=time.monotonic() - begun)
+    return made, result
 
 
 def rank(

