@@ -153,6 +153,50 @@ def _segment(cohort: Cohort, out: Path, *, quiet: bool, **options: Any) -> Stage
     return result
 
 
+@app.command(name="import-nuclei", epilog="Example: `morphomil import-nuclei cohort.csv --nuclei labels --out run`")
+def import_nuclei(
+    cohort: Annotated[
+        Path,
+        typer.Argument(help="Manifest as for segment; its column nuclei names files.", show_default=False),
+    ],
+    out: OutOption,
+    nuclei: Annotated[
+        Path | None, typer.Option(help="Folder of label images or GeoJSON named like the slides' files.")
+    ] = None,
+    mpp: Annotated[float | None, typer.Option(help="um per level-0 pixel where file and manifest don't say.")] = None,
+    working_mpp: Annotated[float, typer.Option(help="um per pixel to cut and measure patches at.")] = 0.5,
+    patch: Annotated[int, typer.Option(help="Side of a patch, working pixels.")] = 256,
+    max_blank: Annotated[float, typer.Option(help="Drop patches with this blank share or more.")] = 0.3,
+    max_ink: Annotated[float, typer.Option(help="Drop patches with this share of ink, or more.")] = 0.1,
+    regions: Annotated[
+        Literal["auto", "annotation", "white", "tissue", "whole"], typer.Option(help="Where the tumor is.")
+    ] = "auto",
+    covariates: Annotated[str, typer.Option(help="Further columns of the manifest to keep, comma-separated.")] = "",
+    drop_missing: Annotated[bool, typer.Option(help="Leave out rows without a label instead of refusing.")] = False,
+    shard: ShardOption = "1/1",
+    quiet: QuietOption = False,
+) -> None:
+    """Take nuclei that another program found (label images, QuPath GeoJSON) instead of segmenting."""
+    from morphomil.cli.progress import Display
+    from morphomil.cohort import read_paths
+    from morphomil.figures.run import draw_overviews
+    from morphomil.import_nuclei import find_files
+    from morphomil.import_nuclei import import_nuclei as work
+
+    settings = PatchSettings(
+        working_mpp=working_mpp, patch_px=patch, max_blank=max_blank, max_ink=max_ink, regions=regions
+    )
+    slides = _read_cohort(cohort, covariates, mpp=mpp, drop_missing=drop_missing, elsewhere=("nuclei",))
+    files = find_files(slides, nuclei) if nuclei else read_paths(cohort, "nuclei")
+    with Display(quiet=quiet) as display:
+        run_directory, result = work(
+            slides, files, out, settings=settings, mpp=mpp, shard=_shard(shard), progress=display
+        )
+        draw_overviews(run_directory)
+    _finish(result)
+    say(f"Masks of {len(slides)} slides: {out}/slides. Next: morphomil featurize {out}", quiet=quiet)
+
+
 @app.command(epilog="Example: `morphomil featurize run`")
 def featurize(path: RunArgument, shard: ShardOption = "1/1", quiet: QuietOption = False) -> None:
     """Measure every nucleus and count the histograms of every patch."""

@@ -122,14 +122,15 @@ def say_caveats(ranking: pd.DataFrame, *, nucleus_classes: bool) -> list[str]:
     return caveats
 
 
-def describe_methods(patches: PatchSettings, *, segmenter: str, folds: int, seeds: int, bag_patches: int) -> str:
-    """A methods paragraph for a paper, from the settings of the run."""
+def describe_methods(patches: PatchSettings, *, segmenter: str | None, folds: int, seeds: int, bag_patches: int) -> str:
+    """A methods paragraph for a paper, from the settings of the run; `segmenter` is None for imported nuclei."""
+    found = f"segmented with {segmenter}, with context around each patch so that no nucleus was cut"
     starts = "start" if seeds == 1 else "starts"
     return (
         f"Patches of {patches.patch_px} x {patches.patch_px} pixels ({patches.patch_um:g} µm) were cut from the tumor "
         f"regions at {patches.working_mpp:g} µm per pixel; those with {patches.max_blank:.0%} or more blank area or "
-        f"{patches.max_ink:.0%} or more ink were left out. Nuclei were segmented with {segmenter}, with context around "
-        "each patch so that no nucleus was cut; "
+        f"{patches.max_ink:.0%} or more ink were left out. Nuclei were "
+        f"{found if segmenter else 'segmented with another program and imported'}; "
         "a nucleus belongs to the patch that holds its centroid. Eight features were measured for each nucleus: area, "
         "major and minor axis, orientation, circumference, density, circularity and rectangularity. Each feature's "
         "values in a patch became a histogram whose bin edges were fitted on the training patients of the fold. "

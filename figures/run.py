@@ -60,7 +60,7 @@ def _numbered(stem: str, number: int) -> str:
 
 
 def _open(run: Run, slide: Slide, number: int) -> SlideImage:
-    stated = run.commands().get("segment", {}).get("settings", {})
+    stated = run.segmented_with()
     return open_image(slide.images[number], default_mpp=stated.get("mpp"))
 
 
@@ -292,17 +292,22 @@ def _read(run: Run, name: str) -> pd.DataFrame | None:
 
 
 def _patch_settings(run: Run) -> PatchSettings:
-    stated = run.commands().get("segment", {}).get("settings", {})
+    stated = run.segmented_with()
     return PatchSettings(**{f.name: stated[f.name] for f in fields(PatchSettings) if f.name in stated})
 
 
 def _methods(run: Run, patches: PatchSettings, about: dict[str, Any]) -> str:
-    stated = run.commands()["segment"]["settings"]
-    name = "the weights of morphomil" if stated["model"] == "default" else f"the model {stated['model']}"
-    engine = {"openvino": "OpenVINO", "tensorflow": "TensorFlow"}[stated.get("engine", "tensorflow")]
-    segmenter = f"StarDist ({name}; {engine}, {stated.get('precision', 'float32')})"
-    if stated.get("normalize_stain"):
-        segmenter += " after normalization of the stains (Macenko)"
+    segmenter = _describe_segmenter(run.segmented_with())
     return describe_methods(
         patches, segmenter=segmenter, folds=about["folds"], seeds=about["seeds"], bag_patches=about["bag_patches"]
     )
+
+
+def _describe_segmenter(stated: dict[str, Any]) -> str | None:
+    """The segmenter by its settings; None where nuclei were imported."""
+    if stated["model"] == "imported":
+        return None
+    name = "the weights of morphomil" if stated["model"] == "default" else f"the model {stated['model']}"
+    engine = {"openvino": "OpenVINO", "tensorflow": "TensorFlow"}[stated.get("engine", "tensorflow")]
+    segmenter = f"StarDist ({name}; {engine}, {stated.get('precision', 'float32')})"
+    return f"{segmenter} after normalization of the stains (Macenko)" if stated.get("normalize_stain") else segmenter

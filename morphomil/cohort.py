@@ -72,13 +72,19 @@ class _Row:
 
 
 def read_manifest(
-    path: Path, *, covariates: Sequence[str] = (), mpp: float | None = None, drop_missing: bool = False
+    path: Path,
+    *,
+    covariates: Sequence[str] = (),
+    mpp: float | None = None,
+    drop_missing: bool = False,
+    elsewhere: Sequence[str] = (),
 ) -> Manifest:
     """The cohort of a manifest: one row per slide, or several region images under one `slide_id`.
 
     Columns `slide` (path from the manifest's folder), `patient`, `label`; optional `slide_id`, `split` (train, val,
     test), `annotation`, `mpp`, `site` and the named covariates, which become numbers where all their cells are.
-    Ids stay text. JPEG and PNG hold no pixel size, so they need a cell `mpp`, or `mpp` for the whole cohort.
+    Ids stay text. JPEG and PNG hold no pixel size, so they need a cell `mpp`, or `mpp` for the whole cohort. Columns
+    `elsewhere` are read by others (`read_paths`).
 
     Raises:
         InputError: all problems of the file, with their lines.
@@ -90,7 +96,7 @@ def read_manifest(
         problems += _mpp_problems(str(mpp), "mpp")
     if problems:
         raise InputError([f"{path}: {problem}" for problem in problems])
-    notes += _name_unread(header, covariates)
+    notes += _name_unread(header, (*covariates, *elsewhere))
     if drop_missing:
         labeled = [row for row in rows if row.cells["label"].casefold() not in MISSING]
         if len(labeled) < len(rows):
@@ -110,6 +116,22 @@ def read_manifest(
         raise RefusedError("leakage across splits: " + "; ".join(leaks + copies))
     cohort = Cohort(tuple(_slide(name, members, path.parent, values) for name, members in slides.items()))
     return Manifest(cohort, tuple(notes + copy_notes + _look_alikes(rows)))
+
+
+def read_paths(path: Path, column: str) -> dict[Path, Path]:
+    """Image file -> the path in a further column of its row, from the manifest's folder; rows without one left out.
+
+    Raises:
+        InputError: the manifest can't be read, or has no such column.
+    """
+    header, rows, _ = _read_cells(path)
+    if column not in header or "slide" not in header:
+        raise InputError(f"{path}: column {column if 'slide' in header else 'slide'} is missing; {_columns(header)}")
+    return {
+        (path.parent / row.cells["slide"]).absolute(): (path.parent / row.cells[column]).absolute()
+        for row in rows
+        if row.get(column)
+    }
 
 
 # ---------------------------------------------------------------------------------------------------- file -> cells

@@ -12,7 +12,7 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field
 from threading import Event, Lock
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 import numpy as np
 import pandas as pd
@@ -37,7 +37,7 @@ from morphomil.types import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Iterable, Sequence
     from pathlib import Path
 
     from numpy.typing import NDArray
@@ -128,7 +128,7 @@ class _Stopped(BaseException):
     """The stage ends early; what the slide has so far is dropped."""
 
 
-def _each_slide(
+def each_slide(
     run: Run,
     slides: Sequence[Slide],
     stage: str,
@@ -221,7 +221,7 @@ def segment(
 
     settings, choice = settings or PatchSettings(), segmenter or SegmenterSettings()
     shard = shard or Shard()
-    _check_pixel_sizes(cohort, mpp)
+    check_pixel_sizes(cohort, mpp)
     begun = time.monotonic()
     run = Run.create(out)
     with run.lock(shard.lock_name):
@@ -236,17 +236,20 @@ def segment(
             return key_of("segment", asdict(settings), loaded.sha256, choice.engine, choice.precision, files)
 
         def work(slide: Slide, step: Step) -> tuple[list[str], dict[str, Any]]:
-            return _segment_slide(run, slide, settings, loaded, mpp, step)
+            def find(region: Region, cut: RegionPatches, image: SlideImage, first_label: int) -> Masks:
+                return _segment_region(image, region, cut, settings, loaded, first_label=first_label, step=step)
+
+            return cut_slide(run, slide, settings, mpp, find)
 
         slides = [slide for slide in cohort.slides if shard.holds(slide.slide_id)]
-        result = _each_slide(run, slides, "segment", key=key, work=work, progress=progress or Silence())
+        result = each_slide(run, slides, "segment", key=key, work=work, progress=progress or Silence())
         stated = asdict(settings) | {"mpp": mpp} | asdict(choice)
         stated |= {"model_sha256": loaded.sha256, "precision": loaded.precision}
         run.record("segment", stated, seconds=time.monotonic() - begun)
     return run, result
 
 
-def _check_pixel_sizes(cohort: Cohort, mpp: float | None) -> None:
+def check_pixel_sizes(cohort: Cohort, mpp: float | None) -> None:
     """Refuse a cohort with images of unknown or contradicted pixel size, all at once and before any work."""
     problems = []
     for source in (image for slide in cohort.slides for image in slide.images):
@@ -261,9 +264,24 @@ def _check_pixel_sizes(cohort: Cohort, mpp: float | None) -> None:
         raise InputError(problems)
 
 
-def _segment_slide(
-    run: Run, slide: Slide, settings: PatchSettings, segmenter: Segmenter, mpp: float | None, step: Step
+class Masks(NamedTuple):
+    """The masks of a region: how many nuclei, and int32 bands of its label image, each with its first row."""
+
+    nuclei: int
+    bands: Iterable[tuple[int, NDArray[np.int32]]]
+
+
+def cut_slide(
+    run: Run,
+    slide: Slide,
+    settings: PatchSettings,
+    mpp: float | None,
+    find: Callable[[Region, RegionPatches, SlideImage, int], Masks],
 ) -> tuple[list[str], dict[str, Any]]:
+    """Write a slide's regions, patches and masks; the names of the outputs and the figures of the stage.
+
+    `find` gives the masks of a region, on the grid of `mask_frame`, labels from the given one on.
+    """
     import zarr
 
     folder = run.slide_folder(slide.slide_id)
@@ -279,9 +297,9 @@ def _segment_slide(
                     first = sum(map(len, tables))
                     cut = cut_patches(image, region, slide_id=slide.slide_id, first_patch_id=first, settings=settings)
                     tables.append(cut.table)
-                    nuclei += _segment_region(
-                        group, image, region, cut, settings, segmenter, first_label=nuclei + 1, step=step
-                    )
+                    masks = find(region, cut, image, nuclei + 1)
+                    _store_region(group, region, cut, settings, masks)
+                    nuclei += masks.nuclei
                 regions += found
     table = PATCHES.check(pd.concat(tables)) if tables else PATCHES.empty()
     write_parquet(folder / "patches.parquet", table)
@@ -299,8 +317,26 @@ def _segment_slide(
     return ["patches.parquet", "regions.geojson", "masks.zarr"], figures
 
 
+def mask_frame(cut: RegionPatches, settings: PatchSettings) -> tuple[tuple[int, int], tuple[float, float]]:
+    """Shape of a region's masks in working pixels, and the level-0 position (x, y) of their top left corner."""
+    height, width = (count * settings.patch_px + 2 * PAD_PX for count in (cut.rows, cut.columns))
+    return (height, width), (cut.x_px - PAD_PX * cut.downsample, cut.y_px - PAD_PX * cut.downsample)
+
+
+def _store_region(group: Any, region: Region, cut: RegionPatches, settings: PatchSettings, masks: Masks) -> None:
+    shape, (x, y) = mask_frame(cut, settings)
+    stored = group.create_group(str(region.index))
+    labels = stored.create_array(
+        "labels", shape=shape, dtype="int32", chunks=tuple(min(BAND_PX, side) for side in shape)
+    )
+    for top, band in masks.bands:
+        labels[top : top + len(band)] = band
+    stored.create_array("tissue", shape=cut.tissue.shape, dtype="bool", chunks=cut.tissue.shape)[:] = cut.tissue
+    scale = {"downsample": cut.downsample, "mpp": settings.working_mpp, "patch_px": settings.patch_px}
+    stored.attrs.update({"x_px": x, "y_px": y} | scale | {"image": region.image})
+
+
 def _segment_region(
-    group: Any,
     image: SlideImage,
     region: Region,
     cut: RegionPatches,
@@ -309,8 +345,8 @@ def _segment_region(
     *,
     first_label: int,
     step: Step,
-) -> int:
-    """Write a region's masks and tissue; the number of nuclei found in it."""
+) -> Masks:
+    """The masks of a region by the network."""
     from morphomil.segment import MIN_AREA_UM2
     from morphomil.segment.detect import block_rows, find_nuclei, join, render
 
@@ -333,21 +369,11 @@ def _segment_region(
             found.append(_inside(region, cut, polygons, downsample).scaled(factor).shifted(PAD_PX))
         step(round(kept * done / len(rows)), kept)
     nuclei = join(found, rays=0)
-    shape = (cut.rows * settings.patch_px + 2 * PAD_PX, cut.columns * settings.patch_px + 2 * PAD_PX)
-    stored = group.create_group(str(region.index))
-    labels = stored.create_array(
-        "labels", shape=shape, dtype="int32", chunks=tuple(min(BAND_PX, side) for side in shape)
-    )
+    shape, _ = mask_frame(cut, settings)
     bands = render(
         nuclei, shape=shape, min_px=MIN_AREA_UM2 / settings.working_mpp**2, first_label=first_label, band=BAND_PX
     )
-    for top, band in bands:
-        labels[top : top + len(band)] = band
-    stored.create_array("tissue", shape=cut.tissue.shape, dtype="bool", chunks=cut.tissue.shape)[:] = cut.tissue
-    corner = {"x_px": cut.x_px - PAD_PX * cut.downsample, "y_px": cut.y_px - PAD_PX * cut.downsample}
-    scale = {"downsample": cut.downsample, "mpp": settings.working_mpp, "patch_px": settings.patch_px}
-    stored.attrs.update(corner | scale | {"image": region.image})
-    return len(nuclei)
+    return Masks(len(nuclei), bands)
 
 
 STAIN_PATCHES = 16
@@ -408,7 +434,7 @@ def featurize(run: Run, *, shard: Shard | None = None, progress: Progress | None
             return _featurize_slide(run, slide.slide_id, step)
 
         slides = [slide for slide in run.cohort.slides if slide.slide_id in segmented and shard.holds(slide.slide_id)]
-        result = _each_slide(run, slides, "featurize", key=key, work=work, progress=progress or Silence())
+        result = each_slide(run, slides, "featurize", key=key, work=work, progress=progress or Silence())
         run.record("featurize", {"features": list(FEATURES)}, seconds=time.monotonic() - begun)
     return result
 
@@ -546,7 +572,7 @@ def embed(
 
     with run.lock(shard.lock_name):
         slides = [slide for slide in run.cohort.slides if slide.slide_id in segmented and shard.holds(slide.slide_id)]
-        result = _each_slide(made, slides, "embed", key=key, work=work, progress=progress or Silence())
+        result = each_slide(made, slides, "embed", key=key, work=work, progress=progress or Silence())
         run.record("embed", stated | {"name": folder, "sha256": loaded.sha256}, seconds=time.monotonic() - begun)
     return made, result
 
