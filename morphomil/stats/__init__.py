@@ -10,7 +10,14 @@ from morphomil.stats.axial import (
     grouped_polarity,
     leave_one_out_deviation,
 )
+from morphomil.stats.diagnostic import (
+    calibration,
+    decision_curve,
+    diagnostic_table,
+    mcnemar_test,
+)
 from morphomil.stats.groups import benjamini_hochberg, compare_groups, holm, mann_whitney
+from morphomil.stats.models import LogisticModel, likelihood_ratio_test, logistic_model
 from morphomil.stats.roc import (
     auc,
     auc_interval,
@@ -24,6 +31,7 @@ from morphomil.stats.roc import (
 )
 
 __all__ = [
+    "LogisticModel",
     "auc",
     "auc_interval",
     "axial_deviation",
@@ -32,13 +40,19 @@ __all__ = [
     "axial_resultant",
     "benjamini_hochberg",
     "binomial_auc_interval",
+    "calibration",
     "compare_groups",
+    "decision_curve",
     "delong_test",
     "delong_test_unpaired",
+    "diagnostic_table",
     "grouped_polarity",
     "holm",
     "leave_one_out_deviation",
+    "likelihood_ratio_test",
+    "logistic_model",
     "mann_whitney",
+    "mcnemar_test",
     "roc_curve",
     "within_fold_auc",
     "within_fold_auc_interval",
