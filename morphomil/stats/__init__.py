@@ -18,6 +18,7 @@ from morphomil.stats.diagnostic import (
 )
 from morphomil.stats.groups import benjamini_hochberg, compare_groups, holm, mann_whitney
 from morphomil.stats.models import LogisticModel, likelihood_ratio_test, logistic_model
+from morphomil.stats.multiclass import average_precision, confusion_table, multiclass_auc, precision_recall_curve
 from morphomil.stats.roc import (
     auc,
     auc_interval,
@@ -34,6 +35,7 @@ __all__ = [
     "LogisticModel",
     "auc",
     "auc_interval",
+    "average_precision",
     "axial_deviation",
     "axial_mean",
     "axial_polarity",
@@ -42,6 +44,7 @@ __all__ = [
     "binomial_auc_interval",
     "calibration",
     "compare_groups",
+    "confusion_table",
     "decision_curve",
     "delong_test",
     "delong_test_unpaired",
@@ -53,6 +56,8 @@ __all__ = [
     "logistic_model",
     "mann_whitney",
     "mcnemar_test",
+    "multiclass_auc",
+    "precision_recall_curve",
     "roc_curve",
     "within_fold_auc",
     "within_fold_auc_interval",

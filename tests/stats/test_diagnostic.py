@@ -19,7 +19,7 @@ from morphomil.stats import calibration, decision_curve, diagnostic_table, mcnem
 
 
 def test_the_papers_tables_to_the_printed_digits(shared_data: Path) -> None:
-    """Five figures of each model and part, with their limits; half a unit of the last digit (one is 57.69506 for 57.69)."""
+    """Five figures of each model and part, with their limits, to half a unit of the last digit or just over it."""
     rows = pd.read_csv(shared_data / "paper" / "table_rows.csv")
     for row in rows.itertuples():
         table = 100 * diagnostic_table(row.tp, row.fp, row.fn, row.tn)
