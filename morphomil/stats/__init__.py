@@ -19,6 +19,7 @@ from morphomil.stats.diagnostic import (
 from morphomil.stats.groups import benjamini_hochberg, compare_groups, holm, mann_whitney
 from morphomil.stats.models import LogisticModel, likelihood_ratio_test, logistic_model
 from morphomil.stats.multiclass import average_precision, confusion_table, multiclass_auc, precision_recall_curve
+from morphomil.stats.resampling import bootstrap_by_patient, permutation_test
 from morphomil.stats.roc import (
     auc,
     auc_interval,
@@ -42,6 +43,7 @@ __all__ = [
     "axial_resultant",
     "benjamini_hochberg",
     "binomial_auc_interval",
+    "bootstrap_by_patient",
     "calibration",
     "compare_groups",
     "confusion_table",
@@ -57,6 +59,7 @@ __all__ = [
     "mann_whitney",
     "mcnemar_test",
     "multiclass_auc",
+    "permutation_test",
     "precision_recall_curve",
     "roc_curve",
     "within_fold_auc",
