@@ -17,7 +17,6 @@ if TYPE_CHECKING:
 
 app = typer.Typer(
     no_args_is_help=True,
-    add_completion=False,
     pretty_exceptions_enable=False,
     rich_markup_mode="markdown",
     help="Which nuclear morphology goes with an outcome, how sure are we, and is that what the image model sees?",
@@ -121,6 +120,7 @@ def segment(
     covariates: Annotated[str, typer.Option(help="Further columns of the manifest to keep, comma-separated.")] = "",
     drop_missing: Annotated[bool, typer.Option(help="Leave out rows without a label instead of refusing.")] = False,
     shard: ShardOption = "1/1",
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only estimate time and disk; write nothing.")] = False,
     quiet: QuietOption = False,
 ) -> None:
     """Find the nuclei in the tumor patches of every slide."""
@@ -128,18 +128,27 @@ def segment(
         working_mpp=working_mpp, patch_px=patch, max_blank=max_blank, max_ink=max_ink, regions=regions
     )
     slides = _read_cohort(cohort, covariates, mpp=mpp, drop_missing=drop_missing)
-    _finish(
-        _segment(
-            slides,
-            out,
-            settings=settings,
-            mpp=mpp,
-            segmenter=SegmenterSettings(model, normalize, engine, precision, accurate, normalize_stain),
-            shard=_shard(shard),
-            quiet=quiet,
-        )
-    )
+    segmenter = SegmenterSettings(model, normalize, engine, precision, accurate, normalize_stain)
+    if dry_run:
+        _estimate(slides, out, settings=settings, mpp=mpp, segmenter=segmenter)
+        return
+    _finish(_segment(slides, out, settings=settings, mpp=mpp, segmenter=segmenter, shard=_shard(shard), quiet=quiet))
     say(f"Masks of {len(slides)} slides: {out}/slides. Next: morphomil featurize {out}", quiet=quiet)
+
+
+def _estimate(cohort: Cohort, out: Path, **options: Any) -> None:
+    from morphomil.doctor import estimate_segment
+
+    found = estimate_segment(cohort, out, **options)
+    minutes = found.seconds / 60
+    span = (
+        f"{found.seconds:.0f} s" if minutes < 2 else f"{minutes:.0f} min" if minutes < 100 else f"{minutes / 60:.1f} h"
+    )
+    say(f"{found.slides} slides, about {found.patches:,} patches (from the regions of {found.sampled} slides).")
+    say(f"About {span} on this machine alone, {found.disk_bytes / 2**20:,.0f} MiB in {out}; nothing was written.")
+    if found.disk_bytes > found.free_bytes:
+        say(f"Only {found.free_bytes / 2**20:,.0f} MiB are free there.")
+    _finish_failed(found.problems, "can't be read")
 
 
 def _segment(cohort: Cohort, out: Path, *, quiet: bool, **options: Any) -> StageResult:
@@ -382,6 +391,31 @@ def _phantom(out: Path, *, slides: int, effect: str, shift: float, seed: int, qu
         )
 
 
+@app.command(epilog="Example: `morphomil doctor --manifest cohort.csv`")
+def doctor(
+    manifest: Annotated[Path | None, typer.Option(help="Manifest to check too.")] = None,
+    mpp: Annotated[float | None, typer.Option(help="um per level-0 pixel where file and manifest don't say.")] = None,
+    out: OutOption = Path("run"),
+) -> None:
+    """Check the installation: packages, weights, engines, GPUs, disk, and a manifest if one is given."""
+    from morphomil.doctor import examine
+
+    problems = 0
+    for found in examine(out):
+        problems += found.state == "problem"
+        say(f"{found.state:<8} {found.topic:<12} {found.text}")
+    if manifest:
+        from morphomil.pipeline import check_pixel_sizes
+
+        cohort = _read_cohort(manifest, mpp=mpp)
+        check_pixel_sizes(cohort, mpp)
+        patients = len({slide.patient for slide in cohort.slides})
+        say(f"{'ok':<8} {'manifest':<12} {len(cohort)} slides of {patients} patients")
+    if problems:
+        fail(f"{problems} problems were found", ExitStatus.INTERNAL_ERROR)
+    say("No problems were found.")
+
+
 @app.command(epilog="Example: `morphomil init cohort.csv`")
 def init(path: Annotated[Path, typer.Argument(help="Manifest to write.")] = Path("cohort.csv")) -> None:
     """Write an example manifest to fill in."""
@@ -505,6 +539,10 @@ def _shard(text: str) -> Shard:
 
 def _finish(*results: StageResult) -> None:
     failed = {slide: cause for result in results for slide, cause in result.failed.items()}
+    _finish_failed(failed, "failed, the others are done")
+
+
+def _finish_failed(failed: dict[str, str], how: str) -> None:
     if failed:
         causes = "".join(f"\n- {slide}: {cause}" for slide, cause in failed.items())
-        fail(f"{len(failed)} slides failed, the others are done:{causes}", ExitStatus.SOME_FAILED)
+        fail(f"{len(failed)} slides {how}:{causes}", ExitStatus.SOME_FAILED)

@@ -1,0 +1,292 @@
+"""What is installed and whether it works: packages, weights, engines, GPUs, disk; and what a cohort will take."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import locale
+import math
+import os
+import shutil
+import subprocess
+import sys
+import time
+from dataclasses import dataclass
+from importlib.metadata import PackageNotFoundError, distributions, requires, version
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+
+from morphomil.run import versions
+from morphomil.segment import find_labels
+from morphomil.segment.model import WEIGHTS, load_segmenter
+from morphomil.slides import find_regions, open_image
+from morphomil.types import CORES, MorphomilError, PatchSettings, SegmenterSettings
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+    from morphomil.segment.model import Segmenter
+    from morphomil.slides import Region
+    from morphomil.types import Cohort
+
+State = Literal["ok", "note", "problem"]
+PROBE_SECONDS = 120.0
+"""That a framework may take to start in a process of its own."""
+LOW_DISK_BYTES = 5 * 2**30
+"""Less free space is worth a note."""
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One thing that was looked at and how it is; a problem's text says how to mend it."""
+
+    topic: str
+    state: State
+    text: str
+
+
+def examine(folder: Path) -> Iterator[Finding]:
+    """Look at the installation, and at the disk that `folder` is or will be on; nothing is changed or sent anywhere.
+
+    torch and TensorFlow are asked in processes of their own: they don't share one.
+    """
+    said = versions()
+    yield Finding(
+        "environment",
+        "ok",
+        f"morphomil {said['morphomil']}, Python {said['python']}, {said['machine']}, {CORES} processors, "
+        f"text in {locale.getpreferredencoding(do_setlocale=False)}",
+    )
+    yield from _packages()
+    yield _weights(WEIGHTS)
+    yield _openvino()
+    yield _framework("torch", _TORCH)
+    yield _framework("tensorflow", _TENSORFLOW)
+    yield _cuda_owners(sorted(str(found.metadata["Name"]) for found in distributions()))
+    yield _disk(folder)
+
+
+def _packages() -> Iterator[Finding]:
+    """Every dependency that is missing or outside its range; one line if none is."""
+    from packaging.requirements import Requirement
+
+    wanted = [Requirement(text) for text in requires("morphomil") or ()]
+    needed = [each for each in wanted if each.marker is None or each.marker.evaluate({"extra": ""})]
+    wrong = []
+    for each in needed:
+        try:
+            found = version(each.name)
+        except PackageNotFoundError:
+            wrong.append(Finding("packages", "problem", f"{each.name} is missing; run: pip install '{each}'"))
+            continue
+        if not each.specifier.contains(found, prereleases=True):
+            wrong.append(Finding("packages", "problem", f"{each.name} is {found}; run: pip install --upgrade '{each}'"))
+    yield from wrong or [Finding("packages", "ok", f"{len(needed)} dependencies, all in range")]
+
+
+def _weights(folder: Path) -> Finding:
+    """Whether the shipped files are as they were when they were packed (`SHA256SUMS`)."""
+    again = "install morphomil anew: pip install --force-reinstall --no-deps morphomil"
+    try:
+        lines = (folder / "SHA256SUMS").read_text(encoding="utf-8").splitlines()
+        sums = {name.strip(): total for total, name in (line.split(maxsplit=1) for line in lines)}
+        harmed = [
+            name for name, total in sums.items() if hashlib.sha256((folder / name).read_bytes()).hexdigest() != total
+        ]
+    except (OSError, ValueError) as error:
+        return Finding("weights", "problem", f"the shipped weights can't be read ({error}); {again}")
+    if harmed:
+        return Finding("weights", "problem", f"{', '.join(harmed)} isn't what was shipped; {again}")
+    return Finding("weights", "ok", f"shipped segmenter, SHA-256 {sums['default/weights.safetensors'][:16]}...")
+
+
+def _openvino() -> Finding:
+    """The fast engine: what the processor can do, and whether the shipped model runs."""
+    try:
+        import openvino
+
+        core = openvino.Core()
+        name = core.get_property("CPU", "FULL_DEVICE_NAME").strip()
+        able = {"INT8", "BF16", "FP16", "FP32"} & set(core.get_property("CPU", "OPTIMIZATION_CAPABILITIES"))
+        segmenter = load_segmenter()
+        find_labels(np.full((256, 256, 3), 230, np.uint8), mpp=0.5, segmenter=segmenter)
+    except (ImportError, RuntimeError, OSError, MorphomilError) as error:
+        return Finding("openvino", "problem", f"it doesn't run: {_short(error)}; use --engine tensorflow")
+    runs = f"runs the shipped model in {segmenter.precision}"
+    return Finding(
+        "openvino", "ok", f"{openvino.__version__.split('-')[0]} on {name} ({', '.join(sorted(able))}), {runs}"
+    )
+
+
+_TORCH = """
+import json, torch
+found = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())] if torch.cuda.is_available() else []
+print(json.dumps({"version": torch.__version__, "cuda": torch.version.cuda, "gpus": found}))
+"""
+_TENSORFLOW = """
+import json, tensorflow
+built = tensorflow.sysconfig.get_build_info()
+found = [device.name for device in tensorflow.config.list_physical_devices("GPU")]
+print(json.dumps({"version": tensorflow.__version__, "cuda": built.get("cuda_version"), "gpus": found}))
+"""
+
+
+def _framework(name: str, code: str) -> Finding:
+    """Version, CUDA and GPUs of a framework, asked in a process of its own."""
+    environment = os.environ | {"TF_CPP_MIN_LOG_LEVEL": "3"}
+    try:
+        done = subprocess.run(
+            [sys.executable, "-c", code],
+            capture_output=True,
+            text=True,
+            env=environment,
+            timeout=PROBE_SECONDS,
+            check=True,
+        )
+        said = json.loads(done.stdout.splitlines()[-1])
+    except subprocess.CalledProcessError as error:
+        cause = (error.stderr.strip().splitlines() or [f"exit status {error.returncode}"])[-1]
+        return Finding(name, "problem", f"it can't be imported: {cause}; run: pip install --force-reinstall {name}")
+    except subprocess.TimeoutExpired:
+        return Finding(name, "problem", f"it doesn't start within {PROBE_SECONDS:.0f} s")
+    except (ValueError, IndexError, OSError) as error:
+        return Finding(name, "problem", f"it gives no answer: {_short(error)}")
+    built = f"built for CUDA {said['cuda']}" if said["cuda"] else "built for CPUs"
+    if said["gpus"]:
+        return Finding(name, "ok", f"{said['version']}, {built}, GPUs: {', '.join(said['gpus'])}")
+    if said["cuda"] and shutil.which("nvidia-smi"):
+        return Finding(name, "note", f"{said['version']}, {built}, but it sees no GPU: is the driver recent enough?")
+    return Finding(name, "ok", f"{said['version']}, {built}, no GPU in use")
+
+
+def _cuda_owners(installed: list[str]) -> Finding:
+    """Packages of two CUDA versions own the same files (nvidia/cudnn/lib ...): the one installed last wins silently."""
+    owned: dict[str, set[str]] = {}
+    for name in installed:
+        stem, mark, number = name.lower().replace("_", "-").rpartition("-cu")
+        if mark and number.isdigit() and stem.startswith("nvidia-"):
+            owned.setdefault(stem.removeprefix("nvidia-"), set()).add(number)
+    twice = sorted(name for name, numbers in owned.items() if len(numbers) > 1)
+    if twice:
+        return Finding(
+            "CUDA",
+            "problem",
+            f"{', '.join(twice)} of two CUDA versions lie over each other, as TensorFlow and torch for GPUs ask for; "
+            "keep tensorflow-cpu beside torch, or give TensorFlow an environment of its own",
+        )
+    return Finding("CUDA", "ok", "no libraries of two CUDA versions" if owned else "no CUDA libraries installed")
+
+
+def _disk(folder: Path) -> Finding:
+    there = next(path for path in (folder.absolute(), *folder.absolute().parents) if path.exists())
+    free = shutil.disk_usage(there).free
+    text = f"{free / 2**30:.1f} GiB free at {there}"
+    if not os.access(there, os.W_OK):
+        return Finding("disk", "problem", f"{there} can't be written; choose another folder")
+    return Finding("disk", "note" if free < LOW_DISK_BYTES else "ok", text)
+
+
+def _short(error: BaseException) -> str:
+    return " ".join(str(error).split())[:300] or type(error).__name__
+
+
+# --------------------------------------------------------------------------------------------- a cohort beforehand
+
+SAMPLE = 12
+"""Slides that an estimate looks at; the others are taken to be like them."""
+PROBE_PX = 1024
+"""Side of the area that is segmented to measure the speed, working pixels."""
+BYTES_PER_PX = 0.25
+"""On disk, of masks, tables and counts, per working pixel of a region's patches; dense tissue."""
+BYTES_PER_IMAGE = 2**20
+"""On disk, of an image's overview."""
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """What `segment` will take: from the regions of some slides, and one area segmented to measure the speed."""
+
+    slides: int
+    sampled: int
+    """How many slides were looked at."""
+    patches: int
+    """Of the whole cohort, before blank ones are dropped."""
+    seconds: float
+    disk_bytes: int
+    free_bytes: int
+    problems: dict[str, str]
+    """Sampled slides that can't be read, and why."""
+
+
+def estimate_segment(
+    cohort: Cohort,
+    out: Path,
+    *,
+    settings: PatchSettings | None = None,
+    mpp: float | None = None,
+    segmenter: SegmenterSettings | None = None,
+) -> Estimate:
+    """Time and disk that `pipeline.segment` will take on this machine; nothing is written.
+
+    Raises:
+        InputError: the model can't be used, or a pixel size is unknown.
+    """
+    from morphomil.pipeline import check_pixel_sizes
+
+    settings = settings or PatchSettings()
+    check_pixel_sizes(cohort, mpp)
+    loaded = load_segmenter(**vars(segmenter or SegmenterSettings()))
+    chosen = np.unique(np.linspace(0, len(cohort) - 1, min(SAMPLE, len(cohort))).astype(int))
+    patches, problems, speed, opening = 0.0, {}, 0.0, 0.0
+    for slide in (cohort.slides[index] for index in chosen):
+        begun = time.monotonic()
+        try:
+            for number, source in enumerate(slide.images):
+                with open_image(source, default_mpp=mpp) as image:
+                    found = find_regions(image, source, image_index=number, first_index=0, settings=settings)
+                    side = settings.patch_um / image.mpp
+                    patches += sum(_count_patches(region, side) for region in found)
+                    opening += time.monotonic() - begun
+                    if found and not speed:
+                        largest = max(found, key=lambda region: region.polygon.area)
+                        speed = _seconds_per_pixel(image, largest, settings, loaded)
+                    begun = time.monotonic()
+        except MorphomilError as error:
+            problems[slide.slide_id] = str(error)
+    scale = len(cohort) / max(1, len(chosen) - len(problems))
+    total = math.ceil(patches * scale)
+    pixels = total * settings.patch_px**2
+    images = sum(len(slide.images) for slide in cohort.slides)
+    there = next(path for path in (out.absolute(), *out.absolute().parents) if path.exists())
+    return Estimate(
+        slides=len(cohort),
+        sampled=len(chosen),
+        patches=total,
+        seconds=pixels * speed + opening * scale / CORES,
+        disk_bytes=int(pixels * BYTES_PER_PX) + images * BYTES_PER_IMAGE,
+        free_bytes=shutil.disk_usage(there).free,
+        problems=problems,
+    )
+
+
+def _count_patches(region: Region, side: float) -> float:
+    """About how many patches of a grid a region touches: its area, and half a patch along its edge."""
+    return float((region.polygon.area + region.polygon.length * side / 2) / side**2)
+
+
+def _seconds_per_pixel(image: Any, region: Region, settings: PatchSettings, segmenter: Segmenter) -> float:
+    """Reading and segmenting an area in the region, the second time: the first compiles."""
+    center = region.polygon.representative_point()
+    downsample = settings.working_mpp / image.mpp
+    corner = (value - PROBE_PX / 2 * downsample for value in (center.x, center.y))
+    x, y = corner
+    for _ in range(2):
+        begun = time.monotonic()
+        rgb = image.read(x, y, PROBE_PX, PROBE_PX, downsample=downsample)
+        try:
+            find_labels(rgb, mpp=settings.working_mpp, segmenter=segmenter)
+        except MorphomilError:
+            continue  # an area that the segmenter refuses takes as long
+    return (time.monotonic() - begun) / PROBE_PX**2

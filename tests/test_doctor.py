@@ -1,0 +1,130 @@
+"""The check of an installation, and the estimate of a cohort."""
+
+from __future__ import annotations
+
+import re
+import shutil
+import subprocess
+import sys
+from importlib.metadata import PackageNotFoundError
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+
+from morphomil import doctor
+from morphomil.doctor import Finding, estimate_segment
+from morphomil.run import Run
+from morphomil.segment.model import WEIGHTS
+from morphomil.types import Cohort, ImageSource, PatchSettings, Slide
+
+
+def morphomil(*words: str | Path) -> subprocess.CompletedProcess[str]:
+    program = Path(sys.executable).with_name("morphomil")
+    return subprocess.run([str(program), *map(str, words)], capture_output=True, text=True, check=False)
+
+
+def test_this_installation_is_sound(demo: Path) -> None:
+    result = morphomil("doctor", "--manifest", demo / "cohort" / "manifest.csv", "--out", demo / "run")
+    assert result.returncode == 0, result.stdout
+    topics = {line.split()[1] for line in result.stdout.splitlines() if line.startswith(("ok", "note"))}
+    wanted = {"environment", "packages", "weights", "openvino", "torch", "tensorflow", "CUDA", "disk", "manifest"}
+    assert wanted <= topics
+    assert "24 slides of 24 patients" in result.stdout
+
+
+def test_a_bad_manifest_is_told(tmp_path: Path) -> None:
+    (tmp_path / "cohort.csv").write_text("slide,patient,label\ngone.svs,1,0\n", encoding="utf-8")
+    result = morphomil("doctor", "--manifest", tmp_path / "cohort.csv")
+    assert result.returncode == 2
+    assert "gone.svs" in result.stderr
+
+
+def test_harmed_weights_are_noticed(tmp_path: Path) -> None:
+    folder = Path(shutil.copytree(WEIGHTS, tmp_path / "weights"))
+    assert doctor._weights(folder).state == "ok"
+    with (folder / "default" / "weights.safetensors").open("r+b") as stream:
+        stream.seek(5000)
+        stream.write(b"\1\2\3")
+    harmed = doctor._weights(folder)
+    assert harmed.state == "problem"
+    assert "weights.safetensors" in harmed.text
+    shutil.rmtree(folder)
+    assert doctor._weights(folder).state == "problem"
+
+
+def test_cuda_libraries_of_two_versions_are_a_problem() -> None:
+    assert doctor._cuda_owners(["numpy", "nvidia-cudnn-cu13", "nvidia_nccl_cu13"]).state == "ok"
+    twice = doctor._cuda_owners(["nvidia-cudnn-cu12", "nvidia_cudnn_cu13", "nvidia-nccl-cu13"])
+    assert twice.state == "problem"
+    assert twice.text.startswith("cudnn of two")
+
+
+def test_missing_and_outdated_packages_are_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    def version(name: str) -> str:
+        if name == "zarr":
+            raise PackageNotFoundError(name)
+        return "1.0" if name == "pillow" else "9999"
+
+    monkeypatch.setattr(doctor, "version", version)
+    said = [found.text for found in doctor._packages()]
+    assert len(said) == 2
+    assert any(text.startswith("pillow is 1.0; run: pip install") for text in said)
+    assert any(text.startswith("zarr is missing") for text in said)
+
+
+def test_a_framework_that_breaks_is_a_problem(monkeypatch: pytest.MonkeyPatch) -> None:
+    broken = doctor._framework("torch", "raise ImportError('libcudnn.so.9: version mismatch')")
+    assert broken == Finding("torch", "problem", broken.text)
+    assert "libcudnn.so.9" in broken.text
+    said = '{"version": "2.9", "cuda": "13.0", "gpus": ["NVIDIA L4"]}'
+    assert "GPUs: NVIDIA L4" in doctor._framework("torch", f"print('noise'); print({said!r})").text
+    monkeypatch.setattr(doctor, "PROBE_SECONDS", 0.2)
+    assert "start" in doctor._framework("torch", "import time; time.sleep(9)").text
+
+
+def test_a_full_disk_is_noted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert str(tmp_path) in doctor._disk(tmp_path / "not" / "yet").text
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: SimpleNamespace(free=2**30))
+    assert doctor._disk(tmp_path).state == "note"
+
+
+def test_the_estimate_of_the_demo_is_what_it_took(demo: Path) -> None:
+    run = Run.open(demo / "run")
+    found = estimate_segment(run.cohort, demo / "other")
+    assert found.slides == 24
+    assert found.patches == pytest.approx(len(all_patches(run)), rel=0.15)
+    assert 0 < found.seconds < 600
+    stored = sum(path.stat().st_size for path in (run.path / "slides").rglob("*") if path.is_file())
+    assert stored / 2 < found.disk_bytes < 5 * stored
+    assert not (demo / "other").exists()
+    half = estimate_segment(Cohort(run.cohort.slides[:12]), demo / "other")
+    assert half.patches == pytest.approx(found.patches / 2, rel=0.15)
+    fine = estimate_segment(run.cohort, demo / "other", settings=PatchSettings(patch_px=128))
+    assert fine.patches > 3 * found.patches
+
+
+def all_patches(run: Run) -> list[int]:
+    return [patch for slide in run.cohort.slides for patch in run.patches(slide.slide_id)["patch_id"]]
+
+
+def test_a_slide_that_cannot_be_read_is_named_and_left_out(demo: Path, tmp_path: Path) -> None:
+    good = Run.open(demo / "run").cohort.slides[0]
+    torn = tmp_path / "torn.tif"
+    torn.write_bytes(good.images[0].path.read_bytes()[:3000])
+    found = estimate_segment(Cohort((good, Slide("torn", "p", "1", (ImageSource(torn, mpp=0.5),)))), tmp_path)
+    assert list(found.problems) == ["torn"]
+    alone = estimate_segment(Cohort((good,)), tmp_path)
+    assert found.patches == pytest.approx(2 * alone.patches, abs=1)
+
+
+def test_a_dry_run_writes_nothing(demo: Path, tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    result = morphomil("segment", demo / "cohort" / "manifest.csv", "--out", out, "--dry-run")
+    assert result.returncode == 0
+    assert re.search(r"24 slides, about \d+ patches", result.stdout)
+    assert not out.exists()
+
+
+def test_completion_is_offered() -> None:
+    assert "--install-completion" in morphomil("--help").stdout
