@@ -9,6 +9,8 @@ from morphomil.stats.axial import (
     axial_resultant,
     grouped_polarity,
     leave_one_out_deviation,
+    rayleigh_test,
+    watson_williams_test,
 )
 from morphomil.stats.diagnostic import (
     calibration,
@@ -16,8 +18,8 @@ from morphomil.stats.diagnostic import (
     diagnostic_table,
     mcnemar_test,
 )
-from morphomil.stats.groups import benjamini_hochberg, compare_groups, holm, mann_whitney
-from morphomil.stats.models import LogisticModel, likelihood_ratio_test, logistic_model
+from morphomil.stats.groups import benjamini_hochberg, compare_categories, compare_groups, holm, mann_whitney
+from morphomil.stats.models import LogisticModel, adjusted_associations, likelihood_ratio_test, logistic_model
 from morphomil.stats.multiclass import average_precision, confusion_table, multiclass_auc, precision_recall_curve
 from morphomil.stats.resampling import bootstrap_by_patient, permutation_test
 from morphomil.stats.roc import (
@@ -34,6 +36,7 @@ from morphomil.stats.roc import (
 
 __all__ = [
     "LogisticModel",
+    "adjusted_associations",
     "auc",
     "auc_interval",
     "average_precision",
@@ -45,6 +48,7 @@ __all__ = [
     "binomial_auc_interval",
     "bootstrap_by_patient",
     "calibration",
+    "compare_categories",
     "compare_groups",
     "confusion_table",
     "decision_curve",
@@ -61,7 +65,9 @@ __all__ = [
     "multiclass_auc",
     "permutation_test",
     "precision_recall_curve",
+    "rayleigh_test",
     "roc_curve",
+    "watson_williams_test",
     "within_fold_auc",
     "within_fold_auc_interval",
     "youden_cutoff",

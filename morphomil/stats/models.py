@@ -137,6 +137,46 @@ def likelihood_ratio_test(base: ArrayLike, full: ArrayLike, y: ArrayLike) -> Lik
     return LikelihoodRatio(statistic, degrees, float(chi2.sf(statistic, degrees)))
 
 
+def adjusted_associations(
+    table: pd.DataFrame, y: ArrayLike, *, covariates: pd.DataFrame | None = None, level: float = 0.95
+) -> pd.DataFrame:
+    """Each column's association with y, given the covariates: one logistic regression per column.
+
+    Returns:
+        `feature, n, missing, odds_ratio` (per SD of the column), `low, high, p_value` (Wald; Firth's profile where
+        `separated`), `lrt_p` (likelihood ratio against the covariates alone, NaN where separated), `p_holm, p_bh` (of
+        `p_value`, the columns being the family), `separated`. Patients with a missing value are left out of their
+        column's model and counted.
+
+    Raises:
+        ValueError: lengths or indices differ, y isn't 0/1, or a column can't be fitted.
+    """
+    from morphomil.stats.groups import benjamini_hochberg, holm
+
+    given = pd.DataFrame(index=table.index) if covariates is None else covariates
+    if not given.index.equals(table.index):
+        raise ValueError("covariates must have the table's index")
+    outcome = _outcome(y, len(table))
+    rows = []
+    for name, values in table.items():
+        known = values.notna().to_numpy() & given.notna().all(axis=1).to_numpy()
+        own = values.to_numpy(dtype=np.float64, na_value=np.nan)[known]
+        columns = given[known].assign(**{"@": own / own.std(ddof=1)})
+        model = logistic_model(columns, outcome[known], level=level)
+        alone = not model.separated and not (given.shape[1] and logistic_model(given[known], outcome[known]).separated)
+        base = given[known].to_numpy()
+        rows.append(
+            {"feature": name, "n": int(known.sum()), "missing": int((~known).sum())}
+            | model.summary.loc["@", ["odds_ratio", "low", "high", "p_value"]].to_dict()
+            | {"lrt_p": likelihood_ratio_test(base, columns, outcome[known]).p_value if alone else math.nan}
+            | {"separated": model.separated}
+        )
+    result = pd.DataFrame(rows)
+    result.insert(7, "p_holm", holm(result["p_value"]))
+    result.insert(8, "p_bh", benjamini_hochberg(result["p_value"]))
+    return result
+
+
 def _intercept_only(y: ArrayLike) -> LogisticModel:
     outcome = _outcome(y, len(np.asarray(y)))
     fit = fit_logistic(np.ones((len(outcome), 1)), outcome)

@@ -15,6 +15,8 @@ from morphomil.stats import (
     axial_resultant,
     grouped_polarity,
     leave_one_out_deviation,
+    rayleigh_test,
+    watson_williams_test,
 )
 
 laws = settings(deadline=None, max_examples=60)
@@ -185,3 +187,30 @@ def test_arguments_are_checked():
         leave_one_out_deviation([1, 2], [0])
     with pytest.raises(ValueError, match="1 missing of 2"):
         grouped_polarity([1, 2], ["a", None])
+
+
+def test_rayleigh_by_its_definition() -> None:
+    """Exact in simulation: uniform axes reject at the level, and the statistic is n R^2."""
+    rng = np.random.default_rng(0)
+    p_values = np.array([rayleigh_test(rng.uniform(0, 180, 20)).p_value for _ in range(4000)])
+    assert (p_values < 0.05).mean() == pytest.approx(0.05, abs=0.011)
+    angles = rng.normal(170, 20, 40) % 180
+    assert rayleigh_test(angles).statistic == pytest.approx(40 * axial_resultant(angles) ** 2)
+    assert rayleigh_test(angles).p_value < 1e-6
+    assert rayleigh_test((angles + 77) % 180).p_value == pytest.approx(rayleigh_test(angles).p_value)
+
+
+def test_watson_williams_holds_its_level_and_finds_a_turn() -> None:
+    rng = np.random.default_rng(1)
+    groups = np.repeat([0, 1, 2], 25)
+
+    def axes(turn: float) -> np.ndarray:
+        return (np.degrees(rng.vonmises(np.radians([0.0, 0, 2 * turn])[groups], 4)) / 2 + 175) % 180
+
+    p_values = np.array([watson_williams_test(axes(0), groups).p_value for _ in range(2000)])
+    assert (p_values < 0.05).mean() == pytest.approx(0.05, abs=0.015)
+    assert watson_williams_test(axes(25), groups).p_value < 0.001
+    with pytest.raises(ValueError, match=r"resultant length of 0\.45"):
+        watson_williams_test(rng.uniform(0, 180, 75), groups)
+    with pytest.raises(ValueError, match="two groups"):
+        watson_williams_test([1.0, 2.0], [0, 0])

@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
 
-from morphomil.stats import benjamini_hochberg, compare_groups, holm, mann_whitney
+from morphomil.stats import benjamini_hochberg, compare_categories, compare_groups, holm, mann_whitney
 from morphomil.types import RefusedError
 
 REFERENCE = json.loads((Path(__file__).parents[1] / "reference" / "stats.json").read_text(encoding="utf-8"))
@@ -262,3 +262,43 @@ def test_a_planted_feature_stands_out():
     assert found.loc["c", "p_holm"] < 0.01
     assert found.loc["c", "direction"] == "lower"
     assert found.loc["c", "cliffs_delta_high"] < 0
+
+
+def test_categories_by_chi_square_and_fisher() -> None:
+    from scipy.stats import chi2_contingency, fisher_exact
+
+    rng = np.random.default_rng(0)
+    labels = rng.integers(0, 2, 300)
+    table = pd.DataFrame(
+        {
+            "grade": rng.integers(1, 4, 300).astype(object),
+            "rare": np.where(rng.random(300) < 0.01, "yes", "no"),
+            "same": np.where(rng.random(300) < 0.2 + 0.4 * labels, "a", "b"),
+            "one": "x",
+        }
+    )
+    table.loc[:9, "grade"] = None
+    found = compare_categories(table, labels).set_index("feature")
+    counts = pd.crosstab(table["grade"], labels[: len(table)])
+    expected = chi2_contingency(counts, correction=False)
+    assert found.loc["grade", "p_value"] == pytest.approx(expected.pvalue)
+    assert found.loc["grade", ["n", "missing", "degrees", "test"]].tolist() == [290, 10, 2, "chi-square"]
+    assert found.loc["rare", "test"] == "Fisher"
+    assert found.loc["rare", "p_value"] == pytest.approx(fisher_exact(pd.crosstab(table["rare"], labels))[1])
+    assert np.isnan(found.loc["one", "p_value"])
+    assert found.loc["same", "p_holm"] == pytest.approx(3 * found.loc["same", "p_value"])
+    same = found.loc["same"]
+    assert 0 < same["cramers_v_low"] < same["cramers_v"] < same["cramers_v_high"] < 1
+    assert found.loc["grade", "cramers_v_low"] == 0
+
+
+def test_the_interval_of_cramers_v_covers() -> None:
+    """Population V of this fourfold table is 0.3."""
+    rng = np.random.default_rng(1)
+    inside = 0
+    for _ in range(400):
+        labels = np.repeat([0, 1], 100)
+        values = pd.DataFrame({"x": (rng.random(200) < np.where(labels == 1, 0.65, 0.35)).astype(int)})
+        row = compare_categories(values, labels).iloc[0]
+        inside += row["cramers_v_low"] <= 0.3 <= row["cramers_v_high"]
+    assert 0.92 <= inside / 400 <= 0.98

@@ -10,8 +10,9 @@ import pytest
 import statsmodels.api as sm
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from scipy.stats import chi2
 
-from morphomil.stats import auc, likelihood_ratio_test, logistic_model
+from morphomil.stats import adjusted_associations, auc, likelihood_ratio_test, logistic_model
 from morphomil.stats.models import is_separated
 
 
@@ -107,3 +108,24 @@ def test_the_clinical_model_of_the_data_set(shared_data: Path) -> None:
     assert areas["tr"] == pytest.approx(0.661, abs=0.01)
     assert areas["va"] == pytest.approx(0.709, abs=0.01)
     assert areas["te"] == pytest.approx(0.613, abs=0.015)
+
+
+def test_associations_beside_covariates() -> None:
+    rng = np.random.default_rng(5)
+    clinical = pd.DataFrame({"size": rng.normal(size=300)})
+    columns = pd.DataFrame({"copy": clinical["size"] * 10 + rng.normal(0, 3, 300), "own": rng.normal(5, 2, 300)})
+    outcome = rng.random(300) < 1 / (1 + np.exp(-clinical["size"] - 0.6 * (columns["own"] - 5) / 2))
+    columns.loc[:4, "own"] = np.nan
+    crude = adjusted_associations(columns, outcome).set_index("feature")
+    adjusted = adjusted_associations(columns, outcome, covariates=clinical).set_index("feature")
+    assert crude.loc["copy", "p_value"] < 1e-6
+    assert adjusted.loc["copy", "p_value"] > 0.01
+    assert adjusted.loc["own", "low"] > 1
+    assert adjusted.loc["own", ["n", "missing"]].tolist() == [295, 5]
+    known = columns["own"].notna()
+    design = sm.add_constant(pd.DataFrame({"c": clinical["size"], "f": columns["own"] / columns["own"].std()})[known])
+    fitted = sm.Logit(outcome[known].astype(float), design).fit(disp=0)
+    assert adjusted.loc["own", "odds_ratio"] == pytest.approx(np.exp(fitted.params["f"]))
+    base = sm.Logit(outcome[known].astype(float), design[["const", "c"]]).fit(disp=0)
+    assert adjusted.loc["own", "lrt_p"] == pytest.approx(chi2.sf(2 * (fitted.llf - base.llf), 1), rel=1e-4)
+    assert (adjusted["p_holm"] >= adjusted["p_value"]).all()
