@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
@@ -24,6 +24,8 @@ CLINICAL_REPEATS = 10
 ADAM_BETAS = (0.9, 0.999)
 VALIDATION_BAGS = 4
 """Of each patient, in the loss that ends training."""
+COMPACT_BELOW = 0.75
+"""Replicates that have stopped leave the batch once fewer than this share still learns."""
 COALITION_BAGS = 64
 """Whose coalitions are evaluated at once, which bounds memory."""
 
@@ -206,6 +208,11 @@ class MorphometryMIL(nn.Module):
         attention = torch.softmax(score, dim=-1)
         return self.decide((attention.unsqueeze(-2) @ embedded).squeeze(-2)), attention
 
+    def replace_parameters(self, values: dict[str, torch.Tensor]) -> None:
+        """Take other values, perhaps of another number of replicates."""
+        for name, value in values.items():
+            setattr(self, name, nn.Parameter(value))
+
     def read(self, bags: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Bags (R, B, features, bins) -> embedded instances (R, B, features, width), attention before the softmax."""
         replicates, count, features, _ = bags.shape
@@ -264,6 +271,8 @@ class TrainedMorphometry:
         Returns:
             (replicates, coalitions, bags, classes).
         """
+        if self.available is not None:
+            raise ValueError("coalitions need models that were trained on all features")
         replicates = len(self.model.prior)
         chosen = torch.from_numpy(members)
         parts = []
@@ -274,11 +283,17 @@ class TrainedMorphometry:
                 # Features last but one, so that one product serves all coalitions of a bag: (R, B, coalitions, width)
                 share = torch.softmax(score.unsqueeze(-2).masked_fill(~chosen, -torch.inf), dim=-1)
                 pooled = share.nan_to_num(0) @ embedded
-                logits = self.model.decide(pooled.flatten(1, 2)).unflatten(1, pooled.shape[1:3])
+                logits = self.model.decide(pooled.flatten(1, 2)).reshape(*pooled.shape[:3], -1)
                 parts.append(torch.softmax(logits.double(), dim=-1).transpose(1, 2))
         probability = torch.cat(parts, dim=2).numpy()
         probability[:, ~members.any(axis=1)] = empty
         return np.asarray(probability)
+
+    def replicate(self, number: int) -> TrainedMorphometry:
+        """One of the models by itself."""
+        weights = {name: array[[number]] for name, array in self.weights().items() if not name.startswith("scaler_")}
+        alone = restore_morphometry(weights | {"scaler_mean": self.scaler.mean, "scaler_sd": self.scaler.sd})
+        return replace(alone, available=None if self.available is None else self.available[[number]])
 
     def weights(self) -> dict[str, NDArray[np.float32]]:
         """Everything that prediction needs, by name; the first axis of the model's arrays is the replicate."""
@@ -369,6 +384,11 @@ class _AdamW:
         self.square = [torch.zeros_like(p) for p in parameters]
         self.steps = 0
 
+    def go_on_with(self, parameters: list[nn.Parameter], chosen: torch.Tensor) -> None:
+        """These are the chosen entries of the parameters' first axis."""
+        self.parameters = parameters
+        self.mean, self.square = ([one[chosen] for one in state] for state in (self.mean, self.square))
+
     @torch.no_grad()
     def step(self, gradients: Sequence[torch.Tensor]) -> None:
         self.steps += 1
@@ -396,7 +416,7 @@ class _Fit:
         rng: torch.Generator,
     ) -> None:
         self.recipe, self.rng = recipe, rng
-        self.streams = torch.from_numpy(streams)
+        self.streams, self.replicate_streams = int(streams.max()) + 1, torch.from_numpy(streams)
         self.available = None if available is None else torch.from_numpy(available)[:, None]
         self.values = smooth(scaler(bags.values))
         patients, place = np.unique(bags.patient, return_inverse=True)
@@ -406,24 +426,24 @@ class _Fit:
         self.labels = torch.from_numpy(labels.astype(np.int64))
         self.classes = int(labels.max()) + 1
         self.model = MorphometryMIL(
-            int(streams.max()) + 1,
+            self.streams,
             features=self.values.shape[1],
             bins=self.values.shape[2],
             classes=self.classes,
             recipe=recipe,
             rng=rng,
         )
-        for parameter in self.model.parameters():
-            parameter.data = parameter.data[self.streams]
+        weights = {name: tensor[self.replicate_streams] for name, tensor in self.model.state_dict().items()}
+        self.model.replace_parameters(weights)
 
     def run(self) -> pd.DataFrame:
         """Train; the model keeps each replicate's best weights."""
         recipe = self.recipe
         optimizer = _AdamW(list(self.model.parameters()), rate=recipe.learning_rate, decay=recipe.weight_decay)
-        best = torch.full((len(self.labels),), torch.inf)
         kept = {name: tensor.clone() for name, tensor in self.model.state_dict().items()}
+        number = torch.arange(len(self.labels))  # of the replicates still in training
+        best, idle = torch.full((len(number),), torch.inf), torch.zeros(len(number), dtype=torch.int64)
         rows: list[pd.DataFrame] = []
-        idle = torch.zeros(len(self.labels), dtype=torch.int64)
         for step in range(1, recipe.steps + 1):
             loss = self._training_loss(step)  # (replicates,)
             optimizer.step(torch.autograd.grad(loss.sum(), optimizer.parameters))
@@ -431,16 +451,30 @@ class _Fit:
                 continue
             with torch.no_grad():
                 checked = self._validation_loss()
-            rows.append(_log_rows(step, loss.detach(), checked))
-            better = (checked < best) & (idle < recipe.patience)
+            learning = idle < recipe.patience
+            rows.append(_log_rows(number[learning], step, loss.detach()[learning], checked[learning]))
+            better = (checked < best) & learning
             best = torch.where(better, checked, best)
             for name, tensor in self.model.state_dict().items():
-                kept[name][better] = tensor[better]
+                kept[name][number[better]] = tensor[better]
             idle = torch.where(better, 0, idle + 1)
-            if (idle >= recipe.patience).all():
+            learning = idle < recipe.patience
+            if not learning.any():
                 break
-        self.model.load_state_dict(kept)
-        return pd.concat(rows, ignore_index=True)
+            if learning.float().mean() < COMPACT_BELOW:
+                number, best, idle = number[learning], best[learning], idle[learning]
+                self._go_on_with(learning)
+                optimizer.go_on_with(list(self.model.parameters()), learning)
+        self.model.replace_parameters(kept)
+        log = pd.concat(rows, ignore_index=True)
+        return log.sort_values(["step", "replicate"], kind="stable", ignore_index=True)
+
+    def _go_on_with(self, chosen: torch.Tensor) -> None:
+        """Leave out replicates that have stopped."""
+        self.train, self.val, self.labels = self.train[chosen], self.val[chosen], self.labels[chosen]
+        self.replicate_streams = self.replicate_streams[chosen]
+        self.available = None if self.available is None else self.available[chosen]
+        self.model.replace_parameters({name: tensor[chosen] for name, tensor in self.model.state_dict().items()})
 
     def _training_loss(self, step: int) -> torch.Tensor:
         position = self._draw(self.train.shape[1], dtype=torch.float64)
@@ -468,12 +502,11 @@ class _Fit:
 
     def _draw(self, *shape: int, dtype: torch.dtype = torch.float32) -> torch.Tensor:
         """Uniform random numbers (replicates, *shape), the same where streams are."""
-        streams = int(self.streams.max()) + 1
-        return torch.rand((streams, *shape), generator=self.rng, dtype=dtype)[self.streams]
+        return torch.rand((self.streams, *shape), generator=self.rng, dtype=dtype)[self.replicate_streams]
 
     def _draw_coalitions(self, bags: int, features: int, *, single: bool) -> torch.Tensor:
         """Which instances take part, (replicates, bags, features): one, or a number drawn uniformly from 1 to all."""
-        luck, most = self._draw(bags, features), features
+        luck, most = self._draw(bags, features), torch.tensor(features)
         if self.available is not None:
             luck, most = luck.masked_fill(~self.available, 2), self.available.sum(dim=-1, keepdim=True)
         size = 1 + (self._draw(bags, 1) * most).floor()
@@ -495,11 +528,11 @@ def _members(chosen: NDArray[np.bool_], patients: NDArray[np.int64]) -> torch.Te
     return torch.from_numpy(np.stack([patients[row[patients]] for row in chosen]))
 
 
-def _log_rows(step: int, train: torch.Tensor, validation: torch.Tensor) -> pd.DataFrame:
+def _log_rows(number: torch.Tensor, step: int, train: torch.Tensor, validation: torch.Tensor) -> pd.DataFrame:
     if not (torch.isfinite(train).all() and torch.isfinite(validation).all()):
         raise TrainingError(f"the loss is not a number after {step} steps; train with a lower learning rate")
     return pd.DataFrame(
-        {"replicate": range(len(train)), "step": step, "loss_train": train.numpy(), "loss_val": validation.numpy()}
+        {"replicate": number.numpy(), "step": step, "loss_train": train.numpy(), "loss_val": validation.numpy()}
     )
 
 

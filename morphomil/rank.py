@@ -1,65 +1,50 @@
-"""Models + bags -> ranking: which feature the morphometry model attends to, and how the groups differ in it.
+"""Models + bags -> ranking: which feature the morphometry model attends to and relies on, and how the groups differ.
 
-Everything shown of a patient comes from models that didn't see the patient: edges, scaler and stopping rule of a fold
-come from its training patients.
+Everything shown of a patient comes from models that didn't see the patient (`crossfit`).
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Protocol
+import time
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
 
-from morphomil.bags import BAG_SIZE, draw_bags, generator, inner_validation, make_folds, patient_labels
-from morphomil.matrix import (
-    FINE_BINS,
-    count_nuclei,
-    features_in,
-    fit_edges_to_counts,
-    has_enough_nuclei,
-    mean_rows,
-    patient_values,
-    rebin,
-    relative_frequencies,
-    slide_values,
+from morphomil.bags import generator, make_folds, patient_labels
+from morphomil.crossfit import FoldTask, PatientBags, permute_labels
+from morphomil.evidence import (
+    TOP,
+    compare_rankings,
+    correlate_features,
+    curves_of_removal,
+    families_of,
+    kendalls_w,
+    measure_faithfulness,
+    null_p,
+    rank_distribution,
+    say_agreement,
 )
+from morphomil.matrix import count_nuclei, features_in, patient_values, slide_values
+from morphomil.shapley import Coalitions, contrast_auc, contrast_log_likelihood, log_likelihood
 from morphomil.stats import compare_groups, within_fold_auc_interval
 from morphomil.types import InputError, RefusedError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
+    from collections.abc import Callable
 
     from numpy.typing import NDArray
 
-    from morphomil.bags import Fold
-    from morphomil.matrix import Edges
-    from morphomil.mil import InstanceBags
+    from morphomil.crossfit import Counts, FoldModel, FoldResult, NullResult
     from morphomil.stats.roc import AucInterval
 
 SEEDS = 5
 """Models per fold, each with weights and an inner validation of its own; `quick` trains one."""
-MAX_BAGS = 20
-"""Of a slide: 200 patches; more patches make no bag better."""
+PERMUTATIONS = 199
+"""Of the labels, each trained anew; `quick` trains none."""
 RESAMPLES = 2000
 """Of patients and seeds, for the intervals of attention."""
-
-
-class Counts(Protocol):
-    """Gives a slide's histogram counts (features, patches, fine bins) when asked, so that not all are held at once."""
-
-    def __call__(self, slide_id: str) -> NDArray[Any]:
-        """The counts of one slide."""
-
-
-@dataclass(frozen=True)
-class FoldModel:
-    """What a fold's prediction needs: edges, weights (arrays by name) and how training went."""
-
-    edges: Edges
-    weights: dict[str, NDArray[np.float32]] = field(repr=False)
-    log: pd.DataFrame = field(repr=False)
 
 
 @dataclass(frozen=True)
@@ -67,12 +52,28 @@ class Ranking:
     """The features in order of the attention they get, and all that this rests on."""
 
     table: pd.DataFrame
-    """One row per feature: `rank, feature, attention, attention_low, attention_high`, then as `compare_groups`.
-    Attention is relative to an even share, with 95 % intervals over patients and seeds."""
+    """One row per feature: `rank, feature, attention`, then the columns of `docs/ranking.md`: Shapley values, ablation,
+    stability, p values under permuted labels, then as `compare_groups`. Attention is relative to an even share; 95 %
+    intervals are over patients and seeds. What has not been computed is NaN."""
     predictions: pd.DataFrame
     """One row per predicted patient: `patient, fold, group, label` (1: positive), `probability`."""
     attention: pd.DataFrame
     """One row per predicted patient: `patient` and the share of attention of each feature."""
+    shapley: pd.DataFrame
+    """One row per predicted patient: `patient` and each feature's contribution to the probability of the positive
+    label, from the training prevalence."""
+    agreement: pd.DataFrame
+    """Kendall's tau among attention, Shapley value, ablation and effect size (`evidence.compare_rankings`)."""
+    groups: pd.DataFrame
+    """The ranking with features of a family as one: `group, features` and columns as in `table`."""
+    correlation: pd.DataFrame
+    """Spearman correlations of the patients' values, clustered."""
+    stability: pd.DataFrame
+    """How models of seeds and folds rank: `by` (attention or shapley), `kendalls_w`, then `rank_distribution`."""
+    faithfulness: pd.DataFrame
+    """Deletion and insertion against random order: `order` (attention or shapley), then `measure_faithfulness`."""
+    statement: str
+    """What attention puts first and whether the other ways of ranking agree, in plain words."""
     patient_values: pd.DataFrame
     """One row per patient: `patient, label` and its value of each feature, which the tests compare."""
     auc: AucInterval
@@ -94,7 +95,10 @@ def rank_nuclei(
     positive: str | None = None,
     folds: int = 5,
     quick: bool = False,
+    permutations: int = PERMUTATIONS,
+    ablation: bool = True,
     on_fold: Callable[[int, int], None] | None = None,
+    on_estimate: Callable[[float], None] | None = None,
 ) -> Ranking:
     """Rank the features of nuclei that were segmented anywhere.
 
@@ -104,8 +108,11 @@ def rank_nuclei(
         seed: of folds, bags and training.
         positive: the label that counts as positive; needed unless labels are 0 and 1.
         folds: of the cross-validation, where `cohort` gives no split.
-        quick: one model per fold.
+        quick: one model per fold, no permutations, no ablation.
+        permutations: of the labels, for the null; each is trained.
+        ablation: also train without each feature, and with each alone.
         on_fold: hears (done, total).
+        on_estimate: hears the seconds that the training still to come will take, once the first model is trained.
 
     Raises:
         InputError: a column is missing, or the labels aren't two.
@@ -130,7 +137,18 @@ def rank_nuclei(
         return count_nuclei(part, np.unique(part["patch_id"]), features=features)
 
     return rank_counts(
-        load, values, cohort, features=features, seed=seed, positive=positive, folds=folds, quick=quick, on_fold=on_fold
+        load,
+        values,
+        cohort,
+        features=features,
+        seed=seed,
+        positive=positive,
+        folds=folds,
+        quick=quick,
+        permutations=permutations,
+        ablation=ablation,
+        on_fold=on_fold,
+        on_estimate=on_estimate,
     )
 
 
@@ -144,7 +162,10 @@ def rank_counts(
     positive: str | None = None,
     folds: int = 5,
     quick: bool = False,
+    permutations: int = PERMUTATIONS,
+    ablation: bool = True,
     on_fold: Callable[[int, int], None] | None = None,
+    on_estimate: Callable[[float], None] | None = None,
 ) -> Ranking:
     """Rank the features of slides whose counts are stored; see `rank_nuclei`.
 
@@ -156,48 +177,73 @@ def rank_counts(
         seed: of folds, bags and training.
         positive: the label that counts as positive.
         folds: of the cross-validation, where `cohort` gives no split.
-        quick: one model per fold.
+        quick: one model per fold, no permutations, no ablation.
+        permutations: of the labels, for the null; each is trained.
+        ablation: also train without each feature, and with each alone.
         on_fold: hears (done, total).
+        on_estimate: hears the seconds that the training still to come will take, once the first model is trained.
     """
     from morphomil.mil import TrainingError
 
     cohort = cohort.assign(label=cohort["label"].astype(str), patient=cohort["patient"].astype(str))
     positive, reference = _settle_groups(cohort["label"], positive)
-    bags = _Bags.collect(load, cohort[cohort["slide_id"].isin(values["slide_id"])], seed=seed)
+    bags = PatientBags.collect(load, cohort[cohort["slide_id"].isin(values["slide_id"])], seed=seed)
     used = cohort[cohort["slide_id"].isin(bags.slides)]
-    notes = _count_losses(cohort, used)
     splits = make_folds(used, folds=folds, seed=seed)
     labels = patient_labels(used)
+    positives = labels == positive
+    plan = _Plan.of(features, seeds=1 if quick else SEEDS, ablation=ablation and not quick, seed=seed)
+    labelings = permute_labels(
+        positives.to_numpy().astype(np.int64), splits, bags, permutations=0 if quick else permutations, seed=seed
+    )
     failed: dict[str, str] = {}
-    results: dict[str, _FoldResult] = {}
+    answers: dict[str, _FoldAnswers] = {}
     for number, fold in enumerate(splits, start=1):
-        seeds = 1 if quick else SEEDS
         try:
-            results[fold.name] = _run_fold(fold, bags, labels == positive, features=features, seeds=seeds, seed=seed)
+            task = FoldTask(fold, bags, positives, features=features, seed=seed)
+            report = on_estimate if number == 1 else None
+            answers[fold.name] = plan.run(task, labelings, on_estimate=report, folds=len(splits))
         except TrainingError as error:
             failed[fold.name] = str(error)
         if on_fold:
             on_fold(number, len(splits))
-    if not results:
+    if not answers:
         raise TrainingError(f"no fold could be trained: {'; '.join(failed.values())}")
-    predictions = pd.concat([result.predictions for result in results.values()], ignore_index=True)
+    results = [answer.result for answer in answers.values()]
+    predictions = pd.concat([result.predictions for result in results], ignore_index=True)
     predictions.insert(2, "group", predictions["patient"].map(labels))
-    attention = np.concatenate([result.attention for result in results.values()], axis=1)  # (seeds, patients, features)
     of_patients = patient_values(values[values["slide_id"].isin(bags.slides)], used)
     compared = compare_groups(of_patients[list(features)], of_patients["label"], positive=positive)
-    auc = within_fold_auc_interval(predictions["label"], predictions["probability"], predictions["fold"])
-    shares = pd.DataFrame(attention.mean(axis=0), columns=list(features))
-    shares.insert(0, "patient", predictions["patient"])
+    evidence = _Evidence(plan, list(answers.values()), predictions, seed=seed)
+    table = evidence.table(compared)
+    groups = evidence.group_table()
+    agreement = compare_rankings(
+        pd.DataFrame(
+            {
+                "attention": table["attention"],
+                "shapley": table["shapley_log_loss"],
+                "ablation": table["ablation_auc"],
+                "effect_size": table["cliffs_delta"].abs(),
+            }
+        )
+    )
     return Ranking(
-        table=_table(attention, compared, features=features, seed=seed),
+        table=table,
         predictions=predictions,
-        attention=shares,
+        attention=evidence.of_patients(evidence.attention.mean(axis=0)),
+        shapley=evidence.of_patients(evidence.contributions.T),
+        agreement=agreement,
+        groups=groups,
+        correlation=correlate_features(of_patients[list(features)]),
+        stability=evidence.stability(),
+        faithfulness=evidence.faithfulness(),
+        statement=say_agreement(table, groups, agreement),
         patient_values=of_patients,
-        auc=auc,
+        auc=within_fold_auc_interval(predictions["label"], predictions["probability"], predictions["fold"]),
         positive=positive,
         reference=reference,
-        models={name: result.model for name, result in results.items()},
-        notes=notes,
+        models={name: answer.result.model for name, answer in answers.items()},
+        notes=_count_losses(cohort, used),
         failed=failed,
     )
 
@@ -233,122 +279,179 @@ def _count_losses(cohort: pd.DataFrame, used: pd.DataFrame) -> tuple[str, ...]:
 
 
 @dataclass(frozen=True)
-class _Bags:
-    """Every slide's bags as mean histograms on the fine grid, and the sums that edges are fitted to."""
+class _FoldAnswers:
+    """All that is trained in a fold."""
 
-    slides: tuple[str, ...]
-    patients: tuple[str, ...]
-    patient: NDArray[np.int64]  # (bags,), sorted
-    weight: NDArray[np.float64]  # (bags,): a patient's sum to 1
-    fine: NDArray[np.float32]  # (features, bags, fine bins)
-    totals: NDArray[np.int64]  # (patients, features, fine bins)
-
-    @classmethod
-    def collect(cls, load: Counts, cohort: pd.DataFrame, *, seed: int) -> _Bags:
-        """Read each slide once, in the order of patient and slide id."""
-        slides, patients, rows, owners, shares = [], [], [], [], []
-        totals: dict[str, NDArray[np.int64]] = {}
-        for row in cohort.sort_values(["patient", "slide_id"]).to_dict("records"):
-            counts = load(row["slide_id"])
-            counts = counts[:, has_enough_nuclei(counts)]
-            if not counts.shape[1]:
-                continue
-            slides.append(str(row["slide_id"]))
-            if row["patient"] not in totals:
-                patients.append(row["patient"])
-                totals[row["patient"]] = np.zeros((len(counts), FINE_BINS), np.int64)
-            totals[row["patient"]] += counts.sum(axis=1, dtype=np.int64)
-            drawn = draw_bags(counts.shape[1], bags=MAX_BAGS, seed_key=(seed, row["slide_id"]))
-            frequencies = relative_frequencies(counts)
-            rows += [mean_rows(frequencies[:, bag]) for bag in drawn]
-            owners += [len(patients) - 1] * len(drawn)
-            shares += [1 / len(drawn)] * len(drawn)
-        if not rows:
-            raise RefusedError(f"no slide has a patch with enough nuclei; {BAG_SIZE} patches of 5 nuclei make a bag")
-        patient, weight = np.array(owners), np.array(shares)
-        weight /= np.bincount(patient, weight)[patient]
-        stacked = np.stack([totals[name] for name in patients])
-        return cls(tuple(slides), tuple(patients), patient, weight, np.stack(rows, axis=1), stacked)
-
-    def members(self, names: Iterable[str]) -> NDArray[np.bool_]:
-        """Which patients are named."""
-        return np.isin(np.array(self.patients, dtype=object), list(names))
-
-    def instances(self, edges: Edges) -> InstanceBags:
-        """The bags on a fold's edges."""
-        from morphomil.mil import InstanceBags
-
-        return InstanceBags(np.moveaxis(rebin(self.fine, edges), 0, 1), self.patient, self.weight)
+    result: FoldResult
+    without: NDArray[np.float64] | None  # (seeds, sets of features, patients)
+    null: NullResult | None
 
 
 @dataclass(frozen=True)
-class _FoldResult:
-    predictions: pd.DataFrame
-    attention: NDArray[np.float64]  # (seeds, patients, features)
-    model: FoldModel
+class _Plan:
+    """What is trained in every fold."""
+
+    features: tuple[str, ...]
+    seeds: int
+    coalitions: Coalitions
+    families: dict[str, tuple[int, ...]]
+    kept: NDArray[np.bool_] | None
+    """(sets, features) of the ablation: without each feature, without each family, each feature alone, each family
+    alone; None without ablation."""
+
+    @classmethod
+    def of(cls, features: tuple[str, ...], *, seeds: int, ablation: bool, seed: int) -> _Plan:
+        families = families_of(features)
+        member = np.zeros((len(families), len(features)), np.bool_)
+        for row, members in zip(member, families.values(), strict=True):
+            row[list(members)] = True
+        alone = np.concatenate([np.eye(len(features), dtype=np.bool_), member])
+        alone = alone[: len(features) + sum(len(members) > 1 for members in families.values())]  # single ones are there
+        whole = alone.all(axis=1, keepdims=True)  # a family of all features leaves nothing out of which to learn
+        kept = np.concatenate([whole | ~alone, alone])
+        return cls(features, seeds, Coalitions.of(len(features), seed=seed), families, kept if ablation else None)
+
+    def run(
+        self,
+        task: FoldTask,
+        labelings: NDArray[np.int64],
+        *,
+        on_estimate: Callable[[float], None] | None,
+        folds: int,
+    ) -> _FoldAnswers:
+        begun = time.monotonic()
+        result = task.answer(self.seeds, self.coalitions)
+        null = len(labelings) > 1
+        models = (0 if self.kept is None else self.seeds * len(self.kept)) + (len(labelings) if null else 0)
+        if on_estimate:
+            each = (time.monotonic() - begun) / self.seeds
+            on_estimate(each * (folds * (models + self.seeds) - self.seeds))
+        without = None if self.kept is None else task.answer_without(self.seeds, self.kept)
+        return _FoldAnswers(result, without, task.answer_permuted(labelings, self.coalitions) if null else None)
 
 
-def _run_fold(
-    fold: Fold, bags: _Bags, positive: pd.Series[bool], *, features: tuple[str, ...], seeds: int, seed: int
-) -> _FoldResult:
-    """Train on a fold's patients and predict its test patients."""
-    from morphomil.mil import train_morphometry
+class _Evidence:
+    """What the folds' answers say together."""
 
-    learning, test = bags.members(fold.train + fold.val), bags.members(fold.test)
-    edges = fit_edges_to_counts(bags.totals[bags.members(fold.train)], features=features)
-    instances = bags.instances(edges)
-    labels = positive[list(bags.patients)].to_numpy().astype(np.int64)
-    trained = train_morphometry(
-        instances.of_patients(learning),
-        labels,
-        validation=np.stack([_who_stops(fold, bags, positive, seed=seed, replicate=r) for r in range(seeds)]),
-        seed=int(generator("fold", seed, fold.name).integers(2**31)),
-    )
-    seen = instances.of_patients(test)
-    prediction = trained.predict(seen.values)
-    names = [name for name, inside in zip(bags.patients, test, strict=True) if inside]
-    probability = _by_patient(prediction.probability[..., 1:].mean(axis=0, keepdims=True), seen)[0, :, 0]
-    table = pd.DataFrame({"patient": names, "fold": fold.name, "label": labels[test], "probability": probability})
-    model = FoldModel(edges, trained.weights(), trained.log)
-    return _FoldResult(table, _by_patient(prediction.attention, seen), model)
+    def __init__(self, plan: _Plan, answers: list[_FoldAnswers], predictions: pd.DataFrame, *, seed: int) -> None:
+        self.plan, self.answers, self.seed = plan, answers, seed
+        self.patients = predictions["patient"]
+        self.labels = predictions["label"].to_numpy()
+        self.folds = predictions["fold"].to_numpy()
+        self.attention = np.concatenate(
+            [one.result.attention for one in answers], axis=1
+        )  # (seeds, patients, features)
+        self.coalitions = np.concatenate([one.result.coalitions for one in answers], axis=2)
+        self.contributions = plan.coalitions.weights @ self.coalitions.mean(axis=0)  # (features, patients)
+
+    def of_patients(self, values: NDArray[np.float64]) -> pd.DataFrame:
+        table = pd.DataFrame(values, columns=list(self.plan.features))
+        table.insert(0, "patient", self.patients)
+        return table
+
+    def table(self, compared: pd.DataFrame) -> pd.DataFrame:
+        """The ranking, in the order of attention."""
+        count = len(self.plan.features)
+        columns: dict[str, Any] = {"feature": list(self.plan.features)}
+        columns |= _attend(self.attention * count, seed=self.seed) | {"attention_p": np.nan, "attention_p_any": np.nan}
+        columns |= self._share(self.plan.coalitions.weights)
+        columns["shapley_probability"] = np.abs(self.contributions).mean(axis=1)
+        if self.plan.coalitions.steps is not None:
+            mean = log_likelihood(self.coalitions.mean(axis=0), self.labels).mean(axis=1)
+            columns["shapley_log_loss_se"] = self.plan.coalitions.standard_error(mean)
+        columns |= {"shapley_p": np.nan, "shapley_p_any": np.nan}
+        if self.answers[0].null is not None:
+            nulls = [one.null for one in self.answers if one.null is not None]
+            columns["attention_p"], columns["attention_p_any"] = null_p(np.sum([n.attention for n in nulls], axis=0))
+            columns["shapley_p"], columns["shapley_p_any"] = null_p(np.sum([n.shapley for n in nulls], axis=0))
+        columns |= {name: values[:count] for name, values in self._ablate().items()}
+        table = pd.DataFrame(columns)
+        stability = self.stability().set_index("feature")
+        for by in ("attention", "shapley"):
+            chosen = stability.loc[stability["by"] == by, ["rank_mean", "top1", f"top{TOP}"]]
+            table = table.merge(chosen.add_prefix(f"{by}_"), left_on="feature", right_index=True)
+        table = table.merge(compared, on="feature", validate="one_to_one")
+        table = table.sort_values("attention", ascending=False, kind="stable", ignore_index=True)
+        table.insert(0, "rank", np.arange(1, count + 1))
+        return table
+
+    def group_table(self) -> pd.DataFrame:
+        """Families as one feature each; empty beyond the number of features whose coalitions are all evaluated."""
+        names = list(self.plan.families)
+        members = [[self.plan.features[i] for i in self.plan.families[name]] for name in names]
+        table = pd.DataFrame({"group": names, "features": [", ".join(of) for of in members]})
+        one_by_one = self.attention * len(self.plan.features)
+        grouped = np.stack([one_by_one[..., list(of)].mean(axis=-1) for of in self.plan.families.values()], axis=-1)
+        columns: dict[str, Any] = _attend(grouped, seed=self.seed)
+        if self.plan.coalitions.steps is None:
+            columns |= self._share(self.plan.coalitions.group(list(self.plan.families.values())))
+        count = len(self.plan.features)
+        place = [count + i if len(of) > 1 else of[0] for i, of in enumerate(self.plan.families.values())]
+        columns |= {name: values[place] for name, values in self._ablate().items()}
+        order = "shapley_rank" if "shapley_rank" in columns else "group"
+        return table.assign(**columns).sort_values(order, kind="stable", ignore_index=True)
+
+    def stability(self) -> pd.DataFrame:
+        """Rankings by single models, those of seeds and folds."""
+        attention, shapley = [], []
+        for one in self.answers:
+            attention.append(one.result.attention.mean(axis=1))
+            truth = one.result.predictions["label"].to_numpy()
+            shapley.append(log_likelihood(one.result.coalitions, truth).mean(axis=2) @ self.plan.coalitions.weights.T)
+        parts = []
+        for by, of_folds in (("attention", attention), ("shapley", shapley)):
+            scores = np.concatenate(of_folds)
+            part = rank_distribution(scores, self.plan.features)
+            part.insert(0, "by", by)
+            part.insert(1, "kendalls_w", kendalls_w(scores) if len(scores) > 1 else np.nan)
+            parts.append(part)
+        return pd.concat(parts, ignore_index=True)
+
+    def faithfulness(self) -> pd.DataFrame:
+        """Of each patient's order by attention and by the size of the contribution to the probability."""
+        if self.plan.coalitions.steps is not None:
+            return pd.DataFrame(columns=["order", "curve", "area", "area_random", "gain", "gain_low", "gain_high"])
+        parts = []
+        for order, scores in (("attention", self.attention.mean(axis=0)), ("shapley", np.abs(self.contributions.T))):
+            curves = curves_of_removal(self.coalitions.mean(axis=0), self.labels, scores, self.plan.coalitions)
+            part = measure_faithfulness(curves, seed=self.seed)
+            part.insert(0, "order", order)
+            parts.append(part)
+        return pd.concat(parts, ignore_index=True)
+
+    def _share(self, weights: NDArray[np.float64]) -> dict[str, Any]:
+        """Shapley values of players, and their order by log-loss."""
+        loss = contrast_log_likelihood(self.coalitions, self.labels, weights, seed=self.seed)
+        area = contrast_auc(self.coalitions, self.labels, self.folds, weights, seed=self.seed)
+        rank = np.empty(len(weights), np.int64)
+        rank[np.argsort(-loss.value, kind="stable")] = np.arange(1, len(weights) + 1)
+        return {"shapley_rank": rank} | loss.columns("shapley_log_loss") | area.columns("shapley_auc")
+
+    def _ablate(self) -> dict[str, NDArray[np.float64]]:
+        """The AUC lost without, and had with only, each feature, then each family of several; NaN without ablation."""
+        count = len(self.plan.features) + sum(len(of) > 1 for of in self.plan.families.values())
+        names = [f"{name}{end}" for name in ("ablation_auc", "alone_auc") for end in ("", "_low", "_high")]
+        parts = [one.without for one in self.answers if one.without is not None]
+        if not parts:
+            return {name: np.full(count, np.nan) for name in names}
+        probability = np.concatenate([self.coalitions[:, -1:], np.concatenate(parts, axis=2)], axis=1)
+        each = np.eye(count)
+        nothing = np.zeros((count, count))
+        lost = np.concatenate([np.ones((count, 1)), -each, nothing], axis=1)
+        alone = np.concatenate([np.zeros((count, 1)), nothing, each], axis=1)
+        area = contrast_auc(probability, self.labels, self.folds, np.concatenate([lost, alone]), seed=self.seed)
+        numbers: dict[str, NDArray[np.float64]] = {}
+        for name, half in (("ablation_auc", slice(0, count)), ("alone_auc", slice(count, None))):
+            numbers |= {f"{name}{end}": values[half] for end, values in zip(("", "_low", "_high"), area, strict=True)}
+        return numbers
 
 
-def _who_stops(fold: Fold, bags: _Bags, positive: pd.Series[bool], *, seed: int, replicate: int) -> NDArray[np.bool_]:
-    """The patients whose loss ends training: the split's own, else an inner part of the training patients."""
-    if fold.val:
-        return bags.members(fold.val)
-    training = positive[list(fold.train)]
-    key = int(generator("stop", seed, fold.name, replicate).integers(2**31))
-    return bags.members(training.index[inner_validation(training, seed=key)])
-
-
-def _by_patient(values: NDArray[np.float64], bags: InstanceBags) -> NDArray[np.float64]:
-    """Weighted mean over each patient's bags: (seeds, bags, n) -> (seeds, patients, n)."""
-    _, place = np.unique(bags.patient, return_inverse=True)
-    starts = np.flatnonzero(np.diff(place, prepend=-1))  # bags are sorted by patient
-    return np.asarray(np.add.reduceat(values * bags.weight[:, None], starts, axis=1))
-
-
-def _table(
-    attention: NDArray[np.float64], compared: pd.DataFrame, *, features: tuple[str, ...], seed: int
-) -> pd.DataFrame:
-    """The ranking: attention relative to an even share with its interval, beside the comparison of the groups."""
-    relative = attention * len(features)
+def _attend(relative: NDArray[np.float64], *, seed: int) -> dict[str, NDArray[np.float64]]:
+    """Attention relative to an even share, (seeds, patients, features), as means with intervals over both."""
     rng = generator("bootstrap", seed)
     seeds, patients, _ = relative.shape
     of_seeds = rng.multinomial(seeds, np.full(seeds, 1 / seeds), size=RESAMPLES) / seeds
     of_patients = rng.multinomial(patients, np.full(patients, 1 / patients), size=RESAMPLES) / patients
     means = np.einsum("bs,bp,spf->bf", of_seeds, of_patients, relative, optimize=True)
     low, high = np.percentile(means, (2.5, 97.5), axis=0)
-    table = pd.DataFrame(
-        {
-            "feature": list(features),
-            "attention": relative.mean(axis=(0, 1)),
-            "attention_low": low,
-            "attention_high": high,
-        }
-    )
-    table = table.merge(compared, on="feature", validate="one_to_one")
-    table = table.sort_values("attention", ascending=False, kind="stable", ignore_index=True)
-    table.insert(0, "rank", np.arange(1, len(table) + 1))
-    return table
+    return {"attention": relative.mean(axis=(0, 1)), "attention_low": low, "attention_high": high}

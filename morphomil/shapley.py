@@ -95,7 +95,7 @@ class Coalitions:
     @property
     def features(self) -> int:
         """How many players there are."""
-        return self.members.shape[1]
+        return int(self.members.shape[1])
 
     def standard_error(self, values: NDArray[np.float64]) -> NDArray[np.float64]:
         """Of the Shapley values (features, ...) for values (coalitions, ...), from sampling orders; 0 if exact."""
@@ -179,15 +179,16 @@ def contrast_auc(
         ValueError: no fold has both classes.
     """
     rng = generator("auc", seed)
-    blocks = [
-        tuple(np.flatnonzero((folds == fold) & (labels == label)) for label in (1, 0)) for fold in pd.unique(folds)
+    split = [
+        (np.flatnonzero((folds == fold) & (labels == 1)), np.flatnonzero((folds == fold) & (labels == 0)))
+        for fold in pd.unique(folds)
     ]
-    blocks = [(positive, negative) for positive, negative in blocks if len(positive) and len(negative)]
+    blocks = [(positive, negative) for positive, negative in split if len(positive) and len(negative)]
     if not blocks:
         raise ValueError("the AUC needs both classes within a fold, got none such")
     pairs = sum(len(positive) * len(negative) for positive, negative in blocks)
     mean = probability.mean(axis=0)
-    total = sum(_contrast_wins(mean, *block, contrasts).sum(axis=(1, 2)) for block in blocks) / pairs
+    total = np.sum([_contrast_wins(mean, *block, contrasts).sum(axis=(1, 2)) for block in blocks], axis=0) / pairs
     resampled = []
     for chosen, resamples in _draw_seeds(len(probability), rng):
         averaged = _average(probability, chosen)

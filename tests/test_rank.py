@@ -19,6 +19,8 @@ from morphomil.types import FEATURE_NAMES, InputError, RefusedError
 SIZE_FAMILY = {"area_um2", "major_axis_um", "minor_axis_um", "circumference_um"}
 SHIFT = 1.35
 """Of the planted trait, in SDs between patients: Cliff's delta 0.66."""
+ONLY_MODELS = {"permutations": 0, "ablation": False}
+"""Neither permutations nor ablation, which have tests of their own."""
 TRAITS = {
     "density": {"density_per_mm2"},
     "outline": {"circularity"},
@@ -29,11 +31,11 @@ TRAITS = {
 """Each trait of a synthetic patient, and the features of which one must rank first when groups differ in it."""
 
 
-def synthetic_cohort(seed, *, trait=None, patients=90, patches=12, per_patch=30):
+def synthetic_cohort(seed, *, trait=None, patients=90, patches=12, per_patch=30, shift=SHIFT):
     """Nuclei and cohort; every patient has a random level of each trait, positives more of `trait`."""
     rng = np.random.default_rng(seed)
     label = rng.permutation(np.arange(patients) % 5 < 2).astype(int)
-    level = {name: rng.normal(size=patients) + SHIFT * (name == trait) * label for name in TRAITS}
+    level = {name: rng.normal(size=patients) + shift * (name == trait) * label for name in TRAITS}
     per_patient = patches * per_patch
     owner = np.repeat(np.arange(patients), per_patient)
     patch = np.tile(np.repeat(np.arange(patches), per_patch), patients)
@@ -72,15 +74,18 @@ def synthetic_cohort(seed, *, trait=None, patients=90, patches=12, per_patch=30)
 @pytest.fixture(scope="module")
 def outline():
     nuclei, cohort = synthetic_cohort(1, trait="outline")
-    return nuclei, cohort, rank_nuclei(nuclei, cohort, seed=0)
+    return nuclei, cohort, rank_nuclei(nuclei, cohort, seed=0, **ONLY_MODELS)
 
 
 @pytest.mark.parametrize("trait", [name for name in TRAITS if name != "outline"])
 def test_a_planted_feature_ranks_first(trait):
     nuclei, cohort = synthetic_cohort(2, trait=trait)
-    ranking = rank_nuclei(nuclei, cohort, seed=0)
+    ranking = rank_nuclei(nuclei, cohort, seed=0, **ONLY_MODELS)
     first = ranking.table.iloc[0]
     assert first["feature"] in TRAITS[trait]
+    group = ranking.groups.iloc[0]
+    assert group["group"] == ("size" if trait == "size" else first["feature"])  # by Shapley value
+    assert group["shapley_auc_low"] > 0
     assert first["p_holm"] < 0.01
     assert ranking.auc.auc > 0.65
 
@@ -133,7 +138,7 @@ def test_the_predicted_patients_shape_neither_edges_nor_weights(outline):
     slide = cohort.loc[cohort["patient"] == patient, "slide_id"].iloc[0]
     harmed = nuclei.copy()
     harmed.loc[harmed["slide_id"] == slide, "area_um2"] = 390.0
-    other = rank_nuclei(harmed, cohort, seed=0)
+    other = rank_nuclei(harmed, cohort, seed=0, **ONLY_MODELS)
     before, after = (r.models["fold0"] for r in (ranking, other))
     assert before.edges == after.edges
     assert all(np.array_equal(value, after.weights[name]) for name, value in before.weights.items())
@@ -142,7 +147,9 @@ def test_the_predicted_patients_shape_neither_edges_nor_weights(outline):
 
 def test_the_order_of_rows_has_no_say(outline):
     nuclei, cohort, ranking = outline
-    again = rank_nuclei(nuclei.sample(frac=1, random_state=0), cohort.sample(frac=1, random_state=1), seed=0)
+    again = rank_nuclei(
+        nuclei.sample(frac=1, random_state=0), cohort.sample(frac=1, random_state=1), seed=0, **ONLY_MODELS
+    )
     pd.testing.assert_frame_equal(again.table, ranking.table, rtol=1e-9)
     pd.testing.assert_frame_equal(again.predictions, ranking.predictions, rtol=1e-9)
 
@@ -275,6 +282,94 @@ def test_what_cannot_be_ranked_is_refused_in_a_sentence(small):
             features=FEATURE_NAMES,
             seed=0,
         )
+
+
+@pytest.fixture(scope="module")
+def full():
+    """Everything, of a cohort whose features boxiness alone tells apart: two folds and few permutations."""
+    nuclei, cohort = synthetic_cohort(6, trait="boxiness", patients=60, patches=6, per_patch=25, shift=2.5)
+    heard = []
+    ranking = rank_nuclei(nuclei, cohort, seed=0, folds=2, permutations=39, on_estimate=heard.append)
+    return ranking, heard
+
+
+def test_shapley_values_sum_to_what_the_model_gained(outline):
+    _, _, ranking = outline
+    table, predictions = ranking.table, ranking.predictions
+    assert table["shapley_auc"].sum() == pytest.approx(ranking.auc.auc - 0.5, abs=1e-6)
+    truth, probability = predictions["label"].to_numpy(), predictions["probability"].to_numpy()
+    prevalence = (36 - predictions.groupby("fold")["label"].transform("sum")) / 72  # of the patients not in the fold
+    gained = np.where(truth == 1, np.log(probability / prevalence), np.log((1 - probability) / (1 - prevalence)))
+    assert table["shapley_log_loss"].sum() == pytest.approx(gained.mean(), abs=1e-6)
+    sums = ranking.shapley[list(FEATURE_NAMES)].sum(axis=1)
+    np.testing.assert_allclose(sums, probability - prevalence, atol=1e-6)
+    assert ranking.shapley["patient"].tolist() == predictions["patient"].tolist()
+    groups = ranking.groups
+    assert groups["shapley_auc"].sum() == pytest.approx(ranking.auc.auc - 0.5, abs=1e-6)
+    assert groups.loc[groups["group"] == "size", "features"].item().count(",") == 3
+
+
+def test_the_planted_feature_is_first_by_shapley_value_and_the_others_are_not_needed(outline):
+    _, _, ranking = outline
+    table = ranking.table.set_index("feature")
+    assert table["shapley_rank"].idxmin() == "circularity"
+    assert sorted(table["shapley_rank"]) == list(range(1, 9))
+    assert table["shapley_auc"].idxmax() == "circularity"
+    assert table.loc["circularity", "shapley_auc_low"] > 0.1
+    assert table.loc["circularity", "attention_top3"] > 0.9
+    assert table[["ablation_auc", "alone_auc", "shapley_p", "attention_p"]].isna().all(axis=None)
+    assert ranking.statement.startswith("Attention and Shapley values both put circularity first")
+
+
+def test_stability_and_faithfulness_of_a_strong_effect(outline):
+    _, _, ranking = outline
+    stability = ranking.stability
+    for _, part in stability.groupby("by"):
+        assert part["kendalls_w"].between(0, 1).all()
+        places = part[[f"rank{place}" for place in range(1, 9)]]
+        np.testing.assert_allclose(places.sum(axis=0), 1)
+        np.testing.assert_allclose(places.sum(axis=1), 1)
+        np.testing.assert_allclose(places @ np.arange(1, 9), part["rank_mean"])
+    faithful = ranking.faithfulness.set_index(["order", "curve"])
+    assert len(faithful) == 4
+    assert (faithful["gain"] > 0).all()  # deleting circularity first costs, inserting it first helps
+    correlation = ranking.correlation
+    places = [list(correlation).index(name) for name in SIZE_FAMILY]
+    assert max(places) - min(places) <= 4  # circularity, kin of the circumference here, may stand among them
+    np.testing.assert_allclose(np.diag(correlation), 1)
+
+
+def test_p_values_under_permuted_labels_ablation_and_agreement(full):
+    ranking, heard = full
+    table = ranking.table.set_index("feature")
+    planted = table.loc["rectangularity"]
+    assert planted["shapley_p_any"] == planted["attention_p_any"] == 1 / 40
+    assert (table["shapley_p_any"] >= table["shapley_p"]).all()
+    assert (table["attention_p_any"] >= table["attention_p"]).all()
+    assert (table["shapley_p_any"].drop("rectangularity") > 1 / 40).all()
+    assert planted["ablation_auc_low"] > 0
+    assert (table["ablation_auc_low"].drop("rectangularity") < 0.02).all()
+    assert table["alone_auc"].idxmax() == "rectangularity"
+    assert table.loc["rectangularity", "alone_auc"] == pytest.approx(ranking.auc.auc, abs=0.1)
+    size = ranking.groups.set_index("group").loc["size"]
+    assert size["alone_auc_low"] < 0.5 < size["alone_auc_high"]
+    pairs = ranking.agreement.set_index(["first", "second"])["tau"]
+    assert len(pairs) == 6
+    assert pairs.between(-1, 1).all()
+    assert "Without rectangularity the retrained model loses AUC" in ranking.statement
+    assert len(heard) == 1
+    assert heard[0] > 1
+
+
+def test_without_labels_meaning_p_values_are_not_small():
+    """With labels drawn at random the smallest p over all features is below 0.1 in 1 of 10 cohorts, not in 3 of 3."""
+    smallest = []
+    for seed in range(3):
+        nuclei, cohort = synthetic_cohort(20 + seed, patients=24, patches=2, per_patch=12)
+        table = rank_nuclei(nuclei, cohort, seed=seed, folds=2, permutations=19, ablation=False).table
+        smallest += [table["shapley_p_any"].min(), table["attention_p_any"].min()]
+    assert min(smallest) >= 1 / 20
+    assert max(smallest) > 0.1
 
 
 def test_importing_the_module_loads_no_network_library():
