@@ -310,6 +310,16 @@ def report(path: RunArgument, quiet: QuietOption = False) -> None:
     say(f"Report: {write_report(Run.open(path))}", quiet=quiet)
 
 
+@app.command(epilog="Example: `morphomil compare run`")
+def compare(path: RunArgument, quiet: QuietOption = False) -> None:
+    """Write the paper's tables: characteristics, performance, DeLong's tests, subgroups; methods and a checklist."""
+    from morphomil.compare import compare as write_tables
+    from morphomil.run import Run
+
+    written = write_tables(Run.open(path))
+    say(f"Tables: {written[0].parent} ({', '.join(file.name for file in written)})", quiet=quiet)
+
+
 @app.command(epilog="Example: `morphomil export run --to qupath`")
 def export(
     path: RunArgument,

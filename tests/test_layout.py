@@ -37,6 +37,7 @@ ORDER = [
     "rank",
     "phantom",
     "pipeline",
+    "compare",
     "export",
     "import_nuclei",
     "doctor",

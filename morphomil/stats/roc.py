@@ -142,18 +142,28 @@ def binomial_auc_interval(auc: float, n: int, *, level: float = 0.95) -> tuple[f
     return low, high
 
 
-def delong_test(labels: ArrayLike, scores_a: ArrayLike, scores_b: ArrayLike, *, level: float = 0.95) -> DelongResult:
+def delong_test(
+    labels: ArrayLike,
+    scores_a: ArrayLike,
+    scores_b: ArrayLike,
+    *,
+    folds: ArrayLike | None = None,
+    level: float = 0.95,
+) -> DelongResult:
     """DeLong's test of two AUCs on the same cases (DeLong et al. 1988, by midranks as Sun & Xu 2014).
 
-    It belongs to a fixed test set; on out-of-fold scores it is approximate. Convention where the difference has no
-    variance (both AUCs 1, a perfect score against a constant one, ...): z 0 and p 1 if the AUCs are equal, else both
-    NaN, as DeLong's theory then says nothing. The interval is then (0, 0) for scores that rank the cases alike, else
-    Zou and Donner's (2008) combination of the single intervals, which without their correlation is conservative.
+    It belongs to a fixed test set. With `folds` it compares within-fold AUCs (`within_fold_auc`) of out-of-fold scores,
+    by the same influence curve as their interval: approximate, since models share training cases.
+
+    Convention where the difference has no variance (both AUCs 1, a perfect score against a constant one, ...): z 0 and
+    p 1 if the AUCs are equal, else both NaN, as DeLong's theory then says nothing. The interval is then (0, 0) for
+    scores that rank the cases alike, else Zou and Donner's (2008) combination of the single intervals, which without
+    their correlation is conservative.
 
     Raises:
         ValueError: as `auc`, or a class of one case.
     """
-    a, b = _Ordering.of(labels, scores_a), _Ordering.of(labels, scores_b)
+    a, b = _Ordering.of(labels, scores_a, folds), _Ordering.of(labels, scores_b, folds)
     _need_two_cases(a)
     if a.ranks_like(b):
         return DelongResult(a.auc, b.auc, 0.0, (0.0, 0.0), 0.0, 1.0)

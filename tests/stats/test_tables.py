@@ -1,0 +1,127 @@
+"""Tables of known predictions: figures agree with the functions they come from, and print safely."""
+
+from __future__ import annotations
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from morphomil.stats import auc, delong_test, delong_test_unpaired, diagnostic_table, within_fold_auc
+from morphomil.stats.tables import (
+    characteristics_table,
+    comparison_table,
+    performance_table,
+    print_p,
+    print_performance,
+    subgroup_table,
+    to_html,
+    to_latex,
+)
+from morphomil.types import RefusedError
+
+
+def predictions(folds: int = 1, seed: int = 0) -> pd.DataFrame:
+    rng = np.random.default_rng(seed)
+    rows = []
+    label = rng.integers(0, 2, 120)
+    for model, signal in (("clinical", 0.3), ("dl-cnb", 1.2)):
+        score = 1 / (1 + np.exp(-(signal * label + rng.normal(0, 1, 120))))
+        for i in range(120):
+            part = "test" if folds > 1 or i >= 60 else "train"
+            row = {"model": model, "patient": f"P{i}", "label": label[i], "fold": f"fold{i % folds}", "part": part}
+            rows.append(row | {"score": score[i], "cutoff": 0.55})
+    return pd.DataFrame(rows)
+
+
+def test_performance_is_that_of_its_functions() -> None:
+    table = performance_table(predictions())
+    assert len(table) == 2 * 2 * 6
+    own = predictions().query("model == 'dl-cnb' and part == 'test'")
+    found = table.query("model == 'dl-cnb' and part == 'test'").set_index("measure")
+    assert found.loc["AUC", "estimate"] == pytest.approx(auc(own["label"], own["score"]))
+    called, ill = own["score"] >= 0.55, own["label"] == 1
+    expected = diagnostic_table(
+        (called & ill).sum(), (called & ~ill).sum(), (~called & ill).sum(), (~called & ~ill).sum()
+    )
+    pd.testing.assert_frame_equal(
+        found.loc[["SENS", "NPV"], ["estimate", "low", "high"]],
+        expected.loc[["SENS", "NPV"]],
+        check_names=False,
+    )
+    printed = print_performance(table)
+    assert printed.columns.tolist() == ["model", "part", "AUC", "ACC", "SENS", "SPEC", "PPV", "NPV"]
+    assert printed["part"].tolist() == ["T", "I-T", "T", "I-T"]
+    assert printed.loc[3, "AUC"].startswith(f"{found.loc['AUC', 'estimate']:.3f} [")
+
+
+def test_models_are_compared_on_the_same_patients() -> None:
+    given = predictions()
+    table = comparison_table(given).set_index("part")
+    a, b = (given.query("model == @m and part == 'test'") for m in ("clinical", "dl-cnb"))
+    expected = delong_test(a["label"], a["score"], b["score"])
+    assert table.loc["test", "p_value"] == pytest.approx(expected.p_value)
+    assert not table.loc["test", "approximate"]
+    shuffled = given.sample(frac=1, random_state=1)
+    pd.testing.assert_frame_equal(
+        comparison_table(shuffled.sort_values("model", kind="stable")).set_index("part").sort_index(),
+        table.sort_index(),
+    )
+    folded = comparison_table(predictions(folds=4)).iloc[0]
+    own = predictions(folds=4).query("model == 'clinical'")
+    assert folded["approximate"]
+    assert folded["auc_a"] == pytest.approx(within_fold_auc(own["label"], own["score"], own["fold"]))
+    with pytest.raises(ValueError, match="other labels"):
+        comparison_table(given.assign(label=np.where(given["model"] == "clinical", 1 - given["label"], given["label"])))
+
+
+def test_subgroups_keep_the_cutoff_and_are_compared_with_the_others() -> None:
+    given = predictions()
+    names = [f"P{i}" for i in range(120)]
+    groups = pd.DataFrame({"stage": np.where(np.arange(120) % 3, "early", "late")}, index=names)
+    groups.loc["P119", "stage"] = None
+    groups["rare"] = ["x"] * 119 + ["y"]
+    table = subgroup_table(given, groups).set_index(["model", "variable", "subgroup"])
+    own = given.query("model == 'dl-cnb' and part == 'test'")
+    stage = own["patient"].map(groups["stage"])
+    sides = [own[stage == name] for name in ("early", "late")]
+    row = table.loc[("dl-cnb", "stage", "early")]
+    assert row["n"] == len(sides[0])
+    expected = delong_test_unpaired(sides[0]["label"], sides[0]["score"], sides[1]["label"], sides[1]["score"])
+    assert row["p_value"] == pytest.approx(expected.p_value)
+    assert row["p_holm"] >= row["p_value"]
+    assert row["refitted_ACC"] >= row["ACC"] - 0.1
+    assert np.isnan(table.loc[("dl-cnb", "rare", "y"), "auc"])
+
+
+def test_characteristics_name_their_family() -> None:
+    rng = np.random.default_rng(0)
+    label = pd.Series(rng.integers(0, 2, 80).astype(str))
+    patients = pd.DataFrame({"age": rng.normal(50, 9, 80), "er": np.where(rng.random(80) < 0.6, "+", "-")})
+    patients.loc[:4, "age"] = np.nan
+    table = characteristics_table(patients, label)
+    assert table["variable"].tolist() == ["age", "er", "er"]
+    assert table["missing"].tolist() == [5, 0, ""]
+    assert table.loc[0, "p_holm"] >= table.loc[0, "p_value"]
+    assert table.loc[1, "all"].endswith("%)")
+    alone = characteristics_table(patients, pd.Series(["a"] * 80))
+    assert alone["p_value"].iloc[0] != alone["p_value"].iloc[0]
+
+
+def test_text_is_escaped_and_digits_are_a_journals() -> None:
+    table = pd.DataFrame({"a_b": ["<script>", "5 % & more"], "x": ["", "{}"]})
+    page, latex = to_html(table, caption="<b>"), to_latex(table, caption="50 %")
+    assert "<script>" not in page
+    assert "&lt;b&gt;" in page
+    assert r"5 \% \& more" in latex
+    assert r"a\_b" in latex
+    assert [print_p(p) for p in (0.0001, 0.0123, 0.999, float("nan"))] == ["< 0.001", "0.012", "1.00", ""]
+
+
+def test_what_the_tables_cannot_hold_is_refused() -> None:
+    given = predictions()
+    with pytest.raises(ValueError, match="lack the columns cutoff"):
+        performance_table(given.drop(columns="cutoff"))
+    with pytest.raises(RefusedError, match="two classes"):
+        performance_table(given.assign(label=2))
+    with pytest.raises(ValueError, match="predicted twice"):
+        performance_table(pd.concat([given, given]))

@@ -1,0 +1,50 @@
+"""`morphomil compare` on the demo's run."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from morphomil.compare import compare
+from morphomil.run import Run
+from morphomil.types import InputError
+
+
+def test_tables_of_the_demo_with_a_second_model(demo: Path, tmp_path: Path) -> None:
+    run = Run(shutil.copytree(demo / "run", tmp_path / "run"))
+    ranked = pd.read_parquet(run.path / "rank" / "predictions.parquet")
+    chance = ranked.rename(columns={"probability": "score"}).assign(part="test", cutoff=0.5)
+    chance["score"] = np.random.default_rng(0).random(len(chance))
+    folder = run.path / "models" / "dl-cnb"
+    folder.mkdir(parents=True)
+    chance.drop(columns="group").to_parquet(folder / "predictions.parquet")
+    program = Path(sys.executable).with_name("morphomil")
+    done = subprocess.run([str(program), "compare", str(run.path)], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    performance = pd.read_csv(run.path / "tables" / "performance.csv")
+    assert set(performance["model"]) == {"dl-cnb", "morphometry"}
+    pairs = pd.read_csv(run.path / "tables" / "comparison.csv")
+    assert pairs["n"].tolist() == [24]
+    assert pairs["approximate"].all()
+    page = (run.path / "tables" / "performance.html").read_text(encoding="utf-8")
+    assert "out of fold" in page
+    methods = (run.path / "tables" / "methods.md").read_text(encoding="utf-8")
+    assert "24 patients (12 with label 0, 12 with label 1)" in methods
+    assert "5-fold" in methods
+    checklist = (run.path / "tables" / "checklist.md").read_text(encoding="utf-8")
+    assert "AUTHOR TO FILL" in checklist
+    assert "24 patients; 0: 12; 1: 12" in checklist
+
+
+def test_a_run_without_predictions_says_what_to_do(demo: Path, tmp_path: Path) -> None:
+    run = Run(tmp_path / "run")
+    run.path.mkdir()
+    shutil.copy(demo / "run" / "cohort.parquet", run.path)
+    with pytest.raises(InputError, match="train a model"):
+        compare(run)
