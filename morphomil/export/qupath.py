@@ -30,8 +30,8 @@ if TYPE_CHECKING:
 
 TILE_PX = 1024
 """Side of the part of a mask that is worked at a time."""
-HALO_UM = 240.0
-"""What is read around a tile: the size of the largest nucleus (`pipeline.HALO_UM` to each side of its center)."""
+HALO_UM = 120.0
+"""What is read around a tile: more than the longest nucleus of a mask (`pipeline.HALO_UM`)."""
 DECIMALS = 2
 """Of coordinates, level-0 pixels."""
 _NUCLEUS = {"name": "Nucleus", "color": [0, 114, 178]}
@@ -161,15 +161,17 @@ def _outlines(labels: Any, known: NDArray[np.int32], *, halo: int) -> Iterator[O
 
     A label that earlier tiles of the raster don't show reaches at most `halo` further down and to either side.
     """
+    if not len(known):
+        return
     done = np.zeros(len(known), bool)
     height, width = labels.shape
     for top, left in product(range(0, height, TILE_PX), range(0, width, TILE_PX)):
         first = max(left - halo, 0)
         window = np.asarray(labels[top : top + TILE_PX + halo, first : left + TILE_PX + halo])
         begun = np.unique(window[:TILE_PX, left - first : left - first + TILE_PX])
-        begun = begun[np.isin(begun, known)]
-        places = np.searchsorted(known, begun)
-        begun, places = begun[~done[places]], places[~done[places]]
+        places = np.minimum(np.searchsorted(known, begun), len(known) - 1)
+        fresh = (known[places] == begun) & ~done[places]
+        begun, places = begun[fresh], places[fresh]
         if not len(begun):
             continue
         done[places] = True
