@@ -64,6 +64,11 @@ class Edges:
         """Names, in the matrices' order."""
         return tuple(self.bins)
 
+    def bin_of(self, feature: str, fine: NDArray[np.intp]) -> NDArray[np.intp]:
+        """The bin of the matrix that holds a fine bin; -1 stays -1."""
+        binning = self.bins[feature]
+        return np.where(fine < 0, -1, ((fine - binning.first) // binning.width).clip(0, BINS - 1))
+
     def values(self, feature: str) -> NDArray[np.float64]:
         """The 33 edges in the feature's unit; the outermost bins also hold whatever lies beyond."""
         binning = self.bins[feature]
@@ -124,14 +129,22 @@ def count_nuclei(
     inside = patches[row] == ids if len(patches) else np.zeros(len(ids), bool)
     counts = np.zeros((len(features), len(patches), FINE_BINS), np.uint32)
     for number, name in enumerate(features):
-        values = _grid_values(nuclei, name, orientation)
-        low, high = _grid_range(name, orientation)
-        known = inside & ~np.isnan(values)
-        scaled = (np.clip(values[known], low, high) - low) * (FINE_BINS / (high - low))
-        fine = np.minimum(np.floor(scaled + _SLACK).astype(np.intp), FINE_BINS - 1)
-        cells = np.bincount(row[known] * FINE_BINS + fine, minlength=counts[number].size)
+        fine = fine_bin(nuclei, name, orientation=orientation)
+        known = inside & (fine >= 0)
+        cells = np.bincount(row[known] * FINE_BINS + fine[known], minlength=counts[number].size)
         counts[number] = cells.reshape(counts[number].shape)
     return counts
+
+
+def fine_bin(nuclei: pd.DataFrame, feature: str, *, orientation: Orientation = "relative") -> NDArray[np.intp]:
+    """The fine bin of each of one slide's nuclei, -1 where it has no value."""
+    values = _grid_values(nuclei, feature, orientation)
+    low, high = _grid_range(feature, orientation)
+    known = ~np.isnan(values)
+    scaled = (np.clip(values[known], low, high) - low) * (FINE_BINS / (high - low))
+    fine = np.full(len(values), -1, np.intp)
+    fine[known] = np.minimum(np.floor(scaled + _SLACK).astype(np.intp), FINE_BINS - 1)
+    return fine
 
 
 def _grid_values(nuclei: pd.DataFrame, feature: str, orientation: Orientation) -> NDArray[np.float64]:

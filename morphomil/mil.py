@@ -130,6 +130,12 @@ class Scaler:
     mean: NDArray[np.float32]  # (features, bins - 1)
     sd: NDArray[np.float32]  # (features, bins - 1)
 
+    @property
+    def baseline(self) -> NDArray[np.float64]:
+        """The training-mean histograms, (features, bins)."""
+        ends = np.zeros((len(self.mean), 1)), np.ones((len(self.mean), 1))
+        return np.diff(np.concatenate([ends[0], self.mean.astype(np.float64), ends[1]], axis=1), axis=1)
+
     LIMIT: ClassVar[float] = 5.0
     """Standardized values are clipped to plus or minus this many SD."""
 
@@ -288,6 +294,38 @@ class TrainedMorphometry:
         probability = torch.cat(parts, dim=2).numpy()
         probability[:, ~members.any(axis=1)] = empty
         return np.asarray(probability)
+
+    def integrate_gradients(self, bag: NDArray[np.float64], *, steps: int) -> tuple[NDArray[np.float64], float, float]:
+        """Mean gradient of the probability of class 1 on the line from the training-mean histograms to a bag's.
+
+        Sundararajan et al. 2017, by the midpoint rule in double precision; replicates are averaged. Absent instances
+        stand at the training mean all along.
+
+        Args:
+            bag: (features, bins).
+            steps: points on the line.
+
+        Returns:
+            (features, bins), then the probability at the training mean and that of the bag.
+        """
+        mean, sd = (torch.from_numpy(array.astype(np.float64)) for array in (self.scaler.mean, self.scaler.sd))
+        base = self.scaler.baseline
+        goal = torch.from_numpy(np.where(bag.any(axis=-1, keepdims=True), bag, base))
+        start = torch.from_numpy(base)
+        model = restore_morphometry(self.weights()).model.double()
+
+        def answer(points: torch.Tensor) -> torch.Tensor:  # (points, features, bins) -> (points,)
+            shares = (points.cumsum(dim=-1)[..., :-1] - mean) / sd
+            scaled = smooth(shares.clamp(-Scaler.LIMIT, Scaler.LIMIT)).expand(len(model.prior), -1, -1, -1)
+            return torch.softmax(model(scaled)[0], dim=-1)[..., 1].mean(dim=0)
+
+        with _one_thread():
+            place = ((torch.arange(steps, dtype=torch.float64) + 0.5) / steps)[:, None, None]
+            points = (start + place * (goal - start)).requires_grad_()
+            (gradient,) = torch.autograd.grad(answer(points).sum(), [points])
+            with torch.no_grad():
+                ends = answer(torch.stack([start, goal]))
+        return gradient.mean(dim=0).numpy(), float(ends[0]), float(ends[1])
 
     def replicate(self, number: int) -> TrainedMorphometry:
         """One of the models by itself."""

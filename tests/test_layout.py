@@ -32,6 +32,7 @@ ORDER = [
     "mil",
     "crossfit",
     "evidence",
+    "attribution",
     "image_model",
     "fits",
     "rank",
