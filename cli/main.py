@@ -276,11 +276,14 @@ def rank(
     ] = None,
     folds: Annotated[int, typer.Option(help="Cross-validation folds, where the manifest gives no split.", min=2)] = 5,
     seed: Annotated[int, typer.Option(help="Seed of folds, bags and training.")] = 0,
-    quick: Annotated[bool, typer.Option("--quick", help="One training per fold instead of several.")] = False,
+    quick: Annotated[
+        bool, typer.Option("--quick", help="Attention and Shapley values only: one training per fold.")
+    ] = False,
+    permutations: Annotated[int, typer.Option(help="Trainings with permuted labels, for p values.", min=0)] = 199,
     quiet: QuietOption = False,
 ) -> None:
-    """Rank the features by attention of a model that sees only them, with effect sizes and tests."""
-    _rank(path, positive=positive, folds=folds, seed=seed, quick=quick, quiet=quiet)
+    """Rank the features by attention and Shapley value in a model that sees only them, with effect sizes and tests."""
+    _rank(path, positive=positive, folds=folds, seed=seed, quick=quick, permutations=permutations, quiet=quiet)
     say(f"Ranking: {path}/rank/ranking.csv. Next: morphomil report {path}", quiet=quiet)
 
 
@@ -290,15 +293,26 @@ def _rank(path: Path, *, quiet: bool, **options: Any) -> None:
     from morphomil.run import Run
 
     with Display(quiet=quiet) as display:
-        ranking = pipeline.rank(Run.open(path), progress=display, **options)
+        ranking = pipeline.rank(
+            Run.open(path),
+            progress=display,
+            on_estimate=lambda seconds: say(f"Training will take about {_say_duration(seconds)}.", quiet=quiet),
+            **options,
+        )
     for note in ranking.notes:
         say(note, quiet=quiet)
-    columns = ["rank", "feature", "attention", "direction", "cliffs_delta", "p_value", "p_holm", "p_bh"]
+    say(ranking.statement, quiet=quiet)
+    columns = ["rank", "feature", "attention", "shapley_auc", "shapley_p_any", "ablation_auc", "direction"]
+    columns += ["cliffs_delta", "p_value", "p_holm", "p_bh"]
     shown = ranking.table[[name for name in columns if name in ranking.table]]
     say(shown.to_string(index=False, float_format=lambda value: f"{value:.3g}"), quiet=quiet)
     if ranking.failed:
         causes = "".join(f"\n- {fold}: {cause}" for fold, cause in ranking.failed.items())
         fail(f"{len(ranking.failed)} folds failed, the ranking rests on the others:{causes}", ExitStatus.SOME_FAILED)
+
+
+def _say_duration(seconds: float) -> str:
+    return f"{max(seconds, 1):.0f} s" if seconds < 90 else f"{seconds / 60:.0f} min"
 
 
 @app.command(epilog="Example: `morphomil report run`")

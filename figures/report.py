@@ -71,7 +71,8 @@ class ReportData:
     `flow`: one row per step of the patient flow, first column its name, then counts and what was lost why.
     `cohort`: any table. `slides`: slide_id, patient, label, state ("done" or why not), patches_kept, patches_dropped,
     nuclei, nuclei_per_mm2, median_area_um2, cause ("" if done). `ranking`: as `ranking_plot`, with n_positive,
-    n_reference, median_positive, median_reference. `cautions` are further sentences of the summary.
+    n_reference, median_positive, median_reference. `statement` says how the ways of ranking agree; `cautions` are
+    further sentences of the summary.
     """
 
     title: str
@@ -81,6 +82,7 @@ class ReportData:
     cohort: pd.DataFrame
     slides: pd.DataFrame
     ranking: pd.DataFrame | None = None
+    statement: str = ""
     auc: Auc | None = None
     ranking_picture: Picture | None = None
     groups_picture: Picture | None = None
@@ -149,7 +151,8 @@ def _findings(data: ReportData) -> list[str]:
         findings.append(say_auc(data.auc))
     if data.ranking is None:
         return [*findings, "The features have not been ranked yet."]
-    return [*findings, say_first(data.ranking, **names), say_differences(data.ranking, **names)]
+    said = [data.statement] if data.statement else []
+    return [*findings, say_first(data.ranking, **names), *said, say_differences(data.ranking, **names)]
 
 
 def _caveats(data: ReportData) -> list[str]:

@@ -13,6 +13,8 @@ from morphomil.figures.groups import feature_groups
 from morphomil.figures.labels import feature_quantity, patient_quantity
 from morphomil.figures.prose import Auc, describe_methods
 from morphomil.figures.ranking import ranking_plot
+from morphomil.figures.ranking_evidence import evidence_plot
+from morphomil.figures.ranking_nuclei import nuclei_gallery, patch_contributions, read_contributions
 from morphomil.figures.report import Picture, ReportData, SlidePictures, render_report
 from morphomil.figures.roc import roc_plot, roc_points
 from morphomil.figures.slides import PatchExample, contact_sheet, overview, slide_heatmap
@@ -102,8 +104,9 @@ def write_report(run: Run) -> Path:
         cohort=_cohort_table(run),
         slides=slides,
         ranking=ranking,
+        statement=str(about.get("statement", "")),
         auc=Auc(about["auc"], about["auc_low"], about["auc_high"]) if "auc" in about else None,
-        gallery=tuple(_draw_gallery(run, top)),
+        gallery=tuple(_draw_gallery(run, top, positive=str(about.get("positive", "positive")))),
         cautions=tuple(_cautions(run, about)),
         methods=(_methods(run, patches, about),) if ranking is not None else (),
         settings={f"{c['command']}: {name}": value for c in commands.values() for name, value in c["settings"].items()},
@@ -141,6 +144,10 @@ def _draw_statistics(run: Run, ranking: pd.DataFrame | None, about: dict[str, An
         ),
         "roc_picture": ("roc", roc_plot(predictions, **auc), roc_points(predictions), "Out-of-fold ROC curves"),
     }
+    stability = _read(run, "stability")
+    if stability is not None:
+        figure = evidence_plot(ranking, stability)
+        save_figure(figure, run.path / "figures" / "ranking_evidence", table=stability)
     pictures = {}
     for field, (stem, figure, table, title) in drawn.items():
         save_figure(figure, run.path / "figures" / stem, table=table)
@@ -148,7 +155,7 @@ def _draw_statistics(run: Run, ranking: pd.DataFrame | None, about: dict[str, An
     return pictures
 
 
-def _draw_gallery(run: Run, top: str) -> Iterator[SlidePictures]:
+def _draw_gallery(run: Run, top: str, *, positive: str) -> Iterator[SlidePictures]:
     """Overview, heatmaps of nuclear density and of the top feature, and example patches of every measured slide."""
     done = set(run.done("featurize"))
     slides = [slide for slide in run.cohort.slides if slide.slide_id in done]
@@ -165,6 +172,7 @@ def _draw_gallery(run: Run, top: str) -> Iterator[SlidePictures]:
                 figures |= {name: _draw_heatmap(run, slide, image, number, own, name, limits[name]) for name in names}
                 if (sheet := _draw_examples(run, slide, image, own, top)) is not None:
                     figures["nuclei"] = sheet
+                figures |= _draw_contributions(run, slide, image, number, own, positive=positive)
             for name, figure in figures.items():
                 picture = render(figure, "png", dpi=150)
                 write_bytes(folder / _numbered(name, number), picture)
@@ -175,7 +183,26 @@ def _draw_gallery(run: Run, top: str) -> Iterator[SlidePictures]:
         yield SlidePictures(slide.slide_id, slide.label, tuple(pictures))
 
 
-_TITLES = {"overview": "Regions and patches", "nuclei": "Nuclei of the patches with most of them"}
+def _draw_contributions(
+    run: Run, slide: Slide, image: SlideImage, number: int, patches: pd.DataFrame, *, positive: str
+) -> dict[str, Figure]:
+    """What patches and nuclei contribute to the probability, where the ranking has stored it."""
+    nuclei = read_contributions(run, slide.slide_id)
+    if nuclei is None:
+        return {}
+    values = patches.assign(contribution=patch_contributions(nuclei, patches))
+    figures = {"contribution": _draw_heatmap(run, slide, image, number, values, "contribution", None)}
+    if (gallery := nuclei_gallery(run, slide, image, number, nuclei, positive=positive)) is not None:
+        figures["speaking_nuclei"] = gallery
+    return figures
+
+
+_TITLES = {
+    "overview": "Regions and patches",
+    "nuclei": "Nuclei of the patches with most of them",
+    "contribution": "Contribution of each patch to the probability (percentage points)",
+    "speaking_nuclei": "Nuclei that speak most for and against the label",
+}
 
 
 def _limits(columns: list[pd.Series[float]]) -> tuple[float, float] | None:

@@ -72,8 +72,8 @@ def attribute_nuclei(nuclei: pd.DataFrame, model: FoldModel) -> NucleusShares:
         raise ValueError(f"nuclei can't be weighed: no patch has {MIN_NUCLEI} nuclei")
     weight = _weigh(binned, values, place, used)
     histograms = np.zeros((len(binned), BINS))
-    for row, own, counts in zip(histograms, binned, weight, strict=True):
-        row += np.bincount(own[own >= 0], counts[own >= 0], BINS)
+    for histogram, own, counts in zip(histograms, binned, weight, strict=True):
+        histogram += np.bincount(own[own >= 0], counts[own >= 0], BINS)
     trained = restore_morphometry(model.weights)
     baseline = trained.scaler.baseline
     steps = STEPS

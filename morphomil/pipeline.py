@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import errno
 import hashlib
+import shutil
 import time
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field
@@ -584,20 +585,26 @@ def rank(
     folds: int = 5,
     seed: int = 0,
     quick: bool = False,
+    permutations: int | None = None,
     progress: Progress | None = None,
+    on_estimate: Callable[[float], None] | None = None,
 ) -> Ranking:
     """Rank the features of a measured run (`rank.rank_counts`) and store everything the ranking rests on.
 
-    Writes to `rank/` the tables `ranking.csv`, `predictions.parquet`, `attention.parquet` and `patient_values.parquet`
-    with `about.json`, and each fold's model to `models/morphometry/FOLD/`.
+    Writes to `rank/` the tables `ranking.csv`, `groups.csv`, `agreement.csv`, `stability.csv`, `faithfulness.csv`,
+    `correlation.csv`, `predictions.parquet`, `attention.parquet`, `shapley.parquet` and `patient_values.parquet` with
+    `about.json`, and each fold's model to `models/morphometry/FOLD/`. Unless `quick`, also what every nucleus
+    contributes (`attribution.attribute_nuclei`), to `rank/nuclei/SLIDE.parquet`. `on_estimate` hears how many seconds
+    the training will take.
 
     Raises:
         InputError: nothing is measured yet, or the labels don't make two groups.
         RefusedError: leakage, or too few patients of a class.
         BusyError: another process works in the run directory.
     """
-    from morphomil.rank import SEEDS, rank_counts
+    from morphomil.rank import PERMUTATIONS, SEEDS, rank_counts
 
+    permuted = 0 if quick else PERMUTATIONS if permutations is None else permutations
     measured = run.done("featurize")
     if not measured:
         raise InputError(f"{run.path} has no measured slides; run: morphomil featurize {run.path}")
@@ -615,7 +622,9 @@ def rank(
             positive=positive,
             folds=folds,
             quick=quick,
+            permutations=permuted,
             on_fold=lambda done, total: heard.end(f"fold {done}", "done", f"of {total}"),
+            on_estimate=on_estimate,
         )
         about = {
             "positive": ranking.positive,
@@ -625,12 +634,18 @@ def rank(
             "auc_high": ranking.auc.high,
             "folds": len(ranking.models),
             "seeds": 1 if quick else SEEDS,
+            "permutations": permuted,
+            "statement": ranking.statement,
             "bag_patches": BAG_SIZE,
             "notes": list(ranking.notes),
             "measured": run.measured_key(),
         }
         _store_ranking(run, ranking, about)
+        shutil.rmtree(run.path / "rank" / "nuclei", ignore_errors=True)  # of an earlier ranking
+        if not quick:
+            _store_contributions(run, ranking)
         settings = {"positive": ranking.positive, "folds": folds, "seed": seed, "quick": quick}
+        settings |= {"permutations": permuted}
         run.record("rank", settings, seconds=time.monotonic() - begun)
     return ranking
 
@@ -651,6 +666,27 @@ def _store_ranking(run: Run, ranking: Ranking, about: dict[str, Any]) -> None:
     folder = run.path / "rank"
     write_table_csv(folder / "ranking.csv", ranking.table)
     write_parquet(folder / "predictions.parquet", ranking.predictions)
+    for stem in ("groups", "agreement", "stability", "faithfulness"):
+        write_table_csv(folder / f"{stem}.csv", getattr(ranking, stem))
+    write_table_csv(folder / "correlation.csv", ranking.correlation.rename_axis("feature").reset_index())
     write_parquet(folder / "attention.parquet", ranking.attention)
+    write_parquet(folder / "shapley.parquet", ranking.shapley)
     write_parquet(folder / "patient_values.parquet", ranking.patient_values)
     write_json(folder / "about.json", about)
+
+
+def _store_contributions(run: Run, ranking: Ranking) -> None:
+    """What every nucleus in a bag adds to its slide's probability, by the model that didn't see its patient."""
+    from morphomil.attribution import attribute_nuclei
+
+    fold = ranking.predictions.set_index("patient")["fold"]
+    slides = run.cohort.table().astype({"patient": str})
+    for row in slides[slides["patient"].isin(fold.index)].to_dict("records"):
+        slide_id = str(row["slide_id"])
+        if slide_id not in ranking.slides:
+            continue
+        nuclei = run.nuclei(slide_id)
+        nuclei = nuclei[nuclei["patch_id"].isin(run.counts(slide_id).patch_id)]
+        shares = attribute_nuclei(nuclei, ranking.models[str(fold[row["patient"]])]).nuclei.astype(np.float32)
+        path = run.path / "rank" / "nuclei" / f"{run.slide_folder(slide_id).name}.parquet"
+        write_parquet(path, nuclei[["label", "patch_id"]].join(shares).reset_index(drop=True))

@@ -81,6 +81,8 @@ class Ranking:
     positive: str
     reference: str
     models: dict[str, FoldModel]
+    slides: tuple[str, ...]
+    """Those with a patch of enough nuclei."""
     notes: tuple[str, ...]
     """What was left out, by group."""
     failed: dict[str, str]
@@ -243,6 +245,7 @@ def rank_counts(
         positive=positive,
         reference=reference,
         models={name: answer.result.model for name, answer in answers.items()},
+        slides=bags.slides,
         notes=_count_losses(cohort, used),
         failed=failed,
     )

@@ -27,7 +27,7 @@ ORDERS = 200
 """Pairs of an order and its reverse, where coalitions are sampled."""
 RESAMPLES = 2000
 """Of patients and seeds, for intervals."""
-SEED_DRAWS = 40
+SEED_DRAWS = 20
 """Resamples of the seeds among them, each with as many resamples of patients."""
 LEAST_PROBABILITY = 1e-6
 """Probabilities are clipped to this before the logarithm."""

@@ -11,6 +11,7 @@ from itertools import chain, product
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import pandas as pd
 
 from morphomil.matrix import patch_values
 from morphomil.nuclei import FEATURES
@@ -21,7 +22,6 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
     from pathlib import Path
 
-    import pandas as pd
     from numpy.typing import NDArray
 
     from morphomil.outlines import Rings
@@ -70,10 +70,14 @@ def _gzipped(path: Path) -> Iterator[gzip.GzipFile]:
 def slide_features(run: Run, slide: Slide, *, image: int) -> Iterator[dict[str, Any]]:
     """GeoJSON features of one image in its level-0 pixels: regions, then patches with values, then nuclei.
 
-    Nuclei are those of the nuclei table; their measurements are its columns, missing values left out.
+    Nuclei are those of the nuclei table; their measurements are its columns and, once ranked, what they contribute to
+    the slide's probability (`attribution`), missing values left out.
     """
     patches = run.patches(slide.slide_id)
     nuclei = run.nuclei(slide.slide_id).drop(columns="slide_id").sort_values("label", ignore_index=True)
+    contributions = run.path / "rank" / "nuclei" / f"{run.slide_folder(slide.slide_id).name}.parquet"
+    if contributions.is_file():  # what each nucleus adds to the slide's probability
+        nuclei = nuclei.merge(pd.read_parquet(contributions).drop(columns="patch_id"), on="label", how="left")
     regions = [region for region in run.regions(slide.slide_id) if region["properties"]["image"] == image]
     for region in regions:
         own = {"id": _identity(slide, "region", region["properties"]["region"])}

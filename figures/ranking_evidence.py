@@ -1,0 +1,54 @@
+"""What stands behind a ranking: Shapley values, the cost of leaving a feature out, and the places models give it."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from morphomil.figures.labels import patient_quantity
+from morphomil.figures.style import BLUE, GRAY, SEQUENTIAL, TWO_COLUMNS_MM, new_figure, style
+
+if TYPE_CHECKING:
+    import pandas as pd
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+
+def evidence_plot(ranking: pd.DataFrame, stability: pd.DataFrame, *, width_mm: float = TWO_COLUMNS_MM) -> Figure:
+    """Each feature's Shapley value of the AUC, the AUC lost without it, and how often models put it at each place.
+
+    `ranking` has one row per feature: feature, shapley_auc, ablation_auc, each with _low and _high. `stability` has
+    by, feature, kendalls_w, rank1, rank2, ...; the rows of Shapley values are shown. What is NaN is not drawn.
+    """
+    table = ranking.sort_values("shapley_auc", ascending=False, kind="stable", ignore_index=True)
+    places = stability[stability["by"] == "shapley"].set_index("feature").loc[table["feature"]]
+    columns = [f"rank{place}" for place in range(1, len(table) + 1)]
+    with style():
+        figure = new_figure(width_mm=width_mm, height_mm=24 + 6.5 * len(table))
+        grid = figure.add_gridspec(1, 3, width_ratios=(5, 5, 4))
+        left = figure.add_subplot(grid[0])
+        middle, right = (figure.add_subplot(cell, sharey=left) for cell in (grid[1], grid[2]))
+        _draw(left, table, "shapley_auc", "Shapley value of the AUC\n[95 % interval]")
+        _draw(middle, table, "ablation_auc", "AUC lost when retrained without\n[95 % interval]")
+        left.set_yticks(range(len(table)), [patient_quantity(name).name for name in table["feature"]])
+        left.set_ylim(len(table) - 0.4, -0.6)
+        cells = right.imshow(places[columns].to_numpy(float), cmap=SEQUENTIAL, vmin=0, vmax=1, aspect="auto")
+        right.set_xticks(range(len(columns)), [str(place) for place in range(1, len(columns) + 1)])
+        right.set_xlabel(f"Place by Shapley value of one model\nKendall's W {places['kendalls_w'].iloc[0]:.2f}")
+        figure.colorbar(cells, ax=right, shrink=0.8, label="Share of models")
+        for axes in (middle, right):
+            axes.tick_params(axis="y", left=False, labelleft=False)
+        figure.draw_without_rendering()
+        return figure
+
+
+def _draw(axes: Axes, table: pd.DataFrame, column: str, label: str) -> None:
+    for row, (value, low, high) in enumerate(table[[column, f"{column}_low", f"{column}_high"]].to_numpy(float)):
+        if not np.isfinite(value):
+            continue
+        color = BLUE if low > 0 else GRAY
+        axes.plot([low, high], [row, row], color=color, linewidth=1.2, solid_capstyle="butt")
+        axes.plot([value], [row], marker="o", color=color, markersize=4, linestyle="")
+    axes.axvline(0, color="black", linewidth=0.6, linestyle="--", zorder=0)
+    axes.set_xlabel(label)

@@ -1,0 +1,72 @@
+"""The nuclei behind a prediction: a map of what patches contribute, and the nuclei that speak most for and against."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pandas as pd
+
+from morphomil.figures.slides import PatchExample, contact_sheet
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+    from morphomil.run import Run
+    from morphomil.slides import SlideImage
+    from morphomil.types import Slide
+
+SHOWN = 8
+"""Nuclei for the label, and as many against."""
+SIDE_PX = 64
+"""Of the square around a nucleus, working pixels."""
+
+
+def read_contributions(run: Run, slide_id: str) -> pd.DataFrame | None:
+    """The slide's nuclei with what they contribute (`rank/nuclei`), or None if the ranking has not stored it."""
+    path = run.path / "rank" / "nuclei" / f"{run.slide_folder(slide_id).name}.parquet"
+    if not path.is_file():
+        return None
+    return run.nuclei(slide_id).merge(pd.read_parquet(path).drop(columns="patch_id"), on="label")
+
+
+def patch_contributions(nuclei: pd.DataFrame, patches: pd.DataFrame) -> pd.Series:
+    """What each patch's nuclei contribute together, in percentage points; NaN in patches that no bag has."""
+    total = nuclei.groupby("patch_id")["contribution"].sum(min_count=1)
+    return 100 * patches["patch_id"].map(total)
+
+
+def nuclei_gallery(
+    run: Run, slide: Slide, image: SlideImage, number: int, nuclei: pd.DataFrame, *, positive: str
+) -> Figure | None:
+    """The nuclei of one image that contribute most for (first) and against the positive label, each in its place.
+
+    `nuclei` as `read_contributions` gives them; None if none of the image has a contribution.
+    """
+    patches = run.patches(slide.slide_id)
+    own = nuclei.merge(patches.loc[patches["image"] == number, ["patch_id", "region"]], on="patch_id")
+    own = own[own["contribution"].notna()].sort_values("contribution", kind="stable")
+    if own.empty:
+        return None
+    count = min(SHOWN, max(len(own) // 2, 1))
+    chosen = pd.concat([own.iloc[::-1].head(count), own.head(count)])
+    masks = run.masks(slide.slide_id)
+    examples = []
+    for nucleus in chosen.itertuples():
+        stored = masks[str(nucleus.region)]
+        frame = dict(stored.attrs)
+        downsample, shape = frame["downsample"], stored["labels"].shape
+        row, column = (
+            int(np.clip(round((place - frame[name]) / downsample - SIDE_PX / 2), 0, max(extent - SIDE_PX, 0)))
+            for place, name, extent in ((nucleus.y_px, "y_px", shape[0]), (nucleus.x_px, "x_px", shape[1]))
+        )
+        labels = stored["labels"][row : row + SIDE_PX, column : column + SIDE_PX]
+        x, y = frame["x_px"] + column * downsample, frame["y_px"] + row * downsample
+        rgb = image.read(x, y, labels.shape[1], labels.shape[0], downsample=downsample)
+        share = 100 * nucleus.contribution
+        only = np.where(labels == nucleus.label, labels, 0)
+        side = "for" if share > 0 else "against"
+        examples.append(PatchExample(rgb, only, title=f"{side} {positive}", values={int(nucleus.label): share}))
+    return contact_sheet(
+        examples, mpp=frame["mpp"], label="Contribution to the probability", unit="percentage points", columns=SHOWN
+    )
