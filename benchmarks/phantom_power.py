@@ -132,6 +132,14 @@ def run_once(scenario: str, seed: int, given: argparse.Namespace) -> dict[str, f
     return judge(ranking, planted)
 
 
+def run_all(scenario: str, given: argparse.Namespace) -> list[dict[str, float]]:
+    seeds = range(given.first, given.first + given.runs)
+    if given.workers == 1:
+        return [run_once(scenario, seed, given) for seed in seeds]
+    with ProcessPoolExecutor(given.workers, mp_context=get_context("spawn")) as pool:
+        return [job.result() for job in [pool.submit(run_once, scenario, seed, given) for seed in seeds]]
+
+
 def summarize(rows: list[dict[str, float]]) -> pd.DataFrame:
     """Shares of runs with 95 % Wilson intervals, and mean AUC."""
     table = pd.DataFrame(rows)
@@ -144,6 +152,7 @@ def summarize(rows: list[dict[str, float]]) -> pd.DataFrame:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--runs", type=int, default=20)
+    parser.add_argument("--first", type=int, default=0, help="seed of the first run")
     parser.add_argument("--patients", type=int, default=200)
     parser.add_argument("--delta", type=float, default=0.6, help="Cliff's delta of the patients' levels")
     parser.add_argument("--plant", nargs="+", choices=list(SCENARIOS), default=list(SCENARIOS))
@@ -154,15 +163,14 @@ def main() -> None:
     parser.add_argument("--out", type=Path, help="CSV")
     given = parser.parse_args()
     tables = []
-    with ProcessPoolExecutor(given.workers, mp_context=get_context("spawn")) as pool:
-        for scenario in given.plant:
-            begun = time.perf_counter()
-            jobs = [pool.submit(run_once, scenario, seed, given) for seed in range(given.runs)]
-            table = summarize([job.result() for job in jobs])
-            seconds = time.perf_counter() - begun
-            print(f"\n{scenario}: {given.patients} patients, delta {given.delta}, {given.runs} runs, {seconds:.0f} s")
-            print(table.round(3).to_string(), flush=True)
-            tables.append(table.rename_axis("what").reset_index().assign(scenario=scenario, **_settings(given)))
+    for scenario in given.plant:
+        begun = time.perf_counter()
+        rows = run_all(scenario, given)
+        table = summarize(rows)
+        seconds = time.perf_counter() - begun
+        print(f"\n{scenario}: {given.patients} patients, delta {given.delta}, {given.runs} runs, {seconds:.0f} s")
+        print(table.round(3).to_string(), flush=True)
+        tables.append(table.rename_axis("what").reset_index().assign(scenario=scenario, **_settings(given)))
     if given.out:
         pd.concat(tables).to_csv(given.out, index=False)
 

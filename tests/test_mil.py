@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import time
+
 import numpy as np
 import pytest
 import torch
@@ -20,6 +22,8 @@ from morphomil.mil import (
     smooth,
     train_morphometry,
 )
+from morphomil.shapley import Coalitions, contrast_auc, contrast_log_likelihood
+from morphomil.stats import within_fold_auc
 
 BINS = 32
 
@@ -316,3 +320,23 @@ def test_stored_weights_give_the_same_answers(trained):
         restore_morphometry({name: array for name, array in weights.items() if name != "scaler_sd"})
     with pytest.raises(ValueError, match="don't fit"):
         restore_morphometry(weights | {"prior": weights["prior"][:1]})
+
+
+def test_a_thousand_bags_in_all_coalitions_take_less_than_ten_seconds():
+    """Five models, 256 coalitions, Shapley values of AUC and log-loss with their intervals."""
+    rng = np.random.default_rng(0)
+    values = rng.dirichlet(np.ones(BINS), (1000, 8)).astype(np.float32)
+    labels = np.arange(1000) % 2
+    bags = InstanceBags(values, np.arange(1000), np.ones(1000))
+    rows = validation_rows(labels, replicates=5)
+    model = train_morphometry(bags, labels, validation=rows, seed=0, recipe=Recipe(steps=10))
+    coalitions = Coalitions.exact(8)
+    begun = time.process_time()  # of all threads, so that a busy machine doesn't count
+    answers = model.predict_coalitions(values, coalitions.members, empty=np.array([0.5, 0.5]))[..., 1]
+    area = contrast_auc(answers, labels, np.repeat(np.arange(5), 200), coalitions.weights, seed=0)
+    contrast_log_likelihood(answers, labels, coalitions.weights, seed=0)
+    assert time.process_time() - begun < 2 * 10
+    full = answers[:, -1].mean(axis=0)
+    assert area.value.sum() == pytest.approx(
+        within_fold_auc(labels, full, np.repeat(np.arange(5), 200)) - 0.5, abs=1e-6
+    )
