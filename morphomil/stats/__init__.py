@@ -18,7 +18,14 @@ from morphomil.stats.diagnostic import (
     diagnostic_table,
     mcnemar_test,
 )
-from morphomil.stats.groups import benjamini_hochberg, compare_categories, compare_groups, holm, mann_whitney
+from morphomil.stats.groups import (
+    aggregate_to_patients,
+    benjamini_hochberg,
+    compare_categories,
+    compare_groups,
+    holm,
+    mann_whitney,
+)
 from morphomil.stats.models import LogisticModel, adjusted_associations, likelihood_ratio_test, logistic_model
 from morphomil.stats.multiclass import average_precision, confusion_table, multiclass_auc, precision_recall_curve
 from morphomil.stats.resampling import bootstrap_by_patient, permutation_test
@@ -33,10 +40,12 @@ from morphomil.stats.roc import (
     within_fold_auc_interval,
     youden_cutoff,
 )
+from morphomil.stats.shift import hodges_lehmann
 
 __all__ = [
     "LogisticModel",
     "adjusted_associations",
+    "aggregate_to_patients",
     "auc",
     "auc_interval",
     "average_precision",
@@ -56,6 +65,7 @@ __all__ = [
     "delong_test_unpaired",
     "diagnostic_table",
     "grouped_polarity",
+    "hodges_lehmann",
     "holm",
     "leave_one_out_deviation",
     "likelihood_ratio_test",

@@ -5,19 +5,24 @@ Every row of data is one patient: nuclei or patches of one patient are no indepe
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import pandas as pd
 
 from morphomil.stats.roc import auc_interval
+from morphomil.stats.shift import hodges_lehmann
 from morphomil.types import RefusedError
 
 if TYPE_CHECKING:
-    from collections.abc import Hashable
+    from collections.abc import Callable, Hashable, Sequence
 
     from numpy.typing import ArrayLike, NDArray
+
+NumberTest = Literal["mann-whitney", "welch", "t"]
+Correction = Literal["holm", "bh", "none"]
 
 EXACT_BELOW = 50
 """Without ties, p is exact when both groups have fewer values than this (as R's wilcox.test)."""
@@ -90,40 +95,147 @@ def benjamini_hochberg(p_values: ArrayLike) -> NDArray[np.float64]:
 
 
 def compare_groups(
-    table: pd.DataFrame, groups: ArrayLike, *, positive: Hashable | None = None, level: float = 0.95
+    table: pd.DataFrame,
+    groups: ArrayLike,
+    *,
+    positive: Hashable | None = None,
+    test: NumberTest = "mann-whitney",
+    categories: Sequence[Hashable] = (),
+    patients: ArrayLike | None = None,
+    correction: Correction | None = None,
+    family: str = "columns of this table",
+    level: float = 0.95,
 ) -> pd.DataFrame:
-    """Each numeric column of `table` compared between groups of its rows, one row of the result per column.
+    """Each column of `table` compared between groups of its rows, one row of the result per column.
 
-    Rows are patients, one each: several rows of a patient would count as independent and make p too small. `groups`
-    has a label per row, in the rows' order. Adjusted p-values take the table's columns as the family.
+    Rows are patients, one each. Where patients have several rows (nuclei, patches, slides), `patients` says whose each
+    row is, and patients' medians are compared (`compare_clustered` has other ways). Columns that aren't numbers, and
+    those in `categories`, are compared as `compare_categories` does; their results stand in its columns.
 
-    Two groups: `feature, n_positive, n_reference, missing, median_positive, median_reference, u, p_value, p_holm, p_bh,
-    cliffs_delta, cliffs_delta_low, cliffs_delta_high, direction`, by `mann_whitney` of positive against reference;
-    `direction` is "higher", "lower" or "equal" in positive by the sign of delta, missing where a group has no value.
-    `positive` says which label; needed unless the labels are 0 and 1 or booleans.
+    Args:
+        table: (n, columns).
+        groups: (n,), a label per row, in the rows' order.
+        positive: which of two labels the direction refers to; by default 1 of 0/1, else the last in sorted order.
+        test: of numbers in two groups; `welch` and `t` (equal variances) compare means.
+        categories: numeric columns to compare as categories.
+        patients: (n,), see above.
+        correction: adds `p_adjusted`, the p values adjusted in this way; Holm's and Benjamini and Hochberg's are there
+            anyway.
+        family: how the result's column `family` names the p values that are adjusted together: those of all columns.
+            A column without a p value doesn't count in it.
+        level: of intervals.
 
-    Three or more groups: `feature, n_LABEL ..., missing, median_LABEL ..., h, p_value, p_holm, p_bh, epsilon_squared`:
-    Kruskal-Wallis, and its effect size H / (n - 1), from 0 to 1 (Tomczak & Tomczak 2014); NaN where a group has no
-    value; values all alike give H 0 and p 1. `positive` has no meaning then and is refused.
+    Returns:
+        Two groups: `feature, test, n_positive, n_reference, missing, missing_positive, missing_reference,
+        median_positive, median_reference, u, p_value, p_holm, p_bh`, `cliffs_delta` (which is the rank-biserial
+        correlation) and `hodges_lehmann` (median of the differences positive - reference) with `_low` and `_high`,
+        `direction`: "higher", "lower" or "equal" in positive by the sign of the effect, missing where a group has no
+        value; `positive` (its label), `family`. With `welch` and `t`: `mean_`, `sd_`, `t, degrees, difference` (of
+        means) and `hedges_g` with `_low` and `_high` instead of medians, u and rank effects.
+
+        Three or more groups: `feature, test, n_LABEL ..., missing, median_LABEL ..., h, p_value, p_holm, p_bh,
+        epsilon_squared, family`: Kruskal-Wallis, and its effect size H / (n - 1), from 0 to 1 (Tomczak & Tomczak
+        2014); NaN where a group has no value; values all alike give H 0 and p 1. `positive` has no meaning then and is
+        refused.
 
     Raises:
-        RefusedError: there is just one group.
-        ValueError: lengths or indices differ, a label is missing, a column isn't numeric, or `positive` doesn't fit.
+        RefusedError: there is just one group; or `table` has a column `patient` with repeated values, which would make
+            each row count as an independent observation.
+        ValueError: lengths or indices differ, a label is missing, `positive` or `test` doesn't fit, or a patient
+            stands in two groups.
     """
+    if test not in ("mann-whitney", "welch", "t"):
+        raise ValueError(f"test must be mann-whitney, welch or t, got {test!r}")
+    adjust = _adjustment(correction)
+    if patients is not None:
+        table, groups = aggregate_to_patients(table, groups, patients)
+    _refuse_repeated_patients(table)
     labels = _checked_labels(table, groups)
     names = sorted(pd.unique(labels).tolist(), key=lambda name: (str(type(name)), name))
     if len(names) < 2:
         raise RefusedError(
             f"groups can't be compared: the {len(labels)} patients have {len(names)} label(s) {names}; two are needed"
         )
-    if len(names) > 2:
-        if positive is not None:
-            raise ValueError(f"positive is for two groups, got {positive!r} with {len(names)} groups")
-        rows = [{"feature": name} | _kruskal_row(values, labels, names) for name, values in table.items()]
-    else:
-        in_positive = labels == _positive_label(names, positive)
-        rows = [{"feature": name} | _two_group_row(values, in_positive, level=level) for name, values in table.items()]
-    result = pd.DataFrame(rows)
+    if len(names) > 2 and (positive is not None or test != "mann-whitney"):
+        raise ValueError(f"positive, welch and t are for two groups, got {positive!r} and {test} with {len(names)}")
+    chosen = _positive_label(names, positive) if len(names) == 2 else None
+    rows: list[dict[str, Any]] = []
+    for name, values in table.items():
+        if name in categories or pd.api.types.is_bool_dtype(values) or not pd.api.types.is_numeric_dtype(values):
+            found = _category_row(values, labels, level=level)
+            sizes = _sizes_of_groups(values, labels, names) if chosen is None else _sizes(values, labels == chosen)
+            found = {"test": found.pop("test")} | sizes | {key: x for key, x in found.items() if key != "n"}
+        elif chosen is None:
+            found = _kruskal_row(values, labels, names)
+        elif test == "mann-whitney":
+            found = _two_group_row(values, labels == chosen, level=level)
+        else:
+            found = _means_row(values, labels == chosen, equal_variances=test == "t", level=level)
+        rows.append({"feature": name} | found)
+    result = _with_adjusted(pd.DataFrame(rows))
+    if chosen is not None:
+        result["positive"] = chosen
+    if adjust is not None:
+        result["p_adjusted"] = adjust(result["p_value"])
+    result["family"] = f"{family} ({int(result['p_value'].notna().sum())} p values)"
+    return result
+
+
+def aggregate_to_patients(
+    table: pd.DataFrame, groups: ArrayLike, patients: ArrayLike, *, by: Literal["median", "mean"] = "median"
+) -> tuple[pd.DataFrame, pd.Series[Any]]:
+    """One row per patient, sorted: each numeric column's median (or mean) over the patient's rows, and its group.
+
+    Columns that aren't numbers must be the same in all rows of a patient.
+
+    Raises:
+        ValueError: lengths differ, a patient or group is missing, a patient stands in two groups, or a column that
+            isn't numeric differs within a patient.
+    """
+    owners, labels = np.asarray(patients), np.asarray(groups)
+    if owners.shape != (len(table),) or labels.shape != owners.shape:
+        raise ValueError(f"patients and groups must say one for each of {len(table)} rows")
+    if pd.isna(owners).any() or pd.isna(labels).any():
+        raise ValueError("patients and groups must not be missing")
+    of_patient = pd.Series(labels).groupby(owners, sort=True)
+    if torn := of_patient.nunique().loc[lambda count: count > 1].index.tolist():
+        raise ValueError(f"{len(torn)} patients stand in two groups, such as {torn[0]}")
+    columns = {}
+    for name, values in table.items():
+        own = values.reset_index(drop=True).groupby(owners, sort=True)
+        if pd.api.types.is_numeric_dtype(values) and not pd.api.types.is_bool_dtype(values):
+            columns[name] = own.agg(by)
+        elif (own.nunique() > 1).any():
+            raise ValueError(f"column {name} differs within a patient and can't be aggregated")
+        else:
+            columns[name] = own.first()
+    return pd.DataFrame(columns), of_patient.first()
+
+
+def _refuse_repeated_patients(table: pd.DataFrame) -> None:
+    for name in ("patient", "patient_id"):
+        if name in table and table[name].duplicated().any():
+            count, owners = len(table), table[name].nunique()
+            raise RefusedError(
+                f"{count} rows of {owners} patients are not {count} independent observations: rows of one patient are "
+                "alike, so a p value that takes them as cases is far too small. Leave the column out and give "
+                f"patients=table[{name!r}], which compares patients' medians, or use compare_clustered"
+            )
+
+
+def _adjustment(correction: str | None) -> Callable[[ArrayLike], NDArray[np.float64]] | None:
+    ways: dict[str | None, Callable[[ArrayLike], NDArray[np.float64]] | None] = {
+        None: None,
+        "holm": holm,
+        "bh": benjamini_hochberg,
+        "none": lambda p_values: np.array(p_values, dtype=np.float64),
+    }
+    if correction not in ways:
+        raise ValueError(f"correction must be holm, bh or none, got {correction!r}")
+    return ways[correction]
+
+
+def _with_adjusted(result: pd.DataFrame) -> pd.DataFrame:
     place = list(result).index("p_value") + 1
     result.insert(place, "p_holm", holm(result["p_value"]))
     result.insert(place + 1, "p_bh", benjamini_hochberg(result["p_value"]))
@@ -150,16 +262,13 @@ def compare_categories(table: pd.DataFrame, groups: ArrayLike, *, level: float =
         RefusedError: there is just one group.
         ValueError: lengths or indices differ, or a label is missing.
     """
-    labels = _checked_labels(table, groups, numeric=False)
+    labels = _checked_labels(table, groups)
     if len(pd.unique(labels)) < 2:
         raise RefusedError("groups can't be compared: all patients have one label")
     result = pd.DataFrame(
         [{"feature": name} | _category_row(values, labels, level=level) for name, values in table.items()]
     )
-    place = list(result).index("p_value") + 1
-    result.insert(place, "p_holm", holm(result["p_value"]))
-    result.insert(place + 1, "p_bh", benjamini_hochberg(result["p_value"]))
-    return result
+    return _with_adjusted(result)
 
 
 def _category_row(values: pd.Series[Any], labels: NDArray[Any], *, level: float) -> dict[str, Any]:
@@ -211,20 +320,82 @@ def _two_group_row(values: pd.Series[Any], in_positive: NDArray[np.bool_], *, le
     numbers = values.to_numpy(dtype=np.float64, na_value=np.nan)
     positive, reference = numbers[in_positive], numbers[~in_positive]
     test = mann_whitney(positive, reference, level=level)
-    sign = np.sign(test.cliffs_delta)
+    shift = hodges_lehmann(positive, reference, level=level)
+    return (
+        {"test": "Mann-Whitney"}
+        | _sizes(values, in_positive)
+        | {
+            "median_positive": _median(positive),
+            "median_reference": _median(reference),
+            "u": test.u,
+            "p_value": test.p_value,
+            "cliffs_delta": test.cliffs_delta,
+            "cliffs_delta_low": test.low,
+            "cliffs_delta_high": test.high,
+            "hodges_lehmann": shift.estimate,
+            "hodges_lehmann_low": shift.low,
+            "hodges_lehmann_high": shift.high,
+            "direction": _direction(test.cliffs_delta),
+        }
+    )
+
+
+def _sizes(values: pd.Series[Any], in_positive: NDArray[np.bool_]) -> dict[str, Any]:
+    known = values.notna().to_numpy()
     return {
-        "n_positive": test.n_x,
-        "n_reference": test.n_y,
-        "missing": test.missing,
-        "median_positive": _median(positive),
-        "median_reference": _median(reference),
-        "u": test.u,
-        "p_value": test.p_value,
-        "cliffs_delta": test.cliffs_delta,
-        "cliffs_delta_low": test.low,
-        "cliffs_delta_high": test.high,
-        "direction": None if np.isnan(sign) else {1: "higher", -1: "lower", 0: "equal"}[int(sign)],
+        "n_positive": int((known & in_positive).sum()),
+        "n_reference": int((known & ~in_positive).sum()),
+        "missing": int((~known).sum()),
+        "missing_positive": int((~known & in_positive).sum()),
+        "missing_reference": int((~known & ~in_positive).sum()),
     }
+
+
+def _sizes_of_groups(values: pd.Series[Any], labels: NDArray[Any], names: list[Any]) -> dict[str, int]:
+    known = values.notna().to_numpy()
+    return {f"n_{name}": int((known & (labels == name)).sum()) for name in names} | {"missing": int((~known).sum())}
+
+
+def _direction(effect: float) -> str | None:
+    return None if math.isnan(effect) else "higher" if effect > 0 else "lower" if effect < 0 else "equal"
+
+
+def _means_row(
+    values: pd.Series[Any], in_positive: NDArray[np.bool_], *, equal_variances: bool, level: float
+) -> dict[str, Any]:
+    """Student's or Welch's t test; Hedges's g with the interval of Hedges & Olkin (1985).
+
+    Without variance in both groups there is no t: p is 1 for equal means, else NaN.
+    """
+    from scipy.special import gammaln, ndtri, stdtr, stdtrit
+
+    numbers = values.to_numpy(dtype=np.float64, na_value=np.nan)
+    x, y = (part[~np.isnan(part)] for part in (numbers[in_positive], numbers[~in_positive]))
+    n, m = len(x), len(y)
+    row = {"test": "t" if equal_variances else "Welch"} | _sizes(values, in_positive)
+    names = ["t", "degrees", "p_value", "difference", "difference_low", "difference_high"]
+    names += ["hedges_g", "hedges_g_low", "hedges_g_high"]
+    if min(n, m) < 2:
+        return row | dict.fromkeys(names, math.nan) | {"direction": None}
+    difference, freedom = float(x.mean() - y.mean()), float(n + m - 2)
+    v, w = x.var(ddof=1), y.var(ddof=1)
+    pooled = ((n - 1) * v + (m - 1) * w) / freedom
+    variance = pooled * (1 / n + 1 / m) if equal_variances else v / n + w / m
+    row |= {"mean_positive": float(x.mean()), "mean_reference": float(y.mean())}
+    row |= {"sd_positive": math.sqrt(v), "sd_reference": math.sqrt(w)}
+    if variance == 0:
+        nothing = dict.fromkeys(names, math.nan) | {"p_value": 1.0 if difference == 0 else math.nan}
+        return row | nothing | {"difference": difference, "direction": _direction(difference)}
+    if not equal_variances:
+        freedom = variance**2 / ((v / n) ** 2 / (n - 1) + (w / m) ** 2 / (m - 1))
+    t, reach = difference / math.sqrt(variance), float(stdtrit(freedom, (1 + level) / 2)) * math.sqrt(variance)
+    half = (n + m - 2) / 2
+    small_sample = math.exp(gammaln(half) - gammaln(half - 0.5)) / math.sqrt(half)
+    g = small_sample * difference / math.sqrt(pooled)
+    away = float(ndtri((1 + level) / 2)) * math.sqrt((n + m) / (n * m) + g**2 / (2 * (n + m)))
+    found = (t, freedom, 2 * float(stdtr(freedom, -abs(t))), difference, difference - reach, difference + reach)
+    row |= dict(zip(names, (*found, g, g - away, g + away), strict=True))
+    return row | {"direction": _direction(difference)}
 
 
 def _kruskal_row(values: pd.Series[Any], labels: NDArray[Any], names: list[Any]) -> dict[str, Any]:
@@ -240,8 +411,8 @@ def _kruskal_row(values: pd.Series[Any], labels: NDArray[Any], names: list[Any])
     else:
         h, p_value = map(float, kruskal(*samples.values()))
     return (
-        {f"n_{name}": len(sample) for name, sample in samples.items()}
-        | {"missing": int((~known).sum())}
+        {"test": "Kruskal-Wallis"}
+        | _sizes_of_groups(values, labels, names)
         | {f"median_{name}": _median(sample) for name, sample in samples.items()}
         | {"h": h, "p_value": p_value, "epsilon_squared": h / max(known.sum() - 1, 1)}
     )
@@ -252,7 +423,7 @@ def _median(values: NDArray[np.float64]) -> float:
     return float(np.median(known)) if len(known) else np.nan
 
 
-def _checked_labels(table: pd.DataFrame, groups: ArrayLike, *, numeric: bool = True) -> NDArray[Any]:
+def _checked_labels(table: pd.DataFrame, groups: ArrayLike) -> NDArray[Any]:
     if isinstance(groups, pd.Series) and len(groups) == len(table) and not groups.index.equals(table.index):
         raise ValueError("groups must have the table's index, got another one of the same length")
     labels = np.asarray(groups)
@@ -262,17 +433,12 @@ def _checked_labels(table: pd.DataFrame, groups: ArrayLike, *, numeric: bool = T
         raise ValueError(f"groups must not be missing, got {missing} of {len(labels)}")
     if table.columns.empty:
         raise ValueError("table must have a column to compare, got none")
-    other = [str(name) for name, values in table.items() if not pd.api.types.is_numeric_dtype(values)]
-    if numeric and other:
-        raise ValueError(f"columns must be numeric, got {', '.join(other)}")
     return labels
 
 
 def _positive_label(names: list[Any], positive: Hashable | None) -> Any:
     if positive is None:
-        if set(names) == {0, 1}:
-            return names[1]
-        raise ValueError(f"positive must say which of the labels {names} is the positive one")
+        return names[-1]
     if positive not in names:
         raise ValueError(f"positive must be one of the labels {names}, got {positive!r}")
     return positive

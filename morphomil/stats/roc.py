@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 import numpy as np
 import pandas as pd
-from scipy.special import betaincinv, expit, logit, ndtr, ndtri
+from scipy.special import betaincinv, expit, logit, ndtr, ndtri, stdtr, stdtrit
 
 if TYPE_CHECKING:
     from numpy.typing import ArrayLike, NDArray
@@ -175,8 +175,10 @@ def delong_test_unpaired(
 ) -> DelongResult:
     """DeLong's test of the AUCs of two independent groups of cases, such as two subgroups.
 
-    z refers to the normal distribution (MedCalc; pROC takes Welch's t). Without variance in either group: the
-    convention of `delong_test`, the interval always being Zou and Donner's.
+    `z` is the difference over its standard error. As in R's pROC it refers to Student's t distribution with Welch and
+    Satterthwaite's degrees of freedom, each group having cases - 1; MedCalc takes the normal distribution, whose p is
+    smaller in small groups. Without variance in either group: the convention of `delong_test`, the interval always
+    being Zou and Donner's.
 
     Raises:
         ValueError: as `auc`, or a class of one case.
@@ -184,7 +186,10 @@ def delong_test_unpaired(
     a, b = _Ordering.of(labels_a, scores_a), _Ordering.of(labels_b, scores_b)
     _need_two_cases(a)
     _need_two_cases(b)
-    return _compare(a, b, variance=a.variance_of(a.wins) + b.variance_of(b.wins), level=level)
+    first, second = a.variance_of(a.wins), b.variance_of(b.wins)
+    parts = first**2 / (len(a.labels) - 1) + second**2 / (len(b.labels) - 1)
+    freedom = (first + second) ** 2 / parts if parts > 0 else math.inf
+    return _compare(a, b, variance=first + second, level=level, freedom=freedom)
 
 
 def roc_curve(labels: ArrayLike, scores: ArrayLike) -> pd.DataFrame:
@@ -395,15 +400,21 @@ def _bootstrap_interval(ordering: _Ordering, *, level: float, seed: int | None, 
     return AucInterval(ordering.auc, float(low), float(high))
 
 
-def _compare(a: _Ordering, b: _Ordering, *, variance: float, level: float) -> DelongResult:
+def _compare(a: _Ordering, b: _Ordering, *, variance: float, level: float, freedom: float = math.inf) -> DelongResult:
+    """`freedom`: degrees of a t distribution; infinite ones are the normal distribution."""
     difference = a.auc - b.auc
     if variance > 0:
         z = difference / math.sqrt(variance)
-        reach = -ndtri(_tail(level)) * math.sqrt(variance)
+        reach = -_t_quantile(freedom, _tail(level)) * math.sqrt(variance)
         low, high = float(difference - reach), float(difference + reach)
     else:
         z = 0.0 if difference == 0 else math.nan
         first, second = (_normal_interval(o, level=level, on_logit=True) for o in (a, b))
         low = difference - math.hypot(first.auc - first.low, second.high - second.auc)
         high = difference + math.hypot(first.high - first.auc, second.auc - second.low)
-    return DelongResult(a.auc, b.auc, difference, (max(-1.0, low), min(1.0, high)), z, float(2 * ndtr(-abs(z))))
+    below = ndtr(-abs(z)) if math.isinf(freedom) else stdtr(freedom, -abs(z))
+    return DelongResult(a.auc, b.auc, difference, (max(-1.0, low), min(1.0, high)), z, float(2 * below))
+
+
+def _t_quantile(freedom: float, share: float) -> float:
+    return float(ndtri(share) if math.isinf(freedom) else stdtrit(freedom, share))

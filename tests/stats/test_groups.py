@@ -12,10 +12,20 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
 
-from morphomil.stats import benjamini_hochberg, compare_categories, compare_groups, holm, mann_whitney
+from morphomil.stats import (
+    benjamini_hochberg,
+    compare_categories,
+    compare_groups,
+    hodges_lehmann,
+    holm,
+    mann_whitney,
+)
 from morphomil.types import RefusedError
 
-REFERENCE = json.loads((Path(__file__).parents[1] / "reference" / "stats.json").read_text(encoding="utf-8"))
+FOLDER = Path(__file__).parents[1] / "reference"
+REFERENCE = json.loads((FOLDER / "stats.json").read_text(encoding="utf-8"))
+R = pd.read_csv(FOLDER / "groups.csv").set_index("quantity")["value"]
+R_CASES = pd.read_csv(FOLDER / "groups_cases.csv")
 laws = settings(deadline=None, max_examples=60)
 values = st.lists(st.integers(-4, 4), min_size=2, max_size=25).map(lambda v: np.array(v, dtype=float))
 p_values = st.lists(st.one_of(st.floats(0, 1), st.just(math.nan)), max_size=12).map(np.array)
@@ -161,8 +171,10 @@ def table():
 def test_compare_groups_by_hand(table):
     found = compare_groups(table, ["N0"] * 4 + ["N+"] * 4, positive="N+")
     assert list(found) == [
-        "feature", "n_positive", "n_reference", "missing", "median_positive", "median_reference", "u", "p_value",
-        "p_holm", "p_bh", "cliffs_delta", "cliffs_delta_low", "cliffs_delta_high", "direction",
+        "feature", "test", "n_positive", "n_reference", "missing", "missing_positive", "missing_reference",
+        "median_positive", "median_reference", "u", "p_value", "p_holm", "p_bh", "cliffs_delta", "cliffs_delta_low",
+        "cliffs_delta_high", "hodges_lehmann", "hodges_lehmann_low", "hodges_lehmann_high", "direction", "positive",
+        "family",
     ]  # fmt: skip
     found = found.set_index("feature")
     assert found.loc["up", ["n_positive", "n_reference", "missing"]].tolist() == [4, 4, 0]
@@ -172,6 +184,10 @@ def test_compare_groups_by_hand(table):
     np.testing.assert_allclose(found["p_holm"], [6 / 70, 4 / 35, 1, np.nan], atol=1e-15)
     np.testing.assert_allclose(found["p_bh"], [6 / 70, 6 / 70, 1, np.nan], atol=1e-15)
     assert found["direction"].iloc[:3].tolist() == ["higher", "lower", "equal"]
+    assert found.loc["up", ["hodges_lehmann", "hodges_lehmann_low", "hodges_lehmann_high"]].tolist() == [4, 1, 7]
+    assert found.loc["down", ["missing_positive", "missing_reference"]].tolist() == [1, 0]
+    assert set(found["family"]) == {"columns of this table (3 p values)"}
+    assert set(found["positive"]) == {"N+"}
     assert pd.isna(found.loc["absent", "direction"])
     assert found.loc["absent", ["n_positive", "n_reference", "missing"]].tolist() == [4, 0, 4]
 
@@ -186,8 +202,15 @@ def test_the_other_positive_label_turns_direction_and_delta(table):
 
 @pytest.mark.parametrize("labels", [[0, 1] * 4, [False, True] * 4, [0.0, 1.0] * 4])
 def test_labels_0_and_1_need_no_positive(table, labels):
-    expected = compare_groups(table, ["no", "yes"] * 4, positive="yes")
-    pd.testing.assert_frame_equal(compare_groups(table, labels), expected)
+    expected = compare_groups(table, ["no", "yes"] * 4, positive="yes").drop(columns="positive")
+    found = compare_groups(table, labels)
+    assert set(found["positive"]) == {labels[1]}
+    pd.testing.assert_frame_equal(found.drop(columns="positive"), expected)
+
+
+def test_the_last_label_is_positive_unless_said_otherwise(table):
+    found = compare_groups(table, ["N1", "N0"] * 4)
+    pd.testing.assert_frame_equal(found, compare_groups(table, ["N1", "N0"] * 4, positive="N1"))
 
 
 def test_compare_groups_is_the_same_for_permuted_patients(table):
@@ -224,9 +247,8 @@ def test_one_group_is_refused(table):
 @pytest.mark.parametrize(
     ("labels", "positive", "message"),
     [
-        (["N0", "N+"] * 4, None, r"positive must say which of the labels \['N\+', 'N0'\]"),
         (["N0", "N+"] * 4, "N1", r"one of the labels \['N\+', 'N0'\], got 'N1'"),
-        (["a", "b", "c", "c"] * 2, "a", "positive is for two groups, got 'a' with 3 groups"),
+        (["a", "b", "c", "c"] * 2, "a", "are for two groups, got 'a' and mann-whitney with 3"),
         (["N0", "N+", "N+"], "N+", r"one label for each of 8 rows, got shape \(3,\)"),
         (["N0", None] * 4, "N0", "must not be missing, got 4 of 8"),
         (pd.Series(["N0", "N+"] * 4), "N+", "must have the table's index"),
@@ -238,8 +260,10 @@ def test_groups_are_checked(table, labels, positive, message):
 
 
 def test_columns_are_checked(table):
-    with pytest.raises(ValueError, match="columns must be numeric, got grade"):
-        compare_groups(table.assign(grade="II"), [0, 1] * 4)
+    with pytest.raises(ValueError, match="test must be"):
+        compare_groups(table, [0, 1] * 4, test="wilcoxon")
+    with pytest.raises(ValueError, match="correction must be holm, bh or none"):
+        compare_groups(table, [0, 1] * 4, correction="bonferroni")
     with pytest.raises(ValueError, match="must have a column"):
         compare_groups(table[[]], [0, 1] * 4)
 
@@ -302,3 +326,101 @@ def test_the_interval_of_cramers_v_covers() -> None:
         row = compare_categories(values, labels).iloc[0]
         inside += row["cramers_v_low"] <= 0.3 <= row["cramers_v_high"]
     assert 0.92 <= inside / 400 <= 0.98
+
+
+def test_numbers_and_categories_in_one_family():
+    categories = {"grade": R_CASES["grade"].map({1: "I", 2: "II", 3: "III"}), "rare": R_CASES["rare"]}
+    table = R_CASES[["tied"]].assign(**categories)
+    found = compare_groups(table, R_CASES["group"], categories=["rare"], correction="bh").set_index("feature")
+    assert found["test"].tolist() == ["Mann-Whitney", "chi-square", "Fisher"]
+    np.testing.assert_allclose(found["p_value"], R[["tied_p", "chi_p", "fisher_p"]], rtol=1e-9)
+    assert found.loc["tied", "u"] == R["tied_u"]
+    assert found.loc["grade", "statistic"] == pytest.approx(R["chi_statistic"], rel=1e-12)
+    np.testing.assert_allclose(found["p_adjusted"], benjamini_hochberg(R[["tied_p", "chi_p", "fisher_p"]]), rtol=1e-9)
+    assert 0 < found.loc["grade", "cramers_v"] < 0.4
+    assert np.isnan(found.loc["grade", "cliffs_delta"])
+    uncorrected = compare_groups(table, R_CASES["group"], categories=["rare"], correction="none")
+    assert uncorrected["p_adjusted"].tolist() == uncorrected["p_value"].tolist()
+
+
+@pytest.mark.parametrize("test", ["t", "welch"])
+def test_means_equal_r(test):
+    found = compare_groups(R_CASES[["spread"]], R_CASES["group"], test=test).iloc[0]
+    expected = R[[f"{test}_{name}" for name in ("t", "df", "p", "low", "high")]]
+    columns = ["t", "degrees", "p_value", "difference_low", "difference_high"]
+    np.testing.assert_allclose(found[columns].astype(float), expected, rtol=1e-9)
+    assert found["difference"] == pytest.approx(found["mean_positive"] - found["mean_reference"], abs=1e-12)
+    x, y = (R_CASES.loc[R_CASES["group"] == g, "spread"] for g in (1, 0))
+    pooled = math.sqrt((34 * x.var() + 54 * y.var()) / 88)
+    assert found["hedges_g"] == pytest.approx((1 - 3 / (4 * 88 - 1)) * (x.mean() - y.mean()) / pooled, rel=1e-3)
+    assert found["hedges_g_low"] < found["hedges_g"] < found["hedges_g_high"]
+
+
+def test_means_without_spread_or_cases():
+    table = pd.DataFrame({"same": [2.0] * 6, "apart": [1.0, 2, 1, 2, 1, 2], "few": [np.nan] * 4 + [1.0, 2]})
+    found = compare_groups(table, [0, 1] * 3, test="welch").set_index("feature")
+    assert found.loc["same", "p_value"] == 1
+    assert found.loc[["apart", "few"], "p_value"].isna().all()
+    assert found.loc["apart", ["difference", "direction"]].tolist() == [1, "higher"]
+
+
+def test_rank_tests_and_adjustments_equal_r():
+    few = R_CASES.iloc[[*range(7), *range(55, 66)]]
+    found = compare_groups(few[["smooth"]], few["group"]).iloc[0]
+    assert found["u"] == R["exact_u"]
+    assert found["p_value"] == pytest.approx(R["exact_p"], rel=1e-9)
+    limits = found[["hodges_lehmann", "hodges_lehmann_low", "hodges_lehmann_high"]].astype(float)
+    np.testing.assert_allclose(limits, R[["shift", "shift_low", "shift_high"]], rtol=1e-12)
+    three = compare_groups(R_CASES[["smooth"]], R_CASES["grade"]).iloc[0]
+    assert [three["h"], three["p_value"]] == pytest.approx(R[["kruskal_h", "kruskal_p"]].tolist(), rel=1e-9)
+    paper = [0.015, 0.012, 0.009, 0.010, 0.024, 0.083, 0.065, 0.149]
+    for way, adjust in (("holm", holm), ("bh", benjamini_hochberg)):
+        np.testing.assert_allclose(adjust(paper), R[[f"{way}_{i}" for i in range(1, 9)]], rtol=1e-12)
+
+
+def test_rows_of_patients_are_aggregated_and_never_taken_as_cases():
+    rng = np.random.default_rng(5)
+    patients = np.repeat(np.arange(20), 30)
+    nuclei = pd.DataFrame({"area": rng.normal(size=20)[patients] + rng.normal(size=600), "site": "A"})
+    groups = patients % 2
+    found = compare_groups(nuclei, groups, patients=patients)
+    medians = nuclei.groupby(patients)["area"].median().to_frame()
+    expected = compare_groups(medians, np.arange(20) % 2)
+    pd.testing.assert_frame_equal(
+        found.loc[[0], list(expected)].drop(columns="family"), expected.drop(columns="family")
+    )
+    with pytest.raises(RefusedError, match="600 rows of 20 patients are not 600 independent observations"):
+        compare_groups(nuclei.assign(patient=patients), groups)
+    with pytest.raises(ValueError, match="stand in two groups"):
+        compare_groups(nuclei, np.arange(600) % 2, patients=patients)
+    with pytest.raises(ValueError, match="site differs within a patient"):
+        compare_groups(nuclei.assign(site=np.arange(600).astype(str)), groups, patients=patients)
+
+
+@laws
+@given(values, values)
+def test_hodges_lehmann_is_the_median_of_all_differences(x, y):
+    found = hodges_lehmann(x / 3, y / 7)
+    differences = np.sort((x[:, None] / 3 - y / 7).ravel())
+    assert found.estimate == pytest.approx(np.median(differences), abs=1e-15)
+    assert found.low in differences
+    assert found.high in differences
+    assert found.low <= found.estimate <= found.high
+    back = hodges_lehmann(y / 7, x / 3)
+    assert back == pytest.approx((-found.estimate, -found.high, -found.low), abs=1e-15)
+    moved = hodges_lehmann(x / 3 + 5, y / 7)
+    assert moved == pytest.approx((found.estimate + 5, found.low + 5, found.high + 5), abs=1e-12)
+
+
+def test_hodges_lehmann_of_large_samples_needs_linear_memory():
+    rng = np.random.default_rng(0)
+    x, y = rng.normal(0.3, 1, 100_000), rng.normal(size=100_000)
+    tracemalloc.start()
+    found = hodges_lehmann(x, y)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert found.low < 0.3 < found.high < found.low + 0.03
+    assert peak < 100 * 200_000
+    assert np.isnan(hodges_lehmann([np.nan], [1.0])).all()
+    with pytest.raises(ValueError, match="finite"):
+        hodges_lehmann([np.inf], [1.0])

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
+import pandas as pd
 import pytest
 from sklearn import metrics
 
 from morphomil.stats import average_precision, confusion_table, multiclass_auc, precision_recall_curve
 
+FOLDER = Path(__file__).parents[1] / "reference"
 RNG = np.random.default_rng(0)
 LABELS = RNG.integers(0, 3, 120)
 VALUES = RNG.dirichlet(np.ones(3), 120).round(2)
@@ -22,6 +26,13 @@ def test_auc_of_three_classes(method: str, theirs: str) -> None:
     assert multiclass_auc(LABELS, perfect, method=method) == 1  # type: ignore[arg-type]
     with pytest.raises(ValueError, match="cases of each"):
         multiclass_auc(np.zeros(120, int), VALUES)
+
+
+def test_hand_and_till_equals_proc() -> None:
+    cases = pd.read_csv(FOLDER / "roc_cases.csv").query("sample == 'three'")
+    expected = pd.read_csv(FOLDER / "roc.csv").query("quantity == 'hand_till'")["value"].item()
+    found = multiclass_auc(cases["label"], cases[["a", "b", "c"]], method="hand-till")
+    assert found == pytest.approx(expected, abs=1e-9)
 
 
 def test_confusion() -> None:

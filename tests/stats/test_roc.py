@@ -26,7 +26,8 @@ from morphomil.stats import (
     youden_cutoff,
 )
 
-REFERENCE = json.loads((Path(__file__).parents[1] / "reference" / "stats.json").read_text(encoding="utf-8"))
+FOLDER = Path(__file__).parents[1] / "reference"
+REFERENCE = json.loads((FOLDER / "stats.json").read_text(encoding="utf-8"))
 Z = stats.norm.ppf(0.975)
 
 
@@ -167,7 +168,29 @@ def test_unpaired_delong_adds_the_variances():
     result = delong_test_unpaired(labels_a, a, labels_b, b)
     difference = auc(labels_a, a) - auc(labels_b, b)
     assert result.z == pytest.approx(difference / math.sqrt(variance), rel=1e-10)
-    assert result.interval == pytest.approx((difference - Z * variance**0.5, difference + Z * variance**0.5), rel=1e-9)
+    reach = np.diff(result.interval)[0] / 2 / variance**0.5
+    assert Z < reach < 1.02 * Z  # Student's t of about a hundred degrees of freedom
+    assert np.mean(result.interval) == pytest.approx(difference, abs=1e-12)
+
+
+@pytest.mark.parametrize("name", ["distinct", "tied", "ratings", "small", "chance"])
+def test_delong_equals_proc(name):
+    cases = pd.read_csv(FOLDER / "roc_cases.csv").query("sample == @name")
+    expected = pd.read_csv(FOLDER / "roc.csv").query("sample == @name").set_index("quantity")["value"]
+    labels, a, b = (cases[column].to_numpy() for column in ("label", "a", "b"))
+    paired = delong_test(labels, a, b)
+    odd = np.arange(len(labels)) % 2 == 0
+    unpaired = delong_test_unpaired(labels[odd], a[odd], labels[~odd], b[~odd])
+    area, low, high = auc_interval(labels, a, method="delong")
+    found = {
+        "auc_a": area, "auc_b": paired.auc_b, "low_a": low, "high_a": high,
+        "paired_z": paired.z, "paired_p": paired.p_value,
+        "paired_low": paired.interval[0], "paired_high": paired.interval[1],
+        "unpaired_d": unpaired.z, "unpaired_p": unpaired.p_value,
+    }  # fmt: skip
+    for quantity, value in found.items():
+        assert value == pytest.approx(expected[quantity], abs=1e-9), quantity
+    assert (paired.auc_a, ((high - low) / 2 / Z) ** 2) == pytest.approx((area, expected["variance_a"]), abs=1e-9)
 
 
 def test_unpaired_delong_of_two_perfect_groups_claims_no_certainty():
