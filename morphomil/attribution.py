@@ -10,12 +10,21 @@ sum to the probability of the slide minus that of the training mean.
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
 
-from morphomil.matrix import BINS, MIN_NUCLEI, fine_bin
+from morphomil.bags import generator
+from morphomil.matrix import (
+    BINS,
+    MIN_NUCLEI,
+    count_nuclei,
+    fine_bin,
+    mean_rows,
+    rebin,
+    relative_frequencies,
+)
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -25,6 +34,8 @@ if TYPE_CHECKING:
 STEPS = 64
 """Points on the path at first; doubled until the shares are complete."""
 MOST_STEPS = 4096
+CUTS, ORDERS = 10, 10
+"""Of the curves of patches: steps, and random orders to compare with."""
 COMPLETE = 1e-3
 """By how much the shares' sum may miss the difference of probabilities."""
 
@@ -112,3 +123,35 @@ def _tabulate(
         columns = {"bin": range(BINS), "low": edges[:-1], "high": edges[1:], "nuclei": count, "contribution": of_bins}
         parts.append(pd.DataFrame({"feature": name} | columns))
     return pd.concat(parts, ignore_index=True)
+
+
+def curves_of_patches(
+    nuclei: pd.DataFrame, model: FoldModel, shares: NucleusShares, *, seed_key: tuple[Any, ...]
+) -> NDArray[np.float64]:
+    """Probability of a slide while its patches leave, those that contribute most first, and while they come.
+
+    Args:
+        nuclei: as `attribute_nuclei` took them.
+        model: likewise.
+        shares: what it gave.
+        seed_key: decides the random orders, such as seed and slide id.
+
+    Returns:
+        (4, 11): deletion, deletion in random order (mean of 10 orders), insertion, insertion in random order, after
+        0, 10, ... 100 % of the patches; without patches it is the probability of the training mean. For
+        `evidence.measure_faithfulness`.
+    """
+    from morphomil.mil import restore_morphometry
+
+    total = shares.nuclei["contribution"].groupby(nuclei["patch_id"]).sum(min_count=1).dropna()
+    edges = model.edges
+    counts = count_nuclei(nuclei, total.index, features=edges.features, orientation=edges.orientation)
+    rows = relative_frequencies(rebin(counts, edges))  # (features, patches, bins)
+    rng = generator("patches", *seed_key)
+    orders = [np.argsort(-total.to_numpy(), kind="stable"), *(rng.permutation(len(total)) for _ in range(ORDERS))]
+    cuts = np.round(np.linspace(0, len(total), CUTS + 1)).astype(int)
+    bags = [mean_rows(rows[:, part]) for order in orders for cut in cuts for part in (order[cut:], order[:cut])]
+    answer = restore_morphometry(model.weights).predict(np.stack(bags)).probability[..., 1].mean(axis=0)
+    curves = answer.reshape(len(orders), CUTS + 1, 2)
+    own, random = curves[0], curves[1:].mean(axis=0)
+    return np.stack([own[:, 0], random[:, 0], own[:, 1], random[:, 1]])

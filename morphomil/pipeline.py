@@ -643,7 +643,7 @@ def rank(
         _store_ranking(run, ranking, about)
         shutil.rmtree(run.path / "rank" / "nuclei", ignore_errors=True)  # of an earlier ranking
         if not quick:
-            _store_contributions(run, ranking)
+            _store_contributions(run, ranking, seed=seed)
         settings = {"positive": ranking.positive, "folds": folds, "seed": seed, "quick": quick}
         settings |= {"permutations": permuted}
         run.record("rank", settings, seconds=time.monotonic() - begun)
@@ -675,10 +675,16 @@ def _store_ranking(run: Run, ranking: Ranking, about: dict[str, Any]) -> None:
     write_json(folder / "about.json", about)
 
 
-def _store_contributions(run: Run, ranking: Ranking) -> None:
-    """What every nucleus in a bag adds to its slide's probability, by the model that didn't see its patient."""
-    from morphomil.attribution import attribute_nuclei
+def _store_contributions(run: Run, ranking: Ranking, *, seed: int) -> None:
+    """What every nucleus in a bag adds to its slide's probability, by the model that didn't see its patient.
 
+    And, as further rows of `faithfulness.csv`, curves of deleting and inserting patches in the order of their nuclei's
+    contributions.
+    """
+    from morphomil.attribution import attribute_nuclei, curves_of_patches
+    from morphomil.evidence import measure_faithfulness
+
+    curves = []
     fold = ranking.predictions.set_index("patient")["fold"]
     slides = run.cohort.table().astype({"patient": str})
     for row in slides[slides["patient"].isin(fold.index)].to_dict("records"):
@@ -687,6 +693,13 @@ def _store_contributions(run: Run, ranking: Ranking) -> None:
             continue
         nuclei = run.nuclei(slide_id)
         nuclei = nuclei[nuclei["patch_id"].isin(run.counts(slide_id).patch_id)]
-        shares = attribute_nuclei(nuclei, ranking.models[str(fold[row["patient"]])]).nuclei.astype(np.float32)
+        model = ranking.models[str(fold[row["patient"]])]
+        shares = attribute_nuclei(nuclei, model)
+        curves.append(curves_of_patches(nuclei, model, shares, seed_key=(seed, slide_id)))
         path = run.path / "rank" / "nuclei" / f"{run.slide_folder(slide_id).name}.parquet"
-        write_parquet(path, nuclei[["label", "patch_id"]].join(shares).reset_index(drop=True))
+        stored = nuclei[["label", "patch_id"]].join(shares.nuclei.astype(np.float32))
+        write_parquet(path, stored.reset_index(drop=True))
+    of_patches = measure_faithfulness(np.stack(curves, axis=-1), seed=seed)
+    of_patches.insert(0, "order", "patches")
+    both = pd.concat([ranking.faithfulness, of_patches], ignore_index=True)
+    write_table_csv(run.path / "rank" / "faithfulness.csv", both)

@@ -11,9 +11,10 @@ import pytest
 from scipy.stats import mannwhitneyu, spearmanr
 from sklearn.linear_model import LogisticRegression
 
-from morphomil.attribution import attribute_nuclei
+from morphomil.attribution import attribute_nuclei, curves_of_patches
 from morphomil.bags import BAG_SIZE, make_folds, patient_labels
 from morphomil.crossfit import PatientBags, permute_labels
+from morphomil.evidence import measure_faithfulness
 from morphomil.matrix import BINS, FINE_BINS, count_nuclei, mean_rows, rebin, relative_frequencies
 from morphomil.mil import restore_morphometry
 from morphomil.rank import SEEDS, rank_counts, rank_nuclei
@@ -423,6 +424,17 @@ def test_a_nucleus_is_worth_what_moving_it_changes(shares):
     moved[circularity, [8, 20]] += [0.001, -0.001]
     change = trained.integrate_gradients(moved, steps=4)[2] - before
     assert change == pytest.approx(0.001 * (gradient[circularity, 8] - gradient[circularity, 20]), rel=0.05)
+
+
+def test_deleting_the_patches_that_contribute_most_beats_random_order(shares):
+    slide, _, result, model = shares
+    curves = curves_of_patches(slide, model, result, seed_key=(0, "s"))
+    assert curves.shape == (4, 11)
+    np.testing.assert_allclose(curves[:2, 0], result.probability, atol=1e-5)
+    np.testing.assert_allclose(curves[2:, -1], result.probability, atol=1e-5)
+    np.testing.assert_allclose(curves[:2, -1], result.baseline, atol=1e-5)
+    gain = measure_faithfulness(np.stack([curves, curves], axis=-1), seed=0).set_index("curve")["gain"]
+    assert (gain > 0).all()
 
 
 def test_sparse_patches_and_missing_values_have_no_say(shares):
