@@ -315,6 +315,30 @@ def _say_duration(seconds: float) -> str:
     return f"{max(seconds, 1):.0f} s" if seconds < 90 else f"{seconds / 60:.0f} min"
 
 
+@app.command(epilog="Example: `morphomil figures run --style nature --format pdf`")
+def figures(
+    path: RunArgument,
+    only: Annotated[
+        list[str] | None, typer.Option(help="Name of a figure, as its file is called; repeat for more.")
+    ] = None,
+    style: Annotated[
+        Literal["plain", "nature", "frontiers"], typer.Option(help="Fonts and sizes that a journal asks for.")
+    ] = "plain",
+    formats: Annotated[str, typer.Option("--format", help="Of pdf, svg, png; commas between.")] = "pdf,svg,png",
+    quiet: QuietOption = False,
+) -> None:
+    """Draw the publication figures, each with a CSV of its numbers, into RUN/figures."""
+    from morphomil.figures.registry import draw_figures
+    from morphomil.figures.style import parse_formats
+    from morphomil.run import Run
+
+    run = Run.open(path)
+    for outcome in draw_figures(run, only=only or (), look=style, formats=parse_formats(formats)):
+        files = ", ".join(file.name for file in outcome.paths)
+        say(f"{outcome.name}: {files or f'left out, {outcome.absent}'}", quiet=quiet)
+    say(f"Figures: {run.path / 'figures'}", quiet=quiet)
+
+
 @app.command(epilog="Example: `morphomil report run`")
 def report(path: RunArgument, quiet: QuietOption = False) -> None:
     """Draw the figures and write the report, one HTML file that opens offline."""

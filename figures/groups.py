@@ -47,17 +47,18 @@ def feature_groups(
         for axes, row in zip(panels.flat, comparison.to_dict("records"), strict=False):
             values = patient_values[row["feature"]]
             samples = [values[(members == g).to_numpy()].dropna().to_numpy(float) for g in groups]
-            _draw_groups(axes, samples)
+            draw_groups(axes, samples)
             ticks = [f"{name}\nn = {len(sample)}" for name, sample in zip(names, samples, strict=True)]
             axes.set_xticks(range(len(groups)), ticks)
             p_values = f"{p_phrase(row['p_value'])}\n{adjustment} {p_phrase(row[adjusted])}"
             axes.set_title(p_values, loc="left", fontsize=6)
             axes.set_ylabel(str(patient_quantity(row["feature"])))
-        _turn_crowded_labels(figure)
+        turn_crowded_labels(figure)
         return figure
 
 
-def _draw_groups(axes: Axes, samples: list[NDArray[np.float64]]) -> None:
+def draw_groups(axes: Axes, samples: list[NDArray[np.float64]]) -> None:
+    """Violin, box and points of each sample, the first at 0."""
     for at, sample in enumerate(samples):
         color = PALETTE[at % len(PALETTE)]
         if len(sample) >= 5 and np.ptp(sample) > 0:
@@ -82,7 +83,8 @@ def _point_size(count: int) -> float:
     return float(np.clip(12 / math.sqrt(max(count, 1)), 0.8, 2.5))
 
 
-def _turn_crowded_labels(figure: Figure) -> None:
+def turn_crowded_labels(figure: Figure) -> None:
+    """Names below the axes stand upright in all panels if they would touch in one."""
     figure.draw_without_rendering()
     if any(overlap(axes.get_xticklabels()) for axes in figure.axes):
         for axes in figure.axes:

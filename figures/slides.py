@@ -77,8 +77,8 @@ def overview(
         kept, dropped = patches[patches["kept"]], patches[~patches["kept"]]
         side_mm = patches["side_px"].max() / (thumbnail.shape[1] * level0_px_per_thumb_px) * width_mm
         kept_look, dropped_look = _TINTED if side_mm < OUTLINED_FROM_MM else _OUTLINED
-        axes.add_collection(_squares(dropped, **dropped_look))
-        axes.add_collection(_squares(kept, **kept_look))
+        axes.add_collection(squares(dropped, **dropped_look))
+        axes.add_collection(squares(kept, **kept_look))
         _show_all(axes, patches)
         handles: list[Artist] = [
             Patch(**kept_look, label=f"kept patch ({len(kept):,})"),
@@ -112,18 +112,18 @@ def slide_heatmap(
         raise ValueError(f"values must have one number per patch, got {len(numbers)} for {len(patches)} patches")
     known = np.isfinite(numbers)
     with style():
-        paled = _pale(thumbnail)
+        paled = pale(thumbnail)
         figure, axes = _slide_axes(
             paled, scale=level0_px_per_thumb_px, mpp=mpp, title=title, width_mm=width_mm, bar_mm=COLOR_BAR_MM
         )
         _show_all(axes, patches)
         handles = _draw_regions(axes, regions)
         if not known.all():
-            axes.add_collection(_squares(patches[~known], **_NO_VALUE))
+            axes.add_collection(squares(patches[~known], **_NO_VALUE))
             handles.append(Patch(**_NO_VALUE, label="patch without a value"))
         if known.any():
             norm = _norm(numbers[known], limits)
-            cells = _squares(
+            cells = squares(
                 patches[known], array=numbers[known], cmap=SEQUENTIAL, norm=norm, edgecolor="none", alpha=0.8
             )
             axes.add_collection(cells)
@@ -187,7 +187,7 @@ def contact_sheet(
         for axes in grid.flat:
             axes.set_axis_off()
         for axes, example in zip(grid.flat, examples, strict=False):
-            _draw_patch(axes, example, norm, line_width=min(max(image_mm / 75, 0.5), 1))
+            draw_nuclei(axes, example, norm, line_width=min(max(image_mm / 75, 0.5), 1))
             draw_scale_bar(axes, width=example.rgb.shape[1], um_per_unit=mpp)
             axes.set_title(shorten(example.title, round(image_mm * 0.7)), loc="left", pad=2)
         if norm:
@@ -210,7 +210,8 @@ def outline_nuclei(labels: NDArray[np.int32]) -> dict[int, NDArray[np.float64]]:
     return outlines
 
 
-def _draw_patch(axes: Axes, example: PatchExample, norm: Normalize | None, *, line_width: float) -> None:
+def draw_nuclei(axes: Axes, example: PatchExample, norm: Normalize | None, *, line_width: float) -> None:
+    """A patch with the outlines of its nuclei, colored by the example's values if there are some and a norm."""
     axes.imshow(example.rgb)
     outlines = outline_nuclei(example.labels)
     if norm and example.values is not None:
@@ -276,14 +277,15 @@ def _show_all(axes: Axes, patches: pd.DataFrame) -> None:
     axes.set_ylim(max([bottom, *(y + side)]), min([top, *y]))
 
 
-def _squares(patches: pd.DataFrame, **options: Any) -> PolyCollection:
+def squares(patches: pd.DataFrame, **options: Any) -> PolyCollection:
+    """The patches as squares in level-0 pixels."""
     corners = np.array([(0, 0), (1, 0), (1, 1), (0, 1)])
     origin = patches[["x_px", "y_px"]].to_numpy(float)
     vertices = origin[:, None, :] + corners * patches["side_px"].to_numpy(float)[:, None, None]
     return PolyCollection(vertices, **options)
 
 
-def _pale(thumbnail: NDArray[np.uint8]) -> NDArray[np.uint8]:
+def pale(thumbnail: NDArray[np.uint8]) -> NDArray[np.uint8]:
     """The thumbnail in light gray, so that the only colors are those of the color bar."""
     gray = thumbnail[..., :3].mean(axis=2, keepdims=True)
     return np.repeat(255 - 0.5 * (255 - gray), 3, axis=2).astype(np.uint8)

@@ -5,13 +5,15 @@ from __future__ import annotations
 import io
 import threading
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any, Literal
+from contextvars import ContextVar
+from typing import TYPE_CHECKING, Any, Literal, get_args
 
 import matplotlib.style
 from matplotlib import font_manager
 from matplotlib.figure import Figure
 
 from morphomil.store import write_bytes, write_table_csv
+from morphomil.types import InputError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -20,6 +22,8 @@ if TYPE_CHECKING:
     import pandas as pd
 
 Format = Literal["png", "jpg", "pdf", "svg"]
+Look = Literal["plain", "nature", "frontiers"]
+LOOKS: tuple[Look, ...] = get_args(Look)
 
 ONE_COLUMN_MM = 85.0
 ONE_AND_A_HALF_COLUMNS_MM = 120.0
@@ -30,6 +34,12 @@ SKY, PURPLE, YELLOW, GRAY = "#56B4E9", "#CC79A7", "#F0E442", "#767676"
 PALETTE = (BLUE, VERMILION, GREEN, ORANGE, SKY, PURPLE, YELLOW, GRAY)
 """Okabe and Ito's colors, which people with any common color blindness can tell apart, with gray in place of black."""
 
+LINES = ("-", "--", ":", "-.")
+"""Of groups and models beside their colors, for gray print (`series_look`)."""
+MARKERS = ("o", "s", "^", "D", "v", "P", "X", "<", ">", "*")
+
+DIVERGING = "RdBu_r"
+"""Color map of values around 0, red to blue: safe for the color-blind."""
 SEQUENTIAL = "viridis"
 """Color map of measured values: even in lightness, so it survives gray print and color blindness."""
 
@@ -68,6 +78,28 @@ _SETTINGS: dict[str, Any] = {
     "svg.hashsalt": "morphomil",
 }
 
+_JOURNAL_FONTS = ["Arial", "Helvetica", "Liberation Sans", "DejaVu Sans", "sans-serif"]
+
+# What a look changes. The plain one has the font that every matplotlib brings, so it is the same on all machines.
+_LOOKS: dict[Look, dict[str, Any]] = {
+    "plain": {},
+    "nature": {"font.sans-serif": _JOURNAL_FONTS, "axes.titleweight": "bold", "axes.labelpad": 2},
+    "frontiers": {
+        "font.sans-serif": _JOURNAL_FONTS,
+        "font.size": 8,
+        "axes.titlesize": 8,
+        "axes.labelsize": 8,
+        "xtick.labelsize": 7,
+        "ytick.labelsize": 7,
+        "legend.fontsize": 7,
+        "axes.linewidth": 0.7,
+        "xtick.major.width": 0.7,
+        "ytick.major.width": 0.7,
+    },
+}
+
+_look: ContextVar[Look] = ContextVar("look", default="plain")
+
 # None leaves the entry out: dates and versions would make equal figures differ.
 _METADATA: dict[str, dict[str, str | None]] = {
     "png": {"Software": "morphomil"},
@@ -79,12 +111,40 @@ _METADATA: dict[str, dict[str, str | None]] = {
 _LOCK = threading.RLock()
 
 
+def series_look(number: int) -> tuple[str, str]:
+    """Color and line style of the group or model of this number; the first 32 all differ."""
+    return PALETTE[number % len(PALETTE)], LINES[(number + number // len(PALETTE)) % len(LINES)]
+
+
+def parse_formats(text: str) -> tuple[Format, ...]:
+    """File formats from a list with commas.
+
+    Raises:
+        InputError: another format than pdf, svg, png.
+    """
+    known: dict[str, Format] = {"pdf": "pdf", "svg": "svg", "png": "png"}
+    names = [name.strip().lower() for name in text.split(",") if name.strip()]
+    if not names or any(name not in known for name in names):
+        raise InputError(f"--format is of {', '.join(known)}, with commas between; got {text!r}")
+    return tuple(dict.fromkeys(known[name] for name in names))
+
+
+@contextmanager
+def use_look(name: Look) -> Iterator[None]:
+    """Figures drawn and written inside the block look as a journal asks; outside of any block they are plain."""
+    token = _look.set(name)
+    try:
+        yield
+    finally:
+        _look.reset(token)
+
+
 @contextmanager
 def style() -> Iterator[None]:
     """The project's matplotlib settings, on matplotlib's defaults, inside the block only; one thread at a time."""
     installed = set(font_manager.get_font_names())
     families = ["sans-serif", *(name for name in _FURTHER_SCRIPTS if name in installed)]
-    with _LOCK, matplotlib.style.context(["default", _SETTINGS | {"font.family": families}]):
+    with _LOCK, matplotlib.style.context(["default", _SETTINGS | _LOOKS[_look.get()] | {"font.family": families}]):
         yield
 
 

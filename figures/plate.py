@@ -1,0 +1,153 @@
+"""A plate of two patients: slide with a heatmap, segmented patch, and the most relevant features by group."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import matplotlib
+import numpy as np
+from matplotlib.cm import ScalarMappable
+from matplotlib.colors import Normalize
+
+from morphomil.figures.groups import draw_groups
+from morphomil.figures.labels import (
+    Quantity,
+    format_interval,
+    format_ratio,
+    p_phrase,
+    patient_quantity,
+    shorten,
+    shorten_all,
+)
+from morphomil.figures.slides import PatchExample, draw_nuclei, draw_scale_bar, pale, squares
+from morphomil.figures.style import SEQUENTIAL, TWO_COLUMNS_MM, new_figure, style
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    import pandas as pd
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+    from numpy.typing import NDArray
+
+LETTERS = "ABCDEFG"
+
+
+@dataclass(frozen=True)
+class PatientPlate:
+    """One patient of the plate.
+
+    `patches` (columns of PATCHES) and `values` (one per patch) lie over `thumbnail`; `example` is one segmented patch
+    of them with `example_mpp` um per pixel, outlined in the slide where its corner `example_at` (level-0 pixels) is.
+    """
+
+    title: str
+    thumbnail: NDArray[np.uint8]
+    level0_px_per_thumb_px: float
+    mpp: float
+    patches: pd.DataFrame
+    values: NDArray[np.float64]
+    example: PatchExample
+    example_mpp: float
+    example_at: tuple[float, float, float]  # x, y, side
+
+
+def patient_plate(
+    patients: Sequence[PatientPlate],
+    patient_values: pd.DataFrame,
+    labels: pd.Series[str],
+    ranking: pd.DataFrame,
+    *,
+    patch_quantity: Quantity,
+    nucleus_quantity: Quantity,
+    width_mm: float = TWO_COLUMNS_MM,
+) -> Figure:
+    """Two patients side by side, each with slide and segmentation; below, the given features by group.
+
+    Args:
+        patients: two, in the order of the groups.
+        patient_values: index patient, one column per feature.
+        labels: the group of each patient, categorical: reference first.
+        ranking: one row per feature that is shown: `feature, p_value, p_holm, cliffs_delta, cliffs_delta_low,
+            cliffs_delta_high`.
+        patch_quantity: what the slides' colors mean.
+        nucleus_quantity: what the nuclei's colors mean.
+        width_mm: of the figure.
+    """
+    with style():
+        side = (width_mm - 22) / 4
+        figure = new_figure(width_mm=width_mm, height_mm=side + 16 + 58)
+        upper, lower = figure.subfigures(2, 1, height_ratios=(side + 16, 58))
+        _draw_patients(upper, patients, patch_quantity, nucleus_quantity)
+        _draw_features(lower, patient_values, labels, ranking)
+        figure.draw_without_rendering()
+        return figure
+
+
+def _draw_patients(figure: Any, patients: Sequence[PatientPlate], slide: Quantity, nuclei: Quantity) -> None:
+    panels = figure.subplots(1, 2 * len(patients), squeeze=False)[0]
+    slide_norm = _norm(np.concatenate([p.values for p in patients]), (2, 98))
+    known = np.array([v for p in patients for v in (p.example.values or {}).values()], dtype=float)
+    nuclei_norm = _norm(known, (2, 98))
+    for number, patient in enumerate(patients):
+        left, right = panels[2 * number : 2 * number + 2]
+        _draw_slide(left, patient, slide_norm)
+        left.set_title(f"{LETTERS[2 * number]}  {shorten(patient.title, 26)}", loc="left")
+        draw_nuclei(right, patient.example, nuclei_norm, line_width=0.8)
+        draw_scale_bar(right, width=patient.example.rgb.shape[1], um_per_unit=patient.example_mpp)
+        right.set_axis_off()
+        right.set_title(f"{LETTERS[2 * number + 1]}  {shorten(patient.example.title, 26)}", loc="left")
+    for norm, text, at in ((slide_norm, f"Patches: {slide}", 0), (nuclei_norm, f"Nuclei: {nuclei}", 1)):
+        half = panels[at * len(patients) : (at + 1) * len(patients)].tolist()
+        figure.colorbar(
+            ScalarMappable(norm, SEQUENTIAL),
+            ax=half,
+            location="bottom",
+            shrink=0.6,
+            aspect=30,
+            extend="both",
+            label=text,
+        )
+
+
+def _norm(values: NDArray[np.float64], percentiles: tuple[int, int]) -> Normalize:
+    known = values[np.isfinite(values)]
+    low, high = np.percentile(known, percentiles) if len(known) else (0.0, 1.0)
+    return Normalize(float(low), float(high)) if high > low else Normalize(float(low) - 0.5, float(low) + 0.5)
+
+
+def _draw_slide(axes: Axes, patient: PatientPlate, norm: Normalize) -> None:
+    rows, columns = patient.thumbnail.shape[:2]
+    scale = patient.level0_px_per_thumb_px
+    axes.imshow(pale(patient.thumbnail), extent=(0, columns * scale, rows * scale, 0))
+    axes.autoscale(False)
+    axes.set_axis_off()
+    known = np.isfinite(patient.values)
+    cells = squares(
+        patient.patches[known], array=patient.values[known], cmap=matplotlib.colormaps[SEQUENTIAL], norm=norm,
+        edgecolor="none", alpha=0.8,
+    )  # fmt: skip
+    axes.add_collection(cells)
+    x, y, side = patient.example_at
+    frame = {"fill": False, "edgecolor": "black", "linewidth": 1.2}
+    axes.add_patch(matplotlib.patches.Rectangle((x, y), side, side, **frame))
+    draw_scale_bar(axes, width=columns * scale, um_per_unit=patient.mpp)
+
+
+def _draw_features(figure: Any, values: pd.DataFrame, labels: pd.Series[str], ranking: pd.DataFrame) -> None:
+    panels = figure.subplots(1, len(ranking), squeeze=False)[0]
+    groups = list(labels.cat.categories)
+    names = shorten_all([str(group) for group in groups], 16)
+    members = labels.reindex(values.index)
+    for number, (axes, row) in enumerate(zip(panels, ranking.to_dict("records"), strict=True)):
+        column = values[row["feature"]]
+        samples = [column[(members == g).to_numpy()].dropna().to_numpy(float) for g in groups]
+        draw_groups(axes, samples)
+        axes.set_xticks(range(len(groups)), [f"{n}\nn = {len(s)}" for n, s in zip(names, samples, strict=True)])
+        axes.set_ylabel(str(patient_quantity(row["feature"])))
+        interval = format_interval(row["cliffs_delta_low"], row["cliffs_delta_high"])
+        effect = f"Cliff's delta {format_ratio(row['cliffs_delta'])} {interval}"
+        title = f"{effect}\n{p_phrase(row['p_value'])}, Holm {p_phrase(row['p_holm'])}"
+        letter = LETTERS[number + 4]
+        axes.set_title(f"{letter}  {title}", loc="left", fontsize=6)

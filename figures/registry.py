@@ -1,0 +1,400 @@
+"""Every figure of a run by name: what it needs, how it is drawn, and the table that goes beside it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pandas as pd
+
+from morphomil import figure_tables
+from morphomil.compare import read_predictions
+from morphomil.figures.features import correlation_plot, feature_matrices, orientation_rose
+from morphomil.figures.flow import flow_plot
+from morphomil.figures.groups import feature_groups
+from morphomil.figures.labels import feature_quantity, patient_quantity
+from morphomil.figures.models import (
+    calibration_plot,
+    confusion_plot,
+    decision_plot,
+    roc_comparison,
+    subgroup_forest,
+)
+from morphomil.figures.plate import PatientPlate, patient_plate
+from morphomil.figures.ranking import ranking_plot
+from morphomil.figures.roc import MEAN, roc_plot, roc_points
+from morphomil.figures.slides import PatchExample, contact_sheet
+from morphomil.figures.style import save_figure, use_look
+from morphomil.matrix import patch_values
+from morphomil.slides import open_image
+from morphomil.stats.tables import comparison_table, performance_table
+from morphomil.store import write_table_csv
+from morphomil.types import InputError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Mapping, Sequence
+    from pathlib import Path
+
+    from matplotlib.figure import Figure
+
+    from morphomil.figures.style import Format, Look
+    from morphomil.run import Run
+    from morphomil.types import Slide
+
+SHOWN_FEATURES = 3
+"""Features at the foot of the plate of two patients."""
+PATCHES_PER_PATIENT = 2
+MOST_PAIRS = 10
+"""Brackets in a comparison of ROC curves; more couldn't be read."""
+
+
+class AbsentError(Exception):
+    """The run has no results for this figure; the message says in a sentence which command makes them."""
+
+
+@dataclass(frozen=True)
+class Drawing:
+    """A figure, the table of its numbers, and what it shows; `further` tables by the suffix of their file's name."""
+
+    figure: Figure
+    table: pd.DataFrame
+    caption: str
+    further: Mapping[str, pd.DataFrame] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What became of a figure: its files, or why there is none."""
+
+    name: str
+    title: str
+    paths: tuple[Path, ...] = ()
+    absent: str = ""
+    drawing: Drawing | None = None
+
+
+def draw_figures(
+    run: Run,
+    *,
+    only: Sequence[str] = (),
+    look: Look = "plain",
+    formats: Sequence[Format] = ("pdf", "svg", "png"),
+) -> Iterator[Outcome]:
+    """Draw the run's figures into `RUN/figures`, each with its table as CSV beside it.
+
+    Raises:
+        InputError: a name in `only` is unknown, or its results are absent.
+        SlideError: a slide can no longer be read.
+    """
+    if unknown := [name for name in only if name not in FIGURES]:
+        raise InputError(f"there is no figure {', '.join(unknown)}; the figures are {', '.join(FIGURES)}")
+    for name in only or FIGURES:
+        title, draw = FIGURES[name]
+        with use_look(look):
+            try:
+                drawing = draw(run)
+            except AbsentError as error:
+                if only:
+                    raise InputError(f"figure {name}: {error}") from None
+                yield Outcome(name, title, absent=str(error))
+                continue
+            stem = run.path / "figures" / name
+            paths = save_figure(drawing.figure, stem, formats=formats, table=drawing.table)
+        for suffix, table in drawing.further.items():
+            path = stem.with_name(f"{name}_{suffix}.csv")
+            write_table_csv(path, table)
+            paths += (path,)
+        yield Outcome(name, title, paths, drawing=drawing)
+
+
+def _flow(run: Run) -> Drawing:
+    flow = figure_tables.flow_table(run)
+    caption = "Patients, slides, patches and nuclei at every step, with what each step left out and why."
+    return Drawing(flow_plot(flow), flow, caption)
+
+
+def _ranked(run: Run) -> tuple[pd.DataFrame, dict[str, Any]]:
+    about = run.ranking_about()
+    if not about:
+        raise AbsentError(f"nothing is ranked yet; run: morphomil rank {run.path}")
+    return run.ranking, about
+
+
+def _ranking(run: Run) -> Drawing:
+    ranking, about = _ranked(run)
+    figure = ranking_plot(ranking, positive=str(about["positive"]), reference=str(about["reference"]))
+    caption = (
+        "Attention relative to an even share and Cliff's delta, both with 95 % intervals, and Mann-Whitney p values, "
+        "also adjusted (Holm; Benjamini and Hochberg). Attention is evidence of what the model weighted."
+    )
+    return Drawing(figure, ranking, caption)
+
+
+def _groups(run: Run) -> list[str]:
+    """Labels in the order of figures: the reference first, the positive one last."""
+    labels = sorted({str(slide.label) for slide in run.cohort.slides})
+    about = run.ranking_about()
+    if not about:
+        return labels
+    order = {str(about.get("reference")): -1, str(about.get("positive")): 1}
+    return sorted(labels, key=lambda label: (order.get(label, 0), label))
+
+
+def _patient_values(run: Run) -> tuple[pd.DataFrame, pd.Series[str]]:
+    _ranked(run)
+    values = pd.read_parquet(run.path / "rank" / "patient_values.parquet").set_index("patient")
+    labels = values.pop("label").astype(str)
+    present = set(labels)
+    groups = [group for group in _groups(run) if group in present]
+    return values, pd.Series(pd.Categorical(labels, groups), values.index)
+
+
+def _features_by_group(run: Run) -> Drawing:
+    ranking, _ = _ranked(run)
+    values, labels = _patient_values(run)
+    figure = feature_groups(values[ranking["feature"].tolist()], labels, ranking)
+    caption = "Every patient is a point. Mann-Whitney p and its Holm adjustment above; effect sizes in the ranking."
+    return Drawing(figure, values.assign(label=labels).reset_index(), caption)
+
+
+def _roc(run: Run) -> Drawing:
+    _, about = _ranked(run)
+    predictions = pd.read_parquet(run.path / "rank" / "predictions.parquet")
+    figure = roc_plot(predictions, auc=about["auc"], low=about["auc_low"], high=about["auc_high"])
+    return Drawing(
+        figure, roc_points(predictions), "The morphometry model's out-of-fold ROC curves, AUC [95 % interval]."
+    )
+
+
+def _tested(run: Run) -> pd.DataFrame:
+    """The models' predictions of test patients."""
+    try:
+        predictions = read_predictions(run)
+    except InputError as error:
+        raise AbsentError(str(error)) from None
+    tested = predictions[predictions["part"] == "test"]
+    both = tested.groupby("model")["label"].transform("nunique") == 2
+    if not both.any():
+        raise AbsentError("no model has predictions of test patients of both classes")
+    return tested[both]
+
+
+def _roc_models(run: Run) -> Drawing:
+    tested = _tested(run)
+    if tested["model"].nunique() < 2:
+        raise AbsentError(
+            f"a comparison needs two models; train another with: morphomil train {run.path} --model MODEL"
+        )
+    curves = []
+    for model, own in tested.groupby("model", sort=False):
+        points = roc_points(own.rename(columns={"score": "probability"}))
+        curves.append(points.loc[points["fold"] == MEAN, ["fpr", "tpr"]].assign(model=model))
+    points = pd.concat(curves, ignore_index=True)[["model", "fpr", "tpr"]]
+    performance = performance_table(tested)
+    aucs = performance[performance["measure"] == "AUC"].sort_values("estimate", ascending=False, kind="stable")
+    pairs = comparison_table(tested)
+    figure = roc_comparison(points, aucs, pairs.nsmallest(MOST_PAIRS, "p_value", keep="first").sort_index())
+    approximate = " The scores are out of fold, so the tests are approximate." if pairs["approximate"].any() else ""
+    caption = f"ROC curves on test patients, AUCs [95 % interval], DeLong's test of each pair.{approximate}"
+    return Drawing(figure, aucs, caption, {"points": points, "pairs": pairs})
+
+
+def _classes(run: Run) -> list[str]:
+    about = run.ranking_about()
+    return [str(about["reference"]), str(about["positive"])] if about else _groups(run)
+
+
+def _confusion(run: Run) -> Drawing:
+    table = figure_tables.confusion_tables(_tested(run))
+    classes = _classes(run)
+    names = table.assign(
+        label=table["label"].map(dict(enumerate(classes))), call=table["call"].map(dict(enumerate(classes)))
+    )
+    caption = "Test patients by label and by the call at each model's own cutoff; percentages are of the row."
+    return Drawing(confusion_plot(table, classes=classes), names, caption)
+
+
+def _calibration(run: Run) -> Drawing:
+    try:
+        found = figure_tables.calibration_tables(_tested(run))
+    except ValueError as error:
+        raise AbsentError(str(error)) from None
+    caption = (
+        "Observed share of positive patients against the predicted probability, in groups of like probability; a slope "
+        "of 1 and an intercept of 0 are right."
+    )
+    return Drawing(calibration_plot(found.curve, found.summary), found.curve, caption, {"summary": found.summary})
+
+
+def _decision(run: Run) -> Drawing:
+    try:
+        table = figure_tables.decision_table(_tested(run))
+    except ValueError as error:
+        raise AbsentError(str(error)) from None
+    caption = "Net benefit of treating who has a probability of the threshold or more (Vickers and Elkin)."
+    return Drawing(decision_plot(table), table, caption)
+
+
+def _subgroups(run: Run) -> Drawing:
+    path = run.path / "tables" / "subgroups.csv"
+    if not path.is_file():
+        raise AbsentError(f"there is no table of subgroups; run: morphomil compare {run.path}")
+    table = pd.read_csv(path, dtype={"model": str, "variable": str, "subgroup": str})
+    columns = ["model", "variable", "subgroup", "n", "positives", "auc", "low", "high", "p_value", "p_holm"]
+    table = table.reindex(columns=columns)
+    # The CSV guards text that a spreadsheet would run as a formula.
+    table["subgroup"] = table["subgroup"].str.removeprefix("'")
+    caption = (
+        "AUC in subgroups of the test patients; p compares a subgroup with the variable's other patients (DeLong)."
+    )
+    return Drawing(subgroup_forest(table), table, caption)
+
+
+def _correlation(run: Run) -> Drawing:
+    values, _ = _patient_values(run)
+    try:
+        found = figure_tables.correlation_tables(values)
+    except ValueError as error:
+        raise AbsentError(str(error)) from None
+    figure = correlation_plot(found.rho, found.merges, patients=len(values))
+    table = found.rho.rename_axis("feature").reset_index()
+    caption = "Spearman's correlation of patient values, ordered by average linkage of 1 minus its absolute value."
+    return Drawing(figure, table, caption, {"tree": found.merges})
+
+
+def _matrices(run: Run) -> Drawing:
+    table = figure_tables.histograms_table(run)
+    if table.empty:
+        raise AbsentError(f"no slide is measured yet; run: morphomil featurize {run.path}")
+    present = set(table["label"])
+    figure = feature_matrices(table, [group for group in _groups(run) if group in present])
+    caption = "Each patient's mean histogram of each feature, one row per patient, and the groups' means above."
+    return Drawing(figure, table, caption)
+
+
+def _orientation(run: Run) -> Drawing:
+    table = figure_tables.orientation_table(run)
+    if table.empty:
+        raise AbsentError(f"no slide has oriented nuclei; run: morphomil featurize {run.path}")
+    present = set(table["label"])
+    figure = orientation_rose(table, [group for group in _groups(run) if group in present])
+    caption = (
+        "How nuclei turn from the mean axis of the other nuclei of their patch, mean over patients. Axes have no head: "
+        "each bin stands at both ends. The dashed circle is no order; polarity is the median over patients."
+    )
+    return Drawing(figure, table, caption)
+
+
+def _typical(run: Run) -> list[tuple[Slide, str]]:
+    """A slide of the typical patient of each group, reference first, and the group's name."""
+    ranking_groups = _classes(run)
+    _ranked(run)
+    predictions = pd.read_parquet(run.path / "rank" / "predictions.parquet")
+    measured = run.figures("featurize").set_index("slide_id")
+    chosen = []
+    for patient, group in zip(figure_tables.typical_patients(predictions), ranking_groups, strict=True):
+        own = measured[(measured["patient"] == patient) & (measured["state"] == "done")]
+        if own.empty:
+            raise AbsentError(f"no slide of patient {patient} is measured; run: morphomil featurize {run.path}")
+        chosen.append((run.slide(str(own["nuclei"].idxmax())), group))
+    return chosen
+
+
+def _nuclei(run: Run) -> Drawing:
+    feature = str(_ranked(run)[0]["feature"].iloc[0])
+    examples, rows, mpp = [], [], 0.5
+    for slide, group in _typical(run):
+        values = patch_values(run.nuclei(slide.slide_id), run.patches(slide.slide_id))
+        for patch in figure_tables.typical_patches(values, feature, count=PATCHES_PER_PATIENT).itertuples():
+            example, mpp = _example(run, slide, patch, feature, f"{group}: {slide.slide_id}, patch {patch.patch_id}")
+            examples.append(example)
+            about = {"slide_id": slide.slide_id, "patient": slide.patient, "label": group, "patch_id": patch.patch_id}
+            rows += [about | {"nucleus": number, feature: value} for number, value in (example.values or {}).items()]
+    quantity = feature_quantity(feature)
+    figure = contact_sheet(examples, mpp=mpp, label=quantity.name, unit=quantity.unit)
+    caption = (
+        "Outlines of nuclei, colored by the first feature of the ranking, in patches of typical value of the patient "
+        "whose out-of-fold probability is its group's median; gray: no value."
+    )
+    return Drawing(figure, pd.DataFrame(rows), caption)
+
+
+def _example(run: Run, slide: Slide, patch: Any, feature: str, title: str) -> tuple[PatchExample, float]:
+    """A segmented patch with its nuclei's values, and um per pixel."""
+    stored = run.masks(slide.slide_id)[str(patch.region)]
+    frame = dict(stored.attrs)
+    side, downsample = int(frame["patch_px"]), float(frame["downsample"])
+    column, row = (round((v - frame[k]) / downsample) for v, k in ((patch.x_px, "x_px"), (patch.y_px, "y_px")))
+    labels = np.asarray(stored["labels"][row : row + side, column : column + side])
+    with open_image(slide.images[patch.image], default_mpp=run.segmented_with().get("mpp")) as image:
+        rgb = image.read(patch.x_px, patch.y_px, side, side, downsample=downsample)
+    nuclei = run.nuclei(slide.slide_id).set_index("label")[feature]
+    known = nuclei.loc[nuclei.index.intersection(np.unique(labels))]
+    return PatchExample(rgb, labels, title=title, values=known.to_dict()), float(frame["mpp"])
+
+
+def _plate(run: Run) -> Drawing:
+    ranking, _ = _ranked(run)
+    values, labels = _patient_values(run)
+    shown = ranking.sort_values("rank", kind="stable").head(SHOWN_FEATURES)
+    feature = str(shown["feature"].iloc[0])
+    plates, tables = [], []
+    for slide, group in _typical(run):
+        plate, table = _patient_plate(run, slide, group, feature)
+        plates.append(plate)
+        tables.append(table.assign(slide_id=slide.slide_id, patient=slide.patient, label=group))
+    figure = patient_plate(
+        plates,
+        values,
+        labels,
+        shown,
+        patch_quantity=patient_quantity(feature),
+        nucleus_quantity=feature_quantity(feature),
+    )
+    caption = (
+        "Two patients, each the one whose out-of-fold probability is the median of its group: the slide with the first "
+        "feature of the ranking by patch, a patch (frame) with its nuclei, and the first features by group."
+    )
+    groups = values[shown["feature"].tolist()].assign(label=labels).reset_index()
+    return Drawing(figure, shown, caption, {"patches": pd.concat(tables), "patients": groups})
+
+
+def _patient_plate(run: Run, slide: Slide, group: str, feature: str) -> tuple[PatientPlate, pd.DataFrame]:
+    values = patch_values(run.nuclei(slide.slide_id), run.patches(slide.slide_id))
+    patch = next(figure_tables.typical_patches(values, feature, count=1).itertuples())
+    example, example_mpp = _example(run, slide, patch, feature, f"patch {patch.patch_id}")
+    own = values[values["image"] == patch.image]
+    with open_image(slide.images[patch.image], default_mpp=run.segmented_with().get("mpp")) as image:
+        thumbnail = image.thumbnail()
+        plate = PatientPlate(
+            title=f"{group}: {slide.patient}",
+            thumbnail=thumbnail,
+            level0_px_per_thumb_px=max(image.width, image.height) / max(thumbnail.shape[:2]),
+            mpp=image.mpp,
+            patches=own,
+            values=own[feature].to_numpy(float),
+            example=example,
+            example_mpp=example_mpp,
+            example_at=(patch.x_px, patch.y_px, patch.side_px),
+        )
+    return plate, own[["image", "patch_id", "x_px", "y_px", "side_px", "nuclei", feature]]
+
+
+FIGURES: dict[str, tuple[str, Callable[[Run], Drawing]]] = {
+    "flow": ("Patient flow", _flow),
+    "features_by_group": ("Features by group", _features_by_group),
+    "ranking": ("Ranking of the features", _ranking),
+    "plate": ("Two typical patients and the first features", _plate),
+    "nuclei": ("Nuclei colored by the first feature", _nuclei),
+    "matrices": ("Histograms of the features by group", _matrices),
+    "orientation": ("Orientation of nuclei by group", _orientation),
+    "correlation": ("Correlation of the features", _correlation),
+    "roc": ("ROC of the morphometry model", _roc),
+    "roc_models": ("ROC of all models", _roc_models),
+    "confusion": ("Confusion matrices", _confusion),
+    "calibration": ("Calibration", _calibration),
+    "decision": ("Decision curves", _decision),
+    "subgroups": ("Subgroups", _subgroups),
+}
+"""Figures by the name of their files: title, and how to draw it from a run."""

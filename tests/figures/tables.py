@@ -1,0 +1,108 @@
+"""Made-up tables that figures draw in tests."""
+
+from __future__ import annotations
+
+import numpy as np
+import pandas as pd
+
+from morphomil.figure_tables import Correlation, correlation_tables
+from morphomil.types import FEATURE_NAMES
+
+MODELS = ("clinical", "dl-cnb", "dl-cnb+c", "morphometry", "morphometry+clinical", "a model with a very long name")
+
+
+def groups(count: int) -> list[str]:
+    return ["N0", "N+"] if count == 2 else [f"a group with a long name {n}" for n in range(count)]
+
+
+def flow() -> pd.DataFrame:
+    rows = [
+        ("In the manifest", 120, 140, np.nan, np.nan, "70 with N0, 50 with N+", ""),
+        (
+            "Segmented",
+            118,
+            137,
+            9000.0,
+            np.nan,
+            "69 with N0, 49 with N+",
+            "3 slides and 2 patients (2 failed, 1 missing)",
+        ),
+        ("With kept patches", 118, 137, 8000.0, np.nan, "69 with N0, 49 with N+", "1,000 patches, blank or outside"),
+        ("With measured nuclei", 117, 136, 7990.0, 1234567.0, "68 with N0, 49 with N+", "1 slide and 1 patient"),
+    ]
+    return pd.DataFrame(rows, columns=["step", "patients", "slides", "patches", "nuclei", "groups", "lost"])
+
+
+def predictions(models: int, patients: int = 80) -> pd.DataFrame:
+    rng = np.random.default_rng(models)
+    label = np.arange(patients) % 2
+    tables = []
+    for number, model in enumerate(MODELS[:models]):
+        score = 1 / (1 + np.exp(-(0.5 * number * (2 * label - 1) + rng.normal(0, 1, patients))))
+        tables.append(pd.DataFrame({"model": model, "patient": range(patients), "label": label, "score": score}))
+    return pd.concat(tables, ignore_index=True).assign(fold="test", part="test", cutoff=0.5)
+
+
+def confusion(models: int, classes: int) -> pd.DataFrame:
+    rng = np.random.default_rng(classes)
+    rows = []
+    for model in MODELS[:models]:
+        counts = rng.integers(0, 40, (classes, classes)) + 60 * np.eye(classes, dtype=int)
+        shares = counts / counts.sum(axis=1, keepdims=True)
+        rows += [
+            {"model": model, "label": a, "call": b, "n": int(counts[a, b]), "share": float(shares[a, b])}
+            for a in range(classes)
+            for b in range(classes)
+        ]
+    return pd.DataFrame(rows)
+
+
+def subgroups(models: int) -> pd.DataFrame:
+    rows = []
+    for number, model in enumerate(MODELS[:models]):
+        for variable, names in (("age", ("< 50", ">= 50")), ("molecular subtype", ("Luminal A", "Triple negative"))):
+            for at, name in enumerate(names):
+                auc = 0.6 + 0.05 * number + 0.04 * at
+                row = {"model": model, "variable": variable, "subgroup": name, "n": 30 + 9 * at, "positives": 12}
+                rows.append(row | {"auc": auc, "low": auc - 0.12, "high": auc + 0.1, "p_value": 0.03, "p_holm": 0.12})
+    rows[-1] |= dict.fromkeys(("auc", "low", "high", "p_value", "p_holm"), np.nan)
+    return pd.DataFrame(rows)
+
+
+def patient_values(patients: int = 40) -> pd.DataFrame:
+    rng = np.random.default_rng(1)
+    size = rng.normal(0, 1, patients)
+    columns = {name: rng.normal(0, 1, patients) for name in FEATURE_NAMES}
+    for name in ("area_um2", "major_axis_um", "minor_axis_um", "circumference_um"):
+        columns[name] = size + 0.3 * columns[name]
+    columns["density_per_mm2"] = 3000 - 800 * size + 200 * columns["density_per_mm2"]
+    return pd.DataFrame(columns, index=[f"patient {n}" for n in range(patients)])
+
+
+def correlation() -> Correlation:
+    return correlation_tables(patient_values())
+
+
+def histograms(count: int, patients: int = 4) -> pd.DataFrame:
+    rng = np.random.default_rng(count)
+    tables = []
+    for number, group in enumerate(groups(count)):
+        for patient in range(patients):
+            for feature in FEATURE_NAMES:
+                middle = 12 + 1.2 * number + rng.normal(0, 1)
+                shares = np.exp(-0.5 * ((np.arange(32) - middle) / 5) ** 2)
+                bins = {"low": np.arange(32.0), "high": np.arange(1.0, 33.0), "share": shares / shares.sum()}
+                tables.append(
+                    pd.DataFrame({"patient": f"{group}/{patient}", "label": group, "feature": feature} | bins)
+                )
+    return pd.concat(tables, ignore_index=True)
+
+
+def orientation(count: int) -> pd.DataFrame:
+    low = np.arange(-90.0, 90.0, 10.0)
+    tables = []
+    for number, group in enumerate(groups(count)):
+        shares = 1 + 0.15 * (number + 1) * np.cos(2 * np.radians(low + 5))
+        bins = {"low": low, "high": low + 10, "share": shares / shares.sum()}
+        tables.append(pd.DataFrame({"label": group, "patients": 10 + number, "polarity": 0.03 * number} | bins))
+    return pd.concat(tables, ignore_index=True)
