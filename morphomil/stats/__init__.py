@@ -12,6 +12,7 @@ from morphomil.stats.axial import (
     rayleigh_test,
     watson_williams_test,
 )
+from morphomil.stats.clustered import compare_clustered
 from morphomil.stats.diagnostic import (
     calibration,
     decision_curve,
@@ -58,6 +59,7 @@ __all__ = [
     "bootstrap_by_patient",
     "calibration",
     "compare_categories",
+    "compare_clustered",
     "compare_groups",
     "confusion_table",
     "decision_curve",

@@ -154,7 +154,8 @@ def watson_williams_test(degrees: ArrayLike, groups: ArrayLike) -> AxialTest:
     """Watson and Williams's F test of axes: do the groups share a mean direction?
 
     It takes von Mises distributed doubled angles of one concentration, and a resultant length of the whole of 0.45 or
-    more (Mardia & Jupp 2000, 7.4): below, the approximation fails and the test is refused.
+    more (Mardia & Jupp 2000, 7.4): below, the approximation fails and the test is refused. The correction 1 + 3 / (8
+    kappa) takes the concentration within groups, as Zar (27.5); R's circular takes that of all angles.
 
     Raises:
         ValueError: fewer than two groups, a group without angles, all groups of one angle each, or a resultant length

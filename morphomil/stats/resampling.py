@@ -72,31 +72,47 @@ def bootstrap_by_patient(
     undefined = resamples - len(replicates)
     if undefined > resamples / 10:
         raise ValueError(f"the statistic doesn't exist in {undefined} of {resamples} resamples; draw within strata")
-    if replicates[0] == replicates[-1]:
-        return BootstrapResult(estimate, math.nan, math.nan, replicates, undefined)
-    below = ((replicates < estimate).sum() + (replicates == estimate).sum() / 2) / len(replicates)
-    bias = float(ndtri(np.clip(below, 0.5 / len(replicates), 1 - 0.5 / len(replicates))))
-    acceleration = _acceleration(statistic, rows)
-    ends = []
-    for z in (ndtri((1 - level) / 2), ndtri((1 + level) / 2)):
-        share = ndtr(bias + (bias + z) / (1 - acceleration * (bias + z)))
-        ends.append(float(np.quantile(replicates, share)))
-    return BootstrapResult(estimate, ends[0], ends[1], replicates, undefined)
+    low, high = bca_limits(estimate, replicates, _left_out(statistic, rows), level=level)
+    return BootstrapResult(estimate, low, high, replicates, undefined)
 
 
 JACKKNIFE_GROUPS = 200
 
 
-def _acceleration(statistic: Statistic, rows: list[NDArray[np.intp]]) -> float:
+def bca_limits(
+    estimate: float, replicates: NDArray[np.float64], left_out: NDArray[np.float64], *, level: float
+) -> tuple[float, float]:
+    """Efron's bias-corrected and accelerated limits; NaN where all replicates agree.
+
+    Args:
+        estimate: of the whole sample.
+        replicates: (resamples,) of the statistic.
+        left_out: (patients,) the statistic without each patient in turn, for the acceleration; NaN are skipped.
+        level: of the interval.
+    """
+    if replicates.min() == replicates.max():
+        return math.nan, math.nan
+    below = ((replicates < estimate).sum() + (replicates == estimate).sum() / 2) / len(replicates)
+    bias = float(ndtri(np.clip(below, 0.5 / len(replicates), 1 - 0.5 / len(replicates))))
+    away = np.nanmean(left_out) - left_out[~np.isnan(left_out)]
+    spread = float((away**2).sum())
+    acceleration = float((away**3).sum() / (6 * spread**1.5)) if spread > 0 else 0.0
+    shares = [
+        float(ndtr(bias + (bias + z) / (1 - acceleration * (bias + z))))
+        for z in (ndtri((1 - level) / 2), ndtri((1 + level) / 2))
+    ]
+    low, high = np.quantile(replicates, shares)
+    return float(low), float(high)
+
+
+def _left_out(statistic: Statistic, rows: list[NDArray[np.intp]]) -> NDArray[np.float64]:
+    """The statistic without each patient, or each of `JACKKNIFE_GROUPS` groups of them."""
     groups = np.array_split(np.arange(len(rows)), min(len(rows), JACKKNIFE_GROUPS))
     values = []
     for left_out in groups:
         kept = np.setdiff1d(np.arange(len(rows)), left_out)
         values.append(_value(statistic, np.concatenate([rows[i] for i in kept])) if len(kept) else math.nan)
-    found = np.array(values)
-    away = np.nanmean(found) - found[~np.isnan(found)]
-    spread = float((away**2).sum())
-    return float((away**3).sum() / (6 * spread**1.5)) if spread > 0 else 0.0
+    return np.array(values)
 
 
 @dataclass(frozen=True)

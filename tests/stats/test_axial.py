@@ -1,12 +1,15 @@
 from __future__ import annotations
 
 import math
+from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from scipy import stats
+from scipy import special, stats
+from scipy.optimize import brentq
 
 from morphomil.stats import (
     axial_deviation,
@@ -214,3 +217,20 @@ def test_watson_williams_holds_its_level_and_finds_a_turn() -> None:
         watson_williams_test(rng.uniform(0, 180, 75), groups)
     with pytest.raises(ValueError, match="two groups"):
         watson_williams_test([1.0, 2.0], [0, 0])
+
+
+def test_rayleigh_and_watson_williams_equal_rs_circular() -> None:
+    folder = Path(__file__).parents[1] / "reference"
+    expected = pd.read_csv(folder / "groups.csv").set_index("quantity")["value"]
+    cases = pd.read_csv(folder / "groups_cases.csv")
+    assert axial_resultant(cases["axis"]) == pytest.approx(expected["rayleigh_r"], abs=1e-12)
+    flat = (2 * cases["smooth"] * 1000 % 360)[:25] / 2
+    assert axial_resultant(flat) == pytest.approx(expected["rayleigh_flat_r"], abs=1e-12)
+    # two approximations of the same p
+    assert rayleigh_test(flat).p_value == pytest.approx(expected["rayleigh_flat_p"], abs=1e-4)
+    lengths = cases.groupby("group")["axis"].agg(axial_resultant)
+    mean = np.average(lengths, weights=cases.groupby("group").size())
+    kappa = brentq(lambda k: special.i1e(k) / special.i0e(k) - mean, 0.01, 100)
+    found = watson_williams_test(cases["axis"], cases["group"])
+    assert found.statistic / (1 + 3 / (8 * kappa)) == pytest.approx(expected["watson_williams_ratio"], rel=1e-8)
+    assert found.p_value == pytest.approx(stats.f.sf(found.statistic, 1, 88), rel=1e-8)

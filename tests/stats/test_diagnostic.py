@@ -55,6 +55,17 @@ def test_exact_intervals_are_clopper_and_pearsons() -> None:
     assert table.loc["F1", "estimate"] == pytest.approx(2 * 17 / (2 * 17 + 4 + 3))
 
 
+def test_exact_limits_equal_r() -> None:
+    expected = pd.read_csv(Path(__file__).parents[1] / "reference" / "groups.csv").set_index("quantity")["value"]
+    accuracy = diagnostic_table(68, 39, 16, 95).loc["ACC"]
+    assert [accuracy["low"], accuracy["high"]] == pytest.approx(
+        expected[["exact_low", "exact_high"]].tolist(), abs=1e-7
+    )
+    truth, nobody = np.ones(26, bool), np.zeros(26, bool)
+    disagree = mcnemar_test(truth, np.r_[truth[:19], nobody[:7]], np.r_[nobody[:19], truth[:7]])
+    assert disagree.p_value == pytest.approx(expected["mcnemar_exact_p"], rel=1e-10)
+
+
 def test_likelihood_ratios_by_the_log_method() -> None:
     """The worked example of Simel et al. in numbers: sensitivity 0.9, specificity 0.8, a hundred cases each."""
     table = diagnostic_table(90, 20, 10, 80)

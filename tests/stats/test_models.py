@@ -47,6 +47,20 @@ def test_likelihood_ratio_is_statsmodels() -> None:
     assert alone.p_value == pytest.approx(models[1].llr_pvalue, rel=1e-6)
 
 
+def test_coefficients_and_likelihood_ratio_equal_r() -> None:
+    folder = Path(__file__).parents[1] / "reference"
+    expected = pd.read_csv(folder / "groups.csv").set_index("quantity")["value"]
+    table = pd.read_csv(folder / "groups_cases.csv")
+    names = ["smooth", "spread", "rare"]
+    found = logistic_model(table[names], table["group"]).summary.rename(index={"intercept": "(Intercept)"})
+    for column, start in (("coefficient", "glm_"), ("p_value", "glm_p_")):
+        np.testing.assert_allclose(found[column], expected[[start + name for name in found.index]], rtol=1e-6)
+    errors = np.log(found["high"] / found["low"]) / 2 / 1.959963984540054
+    np.testing.assert_allclose(errors, expected[["glm_error_" + name for name in found.index]], rtol=1e-6)
+    ratio = likelihood_ratio_test(table[["spread"]], table[names], table["group"])
+    assert [ratio.statistic, ratio.p_value] == pytest.approx(expected[["lrt", "lrt_p"]].tolist(), rel=1e-8)
+
+
 def test_separation_is_found_and_answered() -> None:
     x = np.r_[np.arange(10.0), np.arange(10.0) + 10]
     y = x >= 10
