@@ -1,7 +1,8 @@
 """How often a ranking finds what was planted, and how often it finds something where nothing was.
 
 python benchmarks/phantom_power.py [--runs 20] [--patients 200] [--delta 0.6] [--plant density size ...] [--ablation]
-python benchmarks/phantom_power.py --plant none --permutations 19 --runs 100 --patients 60 --quick
+python benchmarks/phantom_power.py --plant none --permutations 19 --runs 100 --patients 40
+python benchmarks/phantom_power.py --tests-only --runs 1000 --patients 40
 
 Cohorts are nuclei tables drawn from normal distributions, not the project's synthetic slides. Each patient has a level
 of five independent traits; in positive patients the planted traits are shifted so that the patients' levels have the
@@ -22,7 +23,9 @@ import pandas as pd
 from scipy.stats import norm
 from statsmodels.stats.proportion import proportion_confint
 
+from morphomil.matrix import slide_values
 from morphomil.rank import Ranking, rank_nuclei
+from morphomil.stats import compare_groups
 
 SIZE = ("area_um2", "major_axis_um", "minor_axis_um", "circumference_um")
 TRAITS = {
@@ -132,6 +135,22 @@ def run_once(scenario: str, seed: int, given: argparse.Namespace) -> dict[str, f
     return judge(ranking, planted)
 
 
+def count_false_tests(given: argparse.Namespace) -> None:
+    """Mann-Whitney alone, without a model: how often it finds something in cohorts without any effect."""
+    single, family = [], []
+    for seed in range(given.first, given.first + given.runs):
+        nuclei, cohort = draw_cohort(seed, (), patients=given.patients, delta=given.delta)
+        of_slides = {name: slide_values(part) for name, part in nuclei.groupby("slide_id")}
+        values = pd.DataFrame(of_slides).T.loc[cohort["slide_id"]].reset_index(drop=True)
+        compared = compare_groups(values, cohort["label"], positive=1)
+        single.append((compared["p_value"] < 0.05).mean())
+        family.append((compared["p_holm"] < 0.05).any())
+    low, high = proportion_confint(sum(family), len(family), method="wilson")
+    print(f"{given.runs} cohorts of {given.patients} patients without effect, Mann-Whitney: p < 0.05 in", end=" ")
+    print(f"{np.mean(single):.4f} of tests, Holm's in {np.mean(family):.4f} [{low:.4f}, {high:.4f}] of cohorts")
+    print(f"standard error of the first over cohorts: {np.std(single) / np.sqrt(len(single)):.4f}")
+
+
 def run_all(scenario: str, given: argparse.Namespace) -> list[dict[str, float]]:
     seeds = range(given.first, given.first + given.runs)
     if given.workers == 1:
@@ -161,7 +180,11 @@ def main() -> None:
     parser.add_argument("--quick", action="store_true")
     parser.add_argument("--workers", type=int, default=2)
     parser.add_argument("--out", type=Path, help="CSV")
+    parser.add_argument("--tests-only", action="store_true", help="Mann-Whitney without effect, no model")
     given = parser.parse_args()
+    if given.tests_only:
+        count_false_tests(given)
+        return
     tables = []
     for scenario in given.plant:
         begun = time.perf_counter()

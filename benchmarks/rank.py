@@ -46,6 +46,7 @@ def main() -> None:
         features=FEATURE_NAMES,
         seed=0,
         quick=given.quick,
+        on_estimate=lambda seconds: print(f"training will take about {seconds:.0f} s", flush=True),
     )
     seconds = time.perf_counter() - begun
     memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
