@@ -9,7 +9,7 @@ demo: $(VENV)/.installed
 	$(BIN)/morphomil demo --out demo
 
 # TensorFlow and torch don't share a process, so their tests don't either.
-TORCH_TESTS := tests/test_mil.py tests/test_rank.py tests/segment/test_train.py tests/test_embed.py tests/test_image_model.py
+TORCH_TESTS := tests/test_mil.py tests/test_rank.py tests/segment/test_train.py tests/test_embed.py tests/test_image_model.py tests/test_fits.py
 
 test: lint .venv-readers/.installed
 	$(BIN)/python -m pytest -q $(TORCH_TESTS)

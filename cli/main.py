@@ -268,6 +268,111 @@ def embed(
     say(f"Features: {path}/embeddings/{made.backbone}. Next: morphomil train {path} --model dl-cnb", quiet=quiet)
 
 
+SPLIT_HELP = "auto: the manifest's split, else k-fold; holdout: 4:1, then 3:1; site: each site by the others."
+
+
+@app.command(epilog="Example: `morphomil train run --model dl-cnb --positive N+`")
+def train(
+    path: RunArgument,
+    model: Annotated[Literal["clinical", "dl-cnb", "dl-cnb+c"], typer.Option(help="What is trained.")],
+    preset: Annotated[
+        Literal["default", "paper", "released-code"], typer.Option(help="Of the image model.")
+    ] = "default",
+    backbone: Annotated[str, typer.Option(help="Features to learn from; default: what `morphomil embed` made.")] = "",
+    covariates: Annotated[str, typer.Option(help="Of the clinical models, comma-separated; default: all.")] = "",
+    positive: Annotated[
+        str | None, typer.Option(help="The label that counts as positive (1 where labels are 0/1).")
+    ] = None,
+    split: Annotated[Literal["auto", "kfold", "holdout", "site"], typer.Option(help=SPLIT_HELP)] = "auto",
+    folds: Annotated[int, typer.Option(help="Of the cross-validation.", min=2)] = 5,
+    bags: Annotated[
+        Literal["ten", "all"] | None, typer.Option(help="Bags of ten patches, or all of a slide's patches as one.")
+    ] = None,
+    redraw: Annotated[
+        bool | None, typer.Option("--redraw/--fixed", help="Draw the training bags anew in every epoch, or once.")
+    ] = None,
+    balanced: Annotated[
+        bool, typer.Option("--balanced", help="Give classes, instead of patients, the same weight.")
+    ] = False,
+    pool: Annotated[Literal["mean", "max"] | None, typer.Option(help="Of a slide's bags.")] = None,
+    epochs: Annotated[int | None, typer.Option(help="At most.", min=1)] = None,
+    learning_rate: Annotated[float | None, typer.Option(help="Instead of the preset's.")] = None,
+    seed: Annotated[int, typer.Option(help="Of folds, bags, weights.", min=0)] = 0,
+    quiet: QuietOption = False,
+) -> None:
+    """Train the clinical model or the image model, with or without clinical covariates."""
+    from morphomil import pipeline
+    from morphomil.cli.progress import Display
+    from morphomil.fits import FitSettings
+    from morphomil.run import Run
+
+    changes: dict[str, Any] = {"redraw": redraw, "pool": pool, "epochs": epochs, "learning_rate": learning_rate}
+    changes |= {"bag_size": None if bags is None else {"ten": 10, "all": 0}[bags], "balanced": balanced or None}
+    settings = FitSettings(
+        model,
+        preset=preset,
+        changes={name: value for name, value in changes.items() if value is not None},
+        backbone=backbone,
+        covariates=tuple(name.strip() for name in covariates.split(",") if name.strip()),
+        split=split,
+        folds=folds,
+        positive=positive,
+        seed=seed,
+    )
+    with Display(quiet=quiet) as display:
+        result = pipeline.train(Run.open(path), settings, progress=display)
+    for note in result.notes:
+        say(note, quiet=quiet)
+    say(f"Model: {path}/models/{model}. Next: morphomil predict {path} --model {model}", quiet=quiet)
+    if result.failed:
+        causes = "".join(f"\n- {fold}: {cause}" for fold, cause in result.failed.items())
+        fail(f"{len(result.failed)} folds failed, the others are done:{causes}", ExitStatus.SOME_FAILED)
+
+
+@app.command(epilog="Example: `morphomil predict run --model dl-cnb`")
+def predict(
+    path: RunArgument,
+    model: Annotated[
+        str | None, typer.Option(help="clinical, dl-cnb or dl-cnb+c; default: all that are trained.")
+    ] = None,
+    quiet: QuietOption = False,
+) -> None:
+    """Score the test patients of trained models, once: every scoring is logged."""
+    from morphomil import pipeline
+    from morphomil.fits import describe_test, trained_models
+    from morphomil.run import Run
+
+    run = Run.open(path)
+    names = [model] if model else trained_models(run)
+    if not names:
+        raise InputError(f"{path} has no trained models; run: morphomil train {path} --model dl-cnb")
+    for name in names:
+        scoring = pipeline.predict(run, name)
+        for note in scoring.notes:
+            typer.echo(note, err=True)
+        say(f"{name}: {describe_test(run, name)}", quiet=quiet)
+        say(f"Predictions: {path}/models/{name}/predictions.parquet", quiet=quiet)
+
+
+@app.command(epilog="Example: `morphomil heatmap run --model dl-cnb --slide P001`")
+def heatmap(
+    path: RunArgument,
+    model: Annotated[str, typer.Option(help="dl-cnb or dl-cnb+c.")] = "dl-cnb",
+    slide: Annotated[list[str] | None, typer.Option(help="Only this slide; may be given several times.")] = None,
+    quiet: QuietOption = False,
+) -> None:
+    """Draw where the image model looks on every slide, and what its prediction rests on."""
+    from morphomil import pipeline
+    from morphomil.figures.maps import draw_map
+    from morphomil.run import Run
+
+    run = Run.open(path)
+    for found in pipeline.heatmap(run, model, slide or ()):
+        draw_map(run, model, found)
+        say(f"{found.slide_id}: probability {found.probability:.3f} ({found.fold})", quiet=quiet)
+    say(f"Maps: {path}/figures/models/{model}; patch scores for QuPath: {path}/models/{model}/maps")
+
+
 @app.command(epilog="Example: `morphomil rank run --positive N+`")
 def rank(
     path: RunArgument,
@@ -474,6 +579,35 @@ def init(path: Annotated[Path, typer.Argument(help="Manifest to write.")] = Path
         raise InputError(f"{path} exists; name another file")
     write_bytes(path, EXAMPLE_MANIFEST.encode())
     say(f"Example manifest: {path}. Replace its rows by your slides, then: morphomil segment {path} --out run")
+
+
+cohort_app = typer.Typer(no_args_is_help=True, help="Manifests from the folders of public data sets.")
+app.add_typer(cohort_app, name="cohort")
+
+
+@cohort_app.command(epilog="Example: `morphomil cohort bcnb BCNB --task 0 --mpp 0.5 --out n0_vs_nplus.csv`")
+def bcnb(
+    folder: Annotated[Path, typer.Argument(help="Of the data set: WSIs/*.jpg, *.json and the patient table.")],
+    task: Annotated[
+        int, typer.Option(help="0 N0/N+, 1 N+(1-2)/N+(>2), 2 three classes, 3 N0/N+(1-2), 4 N0/N+(>2).", min=0, max=4)
+    ],
+    mpp: Annotated[float, typer.Option(help="um per pixel, recorded nowhere; 0.5 is suggested: nominally 20x.")],
+    out: Annotated[Path, typer.Option("--out", "-o", help="Manifest to write.")] = Path("bcnb.csv"),
+    table: Annotated[Path | None, typer.Option(help="Patient table, where the folder holds several.")] = None,
+    quiet: QuietOption = False,
+) -> None:
+    """Turn the folders of the paper's public data set into a manifest."""
+    from morphomil.bcnb import bcnb_manifest, write_bcnb_manifest
+
+    made = bcnb_manifest(folder, task=task, mpp=mpp, table=table)
+    for note in made.notes:
+        typer.echo(note, err=True)
+    path = write_bcnb_manifest(made, out)
+    counts = made.table.drop_duplicates("patient")["label"].value_counts().sort_index()
+    say(f"{path}: {', '.join(f'{count} {label}' for label, count in counts.items())} patients", quiet=quiet)
+    names = ",".join(made.covariates)
+    say(f"Next: morphomil segment {path} --out run{f' --covariates {names}' if names else ''}", quiet=quiet)
+    say(f"Then --positive '{made.positive}' where a command asks which label is positive.", quiet=quiet)
 
 
 @app.command(name="train-segmenter", epilog="Example: `morphomil train-segmenter training.csv --root data --out model`")

@@ -222,7 +222,7 @@ class ImageCohort:
 
     def covariates(self, patient: NDArray[np.int64] | int) -> Tensor | None:
         """Clinical columns of patients."""
-        return None if self.clinical is None else torch.from_numpy(np.asarray(self.clinical[patient], np.float32))
+        return None if self.clinical is None else torch.tensor(self.clinical[patient], dtype=torch.float32)
 
 
 # ---------------------------------------------------------------------------------------------------- the model

@@ -38,12 +38,13 @@ from morphomil.types import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Sequence
+    from collections.abc import Callable, Iterable, Iterator, Sequence
     from pathlib import Path
 
     from numpy.typing import NDArray
 
     from morphomil.embed import Embeddings, EmbedSettings, LoadedEncoder
+    from morphomil.fits import FitResult, FitSettings, Scoring, SlideMap
     from morphomil.rank import Ranking
     from morphomil.segment.detect import Polygons
     from morphomil.segment.model import Segmenter
@@ -576,6 +577,69 @@ def embed(
         result = each_slide(made, slides, "embed", key=key, work=work, progress=progress or Silence())
         run.record("embed", stated | {"name": folder, "sha256": loaded.sha256}, seconds=time.monotonic() - begun)
     return made, result
+
+
+def train(run: Run, settings: FitSettings, *, progress: Progress | None = None) -> FitResult:
+    """Train the clinical model, DL-CNB or DL-CNB+C on every fold (`fits.train_run`).
+
+    Raises:
+        InputError: no features, covariates or labels to learn from.
+        RefusedError: leakage, or too few patients of a class.
+        BusyError: another process works in the run directory.
+    """
+    from morphomil.fits import train_run
+
+    heard, begun = progress or Silence(), time.monotonic()
+    seen: set[str] = set()
+
+    def on_epoch(fold: str, done: int, total: int) -> None:
+        if fold not in seen:
+            seen.add(fold)
+            heard.begin(fold)
+        heard.step(fold, done, total)
+
+    with run.lock():
+        heard.start(f"train {settings.model}", settings.folds)
+        result = train_run(run, settings, on_epoch=on_epoch)
+        for state, names in (("done", result.done), ("skipped", result.skipped), ("failed", tuple(result.failed))):
+            for name in names:
+                heard.end(name, state, result.failed.get(name, "trained" if state == "done" else "already trained"))
+        run.record(f"train {settings.model}", asdict(settings), seconds=time.monotonic() - begun)
+    return result
+
+
+def predict(run: Run, model: str) -> Scoring:
+    """Score the test patients of every fold, once, and read their slides (`fits.predict_run`).
+
+    Raises:
+        InputError: nothing is trained, or what it was trained on has changed.
+        BusyError: another process works in the run directory.
+    """
+    from morphomil.fits import predict_run
+
+    begun = time.monotonic()
+    with run.lock():
+        scoring = predict_run(run, model)
+        run.record(f"predict {model}", {"scored": list(scoring.scored)}, seconds=time.monotonic() - begun)
+    return scoring
+
+
+def heatmap(run: Run, model: str, slides: Sequence[str] = ()) -> Iterator[SlideMap]:
+    """Every slide as a model reads it, one at a time, with its patch scores as `models/MODEL/maps/ID.geojson`.
+
+    Raises:
+        InputError: nothing is trained, the model sees no patches, or there is no such slide.
+        BusyError: another process works in the run directory.
+    """
+    from morphomil.fits import map_geojson, read_maps
+
+    with run.lock():
+        for found in read_maps(run, model, slides):
+            name = run.slide_folder(found.slide_id).name
+            for number, part in found.patches.groupby("image"):
+                file = f"{name}.geojson" if number == 0 else f"{name}-{number}.geojson"
+                write_json(run.path / "models" / model / "maps" / file, map_geojson(part, model=model))
+            yield found
 
 
 def rank(

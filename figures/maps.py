@@ -1,0 +1,77 @@
+"""The pictures of `morphomil heatmap`: reads a run's images and hands them to the drawing functions."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import pandas as pd
+from shapely.geometry import shape
+
+from morphomil.figures.heatmap import ScoredPatch, attention_map, patch_sheet
+from morphomil.figures.style import render, save_figure
+from morphomil.slides import open_image
+from morphomil.store import write_bytes
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from morphomil.fits import SlideMap
+    from morphomil.run import Run
+    from morphomil.slides import SlideImage
+
+SHOWN = 6
+"""Patches with most attention, and as many with least."""
+
+
+def draw_map(run: Run, model: str, found: SlideMap) -> list[Path]:
+    """Draw a slide's maps and its contact sheet into `figures/models/MODEL/SLIDE`; returns the paths.
+
+    Raises:
+        SlideError: the slide can no longer be read.
+    """
+    slide = run.slide(found.slide_id)
+    folder = run.path / "figures" / "models" / model / run.slide_folder(found.slide_id).name
+    patches = found.patches.assign(relative_attention=found.patches["attention"] * len(found.patches))
+    mpp = run.segmented_with().get("mpp")
+    paths, pixels = [], {}
+    ranked = patches.sort_values("attention", ascending=False)
+    count = min(SHOWN, len(ranked) // 2)
+    chosen = pd.concat([ranked.head(count), ranked.tail(count)])
+    for number, source in enumerate(slide.images):
+        own = patches[patches["image"] == number]
+        if own.empty:
+            continue
+        with open_image(source, default_mpp=mpp) as image:
+            thumbnail = image.thumbnail()
+            figure = attention_map(
+                thumbnail,
+                own,
+                level0_px_per_thumb_px=max(image.width, image.height) / max(thumbnail.shape[:2]),
+                mpp=image.mpp,
+                regions=[
+                    shape(f["geometry"]) for f in run.regions(slide.slide_id) if f["properties"]["image"] == number
+                ],
+                title=f"{slide.slide_id} ({slide.label}): {model}, {found.fold}, probability {found.probability:.3f}",
+            )
+            stem = folder / ("attention" if number == 0 else f"attention-{number}")
+            table = own[["patch_id", "x_px", "y_px", "side_px", "attention", "relative_attention", "occlusion"]]
+            paths += save_figure(figure, stem, formats=("png", "pdf"), table=table)
+            for patch in chosen[chosen["image"] == number].to_dict("records"):
+                pixels[patch["patch_id"]] = _read_patch(image, patch)
+    if count:
+        side_um = float(ranked["side_px"].iloc[0]) * image.mpp
+        titles = {
+            p["patch_id"]: f"patch {p['patch_id']}: {p['relative_attention']:.2g} x" for p in chosen.to_dict("records")
+        }
+        shown = [ScoredPatch(pixels[name], titles[name]) for name in chosen["patch_id"]]
+        sheet = patch_sheet(shown[:count], shown[count:], mpp=side_um / PATCH_PX)
+        paths.append(folder / "patches.png")
+        write_bytes(paths[-1], render(sheet, "png", dpi=200))
+    return paths
+
+
+PATCH_PX = 256
+
+
+def _read_patch(image: SlideImage, patch: dict[str, float]) -> object:
+    return image.read(patch["x_px"], patch["y_px"], PATCH_PX, PATCH_PX, downsample=patch["side_px"] / PATCH_PX)

@@ -1,0 +1,709 @@
+"""Splits -> a model per fold -> what it says of patients: clinical, DL-CNB and DL-CNB+C in a run directory.
+
+A fold's cut-off comes from its validation patients. Its test patients are scored by `predict_run`, and every scoring is
+written down, so that a test set that was looked at twice can be told.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+import time
+from dataclasses import asdict, dataclass, field
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+import pandas as pd
+
+from morphomil.bags import (
+    Fold,
+    check_leakage,
+    generator,
+    holdout_split,
+    inner_validation,
+    make_folds,
+    manifest_split,
+    patient_labels,
+)
+from morphomil.clinical import ClinicalEncoder, ClinicalModel, patient_covariates
+from morphomil.cohort import safe_name
+from morphomil.embed import DEFAULT_BACKBONE, Embeddings, embedded_backbones
+from morphomil.run import key_of
+from morphomil.stats.roc import youden_cutoff
+from morphomil.store import digest, write_arrays, write_json, write_parquet, write_table_csv
+from morphomil.types import InputError, RefusedError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Sequence
+    from pathlib import Path
+
+    from numpy.typing import NDArray
+
+    from morphomil.image_model import ImageCohort, ImageModel, ImageRecipe, SlideReading
+    from morphomil.run import Run
+
+    OnEpoch = Callable[[str, int, int], None]
+    """Hears the fold, the finished epochs and the most there can be."""
+
+MODELS = ("clinical", "dl-cnb", "dl-cnb+c")
+SplitMode = Literal["auto", "kfold", "holdout", "site"]
+_TABLE_COLUMNS = ("slide_id", "patient", "label", "split", "site")
+
+
+@dataclass(frozen=True)
+class FitSettings:
+    """Which model is trained, on which split."""
+
+    model: str
+    preset: str = "default"
+    changes: dict[str, Any] = field(default_factory=dict)
+    """Settings of the preset's recipe that are changed (`image_model.ImageRecipe`)."""
+    backbone: str = ""
+    """The folder of `embeddings`; empty: the only one, or the default."""
+    covariates: tuple[str, ...] = ()
+    """Of the clinical models; empty: all that the cohort has."""
+    split: SplitMode = "auto"
+    """auto: the manifest's, else k-fold; holdout: 4:1, then 3:1; site: each site is predicted by the others."""
+    folds: int = 5
+    positive: str | None = None
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        """Refuse what there is no model or split for."""
+        if self.model not in MODELS:
+            raise InputError(f"no model named {self.model!r}; choose {', '.join(MODELS)}")
+        if self.split not in ("auto", "kfold", "holdout", "site"):
+            raise InputError(f"a split is auto, kfold, holdout or site, not {self.split!r}")
+
+    @property
+    def sees_patches(self) -> bool:
+        """Whether it needs deep features."""
+        return self.model != "clinical"
+
+    @property
+    def sees_covariates(self) -> bool:
+        """Whether it needs covariates."""
+        return self.model != "dl-cnb"
+
+
+@dataclass(frozen=True)
+class FitResult:
+    """What became of each fold."""
+
+    done: tuple[str, ...]
+    skipped: tuple[str, ...]
+    failed: dict[str, str]
+    notes: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class _Task:
+    """Who is to be told from whom, by what."""
+
+    cohort: pd.DataFrame  # one row per usable slide, sorted by patient and slide
+    classes: tuple[str, ...]
+    labels: pd.Series[int]  # patient -> class
+    folds: tuple[Fold, ...]
+    notes: tuple[str, ...]
+
+
+# ---------------------------------------------------------------------------------------------------- classes, splits
+
+
+def order_classes(labels: pd.Series[Any], positive: str | None) -> tuple[str, ...]:
+    """The labels' names, the positive one last; scores are its probability.
+
+    Raises:
+        RefusedError: there is one label only.
+        InputError: which one is positive isn't known, or no patient has it.
+    """
+    names = sorted(
+        labels.astype(str).unique(), key=lambda name: (not name.isdigit(), int(name) if name.isdigit() else 0, name)
+    )
+    if len(names) < 2:
+        raise RefusedError(f"nothing can be learned: every patient has the label {names[0] if names else '(none)'}")
+    if len(names) > 10:
+        raise InputError(f"labels are classes, and there are {len(names)}: {', '.join(names[:5])}...")
+    if positive is None and len(names) == 2 and names != ["0", "1"]:
+        raise InputError(f"which label is positive? Say --positive {names[0]} or --positive {names[1]}")
+    last = names[-1] if positive is None else str(positive)
+    if last not in names:
+        raise InputError(f"no patient has the positive label {last!r}; the labels are {', '.join(names)}")
+    return (*[name for name in names if name != last], last)
+
+
+def split_cohort(cohort: pd.DataFrame, *, how: SplitMode, folds: int, seed: int) -> tuple[Fold, ...]:
+    """The folds of a cohort (one row per slide): patients, never slides, are divided.
+
+    Raises:
+        RefusedError: leakage, one class, or too few patients of a class.
+        InputError: the manifest's split or sites can't be used.
+    """
+    if how == "auto":
+        return make_folds(cohort, folds=folds, seed=seed)
+    manifest_split(cohort)  # a patient in two parts is refused whatever split is asked for
+    blank = cohort.assign(split=None)
+    if how == "kfold":
+        return make_folds(blank, folds=folds, seed=seed)
+    if how == "holdout":
+        given = holdout_split(blank, seed=seed)
+        return make_folds(blank.assign(split=blank["patient"].map(given)), folds=folds, seed=seed)
+    return _leave_sites_out(cohort)
+
+
+def _leave_sites_out(cohort: pd.DataFrame) -> tuple[Fold, ...]:
+    if "site" not in cohort or cohort["site"].isna().any():
+        raise InputError("leaving sites out needs the manifest's column site, filled for every slide")
+    sites = {str(name): sorted(part["patient"].unique()) for name, part in cohort.groupby("site", sort=True)}
+    if len(sites) < 2:
+        raise RefusedError(f"leaving sites out needs two sites, there is only {', '.join(sites)}")
+    check_leakage({f"site {name}": patients for name, patients in sites.items()})
+    labels = patient_labels(cohort)
+    made = []
+    for name, test in sites.items():
+        train = tuple(labels.index.difference(test))
+        lacking = set(labels) - set(labels[list(train)])
+        if lacking or labels[list(train)].value_counts().min() < 2:
+            raise RefusedError(f"without site {name} there are too few patients of a class to train on")
+        made.append(Fold(f"site-{safe_name(name)}", train, (), tuple(test)))
+    return tuple(made)
+
+
+def fold_parts(fold: Fold, labels: pd.Series[Any], *, seed: int) -> dict[str, tuple[str, ...]]:
+    """Patients by part; where a fold has no validation patients, part of the training patients stand in."""
+    if fold.val:
+        return {"train": fold.train, "val": fold.val, "test": fold.test}
+    own = labels[list(fold.train)]
+    inner = inner_validation(own, seed=int(generator("stop", seed, fold.name).integers(2**31)))
+    return {"train": tuple(own.index[~inner]), "val": tuple(own.index[inner]), "test": fold.test}
+
+
+# ---------------------------------------------------------------------------------------------------- training
+
+
+def train_run(run: Run, settings: FitSettings, *, on_epoch: OnEpoch | None = None) -> FitResult:
+    """Train a model on every fold, from its checkpoint where there is one; finished folds are left as they are.
+
+    Writes `models/MODEL/FOLD/` (weights, settings with the cut-off, log, predictions of training and validation
+    patients) and `models/MODEL/predictions.parquet`.
+
+    Raises:
+        InputError: no features, covariates or labels to learn from.
+        RefusedError: leakage, or too few patients of a class.
+    """
+    from morphomil.mil import TrainingError
+
+    task = _set_task(run, settings)
+    data = _open_cohort(run, settings, task)
+    covariates = _covariates(task, settings)
+    home = _home(run, settings.model)
+    done, skipped, failed, notes = [], [], {}, list(task.notes)
+    for fold in task.folds:
+        parts = fold_parts(fold, task.labels, seed=settings.seed)
+        key = _fold_key(run, settings, task, parts, covariates)
+        folder = home / fold.name
+        if _is_done(folder, key):
+            skipped.append(fold.name)
+            continue
+        (folder / "settings.json").unlink(missing_ok=True)  # what is written from here on is another model's
+        try:
+            if data is None:
+                about = _fit_clinical(folder, task, parts, covariates)
+            else:
+                about = _fit_image(folder, task, parts, covariates, data, settings, fold.name, on_epoch)
+        except TrainingError as error:
+            failed[fold.name] = str(error)
+            continue
+        notes += [f"{fold.name}: {note}" for note in about.pop("notes")]
+        stated = {"model": settings.model, "fold": fold.name, "classes": list(task.classes), "seed": settings.seed}
+        stated |= {"parts": {name: list(patients) for name, patients in parts.items()}}
+        outputs = {name: digest(folder / name) for name in ("weights.safetensors", "log.csv")}
+        write_json(folder / "settings.json", stated | about | {"outputs": outputs, "key": key})
+        (folder / "checkpoint.safetensors").unlink(missing_ok=True)
+        done.append(fold.name)
+    _forget_others(home, task.folds, failed)
+    _collect(home, [fold.name for fold in task.folds if fold.name not in failed])
+    return FitResult(tuple(done), tuple(skipped), failed, tuple(notes))
+
+
+def _home(run: Run, model: str) -> Path:
+    return run.path / "models" / model
+
+
+def _set_task(run: Run, settings: FitSettings) -> _Task:
+    cohort = run.cohort.table().assign(
+        label=lambda t: t["label"].astype(str), patient=lambda t: t["patient"].astype(str)
+    )
+    classes = order_classes(cohort["label"], settings.positive)
+    notes: tuple[str, ...] = ()
+    if settings.sees_patches:
+        made = Embeddings(run.path, _backbone(run, settings.backbone))
+        filled = {n for n in made.done("embed") if made.status(n)["embed"]["figures"]["patches"]}
+        lost = cohort[~cohort["slide_id"].isin(filled)]
+        if len(lost):
+            counts = ", ".join(f"{n} with label {label}" for label, n in lost["label"].value_counts().items())
+            notes = (f"{len(lost)} slides without features are left out ({counts}).",)
+        cohort = cohort[cohort["slide_id"].isin(filled)]
+    cohort = cohort.sort_values(["patient", "slide_id"], ignore_index=True)
+    folds = split_cohort(cohort, how=settings.split, folds=settings.folds, seed=settings.seed)
+    labels = patient_labels(cohort).map({name: number for number, name in enumerate(classes)}).astype("int64")
+    return _Task(cohort, classes, labels, folds, notes)
+
+
+def _backbone(run: Run, asked: str) -> str:
+    """The embeddings to learn from."""
+    made = embedded_backbones(run)
+    names = made.loc[made["slides"] > 0, "backbone"].tolist()
+    if not names:
+        raise InputError(f"{run.path} has no deep features; run: morphomil embed {run.path}")
+    chosen = asked or (names[0] if len(names) == 1 else DEFAULT_BACKBONE)
+    if chosen not in names:
+        raise InputError(f"{run.path} has no features named {chosen!r}; it has {', '.join(names)} (--backbone)")
+    return str(chosen)
+
+
+def _covariates(task: _Task, settings: FitSettings) -> pd.DataFrame | None:
+    """Covariates by patient, None for a model that doesn't see them."""
+    if not settings.sees_covariates:
+        return None
+    names = settings.covariates or tuple(name for name in task.cohort.columns if name not in _TABLE_COLUMNS)
+    if not names:
+        raise InputError(
+            f"{settings.model} needs covariates, and the cohort has none; name the manifest's columns when segmenting: "
+            "morphomil segment --covariates NAME,NAME"
+        )
+    if named := [name for name in names if name in _TABLE_COLUMNS]:
+        raise InputError(f"{', '.join(named)} can't be a covariate")
+    table = patient_covariates(task.cohort, names)
+    for name in names:
+        if table[name].astype(str).equals(task.cohort.groupby("patient", sort=True)["label"].first()):
+            raise RefusedError(f"covariate {name} is the label itself; leave it out")
+    return table.loc[task.labels.index]
+
+
+def _open_cohort(run: Run, settings: FitSettings, task: _Task) -> ImageCohort | None:
+    """The features of every slide of the task."""
+    if not settings.sees_patches:
+        return None
+    from morphomil.image_model import ImageCohort, Rows
+
+    made = Embeddings(run.path, _backbone(run, settings.backbone))
+    slides = tuple(task.cohort["slide_id"])
+    patient = _places(task.labels, task.cohort["patient"].tolist())
+    rows = Rows(paths=[made.features_path(name) for name in slides])
+    return ImageCohort(slides, rows, patient, np.asarray(task.labels, np.int64), len(task.classes))
+
+
+def _places(labels: pd.Series[int], patients: Sequence[str]) -> NDArray[np.int64]:
+    """Numbers of patients, in the order of the labels' index."""
+    place = {str(name): number for number, name in enumerate(labels.index)}
+    return np.array([place[name] for name in patients], dtype=np.int64)
+
+
+def _fold_key(
+    run: Run, settings: FitSettings, task: _Task, parts: dict[str, tuple[str, ...]], covariates: pd.DataFrame | None
+) -> str:
+    """What a fold's model depends on."""
+    seen: list[Any] = [settings.model, settings.seed, task.classes, parts, task.labels.to_dict()]
+    if settings.sees_patches:
+        made = Embeddings(run.path, _backbone(run, settings.backbone))
+        seen += [asdict(_recipe(settings)), made.backbone]
+        seen += [[name, made.status(name)["embed"]["outputs"]] for name in task.cohort["slide_id"]]
+    if covariates is not None:
+        seen.append(covariates.to_json())
+    return key_of("fit", *seen)
+
+
+def _recipe(settings: FitSettings) -> ImageRecipe:
+    from morphomil.image_model import settle_recipe
+
+    return settle_recipe(settings.preset, **settings.changes)
+
+
+def _is_done(folder: Path, key: str) -> bool:
+    about = _read_json(folder / "settings.json")
+    return about.get("key") == key and all(
+        (folder / name).is_file() and digest(folder / name) == sha for name, sha in about["outputs"].items()
+    )
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    try:
+        return dict(json.loads(path.read_text(encoding="utf-8")))
+    except (OSError, ValueError):
+        return {}
+
+
+def _fit_clinical(
+    folder: Path, task: _Task, parts: dict[str, tuple[str, ...]], covariates: pd.DataFrame | None
+) -> dict[str, Any]:
+    if covariates is None:
+        raise ValueError("the clinical model needs covariates")
+    train = list(parts["train"])
+    model = ClinicalModel.fit(covariates.loc[train], np.asarray(task.labels[train], np.int64), names=task.classes)
+    write_arrays(folder / "weights.safetensors", {"coefficients": model.coefficients})
+    write_table_csv(folder / "log.csv", model.odds_ratios)
+    probability = pd.DataFrame(model.predict(covariates), index=covariates.index)
+    cutoff = _write_known(folder, task, parts, probability)
+    return {
+        "covariates": list(covariates.columns),
+        "encoder": model.encoder.to_json(),
+        "columns": list(model.columns),
+        "missing": model.encoder.count_missing(covariates),
+        "cutoff": cutoff,
+        "notes": list(model.notes),
+    }
+
+
+def _fit_image(
+    folder: Path,
+    task: _Task,
+    parts: dict[str, tuple[str, ...]],
+    covariates: pd.DataFrame | None,
+    data: ImageCohort,
+    settings: FitSettings,
+    name: str,
+    on_epoch: OnEpoch | None,
+) -> dict[str, Any]:
+    from morphomil.image_model import predict_patients, train_image_model
+
+    recipe, index = _recipe(settings), task.labels.index
+    train, val = (_places(task.labels, parts[part]) for part in ("train", "val"))
+    encoder = None if covariates is None else ClinicalEncoder.fit(covariates.loc[list(parts["train"])])
+    data = _with_covariates(data, encoder, covariates)
+    seed = int(generator("fold", settings.seed, name).integers(2**31))
+    trained = train_image_model(
+        data,
+        train=train,
+        val=val,
+        recipe=recipe,
+        seed=seed,
+        checkpoint=folder / "checkpoint.safetensors",
+        on_epoch=None if on_epoch is None else lambda done, total: on_epoch(name, done, total),
+    )
+    write_arrays(folder / "weights.safetensors", dict(trained.model.weights()))
+    write_table_csv(folder / "log.csv", trained.log)
+    known = np.concatenate([train, val])
+    probability = predict_patients(trained.model, data, known, recipe=recipe, seed=seed)
+    cutoff = _write_known(folder, task, parts, pd.DataFrame(probability, index=index[known]))
+    about: dict[str, Any] = {"preset": settings.preset, "recipe": asdict(recipe), "model_seed": seed}
+    about |= {"backbone": settings.backbone, "features": data.rows.width, "best_epoch": trained.best_epoch}
+    if encoder is not None and covariates is not None:
+        about |= {"covariates": list(covariates.columns), "encoder": encoder.to_json()}
+        about |= {"missing": encoder.count_missing(covariates)}
+    return about | {"cutoff": cutoff, "notes": [] if encoder is None else list(encoder.notes)}
+
+
+def _with_covariates(
+    data: ImageCohort, encoder: ClinicalEncoder | None, covariates: pd.DataFrame | None
+) -> ImageCohort:
+    from dataclasses import replace
+
+    if encoder is None or covariates is None:
+        return data
+    return replace(data, clinical=encoder.encode(covariates).to_numpy(np.float32))
+
+
+def _write_known(folder: Path, task: _Task, parts: dict[str, tuple[str, ...]], probability: pd.DataFrame) -> float:
+    """Write the predictions of training and validation patients; the cut-off, Youden's on validation."""
+    tables = [_prediction_rows(task.labels, parts[part], probability, part, folder.name) for part in ("train", "val")]
+    val = tables[1]
+    cutoff = youden_cutoff(val["label"] == len(task.classes) - 1, val["score"])
+    write_parquet(folder / "predictions.parquet", pd.concat(tables, ignore_index=True).assign(cutoff=cutoff))
+    return float(cutoff)
+
+
+def _prediction_rows(
+    labels: pd.Series[int], patients: Sequence[str], probability: pd.DataFrame, part: str, fold: str
+) -> pd.DataFrame:
+    names = sorted(patients)
+    own = probability.loc[names].to_numpy()
+    table = pd.DataFrame({"patient": names, "label": labels[names].to_numpy(), "fold": fold, "part": part})
+    table["score"] = own[:, -1]
+    if own.shape[1] > 2:
+        for number in range(own.shape[1]):
+            table[f"probability_{number}"] = own[:, number]
+    return table
+
+
+def _forget_others(home: Path, folds: Sequence[Fold], failed: dict[str, str]) -> None:
+    """Remove the folds of an earlier split, and results of folds that failed now."""
+    keep = {fold.name for fold in folds} - set(failed)
+    for folder in home.iterdir() if home.is_dir() else ():
+        if folder.is_dir() and folder.name not in keep:
+            shutil.rmtree(folder)
+
+
+def _collect(home: Path, folds: Sequence[str]) -> None:
+    """`predictions.parquet` of all folds: `patient, label, fold, part, score, cutoff`."""
+    tables = [pd.read_parquet(home / name / "predictions.parquet") for name in folds]
+    if not tables:
+        return
+    table = pd.concat(tables, ignore_index=True)
+    first = ["patient", "label", "fold", "part", "score", "cutoff"]
+    write_parquet(home / "predictions.parquet", table[first + [name for name in table if name not in first]])
+
+
+# ---------------------------------------------------------------------------------------------------- prediction
+
+
+@dataclass(frozen=True)
+class Scoring:
+    """What `predict_run` did: folds whose test patients it scored, those scored before, and warnings."""
+
+    scored: tuple[str, ...]
+    skipped: tuple[str, ...]
+    notes: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class SlideMap:
+    """A slide as its model reads it; `patches` are the kept ones (schema PATCHES) with `bag`, `bag_attention`,
+    `attention` (sums to 1) and `occlusion` (`image_model.SlideReading`)."""
+
+    slide_id: str
+    patient: str
+    fold: str
+    probability: float
+    patches: pd.DataFrame = field(repr=False)
+
+
+def trained_models(run: Run) -> list[str]:
+    """Models that `train_run` has left in a run."""
+    return [name for name in MODELS if any(_home(run, name).glob("*/settings.json"))]
+
+
+def predict_run(run: Run, model: str) -> Scoring:
+    """Score the test patients of every fold that hasn't scored them with these weights, and write it down.
+
+    Adds the part `test` to the predictions and writes `attention.parquet` (`slide_id`, `patch_id`, `bag`,
+    `bag_attention`, `attention`, `occlusion`) and `slides.parquet` of each fold, and a line of `test_log.csv`. With one
+    fold these tables hold every slide, else those of the fold's test patients.
+
+    Raises:
+        InputError: nothing is trained, or what it was trained on has changed.
+    """
+    home = _home(run, model)
+    folds = _trained_folds(run, model)
+    log = _test_log(home)
+    scored, skipped, notes = [], [], []
+    for about in folds:
+        folder, sha = home / about["fold"], about["outputs"]["weights.safetensors"]
+        known = pd.read_parquet(folder / "predictions.parquet")
+        if ((log["fold"] == about["fold"]) & (log["weights_sha256"] == sha)).any() and "test" in set(known["part"]):
+            skipped.append(about["fold"])
+            continue
+        reader = FoldReader.open(run, about)
+        test = about["parts"]["test"]
+        if reader.image_model is None:
+            probability = reader.predict_clinical()
+        else:
+            probability = _score_slides(reader, folder, everyone=len(folds) == 1)
+        rows = _prediction_rows(reader.labels, test, probability, "test", about["fold"])
+        table = pd.concat([known[known["part"] != "test"], rows.assign(cutoff=about["cutoff"])], ignore_index=True)
+        write_parquet(folder / "predictions.parquet", table)
+        times = 1 + len(set(log.loc[log["patients"] == ";".join(test), "weights_sha256"]) - {sha})
+        if times > 1:
+            notes.append(f"the test patients of {about['fold']} have now been scored by {times} trainings of {model}")
+        line = {"fold": about["fold"], "weights_sha256": sha, "scoring": times}
+        line |= {"at": time.strftime("%Y-%m-%dT%H:%M:%S%z"), "patients": ";".join(test)}
+        log = pd.concat([log, pd.DataFrame([line])], ignore_index=True)
+        write_table_csv(home / "test_log.csv", log)
+        scored.append(about["fold"])
+    _collect(home, [about["fold"] for about in folds])
+    return Scoring(tuple(scored), tuple(skipped), tuple(notes))
+
+
+def _score_slides(reader: FoldReader, folder: Path, *, everyone: bool) -> pd.DataFrame:
+    """Read a fold's slides, write what was read, and give the test patients' probabilities."""
+    about = reader.about
+    part_of = {patient: part for part, patients in about["parts"].items() for patient in patients}
+    wanted = set(part_of) if everyone else set(about["parts"]["test"])
+    slides, tables, sums = [], [], []
+    for slide_id, patient, reading in reader.read(wanted):
+        slides.append(
+            {"slide_id": slide_id, "patient": patient, "part": part_of[patient], "score": reading.probability[-1]}
+        )
+        sums.append({"patient": patient} | dict(enumerate(reading.probability)))
+        tables.append(reader.patch_table(slide_id, reading))
+    write_parquet(folder / "slides.parquet", pd.DataFrame(slides))
+    write_parquet(folder / "attention.parquet", pd.concat(tables, ignore_index=True))
+    return pd.DataFrame(sums).groupby("patient").mean()
+
+
+def _test_log(home: Path) -> pd.DataFrame:
+    path = home / "test_log.csv"
+    columns = ["fold", "weights_sha256", "scoring", "at", "patients"]
+    if not path.is_file():
+        return pd.DataFrame(columns=columns)
+    return pd.read_csv(path, dtype={"fold": str, "weights_sha256": str, "patients": str})
+
+
+def _trained_folds(run: Run, model: str) -> list[dict[str, Any]]:
+    if model not in MODELS:
+        raise InputError(f"no model named {model!r}; choose {', '.join(MODELS)}")
+    folds = [_read_json(path) for path in sorted(_home(run, model).glob("*/settings.json"))]
+    if not folds:
+        raise InputError(f"{run.path} has no trained {model}; run: morphomil train {run.path} --model {model}")
+    return folds
+
+
+def read_maps(run: Run, model: str, slides: Sequence[str] = ()) -> Iterator[SlideMap]:
+    """Slides as a model reads them, by the fold that predicts them (the only one, else where they are test).
+
+    Raises:
+        InputError: nothing is trained, the model sees no patches, or there is no such slide.
+    """
+    folds = _trained_folds(run, model)
+    if "recipe" not in folds[0]:
+        raise InputError(f"{model} sees no patches, so there is nothing to show on a slide; choose dl-cnb or dl-cnb+c")
+    for name in slides:
+        run.slide(name)
+    for about in folds:
+        reader = FoldReader.open(run, about)
+        parts = about["parts"]
+        wanted = set(parts["test"]) if len(folds) > 1 else {p for patients in parts.values() for p in patients}
+        for slide_id, patient, reading in reader.read(wanted, slides):
+            patches = run.patches(slide_id).query("kept")
+            scores = reader.patch_table(slide_id, reading).drop(columns=["slide_id"])
+            merged = patches.merge(scores, on="patch_id", validate="one_to_one")
+            yield SlideMap(slide_id, patient, about["fold"], float(reading.probability[-1]), merged)
+
+
+@dataclass(frozen=True)
+class FoldReader:
+    """A fold's trained model with the data it reads."""
+
+    run: Run
+    about: dict[str, Any]
+    labels: pd.Series[int]
+    covariates: pd.DataFrame | None
+    clinical_model: ClinicalModel | None
+    image_model: ImageModel | None
+    data: ImageCohort | None
+
+    @classmethod
+    def open(cls, run: Run, about: dict[str, Any]) -> FoldReader:
+        """Load a fold as its settings describe it.
+
+        Raises:
+            InputError: its weights are damaged, or patients, features or covariates have changed since.
+        """
+        from safetensors.numpy import load_file
+
+        folder = _home(run, about["model"]) / about["fold"]
+        settings = FitSettings(
+            about["model"],
+            preset=about.get("preset", "default"),
+            changes=about.get("recipe", {}),
+            backbone=about.get("backbone", ""),
+            covariates=tuple(about.get("covariates", ())),
+            positive=about["classes"][-1],
+            seed=about["seed"],
+        )
+        cohort = run.cohort.table().assign(
+            label=lambda t: t["label"].astype(str), patient=lambda t: t["patient"].astype(str)
+        )
+        everyone = {patient for patients in about["parts"].values() for patient in patients}
+        cohort = cohort[cohort["patient"].isin(everyone)]
+        if settings.sees_patches:
+            made = Embeddings(run.path, _backbone(run, settings.backbone))
+            filled = {n for n in made.done("embed") if made.status(n)["embed"]["figures"]["patches"]}
+            cohort = cohort[cohort["slide_id"].isin(filled)]
+        cohort = cohort.sort_values(["patient", "slide_id"], ignore_index=True)
+        numbers = {name: number for number, name in enumerate(about["classes"])}
+        labels = patient_labels(cohort).map(numbers)
+        task = _Task(cohort, tuple(about["classes"]), labels.fillna(-1).astype("int64"), (), ())
+        covariates = _covariates(task, settings)
+        parts = {name: tuple(patients) for name, patients in about["parts"].items()}
+        if _fold_key(run, settings, task, parts, covariates) != about["key"]:
+            raise InputError(
+                f"what {about['model']} was trained on has changed since; run: "
+                f"morphomil train {run.path} --model {about['model']}"
+            )
+        weights = load_file(folder / "weights.safetensors")
+        encoder = ClinicalEncoder.from_json(about["encoder"]) if "encoder" in about else None
+        data = _open_cohort(run, settings, task)
+        if data is None:
+            if encoder is None:
+                raise InputError(f"{folder / 'settings.json'} lacks the encoder; train the model anew")
+            fitted = ClinicalModel(encoder, weights["coefficients"], tuple(about["columns"]), pd.DataFrame())
+            return cls(run, about, task.labels, covariates, fitted, None, None)
+        from morphomil.image_model import ImageModel
+
+        model = ImageModel.from_weights(weights, recipe=_recipe(settings))
+        return cls(run, about, task.labels, covariates, None, model, _with_covariates(data, encoder, covariates))
+
+    def predict_clinical(self) -> pd.DataFrame:
+        """Probability by patient."""
+        if self.clinical_model is None or self.covariates is None:
+            raise ValueError("the fold has no clinical model")
+        return pd.DataFrame(self.clinical_model.predict(self.covariates), index=self.covariates.index)
+
+    def read(self, patients: set[str], slides: Sequence[str] = ()) -> Iterator[tuple[str, str, SlideReading]]:
+        """Slide, patient and reading of every slide of these patients (only `slides`, where some are named)."""
+        from morphomil.image_model import ImageRecipe, read_slide
+
+        if self.image_model is None or self.data is None:
+            raise ValueError("the fold has no image model")
+        recipe, seed = ImageRecipe(**self.about["recipe"]), self.about["model_seed"]
+        for number, slide_id in enumerate(self.data.slides):
+            patient = str(self.labels.index[self.data.patient[number]])
+            if patient in patients and (not slides or slide_id in slides):
+                yield slide_id, patient, read_slide(self.image_model, self.data, number, recipe=recipe, seed=seed)
+
+    def patch_table(self, slide_id: str, reading: SlideReading) -> pd.DataFrame:
+        """One row per kept patch: `slide_id, patch_id, bag` (-1: in none), `bag_attention, attention, occlusion`."""
+        patches = self.run.patches(slide_id).query("kept")["patch_id"].to_numpy()
+        return pd.DataFrame(
+            {
+                "slide_id": slide_id,
+                "patch_id": patches.astype(np.int32),
+                "bag": reading.bag.astype(np.int32),
+                "bag_attention": reading.bag_attention,
+                "attention": reading.attention,
+                "occlusion": reading.occlusion,
+            }
+        )
+
+
+def map_geojson(patches: pd.DataFrame, *, model: str) -> dict[str, Any]:
+    """Patches of one image with their scores as QuPath tiles; `relative attention` is 1 for an even share."""
+    features = []
+    relative = patches["attention"].to_numpy() * len(patches)
+    for patch, share in zip(patches.to_dict("records"), relative, strict=True):
+        x, y, side = (float(patch[name]) for name in ("x_px", "y_px", "side_px"))
+        corners = [[x, y], [x + side, y], [x + side, y + side], [x, y + side], [x, y]]
+        scores = {f"{model} attention": float(patch["attention"]), f"{model} relative attention": float(share)}
+        if np.isfinite(patch["occlusion"]):
+            scores[f"{model} occlusion"] = float(patch["occlusion"])
+        properties = {"objectType": "tile", "name": f"patch {patch['patch_id']}", "measurements": scores}
+        features.append(
+            {"type": "Feature", "geometry": {"type": "Polygon", "coordinates": [corners]}, "properties": properties}
+        )
+    return {"type": "FeatureCollection", "features": features}
+
+
+def describe_test(run: Run, model: str) -> str:
+    """A sentence on the AUC of the scored test patients: DeLong's interval on one fold, else pairs within folds."""
+    from morphomil.image_model import macro_auc
+    from morphomil.stats.roc import auc_interval, within_fold_auc_interval
+
+    table = pd.read_parquet(_home(run, model) / "predictions.parquet").query("part == 'test'")
+    names = [column for column in table if str(column).startswith("probability_")]
+    if names:
+        folds = [macro_auc(own["label"].to_numpy(), own[names].to_numpy()) for _, own in table.groupby("fold")]
+        return f"macro AUC {np.mean(folds):.3f} in test ({len(table)} patients, {len(folds)} folds)"
+    if table["label"].nunique() < 2:
+        return f"no AUC: the {len(table)} test patients are of one class"
+    many = table["fold"].nunique() > 1
+    try:
+        found = (
+            within_fold_auc_interval(table["label"], table["score"], table["fold"])
+            if many
+            else auc_interval(table["label"], table["score"])
+        )
+    except ValueError as error:
+        return f"no AUC: {error}"
+    how = "pairs within folds" if many else "one test split"
+    return f"AUC {found.auc:.3f} [{found.low:.3f}, {found.high:.3f}] in test ({len(table)} patients, {how})"
