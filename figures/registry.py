@@ -23,6 +23,7 @@ from morphomil.figures.models import (
 )
 from morphomil.figures.plate import PatientPlate, patient_plate
 from morphomil.figures.ranking import ranking_plot
+from morphomil.figures.ranking_evidence import evidence_plot
 from morphomil.figures.roc import MEAN, roc_plot, roc_points
 from morphomil.figures.slides import PatchExample, contact_sheet
 from morphomil.figures.style import save_figure, use_look
@@ -129,6 +130,16 @@ def _ranking(run: Run) -> Drawing:
         "also adjusted (Holm; Benjamini and Hochberg). Attention is evidence of what the model weighted."
     )
     return Drawing(figure, ranking, caption)
+
+
+def _ranking_evidence(run: Run) -> Drawing:
+    ranking, _ = _ranked(run)
+    path = run.path / "rank" / "stability.csv"
+    if not path.is_file() or "shapley_auc" not in ranking:
+        raise AbsentError(f"Shapley values and stability are not computed; run: morphomil rank {run.path}")
+    stability = pd.read_csv(path)
+    caption = "Shapley value of each feature for the AUC, what the AUC loses without it, and how stable its rank is."
+    return Drawing(evidence_plot(ranking, stability), ranking, caption, {"stability": stability})
 
 
 def _groups(run: Run) -> list[str]:
@@ -385,6 +396,7 @@ FIGURES: dict[str, tuple[str, Callable[[Run], Drawing]]] = {
     "flow": ("Patient flow", _flow),
     "features_by_group": ("Features by group", _features_by_group),
     "ranking": ("Ranking of the features", _ranking),
+    "ranking_evidence": ("Shapley values, ablation and stability", _ranking_evidence),
     "plate": ("Two typical patients and the first features", _plate),
     "nuclei": ("Nuclei colored by the first feature", _nuclei),
     "matrices": ("Histograms of the features by group", _matrices),

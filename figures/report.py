@@ -7,7 +7,7 @@ import hashlib
 import math
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import jinja2
 import pandas as pd
@@ -47,6 +47,7 @@ class Picture:
     alt: str
     data: bytes
     caption: str = ""
+    shape: Literal["wide", "medium", "square"] = "wide"
 
     @property
     def uri(self) -> str:
@@ -72,7 +73,8 @@ class ReportData:
     `cohort`: any table. `slides`: slide_id, patient, label, state ("done" or why not), patches_kept, patches_dropped,
     nuclei, nuclei_per_mm2, median_area_um2, cause ("" if done). `ranking`: as `ranking_plot`, with n_positive,
     n_reference, median_positive, median_reference. `statement` says how the ways of ranking agree; `cautions` are
-    further sentences of the summary.
+    further sentences of the summary. `performance` and `comparison`: any tables of the models. `pictures` are all
+    further figures, `absent` sentences on those that could not be drawn.
     """
 
     title: str
@@ -87,6 +89,10 @@ class ReportData:
     ranking_picture: Picture | None = None
     groups_picture: Picture | None = None
     roc_picture: Picture | None = None
+    performance: pd.DataFrame | None = None
+    comparison: pd.DataFrame | None = None
+    pictures: tuple[Picture, ...] = ()
+    absent: tuple[str, ...] = ()
     gallery: tuple[SlidePictures, ...] = ()
     cautions: tuple[str, ...] = ()
     nucleus_classes: bool = False
@@ -134,6 +140,8 @@ def render_report(data: ReportData) -> str:
         cohort=_view(data.cohort, "The cohort"),
         slides=_view(data.slides, "Segmentation of every slide"),
         ranking=None if data.ranking is None else _ranking_view(data.ranking, data),
+        performance=None if data.performance is None else _view(data.performance, "Performance of the models"),
+        comparison=None if data.comparison is None else _view(data.comparison, "Differences between models, by DeLong"),
         settings=_view(_pairs(data.settings, "setting"), "Settings of the run"),
         versions=_view(_pairs(data.versions, "software"), "Versions of what the results depend on"),
     )

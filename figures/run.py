@@ -9,20 +9,20 @@ import numpy as np
 import pandas as pd
 from shapely.geometry import shape
 
-from morphomil.figures.groups import feature_groups
-from morphomil.figures.labels import feature_quantity, patient_quantity
+from morphomil.compare import read_predictions
+from morphomil.figure_tables import empty_patches, flow_table
+from morphomil.figures.labels import feature_quantity, format_interval, format_ratio, patient_quantity
 from morphomil.figures.prose import Auc, describe_methods
-from morphomil.figures.ranking import ranking_plot
-from morphomil.figures.ranking_evidence import evidence_plot
 from morphomil.figures.ranking_nuclei import nuclei_gallery, patch_contributions, read_contributions
+from morphomil.figures.registry import draw_figures
 from morphomil.figures.report import Picture, ReportData, SlidePictures, render_report
-from morphomil.figures.roc import roc_plot, roc_points
 from morphomil.figures.slides import PatchExample, contact_sheet, overview, slide_heatmap
-from morphomil.figures.style import render, save_figure
+from morphomil.figures.style import ONE_AND_A_HALF_COLUMNS_MM, TWO_COLUMNS_MM, render
 from morphomil.matrix import patch_values
 from morphomil.slides import open_image
+from morphomil.stats.tables import comparison_table, performance_table, print_performance
 from morphomil.store import write_bytes
-from morphomil.types import PatchSettings
+from morphomil.types import InputError, PatchSettings, RefusedError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -100,7 +100,7 @@ def write_report(run: Run) -> Path:
         title=f"Nuclear morphology of {len(slides)} slides",
         positive=str(about.get("positive", "positive")),
         reference=str(about.get("reference", "reference")),
-        flow=_flow(slides),
+        flow=flow_table(run),
         cohort=_cohort_table(run),
         slides=slides,
         ranking=ranking,
@@ -111,7 +111,8 @@ def write_report(run: Run) -> Path:
         methods=(_methods(run, patches, about),) if ranking is not None else (),
         settings={f"{c['command']}: {name}": value for c in commands.values() for name, value in c["settings"].items()},
         versions=max(commands.values(), key=lambda c: c["finished"])["versions"] if commands else {},
-        **_draw_statistics(run, ranking, about),
+        **_model_tables(run),
+        **_draw_statistics(run),
     )
     path = run.path / "report.html"
     write_bytes(path, render_report(data).encode("utf-8"))
@@ -125,34 +126,49 @@ def _cautions(run: Run, about: dict[str, Any]) -> list[str]:
     return notes
 
 
-def _draw_statistics(run: Run, ranking: pd.DataFrame | None, about: dict[str, Any]) -> dict[str, Picture]:
-    """The figures of the ranking, also saved for the paper."""
-    if ranking is None:
+_OWN_PLACE = {"ranking": "ranking_picture", "features_by_group": "groups_picture", "roc": "roc_picture"}
+"""Figures that stand in a section of the report with their table; the others stand under Figures."""
+
+
+def _draw_statistics(run: Run) -> dict[str, Any]:
+    """The figures of the registry, also saved for the paper, and why there is none of the others."""
+    placed: dict[str, Any] = {}
+    others, absent = [], []
+    for outcome in draw_figures(run):
+        if outcome.drawing is None:
+            absent.append(f"{outcome.title}: {outcome.absent}.")
+            continue
+        raster = outcome.name in _RASTER
+        data = render(outcome.drawing.figure, "png", dpi=160) if raster else render(outcome.drawing.figure, "svg")
+        width = round(outcome.drawing.figure.get_size_inches()[0] * 25.4)
+        shape = "wide" if width >= TWO_COLUMNS_MM else "medium" if width >= ONE_AND_A_HALF_COLUMNS_MM else "square"
+        shown = Picture(f"{outcome.title}.", alt=outcome.title, data=data, caption=outcome.drawing.caption, shape=shape)
+        if outcome.name in _OWN_PLACE:
+            placed[_OWN_PLACE[outcome.name]] = shown
+        else:
+            others.append(shown)
+    return placed | {"pictures": tuple(others), "absent": tuple(absent)}
+
+
+_RASTER = ("plate", "nuclei", "matrices")
+"""Pictures of pixels, which are smaller so than as SVG."""
+
+
+def _model_tables(run: Run) -> dict[str, Any]:
+    """Performance of the models and DeLong's tests, as printed; empty without predictions of both classes."""
+    try:
+        predictions = read_predictions(run)
+        performance, pairs = performance_table(predictions), comparison_table(predictions)
+    except (InputError, RefusedError, ValueError):
         return {}
-    groups = {"positive": str(about["positive"]), "reference": str(about["reference"])}
-    values = pd.read_parquet(run.path / "rank" / "patient_values.parquet").set_index("patient")
-    labels = pd.Series(pd.Categorical(values.pop("label"), [groups["reference"], groups["positive"]]), values.index)
-    predictions = pd.read_parquet(run.path / "rank" / "predictions.parquet")
-    auc = {name: about[f"auc{suffix}"] for name, suffix in (("auc", ""), ("low", "_low"), ("high", "_high"))}
-    drawn = {
-        "ranking_picture": ("ranking", ranking_plot(ranking, **groups), ranking, "The features, ranked by attention"),
-        "groups_picture": (
-            "features_by_group",
-            feature_groups(values[ranking["feature"].tolist()], labels, ranking),
-            values.reset_index(),
-            "Every feature's patient values by group",
-        ),
-        "roc_picture": ("roc", roc_plot(predictions, **auc), roc_points(predictions), "Out-of-fold ROC curves"),
-    }
-    stability = _read(run, "stability")
-    if stability is not None:
-        figure = evidence_plot(ranking, stability)
-        save_figure(figure, run.path / "figures" / "ranking_evidence", table=stability)
-    pictures = {}
-    for field, (stem, figure, table, title) in drawn.items():
-        save_figure(figure, run.path / "figures" / stem, table=table)
-        pictures[field] = Picture(title, alt=title, data=render(figure, "svg"))
-    return pictures
+    tables: dict[str, Any] = {"performance": print_performance(performance)}
+    if len(pairs):
+        pairs["difference"] = [
+            f"{format_ratio(row.difference)} {format_interval(row.low, row.high)}" for row in pairs.itertuples()
+        ]
+        columns = ["part", "model_a", "model_b", "n", "auc_a", "auc_b", "difference", "p_value", "p_holm"]
+        tables["comparison"] = pairs[columns].rename(columns={"difference": "difference of AUC [95 %]"})
+    return tables
 
 
 def _draw_gallery(run: Run, top: str, *, positive: str) -> Iterator[SlidePictures]:
@@ -268,9 +284,14 @@ def _slides_table(run: Run) -> pd.DataFrame:
     measured.loc[empty, ["state", "cause"]] = ["empty", "no nuclei in any kept patch"]
     for name in ("patches_with_ink", "patches_blurred"):
         measured[name] = measured["slide_id"].map(segmented[name]) if name in segmented else np.nan
+    done = measured["state"].isin(["done", "empty"])
+    measured["patches_empty"] = [
+        empty_patches(run, name) if known else np.nan for name, known in zip(measured["slide_id"], done, strict=True)
+    ]
     columns = [
         "patches_kept",
         "patches_dropped",
+        "patches_empty",
         "patches_with_ink",
         "patches_blurred",
         "nuclei",
@@ -278,27 +299,6 @@ def _slides_table(run: Run) -> pd.DataFrame:
         "median_area_um2",
     ]
     return measured.reindex(columns=["slide_id", "patient", "label", "state", *columns, "cause"])
-
-
-def _flow(slides: pd.DataFrame) -> pd.DataFrame:
-    """Patients, slides and patches at every step."""
-    done = slides[slides["state"] == "done"]
-    lost = slides[slides["state"] != "done"]
-    causes = ", ".join(f"{count} {state}" for state, count in lost["state"].value_counts().items()) or "none"
-    steps = [("In the manifest", slides, ""), ("Segmented and measured", done, f"slides left out: {causes}")]
-    return pd.DataFrame(
-        [
-            {
-                "step": name,
-                "patients": part["patient"].nunique(),
-                "slides": len(part),
-                "patches": part["patches_kept"].sum() if part is done else np.nan,
-                "nuclei": part["nuclei"].sum() if part is done else np.nan,
-                "lost": note,
-            }
-            for name, part, note in steps
-        ]
-    )
 
 
 def _cohort_table(run: Run) -> pd.DataFrame:

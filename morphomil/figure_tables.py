@@ -106,6 +106,12 @@ def _count(number: int, noun: str) -> str:
     return f"{number:,} {noun}{'' if number == 1 else 's'}"
 
 
+def empty_patches(run: Run, slide_id: str) -> int:
+    """How many of a measured slide's kept patches hold no nucleus."""
+    counts = run.counts(slide_id).counts
+    return int((counts.sum(axis=-1).max(axis=0, initial=0) == 0).sum())
+
+
 class Correlation(NamedTuple):
     """`rho`: features x features, in clustered order; `merges`: the tree, one row per merge (x1..x4, y1..y4)."""
 
@@ -133,7 +139,7 @@ def correlation_tables(patient_values: pd.DataFrame) -> Correlation:
     distance = (distance + distance.T) / 2
     np.fill_diagonal(distance, 0)
     tree = dendrogram(linkage(squareform(distance), "average", optimal_ordering=True), no_plot=True)
-    order = list(tree["leaves"])
+    order: list[int] = list(np.asarray(tree["leaves"]))
     across = (np.array(tree["icoord"]) - 5) / 10  # scipy puts the leaves at 5, 15, 25...
     merges = pd.DataFrame(np.hstack([across, np.array(tree["dcoord"])]))
     merges.columns = pd.Index([f"{axis}{n}" for axis in "xy" for n in range(1, 5)])
@@ -215,8 +221,12 @@ def histograms_table(run: Run) -> pd.DataFrame:
         return pd.DataFrame(columns=columns)
     features = counts[next(iter(kept))].features
     owners = pd.Series({name: slides[name].patient for name in kept})
-    patients = {str(patient): list(names.index) for patient, names in owners.groupby(owners)}
-    totals = np.stack([np.sum([kept[n].sum(axis=1, dtype=np.int64) for n in own], axis=0) for own in patients.values()])
+    patients: dict[str, list[str]] = {str(patient): [] for patient in sorted(set(owners))}
+    for name, patient in owners.items():
+        patients[str(patient)].append(str(name))
+    totals = np.stack(
+        [np.sum([kept[n].sum(axis=1, dtype=np.int64) for n in names], axis=0) for names in patients.values()]
+    )
     edges = fit_edges_to_counts(totals, features=features)
     tables = []
     for patient, names in patients.items():
@@ -276,7 +286,9 @@ def turns_from_others(degrees: NDArray[np.float64], groups: NDArray[Any]) -> NDA
     Groups of fewer than 5 axes have none.
     """
     turned = np.full(len(degrees), np.nan)
-    for members in pd.Series(groups).groupby(groups).indices.values():
+    codes, names = pd.factorize(np.asarray(groups))
+    order = np.argsort(codes, kind="stable")
+    for members in np.split(order, np.cumsum(np.bincount(codes, minlength=len(names)))[:-1]):
         own = members[np.isfinite(degrees[members])]
         if len(own) < MIN_ANGLES:
             continue
