@@ -12,7 +12,7 @@ from matplotlib.colors import Normalize
 from matplotlib.lines import Line2D
 
 from morphomil.figures.labels import shorten
-from morphomil.figures.slides import draw_scale_bar, pale, squares
+from morphomil.figures.slides import COLOR_BAR_MM, draw_scale_bar, pale, squares
 from morphomil.figures.style import SEQUENTIAL, TWO_COLUMNS_MM, new_figure, style
 
 if TYPE_CHECKING:
@@ -52,7 +52,7 @@ def attention_map(
         ("occlusion", "Probability lost without the patch", DIVERGING, Normalize(-largest, largest)),
     )
     with style():
-        height = min(width_mm / 2 * rows / columns, 1.2 * width_mm) + 16
+        height = min((width_mm / 2 - COLOR_BAR_MM) * rows / columns, 1.2 * width_mm) + 14
         figure = new_figure(width_mm=width_mm, height_mm=height)
         for axes, (name, label, colors, norm) in zip(figure.subplots(1, 2), panels, strict=True):
             axes.imshow(pale(thumbnail), extent=extent)

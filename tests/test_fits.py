@@ -21,6 +21,7 @@ from morphomil import pipeline
 from morphomil.embed import Embeddings
 from morphomil.fits import FitSettings, describe_test, order_classes, split_cohort, trained_models
 from morphomil.image_model import macro_auc
+from morphomil.phantom import PhantomSettings, write_cohort
 from morphomil.run import Run
 from morphomil.stats import auc, auc_interval, youden_cutoff
 from morphomil.store import write_json, write_parquet
@@ -349,3 +350,22 @@ def test_the_clinical_model_of_the_paper_through_a_run(shared_data, tmp_path):
         own = found[found["part"] == part]
         assert auc(own["label"], own["score"]) == pytest.approx(paper, abs=tolerance)
     assert "one test split" in describe_test(run, "clinical")
+
+
+def test_an_image_signal_planted_in_phantoms_is_found(tmp_path):
+    """Nuclei of the positive patients are larger; from rendered slides to test patients by the commands."""
+    settings = PhantomSettings(width_px=1024, height_px=768)
+    manifest = write_cohort(tmp_path / "cohort", seed=11, slides=40, effect="area_um2", shift=5, settings=settings)
+    run = tmp_path / "run"
+    for words in (
+        ["segment", manifest, "--out", run, "--quiet"],
+        ["embed", run, "--quiet"],
+        ["train", run, "--model", "dl-cnb", "--quiet"],
+        ["predict", run],
+    ):
+        done = morphomil(*words)
+        assert done.returncode == 0, done.stderr
+    test = predictions(Run.open(run), "dl-cnb").query("part == 'test'")
+    assert np.mean([auc(fold["label"], fold["score"]) for _, fold in test.groupby("fold")]) > 0.9
+    first = pd.read_parquet(run / "models" / "dl-cnb" / "fold0" / "attention.parquet")
+    assert len(first) == len(first.dropna(subset=["attention", "occlusion"]))
