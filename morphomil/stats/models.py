@@ -16,6 +16,8 @@ if TYPE_CHECKING:
     from numpy.typing import ArrayLike, NDArray
 
 MAX_STEPS = 200
+MAX_REACH = 200
+"""Standard errors from the estimate within which a profile limit is looked for; beyond, it is infinite."""
 MAX_CONDITION = 1e10
 """Columns whose standardized cross products have a larger condition number are taken as dependent."""
 
@@ -260,11 +262,11 @@ def _newton(
         information = design.T @ (design * weight[:, None])
         residual = outcome - p
         if penalized:
-            leverage = weight * np.einsum("ij,ji->i", design, np.linalg.solve(information, design.T))
-            residual = residual + leverage * (0.5 - p)
+            orthonormal, _ = np.linalg.qr(design * np.sqrt(weight)[:, None])
+            residual = residual + (orthonormal**2).sum(axis=1) * (0.5 - p)
         score = (design.T @ residual)[free]
         step = np.zeros(len(beta))
-        step[free] = np.linalg.solve(information[np.ix_(free, free)], score)
+        step[free] = np.linalg.lstsq(information[np.ix_(free, free)], score, rcond=None)[0]
         for _ in range(40):
             if (reached := objective(beta + step)) >= value - 1e-13 * abs(value):
                 break
@@ -294,23 +296,34 @@ def _profile(
     free[0] = False
     none = np.zeros(len(design))
 
-    def drop(value: float) -> float:
-        """Twice the fall of the log-likelihood where the coefficient is held at a value."""
-        start = best.copy()
-        start[0] = value
-        return 2 * (fit.log_likelihood - _newton(turned, outcome, none, start, free=free, penalized=True)[1])
+    width = max(float(np.sqrt(direction @ fit.covariance @ direction)), 1e-3)
+    solved = {0.0: best}  # by the coefficient's distance from its estimate
+
+    def drop(offset: float) -> float:
+        """Twice the fall of the log-likelihood where the coefficient is held so far from its estimate.
+
+        Reached in steps of a standard error from the nearest solution: from farther off, all probabilities may be 0 or
+        1, where the likelihood is flat.
+        """
+        near = min(solved, key=lambda known: abs(known - offset))
+        value = fit.log_likelihood
+        for reached in np.linspace(near, offset, 1 + max(1, math.ceil(abs(offset - near) / width)))[1:].tolist():
+            start = solved[near].copy()
+            start[0] = best[0] + reached
+            solved[reached], value = _newton(turned, outcome, none, start, free=free, penalized=True)
+            near = reached
+        return 2 * (fit.log_likelihood - value)
 
     wanted = float(chi2.ppf(level, 1))
-    width = max(float(np.sqrt(direction @ fit.covariance @ direction)), 1e-3)
     limits = []
     for sign in (-1, 1):
         reach = width
-        while drop(best[0] + sign * reach) < wanted and reach < 1e4 * width:
+        while drop(sign * reach) < wanted and reach < MAX_REACH * width:
             reach *= 2
-        closed = drop(best[0] + sign * reach) >= wanted
-        edge = brentq(lambda r, s=sign: drop(best[0] + s * r) - wanted, 0, reach) if closed else math.inf
+        closed = drop(sign * reach) >= wanted
+        edge = brentq(lambda r, s=sign: drop(s * r) - wanted, 0, reach) if closed else math.inf
         limits.append(float(best[0] + sign * edge))
-    return limits[0], limits[1], float(chi2.sf(max(drop(0.0), 0.0), 1))
+    return limits[0], limits[1], float(chi2.sf(max(drop(-best[0]), 0.0), 1))
 
 
 def _matrix(table: ArrayLike) -> tuple[NDArray[np.float64], list[str]]:

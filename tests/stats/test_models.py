@@ -86,6 +86,17 @@ def test_firth_of_a_fourfold_table_adds_a_half_to_each_cell() -> None:
     assert model.summary.loc["intercept", "coefficient"] == pytest.approx(np.log(4.5 / 6.5), abs=1e-6)
 
 
+@pytest.mark.parametrize("seed", [43, 0, 1, 2])
+def test_profile_limits_of_few_events_are_found(seed: int) -> None:
+    """Where all probabilities near 0 or 1 make the information singular (seed 43), the profile is followed in steps."""
+    rng = np.random.default_rng(seed)
+    columns = rng.normal(size=(40, 2))
+    outcome = rng.random(40) < 1 / (1 + np.exp(2.5 - 1.5 * columns[:, 0]))
+    summary = logistic_model(columns, outcome).summary
+    assert (summary["low"] < summary["odds_ratio"]).all()
+    assert (summary["odds_ratio"] < summary["high"]).all()
+
+
 @pytest.mark.parametrize(
     ("columns", "outcome", "cause"),
     [

@@ -259,6 +259,24 @@ def test_auto_interval_changes_at_fifty_cases_of_a_class(smaller, method):
     assert auc_interval(labels, scores) == auc_interval(labels, scores, method=method)
 
 
+@pytest.mark.parametrize(("shift", "method"), [(1.7, "delong"), (2.2, "logit-delong"), (-2.2, "logit-delong")])
+def test_auto_interval_changes_near_one(shift, method):
+    labels, scores = planted(np.random.default_rng(16), 240, shift=shift)
+    assert auc_interval(labels, scores) == auc_interval(labels, scores, method=method)
+    assert auc_interval(labels, scores, method="delong") != auc_interval(labels, scores, method="logit-delong")
+
+
+@pytest.mark.parametrize(("area", "n", "m"), [(0.95, 50, 50), (0.95, 150, 150), (0.9, 79, 131), (0.8, 30, 30)])
+def test_default_interval_holds_as_often_as_it_says(area, n, m):
+    rng = np.random.default_rng(n)
+    labels, shift = np.arange(n + m) < n, stats.norm.ppf(area) * math.sqrt(2)
+    held = 0
+    for _ in range(800):
+        _, low, high = auc_interval(labels, rng.normal(size=n + m) + shift * labels)
+        held += low <= area <= high
+    assert 0.93 < held / 800 < 0.98  # a standard error is 0.008
+
+
 @pytest.mark.parametrize("method", ["auto", "delong", "logit-delong", "bootstrap"])
 def test_interval_at_perfect_separation_has_width(method):
     labels = np.arange(30) >= 18

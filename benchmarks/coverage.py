@@ -1,0 +1,240 @@
+"""How often each 95 % interval holds the truth: `python benchmarks/coverage.py [draws]` prints the tables of the docs.
+
+Scores are normal with equal variances unless stated, so that every truth is known in closed form.
+"""
+
+from __future__ import annotations
+
+import math
+import sys
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Literal
+
+import numpy as np
+import pandas as pd
+from scipy.special import expit, ndtr, ndtri
+
+from morphomil.stats import (
+    auc_interval,
+    calibration,
+    compare_categories,
+    compare_clustered,
+    delong_test,
+    delong_test_unpaired,
+    diagnostic_table,
+    hodges_lehmann,
+    logistic_model,
+    mann_whitney,
+    mcnemar_test,
+    within_fold_auc_interval,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from numpy.typing import NDArray
+
+DRAWS = 2000
+AREAS = (0.5, 0.6, 0.7, 0.8, 0.9, 0.95)
+CLASSES = ((20, 80), (30, 30), (30, 120), (50, 50), (79, 131), (150, 150))
+AUC_METHODS: tuple[Literal["auto", "delong", "logit-delong", "binomial"], ...] = (
+    "auto",
+    "delong",
+    "logit-delong",
+    "binomial",
+)
+BOOTSTRAP_SHARE = 10
+"""Intervals that resample are drawn so many times less often."""
+
+Limits = tuple[float, float]
+Draw = Callable[[np.random.Generator], Limits]
+
+
+def shift_of(area: float) -> float:
+    """Distance of the classes' means, in SDs, that gives this AUC."""
+    return float(ndtri(area)) * math.sqrt(2)
+
+
+def share_held(limits: Iterable[Limits], truth: float) -> float:
+    """Percent; an interval that doesn't exist holds nothing."""
+    return 100 * float(np.mean([low <= truth <= high for low, high in limits]))
+
+
+def auc_coverage(area: float, n: int, m: int, draws: int) -> dict[str, object]:
+    """A row of the first table: what each method holds of an AUC, with n positive and m negative cases."""
+    rng = np.random.default_rng((n, m, round(100 * area)))
+    labels, shift = np.arange(n + m) < n, shift_of(area)
+    found: dict[str, list[Limits]] = {name: [] for name in AUC_METHODS}
+    for _ in range(draws):
+        scores = rng.normal(size=n + m) + shift * labels
+        for name in AUC_METHODS:
+            found[name].append(auc_interval(labels, scores, method=name)[1:])
+    return {"AUC": area, "classes": f"{n}, {m}"} | {k: share_held(v, area) for k, v in found.items()}
+
+
+def coverage(name: str, truth: float, draw: Draw, draws: int) -> dict[str, object]:
+    """A row of the second table."""
+    rng = np.random.default_rng(2)
+    return {
+        "interval": name,
+        "truth": truth,
+        "draws": draws,
+        "held": share_held((draw(rng) for _ in range(draws)), truth),
+    }
+
+
+def bootstrap_auc(rng: np.random.Generator) -> Limits:
+    labels = np.arange(120) < 40
+    scores = rng.normal(size=120) + shift_of(0.8) * labels
+    return auc_interval(labels, scores, method="bootstrap", seed=int(rng.integers(2**31)), resamples=500)[1:]
+
+
+def paired_difference(rng: np.random.Generator) -> Limits:
+    labels = np.arange(120) < 45
+    common = rng.normal(size=120)
+    a, b = (np.sqrt(0.5) * (common + rng.normal(size=120)) + shift_of(area) * labels for area in (0.85, 0.75))
+    return delong_test(labels, a, b).interval
+
+
+def unpaired_difference(rng: np.random.Generator) -> Limits:
+    one, other = np.arange(60) < 25, np.arange(80) < 30
+    a, b = rng.normal(size=60) + shift_of(0.85) * one, rng.normal(size=80) + shift_of(0.75) * other
+    return delong_test_unpaired(one, a, other, b).interval
+
+
+def within_folds(rng: np.random.Generator) -> Limits:
+    labels, folds = np.arange(140) < 50, np.arange(140) % 5
+    scores = rng.normal(size=140) + shift_of(0.75) * labels + rng.normal(size=5)[folds]
+    return within_fold_auc_interval(labels, scores, folds)[1:]
+
+
+def cliffs_delta(rng: np.random.Generator) -> Limits:
+    found = mann_whitney(rng.normal(shift_of(0.7), 1, 30), rng.normal(size=40))
+    return found.low, found.high
+
+
+def shift(rng: np.random.Generator) -> Limits:
+    return hodges_lehmann(rng.normal(0.8, 1, 60), rng.normal(size=80))[1:]
+
+
+def exact_shift(rng: np.random.Generator) -> Limits:
+    return hodges_lehmann(rng.standard_t(3, 12) + 0.8, rng.standard_t(3, 15))[1:]
+
+
+def cramers_v(rng: np.random.Generator) -> Limits:
+    groups = np.repeat([0, 1], 100)
+    values = pd.DataFrame({"x": (rng.random(200) < np.where(groups == 1, 0.65, 0.35)).astype(int)})
+    row = compare_categories(values, groups).iloc[0]
+    return float(row["cramers_v_low"]), float(row["cramers_v_high"])
+
+
+def diagnostic(name: str) -> Draw:
+    """84 ill and 134 well, sensitivity 0.8, specificity 0.7; for ACC, PPV and NPV at that prevalence."""
+
+    def draw(rng: np.random.Generator) -> Limits:
+        tp, fp = rng.binomial(84, 0.8), rng.binomial(134, 0.3)
+        table = diagnostic_table(tp, fp, 84 - tp, 134 - fp)
+        return float(table["low"][name]), float(table["high"][name])
+
+    return draw
+
+
+def diagnostic_truths() -> dict[str, float]:
+    tp, fn, fp, tn = 84 * 0.8, 84 * 0.2, 134 * 0.3, 134 * 0.7
+    return {
+        "ACC": (tp + tn) / 218,
+        "SENS": 0.8,
+        "SPEC": 0.7,
+        "PPV": tp / (tp + fp),
+        "NPV": tn / (tn + fn),
+        "F1": 2 * tp / (2 * tp + fp + fn),
+        "LR+": 0.8 / 0.3,
+        "LR-": 0.2 / 0.7,
+    }
+
+
+def accuracy_difference(rng: np.random.Generator) -> Limits:
+    truth = np.ones(200, bool)
+    common = rng.random(200)
+    a = np.where(rng.random(200) < 0.5, common, rng.random(200)) < 0.8
+    b = np.where(rng.random(200) < 0.5, common, rng.random(200)) < 0.7
+    return mcnemar_test(truth, a, b).interval
+
+
+def logistic_sample(rng: np.random.Generator) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:
+    columns = rng.normal(size=(150, 3))
+    return columns, rng.random(150) < expit(0.7 * columns[:, 0] - 0.3)
+
+
+def odds_ratio(rng: np.random.Generator) -> Limits:
+    summary = logistic_model(*logistic_sample(rng)).summary
+    return float(summary["low"]["x1"]), float(summary["high"]["x1"])
+
+
+def firth_odds_ratio(rng: np.random.Generator) -> Limits:
+    """40 cases, few events: some draws are separated."""
+    columns = rng.normal(size=(40, 2))
+    outcome = rng.random(40) < expit(1.5 * columns[:, 0] - 2.5)
+    if len(set(outcome.tolist())) < 2:
+        return firth_odds_ratio(rng)
+    summary = logistic_model(columns, outcome).summary
+    return float(summary["low"]["x1"]), float(summary["high"]["x1"])
+
+
+def calibration_slope(rng: np.random.Generator) -> Limits:
+    score = rng.normal(size=250)
+    return calibration(rng.random(250) < expit(0.6 * score), expit(score)).slope[1:]
+
+
+def clustered(method: Literal["bootstrap", "mixed"]) -> Draw:
+    """30 patients of 5 to 40 rows, intraclass correlation 0.5, difference of means 0.8."""
+
+    def draw(rng: np.random.Generator) -> Limits:
+        patient = np.repeat(np.arange(30), rng.integers(5, 41, 30))
+        value = rng.normal(size=30)[patient] + rng.normal(size=len(patient)) + 0.8 * (patient % 2)
+        seed = int(rng.integers(2**31))
+        row = compare_clustered(pd.DataFrame({"x": value}), patient % 2, patient, method=method, seed=seed).iloc[0]
+        return float(row["low"]), float(row["high"])
+
+    return draw
+
+
+def cases(draws: int) -> list[tuple[str, float, Draw, int]]:
+    """What the second table is about: interval, truth, how a sample's limits are drawn, and how often."""
+    few = max(1, draws // BOOTSTRAP_SHARE)
+    return [
+        ("AUC, bootstrap, 40 and 80 cases", 0.8, bootstrap_auc, few),
+        ("AUC within five folds (scores given), 50 and 90", 0.75, within_folds, draws),
+        ("difference of AUCs, paired, 45 and 75", 0.1, paired_difference, draws),
+        ("difference of AUCs, unpaired, 25 + 35 and 30 + 50", 0.1, unpaired_difference, draws),
+        *((f"{name}, 84 ill and 134 well", x, diagnostic(name), draws) for name, x in diagnostic_truths().items()),
+        ("difference of accuracies (McNemar), 200", 0.1, accuracy_difference, draws),
+        ("Cliff's delta, 30 and 40", 0.4, cliffs_delta, draws),
+        ("Hodges-Lehmann, normal, 60 and 80", 0.8, shift, draws),
+        ("Hodges-Lehmann, exact, t with 3 df, 12 and 15", 0.8, exact_shift, draws),
+        ("Cramer's V, 100 and 100", 0.3, cramers_v, draws),
+        ("odds ratio, Wald, 150", math.exp(0.7), odds_ratio, draws),
+        ("odds ratio, 40 cases, Firth where separated", math.exp(1.5), firth_odds_ratio, draws),
+        ("calibration slope, 250", 0.6, calibration_slope, draws),
+        ("clustered, bootstrap of delta, 30 patients", 2 * float(ndtr(0.4)) - 1, clustered("bootstrap"), draws),
+        ("clustered, mixed model, 30 patients", 0.8, clustered("mixed"), draws),
+    ]
+
+
+def markdown(rows: list[dict[str, object]]) -> str:
+    """A table of the docs; three digits."""
+    lines = ["| " + " | ".join(rows[0]) + " |", "|" + "---|" * len(rows[0])]
+    for row in rows:
+        cells = [f"{value:.3g}" if isinstance(value, float) else str(value) for value in row.values()]
+        lines.append("| " + " | ".join(cells) + " |")
+    return "\n".join(lines)
+
+
+def main() -> None:
+    draws = int(sys.argv[1]) if len(sys.argv) > 1 else DRAWS
+    print(markdown([auc_coverage(area, n, m, draws) for area in AREAS for n, m in CLASSES]), end="\n\n", flush=True)
+    print(markdown([coverage(*case) for case in cases(draws)]))
+
+
+if __name__ == "__main__":
+    main()
