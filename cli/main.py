@@ -444,6 +444,29 @@ def figures(
     say(f"Figures: {run.path / 'figures'}", quiet=quiet)
 
 
+@app.command(epilog="Example: `morphomil view run`")
+def view(
+    path: RunArgument,
+    port: Annotated[int, typer.Option(help="0: any free one.", min=0, max=65535)] = 0,
+    browser: Annotated[bool, typer.Option("--browser/--no-browser", help="Open the page in the web browser.")] = True,
+) -> None:
+    """Browse the slides with deep zoom, heatmaps, patches and nuclear outlines; served to this machine only."""
+    import webbrowser
+
+    from morphomil.figures.viewer import make_server
+    from morphomil.run import Run
+
+    with make_server(Run.open(path), port=port) as server:
+        address = f"http://{server.server_address[0]}:{server.server_port}/"
+        say(f"Slides: {address} (this machine only; end with Ctrl-C)")
+        if browser:
+            webbrowser.open(address)
+        try:
+            server.serve_forever()
+        except Interrupted:
+            say("Ended.")
+
+
 @app.command(epilog="Example: `morphomil report run`")
 def report(path: RunArgument, quiet: QuietOption = False) -> None:
     """Draw the figures and write the report, one HTML file that opens offline."""

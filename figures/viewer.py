@@ -1,0 +1,309 @@
+"""The slide browser: a server on this machine's loopback with deep zoom, heatmaps, patches and nuclear outlines."""
+
+from __future__ import annotations
+
+import io
+import json
+import math
+import re
+import threading
+from dataclasses import dataclass, field
+from functools import lru_cache
+from http import HTTPStatus
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+from urllib.parse import urlsplit
+
+import numpy as np
+from PIL import Image
+
+from morphomil.figures.labels import feature_quantity, patient_quantity
+from morphomil.matrix import features_in, patch_values
+from morphomil.outlines import trace_outlines
+from morphomil.slides import open_image
+from morphomil.types import InputError, SlideError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    import pandas as pd
+
+    from morphomil.run import Run
+    from morphomil.slides import SlideImage
+    from morphomil.types import Slide
+
+LOOPBACK = "127.0.0.1"
+TILE_PX = 256
+MARGIN_PX = 48
+"""Around a patch, so that the outlines of nuclei that reach past its border are whole."""
+OPEN_IMAGES = 4
+"""Slides that stay open at once."""
+
+_HERE = Path(__file__).parent
+_FILES = {
+    "/": ("viewer.html", "text/html; charset=utf-8"),
+    "/viewer.js": ("viewer.js", "text/javascript; charset=utf-8"),
+    "/viewer.css": ("viewer.css", "text/css; charset=utf-8"),
+    "/openseadragon.js": ("openseadragon/openseadragon.min.js", "text/javascript; charset=utf-8"),
+}
+_POLICY = "default-src 'none'; script-src 'self'; style-src 'self' 'unsafe-inline'; img-src 'self' data: blob:; connect-src 'self'"
+_HEADERS = {
+    "Content-Security-Policy": f"{_POLICY}; base-uri 'none'; form-action 'none'; frame-ancestors 'none'",
+    "X-Content-Type-Options": "nosniff",
+    "Referrer-Policy": "no-referrer",
+    "Cross-Origin-Resource-Policy": "same-origin",
+}
+
+
+@dataclass
+class SlideBrowser:
+    """What the browser shows of a run: slides, tiles, patches with values, outlines."""
+
+    run: Run
+    _images: dict[tuple[int, int], SlideImage] = field(default_factory=dict)
+    _lock: threading.Lock = field(default_factory=threading.Lock)
+
+    def __post_init__(self) -> None:
+        """List the segmented slides.
+
+        Raises:
+            InputError: the run has none.
+        """
+        done = set(self.run.done("segment"))
+        self.slides: list[Slide] = [slide for slide in self.run.cohort.slides if slide.slide_id in done]
+        if not self.slides:
+            raise InputError(f"{self.run.path} has no segmented slide to show; run: morphomil segment")
+        self._measured = set(self.run.done("featurize"))
+        self.outlines: Callable[[int, int], list[dict[str, Any]]] = lru_cache(maxsize=512)(self._outlines)
+        self._patch_table: Callable[[int], pd.DataFrame] = lru_cache(maxsize=16)(self._values)
+
+    def list_slides(self) -> list[dict[str, Any]]:
+        """Every segmented slide: name, patient, label and number of images."""
+        return [
+            {"name": s.slide_id, "patient": s.patient, "label": str(s.label), "images": len(s.images)}
+            for s in self.slides
+        ]
+
+    def describe(self, slide: int, image: int) -> dict[str, Any]:
+        """Size, um per pixel, patches with their values, and what the values are called."""
+        with self._lock:
+            opened = self._open(slide, image)
+            about = {"width": opened.width, "height": opened.height, "mpp": opened.mpp, "tile": TILE_PX}
+        table = self._patch_table(slide)
+        own = table[table["image"] == image]
+        names = [name for name in table if name not in _PATCH_COLUMNS]
+        places = own[["patch_id", "x_px", "y_px", "side_px", "kept"]].to_dict("records")
+        values = {name: [_number(v) for v in own[name]] for name in names}
+        known = {name: [v for v in column if v is not None] for name, column in values.items()}
+        limits = {name: [float(x) for x in np.percentile(v, (2, 98))] for name, v in known.items() if v}
+        shown = [name for name in names if name in limits]
+        return about | {
+            "patches": places,
+            "values": {name: values[name] for name in shown},
+            "limits": limits,
+            "names": {name: _quantity(name) for name in shown},
+            "nuclei": self._nucleus_features(slide),
+        }
+
+    def _nucleus_features(self, slide: int) -> dict[str, Any]:
+        """Of each feature of nuclei: what it is called and the 2nd and 98th percentile of the slide."""
+        if self.slides[slide].slide_id not in self._measured:
+            return {}
+        nuclei = self.run.nuclei(self.slides[slide].slide_id)
+        found = {}
+        for name in features_in(nuclei):
+            known = nuclei[name].dropna()
+            if len(known):
+                limits = [float(x) for x in np.percentile(known, (2, 98))]
+                found[name] = {"name": str(feature_quantity(name)), "limits": limits}
+        return found
+
+    def _values(self, slide: int) -> pd.DataFrame:
+        """All patches of a slide with the values of the kept ones: medians of features, attention of image models."""
+        name = self.slides[slide].slide_id
+        patches = self.run.patches(name)
+        if name in self._measured:
+            values = patch_values(self.run.nuclei(name), patches)
+            columns = [column for column in values if column not in patches or column == "patch_id"]
+            patches = patches.merge(values[columns], on="patch_id", how="left")
+        attention = self.run.attention(name).dropna(subset=["patch_id"])
+        for model, own in attention.groupby("model"):
+            mean = own.groupby("patch_id")["attention"].mean()
+            patches[f"attention {model}"] = patches["patch_id"].map(mean.to_dict())
+        return patches
+
+    def tile(self, slide: int, image: int, level: int, column: int, row: int) -> bytes:
+        """A tile of the deep-zoom pyramid as JPEG: level 0 is one pixel, each level twice the one below.
+
+        Raises:
+            LookupError: there is no such tile.
+            SlideError: the slide can't be read.
+        """
+        with self._lock:
+            opened = self._open(slide, image)
+            top = math.ceil(math.log2(max(opened.width, opened.height)))
+            if not 0 <= level <= top:
+                raise LookupError(f"levels are 0 to {top}, got {level}")
+            scale = 2 ** (top - level)
+            x, y = column * TILE_PX, row * TILE_PX
+            width, height = (math.ceil(side / scale) - at for side, at in ((opened.width, x), (opened.height, y)))
+            if min(width, height) <= 0 or min(column, row) < 0:
+                raise LookupError(f"level {level} has no tile {column}, {row}")
+            shape = (min(width, TILE_PX), min(height, TILE_PX))
+            rgb = opened.read(x * scale, y * scale, *shape, downsample=scale)
+        buffer = io.BytesIO()
+        Image.fromarray(rgb).save(buffer, "JPEG", quality=85)
+        return buffer.getvalue()
+
+    def _open(self, slide: int, image: int) -> SlideImage:
+        """An image that stays open; after an error it is opened anew by the next call."""
+        key = (slide, image)
+        if key not in self._images:
+            while len(self._images) >= OPEN_IMAGES:
+                oldest = next(iter(self._images))
+                self._images.pop(oldest).__exit__(None, None, None)
+            default = self.run.segmented_with().get("mpp")
+            self._images[key] = open_image(self.slides[slide].images[image], default_mpp=default)
+        return self._images[key]
+
+    def forget(self, slide: int, image: int) -> None:
+        """Close an image whose handle failed."""
+        with self._lock:
+            failed = self._images.pop((slide, image), None)
+            if failed is not None:
+                failed.__exit__(None, None, None)
+
+    def _outlines(self, slide: int, patch_id: int) -> list[dict[str, Any]]:
+        """The nuclei of a patch: outer ring in level-0 pixels, and their features."""
+        name = self.slides[slide].slide_id
+        patches = self.run.patches(name).set_index("patch_id")
+        if patch_id not in patches.index or name not in self._measured:
+            return []
+        patch = patches.loc[patch_id]
+        nuclei = self.run.nuclei(name)
+        own = nuclei[nuclei["patch_id"] == patch_id].set_index("label")
+        stored = self.run.masks(name)[str(patch["region"])]
+        frame = dict(stored.attrs)
+        side, downsample = int(frame["patch_px"]), float(frame["downsample"])
+        left, top = (round((patch[key] - frame[key]) / downsample) for key in ("x_px", "y_px"))
+        x, y = max(left - MARGIN_PX, 0), max(top - MARGIN_PX, 0)
+        labels = np.asarray(stored["labels"][y : top + side + MARGIN_PX, x : left + side + MARGIN_PX])
+        labels[~np.isin(labels, own.index)] = 0
+        origin = np.array([frame["x_px"], frame["y_px"]])
+        features = list(features_in(nuclei))
+        shapes = []
+        for outline in trace_outlines(labels):
+            rings = [(polygon[0] + (x, y)) * downsample + origin for polygon in outline.polygons]
+            values = {key: _number(own.at[outline.label, key]) for key in features}
+            shapes += [{"ring": ring[:-1].round(1).ravel().tolist(), "values": values} for ring in rings]
+        return shapes
+
+
+_PATCH_COLUMNS = {
+    "slide_id", "patch_id", "image", "region", "x_px", "y_px", "side_px", "kept", "blank_fraction", "ink_fraction",
+}  # fmt: skip
+
+
+def _number(value: Any) -> float | None:
+    number = float(value)
+    return float(f"{number:.6g}") if math.isfinite(number) else None
+
+
+def _quantity(name: str) -> str:
+    if name.startswith("attention "):
+        return f"Attention of {name.removeprefix('attention ')} (evidence, no explanation)"
+    return str(patient_quantity(name))
+
+
+_TILE = re.compile(r"/slides/(\d{1,7})/(\d{1,4})/tiles/(\d{1,2})/(\d{1,7})_(\d{1,7})\.jpg")
+_ABOUT = re.compile(r"/slides/(\d{1,7})/(\d{1,4})\.json")
+_NUCLEI = re.compile(r"/slides/(\d{1,7})/nuclei/(\d{1,9})\.json")
+
+
+def make_server(run: Run, *, port: int = 0) -> ThreadingHTTPServer:
+    """A server of the run's slides on this machine only; `port` 0 takes a free one. Not started.
+
+    Raises:
+        InputError: no slide is segmented, or the port is taken.
+    """
+    browser = SlideBrowser(run)
+
+    class Handler(_Handler):
+        slides = browser
+
+    try:
+        server = ThreadingHTTPServer((LOOPBACK, port), Handler)
+    except OSError as error:
+        raise InputError(f"port {port} can't be used: {error}; name another with --port") from error
+    server.daemon_threads = True
+    return server
+
+
+class _Handler(BaseHTTPRequestHandler):
+    """Answers GET with files of the page, tiles and JSON; whatever else is refused."""
+
+    slides: SlideBrowser
+    server_version = "morphomil"
+    sys_version = ""
+    protocol_version = "HTTP/1.1"
+
+    def do_GET(self) -> None:
+        """Answer."""
+        # A page elsewhere whose name was made to point here still sends its own name.
+        host = (self.headers.get("Host") or "").rsplit(":", 1)[0]
+        if host not in {LOOPBACK, "localhost"}:
+            self._answer(HTTPStatus.FORBIDDEN, b"only for this machine", "text/plain")
+            return
+        path = urlsplit(self.path).path
+        try:
+            content, kind = self._content(path)
+        except LookupError as error:
+            self._answer(HTTPStatus.NOT_FOUND, str(error).encode(), "text/plain; charset=utf-8")
+        except SlideError as error:
+            if found := _TILE.fullmatch(path) or _ABOUT.fullmatch(path):
+                self.slides.forget(int(found[1]), int(found[2]))
+            self._answer(HTTPStatus.INTERNAL_SERVER_ERROR, str(error).encode(), "text/plain; charset=utf-8")
+        else:
+            self._answer(HTTPStatus.OK, content, kind)
+
+    def _content(self, path: str) -> tuple[bytes, str]:
+        if path in _FILES:
+            name, kind = _FILES[path]
+            return (_HERE / name).read_bytes(), kind
+        if path == "/slides.json":
+            return self._json(self.slides.list_slides())
+        if found := _TILE.fullmatch(path):
+            slide, image, *place = map(int, found.groups())
+            self._check(slide, image)
+            return self.slides.tile(slide, image, *place), "image/jpeg"
+        if found := _ABOUT.fullmatch(path):
+            slide, image = map(int, found.groups())
+            self._check(slide, image)
+            return self._json(self.slides.describe(slide, image))
+        if found := _NUCLEI.fullmatch(path):
+            slide, patch = map(int, found.groups())
+            self._check(slide, 0)
+            return self._json(self.slides.outlines(slide, patch))
+        raise LookupError("there is nothing here")
+
+    def _check(self, slide: int, image: int) -> None:
+        if slide >= len(self.slides.slides) or image >= len(self.slides.slides[slide].images):
+            raise LookupError(f"there is no slide {slide} with an image {image}")
+
+    @staticmethod
+    def _json(value: Any) -> tuple[bytes, str]:
+        return json.dumps(value, allow_nan=False).encode(), "application/json"
+
+    def _answer(self, status: HTTPStatus, content: bytes, kind: str) -> None:
+        self.send_response(status)
+        for name, value in _HEADERS.items():
+            self.send_header(name, value)
+        self.send_header("Content-Type", kind)
+        self.send_header("Content-Length", str(len(content)))
+        self.send_header("Cache-Control", "max-age=300" if kind == "image/jpeg" else "no-store")
+        self.end_headers()
+        self.wfile.write(content)
+
+    def log_message(self, format: str, *args: Any) -> None:
+        """Be quiet: tiles are many."""

@@ -1,0 +1,230 @@
+"""The report and the slide browser in a real browser: no console errors, no foreign request, layers, zoom, keys."""
+
+from __future__ import annotations
+
+import http.client
+import importlib.util
+import json
+import sys
+import threading
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+from PIL import Image
+
+from morphomil import pipeline
+from morphomil.cohort import read_manifest
+from morphomil.figures.registry import FIGURES, draw_figures
+from morphomil.figures.run import write_report
+from morphomil.figures.viewer import SlideBrowser, make_server
+from morphomil.run import Run
+from morphomil.store import write_parquet
+from morphomil.types import InputError, SegmenterSettings
+
+HERE = Path(__file__).parent
+HOSTILE = "<img src=x onerror=alert(1)>"
+
+
+def sibling(name):
+    spec = importlib.util.spec_from_file_location(f"figures_{name}", HERE / f"{name}.py")
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = module
+    spec.loader.exec_module(module)
+    return module
+
+
+chromium = sibling("browser")
+needs_chromium = pytest.mark.skipif(chromium.PROGRAM is None, reason="no Chromium on this machine")
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    """Two measured slides, one with a hostile name and label."""
+    from morphomil.phantom import write_cohort
+
+    folder = tmp_path_factory.mktemp("cohort")
+    manifest = write_cohort(folder / "cohort", slides=2, effect="density_per_mm2", shift=2.0, seed=0)
+    table = pd.read_csv(manifest, dtype=str)
+    table.loc[1, ["slide_id", "label"]] = [HOSTILE, f"N+{HOSTILE}"]
+    table.to_csv(manifest, index=False)
+    run = Run.create(folder / "run")
+    pipeline.segment(read_manifest(manifest).cohort, folder / "run", segmenter=SegmenterSettings())
+    pipeline.featurize(run)
+    return run
+
+
+@pytest.fixture(scope="module")
+def server(run):
+    with make_server(run) as server:
+        thread = threading.Thread(target=server.serve_forever, daemon=True)
+        thread.start()
+        yield f"http://127.0.0.1:{server.server_port}"
+        server.shutdown()
+
+
+@pytest.fixture
+def browser(tmp_path):
+    with chromium.Browser(tmp_path / "profile") as browser:
+        yield browser
+
+
+def ask(server, path, *, host=None):
+    name, port = server.removeprefix("http://").split(":")
+    connection = http.client.HTTPConnection(name, int(port), timeout=30)
+    connection.request("GET", path, headers={"Host": host} if host else {})
+    answer = connection.getresponse()
+    content = answer.read()
+    connection.close()
+    return answer.status, content, dict(answer.getheaders())
+
+
+@needs_chromium
+@pytest.mark.parametrize("dark", [False, True])
+def test_report_opens_offline_without_errors(run, browser, tmp_path, dark):
+    page = write_report(run)
+    browser.open(page.as_uri(), dark=dark)
+    assert browser.problems == []
+    assert [url for url in browser.requests if not url.startswith(("file:", "data:"))] == []
+    assert browser.ask("[...document.images].every(i => { i.loading = 'eager'; return true; })")
+    browser.wait("[...document.images].every(i => i.complete && i.naturalWidth > 0)")
+    light = browser.ask("getComputedStyle(document.body).backgroundColor") == "rgb(255, 255, 255)"
+    assert light is not dark
+    assert browser.ask("document.documentElement.scrollWidth <= innerWidth")
+    assert browser.ask(f"document.body.textContent.includes({json.dumps(HOSTILE)})")
+    assert browser.ask("document.querySelectorAll('[onerror]').length") == 0
+    browser.screenshot(tmp_path / "report.png")
+    assert np.asarray(Image.open(tmp_path / "report.png").convert("L")).std() > 10
+
+
+@needs_chromium
+def test_tables_of_the_report_sort_by_keyboard(run, browser):
+    browser.open(write_report(run).as_uri())
+    slides = "[...document.querySelectorAll('#segmentation tbody tr')].map(r => Number(r.cells[{}].dataset.key))"
+    column = browser.ask(
+        "[...document.querySelectorAll('#segmentation th')].findIndex(h => h.textContent.trim() === 'Nuclei')"
+    )
+    browser.ask(f"document.querySelectorAll('#segmentation th button')[{column}].focus()")
+    for expected in (sorted, lambda values: sorted(values, reverse=True)):
+        browser.press("Enter", number=13, text="\r")
+        values = browser.ask(slides.format(column))
+        assert len(values) == 2 and values[0] != values[1] and values == expected(values)
+
+
+@needs_chromium
+def test_slide_browser_zooms_switches_layers_and_obeys_keys(server, browser, tmp_path):
+    browser.open(f"{server}/")
+    layers = "document.querySelector('canvas.layers').dataset"
+    browser.wait(f"Number({layers}.heatmap) > 0")
+    assert browser.ask(f"Number({layers}.patches)") == 0
+    browser.wait("document.getElementById('status').textContent.includes('is open')")
+    zoomed_out = float(browser.ask(f"{layers}.zoom"))
+    browser.ask("document.querySelector('.openseadragon-canvas').focus()")
+    browser.press("2", code="Digit2", number=50, text="2")
+    browser.wait(f"Number({layers}.patches) > 0 && document.getElementById('patches').checked")
+    browser.press("1", code="Digit1", number=49, text="1")
+    browser.wait(f"Number({layers}.heatmap) === 0")
+    for _ in range(6):
+        browser.press("+", code="NumpadAdd", number=107, text="+")
+    browser.wait(f"Number({layers}.zoom) > {zoomed_out * 1.5} && Number({layers}.nuclei) > 10")
+    browser.screenshot(tmp_path / "zoomed.png")
+    center = "document.querySelector('canvas.layers').dataset.zoom"
+    browser.press("3", code="Digit3", number=51, text="3")
+    browser.wait(f"Number({layers}.nuclei) === 0")
+    browser.press("0", code="Digit0", number=48, text="0")
+    browser.wait(f"Math.abs(Number({center}) - {zoomed_out}) < 0.01")
+    assert browser.problems == []
+    assert all(url.startswith((server, "data:", "blob:")) for url in browser.requests)
+
+
+@needs_chromium
+def test_every_control_is_reached_by_tab_and_hostile_slides_open(server, browser):
+    browser.open(f"{server}/")
+    browser.wait("document.getElementById('status').textContent.includes('is open')")
+    reached = set()
+    for _ in range(30):
+        browser.press("Tab", number=9)
+        reached.add(browser.ask("document.activeElement.id || document.activeElement.className"))
+    assert {"slide", "heatmap", "value", "patches", "nuclei", "feature", "in", "out", "home"} <= reached
+    assert any("openseadragon-canvas" in name for name in reached)
+    browser.ask(
+        "document.getElementById('slide').value = '1', "
+        "document.getElementById('slide').dispatchEvent(new Event('change'))"
+    )
+    browser.wait(f"document.title.includes({json.dumps(HOSTILE)})")
+    assert browser.ask("document.querySelectorAll('[onerror]').length") == 0
+    assert browser.problems == []
+
+
+def test_server_listens_on_loopback_and_refuses_other_names(server):
+    assert ask(server, "/slides.json")[0] == 200
+    assert ask(server, "/slides.json", host="evil.example")[0] == 403
+    assert ask(server, "/slides.json", host="evil.example:80")[0] == 403
+    for path in ("/../pyproject.toml", "/slides/0/0/tiles/99/0_0.jpg", "/slides/9/0.json", "/slides/0/7.json", "/x"):
+        assert ask(server, path)[0] == 404
+    headers = ask(server, "/")[2]
+    assert headers["Content-Security-Policy"].startswith("default-src 'none'")
+
+
+def test_tiles_make_up_the_slide(run):
+    slides = SlideBrowser(run)
+    about = slides.describe(0, 0)
+    with slides._open(0, 0) as image:
+        whole = image.read(0, 0, about["width"], about["height"], downsample=1)
+    slides._images.clear()
+    top = int(np.ceil(np.log2(max(whole.shape[:2]))))
+    import io
+
+    for column, row in ((0, 0), (2, 1)):
+        tile = np.asarray(Image.open(io.BytesIO(slides.tile(0, 0, top, column, row))))
+        own = whole[row * 256 : (row + 1) * 256, column * 256 : (column + 1) * 256]
+        assert tile.shape == own.shape
+        assert np.abs(tile.astype(float) - own).mean() < 4
+    with pytest.raises(LookupError):
+        slides.tile(0, 0, top, 500, 0)
+
+
+def test_outlines_have_the_areas_of_the_nuclei(run):
+    slides = SlideBrowser(run)
+    nuclei = run.nuclei(slides.slides[0].slide_id)
+    patch = int(nuclei["patch_id"].mode()[0])
+    mpp = slides.describe(0, 0)["mpp"]
+    areas = []
+    for shape in slides.outlines(0, patch):
+        ring = np.array(shape["ring"]).reshape(-1, 2)
+        x, y = ring.T
+        areas.append(abs(np.dot(x, np.roll(y, -1)) - np.dot(y, np.roll(x, -1))) / 2 * mpp**2)
+    stated = nuclei.loc[nuclei["patch_id"] == patch, "area_um2"]
+    assert len(areas) >= len(stated)
+    assert sum(areas) == pytest.approx(stated.sum(), rel=0.03)
+
+
+def test_absent_results_are_sentences(run):
+    outcomes = {outcome.name: outcome for outcome in draw_figures(run, formats=("png",))}
+    assert list(outcomes) == list(FIGURES)
+    assert {"flow", "matrices", "orientation"} == {name for name, found in outcomes.items() if found.paths}
+    assert "morphomil rank" in outcomes["ranking"].absent
+    assert all((run.path / "figures" / f"{name}.csv").is_file() for name in ("flow", "matrices", "orientation"))
+    with pytest.raises(InputError, match="figure roc_models"):
+        list(draw_figures(run, only=["roc_models"]))
+    with pytest.raises(InputError, match="there is no figure nothing"):
+        list(draw_figures(run, only=["nothing"]))
+
+
+def test_models_are_compared_from_stored_predictions(run, tmp_path):
+    rng = np.random.default_rng(0)
+    label = np.arange(40) % 2
+    other = Run(tmp_path)
+    (tmp_path / "cohort.parquet").write_bytes((run.path / "cohort.parquet").read_bytes())
+    for model in ("clinical", "dl-cnb"):
+        score = 1 / (1 + np.exp(-(label - 0.5 + rng.normal(0, 1, 40))))
+        table = pd.DataFrame({"patient": np.arange(40).astype(str), "label": label, "fold": "fold0", "part": "test"})
+        write_parquet(tmp_path / "models" / model / "predictions.parquet", table.assign(score=score, cutoff=0.4))
+    names = ["roc_models", "confusion", "calibration", "decision"]
+    outcomes = {found.name: found for found in draw_figures(other, only=names, formats=("pdf",))}
+    pairs = pd.read_csv(tmp_path / "figures" / "roc_models_pairs.csv")
+    assert pairs[["model_a", "model_b"]].to_numpy().tolist() == [["clinical", "dl-cnb"]]
+    assert (tmp_path / "figures" / "calibration.pdf").read_bytes().startswith(b"%PDF")
+    assert b"/Type3" not in (tmp_path / "figures" / "roc_models.pdf").read_bytes()
+    assert int(outcomes["confusion"].drawing.table["n"].sum()) == 80
