@@ -80,10 +80,11 @@ function drawScale() {
   for (let x = 0; x < 220; x += 1) { context.fillStyle = color(x / 219); context.fillRect(x, 0, 1, 14); }
 }
 
-function say_limits() {
+function sayLimits() {
   const about = state.about, lines = [];
   const name = at("value").value, feature = at("feature").value;
-  const text = ([low, high]) => `${low.toPrecision(3)} to ${high.toPrecision(3)}`;
+  const number = (value) => value.toLocaleString("en", { maximumSignificantDigits: 3 });
+  const text = ([low, high]) => `${number(low)} to ${number(high)}`;
   if (at("heatmap").checked && about.limits[name]) lines.push(`${about.names[name]}: ${text(about.limits[name])}`);
   if (at("nuclei").checked && about.nuclei[feature]) {
     lines.push(`Nuclei, ${about.nuclei[feature].name}: ${text(about.nuclei[feature].limits)}`);
@@ -105,6 +106,7 @@ function draw() {
   context.clearRect(0, 0, box.width, box.height);
   const counts = { heatmap: 0, patches: 0, nuclei: 0 };
   const values = state.about.values[at("value").value], limits = state.about.limits[at("value").value];
+  const visible = [];
   state.about.patches.forEach((patch, number) => {
     const [x, y] = place(patch.x_px, patch.y_px);
     const side = place(patch.x_px + patch.side_px, patch.y_px)[0] - x;
@@ -124,13 +126,15 @@ function draw() {
       context.setLineDash([]);
       counts.patches += 1;
     }
-    if (at("nuclei").checked && patch.kept && side >= SMALLEST_PATCH_PX) counts.nuclei += drawNuclei(context, patch);
+    if (patch.kept && side >= SMALLEST_PATCH_PX) visible.push(patch);
   });
+  // Above all patches, since nuclei reach past the border of theirs.
+  if (at("nuclei").checked) for (const patch of visible) counts.nuclei += drawNuclei(context, patch);
   layers.dataset.heatmap = counts.heatmap;
   layers.dataset.patches = counts.patches;
   layers.dataset.nuclei = counts.nuclei;
   layers.dataset.zoom = viewer.viewport.getZoom(true).toFixed(4);
-  say_limits();
+  sayLimits();
 }
 
 function drawNuclei(context, patch) {

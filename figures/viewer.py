@@ -302,8 +302,11 @@ class _Handler(BaseHTTPRequestHandler):
         self.send_header("Content-Type", kind)
         self.send_header("Content-Length", str(len(content)))
         self.send_header("Cache-Control", "max-age=300" if kind == "image/jpeg" else "no-store")
-        self.end_headers()
-        self.wfile.write(content)
+        try:
+            self.end_headers()
+            self.wfile.write(content)
+        except ConnectionError:  # the page no longer wants this tile
+            self.close_connection = True
 
     def log_message(self, format: str, *args: Any) -> None:
         """Be quiet: tiles are many."""

@@ -125,10 +125,13 @@ def test_slide_browser_zooms_switches_layers_and_obeys_keys(server, browser, tmp
     browser.wait(f"Number({layers}.patches) > 0 && document.getElementById('patches').checked")
     browser.press("1", code="Digit1", number=49, text="1")
     browser.wait(f"Number({layers}.heatmap) === 0")
-    for _ in range(6):
+    for _ in range(4):
         browser.press("+", code="NumpadAdd", number=107, text="+")
     browser.wait(f"Number({layers}.zoom) > {zoomed_out * 1.5} && Number({layers}.nuclei) > 10")
+    browser.wait("viewer.world.getItemAt(0).getFullyLoaded()")
     browser.screenshot(tmp_path / "zoomed.png")
+    seen = np.asarray(Image.open(tmp_path / "zoomed.png").convert("RGB"), dtype=float)[100:800, 400:1200]
+    assert np.ptp(seen.mean(axis=(0, 1))) > 5, "the tissue is not pink: no tiles are drawn"
     center = "document.querySelector('canvas.layers').dataset.zoom"
     browser.press("3", code="Digit3", number=51, text="3")
     browser.wait(f"Number({layers}.nuclei) === 0")
