@@ -100,7 +100,7 @@ def write_report(run: Run) -> Path:
         title=f"Nuclear morphology of {len(slides)} slides",
         positive=str(about.get("positive", "positive")),
         reference=str(about.get("reference", "reference")),
-        flow=flow_table(run),
+        flow=flow_table(run).astype({"patches": "Int64", "nuclei": "Int64"}),
         cohort=_cohort_table(run),
         slides=slides,
         ranking=ranking,
@@ -285,9 +285,9 @@ def _slides_table(run: Run) -> pd.DataFrame:
     for name in ("patches_with_ink", "patches_blurred"):
         measured[name] = measured["slide_id"].map(segmented[name]) if name in segmented else np.nan
     done = measured["state"].isin(["done", "empty"])
-    measured["patches_empty"] = [
-        empty_patches(run, name) if known else np.nan for name, known in zip(measured["slide_id"], done, strict=True)
-    ]
+    names = zip(measured["slide_id"], done, strict=True)
+    empty_counts = [empty_patches(run, name) if known else None for name, known in names]
+    measured["patches_empty"] = pd.array(empty_counts, dtype="Int64")
     columns = [
         "patches_kept",
         "patches_dropped",

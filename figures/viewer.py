@@ -47,7 +47,9 @@ _FILES = {
     "/viewer.css": ("viewer.css", "text/css; charset=utf-8"),
     "/openseadragon.js": ("openseadragon/openseadragon.min.js", "text/javascript; charset=utf-8"),
 }
-_POLICY = "default-src 'none'; script-src 'self'; style-src 'self' 'unsafe-inline'; img-src 'self' data: blob:; connect-src 'self'"
+# OpenSeadragon sets styles inline.
+_STYLES = "style-src 'self' 'unsafe-inline'"
+_POLICY = f"default-src 'none'; script-src 'self'; {_STYLES}; img-src 'self' data: blob:; connect-src 'self'"
 _HEADERS = {
     "Content-Security-Policy": f"{_POLICY}; base-uri 'none'; form-action 'none'; frame-ancestors 'none'",
     "X-Content-Type-Options": "nosniff",
