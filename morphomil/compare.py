@@ -10,9 +10,15 @@ from morphomil.bags import patient_labels
 from morphomil.stats.tables import (
     PARTS,
     PREDICTION_COLUMNS,
+    calibration_table,
     characteristics_table,
+    class_columns,
     comparison_table,
+    confusion_counts,
+    multiclass_table,
+    net_benefit_table,
     performance_table,
+    print_multiclass,
     print_p,
     print_performance,
     subgroup_table,
@@ -28,12 +34,16 @@ if TYPE_CHECKING:
     from morphomil.run import Run
 
 AUTHOR = "AUTHOR TO FILL"
+SEED = 0
+"""Of the bootstrap in the table of several classes."""
 SUBGROUP_VALUES = 8
 """A variable with more values makes no subgroups; numbers are cut at their median."""
 
 
 def read_predictions(run: Run) -> pd.DataFrame:
     """Predictions of every trained model, and the ranking's out-of-fold ones as `morphometry` (its cutoff is 0.5).
+
+    Models of three or more classes have the columns `probability_0`, `probability_1`, ... beside.
 
     Raises:
         InputError: there are none.
@@ -47,7 +57,8 @@ def read_predictions(run: Run) -> pd.DataFrame:
         tables.append(own.assign(model="morphometry", part="test", cutoff=0.5))
     if not tables:
         raise InputError(f"{run.path} has no predictions; train a model (morphomil train) or rank first")
-    return pd.concat(tables, ignore_index=True)[list(PREDICTION_COLUMNS)]
+    table = pd.concat(tables, ignore_index=True)
+    return table[[*PREDICTION_COLUMNS, *class_columns(table)]]
 
 
 def patients_table(run: Run) -> pd.DataFrame:
@@ -66,27 +77,17 @@ def compare(run: Run) -> list[Path]:
 
     Raises:
         InputError: the run has no predictions.
-        RefusedError: more than two classes.
     """
     predictions, patients = read_predictions(run), patients_table(run)
     folder = run.path / "tables"
     covariates = patients.drop(columns=["split", "label"], errors="ignore")
     written = []
-    tables: dict[str, tuple[str, pd.DataFrame, pd.DataFrame]] = {}
-    if not covariates.empty and covariates.shape[1]:
-        for name, groups in (("label", patients["label"].astype(str)), ("split", patients.get("split"))):
-            if groups is not None and groups.notna().all():
-                table = characteristics_table(covariates, groups)
-                printed = table.assign(**{p: [_p(x) for x in table[p]] for p in ("p_value", "p_holm")})
-                tables[f"characteristics_by_{name}"] = (f"Characteristics by {name}", table, printed)
-    performance = performance_table(predictions)
-    tables["performance"] = ("Performance of the models", performance, print_performance(performance))
-    pairs = comparison_table(predictions)
-    if len(pairs):
-        tables["comparison"] = ("Differences of AUC", pairs, _round(pairs))
-    subgroups = subgroup_table(predictions, _subgroups(covariates)) if covariates.shape[1] else pd.DataFrame()
-    if len(subgroups):
-        tables["subgroups"] = ("Subgroups of the test patients", subgroups, _round(subgroups))
+    tables = _characteristics(patients, covariates)
+    several = predictions[class_columns(predictions)].notna().any(axis=1)
+    if several.any():
+        tables |= _several_classes(predictions[several])
+    if not several.all():
+        tables |= _two_classes(predictions[~several], covariates)
     notes = _notes(predictions)
     for stem, (caption, table, printed) in tables.items():
         write_table_csv(folder / f"{stem}.csv", table)
@@ -100,6 +101,44 @@ def compare(run: Run) -> list[Path]:
         write_bytes(folder / name, text.encode())
         written.append(folder / name)
     return written
+
+
+Tables = dict[str, tuple[str, pd.DataFrame, pd.DataFrame]]
+"""File stem -> caption, table with all digits, table as printed."""
+
+
+def _characteristics(patients: pd.DataFrame, covariates: pd.DataFrame) -> Tables:
+    tables: Tables = {}
+    if covariates.empty or not covariates.shape[1]:
+        return tables
+    for name, groups in (("label", patients["label"].astype(str)), ("split", patients.get("split"))):
+        if groups is not None and groups.notna().all():
+            table = characteristics_table(covariates, groups)
+            printed = table.assign(**{p: [_p(x) for x in table[p]] for p in ("p_value", "p_holm")})
+            tables[f"characteristics_by_{name}"] = (f"Characteristics by {name}", table, printed)
+    return tables
+
+
+def _two_classes(predictions: pd.DataFrame, covariates: pd.DataFrame) -> Tables:
+    performance = performance_table(predictions)
+    tables: Tables = {"performance": ("Performance of the models", performance, print_performance(performance))}
+    more = [
+        ("comparison", "Differences of AUC", comparison_table(predictions)),
+        ("calibration", "Calibration of the models", calibration_table(predictions)),
+        ("net_benefit", "Net benefit by threshold (decision curve)", net_benefit_table(predictions)),
+    ]
+    if covariates.shape[1]:
+        caption = "Subgroups of the test patients; a refitted accuracy has its cutoff from the subgroup: optimistic"
+        more.append(("subgroups", caption, subgroup_table(predictions, _subgroups(covariates))))
+    return tables | {stem: (caption, table, _round(table)) for stem, caption, table in more if len(table)}
+
+
+def _several_classes(predictions: pd.DataFrame) -> Tables:
+    table, counts = multiclass_table(predictions, seed=SEED), confusion_counts(predictions)
+    return {
+        "performance_by_class": ("Performance by class", table, print_multiclass(table)),
+        "confusion": ("Labels (rows) by calls", counts, counts),
+    }
 
 
 def _p(value: Any) -> str:
@@ -132,11 +171,17 @@ def _subgroups(covariates: pd.DataFrame) -> pd.DataFrame:
 def _notes(predictions: pd.DataFrame) -> list[str]:
     tested = predictions[predictions["part"] == "test"]
     notes = [
-        "AUC with DeLong's interval (on the logit scale below 50 cases of a class); accuracy, sensitivity and "
-        "specificity with exact Clopper-Pearson intervals; predictive values with Mercaldo's logit interval at the "
-        "sample's prevalence.",
+        "AUC with DeLong's interval (on the logit scale below 50 cases of a class and where the AUC is above 0.9); "
+        "accuracy, sensitivity and specificity with exact Clopper-Pearson intervals; predictive values with Mercaldo's "
+        "logit interval at the sample's prevalence. AUCs of the same patients were compared by DeLong's test, those of "
+        "subgroups by its unpaired form. Cutoffs were fixed on validation patients (Youden).",
         "T training, V validation, I-T test.",
     ]
+    if class_columns(predictions):
+        notes.append(
+            "Several classes: AUC of a class against the rest, macro average and Hand and Till's, with bootstrap "
+            "(BCa) intervals by patient; a patient is called the most probable class."
+        )
     if tested["fold"].nunique() > 1:
         notes.append(
             "Test scores are out of fold: AUCs count pairs within folds, and tests between models are approximate, "
@@ -193,7 +238,8 @@ def _checklist(run: Run, predictions: pd.DataFrame) -> str:
         ("Sample size: how it was arrived at", AUTHOR),
         ("Model: architecture, training, hyperparameters", "run.json and models/*/settings.json"),
         ("Models evaluated", ", ".join(predictions["model"].unique())),
-        ("Performance measures with confidence intervals", "tables/performance.csv"),
+        ("Performance measures with confidence intervals", "tables/performance.csv, performance_by_class.csv"),
+        ("Calibration", "tables/calibration.csv, net_benefit.csv, where scores are probabilities of two classes"),
         ("Fairness and subgroups", "tables/subgroups.csv, if covariates were kept"),
         ("Software versions", "run.json"),
         ("External validation", AUTHOR),

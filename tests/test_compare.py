@@ -29,6 +29,8 @@ def test_tables_of_the_demo_with_a_second_model(demo: Path, tmp_path: Path) -> N
     assert done.returncode == 0, done.stderr
     performance = pd.read_csv(run.path / "tables" / "performance.csv")
     assert set(performance["model"]) == {"dl-cnb", "morphometry"}
+    assert (run.path / "tables" / "calibration.csv").is_file()
+    assert (run.path / "tables" / "net_benefit.tex").is_file()
     pairs = pd.read_csv(run.path / "tables" / "comparison.csv")
     assert pairs["n"].tolist() == [24]
     assert pairs["approximate"].all()
@@ -40,6 +42,22 @@ def test_tables_of_the_demo_with_a_second_model(demo: Path, tmp_path: Path) -> N
     checklist = (run.path / "tables" / "checklist.md").read_text(encoding="utf-8")
     assert "AUTHOR TO FILL" in checklist
     assert "24 patients; 0: 12; 1: 12" in checklist
+
+
+def test_a_model_of_three_classes_has_tables_of_its_own(demo: Path, tmp_path: Path) -> None:
+    run = Run(tmp_path / "run")
+    run.path.mkdir()
+    shutil.copy(demo / "run" / "cohort.parquet", run.path)
+    values = np.random.default_rng(0).dirichlet(np.ones(3), 30)
+    table = pd.DataFrame(values, columns=[f"probability_{k}" for k in range(3)])
+    table = table.assign(patient=np.arange(30).astype(str), label=np.arange(30) % 3, fold="split", part="test")
+    folder = run.path / "models" / "dl-cnb"
+    folder.mkdir(parents=True)
+    table.assign(score=values[:, 2], cutoff=0.4).to_parquet(folder / "predictions.parquet")
+    names = {path.name for path in compare(run)}
+    assert {"performance_by_class.csv", "confusion.tex", "methods.md", "checklist.md"} <= names
+    assert "performance.csv" not in names
+    assert "most probable class" in (run.path / "tables" / "methods.md").read_text(encoding="utf-8")
 
 
 def test_a_run_without_predictions_says_what_to_do(demo: Path, tmp_path: Path) -> None:

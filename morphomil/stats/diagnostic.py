@@ -56,6 +56,17 @@ def diagnostic_table(tp: int, fp: int, fn: int, tn: int, *, level: float = 0.95)
     return pd.DataFrame.from_dict(rows, orient="index", columns=["estimate", "low", "high"])
 
 
+def exact_interval(count: int, total: int, *, level: float = 0.95) -> tuple[float, float, float]:
+    """A share with Clopper and Pearson's limits; NaN of nothing.
+
+    Raises:
+        ValueError: the count isn't from 0 to the total.
+    """
+    if not 0 <= count <= total:
+        raise ValueError(f"a share needs a count from 0 to its total, got {count} of {total}")
+    return _exact(count, total, level)
+
+
 def _exact(count: int, total: int, level: float) -> tuple[float, float, float]:
     """Share and Clopper-Pearson limits."""
     tail = _tail(level)

@@ -6,11 +6,24 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from morphomil.stats import auc, delong_test, delong_test_unpaired, diagnostic_table, within_fold_auc
+from morphomil.stats import (
+    auc,
+    calibration,
+    delong_test,
+    delong_test_unpaired,
+    diagnostic_table,
+    multiclass_auc,
+    within_fold_auc,
+)
 from morphomil.stats.tables import (
+    calibration_table,
     characteristics_table,
     comparison_table,
+    confusion_counts,
+    multiclass_table,
+    net_benefit_table,
     performance_table,
+    print_multiclass,
     print_p,
     print_performance,
     subgroup_table,
@@ -125,3 +138,72 @@ def test_what_the_tables_cannot_hold_is_refused() -> None:
         performance_table(given.assign(label=2))
     with pytest.raises(ValueError, match="predicted twice"):
         performance_table(pd.concat([given, given]))
+
+
+def three_classes() -> pd.DataFrame:
+    rng = np.random.default_rng(0)
+    label = np.tile([0, 1, 2], 40)
+    values = rng.dirichlet(np.ones(3), 120) + 0.5 * np.eye(3)[label]
+    values /= values.sum(axis=1, keepdims=True)
+    table = pd.DataFrame(values, columns=[f"probability_{k}" for k in range(3)])
+    fold = np.repeat(["a", "b"], 60)
+    about = {"model": "dl-cnb", "label": label, "fold": fold, "part": "test", "score": values[:, 2], "cutoff": 0.5}
+    return table.assign(patient=[f"P{i}" for i in range(120)], **about)
+
+
+def test_three_classes_have_their_table() -> None:
+    given = three_classes()
+    table = multiclass_table(given, seed=0, resamples=200).set_index(["measure", "class"])
+    names = [f"probability_{k}" for k in range(3)]
+    folds = [multiclass_auc(own["label"], own[names]) for _, own in given.groupby("fold")]
+    macro = table.loc[("AUC macro", "all")]
+    assert macro["estimate"] == pytest.approx(np.mean(folds), abs=1e-12)
+    assert macro["low"] < macro["estimate"] < macro["high"]
+    one = table.loc[("AUC", 1)]
+    assert one["estimate"] == pytest.approx(within_fold_auc(given["label"] == 1, given["probability_1"], given["fold"]))
+    counts = confusion_counts(given)
+    assert counts[["called_0", "called_1", "called_2"]].to_numpy().sum() == 120
+    right = counts.loc[counts["label"] == 2, "called_2"].item()
+    assert table.loc[("recall", 2), "estimate"] == right / 40
+    assert table.loc[("precision", 2), "estimate"] == right / counts["called_2"].sum()
+    assert table.loc[("recall", 2), "low"] < right / 40
+    printed = print_multiclass(table.reset_index())
+    assert printed["class"].tolist() == ["all", "class 0", "class 1", "class 2"]
+    assert printed.loc[0, "AUC macro"].startswith(f"{macro['estimate']:.3f} [")
+    with pytest.raises(ValueError, match="three or more"):
+        multiclass_table(given.drop(columns="probability_2"), seed=0)
+
+
+def test_calibration_and_net_benefit_of_probabilities() -> None:
+    given = predictions()
+    table = calibration_table(given).set_index("model")
+    own = given.query("model == 'dl-cnb' and part == 'test'")
+    expected = calibration(own["label"], own["score"])
+    assert table.loc["dl-cnb", ["slope", "slope_low", "slope_high"]].tolist() == pytest.approx(list(expected.slope))
+    assert table.loc["dl-cnb", "brier"] == expected.brier
+    assert set(net_benefit_table(given)["part"]) == {"test"}
+    assert calibration_table(given.assign(score=given["score"] * 3)).empty
+    assert net_benefit_table(given.assign(score=given["score"] * 3)).empty
+
+
+def test_training_patients_of_several_folds_are_no_independent_cases() -> None:
+    given = predictions(folds=2)
+    training = [given.assign(part="train", fold=f"fold{k}") for k in range(2)]
+    everything = pd.concat([given, *training], ignore_index=True)
+    table = performance_table(everything).set_index("part")
+    assert table.loc["train", ["low", "high"]].isna().all(axis=None)
+    assert table.loc["test", ["low", "high"]].notna().all(axis=None)
+    assert "[" not in print_performance(performance_table(everything)).loc[0, "ACC"]
+    assert comparison_table(everything)["part"].tolist() == ["test"]
+
+
+def test_parts_of_one_class_have_no_auc_but_a_row() -> None:
+    given = predictions()
+    given.loc[given["part"] == "train", "label"] = 1
+    table = performance_table(given).set_index(["model", "part", "measure"])
+    assert np.isnan(table.loc[("clinical", "train", "AUC"), "estimate"])
+    assert table.loc[("clinical", "train", "SENS"), "n"] == 60
+    assert comparison_table(given)["part"].tolist() == ["test"]
+    given.loc[3, "score"] = np.nan
+    with pytest.raises(ValueError, match="1 of 240"):
+        performance_table(given)
