@@ -42,6 +42,14 @@ from morphomil.stats.roc import (
     youden_cutoff,
 )
 from morphomil.stats.shift import hodges_lehmann
+from morphomil.stats.tables import (
+    calibration_table,
+    characteristics_table,
+    comparison_table,
+    multiclass_table,
+    performance_table,
+    subgroup_table,
+)
 
 __all__ = [
     "LogisticModel",
@@ -58,9 +66,12 @@ __all__ = [
     "binomial_auc_interval",
     "bootstrap_by_patient",
     "calibration",
+    "calibration_table",
+    "characteristics_table",
     "compare_categories",
     "compare_clustered",
     "compare_groups",
+    "comparison_table",
     "confusion_table",
     "decision_curve",
     "delong_test",
@@ -75,10 +86,13 @@ __all__ = [
     "mann_whitney",
     "mcnemar_test",
     "multiclass_auc",
+    "multiclass_table",
+    "performance_table",
     "permutation_test",
     "precision_recall_curve",
     "rayleigh_test",
     "roc_curve",
+    "subgroup_table",
     "watson_williams_test",
     "within_fold_auc",
     "within_fold_auc_interval",

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from numpy.typing import ArrayLike, NDArray
 
 NumberTest = Literal["mann-whitney", "welch", "t"]
-Correction = Literal["holm", "bh", "none"]
+Correction = Literal["holm", "bh", "benjamini-hochberg", "none"]
 
 EXACT_BELOW = 50
 """Without ties, p is exact when both groups have fewer values than this (as R's wilcox.test)."""
@@ -228,10 +228,11 @@ def _adjustment(correction: str | None) -> Callable[[ArrayLike], NDArray[np.floa
         None: None,
         "holm": holm,
         "bh": benjamini_hochberg,
+        "benjamini-hochberg": benjamini_hochberg,
         "none": lambda p_values: np.array(p_values, dtype=np.float64),
     }
     if correction not in ways:
-        raise ValueError(f"correction must be holm, bh or none, got {correction!r}")
+        raise ValueError(f"correction must be holm, bh (benjamini-hochberg) or none, got {correction!r}")
     return ways[correction]
 
 
