@@ -15,18 +15,41 @@ from scipy.stats import binomtest
 from statsmodels.stats.contingency_tables import mcnemar
 from statsmodels.stats.proportion import proportion_confint
 
-from morphomil.stats import calibration, decision_curve, diagnostic_table, mcnemar_test
+from morphomil.stats import binomial_auc_interval, calibration, decision_curve, diagnostic_table, mcnemar_test
 
 
 def test_the_papers_tables_to_the_printed_digits(shared_data: Path) -> None:
-    """Five figures of each model and part, with their limits, to half a unit of the last digit or just over it."""
+    """Table 2 and Supplementary Table 1: five figures of each model and part, with their limits."""
     rows = pd.read_csv(shared_data / "paper" / "table_rows.csv")
+    assert len(rows) == 21
+    _agrees_with_the_print(rows)
+
+
+def test_the_papers_supplement_to_the_printed_digits() -> None:
+    """Supplementary Tables 3 to 5; their counts are the only whole numbers that give all fifteen printed figures."""
+    rows = pd.read_csv(Path(__file__).parents[1] / "reference" / "paper_supplement.csv")
+    assert len(rows) == 28
+    _agrees_with_the_print(rows)
+
+
+MISPRINTED_AUC = "C T"
+"""Its interval is that of the clinical model."""
+
+
+def _agrees_with_the_print(rows: pd.DataFrame) -> None:
+    """To half a unit of the last digit or just over it; AUC limits for some AUC that rounds to the printed one."""
     for row in rows.itertuples():
         table = 100 * diagnostic_table(row.tp, row.fp, row.fn, row.tn)
         for name in ("ACC", "SENS", "SPEC", "PPV", "NPV"):
             for column, suffix in (("estimate", "est"), ("low", "low"), ("high", "high")):
                 printed = getattr(row, f"{name.lower()}_{suffix}")
                 assert table.loc[name, column] == pytest.approx(printed, abs=0.0051), (row.row, name, column)
+        ends = [binomial_auc_interval(row.auc_est + step, row.n_pos + row.n_neg) for step in (-0.0005, 0.0005)]
+        possible = all(
+            least - 0.0005 <= printed <= most + 0.0005
+            for least, most, printed in zip(*ends, (row.auc_low, row.auc_high), strict=True)
+        )
+        assert possible is (row.row != MISPRINTED_AUC), row.row
 
 
 @given(st.integers(0, 60), st.integers(0, 60), st.integers(0, 60), st.integers(0, 60))
