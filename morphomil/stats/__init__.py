@@ -29,13 +29,14 @@ from morphomil.stats.groups import (
 )
 from morphomil.stats.models import LogisticModel, adjusted_associations, likelihood_ratio_test, logistic_model
 from morphomil.stats.multiclass import average_precision, confusion_table, multiclass_auc, precision_recall_curve
-from morphomil.stats.resampling import bootstrap_by_patient, permutation_test
+from morphomil.stats.resampling import bootstrap_by_patient, permutation_test, resampled_mean
 from morphomil.stats.roc import (
     auc,
     auc_interval,
     binomial_auc_interval,
     delong_test,
     delong_test_unpaired,
+    resampled_auc,
     roc_curve,
     within_fold_auc,
     within_fold_auc_interval,
@@ -91,6 +92,8 @@ __all__ = [
     "permutation_test",
     "precision_recall_curve",
     "rayleigh_test",
+    "resampled_auc",
+    "resampled_mean",
     "roc_curve",
     "subgroup_table",
     "watson_williams_test",

@@ -15,6 +15,8 @@ import numpy as np
 import pandas as pd
 from scipy.special import betaincinv, expit, logit, ndtr, ndtri, stdtr, stdtrit
 
+from morphomil.stats.resampling import Vectorized, drawn_counts
+
 if TYPE_CHECKING:
     from numpy.typing import ArrayLike, NDArray
 
@@ -66,6 +68,18 @@ def within_fold_auc(labels: ArrayLike, scores: ArrayLike, folds: ArrayLike) -> f
         ValueError: as `auc`, or no fold has both classes.
     """
     return _Ordering.of(labels, scores, folds).auc
+
+
+def resampled_auc(labels: ArrayLike, scores: ArrayLike, folds: ArrayLike | None = None) -> Vectorized:
+    """The AUC (`within_fold_auc` with `folds`) for `bootstrap_by_patient(..., vectorized=True)`.
+
+    Returns:
+        A function of how often each case is drawn, (draws, cases), giving (draws,); NaN where a class is missing.
+
+    Raises:
+        ValueError: as `auc`.
+    """
+    return _Ordering.of(labels, scores, folds).resampled
 
 
 def auc_interval(
@@ -276,17 +290,33 @@ class _Ordering:
 
     @cached_property
     def auc(self) -> float:
-        return self.auc_of(slice(None))
-
-    def auc_of(self, cases: NDArray[np.intp] | slice) -> float:
-        """AUC of a resample that has as many cases of each class in each fold."""
-        positive, negative = self._block_counts(cases)
+        positive, negative = self._block_counts
         return float(positive @ self._below(negative) / self.pairs.sum())
 
-    def _block_counts(self, cases: NDArray[np.intp] | slice) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-        """Positives and negatives per block among these cases."""
-        tie, labels, blocks = self.tie[cases], self.labels[cases], len(self.tie_fold)
-        return _sums(tie, labels, blocks), _sums(tie, ~labels, blocks)
+    def resampled(self, counts: NDArray[np.int64]) -> NDArray[np.float64]:
+        """AUC of each draw (draws,), which holds each case `counts` (draws, cases) times; NaN without pairs."""
+        order, starts = self._blocks
+        cases, positive = counts[:, order], self.labels[order]
+        above, below = (np.add.reduceat(cases * own, starts, axis=1, dtype=float) for own in (positive, ~positive))
+        fold_starts = np.flatnonzero(np.r_[True, self.tie_fold[1:] != self.tie_fold[:-1]])
+        positives, negatives = (np.add.reduceat(blocks, fold_starts, axis=1) for blocks in (above, below))
+        before = (np.cumsum(negatives, axis=1) - negatives)[:, self.tie_fold]
+        wins = (above * (np.cumsum(below, axis=1) - below / 2 - before)).sum(axis=1)
+        pairs = (positives * negatives).sum(axis=1)
+        area: NDArray[np.float64] = np.divide(wins, pairs, out=np.full(len(counts), np.nan), where=pairs > 0)
+        return area
+
+    @cached_property
+    def _blocks(self) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
+        """Cases in the order of their blocks, and where each block starts."""
+        size = np.bincount(self.tie)
+        return np.argsort(self.tie, kind="stable"), np.cumsum(size) - size
+
+    @cached_property
+    def _block_counts(self) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+        """Positives and negatives per block."""
+        blocks = len(self.tie_fold)
+        return _sums(self.tie, self.labels, blocks), _sums(self.tie, ~self.labels, blocks)
 
     def _below(self, counts: NDArray[np.float64]) -> NDArray[np.float64]:
         """How many of `counts` (per block) lie below each block in its fold, its own counting half."""
@@ -297,7 +327,7 @@ class _Ordering:
     @cached_property
     def wins(self) -> NDArray[np.float64]:
         """For each case, how many cases of the other class in its fold it is ordered rightly against, ties half."""
-        positive, negative = self._block_counts(slice(None))
+        positive, negative = self._block_counts
         above = self.positives[self.tie_fold] - self._below(positive)
         return np.where(self.labels, self._below(negative)[self.tie], above[self.tie])
 
@@ -327,7 +357,7 @@ class _Ordering:
 
     def called_positive(self) -> tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.float64]]:
         """Distinct scores from the highest down, with the positives and negatives at or above each."""
-        positive, negative = self._block_counts(slice(None))
+        positive, negative = self._block_counts
         cutoffs = np.empty(len(positive))
         cutoffs[self.tie] = self.scores
         return cutoffs[::-1], np.cumsum(positive[::-1]), np.cumsum(negative[::-1])
@@ -399,11 +429,8 @@ def _bootstrap_interval(ordering: _Ordering, *, level: float, seed: int | None, 
     if ordering.variance_of(ordering.wins) == 0:
         return _no_variance_interval(ordering, level=level)
     stratum = ordering.fold * 2 + ordering.labels
-    members = np.argsort(stratum, kind="stable")
-    size = np.bincount(stratum)
-    start, width = np.repeat(np.cumsum(size) - size, size), np.repeat(size, size)
-    areas = [ordering.auc_of(members[start + rng.integers(width)]) for _ in range(resamples)]
-    low, high = np.quantile(areas, (tail, 1 - tail))
+    areas = [ordering.resampled(counts) for counts in drawn_counts(stratum, rng, resamples=resamples)]
+    low, high = np.quantile(np.concatenate(areas), (tail, 1 - tail))
     return AucInterval(ordering.auc, float(low), float(high))
 
 

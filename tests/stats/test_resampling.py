@@ -8,7 +8,14 @@ import numpy as np
 import pytest
 from scipy.stats import bootstrap
 
-from morphomil.stats import auc, bootstrap_by_patient, permutation_test
+from morphomil.stats import (
+    auc,
+    bootstrap_by_patient,
+    permutation_test,
+    resampled_auc,
+    resampled_mean,
+    within_fold_auc,
+)
 
 
 def test_one_row_per_patient_is_scipys_interval() -> None:
@@ -73,3 +80,42 @@ def test_permutations_against_all_of_them() -> None:
     assert permutation_test(difference, labels, seed=0, permutations=9).p_value >= 0.1
     held = permutation_test(difference, labels, seed=0, strata=labels, permutations=9)
     assert (held.null == held.estimate).all()
+
+
+def test_blocks_of_draws_equal_single_ones(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The same draws whether the statistic takes one or many, and whatever the size of a block."""
+    rng = np.random.default_rng(4)
+    patients = rng.integers(0, 25, 90)
+    labels, folds = patients % 2, patients // 2 % 3
+    scores = np.round(labels + rng.normal(0, 1, 90), 1)  # with ties
+    for folded in (None, folds):
+
+        def area(rows: np.ndarray, folded: np.ndarray | None = folded) -> float:
+            return within_fold_auc(labels[rows], scores[rows], np.zeros(90)[rows] if folded is None else folded[rows])
+
+        given = {"patients": patients, "seed": 2, "strata": labels, "resamples": 300}
+        single = bootstrap_by_patient(area, **given)
+        many = bootstrap_by_patient(resampled_auc(labels, scores, folded), vectorized=True, **given)
+        np.testing.assert_allclose(many.replicates, single.replicates, rtol=1e-12)
+        assert (many.low, many.high) == pytest.approx((single.low, single.high), rel=1e-12)
+    means = bootstrap_by_patient(resampled_mean(scores), patients, seed=1, resamples=400, vectorized=True)
+    monkeypatch.setattr("morphomil.stats.resampling.BLOCK_CELLS", 1000)
+    blocks = bootstrap_by_patient(lambda rows: float(scores[rows].mean()), patients, seed=1, resamples=400)
+    np.testing.assert_allclose(means.replicates, blocks.replicates, rtol=1e-12)
+    few = resampled_auc([0, 1], [1, 2])(np.array([[2, 0], [1, 3]]))
+    assert np.isnan(few[0])
+    assert few[1] == 1
+    with pytest.raises(ValueError, match="needs resamples"):
+        bootstrap_by_patient(area, patients, seed=0, resamples=0)
+    with pytest.raises(ValueError, match="with a row"):
+        bootstrap_by_patient(area, [], seed=0)
+
+
+def test_permutations_in_blocks_equal_single_ones() -> None:
+    rng = np.random.default_rng(5)
+    values, labels, site = rng.normal(size=40), np.arange(40) % 2, np.arange(40) // 20
+    given = {"labels": labels, "seed": 3, "strata": site, "permutations": 200}
+    single = permutation_test(lambda marks: float(values @ marks), **given)
+    many = permutation_test(lambda marks: marks @ values, vectorized=True, **given)
+    np.testing.assert_allclose(many.null, single.null, rtol=1e-10)
+    assert many.p_value == single.p_value
