@@ -15,12 +15,14 @@ from morphomil.stats.tables import (
     class_columns,
     comparison_table,
     confusion_counts,
+    multiclass_comparison_table,
     multiclass_table,
     net_benefit_table,
     performance_table,
     print_multiclass,
     print_p,
     print_performance,
+    print_subgroups,
     subgroup_table,
     to_html,
     to_latex,
@@ -128,17 +130,23 @@ def _two_classes(predictions: pd.DataFrame, covariates: pd.DataFrame) -> Tables:
         ("net_benefit", "Net benefit by threshold (decision curve)", net_benefit_table(predictions)),
     ]
     if covariates.shape[1]:
-        caption = "Subgroups of the test patients; a refitted accuracy has its cutoff from the subgroup: optimistic"
-        more.append(("subgroups", caption, subgroup_table(predictions, _subgroups(covariates))))
+        caption = "Subgroups of the test patients; cutoffs fixed on validation, refitted ones beside (optimistic)"
+        table = subgroup_table(predictions, _subgroups(covariates))
+        if len(table):
+            tables["subgroups"] = (caption, table, print_subgroups(table))
     return tables | {stem: (caption, table, _round(table)) for stem, caption, table in more if len(table)}
 
 
 def _several_classes(predictions: pd.DataFrame) -> Tables:
     table, counts = multiclass_table(predictions, seed=SEED), confusion_counts(predictions)
-    return {
+    pairs = multiclass_comparison_table(predictions, seed=SEED)
+    tables: Tables = {
         "performance_by_class": ("Performance by class", table, print_multiclass(table)),
         "confusion": ("Labels (rows) by calls", counts, counts),
     }
+    return tables | (
+        {"comparison_by_class": ("Differences of AUC by class", pairs, _round(pairs))} if len(pairs) else {}
+    )
 
 
 def _p(value: Any) -> str:
@@ -174,13 +182,15 @@ def _notes(predictions: pd.DataFrame) -> list[str]:
         "AUC with DeLong's interval (on the logit scale below 50 cases of a class and where the AUC is above 0.9); "
         "accuracy, sensitivity and specificity with exact Clopper-Pearson intervals; predictive values with Mercaldo's "
         "logit interval at the sample's prevalence. AUCs of the same patients were compared by DeLong's test, those of "
-        "subgroups by its unpaired form. Cutoffs were fixed on validation patients (Youden).",
+        "subgroups by its unpaired form; interactions by the likelihood ratio of label ~ score * subgroup. Cutoffs "
+        "were fixed on validation patients (Youden).",
         "T training, V validation, I-T test.",
     ]
     if class_columns(predictions):
         notes.append(
             "Several classes: AUC of a class against the rest, macro average and Hand and Till's, with bootstrap "
-            "(BCa) intervals by patient; a patient is called the most probable class."
+            "(BCa) intervals by patient; a patient is called the most probable class. Models were compared by the "
+            "bootstrap standard error of the difference, and class by class by DeLong's test."
         )
     if tested["fold"].nunique() > 1:
         notes.append(

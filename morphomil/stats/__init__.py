@@ -27,8 +27,20 @@ from morphomil.stats.groups import (
     holm,
     mann_whitney,
 )
-from morphomil.stats.models import LogisticModel, adjusted_associations, likelihood_ratio_test, logistic_model
-from morphomil.stats.multiclass import average_precision, confusion_table, multiclass_auc, precision_recall_curve
+from morphomil.stats.models import (
+    LogisticModel,
+    adjusted_associations,
+    interaction_test,
+    likelihood_ratio_test,
+    logistic_model,
+)
+from morphomil.stats.multiclass import (
+    average_precision,
+    confusion_table,
+    multiclass_auc,
+    precision_recall_curve,
+    resampled_multiclass_auc,
+)
 from morphomil.stats.resampling import bootstrap_by_patient, permutation_test, resampled_mean
 from morphomil.stats.roc import (
     auc,
@@ -47,6 +59,7 @@ from morphomil.stats.tables import (
     calibration_table,
     characteristics_table,
     comparison_table,
+    multiclass_comparison_table,
     multiclass_table,
     performance_table,
     subgroup_table,
@@ -81,12 +94,14 @@ __all__ = [
     "grouped_polarity",
     "hodges_lehmann",
     "holm",
+    "interaction_test",
     "leave_one_out_deviation",
     "likelihood_ratio_test",
     "logistic_model",
     "mann_whitney",
     "mcnemar_test",
     "multiclass_auc",
+    "multiclass_comparison_table",
     "multiclass_table",
     "performance_table",
     "permutation_test",
@@ -94,6 +109,7 @@ __all__ = [
     "rayleigh_test",
     "resampled_auc",
     "resampled_mean",
+    "resampled_multiclass_auc",
     "roc_curve",
     "subgroup_table",
     "watson_williams_test",

@@ -139,6 +139,34 @@ def likelihood_ratio_test(base: ArrayLike, full: ArrayLike, y: ArrayLike) -> Lik
     return LikelihoodRatio(statistic, degrees, float(chi2.sf(statistic, degrees)))
 
 
+def interaction_test(labels: ArrayLike, scores: ArrayLike, groups: ArrayLike) -> LikelihoodRatio:
+    """Does a score's odds ratio differ between groups of cases? label ~ score * group against label ~ score + group.
+
+    Both are logistic models, groups being indicators; the likelihood ratio has groups - 1 degrees of freedom. Unlike a
+    difference of AUCs, the answer depends on the score's scale, here as it is given.
+
+    Args:
+        labels: (n,), 0/1 or boolean.
+        scores: (n,).
+        groups: (n,), a label per case.
+
+    Raises:
+        ValueError: as `likelihood_ratio_test`, which a group that the score separates brings about; a group is missing
+            or there is just one.
+    """
+    codes, names = pd.factorize(np.asarray(groups), sort=True)
+    values, _ = _matrix(scores)
+    if codes.shape != values.shape[:1] or values.shape[1] != 1:
+        raise ValueError(f"scores and groups must be vectors of one length, got {values.shape} and {codes.shape}")
+    if len(names) < 2 or (codes < 0).any():
+        raise ValueError(f"each case needs one of two or more groups, got {names.tolist()}")
+    spread = values.std()
+    score = (values - values.mean()) / (spread if spread > 0 else 1)
+    member = (codes[:, None] == np.arange(1, len(names))).astype(np.float64)
+    base = np.column_stack([score, member])
+    return likelihood_ratio_test(base, np.column_stack([base, score * member]), labels)
+
+
 def adjusted_associations(
     table: pd.DataFrame, y: ArrayLike, *, covariates: pd.DataFrame | None = None, level: float = 0.95
 ) -> pd.DataFrame:

@@ -8,15 +8,17 @@ from typing import TYPE_CHECKING, Literal
 import numpy as np
 import pandas as pd
 
-from morphomil.stats.roc import auc
+from morphomil.stats.roc import auc, resampled_auc
 
 if TYPE_CHECKING:
     from numpy.typing import ArrayLike, NDArray
 
+    from morphomil.stats.resampling import Vectorized
 
-def multiclass_auc(
-    labels: ArrayLike, probabilities: ArrayLike, *, method: Literal["ovr", "hand-till"] = "ovr"
-) -> float:
+MulticlassMethod = Literal["ovr", "hand-till"]
+
+
+def multiclass_auc(labels: ArrayLike, probabilities: ArrayLike, *, method: MulticlassMethod = "ovr") -> float:
     """AUC of several classes; 0.5 is chance.
 
     `ovr`: mean over classes of the AUC of a class against all others, classes weighing the same (macro).
@@ -31,17 +33,42 @@ def multiclass_auc(
     Raises:
         ValueError: shapes don't fit, a class has no case, a value is missing, or the method is unknown.
     """
+    return float(np.mean([auc(own, scores) for _, own, scores in _two_class_parts(labels, probabilities, method)]))
+
+
+def resampled_multiclass_auc(
+    labels: ArrayLike, probabilities: ArrayLike, *, method: MulticlassMethod = "ovr"
+) -> Vectorized:
+    """`multiclass_auc` for `bootstrap_by_patient(..., vectorized=True)`: of (draws, n) counts, one value per draw.
+
+    NaN where a draw lacks a class.
+
+    Raises:
+        ValueError: as `multiclass_auc`.
+    """
+    parts = [(cases, resampled_auc(own, x)) for cases, own, x in _two_class_parts(labels, probabilities, method)]
+
+    def area(counts: NDArray[np.int64]) -> NDArray[np.float64]:
+        return np.asarray(np.mean([of_part(counts[:, cases]) for cases, of_part in parts], axis=0))
+
+    return area
+
+
+def _two_class_parts(
+    labels: ArrayLike, probabilities: ArrayLike, method: str
+) -> list[tuple[NDArray[np.intp], NDArray[np.bool_], NDArray[np.float64]]]:
+    """The AUCs of two classes that are averaged: of which cases, who is positive among them, and their scores."""
     truth, values = _checked(labels, probabilities)
     classes = range(values.shape[1])
     if method == "ovr":
-        return float(np.mean([auc(truth == k, values[:, k]) for k in classes]))
+        return [(np.arange(len(truth)), truth == k, values[:, k]) for k in classes]
     if method != "hand-till":
         raise ValueError(f"method must be ovr or hand-till, got {method!r}")
-    areas = []
+    parts = []
     for one, other in combinations(classes, 2):
-        pair = (truth == one) | (truth == other)
-        areas += [auc(truth[pair] == k, values[pair, k]) for k in (one, other)]
-    return float(np.mean(areas))
+        pair = np.flatnonzero((truth == one) | (truth == other))
+        parts += [(pair, truth[pair] == k, values[pair, k]) for k in (one, other)]
+    return parts
 
 
 def confusion_table(labels: ArrayLike, calls: ArrayLike, *, classes: int) -> tuple[pd.DataFrame, pd.DataFrame]:

@@ -187,19 +187,26 @@ def delong_test(
 
 
 def delong_test_unpaired(
-    labels_a: ArrayLike, scores_a: ArrayLike, labels_b: ArrayLike, scores_b: ArrayLike, *, level: float = 0.95
+    labels_a: ArrayLike,
+    scores_a: ArrayLike,
+    labels_b: ArrayLike,
+    scores_b: ArrayLike,
+    *,
+    folds_a: ArrayLike | None = None,
+    folds_b: ArrayLike | None = None,
+    level: float = 0.95,
 ) -> DelongResult:
     """DeLong's test of the AUCs of two independent groups of cases, such as two subgroups.
 
     `z` is the difference over its standard error. As in R's pROC it refers to Student's t distribution with Welch and
     Satterthwaite's degrees of freedom, each group having cases - 1; MedCalc takes the normal distribution, whose p is
     smaller in small groups. Without variance in either group: the convention of `delong_test`, the interval always
-    being Zou and Donner's.
+    being Zou and Donner's. With folds it compares within-fold AUCs of out-of-fold scores: approximate.
 
     Raises:
         ValueError: as `auc`, or a class of one case.
     """
-    a, b = _Ordering.of(labels_a, scores_a), _Ordering.of(labels_b, scores_b)
+    a, b = _Ordering.of(labels_a, scores_a, folds_a), _Ordering.of(labels_b, scores_b, folds_b)
     _need_two_cases(a)
     _need_two_cases(b)
     first, second = a.variance_of(a.wins), b.variance_of(b.wins)

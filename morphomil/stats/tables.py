@@ -9,18 +9,22 @@ from __future__ import annotations
 
 import html
 import math
+from collections import Counter
 from itertools import combinations
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
+from scipy.special import ndtr
 
 from morphomil.stats.diagnostic import calibration, decision_curve, diagnostic_table, exact_interval
 from morphomil.stats.groups import compare_categories, compare_groups, holm
-from morphomil.stats.multiclass import confusion_table, multiclass_auc
+from morphomil.stats.models import interaction_test
+from morphomil.stats.multiclass import MulticlassMethod, confusion_table, resampled_multiclass_auc
 from morphomil.stats.resampling import bootstrap_by_patient
 from morphomil.stats.roc import (
     AucInterval,
+    DelongResult,
     delong_test,
     delong_test_unpaired,
     within_fold_auc_interval,
@@ -30,6 +34,10 @@ from morphomil.types import RefusedError
 
 if TYPE_CHECKING:
     from collections.abc import Hashable, Sequence
+
+    from numpy.typing import NDArray
+
+    from morphomil.stats.resampling import Vectorized
 
 PARTS = {"train": "T", "val": "V", "test": "I-T"}
 """As the paper heads its columns: training, validation, independent test."""
@@ -90,26 +98,56 @@ def comparison_table(predictions: pd.DataFrame, *, level: float = 0.95) -> pd.Da
     """
     _check(predictions)
     rows: list[dict[str, Any]] = []
+    for part, pairs in _pairs_of_models(predictions).items():
+        tests: list[dict[str, Any]] = []
+        for a, b, both, folds in pairs:
+            if not _enough(both.assign(fold=folds)):
+                continue
+            test = delong_test(both["label"], both["score_a"], both["score_b"], folds=folds, level=level)
+            tests.append(
+                {"part": part, "model_a": a, "model_b": b, "n": len(both)}
+                | _difference(test)
+                | {"approximate": folds.nunique() > 1}
+            )
+        rows += _with_holm(tests)
+    names = ["part", "model_a", "model_b", "n", *DIFFERENCE, "p_holm", "approximate"]
+    return pd.DataFrame(rows, columns=names)
+
+
+DIFFERENCE = ("auc_a", "auc_b", "difference", "low", "high", "z", "p_value")
+
+
+def _difference(test: DelongResult) -> dict[str, float]:
+    values = (test.auc_a, test.auc_b, test.difference, *test.interval, test.z, test.p_value)
+    return dict(zip(DIFFERENCE, values, strict=True))
+
+
+def _with_holm(tests: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """The tests, one family, with `p_holm`."""
+    adjusted = holm([float(test["p_value"]) for test in tests])
+    return [test | {"p_holm": float(p)} for test, p in zip(tests, adjusted, strict=True)]
+
+
+def _pairs_of_models(
+    predictions: pd.DataFrame,
+) -> dict[str, list[tuple[str, str, pd.DataFrame, pd.Series[Any]]]]:
+    """Per part: two models' names, the patients that both predict (columns `_a`, `_b`, one `label`), and their folds.
+
+    Models in whose part a patient stands more than once are left out.
+    """
+    models = _by_model_and_part(predictions)
+    found = {}
     for part in [part for part in PARTS if part in set(predictions["part"])]:
-        own = {str(model): table for (model, p), table in _by_model_and_part(predictions) if p == part}
-        pairs: list[dict[str, Any]] = []
-        for a, b in combinations([name for name in own if not own[name]["patient"].duplicated().any()], 2):
+        own = {str(model): t for (model, p), t in models if p == part and not t["patient"].duplicated().any()}
+        pairs = []
+        for a, b in combinations(own, 2):
             both = own[a].merge(own[b], on="patient", suffixes=("_a", "_b"))
             if not (both["label_a"] == both["label_b"]).all():
                 raise ValueError(f"models {a} and {b} have other labels for the same patients")
             folds = both["fold_a"].astype(str) + "/" + both["fold_b"].astype(str)
-            if not _enough(both.rename(columns={"label_a": "label"}).assign(fold=folds)):
-                continue
-            test = delong_test(both["label_a"], both["score_a"], both["score_b"], folds=folds, level=level)
-            pairs.append(
-                {"part": part, "model_a": a, "model_b": b, "n": len(both), "auc_a": test.auc_a, "auc_b": test.auc_b}
-                | {"difference": test.difference, "low": test.interval[0], "high": test.interval[1]}
-                | {"z": test.z, "p_value": test.p_value, "approximate": folds.nunique() > 1}
-            )
-        adjusted = holm([float(pair["p_value"]) for pair in pairs])
-        rows += [pair | {"p_holm": float(p)} for pair, p in zip(pairs, adjusted, strict=True)]
-    names = ["part", "model_a", "model_b", "n", "auc_a", "auc_b", "difference", "low", "high", "z", "p_value", "p_holm"]
-    return pd.DataFrame(rows, columns=[*names, "approximate"])
+            pairs.append((a, b, both.rename(columns={"label_a": "label"}), folds))
+        found[part] = pairs
+    return found
 
 
 def subgroup_table(
@@ -125,9 +163,13 @@ def subgroup_table(
 
     Returns:
         `model, variable, subgroup, n, positives, auc, low, high`, the measures with `_low` and `_high`, `p_value`:
-        unpaired DeLong against the variable's other patients, `p_holm` over the model's subgroups; `refitted_ACC`
-        where Youden's cutoff is fitted to the subgroup itself, optimistic. Subgroups with fewer than two patients of a
-        class have their count only.
+        unpaired DeLong against the variable's other patients, `p_holm` over the model's tests (two subgroups share
+        one), `p_interaction`: likelihood ratio of label ~ score * variable (`interaction_test`), one for a variable,
+        `p_interaction_holm` over the model's variables. `refitted_..._optimistic`: Youden's cutoff fitted to the
+        subgroup itself, which flatters ACC, SENS and SPEC there. Subgroups with fewer than two patients of a class have
+        their count only; the interaction is missing where a group is separated by the score or has one class.
+
+        Out-of-fold scores: AUCs and their test count pairs within folds, nothing is refitted, and all is approximate.
 
     Raises:
         ValueError: as `performance_table`.
@@ -137,34 +179,67 @@ def subgroup_table(
     for (model, own_part), own in _by_model_and_part(predictions):
         if own_part != part:
             continue
-        start = len(rows)
+        found: list[dict[str, Any]] = []
         for variable in subgroups:
             value = own["patient"].map(subgroups[variable])
+            about = {"model": model, "variable": str(variable), "p_interaction": _interaction(own, value)}
             for name in sorted(value.dropna().unique(), key=str):
                 inside = own[value == name]
-                row = {"model": model, "variable": str(variable), "subgroup": str(name), "n": len(inside)}
-                row["positives"] = int(inside["label"].sum())
-                rows.append(row | _subgroup(inside, own[value.notna() & (value != name)], level=level))
-        adjusted = holm([float(row.get("p_value", math.nan)) for row in rows[start:]])
-        for row, p in zip(rows[start:], adjusted, strict=True):
-            row["p_holm"] = float(p)
-    return pd.DataFrame(rows)
+                row = about | {"subgroup": str(name), "n": len(inside), "positives": int(inside["label"].sum())}
+                found.append(row | _subgroup(inside, own[value.notna() & (value != name)], level=level))
+        rows += found
+        _adjust_subgroups(found)
+    limits = [f"{name}{suffix}" for name in MEASURES for suffix in ("", "_low", "_high")]
+    tests = ["p_value", "p_holm", "p_interaction", "p_interaction_holm"]
+    names = ["model", "variable", "subgroup", "n", "positives", "auc", "low", "high", *limits, *tests]
+    return pd.DataFrame(rows, columns=[*names, *(f"refitted_{name}_optimistic" for name in REFITTED)])
+
+
+REFITTED = ("cutoff", "ACC", "SENS", "SPEC")
+
+
+def _interaction(own: pd.DataFrame, value: pd.Series[Any]) -> float:
+    """p; NaN where the models can't be fitted."""
+    known = value.notna()
+    try:
+        return interaction_test(own["label"][known], own["score"][known], value[known].astype(str)).p_value
+    except ValueError:
+        return math.nan
+
+
+def _adjust_subgroups(rows: list[dict[str, Any]]) -> None:
+    """Add Holm's p: each variable has one interaction, and two subgroups have one test between them."""
+    count = Counter(row["variable"] for row in rows)
+    tests = {
+        (row["variable"], "" if count[row["variable"]] == 2 else row["subgroup"]): row.get("p_value", math.nan)
+        for row in rows
+    }
+    interactions = {row["variable"]: row["p_interaction"] for row in rows}
+    of_test = dict(zip(tests, holm(list(tests.values())), strict=True))
+    of_variable = dict(zip(interactions, holm(list(interactions.values())), strict=True))
+    for row in rows:
+        own = of_test.get((row["variable"], row["subgroup"]), of_test.get((row["variable"], "")))
+        row |= {"p_holm": own, "p_interaction_holm": of_variable[row["variable"]]}
 
 
 def _subgroup(inside: pd.DataFrame, outside: pd.DataFrame, *, level: float) -> dict[str, Any]:
-    if not _enough(inside.assign(fold=0)):
+    if not _enough(inside):
         return {}
-    area = within_fold_auc_interval(inside["label"], inside["score"], np.zeros(len(inside)), level=level)
+    area = within_fold_auc_interval(inside["label"], inside["score"], inside["fold"], level=level)
     row: dict[str, Any] = {"auc": area.auc, "low": area.low, "high": area.high}
     table = diagnostic_table(*_counts(inside, inside["cutoff"]), level=level)
     for name in MEASURES:
         row |= {name: table.loc[name, "estimate"], f"{name}_low": table.loc[name, "low"]}
         row[f"{name}_high"] = table.loc[name, "high"]
-    if _enough(outside.assign(fold=0)):
+    if _enough(outside):
         sides = [(side["label"], side["score"]) for side in (inside, outside)]
-        row["p_value"] = delong_test_unpaired(*sides[0], *sides[1], level=level).p_value
-    refitted = _counts(inside, youden_cutoff(inside["label"], inside["score"]))
-    return row | {"refitted_ACC": diagnostic_table(*refitted).loc["ACC", "estimate"]}
+        folds = {"folds_a": inside["fold"], "folds_b": outside["fold"]}
+        row["p_value"] = delong_test_unpaired(*sides[0], *sides[1], **folds, level=level).p_value
+    if inside["fold"].nunique() == 1:
+        cutoff = youden_cutoff(inside["label"], inside["score"])
+        refitted = diagnostic_table(*_counts(inside, cutoff))["estimate"].to_dict() | {"cutoff": cutoff}
+        row |= {f"refitted_{name}_optimistic": refitted[name] for name in REFITTED}
+    return row
 
 
 def _enough(table: pd.DataFrame) -> bool:
@@ -237,9 +312,7 @@ def multiclass_table(
     Raises:
         ValueError: columns are missing, or labels and probabilities don't fit.
     """
-    names = class_columns(predictions)
-    if len(names) < 3 or predictions[[*names, "label"]].isna().any(axis=None):
-        raise ValueError(f"a table of several classes needs probabilities of three or more for all, got {names}")
+    names = _class_names(predictions)
     rows: list[dict[str, Any]] = []
     for (model, part), own in _by_model_and_part(predictions):
         labels, values = own["label"].to_numpy(np.int64), own[names].to_numpy(np.float64)
@@ -253,7 +326,7 @@ def multiclass_table(
             rows.append(about | {"measure": measure, "class": which, "estimate": limits[0], "low": low, "high": high})
 
         folds = own["fold"].to_numpy()
-        for method, measure in (("ovr", "AUC macro"), ("hand-till", "AUC Hand-Till")):
+        for method, measure in _MACRO.items():
             add(
                 measure,
                 "all",
@@ -270,29 +343,98 @@ def multiclass_table(
 
 
 def _macro(
-    labels: Any, values: Any, folds: Any, *, method: Any, seed: int, resamples: int, level: float
+    labels: Any, values: Any, folds: Any, *, method: MulticlassMethod, seed: int, resamples: int, level: float
 ) -> AucInterval:
     """Mean of folds' multiclass AUC with its BCa interval; NaN where no fold has every class."""
+    mean = _mean_of_folds(labels, values, folds, method=method)
+    found = None if mean is None else _resample_macro(mean, labels, folds, seed=seed, resamples=resamples, level=level)
+    return AucInterval(math.nan, math.nan, math.nan) if found is None else AucInterval(*found[:3])
 
-    def mean(rows: Any) -> float:
-        found = []
-        for fold in np.unique(folds[rows]):
-            own = rows[folds[rows] == fold]
-            if len(np.unique(labels[own])) == values.shape[1]:
-                found.append(multiclass_auc(labels[own], values[own], method=method))
-        return float(np.mean(found)) if found else math.nan
 
-    estimate = mean(np.arange(len(labels)))
-    if math.isnan(estimate):
-        return AucInterval(math.nan, math.nan, math.nan)
+def _mean_of_folds(labels: Any, values: Any, folds: Any, *, method: MulticlassMethod) -> Vectorized | None:
+    """Of the multiclass AUC, for the bootstrap; none where no fold has every class."""
+    areas = []
+    for fold in np.unique(folds):
+        own = np.flatnonzero(folds == fold)
+        if len(np.unique(labels[own])) == values.shape[1]:
+            areas.append((own, resampled_multiclass_auc(labels[own], values[own], method=method)))
+
+    def mean(counts: NDArray[np.int64]) -> NDArray[np.float64]:
+        return np.asarray(np.mean([area(counts[:, own]) for own, area in areas], axis=0))
+
+    return mean if areas else None
+
+
+def _resample_macro(
+    statistic: Vectorized, labels: Any, folds: Any, *, seed: int, resamples: int, level: float
+) -> tuple[float, float, float, float]:
+    """Estimate, limits and standard error; patients are drawn within folds and classes."""
     strata = pd.factorize(pd.Series(folds).astype(str) + "/" + pd.Series(labels).astype(str))[0]
-    try:
-        found = bootstrap_by_patient(
-            mean, np.arange(len(labels)), seed=seed, strata=strata, resamples=resamples, level=level
-        )
-    except ValueError:
-        return AucInterval(estimate, math.nan, math.nan)
-    return AucInterval(estimate, found.low, found.high)
+    patients = np.arange(len(labels))
+    found = bootstrap_by_patient(
+        statistic, patients, seed=seed, strata=strata, resamples=resamples, level=level, vectorized=True
+    )
+    return found.estimate, found.low, found.high, float(found.replicates.std(ddof=1))
+
+
+def multiclass_comparison_table(
+    predictions: pd.DataFrame, *, seed: int, resamples: int = 1000, level: float = 0.95
+) -> pd.DataFrame:
+    """Differences of AUC of each pair of models of three or more classes in each part, on the patients of both.
+
+    Of all classes (`AUC macro`, `AUC Hand-Till`): BCa interval of the difference, patients drawn within folds and
+    classes, and z = difference / its bootstrap standard error, as pROC's `roc.test(method = "bootstrap")`; without
+    spread p is 1 for equal AUCs and limits are missing. Of each class against the rest (`AUC`): DeLong's test. Parts
+    and pairs are left out as in `comparison_table`.
+
+    Returns:
+        `part, model_a, model_b, n, measure, class, auc_a, auc_b, difference, low, high, z, p_value, p_holm` (a part's
+        tests of a measure are the family), `approximate` (out-of-fold scores).
+
+    Raises:
+        ValueError: as `multiclass_table`, or two models say different labels of a patient.
+    """
+    names = _class_names(predictions)
+    rows: list[dict[str, Any]] = []
+    for part, pairs in _pairs_of_models(predictions).items():
+        tests: dict[str, list[dict[str, Any]]] = {"AUC macro": [], "AUC Hand-Till": [], "AUC": []}
+        for a, b, both, folds in pairs:
+            about = {"part": part, "model_a": a, "model_b": b, "n": len(both), "approximate": folds.nunique() > 1}
+            labels = both["label"].to_numpy(np.int64)
+            values = [both[[f"{name}_{side}" for name in names]].to_numpy(np.float64) for side in "ab"]
+            for method, measure in _MACRO.items():
+                found = _macro_difference(
+                    labels, values, folds.to_numpy(), method=method, seed=seed, resamples=resamples, level=level
+                )
+                if found:
+                    tests[measure].append(about | {"measure": measure, "class": "all"} | found)
+            for k in range(len(names)):
+                if _enough(both.assign(fold=folds, label=labels == k)):
+                    test = delong_test(labels == k, values[0][:, k], values[1][:, k], folds=folds, level=level)
+                    tests["AUC"].append(about | {"measure": "AUC", "class": k} | _difference(test))
+        for family in tests.values():
+            rows += _with_holm(family)
+    columns = ["part", "model_a", "model_b", "n", "measure", "class", *DIFFERENCE, "p_holm", "approximate"]
+    return pd.DataFrame(rows, columns=columns)
+
+
+def _macro_difference(
+    labels: Any, values: list[Any], folds: Any, *, method: MulticlassMethod, seed: int, resamples: int, level: float
+) -> dict[str, float]:
+    """As `_difference`; empty where no fold has every class."""
+    means = [_mean_of_folds(labels, own, folds, method=method) for own in values]
+    first, second = means
+    if first is None or second is None:
+        return {}
+    areas = [float(mean(np.ones((1, len(labels)), np.int64))[0]) for mean in (first, second)]
+    difference, low, high, error = _resample_macro(
+        lambda counts: first(counts) - second(counts), labels, folds, seed=seed, resamples=resamples, level=level
+    )
+    z = difference / error if error > 0 else 0.0 if difference == 0 else math.nan
+    return dict(zip(DIFFERENCE, (*areas, difference, low, high, z, 2 * float(ndtr(-abs(z)))), strict=True))
+
+
+_MACRO: dict[MulticlassMethod, str] = {"ovr": "AUC macro", "hand-till": "AUC Hand-Till"}
 
 
 def confusion_counts(predictions: pd.DataFrame) -> pd.DataFrame:
@@ -314,6 +456,13 @@ def class_columns(predictions: pd.DataFrame) -> list[str]:
     """`probability_0`, `probability_1`, ... as far as they go."""
     names = [f"probability_{k}" for k in range(predictions.shape[1])]
     return [name for name in names if name in predictions]
+
+
+def _class_names(predictions: pd.DataFrame) -> list[str]:
+    names = class_columns(predictions)
+    if len(names) < 3 or predictions[[*names, "label"]].isna().any(axis=None):
+        raise ValueError(f"a table of several classes needs probabilities of three or more for all, got {names}")
+    return names
 
 
 def characteristics_table(
@@ -401,6 +550,22 @@ def print_multiclass(table: pd.DataFrame) -> pd.DataFrame:
     printed = print_performance(table.assign(model=table["model"].astype(str) + "\t" + names))
     parted = printed["model"].str.split("\t", expand=True)
     return printed.assign(model=parted[0]).assign(**{"class": parted[1]}).fillna("")
+
+
+def print_subgroups(table: pd.DataFrame) -> pd.DataFrame:
+    """`subgroup_table` as journals print it, digits as `print_performance`; what is optimistic says so."""
+    printed = table[["model", "variable", "subgroup", "n", "positives"]].copy()
+    for name in ("AUC", *MEASURES):
+        columns = ["auc", "low", "high"] if name == "AUC" else [name, f"{name}_low", f"{name}_high"]
+        printed[name] = [_cell(name, *cell) for cell in table[columns].to_numpy(np.float64)]
+    for name, head in (("", "p"), ("_interaction", "p interaction")):
+        source = "p_value" if not name else f"p{name}"
+        printed[head] = [print_p(x) for x in table[source].astype(float)]
+        printed[f"{head} (Holm)"] = [print_p(x) for x in table[f"p{name}_holm"].astype(float)]
+    for name in REFITTED[1:]:
+        values = table[f"refitted_{name}_optimistic"].astype(float)
+        printed[f"{name}, cutoff refitted (optimistic)"] = [_cell(name, x, math.nan, math.nan) for x in values]
+    return printed
 
 
 def print_p(value: float) -> str:

@@ -50,6 +50,9 @@ for (term in rownames(table)) {
 smaller <- update(model, . ~ . - smooth - rare)
 lrt <- anova(smaller, model, test = "LRT")
 note("lrt", lrt$Deviance[2]); note("lrt_p", lrt$`Pr(>Chi)`[2])
+parallel <- glm(group ~ spread + factor(grade), binomial, cases, control = glm.control(epsilon = 1e-14))
+interaction <- anova(parallel, update(parallel, . ~ . + spread:factor(grade)), test = "LRT")
+note("interaction", interaction$Deviance[2]); note("interaction_p", interaction$`Pr(>Chi)`[2])
 
 counts <- c(68, 39, 16, 95)  # tp, fp, fn, tn
 note("exact_low", binom.test(68 + 95, sum(counts))$conf.int[1]); note("exact_high", binom.test(68 + 95, sum(counts))$conf.int[2])

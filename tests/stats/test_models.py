@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.stats import chi2
 
-from morphomil.stats import adjusted_associations, auc, likelihood_ratio_test, logistic_model
+from morphomil.stats import adjusted_associations, auc, interaction_test, likelihood_ratio_test, logistic_model
 from morphomil.stats.models import is_separated
 
 
@@ -59,6 +59,18 @@ def test_coefficients_and_likelihood_ratio_equal_r() -> None:
     np.testing.assert_allclose(errors, expected[["glm_error_" + name for name in found.index]], rtol=1e-6)
     ratio = likelihood_ratio_test(table[["spread"]], table[names], table["group"])
     assert [ratio.statistic, ratio.p_value] == pytest.approx(expected[["lrt", "lrt_p"]].tolist(), rel=1e-8)
+    found = interaction_test(table["group"], table["spread"], table["grade"])
+    theirs = expected[["interaction", "interaction_p"]].tolist()
+    assert [found.statistic, found.p_value] == pytest.approx(theirs, rel=1e-7)
+    assert found.degrees == 2
+    # Neither the score's unit nor the groups' names nor the order of cases matter.
+    order = np.random.default_rng(0).permutation(len(table))
+    names = table["grade"].map({1: "c", 2: "a", 3: "b"})
+    again = interaction_test(table["group"][order], 3 - 50 * table["spread"][order], names[order])
+    assert again.statistic == pytest.approx(found.statistic, rel=1e-7)
+    for groups, cause in ((np.ones(90), "two or more groups"), (table["group"], "separates")):
+        with pytest.raises(ValueError, match=cause):
+            interaction_test(table["group"], table["spread"], groups)
 
 
 def test_separation_is_found_and_answered() -> None:

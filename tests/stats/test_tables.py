@@ -12,20 +12,24 @@ from morphomil.stats import (
     delong_test,
     delong_test_unpaired,
     diagnostic_table,
+    interaction_test,
     multiclass_auc,
     within_fold_auc,
+    youden_cutoff,
 )
 from morphomil.stats.tables import (
     calibration_table,
     characteristics_table,
     comparison_table,
     confusion_counts,
+    multiclass_comparison_table,
     multiclass_table,
     net_benefit_table,
     performance_table,
     print_multiclass,
     print_p,
     print_performance,
+    print_subgroups,
     subgroup_table,
     to_html,
     to_latex,
@@ -102,8 +106,35 @@ def test_subgroups_keep_the_cutoff_and_are_compared_with_the_others() -> None:
     expected = delong_test_unpaired(sides[0]["label"], sides[0]["score"], sides[1]["label"], sides[1]["score"])
     assert row["p_value"] == pytest.approx(expected.p_value)
     assert row["p_holm"] >= row["p_value"]
-    assert row["refitted_ACC"] >= row["ACC"] - 0.1
-    assert np.isnan(table.loc[("dl-cnb", "rare", "y"), "auc"])
+    # Youden's cutoff is the best of all for the subgroup it was fitted to.
+    youden = row["refitted_SENS_optimistic"] + row["refitted_SPEC_optimistic"]
+    assert youden >= row["SENS"] + row["SPEC"]
+    assert row["refitted_cutoff_optimistic"] == youden_cutoff(sides[0]["label"], sides[0]["score"])
+    both = own[stage.notna()]
+    expected_interaction = interaction_test(both["label"], both["score"], stage[stage.notna()]).p_value
+    late = table.loc[("dl-cnb", "stage", "late")]
+    assert row["p_interaction"] == late["p_interaction"] == expected_interaction
+    assert row["p_holm"] == row["p_value"] == pytest.approx(late["p_value"])  # two subgroups, one test
+    assert row["p_interaction_holm"] == expected_interaction  # the other variable has none
+    assert np.isnan(table.loc[("dl-cnb", "rare", "y"), ["auc", "p_interaction", "p_value"]].astype(float)).all()
+    printed = print_subgroups(table.reset_index())
+    assert list(printed)[-1] == "SPEC, cutoff refitted (optimistic)"
+    assert printed.loc[printed["subgroup"] == "y", "AUC"].tolist() == ["-", "-"]
+    assert printed.iloc[-4]["AUC"].startswith(f"{row['auc']:.3f} [")
+
+
+def test_subgroups_of_out_of_fold_scores_count_pairs_within_folds() -> None:
+    """An offset of each fold's scores changes nothing but the interaction, and no cutoff is refitted across folds."""
+    given = predictions(folds=3)
+    groups = pd.DataFrame({"stage": ["early", "late"] * 60}, index=[f"P{i}" for i in range(120)])
+    offset = 10 * given["fold"].astype("category").cat.codes
+    tables = [
+        subgroup_table(given.assign(score=given["score"] + step, cutoff=given["cutoff"] + step), groups)
+        for step in (0, offset)
+    ]
+    kept = [name for name in tables[0] if "interaction" not in name]
+    pd.testing.assert_frame_equal(tables[0][kept], tables[1][kept])
+    assert tables[0].filter(like="refitted").isna().all(axis=None)
 
 
 def test_characteristics_name_their_family() -> None:
@@ -172,6 +203,34 @@ def test_three_classes_have_their_table() -> None:
     assert printed.loc[0, "AUC macro"].startswith(f"{macro['estimate']:.3f} [")
     with pytest.raises(ValueError, match="three or more"):
         multiclass_table(given.drop(columns="probability_2"), seed=0)
+
+
+def test_models_of_three_classes_are_compared() -> None:
+    good, names = three_classes(), [f"probability_{k}" for k in range(3)]
+    poor = good.assign(model="clinical")
+    poor[names] = np.random.default_rng(1).dirichlet(np.ones(3), 120)
+    same = good.assign(model="copy")
+    table = multiclass_comparison_table(pd.concat([good, poor, same]), seed=0, resamples=400)
+    assert len(table) == 3 * 5  # pairs; two means and three classes
+    assert table["approximate"].all()
+    found = table.set_index(["model_a", "model_b", "measure", "class"])
+    macro = found.loc[("dl-cnb", "clinical", "AUC macro", "all")]
+    single = multiclass_table(pd.concat([good, poor]), seed=0, resamples=20).query("measure == 'AUC macro'")
+    assert [macro["auc_a"], macro["auc_b"]] == pytest.approx(single["estimate"].tolist())
+    assert macro["low"] < macro["difference"] < macro["high"]
+    assert macro["p_value"] < 0.001
+    own = found.loc[("dl-cnb", "clinical", "AUC", 2)]
+    expected = delong_test(
+        good["label"] == 2, good["probability_2"], poor["probability_2"], folds=good["fold"] + "/" + poor["fold"]
+    )
+    assert own["p_value"] == expected.p_value
+    assert (table["p_holm"] >= table["p_value"]).all()
+    copied = table.query("model_a == 'dl-cnb' and model_b == 'copy'")
+    assert (copied["difference"] == 0).all()
+    assert (copied["p_value"] == 1).all()
+    assert copied.query("measure == 'AUC macro'")[["low", "high"]].isna().all(axis=None)  # no spread is no certainty
+    with pytest.raises(ValueError, match="other labels"):
+        multiclass_comparison_table(pd.concat([good, poor.assign(label=(poor["label"] + 1) % 3)]), seed=0)
 
 
 def test_calibration_and_net_benefit_of_probabilities() -> None:
