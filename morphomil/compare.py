@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 import pandas as pd
 
 from morphomil.bags import patient_labels
+from morphomil.checklist import AUTHOR, checklist_page
 from morphomil.stats.tables import (
     PARTS,
     PREDICTION_COLUMNS,
@@ -35,7 +36,6 @@ if TYPE_CHECKING:
 
     from morphomil.run import Run
 
-AUTHOR = "AUTHOR TO FILL"
 SEED = 0
 """Of the bootstrap in the table of several classes."""
 SUBGROUP_VALUES = 8
@@ -98,7 +98,7 @@ def compare(run: Run) -> list[Path]:
         written += [folder / f"{stem}.{kind}" for kind in ("csv", "html", "tex")]
     for name, text in (
         ("methods.md", _methods(run, predictions, notes)),
-        ("checklist.md", _checklist(run, predictions)),
+        ("checklist.md", checklist_page(_facts(run, predictions, tables))),
     ):
         write_bytes(folder / name, text.encode())
         written.append(folder / name)
@@ -205,8 +205,7 @@ def _notes(predictions: pd.DataFrame) -> list[str]:
 def _methods(run: Run, predictions: pd.DataFrame, notes: list[str]) -> str:
     patients = patients_table(run)
     counts = ", ".join(f"{n} with label {name}" for name, n in patients["label"].value_counts().sort_index().items())
-    folds = predictions.loc[predictions["part"] == "test", "fold"].nunique()
-    how = "one held-out test set" if folds == 1 else f"{folds}-fold cross-validation by patient"
+    how = _how_tested(predictions[predictions["part"] == "test"])
     commands = run.commands()
     segment = commands.get("segment", {}).get("settings", {})
     versions = next(iter(commands.values()), {}).get("versions", {})
@@ -226,38 +225,109 @@ def _methods(run: Run, predictions: pd.DataFrame, notes: list[str]) -> str:
     return "\n".join(lines)
 
 
-def _checklist(run: Run, predictions: pd.DataFrame) -> str:
-    """Items of TRIPOD+AI (Collins et al. 2024) and CLAIM (Mongan et al. 2020) that a run knows something of."""
-    patients = patients_table(run)
+def _facts(run: Run, predictions: pd.DataFrame, tables: Tables) -> dict[str, str]:
+    """What the run knows of the checklists' items; what it knows in part says what is the author's."""
+    patients, commands = patients_table(run), run.commands()
     events = "; ".join(f"{name}: {n}" for name, n in patients["label"].value_counts().sort_index().items())
+    participants = f"{len(patients)} patients; {events}"
     parts = predictions.drop_duplicates(["part", "patient"])["part"].value_counts()
+    partitions = "; ".join(f"{PARTS[str(part)]} {n}" for part, n in parts.items())
     segmented = run.figures("segment")
     failed = segmented.loc[segmented["state"] != "done", "slide_id"].astype(str).tolist()
-    items = (
-        ("Title and abstract: study identified as development or evaluation of a prediction model", AUTHOR),
-        ("Background, intended use, target population", AUTHOR),
-        ("Data: source, dates, eligibility", AUTHOR),
-        ("Participants: number, outcome events", f"{len(patients)} patients; {events}"),
-        ("Data partitions, at the level of the patient", "; ".join(f"{PARTS[str(p)]} {n}" for p, n in parts.items())),
-        ("Missing data", _missing(patients)),
-        ("Exclusions: slides without a result", ", ".join(failed) or "none"),
-        (
-            "Predictors: definition and units",
-            "eight nuclear features (docs: features); covariates as in cohort.parquet",
-        ),
-        ("Sample size: how it was arrived at", AUTHOR),
-        ("Model: architecture, training, hyperparameters", "run.json and models/*/settings.json"),
-        ("Models evaluated", ", ".join(predictions["model"].unique())),
-        ("Performance measures with confidence intervals", "tables/performance.csv, performance_by_class.csv"),
-        ("Calibration", "tables/calibration.csv, net_benefit.csv, where scores are probabilities of two classes"),
-        ("Fairness and subgroups", "tables/subgroups.csv, if covariates were kept"),
-        ("Software versions", "run.json"),
-        ("External validation", AUTHOR),
-        ("Limitations and generalizability", AUTHOR),
-        ("Funding, ethics, data and code availability, registration", AUTHOR),
+    models = ", ".join(predictions["model"].unique())
+    versions = next(reversed(commands.values()), {}).get("versions", {})
+    software = ", ".join(f"{name} {version}" for name, version in versions.items() if name != "machine")
+    segment = commands.get("segment", {}).get("settings", {})
+    ranked = commands.get("rank", {}).get("settings", {})
+    tested = predictions[predictions["part"] == "test"]
+    outlined = sum(any(image.annotation for image in slide.images) for slide in run.cohort.slides)
+    seeds = {entry["settings"]["seed"] for entry in commands.values() if "seed" in entry["settings"]}
+
+    def listed(*stems: str) -> str:
+        return ", ".join(f"tables/{stem}.csv" for stem in stems if stem in tables)
+
+    facts = {
+        "outcome": f"label in cohort.parquet; {events}; definition: {AUTHOR}",
+        "missing": _missing(patients),
+        "partitions": f"patients predicted: {partitions}; {_how_tested(tested)}",
+        "level": _level(predictions),
+        "handling": "histogram edges, scales and encodings come from each fold's training patients",
+        "building": f"{models}; settings of every command in run.json, of trained models in models/",
+        "measures": _measures(tables),
+        "uncertainty": "methods.md: DeLong, exact, Mercaldo and bootstrap intervals; Holm's adjustment; two-sided p",
+        "scoring": "each patient by models that were not trained on that patient; models/*/predictions.parquet",
+        "classes": f"{events}; what was done about imbalance: {AUTHOR}",
+        "subgroups": listed("subgroups"),
+        "output": _output(predictions),
+        "characteristics": listed("characteristics_by_label", "characteristics_by_split"),
+        "by_split": listed("characteristics_by_split"),
+        "numbers": f"{participants}; per model and part: {listed('performance', 'performance_by_class')}",
+        "performance": listed("performance", "performance_by_class", "subgroups"),
+        "flow": f"{participants}; {len(segmented)} slides, of which without a result: {', '.join(failed) or 'none'}",
+        "failures": f"slides without a result: {', '.join(failed) or 'none'}; status.json of each says why",
+        "misclassified": f"{listed('confusion') or 'calls of each patient in models/*/predictions.parquet'}; "
+        f"what went wrong: {AUTHOR}",
+        "model": "weights and settings in models/",
+        "software": f"{software}; code availability: {AUTHOR}" if software else "",
+        "initialization": f"seeds {', '.join(map(str, sorted(seeds)))}" if seeds else "",
+        "annotations": f"outlines of the tumor for {outlined} of {len(segmented)} slides; tool: {AUTHOR}",
+        "regions": f"tumor regions ({segment['regions']})" if "regions" in segment else "",
+        "preparation": _preparation(segment),
+        "predictors": ", ".join(commands.get("featurize", {}).get("settings", {}).get("features", [])),
+    }
+    if "site" in patients:
+        facts["sites"] = f"{patients['site'].nunique()} sites; which: {AUTHOR}"
+    if ranked:
+        facts["explanation"] = "attention of features with its evidence, rank/ (docs: ranking)"
+    if (predictions["part"] == "val").any():
+        facts["choice"] = f"by validation patients, apart from the test patients; among which candidates: {AUTHOR}"
+    if ranked.get("permutations"):
+        facts["robustness"] = f"rank: {ranked['permutations']} permutations of the labels; others: {AUTHOR}"
+    return facts
+
+
+def _how_tested(tested: pd.DataFrame) -> str:
+    folds = tested["fold"].nunique()
+    return "one held-out test set" if folds == 1 else f"{folds}-fold cross-validation by patient"
+
+
+def _level(predictions: pd.DataFrame) -> str:
+    shared = predictions.groupby(["model", "fold", "patient"])["part"].nunique().gt(1)
+    if not shared.any():
+        return "patients: none stands in two parts of a fold"
+    return f"{shared[shared].index.get_level_values('patient').nunique()} patients stand in two parts of a fold"
+
+
+def _output(predictions: pd.DataFrame) -> str:
+    called = "the most probable class" if class_columns(predictions) else "class 1 from the model's cutoff on"
+    how = (
+        ""
+        if class_columns(predictions)
+        else "; cutoffs have the largest Youden index in validation, the ranking's is 0.5"
     )
-    rows = [f"| {item} | {answer.replace('|', chr(92) + '|')} |" for item, answer in items]
-    return "\n".join(["# TRIPOD+AI and CLAIM: what this run knows", "", "| item | |", "|---|---|", *rows, ""])
+    return f"probability of each class; a patient is called {called}{how}"
+
+
+def _measures(tables: Tables) -> str:
+    shown = {
+        "performance": "AUC, accuracy, sensitivity, specificity, predictive values",
+        "performance_by_class": "AUC macro, Hand and Till's and by class, accuracy, recall, precision",
+        "comparison": "differences of AUC",
+        "comparison_by_class": "differences of AUC by class",
+        "calibration": "calibration slope, intercept, Brier score",
+        "net_benefit": "net benefit",
+    }
+    return "; ".join(words for stem, words in shown.items() if stem in tables)
+
+
+def _preparation(segment: dict[str, Any]) -> str:
+    if "patch_px" not in segment:
+        return ""
+    text = f"patches of {segment['patch_px']} pixels at {segment.get('working_mpp', AUTHOR)} um per pixel"
+    for name, words in (("max_blank", "blank area"), ("max_ink", "ink")):
+        if name in segment:
+            text += f"; dropped from a share of {words} of {segment[name]:g} on"
+    return text + f"; stain normalized: {'yes' if segment.get('normalize_stain') else 'no'}"
 
 
 def _missing(patients: pd.DataFrame) -> str:

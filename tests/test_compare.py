@@ -42,6 +42,19 @@ def test_tables_of_the_demo_with_a_second_model(demo: Path, tmp_path: Path) -> N
     checklist = (run.path / "tables" / "checklist.md").read_text(encoding="utf-8")
     assert "AUTHOR TO FILL" in checklist
     assert "24 patients; 0: 12; 1: 12" in checklist
+    answers = [line.split(" | ") for line in checklist.splitlines() if line.startswith("| ") and "item" not in line]
+    numbers = [row[0].strip("| ") for row in answers]
+    tripod = [number for number in numbers if not number.isdigit()] + numbers[: numbers.index("27c") + 1]
+    assert {int(number.rstrip("abcdefg")) for number in tripod} == set(range(1, 28))
+    assert numbers[numbers.index("27c") + 1 :] == [str(i) for i in range(1, 43)]
+    answer = {row[1]: row[2] for row in answers}
+    assert answer["Funding and role of the funders"].startswith("AUTHOR TO FILL")
+    assert "tables/calibration.csv" not in checklist  # files are named where a table is
+    assert "scikit-image" in answer["Software libraries and versions"]
+    assert "area_um2" in answer["Predictors: definition and measurement"]
+    assert "256 pixels at 0.5 um" in answer["Preprocessing of images"]
+    assert "24 of 24 slides" in answer["Annotation tools"]
+    assert "none stands in two parts" in answer["Level at which partitions are disjoint"]
 
 
 def test_a_model_of_three_classes_has_tables_of_its_own(demo: Path, tmp_path: Path) -> None:
@@ -57,6 +70,7 @@ def test_a_model_of_three_classes_has_tables_of_its_own(demo: Path, tmp_path: Pa
     names = {path.name for path in compare(run)}
     assert {"performance_by_class.csv", "confusion.tex", "methods.md", "checklist.md"} <= names
     assert "performance.csv" not in names
+    assert "the most probable class" in (run.path / "tables" / "checklist.md").read_text(encoding="utf-8")
     assert "most probable class" in (run.path / "tables" / "methods.md").read_text(encoding="utf-8")
 
 
