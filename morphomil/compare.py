@@ -257,7 +257,7 @@ def _facts(run: Run, predictions: pd.DataFrame, tables: Tables) -> dict[str, str
         "uncertainty": "methods.md: DeLong, exact, Mercaldo and bootstrap intervals; Holm's adjustment; two-sided p",
         "scoring": "each patient by models that were not trained on that patient; models/*/predictions.parquet",
         "classes": f"{events}; what was done about imbalance: {AUTHOR}",
-        "subgroups": listed("subgroups"),
+        "subgroups": f"{listed('subgroups')}; what was done: {AUTHOR}" if "subgroups" in tables else "",
         "output": _output(predictions),
         "characteristics": listed("characteristics_by_label", "characteristics_by_split"),
         "by_split": listed("characteristics_by_split"),

@@ -228,6 +228,9 @@ def fit_random_intercept(clusters: Clusters, *, level: float = 0.95) -> RandomIn
         deviance = freedom * math.log(residual) + float(np.log1p(size * ratio).sum()) + math.log(math.prod(totals))
         return deviance, centers[0] - centers[1], residual * sum(1 / t for t in totals), residual
 
+    if within == 0 and not any(np.ptp(means[side]) for side in (positive, ~positive)):
+        difference = at(0.0)[1]
+        return RandomIntercept(difference, math.nan, math.nan, math.nan, degrees, math.nan, math.nan)
     found = minimize_scalar(lambda x: at(math.exp(x))[0], bounds=(-15, 15), method="bounded", options={"xatol": 1e-9})
     ratio = math.exp(float(found.x))
     ratio = 0.0 if at(0.0)[0] <= at(ratio)[0] else ratio

@@ -135,7 +135,7 @@ def mcnemar_test(labels: ArrayLike, calls_a: ArrayLike, calls_b: ArrayLike, *, l
     only_a, only_b = int((right_a & ~right_b).sum()), int((right_b & ~right_a).sum())
     p_value = float(binomtest(only_a, only_a + only_b).pvalue) if only_a + only_b else 1.0
     p, q = (only_a + 0.5) / (n + 2), (only_b + 0.5) / (n + 2)
-    reach = -ndtri(_tail(level)) * math.sqrt((p + q - (p - q) ** 2) / (n + 2))
+    reach = -float(ndtri(_tail(level))) * math.sqrt((p + q - (p - q) ** 2) / (n + 2))
     return McnemarResult(
         float(right_a.mean()),
         float(right_b.mean()),

@@ -17,7 +17,7 @@ from morphomil.stats.shift import hodges_lehmann
 from morphomil.types import RefusedError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Hashable, Sequence
+    from collections.abc import Callable, Hashable, Mapping, Sequence
 
     from numpy.typing import ArrayLike, NDArray
 
@@ -95,7 +95,7 @@ def benjamini_hochberg(p_values: ArrayLike) -> NDArray[np.float64]:
 
 
 def compare_groups(
-    table: pd.DataFrame,
+    table: pd.DataFrame | Mapping[str, ArrayLike] | NDArray[Any],
     groups: ArrayLike,
     *,
     positive: Hashable | None = None,
@@ -113,7 +113,7 @@ def compare_groups(
     those in `categories`, are compared as `compare_categories` does; their results stand in its columns.
 
     Args:
-        table: (n, columns).
+        table: (n, columns): a DataFrame, a mapping of names to columns, or an array.
         groups: (n,), a label per row, in the rows' order.
         positive: which of two labels the direction refers to; by default 1 of 0/1, else the last in sorted order.
         test: of numbers in two groups; `welch` and `t` (equal variances) compare means.
@@ -141,9 +141,13 @@ def compare_groups(
     Raises:
         RefusedError: there is just one group; or `table` has a column `patient` with repeated values, which would make
             each row count as an independent observation.
-        ValueError: lengths or indices differ, a label is missing, `positive` or `test` doesn't fit, or a patient
-            stands in two groups.
+        ValueError: lengths or indices differ, a label is missing, a value is infinite, `positive` or `test` doesn't
+            fit, or a patient stands in two groups.
     """
+    table = table if isinstance(table, pd.DataFrame) else pd.DataFrame(table)
+    for name, values in table.items():
+        if pd.api.types.is_float_dtype(values) and np.isinf(values.to_numpy(np.float64, na_value=np.nan)).any():
+            raise ValueError(f"column {name} has infinite values; make them missing if they stand for nothing")
     if test not in ("mann-whitney", "welch", "t"):
         raise ValueError(f"test must be mann-whitney, welch or t, got {test!r}")
     adjust = _adjustment(correction)
@@ -256,8 +260,9 @@ def compare_categories(table: pd.DataFrame, groups: ArrayLike, *, level: float =
 
     Returns:
         `feature, n, missing, test, statistic, degrees, p_value, p_holm, p_bh, cramers_v, cramers_v_low,
-        cramers_v_high`: V with the interval that inverts the noncentral chi-square distribution (Smithson 2003). A
-        column with one category or known in one group only has NaN.
+        cramers_v_high`: V with the interval that inverts the noncentral chi-square distribution (Smithson 2003); its
+        upper limit is never below that at the statistic's mean without association, since an unusually small statistic
+        would else give an interval without width. A column with one category or known in one group only has NaN.
 
     Raises:
         RefusedError: there is just one group.
@@ -308,13 +313,12 @@ def _noncentrality(statistic: float, degrees: int, *, level: float) -> tuple[flo
     from scipy.optimize import brentq
     from scipy.special import chndtr
 
-    def limit(share: float) -> float:
-        if chndtr(statistic, degrees, 0) <= share:
+    def limit(observed: float, share: float) -> float:
+        if chndtr(observed, degrees, 0) <= share:
             return 0.0
-        top = 4 * statistic + 100
-        return float(brentq(lambda nc: chndtr(statistic, degrees, nc) - share, 0, top))
+        return float(brentq(lambda nc: chndtr(observed, degrees, nc) - share, 0, 4 * observed + 100))
 
-    return limit((1 + level) / 2), limit((1 - level) / 2)
+    return limit(statistic, (1 + level) / 2), limit(max(statistic, float(degrees)), (1 - level) / 2)
 
 
 def _two_group_row(values: pd.Series[Any], in_positive: NDArray[np.bool_], *, level: float) -> dict[str, Any]:

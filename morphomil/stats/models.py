@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
@@ -174,12 +174,13 @@ def adjusted_associations(
 
     Returns:
         `feature, n, missing, odds_ratio` (per SD of the column), `low, high, p_value` (Wald; Firth's profile where
-        `separated`), `lrt_p` (likelihood ratio against the covariates alone, NaN where separated), `p_holm, p_bh` (of
-        `p_value`, the columns being the family), `separated`. Patients with a missing value are left out of their
-        column's model and counted.
+        `separated`), `p_holm, p_bh` (of `p_value`, the columns being the family), `lrt_p` (likelihood ratio against the
+        covariates alone, NaN where separated), `separated`, `problem`. Patients with a missing value are left out of
+        their column's model and counted. A column that can't be fitted (constant, infinite, a combination of the
+        covariates, known in one class only, ...) has NaN, doesn't count in the family, and `problem` says why.
 
     Raises:
-        ValueError: lengths or indices differ, y isn't 0/1, or a column can't be fitted.
+        ValueError: lengths or indices differ, y isn't 0/1, or the covariates alone can't be fitted.
     """
     from morphomil.stats.groups import benjamini_hochberg, holm
 
@@ -187,24 +188,39 @@ def adjusted_associations(
     if not given.index.equals(table.index):
         raise ValueError("covariates must have the table's index")
     outcome = _outcome(y, len(table))
+    complete = given.notna().all(axis=1).to_numpy()
+    if given.shape[1]:
+        logistic_model(given[complete], outcome[complete])  # raises what is wrong with the covariates
     rows = []
     for name, values in table.items():
-        known = values.notna().to_numpy() & given.notna().all(axis=1).to_numpy()
-        own = values.to_numpy(dtype=np.float64, na_value=np.nan)[known]
-        columns = given[known].assign(**{"@": own / own.std(ddof=1)})
-        model = logistic_model(columns, outcome[known], level=level)
-        alone = not model.separated and not (given.shape[1] and logistic_model(given[known], outcome[known]).separated)
-        base = given[known].to_numpy()
-        rows.append(
-            {"feature": name, "n": int(known.sum()), "missing": int((~known).sum())}
-            | model.summary.loc["@", ["odds_ratio", "low", "high", "p_value"]].to_dict()
-            | {"lrt_p": likelihood_ratio_test(base, columns, outcome[known]).p_value if alone else math.nan}
-            | {"separated": model.separated}
-        )
-    result = pd.DataFrame(rows)
+        numbers = values.to_numpy(dtype=np.float64, na_value=np.nan)
+        known = ~np.isnan(numbers) & complete
+        about = {"feature": name, "n": int(known.sum()), "missing": int((~known).sum())}
+        try:
+            found = _association(numbers[known], outcome[known], given[known], level=level)
+        except ValueError as error:
+            nothing = dict.fromkeys(("odds_ratio", "low", "high", "p_value", "lrt_p"), math.nan)
+            found = nothing | {"separated": False, "problem": str(error)}
+        rows.append(about | found)
+    names = ["feature", "n", "missing", "odds_ratio", "low", "high", "p_value", "lrt_p", "separated", "problem"]
+    result = pd.DataFrame(rows, columns=names)
     result.insert(7, "p_holm", holm(result["p_value"]))
     result.insert(8, "p_bh", benjamini_hochberg(result["p_value"]))
     return result
+
+
+def _association(
+    values: NDArray[np.float64], outcome: NDArray[np.float64], given: pd.DataFrame, *, level: float
+) -> dict[str, Any]:
+    """Odds ratio per SD beside the covariates, Wald and likelihood ratio p."""
+    if len(values) < 2 or not np.isfinite(values).all() or np.ptp(values) == 0:
+        raise ValueError("the column is constant, infinite or missing")
+    columns = given.assign(**{"@": values / values.std(ddof=1)})
+    model = logistic_model(columns, outcome, level=level)
+    alone = not model.separated and not (given.shape[1] and logistic_model(given, outcome).separated)
+    found = {name: float(model.summary[name]["@"]) for name in ("odds_ratio", "low", "high", "p_value")}
+    ratio = likelihood_ratio_test(given.to_numpy(), columns, outcome).p_value if alone else math.nan
+    return found | {"lrt_p": ratio, "separated": model.separated, "problem": ""}
 
 
 def _intercept_only(y: ArrayLike) -> LogisticModel:

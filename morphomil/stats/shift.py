@@ -29,8 +29,9 @@ def hodges_lehmann(x: ArrayLike, y: ArrayLike, *, level: float = 0.95) -> Shift:
 
     The limits are the k-th smallest and largest difference, k from the test's null distribution: exact without ties in
     samples below 50 (then R's `wilcox.test(conf.int = TRUE)`), else normal with tie correction (Hollander & Wolfe
-    1999, 4.3). With very few values the exact interval, from smallest to largest difference, has less than `level`. NaN
-    are left out; an empty sample gives NaN. Time is O(n log n) per digit, memory O(n).
+    1999, 4.3). Only ties within a sample count: those between samples come and go with a shift, and the interval must
+    shift with x. With very few values the exact interval, from smallest to largest difference, has less than `level`.
+    NaN are left out; an empty sample gives NaN. Time is O(n log n) per digit, memory O(n).
 
     Raises:
         ValueError: not vectors, an infinite value, or a level not in (0, 1).
@@ -45,7 +46,7 @@ def hodges_lehmann(x: ArrayLike, y: ArrayLike, *, level: float = 0.95) -> Shift:
     if not n * m:
         return Shift(math.nan, math.nan, math.nan)
     middle = (_difference(a, b, (n * m + 1) // 2) + _difference(a, b, n * m // 2 + 1)) / 2
-    _, ties = np.unique(np.concatenate([a, b]), return_counts=True)
+    ties = np.concatenate([np.unique(own, return_counts=True)[1] for own in (a, b)])
     if ties.max() == 1 and max(n, m) < EXACT_BELOW:
         rank = int(np.searchsorted(_null_distribution(n, m), (1 - level) / 2))
     else:

@@ -117,6 +117,14 @@ def test_what_cannot_be_compared() -> None:
     assert np.isnan(few["p_value"])
 
 
+def test_values_all_alike_have_no_interval_and_no_warning() -> None:
+    patients = np.repeat(np.arange(6), 4)
+    for values in (np.ones(24), (patients % 2).astype(float)):
+        row = compare_clustered(pd.DataFrame({"x": values}), patients % 2, patients, method="mixed").iloc[0]
+        assert row["estimate"] == np.ptp(values)
+        assert row[["low", "high", "p_value", "icc"]].isna().all()
+
+
 def test_memory_is_linear_in_rows() -> None:
     rng = np.random.default_rng(0)
     rows = pd.DataFrame({"patient": np.repeat(np.arange(40), 5000), "value": rng.normal(size=200_000)})

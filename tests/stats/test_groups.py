@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from scipy import stats
 
@@ -264,6 +264,8 @@ def test_columns_are_checked(table):
         compare_groups(table, [0, 1] * 4, test="wilcoxon")
     with pytest.raises(ValueError, match="correction must be holm, bh"):
         compare_groups(table, [0, 1] * 4, correction="bonferroni")
+    with pytest.raises(ValueError, match="column density has infinite"):
+        compare_groups({"area": range(8), "density": [np.inf, *range(7)]}, [0, 1] * 4)
     with pytest.raises(ValueError, match="must have a column"):
         compare_groups(table[[]], [0, 1] * 4)
 
@@ -314,6 +316,21 @@ def test_categories_by_chi_square_and_fisher() -> None:
     same = found.loc["same"]
     assert 0 < same["cramers_v_low"] < same["cramers_v"] < same["cramers_v_high"] < 1
     assert found.loc["grade", "cramers_v_low"] == 0
+
+
+def test_no_association_in_the_sample_is_no_certainty() -> None:
+    row = compare_categories(pd.DataFrame({"x": ["a", "b"] * 20}), np.repeat([0, 1], 20)).iloc[0]
+    assert (row["cramers_v"], row["cramers_v_low"]) == (0, 0)
+    assert 0.3 < row["cramers_v_high"] < 0.6
+
+
+def test_columns_may_come_as_a_mapping_or_an_array(table):
+    labels = [0, 1] * 4
+    expected = compare_groups(table, labels)
+    pd.testing.assert_frame_equal(compare_groups({name: table[name].tolist() for name in table}, labels), expected)
+    numbers = table.select_dtypes("number")
+    plain = compare_groups(numbers.to_numpy(), labels)
+    assert plain["p_value"].tolist() == pytest.approx(compare_groups(numbers, labels)["p_value"].tolist(), nan_ok=True)
 
 
 def test_the_interval_of_cramers_v_covers() -> None:
@@ -399,6 +416,7 @@ def test_rows_of_patients_are_aggregated_and_never_taken_as_cases():
 
 @laws
 @given(values, values)
+@example(np.zeros(2), np.r_[np.zeros(6), 1])
 def test_hodges_lehmann_is_the_median_of_all_differences(x, y):
     found = hodges_lehmann(x / 3, y / 7)
     differences = np.sort((x[:, None] / 3 - y / 7).ravel())

@@ -166,3 +166,22 @@ def test_associations_beside_covariates() -> None:
     base = sm.Logit(outcome[known].astype(float), design[["const", "c"]]).fit(disp=0)
     assert adjusted.loc["own", "lrt_p"] == pytest.approx(chi2.sf(2 * (fitted.llf - base.llf), 1), rel=1e-4)
     assert (adjusted["p_holm"] >= adjusted["p_value"]).all()
+
+
+def test_a_column_that_cannot_be_fitted_leaves_the_family_alone() -> None:
+    rng = np.random.default_rng(6)
+    clinical = pd.DataFrame({"size": rng.normal(size=80)})
+    good = pd.DataFrame({"a": rng.normal(size=80), "b": rng.normal(size=80)})
+    outcome = np.arange(80) % 2
+    one_class = np.where(outcome == 1, rng.normal(size=80), np.nan)
+    bad = pd.DataFrame({"same": 1.0, "none": np.nan, "endless": np.r_[np.inf, np.zeros(79)], "one": one_class})
+    bad["copy"] = clinical["size"]
+    found = adjusted_associations(good.join(bad), outcome, covariates=clinical).set_index("feature")
+    alone = adjusted_associations(good, outcome, covariates=clinical).set_index("feature")
+    pd.testing.assert_frame_equal(found.loc[["a", "b"]], alone)
+    assert found.loc[list(bad), ["odds_ratio", "p_value", "p_holm", "lrt_p"]].isna().all(axis=None)
+    assert "depend on each other" in found.loc["copy", "problem"]
+    assert "both classes" in found.loc["one", "problem"]
+    assert found.loc["none", ["n", "missing"]].tolist() == [0, 80]
+    with pytest.raises(ValueError, match="constant"):
+        adjusted_associations(good, outcome, covariates=clinical * 0)

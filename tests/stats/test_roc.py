@@ -17,6 +17,7 @@ from sklearn import metrics
 from morphomil.stats import (
     auc,
     auc_interval,
+    average_precision,
     binomial_auc_interval,
     delong_test,
     delong_test_unpaired,
@@ -85,6 +86,38 @@ def test_auc_laws(sample, random):
     assert auc(labels, np.exp(scores / 3) - 7) == value
     assert auc(labels[order], scores[order]) == value
     assert auc(labels.astype(int), pd.Series(scores)) == value
+
+
+@laws
+@given(samples(), st.randoms(use_true_random=False))
+def test_curves_cutoffs_and_intervals_follow_the_same_laws(sample, random):
+    """Cases in any order, scores on any scale, either class as the positive one; `samples` are full of ties."""
+    labels, scores = sample
+    order = list(range(len(labels)))
+    random.shuffle(order)
+    other = np.array(random.sample(range(-5, 6), 11))[scores.astype(int) + 5] + scores
+    stretched = np.exp(scores / 3) - 7
+    for method in ("auto", "delong", "logit-delong", "binomial"):
+        area, low, high = auc_interval(labels, scores, method=method)
+        turned = auc_interval(~labels, scores, method=method)
+        assert turned == pytest.approx((1 - area, 1 - high, 1 - low), abs=1e-9)
+        assert auc_interval(labels, stretched, method=method) == (area, low, high)
+        assert auc_interval(labels[order], scores[order], method=method) == pytest.approx((area, low, high), abs=1e-12)
+    test = delong_test(labels, scores, other)
+    moved = delong_test(labels[order], stretched[order], 2 * other[order] - 1)
+    assert (moved.difference, *moved.interval, moved.p_value) == pytest.approx(
+        (test.difference, *test.interval, test.p_value), abs=1e-9, nan_ok=True
+    )
+    swapped = delong_test_unpaired(labels, other, labels, scores)
+    apart = delong_test_unpaired(~labels, scores, ~labels, other)  # turns the sign twice
+    assert (apart.difference, apart.p_value) == pytest.approx(
+        (swapped.difference, swapped.p_value), abs=1e-9, nan_ok=True
+    )
+    assert average_precision(labels[order], stretched[order]) == average_precision(labels, scores)
+    assert youden_cutoff(labels[order], 3 * scores[order]) == 3 * youden_cutoff(labels, scores)
+    curve, mirrored = roc_curve(labels, scores), roc_curve(~labels, -scores)
+    np.testing.assert_allclose(mirrored["sensitivity"], curve["specificity"][::-1], atol=1e-12)
+    np.testing.assert_array_equal(roc_curve(labels[order], stretched[order]).iloc[:, 1:], curve.iloc[:, 1:])
 
 
 def test_auc_knows_infinite_scores_and_pandas_booleans():
