@@ -274,11 +274,17 @@ SPLIT_HELP = "auto: the manifest's split, else k-fold; holdout: 4:1, then 3:1; s
 @app.command(epilog="Example: `morphomil train run --model dl-cnb --positive N+`")
 def train(
     path: RunArgument,
-    model: Annotated[Literal["clinical", "dl-cnb", "dl-cnb+c"], typer.Option(help="What is trained.")],
+    model: Annotated[
+        Literal["clinical", "dl-cnb", "dl-cnb+c", "morphometry+clinical"], typer.Option(help="What is trained.")
+    ],
     preset: Annotated[
         Literal["default", "paper", "released-code"], typer.Option(help="Of the image model.")
     ] = "default",
     backbone: Annotated[str, typer.Option(help="Features to learn from; default: what `morphomil embed` made.")] = "",
+    finetune: Annotated[
+        bool, typer.Option("--finetune", help="Let the backbone of these features learn too: slow, best with a GPU.")
+    ] = False,
+    weights: Annotated[Path | None, typer.Option(help="Of the backbone, where `embed` was given some.")] = None,
     covariates: Annotated[str, typer.Option(help="Of the clinical models, comma-separated; default: all.")] = "",
     positive: Annotated[
         str | None, typer.Option(help="The label that counts as positive (1 where labels are 0/1).")
@@ -313,6 +319,8 @@ def train(
         preset=preset,
         changes={name: value for name, value in changes.items() if value is not None},
         backbone=backbone,
+        finetune=finetune,
+        weights=str(weights or ""),
         covariates=tuple(name.strip() for name in covariates.split(",") if name.strip()),
         split=split,
         folds=folds,
@@ -333,7 +341,7 @@ def train(
 def predict(
     path: RunArgument,
     model: Annotated[
-        str | None, typer.Option(help="clinical, dl-cnb or dl-cnb+c; default: all that are trained.")
+        str | None, typer.Option(help="As `morphomil train` names it; default: all that are trained.")
     ] = None,
     quiet: QuietOption = False,
 ) -> None:
@@ -479,11 +487,17 @@ def report(path: RunArgument, quiet: QuietOption = False) -> None:
 @app.command(epilog="Example: `morphomil compare run`")
 def compare(path: RunArgument, quiet: QuietOption = False) -> None:
     """Write the paper's tables: characteristics, performance, DeLong's tests, subgroups; methods and a checklist."""
+    from morphomil.alongside import set_alongside
     from morphomil.compare import compare as write_tables
+    from morphomil.compare import read_predictions
     from morphomil.run import Run
 
-    written = write_tables(Run.open(path))
+    run = Run.open(path)
+    written = write_tables(run)
     say(f"Tables: {written[0].parent} ({', '.join(file.name for file in written)})", quiet=quiet)
+    beside = set_alongside(run, read_predictions(run))
+    if beside:
+        say(f"Models side by side: {beside[0].parent} ({', '.join(file.name for file in beside)})", quiet=quiet)
 
 
 @app.command(epilog="Example: `morphomil export run --to qupath`")

@@ -9,7 +9,9 @@ import numpy as np
 import pandas as pd
 
 from morphomil import figure_tables
+from morphomil.alongside import FOLDER
 from morphomil.compare import read_predictions
+from morphomil.figures.alongside import morphology_plot, patches_plot
 from morphomil.figures.features import correlation_plot, feature_matrices, orientation_rose
 from morphomil.figures.flow import flow_plot
 from morphomil.figures.groups import feature_groups
@@ -18,6 +20,7 @@ from morphomil.figures.models import (
     calibration_plot,
     confusion_plot,
     decision_plot,
+    model_name,
     roc_comparison,
     subgroup_forest,
 )
@@ -392,6 +395,41 @@ def _patient_plate(run: Run, slide: Slide, group: str, feature: str) -> tuple[Pa
     return plate, own[["image", "patch_id", "x_px", "y_px", "side_px", "nuclei", feature]]
 
 
+def _alongside(run: Run, stem: str) -> pd.DataFrame:
+    path = run.path / FOLDER / f"{stem}.csv"
+    if not path.is_file():
+        raise AbsentError(
+            "the image model's attention isn't set beside the nuclei yet; run: "
+            f"morphomil predict {run.path} --model dl-cnb, then morphomil compare {run.path}"
+        )
+    return pd.read_csv(path, dtype={"slide_id": str, "patient": str})
+
+
+def _morphology(run: Run) -> Drawing:
+    table = _alongside(run, "morphology_of_attention")
+    caption = (
+        "What the image models look at, in terms of nuclei: Spearman correlation between patches inside each slide, of "
+        "the model's evidence with the patch's nuclear features, pooled over test patients (95 % interval). Filled "
+        "markers: p below 0.05 after Holm's adjustment over the features."
+    )
+    return Drawing(morphology_plot(table), table, caption)
+
+
+def _patches(run: Run) -> Drawing:
+    table = _alongside(run, "patches_of_attention")
+    slide, _ = _typical(run)[-1]
+    own = table[(table["slide_id"] == slide.slide_id) & (table["model"] == table["model"].iloc[0])]
+    if own.empty:
+        raise AbsentError(f"slide {slide.slide_id} has no patches scored by an image model")
+    names = [name.removesuffix("_z") for name in own if str(name).endswith("_z")]
+    title = f"{slide.slide_id}: {model_name(str(own['model'].iloc[0]))}"
+    caption = (
+        f"Patches of slide {slide.slide_id} with most and least attention, and how their nuclei differ from the "
+        "slide's others, in robust standard deviations. All slides: alongside/patches_of_attention.csv."
+    )
+    return Drawing(patches_plot(own, names, title=title), own, caption)
+
+
 FIGURES: dict[str, tuple[str, Callable[[Run], Drawing]]] = {
     "flow": ("Patient flow", _flow),
     "features_by_group": ("Features by group", _features_by_group),
@@ -408,5 +446,7 @@ FIGURES: dict[str, tuple[str, Callable[[Run], Drawing]]] = {
     "calibration": ("Calibration", _calibration),
     "decision": ("Decision curves", _decision),
     "subgroups": ("Subgroups", _subgroups),
+    "morphology_of_attention": ("What the image model looks at", _morphology),
+    "patches_of_attention": ("Patches of most and least attention", _patches),
 }
 """Figures by the name of their files: title, and how to draw it from a run."""

@@ -175,6 +175,13 @@ class FoldTask:
         model = FoldModel(self.edges, trained.weights(), trained.log)
         return FoldResult(table, by_patient(prediction.attention, self.test_bags), answers, model)
 
+    def score(self, seeds: int) -> tuple[pd.Series[float], FoldModel]:
+        """Train a model per seed; the test patients' mean probability, and the models."""
+        trained = self._train(np.tile(self.labels, (seeds, 1)), replicates=range(seeds))
+        probability = by_patient(trained.predict(self.test_bags.values).probability, self.test_bags)[..., 1]
+        scores = pd.Series(probability.mean(axis=0), index=self.patients[self.test])
+        return scores, FoldModel(self.edges, trained.weights(), trained.log)
+
     def answer_without(self, seeds: int, kept: NDArray[np.bool_]) -> NDArray[np.float64]:
         """Probability by models trained on some features only: `kept` (sets, features) -> (seeds, sets, patients).
 

@@ -1,4 +1,4 @@
-"""Splits -> a model per fold -> what it says of patients: clinical, DL-CNB and DL-CNB+C in a run directory.
+"""Splits -> a model per fold -> what it says of patients: clinical, image and combined models in a run directory.
 
 A fold's cut-off comes from its validation patients. Its test patients are scored by `predict_run`, and every scoring is
 written down, so that a test set that was looked at twice can be told.
@@ -10,6 +10,7 @@ import json
 import shutil
 import time
 from dataclasses import asdict, dataclass, field
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
@@ -27,7 +28,15 @@ from morphomil.bags import (
 )
 from morphomil.clinical import ClinicalEncoder, ClinicalModel, patient_covariates
 from morphomil.cohort import safe_name
-from morphomil.embed import DEFAULT_BACKBONE, Embeddings, embedded_backbones
+from morphomil.embed import (
+    DEFAULT_BACKBONE,
+    PIXELS,
+    Embeddings,
+    build_backbone,
+    embedded_backbones,
+    load_backbone,
+    pixels_name,
+)
 from morphomil.run import key_of
 from morphomil.stats.roc import youden_cutoff
 from morphomil.store import digest, write_arrays, write_json, write_parquet, write_table_csv
@@ -35,17 +44,18 @@ from morphomil.types import InputError, RefusedError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
-    from pathlib import Path
 
     from numpy.typing import NDArray
+    from torch import nn
 
+    from morphomil.crossfit import PatientBags
     from morphomil.image_model import ImageCohort, ImageModel, ImageRecipe, SlideReading
     from morphomil.run import Run
 
     OnEpoch = Callable[[str, int, int], None]
     """Hears the fold, the finished epochs and the most there can be."""
 
-MODELS = ("clinical", "dl-cnb", "dl-cnb+c")
+MODELS = ("clinical", "dl-cnb", "dl-cnb+c", "morphometry+clinical")
 SplitMode = Literal["auto", "kfold", "holdout", "site"]
 _TABLE_COLUMNS = ("slide_id", "patient", "label", "split", "site")
 
@@ -60,6 +70,10 @@ class FitSettings:
     """Settings of the preset's recipe that are changed (`image_model.ImageRecipe`)."""
     backbone: str = ""
     """The folder of `embeddings`; empty: the only one, or the default."""
+    finetune: bool = False
+    """The backbone learns too, from the pixels (`embed.keep_pixels`) and the weights that `embed` used."""
+    weights: str = ""
+    """File of the backbone's weights, where `embed` had one."""
     covariates: tuple[str, ...] = ()
     """Of the clinical models; empty: all that the cohort has."""
     split: SplitMode = "auto"
@@ -78,7 +92,12 @@ class FitSettings:
     @property
     def sees_patches(self) -> bool:
         """Whether it needs deep features."""
-        return self.model != "clinical"
+        return self.model.startswith("dl-cnb")
+
+    @property
+    def sees_nuclei(self) -> bool:
+        """Whether it needs histograms of nuclear features."""
+        return self.model.startswith("morphometry")
 
     @property
     def sees_covariates(self) -> bool:
@@ -105,6 +124,7 @@ class _Task:
     labels: pd.Series[int]  # patient -> class
     folds: tuple[Fold, ...]
     notes: tuple[str, ...]
+    bags: PatientBags | None = None  # of nuclei, for a model that sees them
 
 
 # ---------------------------------------------------------------------------------------------------- classes, splits
@@ -208,9 +228,11 @@ def train_run(run: Run, settings: FitSettings, *, on_epoch: OnEpoch | None = Non
         (folder / "settings.json").unlink(missing_ok=True)  # what is written from here on is another model's
         try:
             if data is None:
-                about = _fit_clinical(folder, task, parts, covariates)
+                seed = int(generator("fold", settings.seed, fold.name).integers(2**31))
+                about = _fit_clinical(folder, task, parts, covariates, seed=seed)
             else:
-                about = _fit_image(folder, task, parts, covariates, data, settings, fold.name, on_epoch)
+                backbone = _load_backbone(run, settings) if settings.finetune else None
+                about = _fit_image(folder, task, parts, covariates, data, settings, backbone, on_epoch)
         except TrainingError as error:
             failed[fold.name] = str(error)
             continue
@@ -237,22 +259,59 @@ def _set_task(run: Run, settings: FitSettings) -> _Task:
     classes = order_classes(cohort["label"], settings.positive)
     notes: tuple[str, ...] = ()
     if settings.sees_patches:
-        made = Embeddings(run.path, _backbone(run, settings.backbone))
-        filled = {n for n in made.done("embed") if made.status(n)["embed"]["figures"]["patches"]}
+        filled = _filled_slides(run, settings)
         lost = cohort[~cohort["slide_id"].isin(filled)]
         if len(lost):
             counts = ", ".join(f"{n} with label {label}" for label, n in lost["label"].value_counts().items())
             notes = (f"{len(lost)} slides without features are left out ({counts}).",)
         cohort = cohort[cohort["slide_id"].isin(filled)]
+    bags = None
+    if settings.sees_nuclei:
+        if len(classes) != 2:
+            raise InputError(f"{settings.model} tells two labels apart, the cohort has {len(classes)}")
+        bags = _nuclear_bags(run, cohort, seed=settings.seed)
+        lost = cohort[~cohort["slide_id"].isin(bags.slides)]
+        if len(lost):
+            notes = (f"{len(lost)} slides without a patch of enough measured nuclei are left out.",)
+        cohort = cohort[cohort["slide_id"].isin(bags.slides)]
     cohort = cohort.sort_values(["patient", "slide_id"], ignore_index=True)
     folds = split_cohort(cohort, how=settings.split, folds=settings.folds, seed=settings.seed)
     labels = patient_labels(cohort).map({name: number for number, name in enumerate(classes)}).astype("int64")
-    return _Task(cohort, classes, labels, folds, notes)
+    return _Task(cohort, classes, labels, folds, notes, bags)
+
+
+def _nuclear_bags(run: Run, cohort: pd.DataFrame, *, seed: int) -> PatientBags:
+    from morphomil.crossfit import PatientBags
+
+    measured = cohort[cohort["slide_id"].isin(run.done("featurize"))]
+    if measured.empty:
+        raise InputError(f"{run.path} has no measured slides; run: morphomil featurize {run.path}")
+    return PatientBags.collect(lambda slide_id: run.counts(slide_id).counts, measured, seed=seed)
+
+
+def embeddings_of(run: Run, settings: FitSettings) -> Embeddings:
+    """The features to learn from, or to start from where the backbone is fine-tuned.
+
+    Raises:
+        InputError: there are none, or not those that are asked for.
+    """
+    return Embeddings(run.path, _backbone(run, settings.backbone))
+
+
+def _rows_of(run: Run, settings: FitSettings) -> Embeddings:
+    """What the image model reads: features, or the pixels that a fine-tuned backbone sees."""
+    made = embeddings_of(run, settings)
+    return Embeddings(run.path, pixels_name(made.settings())) if settings.finetune else made
+
+
+def _filled_slides(run: Run, settings: FitSettings) -> set[str]:
+    made = _rows_of(run, settings)
+    return {name for name in made.done("embed") if made.status(name)["embed"]["figures"]["patches"]}
 
 
 def _backbone(run: Run, asked: str) -> str:
-    """The embeddings to learn from."""
     made = embedded_backbones(run)
+    made = made[~made["backbone"].str.startswith(f"{PIXELS}-")]
     names = made.loc[made["slides"] > 0, "backbone"].tolist()
     if not names:
         raise InputError(f"{run.path} has no deep features; run: morphomil embed {run.path}")
@@ -287,7 +346,7 @@ def _open_cohort(run: Run, settings: FitSettings, task: _Task) -> ImageCohort | 
         return None
     from morphomil.image_model import ImageCohort, Rows
 
-    made = Embeddings(run.path, _backbone(run, settings.backbone))
+    made = _rows_of(run, settings)
     slides = tuple(task.cohort["slide_id"])
     patient = _places(task.labels, task.cohort["patient"].tolist())
     rows = Rows(paths=[made.features_path(name) for name in slides])
@@ -306,9 +365,12 @@ def _fold_key(
     """What a fold's model depends on."""
     seen: list[Any] = [settings.model, settings.seed, task.classes, parts, task.labels.to_dict()]
     if settings.sees_patches:
-        made = Embeddings(run.path, _backbone(run, settings.backbone))
+        made = _rows_of(run, settings)
         seen += [asdict(_recipe(settings)), made.backbone]
+        seen += [embeddings_of(run, settings).made_with()] if settings.finetune else []
         seen += [[name, made.status(name)["embed"]["outputs"]] for name in task.cohort["slide_id"]]
+    if settings.sees_nuclei:
+        seen += [[name, run.status(name)["featurize"]["outputs"]] for name in task.cohort["slide_id"]]
     if covariates is not None:
         seen.append(covariates.to_json())
     return key_of("fit", *seen)
@@ -335,18 +397,27 @@ def _read_json(path: Path) -> dict[str, Any]:
 
 
 def _fit_clinical(
-    folder: Path, task: _Task, parts: dict[str, tuple[str, ...]], covariates: pd.DataFrame | None
+    folder: Path, task: _Task, parts: dict[str, tuple[str, ...]], covariates: pd.DataFrame | None, *, seed: int
 ) -> dict[str, Any]:
+    """Logistic regression on covariates, and on the morphometry model's score where the task has nuclei."""
     if covariates is None:
         raise ValueError("the clinical model needs covariates")
+    names, arrays, about = list(covariates.columns), {}, {}
+    if task.bags is not None:
+        from morphomil.combined import fit_score
+
+        score, morphometry = fit_score(task.bags, task.cohort, task.labels == 1, parts["train"], seed=seed)
+        covariates = covariates.join(score)
+        arrays = {f"{score.name}/{name}": array for name, array in morphometry.weights.items()}
+        about = {"edges": morphometry.edges.to_json()}
     train = list(parts["train"])
     model = ClinicalModel.fit(covariates.loc[train], np.asarray(task.labels[train], np.int64), names=task.classes)
-    write_arrays(folder / "weights.safetensors", {"coefficients": model.coefficients})
+    write_arrays(folder / "weights.safetensors", {"coefficients": model.coefficients, **arrays})
     write_table_csv(folder / "log.csv", model.odds_ratios)
     probability = pd.DataFrame(model.predict(covariates), index=covariates.index)
     cutoff = _write_known(folder, task, parts, probability)
-    return {
-        "covariates": list(covariates.columns),
+    return about | {
+        "covariates": names,
         "encoder": model.encoder.to_json(),
         "columns": list(model.columns),
         "missing": model.encoder.count_missing(covariates),
@@ -362,12 +433,12 @@ def _fit_image(
     covariates: pd.DataFrame | None,
     data: ImageCohort,
     settings: FitSettings,
-    name: str,
+    backbone: nn.Module | None,
     on_epoch: OnEpoch | None,
 ) -> dict[str, Any]:
     from morphomil.image_model import predict_patients, train_image_model
 
-    recipe, index = _recipe(settings), task.labels.index
+    recipe, index, name = _recipe(settings), task.labels.index, folder.name
     train, val = (_places(task.labels, parts[part]) for part in ("train", "val"))
     encoder = None if covariates is None else ClinicalEncoder.fit(covariates.loc[list(parts["train"])])
     data = _with_covariates(data, encoder, covariates)
@@ -378,6 +449,7 @@ def _fit_image(
         val=val,
         recipe=recipe,
         seed=seed,
+        backbone=backbone,
         checkpoint=folder / "checkpoint.safetensors",
         on_epoch=None if on_epoch is None else lambda done, total: on_epoch(name, done, total),
     )
@@ -387,11 +459,25 @@ def _fit_image(
     probability = predict_patients(trained.model, data, known, recipe=recipe, seed=seed)
     cutoff = _write_known(folder, task, parts, pd.DataFrame(probability, index=index[known]))
     about: dict[str, Any] = {"preset": settings.preset, "recipe": asdict(recipe), "model_seed": seed}
-    about |= {"backbone": settings.backbone, "features": data.rows.width, "best_epoch": trained.best_epoch}
+    about |= {"backbone": settings.backbone, "finetune": settings.finetune}
+    about |= {"features": len(trained.model.shift), "best_epoch": trained.best_epoch}
     if encoder is not None and covariates is not None:
         about |= {"covariates": list(covariates.columns), "encoder": encoder.to_json()}
         about |= {"missing": encoder.count_missing(covariates)}
     return about | {"cutoff": cutoff, "notes": [] if encoder is None else list(encoder.notes)}
+
+
+def _load_backbone(run: Run, settings: FitSettings) -> nn.Module:
+    """The backbone as `embed` had it.
+
+    Raises:
+        InputError: these aren't the weights that `embed` used.
+    """
+    made = embeddings_of(run, settings)
+    backbone, sha256 = load_backbone(made.settings(), weights=Path(settings.weights) if settings.weights else None)
+    if sha256 != made.made_with()["sha256"]:
+        raise InputError(f"features {made.backbone} were made with other weights; name their file with --weights")
+    return backbone
 
 
 def _with_covariates(
@@ -597,6 +683,7 @@ class FoldReader:
             preset=about.get("preset", "default"),
             changes=about.get("recipe", {}),
             backbone=about.get("backbone", ""),
+            finetune=about.get("finetune", False),
             covariates=tuple(about.get("covariates", ())),
             positive=about["classes"][-1],
             seed=about["seed"],
@@ -607,9 +694,11 @@ class FoldReader:
         everyone = {patient for patients in about["parts"].values() for patient in patients}
         cohort = cohort[cohort["patient"].isin(everyone)]
         if settings.sees_patches:
-            made = Embeddings(run.path, _backbone(run, settings.backbone))
-            filled = {n for n in made.done("embed") if made.status(n)["embed"]["figures"]["patches"]}
-            cohort = cohort[cohort["slide_id"].isin(filled)]
+            cohort = cohort[cohort["slide_id"].isin(_filled_slides(run, settings))]
+        bags = None
+        if settings.sees_nuclei:
+            bags = _nuclear_bags(run, cohort, seed=settings.seed)
+            cohort = cohort[cohort["slide_id"].isin(bags.slides)]
         cohort = cohort.sort_values(["patient", "slide_id"], ignore_index=True)
         numbers = {name: number for number, name in enumerate(about["classes"])}
         labels = patient_labels(cohort).map(numbers)
@@ -625,13 +714,16 @@ class FoldReader:
         encoder = ClinicalEncoder.from_json(about["encoder"]) if "encoder" in about else None
         data = _open_cohort(run, settings, task)
         if data is None:
-            if encoder is None:
+            if encoder is None or covariates is None:
                 raise InputError(f"{folder / 'settings.json'} lacks the encoder; train the model anew")
+            if bags is not None:
+                covariates = covariates.join(_score_nuclei(bags, about, weights))
             fitted = ClinicalModel(encoder, weights["coefficients"], tuple(about["columns"]), pd.DataFrame())
             return cls(run, about, task.labels, covariates, fitted, None, None)
         from morphomil.image_model import ImageModel
 
-        model = ImageModel.from_weights(weights, recipe=_recipe(settings))
+        backbone = build_backbone(embeddings_of(run, settings).settings()) if settings.finetune else None
+        model = ImageModel.from_weights(weights, recipe=_recipe(settings), backbone=backbone)
         return cls(run, about, task.labels, covariates, None, model, _with_covariates(data, encoder, covariates))
 
     def predict_clinical(self) -> pd.DataFrame:
@@ -665,6 +757,15 @@ class FoldReader:
                 "occlusion": reading.occlusion,
             }
         )
+
+
+def _score_nuclei(bags: PatientBags, about: dict[str, Any], weights: dict[str, Any]) -> pd.Series[float]:
+    from morphomil.combined import SCORE, score_patients
+    from morphomil.crossfit import FoldModel
+    from morphomil.matrix import Edges
+
+    own = {name.removeprefix(f"{SCORE}/"): w for name, w in weights.items() if name.startswith(f"{SCORE}/")}
+    return score_patients(bags, FoldModel(Edges.from_json(about["edges"]), own, pd.DataFrame()))
 
 
 def map_geojson(patches: pd.DataFrame, *, model: str) -> dict[str, Any]:
