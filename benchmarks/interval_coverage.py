@@ -1,4 +1,4 @@
-"""How often each 95 % interval holds the truth: `python benchmarks/coverage.py [draws]` prints the tables of the docs.
+"""How often each 95 % interval holds the truth: `python benchmarks/interval_coverage.py [draws]` prints the tables of the docs.
 
 Scores are normal with equal variances unless stated, so that every truth is known in closed form.
 """
@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 import sys
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import pandas as pd
@@ -16,9 +16,11 @@ from scipy.special import expit, ndtr, ndtri
 
 from morphomil.stats import (
     auc_interval,
+    bootstrap_by_patient,
     calibration,
     compare_categories,
     compare_clustered,
+    compare_groups,
     delong_test,
     delong_test_unpaired,
     diagnostic_table,
@@ -26,6 +28,9 @@ from morphomil.stats import (
     logistic_model,
     mann_whitney,
     mcnemar_test,
+    resampled_auc,
+    resampled_mean,
+    resampled_multiclass_auc,
     within_fold_auc_interval,
 )
 
@@ -33,6 +38,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
 
     from numpy.typing import NDArray
+
+    from morphomil.stats.resampling import Vectorized
 
 DRAWS = 2000
 AREAS = (0.5, 0.6, 0.7, 0.8, 0.9, 0.95)
@@ -43,8 +50,8 @@ AUC_METHODS: tuple[Literal["auto", "delong", "logit-delong", "binomial"], ...] =
     "logit-delong",
     "binomial",
 )
-BOOTSTRAP_SHARE = 10
-"""Intervals that resample are drawn so many times less often."""
+RESAMPLES = 1000
+"""Of intervals that resample."""
 
 Limits = tuple[float, float]
 Draw = Callable[[np.random.Generator], Limits]
@@ -86,7 +93,55 @@ def coverage(name: str, truth: float, draw: Draw, draws: int) -> dict[str, objec
 def bootstrap_auc(rng: np.random.Generator) -> Limits:
     labels = np.arange(120) < 40
     scores = rng.normal(size=120) + shift_of(0.8) * labels
-    return auc_interval(labels, scores, method="bootstrap", seed=int(rng.integers(2**31)), resamples=500)[1:]
+    return auc_interval(labels, scores, method="bootstrap", seed=seed_of(rng), resamples=RESAMPLES)[1:]
+
+
+def seed_of(rng: np.random.Generator) -> int:
+    return int(rng.integers(2**31))
+
+
+def bca_auc(rng: np.random.Generator) -> Limits:
+    labels = np.arange(120) < 40
+    scores = rng.normal(size=120) + shift_of(0.8) * labels
+    return bca(resampled_auc(labels, scores), labels, rng)
+
+
+def bca_macro_auc(rng: np.random.Generator) -> Limits:
+    """Three classes of 40; each class's column is shifted for its own cases, so all AUCs against the rest are 0.8."""
+    labels = np.arange(120) % 3
+    columns = rng.normal(size=(120, 3)) + shift_of(0.8) * np.eye(3)[labels]
+    return bca(resampled_multiclass_auc(labels, columns), labels, rng)
+
+
+def bca_mean(rng: np.random.Generator) -> Limits:
+    return bca(resampled_mean(rng.exponential(size=60)), np.zeros(60, int), rng)
+
+
+def bca(statistic: Vectorized, strata: NDArray[Any], rng: np.random.Generator) -> Limits:
+    patients = np.arange(len(strata))
+    found = bootstrap_by_patient(
+        statistic, patients, seed=seed_of(rng), strata=strata, resamples=RESAMPLES, vectorized=True
+    )
+    return found.low, found.high
+
+
+def bootstrap_within_folds(rng: np.random.Generator) -> Limits:
+    labels, folds = np.arange(140) < 50, np.arange(140) % 5
+    scores = rng.normal(size=140) + shift_of(0.75) * labels + rng.normal(size=5)[folds]
+    given = {"method": "bootstrap", "seed": seed_of(rng), "resamples": RESAMPLES}
+    return within_fold_auc_interval(labels, scores, folds, **given)[1:]  # type: ignore[arg-type]
+
+
+def welch(name: str) -> Draw:
+    """30 and 60 cases whose means are 0.8 apart; SDs 1 and 2 for the difference, 1 and 1 for Hedges's g."""
+
+    def draw(rng: np.random.Generator) -> Limits:
+        group = np.repeat([0, 1], (60, 30))
+        spread = np.where(group == 0, 2.0, 1.0) if name == "difference" else 1.0
+        row = compare_groups({"x": rng.normal(size=90) * spread + 0.8 * group}, group, test="welch").iloc[0]
+        return float(row[f"{name}_low"]), float(row[f"{name}_high"])
+
+    return draw
 
 
 def paired_difference(rng: np.random.Generator) -> Limits:
@@ -181,6 +236,11 @@ def firth_odds_ratio(rng: np.random.Generator) -> Limits:
     return float(summary["low"]["x1"]), float(summary["high"]["x1"])
 
 
+def calibration_intercept(rng: np.random.Generator) -> Limits:
+    score = rng.normal(size=250)
+    return calibration(rng.random(250) < expit(score + 0.4), expit(score)).intercept[1:]
+
+
 def calibration_slope(rng: np.random.Generator) -> Limits:
     score = rng.normal(size=250)
     return calibration(rng.random(250) < expit(0.6 * score), expit(score)).slope[1:]
@@ -201,10 +261,13 @@ def clustered(method: Literal["bootstrap", "mixed"]) -> Draw:
 
 def cases(draws: int) -> list[tuple[str, float, Draw, int]]:
     """What the second table is about: interval, truth, how a sample's limits are drawn, and how often."""
-    few = max(1, draws // BOOTSTRAP_SHARE)
     return [
-        ("AUC, bootstrap, 40 and 80 cases", 0.8, bootstrap_auc, few),
+        ("AUC, bootstrap percentiles, 40 and 80 cases", 0.8, bootstrap_auc, draws),
+        ("AUC, BCa, 40 and 80 cases", 0.8, bca_auc, draws),
+        ("AUC of three classes (macro), BCa, 40 each", 0.8, bca_macro_auc, draws),
+        ("mean of exponential values, BCa, 60", 1.0, bca_mean, draws),
         ("AUC within five folds (scores given), 50 and 90", 0.75, within_folds, draws),
+        ("the same, bootstrap percentiles", 0.75, bootstrap_within_folds, draws),
         ("difference of AUCs, paired, 45 and 75", 0.1, paired_difference, draws),
         ("difference of AUCs, unpaired, 25 + 35 and 30 + 50", 0.1, unpaired_difference, draws),
         *((f"{name}, 84 ill and 134 well", x, diagnostic(name), draws) for name, x in diagnostic_truths().items()),
@@ -212,10 +275,13 @@ def cases(draws: int) -> list[tuple[str, float, Draw, int]]:
         ("Cliff's delta, 30 and 40", 0.4, cliffs_delta, draws),
         ("Hodges-Lehmann, normal, 60 and 80", 0.8, shift, draws),
         ("Hodges-Lehmann, exact, t with 3 df, 12 and 15", 0.8, exact_shift, draws),
+        ("difference of means, Welch, 30 and 60, SD 1 and 2", 0.8, welch("difference"), draws),
+        ("Hedges's g, 30 and 60", 0.8, welch("hedges_g"), draws),
         ("Cramer's V, 100 and 100", 0.3, cramers_v, draws),
         ("odds ratio, Wald, 150", math.exp(0.7), odds_ratio, draws),
         ("odds ratio, 40 cases, Firth where separated", math.exp(1.5), firth_odds_ratio, draws),
         ("calibration slope, 250", 0.6, calibration_slope, draws),
+        ("calibration intercept, 250", 0.4, calibration_intercept, draws),
         ("clustered, bootstrap of delta, 30 patients", 2 * float(ndtr(0.4)) - 1, clustered("bootstrap"), draws),
         ("clustered, mixed model, 30 patients", 0.8, clustered("mixed"), draws),
     ]
