@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 import pandas as pd
 
+from morphomil.stats.axial import axial_mean, axial_resultant, rayleigh_test, watson_williams_test
 from morphomil.stats.roc import auc_interval
 from morphomil.stats.shift import hodges_lehmann
 from morphomil.types import RefusedError
@@ -101,6 +102,7 @@ def compare_groups(
     positive: Hashable | None = None,
     test: NumberTest = "mann-whitney",
     categories: Sequence[Hashable] = (),
+    axial: Sequence[Hashable] = (),
     patients: ArrayLike | None = None,
     correction: Correction | None = None,
     family: str = "columns of this table",
@@ -118,6 +120,8 @@ def compare_groups(
         positive: which of two labels the direction refers to; by default 1 of 0/1, else the last in sorted order.
         test: of numbers in two groups; `welch` and `t` (equal variances) compare means.
         categories: numeric columns to compare as categories.
+        axial: columns of axes in degrees (period 180, such as orientations), compared by Watson and Williams's test;
+            patients' values are their mean directions. It takes angles against one common direction.
         patients: (n,), see above.
         correction: adds `p_adjusted`, the p values adjusted in this way; Holm's and Benjamini and Hochberg's are there
             anyway.
@@ -138,6 +142,9 @@ def compare_groups(
         2014); NaN where a group has no value; values all alike give H 0 and p 1. `positive` has no meaning then and is
         refused.
 
+        Axial columns have, per group, `mean_direction_`, `resultant_length_` and `rayleigh_p_` beside, and Watson and
+        Williams's F in `statistic`; p is missing where the test is refused (`watson_williams_test`).
+
     Raises:
         RefusedError: there is just one group; or `table` has a column `patient` with repeated values, which would make
             each row count as an independent observation.
@@ -151,8 +158,13 @@ def compare_groups(
     if test not in ("mann-whitney", "welch", "t"):
         raise ValueError(f"test must be mann-whitney, welch or t, got {test!r}")
     adjust = _adjustment(correction)
+    if absent := [name for name in axial if name not in table]:
+        raise ValueError(f"axial columns must be in the table, got {absent}")
     if patients is not None:
+        axes = {name: pd.Series(table[name].to_numpy(np.float64, na_value=np.nan)) for name in axial}
         table, groups = aggregate_to_patients(table, groups, patients)
+        for name, angles in axes.items():
+            table[name] = angles.groupby(np.asarray(patients), sort=True).agg(axial_mean)
     _refuse_repeated_patients(table)
     labels = _checked_labels(table, groups)
     names = sorted(pd.unique(labels).tolist(), key=lambda name: (str(type(name)), name))
@@ -165,6 +177,12 @@ def compare_groups(
     chosen = _positive_label(names, positive) if len(names) == 2 else None
     rows: list[dict[str, Any]] = []
     for name, values in table.items():
+        if name in axial:
+            suffixes = {label: str(label) for label in names}
+            if chosen is not None:
+                suffixes = {label: "positive" if label == chosen else "reference" for label in names}
+            rows.append({"feature": name} | _axial_row(values, labels, suffixes))
+            continue
         if name in categories or pd.api.types.is_bool_dtype(values) or not pd.api.types.is_numeric_dtype(values):
             found = _category_row(values, labels, level=level)
             sizes = _sizes_of_groups(values, labels, names) if chosen is None else _sizes(values, labels == chosen)
@@ -421,6 +439,25 @@ def _kruskal_row(values: pd.Series[Any], labels: NDArray[Any], names: list[Any])
         | {f"median_{name}": _median(sample) for name, sample in samples.items()}
         | {"h": h, "p_value": p_value, "epsilon_squared": h / max(known.sum() - 1, 1)}
     )
+
+
+def _axial_row(values: pd.Series[Any], labels: NDArray[Any], suffixes: dict[Any, str]) -> dict[str, Any]:
+    """Directions of each label, and whether they are one; columns end in `suffixes`."""
+    angles = values.to_numpy(dtype=np.float64, na_value=np.nan)
+    known = ~np.isnan(angles)
+    row: dict[str, Any] = {"test": "Watson-Williams", "missing": int((~known).sum())}
+    for label, suffix in suffixes.items():
+        own = angles[known & (labels == label)]
+        row |= {f"n_{suffix}": len(own), f"mean_direction_{suffix}": axial_mean(own)}
+        row |= {f"resultant_length_{suffix}": axial_resultant(own)}
+        row[f"rayleigh_p_{suffix}"] = rayleigh_test(own).p_value if len(own) > 1 else math.nan
+    try:
+        if not all(row[f"n_{suffix}"] for suffix in suffixes.values()):
+            raise ValueError("a group has no angle")
+        row["statistic"], row["p_value"] = watson_williams_test(angles[known], labels[known])
+    except ValueError:
+        row["statistic"] = row["p_value"] = math.nan
+    return row
 
 
 def _median(values: NDArray[np.float64]) -> float:

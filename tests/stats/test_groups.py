@@ -13,12 +13,14 @@ from hypothesis import strategies as st
 from scipy import stats
 
 from morphomil.stats import (
+    axial_mean,
     benjamini_hochberg,
     compare_categories,
     compare_groups,
     hodges_lehmann,
     holm,
     mann_whitney,
+    watson_williams_test,
 )
 from morphomil.types import RefusedError
 
@@ -322,6 +324,31 @@ def test_no_association_in_the_sample_is_no_certainty() -> None:
     row = compare_categories(pd.DataFrame({"x": ["a", "b"] * 20}), np.repeat([0, 1], 20)).iloc[0]
     assert (row["cramers_v"], row["cramers_v_low"]) == (0, 0)
     assert 0.3 < row["cramers_v_high"] < 0.6
+
+
+def test_axes_are_compared_as_directions():
+    """Axes on both sides of 0 and 180 degrees, which a rank test would tear apart."""
+    rng = np.random.default_rng(8)
+    groups = np.repeat([0, 1], 40)
+    degrees = (rng.normal(0, 12, 80) + np.where(groups == 1, 15, -5)) % 180
+    table = pd.DataFrame({"orientation": degrees, "area": rng.normal(size=80), "spread": rng.uniform(0, 180, 80)})
+    table.loc[3, "orientation"] = np.nan
+    found = compare_groups(table, groups, axial=["orientation", "spread"]).set_index("feature")
+    row, known = found.loc["orientation"], table["orientation"].notna()
+    expected = watson_williams_test(table["orientation"][known], groups[known])
+    assert (row["statistic"], row["p_value"]) == expected
+    assert row["p_value"] < 1e-6
+    assert row["mean_direction_positive"] == pytest.approx(axial_mean(degrees[groups == 1]))
+    assert row["n_reference"] == 39
+    assert found.loc["area", "p_holm"] == found.loc["area", "p_value"]  # Holm's last step of a family of two
+    assert found.loc["spread", "rayleigh_p_positive"] > 0.01
+    assert np.isnan(found.loc["spread", "p_value"])  # no common direction, no test
+    rows = table.loc[table.index.repeat(3)]
+    patients = np.repeat(np.arange(80), 3)
+    by_patient = compare_groups(rows, np.repeat(groups, 3), patients=patients, axial=["orientation", "spread"])
+    assert by_patient.set_index("feature").loc["orientation", "p_value"] == pytest.approx(row["p_value"])
+    with pytest.raises(ValueError, match="must be in the table"):
+        compare_groups(table, groups, axial=["angle"])
 
 
 def test_columns_may_come_as_a_mapping_or_an_array(table):
