@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import shutil
+import subprocess
+import sys
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -20,6 +23,7 @@ from morphomil.alongside import (
     report_patches,
     set_alongside,
 )
+from morphomil.cohort import read_manifest
 from morphomil.nuclei import FEATURES
 from morphomil.run import Run
 from morphomil.store import write_parquet
@@ -164,3 +168,36 @@ def test_attention_that_follows_area_is_found_in_a_run(demo):
 def test_a_model_without_attention_is_named(demo):
     with pytest.raises(InputError, match="morphomil predict"):
         next(measured_patches(Run.open(demo / "run"), "dl-cnb"))
+
+
+def test_morphometry_and_clinical_data_in_one_model(demo, tmp_path):
+    """Trained and scored by the commands on the demo's slides, with the covariate that the demo's manifest has."""
+    run = Run(shutil.copytree(demo / "run", tmp_path / "run"))
+    run.save_cohort(read_manifest(demo / "cohort" / "manifest.csv", covariates=("age",)).cohort)
+    program = Path(sys.executable).with_name("morphomil")
+
+    def morphomil(*words: object) -> str:
+        done = subprocess.run([program, *map(str, words)], capture_output=True, text=True, check=False)
+        assert done.returncode == 0, done.stderr
+        return done.stdout
+
+    morphomil("train", run.path, "--model", "morphometry+clinical", "--folds", "2")
+    assert "AUC" in morphomil("predict", run.path)
+    home = run.path / "models" / "morphometry+clinical"
+    table = pd.read_parquet(home / "predictions.parquet")
+    assert sorted(table.loc[table["part"] == "test", "patient"]) == sorted(run.cohort.table()["patient"])
+    assert pd.read_csv(home / "fold0" / "log.csv")["term"].tolist() == ["intercept", "age", "morphometry"]
+    first = (home / "fold0" / "predictions.parquet").read_bytes()
+    shutil.rmtree(home)
+    morphomil("train", run.path, "--model", "morphometry+clinical", "--folds", "2")
+    morphomil("predict", run.path)
+    assert (home / "fold0" / "predictions.parquet").read_bytes() == first
+    assert "scores.csv" in morphomil("compare", run.path)
+    pair = pd.read_csv(run.path / "alongside" / "scores.csv").iloc[0]
+    assert (pair["model_a"], pair["model_b"], pair["patients"]) == ("morphometry+clinical", "morphometry", 24)
+    harmed = home / "fold1" / "predictions.parquet"
+    harmed.unlink()
+    shutil.rmtree(run.path / "slides" / "P001")
+    done = subprocess.run([program, "predict", run.path], capture_output=True, text=True, check=False)
+    assert done.returncode == 2
+    assert "morphomil train" in done.stderr
