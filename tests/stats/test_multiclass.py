@@ -9,7 +9,13 @@ import pandas as pd
 import pytest
 from sklearn import metrics
 
-from morphomil.stats import average_precision, confusion_table, multiclass_auc, precision_recall_curve
+from morphomil.stats import (
+    average_precision,
+    confusion_table,
+    multiclass_auc,
+    precision_recall_curve,
+    resampled_multiclass_auc,
+)
 
 FOLDER = Path(__file__).parents[1] / "reference"
 RNG = np.random.default_rng(0)
@@ -56,3 +62,19 @@ def test_precision_and_recall_with_ties() -> None:
     np.testing.assert_allclose(curve["cutoff"], cutoffs[::-1])
     np.testing.assert_allclose(curve["precision"], precision[-2::-1])
     np.testing.assert_allclose(curve["recall"], recall[-2::-1])
+
+
+@pytest.mark.parametrize("method", ["ovr", "hand-till"])
+@pytest.mark.parametrize("decimals", [1, 6])
+def test_the_order_of_cases_and_classes_and_the_scale_do_not_matter(method: str, decimals: int) -> None:
+    rng = np.random.default_rng(3)
+    labels = rng.integers(0, 4, 90)
+    values = np.round(rng.random((90, 4)) + 0.4 * np.eye(4)[labels], decimals)  # with and without ties
+    found = multiclass_auc(labels, values, method=method)
+    order, name = rng.permutation(90), rng.permutation(4)
+    assert multiclass_auc(labels[order], values[order], method=method) == pytest.approx(found, abs=1e-12)
+    assert multiclass_auc(name[labels], values[:, np.argsort(name)], method=method) == pytest.approx(found, abs=1e-12)
+    assert multiclass_auc(labels, np.exp(3 * values), method=method) == found
+    draws = rng.multinomial(90, np.full(90, 1 / 90), size=5)
+    each = [multiclass_auc(np.repeat(labels, t), np.repeat(values, t, axis=0), method=method) for t in draws]
+    np.testing.assert_allclose(resampled_multiclass_auc(labels, values, method=method)(draws), each, rtol=1e-12)
