@@ -10,7 +10,7 @@ import hashlib
 import importlib.util
 import json
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
@@ -37,6 +37,8 @@ Encoder = Callable[[NDArray[np.uint8]], NDArray[Any]]
 """Patches (n, side, side, 3) uint8 -> features (n, F)."""
 
 DEFAULT_BACKBONE = "efficientnet-lite0"
+PIXELS = "pixels"
+"""First part of the name of embeddings that are the patches themselves."""
 PATCHES_AT_ONCE = 32
 """Always the same number, so that a slide's features don't depend on how it was cut up."""
 
@@ -94,7 +96,26 @@ class LoadedEncoder:
 
 
 def load_encoder(settings: EmbedSettings, *, weights: Path | None = None) -> LoadedEncoder:
-    """A backbone in evaluation mode with weights from `weights`, its package, or torchvision's download.
+    """A backbone as a function of patches (`load_backbone`).
+
+    Raises:
+        InputError: no such backbone, or its weights can't be had.
+    """
+    import torch
+
+    backbone, sha256 = load_backbone(settings, weights=weights)
+    backbone.requires_grad_(False)
+
+    def encode(patches: NDArray[np.uint8]) -> NDArray[np.float32]:
+        with torch.inference_mode():
+            features: NDArray[np.float32] = backbone(torch.tensor(resize(patches, settings.size))).numpy()
+        return features
+
+    return LoadedEncoder(settings.backbone, encode, sha256)
+
+
+def load_backbone(settings: EmbedSettings, *, weights: Path | None = None) -> tuple[nn.Module, str]:
+    """A backbone (`build_backbone`) with weights from `weights`, its package, or torchvision's download; their SHA-256.
 
     Args:
         settings: which backbone, at which size.
@@ -103,27 +124,53 @@ def load_encoder(settings: EmbedSettings, *, weights: Path | None = None) -> Loa
     Raises:
         InputError: no such backbone, or its weights can't be had.
     """
+    import torch
+
+    backbone = build_backbone(settings)
+    state = _read_weights(weights) if weights else _ready_weights(settings.backbone)
+    _load(backbone.network, state, source=str(weights or settings.backbone))
+    backbone.to("cuda" if torch.cuda.is_available() else "cpu")
+    return backbone, digest_state(state)
+
+
+def build_backbone(settings: EmbedSettings) -> Any:
+    """A module with random weights: patches uint8 (n, size, size, 3), or flat, -> features float32 (n, F).
+
+    It stays in evaluation mode, so normalization keeps the statistics it was trained with, and gives features in main
+    memory wherever it is itself. `features` is F.
+
+    Raises:
+        InputError: no such backbone.
+    """
     if settings.backbone not in BACKBONES:
         raise InputError(f"no backbone named {settings.backbone!r}; choose {', '.join(BACKBONES)}")
     import torch
+    from torch import nn
 
+    kind, size, pooling = BACKBONES[settings.backbone], settings.size, settings.pooling
     network, maps, own = _build(settings.backbone)
-    state = _read_weights(weights) if weights else _ready_weights(settings.backbone)
-    _load(network, state, source=str(weights or settings.backbone))
-    network.eval().requires_grad_(False).to(memory_format=torch.channels_last)
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    network.to(device)
-    kind = BACKBONES[settings.backbone]
-    shift, scale = (torch.tensor(v, device=device).view(1, 3, 1, 1) for v in (kind.mean, kind.sd))
 
-    def encode(patches: NDArray[np.uint8]) -> NDArray[np.float32]:
-        pixels = torch.tensor(resize(patches, settings.size), device=device).permute(0, 3, 1, 2)
-        with torch.inference_mode():
-            found = maps(((pixels.float() / 255) - shift) / scale)
-            features: NDArray[np.float32] = _pool(found, settings.pooling, own).float().cpu().numpy()
-        return features
+    class Backbone(nn.Module):
+        features = kind.features if pooling == "own" else kind.channels
 
-    return LoadedEncoder(settings.backbone, encode, _digest_state(state))
+        mean: Tensor
+        sd: Tensor
+
+        def __init__(self) -> None:
+            super().__init__()
+            self.network = network
+            for name, value in (("mean", kind.mean), ("sd", kind.sd)):
+                self.register_buffer(name, torch.tensor(value).view(1, 3, 1, 1), persistent=False)
+
+        def train(self, mode: bool = True) -> Backbone:
+            return super().train(False)
+
+        def forward(self, patches: Tensor) -> Tensor:
+            pixels = patches.to(self.mean.device).view(-1, size, size, 3).permute(0, 3, 1, 2)
+            found: Tensor = _pool(maps(((pixels.float() / 255) - self.mean) / self.sd), pooling, own)
+            return found.float().cpu()
+
+    return Backbone().eval().to(memory_format=torch.channels_last)
 
 
 def load_function(spec: str) -> LoadedEncoder:
@@ -145,6 +192,20 @@ def load_function(spec: str) -> LoadedEncoder:
     if not callable(encode):
         raise InputError(f"encoder file {path} has no function {function!r}")
     return LoadedEncoder(path.stem, encode, hashlib.sha256(path.read_bytes() + function.encode()).hexdigest())
+
+
+def keep_pixels(settings: EmbedSettings) -> LoadedEncoder:
+    """The patches themselves, resized, as features: what a backbone that is to be fine-tuned reads."""
+
+    def encode(patches: NDArray[np.uint8]) -> NDArray[np.uint8]:
+        return resize(patches, settings.size).reshape(len(patches), -1)
+
+    return LoadedEncoder(pixels_name(settings), encode, hashlib.sha256(b"pixels").hexdigest())
+
+
+def pixels_name(settings: EmbedSettings) -> str:
+    """The folder of `embeddings` with the pixels that a backbone of these settings sees."""
+    return f"{PIXELS}-{settings.size}-{settings.outside}"
 
 
 def resize(patches: NDArray[np.uint8], size: int) -> NDArray[np.uint8]:
@@ -333,7 +394,8 @@ def _modern(name: str) -> str:
     return name
 
 
-def _digest_state(state: dict[str, Tensor]) -> str:
+def digest_state(state: dict[str, Tensor]) -> str:
+    """SHA-256 of names and values."""
     content = hashlib.sha256()
     for name in sorted(state):
         content.update(name.encode())
@@ -344,15 +406,17 @@ def _digest_state(state: dict[str, Tensor]) -> str:
 # ---------------------------------------------------------------------------------------------------- slides
 
 
-def patch_pixels(run: Run, slide: Slide, *, outside: Literal["white", "keep"]) -> Iterator[NDArray[np.uint8]]:
-    """A slide's kept patches one by one, in the order of its table: (side, side, 3) at working resolution.
+def patch_pixels(
+    run: Run, slide: Slide, *, outside: Literal["white", "keep"], patches: pd.DataFrame | None = None
+) -> Iterator[NDArray[np.uint8]]:
+    """A slide's kept patches (or others of their size) one by one, in the order of the table: (side, side, 3).
 
     Raises:
         SlideError: a file can't be read.
     """
     from shapely.geometry import shape
 
-    patches = run.patches(slide.slide_id).query("kept")
+    patches = run.patches(slide.slide_id).query("kept") if patches is None else patches
     frames = {name: dict(stored.attrs) for name, stored in run.masks(slide.slide_id).groups()}
     outlines = {f["properties"]["region"]: shape(f["geometry"]) for f in run.regions(slide.slide_id)}
     mpp = run.segmented_with().get("mpp")
@@ -389,14 +453,14 @@ def embed_slide(
     *,
     outside: Literal["white", "keep"],
     step: Callable[[int, int], None],
-) -> NDArray[np.float16]:
-    """Features (kept patches, F) of a slide in half precision; a slide without kept patches has no rows.
+) -> NDArray[np.float16 | np.uint8]:
+    """Features (kept patches, F) of a slide in half precision, pixels in bytes; without kept patches no rows.
 
     Raises:
         SlideError: the slide can't be read, or the encoder gives no finite (n, F).
     """
     total = int(run.patches(slide.slide_id)["kept"].sum())
-    parts: list[NDArray[np.float16]] = []
+    parts: list[NDArray[np.float16 | np.uint8]] = []
     waiting: list[NDArray[np.uint8]] = []
     for number, rgb in enumerate(patch_pixels(run, slide, outside=outside), start=1):
         waiting.append(rgb)
@@ -407,10 +471,12 @@ def embed_slide(
     return np.concatenate(parts) if parts else np.zeros((0, 0), np.float16)
 
 
-def _checked(encoder: LoadedEncoder, patches: NDArray[np.uint8]) -> NDArray[np.float16]:
+def _checked(encoder: LoadedEncoder, patches: NDArray[np.uint8]) -> NDArray[np.float16 | np.uint8]:
     features = np.asarray(encoder.encode(patches))
     if features.ndim != 2 or len(features) != len(patches):
         raise SlideError(f"encoder {encoder.name} must give ({len(patches)}, F), gave {features.shape}")
+    if features.dtype == np.uint8:
+        return features
     with np.errstate(over="ignore"):
         half = features.astype(np.float16)
     if not np.isfinite(half).all():
@@ -446,7 +512,29 @@ class Embeddings(Run):
     def _write_status(self, slide_id: str, stage: str, entry: dict[str, Any]) -> None:
         write_json(self.features_path(slide_id).with_suffix(".json"), entry)
 
-    def save(self, slide_id: str, features: NDArray[np.float16]) -> str:
+    def made_with(self) -> dict[str, Any]:
+        """Settings of the last `embed` that made these features: those of `EmbedSettings`, `name` and `sha256`.
+
+        Raises:
+            InputError: no such command is on record.
+        """
+        for entry in reversed(self._log().get("commands", [])):
+            if entry["command"] == "embed" and entry["settings"].get("name") == self.backbone:
+                return dict(entry["settings"])
+        raise InputError(f"{self.path} has no record of how its features {self.backbone} were made; embed them anew")
+
+    def settings(self) -> EmbedSettings:
+        """The backbone and the pixels that these features were made with.
+
+        Raises:
+            InputError: they come from a function, or no record is left.
+        """
+        stated = self.made_with()
+        if "backbone" not in stated:
+            raise InputError(f"features {self.backbone} come from a function, and this needs those of a backbone")
+        return EmbedSettings(**{part.name: stated[part.name] for part in fields(EmbedSettings)})
+
+    def save(self, slide_id: str, features: NDArray[np.float16 | np.uint8]) -> str:
         """Write a slide's features; the file's name."""
         path = self.features_path(slide_id)
         with atomic_path(path) as partial, partial.open("wb") as stream:

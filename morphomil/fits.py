@@ -88,6 +88,8 @@ class FitSettings:
             raise InputError(f"no model named {self.model!r}; choose {', '.join(MODELS)}")
         if self.split not in ("auto", "kfold", "holdout", "site"):
             raise InputError(f"a split is auto, kfold, holdout or site, not {self.split!r}")
+        if self.finetune and not self.sees_patches:
+            raise InputError(f"{self.model} sees no patches, so there is no backbone to fine-tune")
 
     @property
     def sees_patches(self) -> bool:
@@ -231,7 +233,7 @@ def train_run(run: Run, settings: FitSettings, *, on_epoch: OnEpoch | None = Non
                 seed = int(generator("fold", settings.seed, fold.name).integers(2**31))
                 about = _fit_clinical(folder, task, parts, covariates, seed=seed)
             else:
-                backbone = _load_backbone(run, settings) if settings.finetune else None
+                backbone = load_start(run, settings) if settings.finetune else None
                 about = _fit_image(folder, task, parts, covariates, data, settings, backbone, on_epoch)
         except TrainingError as error:
             failed[fold.name] = str(error)
@@ -467,8 +469,8 @@ def _fit_image(
     return about | {"cutoff": cutoff, "notes": [] if encoder is None else list(encoder.notes)}
 
 
-def _load_backbone(run: Run, settings: FitSettings) -> nn.Module:
-    """The backbone as `embed` had it.
+def load_start(run: Run, settings: FitSettings) -> nn.Module:
+    """The backbone as `embed` had it, where fine-tuning starts.
 
     Raises:
         InputError: these aren't the weights that `embed` used.

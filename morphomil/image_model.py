@@ -19,8 +19,10 @@ import pandas as pd
 import torch
 from torch import nn
 from torch.nn import functional
+from torch.utils.checkpoint import checkpoint as recompute
 
 from morphomil.bags import BAG_SIZE, draw_bags, generator
+from morphomil.embed import PATCHES_AT_ONCE, digest_state
 from morphomil.mil import AttentionMIL, TrainingError
 from morphomil.stats.roc import auc
 from morphomil.store import write_arrays
@@ -39,8 +41,12 @@ STEP_BYTES = 2**27
 """Of a training step's features in single precision: larger steps are taken with fewer bags."""
 READ_AT_ONCE = 512
 """Patches embedded at once in prediction."""
+TUNED_AT_ONCE = 8
+"""Patches that a backbone sees at once while it learns; what its gradient needs of them is all it holds."""
 WIDE = 4096
 """Features beyond which a training step is worth more than one thread."""
+LARGE = 3 * 128**2
+"""The same of a patch's pixels."""
 CHECKPOINT_SECONDS = 20.0
 LOG_COLUMNS = ("epoch", "learning_rate", "loss_train", "auc_train", "loss_val", "auc_val")
 
@@ -85,13 +91,15 @@ class ImageRecipe:
     """Every patient has the same total weight in the loss; else every bag."""
     balanced: bool = False
     """Every class has the same total weight in the loss; probabilities then ignore the prevalence."""
+    backbone_rate: float = 0.1
+    """Learning rate of a fine-tuned backbone, as a share of the head's."""
     pool: Literal["mean", "max"] = "mean"
     """A slide's probability over its bags: their mean, or the bag with the largest probability of the last class."""
 
     def __post_init__(self) -> None:
         """Refuse what can't be trained."""
         problems = []
-        if self.learning_rate <= 0 or self.weight_decay < 0:
+        if min(self.learning_rate, self.backbone_rate) <= 0 or self.weight_decay < 0:
             problems.append(f"learning rate must be positive, got {self.learning_rate:g} (decay {self.weight_decay:g})")
         if min(self.restart_epochs, self.restart_factor, self.epochs, self.patience, self.bags_per_step) < 1:
             problems.append("epochs, patience, restarts and bags per step must be 1 or more")
@@ -103,7 +111,14 @@ class ImageRecipe:
 
 PRESETS = {
     "default": ImageRecipe(),
-    "paper": ImageRecipe(learning_rate=1e-4, redraw=False, standardize=False, attention_dropout=0.5, patience=200),
+    "paper": ImageRecipe(
+        learning_rate=1e-4,
+        redraw=False,
+        standardize=False,
+        attention_dropout=0.5,
+        patience=200,
+        backbone_rate=1.0,
+    ),
     "released-code": ImageRecipe(
         optimizer="sgd",
         learning_rate=1e-4,
@@ -117,6 +132,7 @@ PRESETS = {
         standardize=False,
         equal_patients=False,
         patience=200,
+        backbone_rate=1.0,
     ),
 }
 """`paper` and `released-code` as described there; the latter's patches are embedded at 224 pixels."""
@@ -154,7 +170,7 @@ class Rows:
         self.width = int(np.prod(widths.pop()))
         self.starts = np.concatenate([[0], np.cumsum([shape[0] for shape in shapes])]).astype(np.int64)
         self._offsets = np.array([offset for _, _, offset in headers], dtype=np.int64)
-        self._dtype = headers[0][1] if headers else np.dtype(np.float32)
+        self._dtype = headers[0][1] if headers else arrays[0].dtype
         self._held: Tensor | None = None
         if arrays:
             self._held = torch.from_numpy(np.concatenate(arrays))
@@ -164,10 +180,15 @@ class Rows:
     def __len__(self) -> int:
         return int(self.starts[-1])
 
+    @property
+    def threads(self) -> int:
+        """One thread for narrow rows, whose products are too small to share; as many as there are cores for wide."""
+        return 1 if self.width <= (LARGE if self._dtype == np.uint8 else WIDE) else CORES
+
     def read(self, index: NDArray[np.int64]) -> Tensor:
-        """The rows of these numbers, float32 (n, F)."""
+        """The rows of these numbers (n, F): float32, or uint8 where they are pixels."""
         if self._held is not None:
-            return self._held[torch.from_numpy(index)].float()
+            return _as_features(self._held[torch.from_numpy(index)])
         found = np.empty((len(index), self.width), self._dtype)
         files = np.searchsorted(self.starts, index, side="right") - 1
         size = self.width * self._dtype.itemsize
@@ -180,7 +201,11 @@ class Rows:
                         raise InputError(f"{self._paths[number]} is cut short; run morphomil embed anew")
             finally:
                 os.close(handle)
-        return torch.from_numpy(found).float()
+        return _as_features(torch.from_numpy(found))
+
+
+def _as_features(rows: Tensor) -> Tensor:
+    return rows if rows.dtype == torch.uint8 else rows.float()
 
 
 def _header(path: Path) -> tuple[tuple[int, ...], np.dtype[Any], int]:
@@ -260,21 +285,40 @@ def build_head(in_features: int, *, classes: int, clinical: int, recipe: ImageRe
 
 
 class ImageModel(nn.Module):
-    """A head with the standardization of its features."""
+    """A head with the standardization of its features, and the backbone that makes them where it is fine-tuned."""
 
     shift: Tensor
     scale: Tensor
 
-    def __init__(self, head: AttentionMIL, shift: NDArray[np.float32], scale: NDArray[np.float32]) -> None:
-        """`shift` and `scale` (F,): mean and SD of the training patches, or 0 and 1."""
+    def __init__(
+        self,
+        head: AttentionMIL,
+        shift: NDArray[np.float32],
+        scale: NDArray[np.float32],
+        backbone: nn.Module | None = None,
+    ) -> None:
+        """`shift` and `scale` (F,): mean and SD of the training patches, or 0 and 1; `backbone`: `build_backbone`."""
         super().__init__()
-        self.head = head
+        self.head, self.backbone = head, backbone
         self.register_buffer("shift", torch.from_numpy(shift))
         self.register_buffer("scale", torch.from_numpy(scale))
 
+    def see(self, rows: Tensor) -> Tensor:
+        """Features (n, F) of rows: the rows themselves, or what the backbone makes of their pixels.
+
+        Where gradients are wanted, a few patches are seen at a time, and seen again when their gradient is due.
+        """
+        if self.backbone is None:
+            return rows
+        if torch.is_grad_enabled():
+            parts = [recompute(self.backbone, part, use_reentrant=False) for part in torch.split(rows, TUNED_AT_ONCE)]
+        else:
+            parts = [self.backbone(part) for part in torch.split(rows, PATCHES_AT_ONCE)]
+        return torch.cat(parts)
+
     def read(self, rows: Tensor) -> tuple[Tensor, Tensor]:
-        """Features (n, F) -> embedded instances (n, 256), attention before the softmax (n,)."""
-        embedded: Tensor = self.head.embed((rows - self.shift) / self.scale)
+        """Rows (n, F), or pixels -> embedded instances (n, 256), attention before the softmax (n,)."""
+        embedded: Tensor = self.head.embed((self.see(rows) - self.shift) / self.scale)
         return embedded, self.head.attend(embedded).squeeze(-1)
 
     def decide(self, embedded: Tensor, score: Tensor, clinical: Tensor | None) -> tuple[Tensor, Tensor]:
@@ -307,8 +351,10 @@ class ImageModel(nn.Module):
         return {name: tensor.detach().cpu().numpy().copy() for name, tensor in self.state_dict().items()}
 
     @classmethod
-    def from_weights(cls, arrays: dict[str, NDArray[np.float32]], *, recipe: ImageRecipe) -> ImageModel:
-        """The model that `weights` described.
+    def from_weights(
+        cls, arrays: dict[str, NDArray[np.float32]], *, recipe: ImageRecipe, backbone: nn.Module | None = None
+    ) -> ImageModel:
+        """The model that `weights` described; `backbone` takes its own from there.
 
         Raises:
             InputError: names or shapes don't fit the recipe.
@@ -319,7 +365,7 @@ class ImageModel(nn.Module):
             classes, width = arrays["head.classify.2.weight"].shape[0], arrays["head.embed.0.weight"].shape
             clinical = (arrays["head.classify.0.weight"].shape[1] - width[0]) // CLINICAL_REPEATS
             head = build_head(width[1], classes=classes, clinical=clinical, recipe=recipe)
-            model = cls(head, np.array(arrays["shift"]), np.array(arrays["scale"]))
+            model = cls(head, np.array(arrays["shift"]), np.array(arrays["scale"]), backbone)
             model.load_state_dict({name: torch.from_numpy(np.array(value)) for name, value in arrays.items()})
         except (KeyError, RuntimeError) as error:
             cause = str(error).splitlines()[0]
@@ -348,7 +394,7 @@ def read_slide(model: ImageModel, cohort: ImageCohort, slide: int, *, recipe: Im
     model.eval()
     first, end = (int(value) for value in cohort.rows.starts[slide : slide + 2])
     clinical = cohort.covariates(int(cohort.patient[slide]))
-    with torch.inference_mode(), _threads(cohort.rows.width):
+    with torch.inference_mode(), _threads(cohort.rows.threads):
         parts = [
             model.read(cohort.rows.read(np.arange(start, min(start + READ_AT_ONCE, end))))
             for start in range(first, end, READ_AT_ONCE)
@@ -421,6 +467,7 @@ def train_image_model(
     val: NDArray[np.int64],
     recipe: ImageRecipe,
     seed: int,
+    backbone: nn.Module | None = None,
     checkpoint: Path | None = None,
     checkpoint_seconds: float = CHECKPOINT_SECONDS,
     on_epoch: Callable[[int, int], None] | None = None,
@@ -436,6 +483,7 @@ def train_image_model(
         val: numbers of the patients who decide when to stop.
         recipe: settings.
         seed: of weights, bags, order and dropout.
+        backbone: learns too (`embed.load_backbone`), from a cohort whose rows are pixels.
         checkpoint: where to keep the state of an unfinished training; one of other settings is ignored.
         checkpoint_seconds: least time between two checkpoints.
         on_epoch: hears the number of finished epochs and the most there can be.
@@ -443,15 +491,14 @@ def train_image_model(
     Raises:
         TrainingError: the loss is not a number.
     """
-    with _threads(cohort.rows.width):
-        return _Training(cohort, train, val, recipe, seed).run(checkpoint, checkpoint_seconds, on_epoch)
+    with _threads(cohort.rows.threads):
+        return _Training(cohort, train, val, recipe, seed, backbone).run(checkpoint, checkpoint_seconds, on_epoch)
 
 
 @contextmanager
-def _threads(width: int) -> Iterator[None]:
-    """One thread for narrow features, whose products are too small to share; as many as there are cores for wide."""
+def _threads(count: int) -> Iterator[None]:
     before = torch.get_num_threads()
-    torch.set_num_threads(1 if width <= WIDE else CORES)
+    torch.set_num_threads(count)
     try:
         yield
     finally:
@@ -462,24 +509,35 @@ class _Training:
     """The state of a training."""
 
     def __init__(
-        self, cohort: ImageCohort, train: NDArray[np.int64], val: NDArray[np.int64], recipe: ImageRecipe, seed: int
+        self,
+        cohort: ImageCohort,
+        train: NDArray[np.int64],
+        val: NDArray[np.int64],
+        recipe: ImageRecipe,
+        seed: int,
+        backbone: nn.Module | None,
     ) -> None:
         self.cohort, self.train, self.val, self.recipe, self.seed = cohort, train, val, recipe, seed
         self.slides = np.flatnonzero(np.isin(cohort.patient, train))
-        width = 0 if cohort.clinical is None else cohort.clinical.shape[1]
+        clinical = 0 if cohort.clinical is None else cohort.clinical.shape[1]
+        width = cohort.rows.width if backbone is None else int(backbone.features)  # type: ignore[arg-type, unused-ignore]
         with _seeded("weights", seed):
-            head = build_head(cohort.rows.width, classes=cohort.classes, clinical=width, recipe=recipe)
-        shift, scale = np.zeros(cohort.rows.width, np.float32), np.ones(cohort.rows.width, np.float32)
+            head = build_head(width, classes=cohort.classes, clinical=clinical, recipe=recipe)
+        self.model = ImageModel(head, np.zeros(width, np.float32), np.ones(width, np.float32), backbone)
         if recipe.standardize:
-            shift, scale = fit_scale(cohort, self.slides)
-        self.model = ImageModel(head, shift, scale)
-        parameters = list(head.parameters())
+            shift, scale = fit_scale(cohort, self.slides, see=self.model.see)
+            self.model.shift.copy_(torch.from_numpy(shift))
+            self.model.scale.copy_(torch.from_numpy(scale))
+        groups: list[dict[str, Any]] = [{"params": list(head.parameters()), "share": 1.0}]
+        if backbone is not None:
+            groups.append({"params": list(backbone.parameters()), "share": recipe.backbone_rate})
         if recipe.optimizer == "adam":
-            self.optimizer: torch.optim.Optimizer = torch.optim.Adam(parameters, weight_decay=recipe.weight_decay)
+            self.optimizer: torch.optim.Optimizer = torch.optim.Adam(groups, weight_decay=recipe.weight_decay)
         else:
             self.optimizer = torch.optim.SGD(
-                parameters, lr=recipe.learning_rate, momentum=recipe.momentum, weight_decay=recipe.weight_decay
+                groups, lr=recipe.learning_rate, momentum=recipe.momentum, weight_decay=recipe.weight_decay
             )
+        self.start = digest_state(self.model.state_dict())
         self.best = self.model.weights()
         self.log: list[tuple[float, ...]] = []
 
@@ -532,7 +590,7 @@ class _Training:
         weight = bag_weights(patient, labels, recipe=recipe)
         rate = cosine_rate(epoch, recipe)
         for group in self.optimizer.param_groups:
-            group["lr"] = rate
+            group["lr"] = rate * group["share"]
         order = generator("order", self.seed, epoch).permutation(len(bags))
         probability = np.empty((len(bags), cohort.classes))
         total = 0.0
@@ -566,13 +624,14 @@ class _Training:
         parts += [self.cohort.labels.tolist(), self.cohort.rows.width, self.cohort.rows.starts.tolist()]
         clinical = self.cohort.clinical
         parts.append(None if clinical is None else np.round(clinical.astype(float), 5).tolist())
+        parts.append(self.start)
         return np.frombuffer(json.dumps(parts).encode(), np.uint8)
 
     def _save(self, path: Path) -> None:
         arrays: dict[str, NDArray[Any]] = {f"now/{name}": value for name, value in self.model.weights().items()}
         arrays |= {f"best/{name}": value for name, value in self.best.items()}
         for number, state in self.optimizer.state_dict()["state"].items():
-            arrays |= {f"optimizer/{number}/{name}": v.numpy() for name, v in state.items() if v is not None}
+            arrays |= {f"optimizer/{number}/{name}": v.cpu().numpy() for name, v in state.items() if v is not None}
         write_arrays(path, arrays | {"log": np.array(self.log), "key": self._key()})
 
     def _resume(self, path: Path) -> None:
@@ -635,17 +694,23 @@ def bag_weights(patient: NDArray[np.int64], labels: NDArray[np.int64], *, recipe
     return np.asarray(weight / weight.mean())
 
 
-def fit_scale(cohort: ImageCohort, slides: NDArray[np.int64]) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-    """Mean and SD (F,) of the patches of some slides, every patient with the same weight; a constant's SD is 1."""
+def fit_scale(
+    cohort: ImageCohort, slides: NDArray[np.int64], *, see: Callable[[Tensor], Tensor] = lambda rows: rows
+) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    """Mean and SD (F,) of the patches of some slides, every patient with the same weight; a constant's SD is 1.
+
+    `see` makes features of rows (`ImageModel.see`).
+    """
     patients, place, count = np.unique(cohort.patient[slides], return_inverse=True, return_counts=True)
-    first, second = np.zeros(cohort.rows.width), np.zeros(cohort.rows.width)
+    first, second = np.zeros(1), np.zeros(1)
     for slide, owner in zip(slides, place, strict=True):
         start, end = (int(value) for value in cohort.rows.starts[slide : slide + 2])
         share = 1 / (len(patients) * count[owner] * (end - start))
         for at in range(start, end, READ_AT_ONCE):
-            rows = cohort.rows.read(np.arange(at, min(at + READ_AT_ONCE, end))).double()
-            first += share * rows.sum(dim=0).numpy()
-            second += share * rows.square_().sum(dim=0).numpy()
+            with torch.inference_mode():
+                seen = see(cohort.rows.read(np.arange(at, min(at + READ_AT_ONCE, end)))).double()
+                first = first + share * seen.sum(dim=0).numpy()
+                second = second + share * seen.square_().sum(dim=0).numpy()
     sd = np.sqrt(np.maximum(second - first**2, 0))
     return first.astype(np.float32), np.where(sd > 1e-4, sd, 1).astype(np.float32)
 

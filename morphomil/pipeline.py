@@ -582,14 +582,21 @@ def embed(
 def train(run: Run, settings: FitSettings, *, progress: Progress | None = None) -> FitResult:
     """Train the clinical model, DL-CNB or DL-CNB+C on every fold (`fits.train_run`).
 
+    A backbone that is to be fine-tuned needs the patches' pixels, which are read from the slides first.
+
     Raises:
         InputError: no features, covariates or labels to learn from.
         RefusedError: leakage, or too few patients of a class.
         BusyError: another process works in the run directory.
     """
-    from morphomil.fits import train_run
+    from morphomil.embed import keep_pixels
+    from morphomil.fits import embeddings_of, load_start, train_run
 
     heard, begun = progress or Silence(), time.monotonic()
+    if settings.finetune:
+        chosen = embeddings_of(run, settings).settings()
+        load_start(run, settings)  # what is wrong with the weights is said before any work
+        embed(run, settings=chosen, encoder=keep_pixels(chosen), progress=progress)
     seen: set[str] = set()
 
     def on_epoch(fold: str, done: int, total: int) -> None:
