@@ -1,5 +1,6 @@
-"""How often each 95 % interval holds the truth: `python benchmarks/interval_coverage.py [draws]` prints the tables of the docs.
+"""How often each 95 % interval holds the truth.
 
+`python benchmarks/interval_coverage.py [draws]` prints the tables of the docs.
 Scores are normal with equal variances unless stated, so that every truth is known in closed form.
 """
 
