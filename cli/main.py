@@ -343,19 +343,24 @@ def predict(
     model: Annotated[
         str | None, typer.Option(help="As `morphomil train` names it; default: all that are trained.")
     ] = None,
+    model_from: Annotated[
+        Path | None, typer.Option(help="Another run, whose trained model scores all patients of this one.")
+    ] = None,
     quiet: QuietOption = False,
 ) -> None:
-    """Score the test patients of trained models, once: every scoring is logged."""
+    """Score the test patients of trained models, once, or an external cohort: every scoring is logged."""
     from morphomil import pipeline
     from morphomil.fits import describe_test, trained_models
     from morphomil.run import Run
 
     run = Run.open(path)
-    names = [model] if model else trained_models(run)
+    origin = Run.open(model_from) if model_from else None
+    names = [model] if model else trained_models(origin or run)
     if not names:
-        raise InputError(f"{path} has no trained models; run: morphomil train {path} --model dl-cnb")
+        trained = model_from or path
+        raise InputError(f"{trained} has no trained models; run: morphomil train {trained} --model dl-cnb")
     for name in names:
-        scoring = pipeline.predict(run, name)
+        scoring = pipeline.predict(run, name, origin=origin)
         for note in scoring.notes:
             typer.echo(note, err=True)
         say(f"{name}: {describe_test(run, name)}", quiet=quiet)
@@ -367,6 +372,10 @@ def heatmap(
     path: RunArgument,
     model: Annotated[str, typer.Option(help="dl-cnb or dl-cnb+c.")] = "dl-cnb",
     slide: Annotated[list[str] | None, typer.Option(help="Only this slide; may be given several times.")] = None,
+    overlap: Annotated[
+        float, typer.Option(help="Attention on a finer grid: windows that share this part of their side (0.5, 0.75).")
+    ] = 0.0,
+    weights: Annotated[Path | None, typer.Option(help="Of the backbone, for --overlap, if `embed` had some.")] = None,
     quiet: QuietOption = False,
 ) -> None:
     """Draw where the image model looks on every slide, and what its prediction rests on."""
@@ -375,7 +384,7 @@ def heatmap(
     from morphomil.run import Run
 
     run = Run.open(path)
-    for found in pipeline.heatmap(run, model, slide or ()):
+    for found in pipeline.heatmap(run, model, slide or (), overlap=overlap, weights=weights):
         draw_map(run, model, found)
         say(f"{found.slide_id}: probability {found.probability:.3f} ({found.fold})", quiet=quiet)
     say(f"Maps: {path}/figures/models/{model}; patch scores for QuPath: {path}/models/{model}/maps")

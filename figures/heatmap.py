@@ -31,6 +31,7 @@ def attention_map(
     thumbnail: NDArray[np.uint8],
     patches: pd.DataFrame,
     *,
+    cells: pd.DataFrame | None = None,
     level0_px_per_thumb_px: float,
     mpp: float,
     regions: Iterable[BaseGeometry] = (),
@@ -40,15 +41,17 @@ def attention_map(
     """Attention of every patch on the left, on the right the drop of the probability without it.
 
     `patches` has the schema PATCHES with `relative_attention` (1: an even share) and `occlusion` (NaN: none). Where the
-    panels disagree, attention isn't what the prediction rests on.
+    panels disagree, attention isn't what the prediction rests on. `cells` stand for the patches in the left panel:
+    `x_px`, `y_px`, `side_px`, `relative_attention`.
     """
+    attended = patches if cells is None else cells
     rows, columns = thumbnail.shape[:2]
     extent = (0, columns * level0_px_per_thumb_px, rows * level0_px_per_thumb_px, 0)
     polygons = [part for region in regions for part in getattr(region, "geoms", [region])]
     outlines = [np.asarray(ring.coords)[:, :2] for p in polygons for ring in (p.exterior, *p.interiors)]
     largest = max(patches["occlusion"].abs().dropna(), default=1e-9) or 1e-9
     panels = (
-        ("relative_attention", "Attention (1: even share)", SEQUENTIAL, Normalize(0, _top(patches))),
+        ("relative_attention", "Attention (1: even share)", SEQUENTIAL, Normalize(0, _top(attended))),
         ("occlusion", "Probability lost without the patch", DIVERGING, Normalize(-largest, largest)),
     )
     with style():
@@ -59,7 +62,7 @@ def attention_map(
             axes.set_xlim(min(0, patches["x_px"].min()), max(extent[1], (patches["x_px"] + patches["side_px"]).max()))
             axes.set_ylim(max(extent[2], (patches["y_px"] + patches["side_px"]).max()), min(0, patches["y_px"].min()))
             axes.set_axis_off()
-            shown = patches[np.isfinite(patches[name])]
+            shown = attended if name == "relative_attention" else patches[np.isfinite(patches[name])]
             cells = squares(
                 shown, array=shown[name].to_numpy(float), cmap=colors, norm=norm, edgecolor="none", alpha=0.8
             )

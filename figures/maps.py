@@ -10,7 +10,7 @@ from shapely.geometry import shape
 from morphomil.figures.heatmap import ScoredPatch, attention_map, patch_sheet
 from morphomil.figures.style import render, save_figure
 from morphomil.slides import open_image
-from morphomil.store import write_bytes
+from morphomil.store import write_bytes, write_table_csv
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -46,6 +46,7 @@ def draw_map(run: Run, model: str, found: SlideMap) -> list[Path]:
             figure = attention_map(
                 thumbnail,
                 own,
+                cells=None if found.cells is None else found.cells[found.cells["image"] == number],
                 level0_px_per_thumb_px=max(image.width, image.height) / max(thumbnail.shape[:2]),
                 mpp=image.mpp,
                 regions=[
@@ -56,6 +57,9 @@ def draw_map(run: Run, model: str, found: SlideMap) -> list[Path]:
             stem = folder / ("attention" if number == 0 else f"attention-{number}")
             table = own[["patch_id", "x_px", "y_px", "side_px", "attention", "relative_attention", "occlusion"]]
             paths += save_figure(figure, stem, formats=("png", "pdf"), table=table)
+            if found.cells is not None:
+                paths.append(stem.with_name(f"{stem.name}-windows.csv"))
+                write_table_csv(paths[-1], found.cells[found.cells["image"] == number])
             for patch in chosen[chosen["image"] == number].to_dict("records"):
                 pixels[patch["patch_id"]] = _read_patch(image, patch)
     if count:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import shutil
 import time
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -34,6 +34,7 @@ from morphomil.embed import (
     Embeddings,
     build_backbone,
     embedded_backbones,
+    keep_pixels,
     load_backbone,
     pixels_name,
 )
@@ -41,6 +42,7 @@ from morphomil.run import key_of
 from morphomil.stats.roc import youden_cutoff
 from morphomil.store import digest, write_arrays, write_json, write_parquet, write_table_csv
 from morphomil.types import InputError, RefusedError
+from morphomil.windows import attend_windows, windows_per_side
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -49,6 +51,7 @@ if TYPE_CHECKING:
     from torch import nn
 
     from morphomil.crossfit import PatientBags
+    from morphomil.embed import EmbedSettings
     from morphomil.image_model import ImageCohort, ImageModel, ImageRecipe, SlideReading
     from morphomil.run import Run
 
@@ -485,8 +488,6 @@ def load_start(run: Run, settings: FitSettings) -> nn.Module:
 def _with_covariates(
     data: ImageCohort, encoder: ClinicalEncoder | None, covariates: pd.DataFrame | None
 ) -> ImageCohort:
-    from dataclasses import replace
-
     if encoder is None or covariates is None:
         return data
     return replace(data, clinical=encoder.encode(covariates).to_numpy(np.float32))
@@ -554,6 +555,8 @@ class SlideMap:
     fold: str
     probability: float
     patches: pd.DataFrame = field(repr=False)
+    cells: pd.DataFrame | None = field(default=None, repr=False)
+    """Attention on a finer grid, where windows overlap (`windows.attend_windows`)."""
 
 
 def trained_models(run: Run) -> list[str]:
@@ -602,6 +605,86 @@ def predict_run(run: Run, model: str) -> Scoring:
     return Scoring(tuple(scored), tuple(skipped), tuple(notes))
 
 
+def tuned_settings(run: Run, model: str) -> EmbedSettings | None:
+    """The backbone that a trained model has fine-tuned, None if it is frozen.
+
+    Raises:
+        InputError: nothing is trained.
+    """
+    settings = _fit_settings(_trained_folds(run, model)[0])
+    return embeddings_of(run, settings).settings() if settings.finetune else None
+
+
+def predict_elsewhere(run: Run, model: str, origin: Run) -> Scoring:
+    """Score every patient of a cohort with a model that was trained in another run, and write it down.
+
+    With several folds a patient's probability is the mean over their models, and so is the cut-off. Writes into
+    `models/MODEL/` `predictions.parquet` (all of part `test` and fold `external`), a line of `test_log.csv`, and in
+    `external/` `about.json` (which run, which weights), for an image model also `slides.parquet` and
+    `attention.parquet` (`slide_id`, `patch_id`, `attention`, `occlusion`).
+
+    Raises:
+        InputError: there is no such model, the run has one of its own, or its data aren't what the model reads.
+        RefusedError: a patient was trained on.
+    """
+    home, folds = _home(run, model), _trained_folds(origin, model)
+    if any(home.glob("*/settings.json")):
+        raise InputError(f"{run.path} has a {model} of its own; apply that of {origin.path} in another run directory")
+    trained_on = {patient for about in folds for part in ("train", "val") for patient in about["parts"][part]}
+    if known := sorted(trained_on & {slide.patient for slide in run.cohort.slides}):
+        raise RefusedError(
+            f"leakage: {model} of {origin.path} was trained on {len(known)} patient(s) of this cohort: "
+            f"{', '.join(known[:5])}; leave them out, or rename them if they are other people"
+        )
+    weights = key_of([about["outputs"]["weights.safetensors"] for about in folds])
+    log = _test_log(home)
+    stored = _read_json(home / "external" / "about.json")
+    readers = [FoldReader.open(run, about, origin=origin) for about in folds]
+    patients = ";".join(readers[0].labels.index)
+    key = key_of("external", weights, patients, readers[0].data_key())
+    if stored.get("key") == key and (home / "predictions.parquet").is_file():
+        return Scoring((), ("external",), ())
+    probability, cutoff = _average_models(readers, home / "external")
+    rows = _prediction_rows(readers[0].labels, list(readers[0].labels.index), probability, "test", "external")
+    write_parquet(home / "predictions.parquet", rows.assign(cutoff=cutoff))
+    line = {"fold": "external", "weights_sha256": weights, "scoring": 1 + len(set(log["weights_sha256"]) - {weights})}
+    line |= {"at": time.strftime("%Y-%m-%dT%H:%M:%S%z"), "patients": patients}
+    write_table_csv(home / "test_log.csv", pd.concat([log, pd.DataFrame([line])], ignore_index=True))
+    about = {"origin": str(origin.path.absolute()), "folds": [fold["fold"] for fold in folds], "weights": weights}
+    write_json(home / "external" / "about.json", about | {"classes": folds[0]["classes"], "cutoff": cutoff, "key": key})
+    return Scoring(("external",), (), ())
+
+
+def _average_models(readers: Sequence[FoldReader], folder: Path) -> tuple[pd.DataFrame, float]:
+    """The mean over models of each patient's probability, and of the cut-off; what was read of slides is written."""
+    cutoff = float(np.mean([reader.about["cutoff"] for reader in readers]))
+    everyone = set(readers[0].labels.index)
+    if readers[0].image_model is None:
+        return pd.concat([reader.predict_clinical() for reader in readers]).groupby(level=0).mean(), cutoff
+    slides, tables = [], []
+    for reader in readers:
+        for slide_id, patient, reading in reader.read(everyone):
+            slides.append({"slide_id": slide_id, "patient": patient} | dict(enumerate(reading.probability)))
+            tables.append(reader.patch_table(slide_id, reading)[["slide_id", "patch_id", "attention", "occlusion"]])
+    of_slides = pd.DataFrame(slides).groupby(["slide_id", "patient"]).mean()
+    last = of_slides.columns[-1]
+    write_parquet(folder / "slides.parquet", of_slides[last].rename("score").reset_index().assign(part="test"))
+    patches = pd.concat(tables).groupby(["slide_id", "patch_id"], as_index=False).mean()
+    write_parquet(folder / "attention.parquet", patches)
+    return of_slides.groupby("patient").mean(), cutoff
+
+
+def _check_alike(run: Run, origin: Run, settings: FitSettings) -> None:
+    """Refuse slides that were cut or embedded otherwise than those a model was trained on."""
+    one, two = (stated.segmented_with() for stated in (origin, run))
+    differing = [f"{name} {two.get(name)}" for name in ("working_mpp", "patch_px") if one.get(name) != two.get(name)]
+    if settings.sees_patches:
+        was, now = (embeddings_of(stated, settings).made_with() for stated in (origin, run))
+        differing += [f"{name} {now.get(name)}" for name in was if was[name] != now.get(name)]
+    if differing:
+        raise InputError(f"{run.path} was made otherwise than {origin.path}, with {', '.join(differing)}")
+
+
 def _score_slides(reader: FoldReader, folder: Path, *, everyone: bool) -> pd.DataFrame:
     """Read a fold's slides, write what was read, and give the test patients' probabilities."""
     about = reader.about
@@ -636,8 +719,17 @@ def _trained_folds(run: Run, model: str) -> list[dict[str, Any]]:
     return folds
 
 
-def read_maps(run: Run, model: str, slides: Sequence[str] = ()) -> Iterator[SlideMap]:
+def read_maps(
+    run: Run, model: str, slides: Sequence[str] = (), *, overlap: float = 0.0, weights: Path | None = None
+) -> Iterator[SlideMap]:
     """Slides as a model reads them, by the fold that predicts them (the only one, else where they are test).
+
+    Args:
+        run: with a trained model.
+        model: its name.
+        slides: only these; none: all.
+        overlap: of the windows of `SlideMap.cells`, a share of their side; 0: none are read. Nothing else changes.
+        weights: of a frozen backbone, where `embed` had a file and windows overlap.
 
     Raises:
         InputError: nothing is trained, the model sees no patches, or there is no such slide.
@@ -647,15 +739,35 @@ def read_maps(run: Run, model: str, slides: Sequence[str] = ()) -> Iterator[Slid
         raise InputError(f"{model} sees no patches, so there is nothing to show on a slide; choose dl-cnb or dl-cnb+c")
     for name in slides:
         run.slide(name)
+    per_side = windows_per_side(overlap)
     for about in folds:
         reader = FoldReader.open(run, about)
+        score = reader.scorer(weights) if per_side > 1 else None
         parts = about["parts"]
         wanted = set(parts["test"]) if len(folds) > 1 else {p for patients in parts.values() for p in patients}
         for slide_id, patient, reading in reader.read(wanted, slides):
             patches = run.patches(slide_id).query("kept")
             scores = reader.patch_table(slide_id, reading).drop(columns=["slide_id"])
             merged = patches.merge(scores, on="patch_id", validate="one_to_one")
-            yield SlideMap(slide_id, patient, about["fold"], float(reading.probability[-1]), merged)
+            cells = None
+            if score is not None:
+                outside = reader.settings.outside
+                cells = attend_windows(run, run.slide(slide_id), per_side=per_side, outside=outside, score=score)
+            yield SlideMap(slide_id, patient, about["fold"], float(reading.probability[-1]), merged, cells)
+
+
+def _fit_settings(about: dict[str, Any]) -> FitSettings:
+    """What a fold was trained with, as far as reading it needs."""
+    return FitSettings(
+        about["model"],
+        preset=about.get("preset", "default"),
+        changes=about.get("recipe", {}),
+        backbone=about.get("backbone", ""),
+        finetune=about.get("finetune", False),
+        covariates=tuple(about.get("covariates", ())),
+        positive=about["classes"][-1],
+        seed=about["seed"],
+    )
 
 
 @dataclass(frozen=True)
@@ -671,30 +783,28 @@ class FoldReader:
     data: ImageCohort | None
 
     @classmethod
-    def open(cls, run: Run, about: dict[str, Any]) -> FoldReader:
+    def open(cls, run: Run, about: dict[str, Any], *, origin: Run | None = None) -> FoldReader:
         """Load a fold as its settings describe it.
 
+        Args:
+            run: whose slides it reads: those of its own patients, or all where it comes from elsewhere.
+            about: the fold's settings.
+            origin: the run that it was trained in, if that is another.
+
         Raises:
-            InputError: its weights are damaged, or patients, features or covariates have changed since.
+            InputError: its weights are damaged, patients, features or covariates have changed since, or those of
+                another run aren't what it was trained on.
         """
         from safetensors.numpy import load_file
 
-        folder = _home(run, about["model"]) / about["fold"]
-        settings = FitSettings(
-            about["model"],
-            preset=about.get("preset", "default"),
-            changes=about.get("recipe", {}),
-            backbone=about.get("backbone", ""),
-            finetune=about.get("finetune", False),
-            covariates=tuple(about.get("covariates", ())),
-            positive=about["classes"][-1],
-            seed=about["seed"],
-        )
+        folder, settings = _home(origin or run, about["model"]) / about["fold"], _fit_settings(about)
+        if origin is not None:
+            _check_alike(run, origin, settings)
         cohort = run.cohort.table().assign(
             label=lambda t: t["label"].astype(str), patient=lambda t: t["patient"].astype(str)
         )
-        everyone = {patient for patients in about["parts"].values() for patient in patients}
-        cohort = cohort[cohort["patient"].isin(everyone)]
+        if origin is None:
+            cohort = cohort[cohort["patient"].isin({name for names in about["parts"].values() for name in names})]
         if settings.sees_patches:
             cohort = cohort[cohort["slide_id"].isin(_filled_slides(run, settings))]
         bags = None
@@ -704,10 +814,16 @@ class FoldReader:
         cohort = cohort.sort_values(["patient", "slide_id"], ignore_index=True)
         numbers = {name: number for number, name in enumerate(about["classes"])}
         labels = patient_labels(cohort).map(numbers)
+        if origin is not None and (labels.isna().any() or labels.empty):
+            unknown = sorted(set(cohort["label"]) - set(numbers))
+            raise InputError(
+                f"{about['model']} of {origin.path} tells {', '.join(numbers)} apart, and this cohort has "
+                f"{'the label ' + ', '.join(unknown) if unknown else 'no slide that it can read'}"
+            )
         task = _Task(cohort, tuple(about["classes"]), labels.fillna(-1).astype("int64"), (), ())
         covariates = _covariates(task, settings)
         parts = {name: tuple(patients) for name, patients in about["parts"].items()}
-        if _fold_key(run, settings, task, parts, covariates) != about["key"]:
+        if origin is None and _fold_key(run, settings, task, parts, covariates) != about["key"]:
             raise InputError(
                 f"what {about['model']} was trained on has changed since; run: "
                 f"morphomil train {run.path} --model {about['model']}"
@@ -734,6 +850,12 @@ class FoldReader:
             raise ValueError("the fold has no clinical model")
         return pd.DataFrame(self.clinical_model.predict(self.covariates), index=self.covariates.index)
 
+    def data_key(self) -> str:
+        """Changes with what it reads."""
+        settings, covariates = _fit_settings(self.about), self.covariates
+        made = _rows_of(self.run, settings).made_key() if settings.sees_patches else None
+        return key_of(made, None if covariates is None else covariates.to_json(), self.labels.to_dict())
+
     def read(self, patients: set[str], slides: Sequence[str] = ()) -> Iterator[tuple[str, str, SlideReading]]:
         """Slide, patient and reading of every slide of these patients (only `slides`, where some are named)."""
         from morphomil.image_model import ImageRecipe, read_slide
@@ -745,6 +867,42 @@ class FoldReader:
             patient = str(self.labels.index[self.data.patient[number]])
             if patient in patients and (not slides or slide_id in slides):
                 yield slide_id, patient, read_slide(self.image_model, self.data, number, recipe=recipe, seed=seed)
+
+    @property
+    def settings(self) -> EmbedSettings:
+        """The backbone, and the pixels that it sees.
+
+        Raises:
+            InputError: the model learned from features of a function.
+        """
+        return embeddings_of(self.run, _fit_settings(self.about)).settings()
+
+    def scorer(self, weights: Path | None) -> Callable[[NDArray[np.uint8]], NDArray[np.float64]]:
+        """The attention before the softmax (n,) of any patches (n, side, side, 3), features rounded as stored ones are.
+
+        Raises:
+            InputError: the backbone can't be had as `embed` had it.
+        """
+        import torch
+
+        model, settings = self.image_model, self.settings
+        if model is None:
+            raise ValueError("the fold has no image model")
+        if model.backbone is not None:
+            encode = keep_pixels(settings).encode
+        else:
+            given = replace(_fit_settings(self.about), weights=str(weights or ""))
+            backbone = load_start(self.run, given)
+
+            def encode(patches: NDArray[np.uint8]) -> NDArray[Any]:
+                rows = torch.from_numpy(keep_pixels(settings).encode(patches))
+                return np.asarray(backbone(rows).numpy().astype(np.float16).astype(np.float32))
+
+        def score(patches: NDArray[np.uint8]) -> NDArray[np.float64]:
+            with torch.inference_mode():
+                return np.asarray(model.read(torch.from_numpy(encode(patches)))[1].double().numpy())
+
+        return score
 
     def patch_table(self, slide_id: str, reading: SlideReading) -> pd.DataFrame:
         """One row per kept patch: `slide_id, patch_id, bag` (-1: in none), `bag_attention, attention, occlusion`."""

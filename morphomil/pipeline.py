@@ -615,24 +615,35 @@ def train(run: Run, settings: FitSettings, *, progress: Progress | None = None) 
     return result
 
 
-def predict(run: Run, model: str) -> Scoring:
+def predict(run: Run, model: str, *, origin: Run | None = None) -> Scoring:
     """Score the test patients of every fold, once, and read their slides (`fits.predict_run`).
 
+    With `origin`, every patient of `run` is scored by the model trained there (`fits.predict_elsewhere`).
+
     Raises:
-        InputError: nothing is trained, or what it was trained on has changed.
+        InputError: nothing is trained, or the model doesn't read what there is now.
+        RefusedError: a model from elsewhere was trained on a patient.
         BusyError: another process works in the run directory.
     """
-    from morphomil.fits import predict_run
+    from morphomil.embed import keep_pixels
+    from morphomil.fits import predict_elsewhere, predict_run, tuned_settings
 
     begun = time.monotonic()
+    if origin is not None and (chosen := tuned_settings(origin, model)):
+        embed(run, settings=chosen, encoder=keep_pixels(chosen))
     with run.lock():
-        scoring = predict_run(run, model)
-        run.record(f"predict {model}", {"scored": list(scoring.scored)}, seconds=time.monotonic() - begun)
+        scoring = predict_elsewhere(run, model, origin) if origin else predict_run(run, model)
+        stated = {"scored": list(scoring.scored)} | ({"origin": str(origin.path)} if origin else {})
+        run.record(f"predict {model}", stated, seconds=time.monotonic() - begun)
     return scoring
 
 
-def heatmap(run: Run, model: str, slides: Sequence[str] = ()) -> Iterator[SlideMap]:
+def heatmap(
+    run: Run, model: str, slides: Sequence[str] = (), *, overlap: float = 0.0, weights: Path | None = None
+) -> Iterator[SlideMap]:
     """Every slide as a model reads it, one at a time, with its patch scores as `models/MODEL/maps/ID.geojson`.
+
+    With `overlap` also attention on a finer grid, of windows between the patches (`fits.read_maps`).
 
     Raises:
         InputError: nothing is trained, the model sees no patches, or there is no such slide.
@@ -641,7 +652,7 @@ def heatmap(run: Run, model: str, slides: Sequence[str] = ()) -> Iterator[SlideM
     from morphomil.fits import map_geojson, read_maps
 
     with run.lock():
-        for found in read_maps(run, model, slides):
+        for found in read_maps(run, model, slides, overlap=overlap, weights=weights):
             name = run.slide_folder(found.slide_id).name
             for number, part in found.patches.groupby("image"):
                 file = f"{name}.geojson" if number == 0 else f"{name}-{number}.geojson"

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -16,7 +18,9 @@ from PIL import Image
 from safetensors.numpy import load_file
 
 from morphomil import pipeline
+from morphomil.compare import read_predictions
 from morphomil.embed import Embeddings, EmbedSettings, embedded_backbones, load_backbone
+from morphomil.figures.maps import draw_map
 from morphomil.fits import FitSettings
 from morphomil.image_model import (
     TUNED_AT_ONCE,
@@ -30,7 +34,8 @@ from morphomil.image_model import (
 )
 from morphomil.run import Run
 from morphomil.store import write_json, write_parquet
-from morphomil.types import PATCHES, Cohort, ImageSource, InputError, Slide
+from morphomil.types import PATCHES, Cohort, ImageSource, InputError, RefusedError, Slide
+from morphomil.windows import overlapping_windows, spread, windows_per_side
 
 PROGRAM = Path(sys.executable).with_name("morphomil")
 SIDE = 64
@@ -190,6 +195,99 @@ def test_patches_seen_a_few_at_a_time_have_the_gradient_of_all_at_once():
         gradients.append(next(backbone.parameters()).grad.clone())
     assert len(rows) > TUNED_AT_ONCE
     torch.testing.assert_close(*gradients, rtol=1e-3, atol=1e-6)
+
+
+@pytest.fixture(scope="module")
+def frozen(embedded) -> Run:
+    """Models on frozen features in two folds, and of covariates, scored."""
+    for model in ("dl-cnb", "clinical"):
+        changes = {"epochs": 3} if model == "dl-cnb" else {}
+        pipeline.train(embedded, FitSettings(model, changes=changes, folds=2))
+        pipeline.predict(embedded, model)
+    return embedded
+
+
+def test_windows_lie_on_kept_patches():
+    places = [(0, 0), (10, 0), (20, 0), (0, 10), (10, 10)]
+    patches = pd.DataFrame(places, columns=["x_px", "y_px"]).assign(image=0, region=0, side_px=10.0)
+    windows = overlapping_windows(patches, per_side=2)
+    assert list(zip(windows["x_px"], windows["y_px"], strict=True)) == [
+        *[(0, 0), (10, 0), (20, 0), (0, 10), (10, 10)],
+        *[(5, 0), (15, 0), (5, 10)],
+        *[(0, 5), (10, 5)],
+        (5, 5),
+    ]
+    assert (~windows["shifted"]).sum() == 5
+    values = windows["x_px"].to_numpy() + 0.0
+    cells = spread(windows, values, per_side=2).set_index(["x_px", "y_px"])["value"]
+    assert len(cells) == 20  # four for each patch
+    assert cells[0, 0] == 0
+    assert cells[5, 5] == np.mean([0, 5, 0, 5])
+    assert cells[25, 5] == 20
+    assert [windows_per_side(overlap) for overlap in (0, 0.5, 0.75)] == [1, 2, 4]
+    with pytest.raises(InputError, match="windows overlap by 0"):
+        windows_per_side(1.0)
+
+
+@pytest.mark.parametrize("kind", ["frozen", "tuned"])
+def test_overlapping_windows_refine_the_map_and_leave_the_prediction(kind, request):
+    run = request.getfixturevalue(kind)
+    (plain,) = pipeline.heatmap(run, "dl-cnb", ["p3"])
+    (fine,) = pipeline.heatmap(run, "dl-cnb", ["p3"], overlap=0.5)
+    assert plain.cells is None
+    assert plain.probability == fine.probability
+    pd.testing.assert_frame_equal(plain.patches, fine.patches)
+    assert len(fine.cells) == 4 * len(plain.patches)
+    assert (fine.cells["side_px"] == SIDE / 2).all()
+    corner = fine.cells.set_index(["x_px", "y_px"])["relative_attention"][0, 0]  # no window but the first patch
+    assert corner == pytest.approx(plain.patches["attention"].iloc[0] * len(plain.patches), rel=2e-3)
+    if kind == "frozen":
+        paths = draw_map(run, "dl-cnb", fine)
+        assert "attention-windows.csv" in {path.name for path in paths}
+
+
+def test_a_model_scores_another_cohort(frozen, tuned, tmp_path):
+    other = make_slides(tmp_path / "other", patients=4, seed=7, prefix="q")
+    with pytest.raises(InputError, match="no deep features"):
+        pipeline.predict(other, "dl-cnb", origin=frozen)
+    pipeline.embed(other, settings=EmbedSettings(size=SIDE, pooling="max"))
+    with pytest.raises(InputError, match="was made otherwise than"):
+        pipeline.predict(other, "dl-cnb", origin=frozen)
+    pipeline.embed(other, settings=EmbedSettings(size=SIDE))
+    done = morphomil("predict", other.path, "--model-from", frozen.path)
+    assert done.returncode == 0, done.stderr
+    home, about = other.path / "models" / "dl-cnb", frozen.path / "models" / "dl-cnb"
+    table = predictions(other)
+    assert table[["patient", "label", "part", "fold"]].to_numpy().tolist() == [
+        [f"q{number}", number % 2, "test", "external"] for number in range(4)
+    ]
+    cutoffs = [json.loads((about / f"fold{n}" / "settings.json").read_text())["cutoff"] for n in (0, 1)]
+    assert table["cutoff"].unique() == pytest.approx([np.mean(cutoffs)])
+    assert len(pd.read_parquet(home / "external" / "attention.parquet")) == 4 * 7
+    assert pd.read_csv(home / "test_log.csv")["scoring"].tolist() == [1]
+    assert pipeline.predict(other, "dl-cnb", origin=frozen).skipped == ("external",)
+    assert predictions(other, "clinical")["score"].between(0, 1).all()
+    assert read_predictions(other)["model"].value_counts().to_dict() == {"clinical": 4, "dl-cnb": 4}
+
+    pipeline.predict(other, "dl-cnb", origin=tuned)
+    assert predictions(other)["score"].tolist() != table["score"].tolist()
+    assert pd.read_csv(home / "test_log.csv")["scoring"].tolist() == [1, 2]
+    with pytest.raises(RefusedError, match=r"was trained on \d+ patient"):
+        pipeline.predict(Run(shutil.copytree(tuned.path, tmp_path / "same")), "clinical", origin=frozen)
+    with pytest.raises(InputError, match="of its own"):
+        pipeline.predict(tuned, "dl-cnb", origin=frozen)
+
+
+def test_one_model_gives_another_run_the_prediction_it_gave_its_own(tuned, tmp_path):
+    """The same slides under other names, scored from outside and as test patients."""
+    run = Run(shutil.copytree(tuned.path, tmp_path / "run"))
+    shutil.rmtree(run.path / "models")
+    renamed = tuple(replace(slide, patient=f"other {slide.patient}") for slide in run.cohort.slides)
+    run.save_cohort(Cohort(renamed))
+    pipeline.predict(run, "dl-cnb", origin=tuned)
+    own = predictions(tuned).set_index("patient")["score"]
+    found = predictions(run).set_index("patient")["score"]
+    assert {name.removeprefix("other "): score for name, score in found.items()} == own.to_dict()
 
 
 def test_what_cannot_be_tuned_is_said(embedded, tmp_path):

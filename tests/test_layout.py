@@ -27,6 +27,7 @@ ORDER = [
     "segment",
     "matrix",
     "embed",
+    "windows",
     "bags",
     "clinical",
     "shapley",
