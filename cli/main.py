@@ -633,7 +633,7 @@ app.add_typer(cohort_app, name="cohort")
 
 @cohort_app.command(epilog="Example: `morphomil cohort bcnb BCNB --task 0 --mpp 0.5 --out n0_vs_nplus.csv`")
 def bcnb(
-    folder: Annotated[Path, typer.Argument(help="Of the data set: WSIs/*.jpg, *.json and the patient table.")],
+    folder: Annotated[Path, typer.Argument(help="Of the data set: slides and patient table, or patches and bags.")],
     task: Annotated[
         int, typer.Option(help="0 N0/N+, 1 N+(1-2)/N+(>2), 2 three classes, 3 N0/N+(1-2), 4 N0/N+(>2).", min=0, max=4)
     ],

@@ -1,11 +1,17 @@
 """The public data set of core-needle biopsies (BCNB, Xu et al. 2021): its folders -> a manifest for one of five tasks.
 
-Expected in the folder: `WSIs/ID.jpg` with `WSIs/ID.json` (tumor polygons), or region crops `ID_REGION.jpg`; a table of
-patients (`.xlsx` or `.csv`); optionally the published split as `train_id.txt`, `val_id.txt`, `test_id.txt`.
+Expected in the folder: `WSIs/ID.jpg` with `WSIs/ID.json` (tumor polygons), or region crops `ID_REGION.jpg`, or patches
+`ID_REGION_X_Y.jpg`; a table of patients (`.xlsx` or `.csv`), or the released bags; optionally the published split as
+`train_id.txt`, `val_id.txt`, `test_id.txt`.
+
+The released bags are lists of `{"id": ..., "label": 0, 1 or 2, "patch_paths": [...]}`, one entry per bag, in
+`train-type-TASK.json`, `val-type-TASK.json` and `test-type-TASK.json`, or without paths in `NAME/train.json` and so on,
+NAME being that of the experiment, such as `N0 vs. N(+)`. They hold each task's own split.
 """
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import unicodedata
@@ -16,7 +22,7 @@ from typing import TYPE_CHECKING, Any
 import pandas as pd
 
 from morphomil.store import write_table_csv
-from morphomil.types import InputError
+from morphomil.types import InputError, RefusedError
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -31,6 +37,9 @@ TASKS: dict[int, dict[str, str]] = {
     4: {"N0": "N0", "N+(>2)": "N+(>2)"},
 }
 """Status of the axillary lymph nodes -> label, by the number of the paper's experiment."""
+BAG_FOLDERS = {0: "N0vs.N(+)", 3: "N0vs.N+(1-2)", 4: "N0vs.N+(>2)"}
+"""Where the bags of a task lie that name no patches, blanks left out."""
+PARTS = ("train", "val", "test")
 POSITIVE = {0: "N+", 1: "N+(>2)", 2: "N+(>2)", 3: "N+(1-2)", 4: "N+(>2)"}
 
 _COLUMNS = {
@@ -49,6 +58,7 @@ _COLUMNS = {
     "subtype": r"molecular.?sub",
 }
 """What a column of the patient table must look like, in lower case."""
+_PATCH = re.compile(r"(?P<patient>\d+)_\d+_\d+_\d+")
 PAPER_COVARIATES = ("age", "tumor_size", "er", "pr", "her2")
 
 
@@ -72,18 +82,25 @@ def bcnb_manifest(folder: Path, *, task: int, mpp: float, table: Path | None = N
         table: the patient table, where it isn't the only `.xlsx` or `.csv` of the folder.
 
     Raises:
-        InputError: images, table or columns are missing, or a status isn't known.
+        InputError: images, table or columns are missing, a status isn't known, or table and bags disagree.
+        RefusedError: a patient's bags stand in two parts of the split.
     """
     if task not in TASKS:
         raise InputError(f"tasks are 0 to 4, got {task}")
     if not folder.is_dir():
         raise InputError(f"{folder} is no folder; name that of the data set, which holds WSIs and the patient table")
-    patients = _read_patients(table or _find_table(folder))
+    bags = _read_bags(folder, task)
+    if bags is not None and table is None and not _tables(folder, named=True):
+        patients = bags[["patient", "status"]]
+    else:
+        patients = _read_patients(table or _find_table(folder))
     notes = []
     unknown = sorted(set(patients["status"].dropna()) - set(TASKS[2]))
     if unknown:
         raise InputError(f"status of lymph nodes {', '.join(map(repr, unknown))} isn't one of {', '.join(TASKS[2])}")
-    patients["label"] = patients["status"].map(TASKS[task])
+    patients = patients.assign(label=patients["status"].map(TASKS[task]))
+    if bags is not None:
+        _check_labels(patients, bags)
     kept = patients.dropna(subset=["label"])
     images = _find_images(folder)
     without = [name for name in kept["patient"] if name not in images]
@@ -91,9 +108,15 @@ def bcnb_manifest(folder: Path, *, task: int, mpp: float, table: Path | None = N
         notes.append(f"{len(without)} of {len(kept)} patients of task {task} have no image and are left out")
     if len(without) == len(kept):
         raise InputError(
-            f"no image under {folder} is named after a patient of the table (WSIs/ID.jpg or ID_REGION.jpg)"
+            f"no image under {folder} is named after a patient of the table (WSIs/ID.jpg, ID_REGION.jpg or "
+            "ID_REGION_X_Y.jpg)"
         )
-    splits = _read_splits(folder)
+    splits = _read_splits(folder) if bags is None else dict(zip(bags["patient"], bags["split"], strict=True))
+    if any(_PATCH.fullmatch(image.stem) for name in kept["patient"] for image in images.get(name, [])[:1]):
+        notes.append(
+            "images are patches: segment them with --regions whole; all that are there are used, and bags are drawn "
+            "anew from them"
+        )
     covariates = [name for name in _COLUMNS if name in kept and name not in ("patient", "status")]
     rows = []
     for patient in kept.to_dict("records"):
@@ -102,7 +125,7 @@ def bcnb_manifest(folder: Path, *, task: int, mpp: float, table: Path | None = N
             row: dict[str, Any] = {"slide": str(image.absolute()), "slide_id": patient["patient"]}
             row |= {"patient": patient["patient"], "label": patient["label"], "mpp": mpp}
             row["annotation"] = str(annotation.absolute()) if annotation.is_file() else ""
-            if splits and task == 0:
+            if splits and (task == 0 or bags is not None):
                 row["split"] = splits.get(patient["patient"], "")
             rows.append(row | {name: patient[name] for name in covariates})
     made = pd.DataFrame(rows)
@@ -110,7 +133,7 @@ def bcnb_manifest(folder: Path, *, task: int, mpp: float, table: Path | None = N
         lost = made.loc[made["split"] == "", "patient"].nunique()
         notes.append(f"{lost} patients stand in no published split and are left out")
         made = made[made["split"] != ""]
-    if splits and task != 0:
+    if splits and task != 0 and bags is None:
         notes.append("the published split is that of task 0; the other experiments drew their own, so none is given")
     return BcnbManifest(made.reset_index(drop=True), POSITIVE[task], tuple(covariates), tuple(notes))
 
@@ -127,10 +150,14 @@ def write_bcnb_manifest(made: BcnbManifest, out: Path) -> Path:
     return out
 
 
-def _find_table(folder: Path) -> Path:
+def _tables(folder: Path, *, named: bool = False) -> list[Path]:
+    """The folder's tables; `named`: those whose name says that they are about patients."""
     found = sorted(path for pattern in ("*.xlsx", "*.csv") for path in folder.glob(pattern) if path.is_file())
-    clinical = [path for path in found if re.search("clinic|patient", path.name.casefold())]
-    chosen = clinical or found
+    return [path for path in found if not named or re.search("clinic|patient", path.name.casefold())]
+
+
+def _find_table(folder: Path) -> Path:
+    chosen = _tables(folder, named=True) or _tables(folder)
     if len(chosen) != 1:
         what = f"{len(chosen)} tables ({', '.join(path.name for path in chosen[:3])})" if chosen else "no .xlsx or .csv"
         raise InputError(f"{folder} holds {what}; name the patient table with --table")
@@ -169,7 +196,8 @@ def _read_patients(path: Path) -> pd.DataFrame:
 
 
 def _find_images(folder: Path) -> dict[str, list[Path]]:
-    """Patient -> its images: whole slides `ID.jpg` in `WSIs` where there are any, else region crops `ID_REGION.jpg`."""
+    """Patient -> its images: whole slides `ID.jpg` where they have polygons, else region crops `ID_REGION.jpg`, else
+    patches `ID_REGION_X_Y.jpg`, else whole slides."""
     files = sorted(
         Path(root) / name for root, _, names in os.walk(folder) for name in names if name.casefold().endswith(".jpg")
     )
@@ -182,9 +210,69 @@ def _find_images(folder: Path) -> dict[str, list[Path]]:
         patient = path.stem.split("_")[0]
         if patient not in images or images[patient][0] in crops:
             images.setdefault(patient, []).append(path)
+    cut = set(images)
+    for path in files:
+        if (named := _PATCH.fullmatch(path.stem)) and named["patient"] not in cut:
+            images.setdefault(named["patient"], []).append(path)
     for path in whole:
         images.setdefault(path.stem, [path])
     return images
+
+
+def _read_bags(folder: Path, task: int) -> pd.DataFrame | None:
+    """`patient`, `status` (one that the task maps to the bags' label), `label`, `split`; None without released bags.
+
+    Raises:
+        InputError: the files of a part are missing, several, or of another form.
+        RefusedError: a patient stands in two parts.
+    """
+    files = sorted(folder.rglob("*.json"))
+    found = {part: [path for path in files if path.name == f"{part}-type-{task}.json"] for part in PARTS}
+    if not any(found.values()):
+        for part in PARTS:
+            found[part] = [path for path in files if path.name == f"{part}.json" and _is_of(path.parent, task)]
+    if not any(found.values()):
+        return None
+    if strange := {part: paths for part, paths in found.items() if len(paths) != 1}:
+        part, paths = next(iter(strange.items()))
+        raise InputError(
+            f"bags of task {task} need one file each for train, val and test, and {folder} has {len(paths)} for {part}"
+            f"{': ' + ', '.join(str(path) for path in paths[:3]) if paths else ''}"
+        )
+    names = list(dict.fromkeys(TASKS[task].values()))
+    status = {label: status for status, label in reversed(TASKS[task].items())}
+    rows = []
+    for part, (path,) in found.items():
+        try:
+            bags = json.loads(path.read_text(encoding="utf-8"))
+            labels = {(str(bag["id"]), names[int(bag["label"])]) for bag in bags}
+        except (OSError, ValueError, KeyError, TypeError, IndexError) as error:
+            raise InputError(
+                f'bags {path} must be a list of {{"id": ..., "label": 0 to {len(names) - 1}}}: {error!r}'
+            ) from error
+        rows += [(patient, status[label], label, part) for patient, label in sorted(labels)]
+    table = pd.DataFrame(rows, columns=["patient", "status", "label", "split"])
+    if (twice := table["patient"].duplicated()).any():
+        name = table.loc[twice, "patient"].iloc[0]
+        own = table[table["patient"] == name]
+        if own["label"].nunique() > 1:
+            raise InputError(f"bags of patient {name} have two labels: {', '.join(own['label'])}")
+        raise RefusedError(f"leakage: bags of patient {name} stand in {' and '.join(own['split'])}")
+    return table
+
+
+def _is_of(folder: Path, task: int) -> bool:
+    return unicodedata.normalize("NFKC", folder.name).replace(" ", "") == BAG_FOLDERS.get(task)
+
+
+def _check_labels(patients: pd.DataFrame, bags: pd.DataFrame) -> None:
+    both = patients.merge(bags, on="patient", suffixes=("", "_bags"))
+    if len(other := both[both["label"] != both["label_bags"]]):
+        first = other.iloc[0]
+        raise InputError(
+            f"{len(other)} patients have another label in the bags than in the table, such as {first['patient']}: "
+            f"{first['label_bags']} and {first['status']}"
+        )
 
 
 def _read_splits(folder: Path) -> dict[str, str]:

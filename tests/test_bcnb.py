@@ -13,9 +13,9 @@ import pandas as pd
 import pytest
 from PIL import Image
 
-from morphomil.bcnb import POSITIVE, TASKS, bcnb_manifest
+from morphomil.bcnb import POSITIVE, TASKS, bcnb_manifest, write_bcnb_manifest
 from morphomil.cohort import read_manifest
-from morphomil.types import InputError
+from morphomil.types import InputError, RefusedError
 
 PROGRAM = Path(sys.executable).with_name("morphomil")
 STATUS = ["N0", "N+(1-2)", "N+(>2)", "N0", "N+(＞2)", "N0"]  # noqa: RUF001 (the data set has full-width signs)
@@ -90,6 +90,66 @@ def test_the_published_split_is_task_0s(folder):
     other = bcnb_manifest(folder, task=4, mpp=0.5)
     assert "split" not in other.table
     assert "drew their own" in other.notes[-1]
+
+
+def write_patches(folder: Path, task: int, parts: dict[str, dict[str, int]]) -> None:
+    """Patients of each part with their label: patches in their folders, one bag each."""
+    for part, patients in parts.items():
+        bags = []
+        for patient, label in patients.items():
+            home = folder / "patches" / patient
+            home.mkdir(parents=True, exist_ok=True)
+            names = [f"{patient}_0_{x}_0.jpg" for x in (0, 256)]
+            for name in names:
+                noise = np.random.default_rng(len(name) * label + int(patient)).integers(100, 240, (256, 256, 3))
+                Image.fromarray(noise.astype(np.uint8)).save(home / name)
+            paths = [f"patches/{patient}/{name}" for name in names]
+            bags.append({"id": patient, "label": str(label), "patch_paths": paths})
+        (folder / "json").mkdir(exist_ok=True)
+        (folder / "json" / f"{part}-type-{task}.json").write_text(json.dumps(bags + bags[:1]))
+
+
+def test_the_released_patches_and_bags(tmp_path):
+    write_patches(tmp_path, 3, {"train": {"1": 0, "2": 1}, "val": {"3": 0}, "test": {"14": 1}})
+    made = bcnb_manifest(tmp_path, task=3, mpp=0.5)
+    assert made.table.groupby("patient")["label"].first().to_dict() == {
+        **{"1": "N0", "3": "N0"},
+        **{"2": "N+(1-2)", "14": "N+(1-2)"},
+    }
+    assert made.table.groupby("patient")["split"].first().to_dict() == {
+        **{"1": "train", "2": "train"},
+        **{"3": "val", "14": "test"},
+    }
+    assert "--regions whole" in made.notes[0]
+    out = write_bcnb_manifest(made, tmp_path / "manifest.csv")
+    assert [len(slide.images) for slide in read_manifest(out).cohort.slides] == [2, 2, 2, 2]
+    out.unlink()
+    with pytest.raises(InputError, match="holds no"):  # no bags of this task
+        bcnb_manifest(tmp_path, task=4, mpp=0.5)
+
+
+def test_bags_without_patches_hold_the_split_of_their_task(folder):
+    home = folder / "dataset_json" / "N0 vs. N + (＞2)"  # noqa: RUF001
+    home.mkdir(parents=True)
+    for part, bags in {"train": [(1, 0), (1, 0), (3, 1)], "val": [(4, 0)], "test": [(5, 1)]}.items():
+        (home / f"{part}.json").write_text(json.dumps([{"id": name, "label": label} for name, label in bags]))
+    made = bcnb_manifest(folder, task=4, mpp=0.5)
+    assert dict(zip(made.table["patient"], made.table["split"], strict=True)) == {
+        **{"1": "train", "3": "train"},
+        **{"4": "val", "5": "test"},
+    }
+    (home / "val.json").write_text(json.dumps([{"id": 1, "label": 0}]))
+    with pytest.raises(RefusedError, match="patient 1 stand in train and val"):
+        bcnb_manifest(folder, task=4, mpp=0.5)
+    (home / "val.json").write_text(json.dumps([{"id": 4, "label": 1}]))
+    with pytest.raises(InputError, match="another label in the bags"):
+        bcnb_manifest(folder, task=4, mpp=0.5)
+    (home / "val.json").write_text(json.dumps([{"id": 4, "status": 1}]))
+    with pytest.raises(InputError, match="must be a list"):
+        bcnb_manifest(folder, task=4, mpp=0.5)
+    (home / "val.json").unlink()
+    with pytest.raises(InputError, match="has 0 for val"):
+        bcnb_manifest(folder, task=4, mpp=0.5)
 
 
 def test_what_is_wrong_is_said(folder):

@@ -10,7 +10,7 @@ import pytest
 from sklearn.linear_model import LogisticRegression
 
 from morphomil.clinical import ClinicalEncoder, ClinicalModel, patient_covariates
-from morphomil.stats import auc
+from morphomil.stats import auc, compare_groups, youden_cutoff
 from morphomil.types import InputError, RefusedError
 
 
@@ -103,6 +103,14 @@ def test_three_classes_equal_a_multinomial_regression():
     assert model.odds_ratios["class"].tolist() == ["b"] * 3 + ["c"] * 3
 
 
+PAPER_TABLE_2 = {
+    "train": {"acc": (60.24, 67.88), "sens": (58.17, 70.63), "spec": (58.86, 68.62)},
+    "val": {"acc": (60.84, 73.90), "sens": (54.29, 76.13), "spec": (60.02, 76.52)},
+    "test": {"acc": (55.12, 68.40), "sens": (38.89, 61.11), "spec": (60.86, 77.07)},
+}
+"""Xu et al. 2021, Table 2, clinical data only: 95% intervals in percent at a cut-off fitted to each part."""
+
+
 def test_the_papers_auc_on_its_covariates(shared_data):
     """Xu et al. 2021, clinical data only: AUC 0.661 / 0.709 / 0.613 in training, validation and test."""
     table = pd.read_csv(shared_data / "bcnb" / "clinical_n0_vs_nplus.csv", dtype={"patient": str}).set_index("patient")
@@ -113,7 +121,33 @@ def test_the_papers_auc_on_its_covariates(shared_data):
     for split, paper, tolerance in (("train", 0.661, 0.01), ("val", 0.709, 0.01), ("test", 0.613, 0.015)):
         own = (table["split"] == split).to_numpy()
         assert auc(table["label"][own], score[own]) == pytest.approx(paper, abs=tolerance)
+        own_labels, own_score = table["label"].to_numpy()[own], score[own]
+        called = own_score >= youden_cutoff(own_labels, own_score)
+        found = {"acc": (called == own_labels).mean(), "sens": called[own_labels == 1].mean()}
+        found["spec"] = (~called[own_labels == 0]).mean()
+        for name, value in found.items():
+            low, high = PAPER_TABLE_2[split][name]
+            assert low <= 100 * value <= high, (split, name)
     ratios = model.odds_ratios.set_index("term")
     assert ratios.loc["tumour_size_z", "low"] > 1
     assert (ratios["low"] < ratios["odds_ratio"]).all()
     assert (ratios["odds_ratio"] < ratios["high"]).all()
+
+
+def test_the_papers_characteristics_of_its_cohorts(shared_data):
+    """Table 1's counts and p values, training against test, and the subgroups of supplementary Table 5."""
+    table = pd.read_csv(shared_data / "bcnb" / "clinical_n0_vs_nplus.csv")
+    held = table["split"] == "test"
+    assert ((~held).sum(), held.sum(), table["label"].sum()) == (840, 218, 403)
+    categories = ["is_er_negative", "is_pr_negative", "is_her2_negative", "label"]
+    assert table.loc[~held, categories].sum().tolist() == [175, 207, 623, 319]
+    assert table.loc[held, categories].sum().tolist() == [52, 61, 158, 84]
+    columns = ["age_z", "tumour_size_z", *categories]
+    found = compare_groups(table[columns], np.where(held, "test", "training"), categories=categories)
+    assert found.set_index("feature").loc[columns, "p_value"].round(3).tolist() == [
+        *(0.344, 0.898),
+        *(0.333, 0.312, 0.613, 0.880),
+    ]
+    # positives of ER+, PR+, HER2+: the denominators of the sensitivities 89.23 %, 96.61 %, 88.89 %
+    positives = [table.loc[held & (table[name] == 0), "label"].sum() for name in categories[:3]]
+    assert positives == [65, 59, 18]
