@@ -124,12 +124,9 @@ def load_backbone(settings: EmbedSettings, *, weights: Path | None = None) -> tu
     Raises:
         InputError: no such backbone, or its weights can't be had.
     """
-    import torch
-
     backbone = build_backbone(settings)
     state = _read_weights(weights) if weights else _ready_weights(settings.backbone)
     _load(backbone.network, state, source=str(weights or settings.backbone))
-    backbone.to("cuda" if torch.cuda.is_available() else "cpu")
     return backbone, digest_state(state)
 
 
@@ -170,7 +167,8 @@ def build_backbone(settings: EmbedSettings) -> Any:
             found: Tensor = _pool(maps(((pixels.float() / 255) - self.mean) / self.sd), pooling, own)
             return found.float().cpu()
 
-    return Backbone().eval().to(memory_format=torch.channels_last)
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    return Backbone().eval().to(memory_format=torch.channels_last).to(device)
 
 
 def load_function(spec: str) -> LoadedEncoder:
