@@ -32,6 +32,8 @@ MIN_PIXELS = 1000
 def estimate_stains(rgb: NDArray[np.uint8]) -> Stains:
     """Optical density of hematoxylin and eosin (2, 3), unit vectors, and the 99th percentile of each one's amount (2,).
 
+    As Macenko's published code, but for the percentiles, which are of stained pixels: glass tells nothing of a stain.
+
     Args:
         rgb: pixels (..., 3) of one slide.
 
@@ -50,7 +52,7 @@ def estimate_stains(rgb: NDArray[np.uint8]) -> Stains:
     ends = [plane @ (np.cos(a), np.sin(a)) for a in np.percentile(angles, (1, 99))]
     stains = np.array(sorted(ends, key=lambda stain: -stain[0]))  # hematoxylin takes more red
     stains /= np.linalg.norm(stains, axis=1, keepdims=True)
-    amounts = np.linalg.lstsq(stains.T, density.T, rcond=None)[0]
+    amounts = np.linalg.lstsq(stains.T, stained.T, rcond=None)[0]  # of all pixels, an image of much glass looked pale
     return stains, np.maximum(np.percentile(amounts, 99, axis=1), 1e-3)
 
 
