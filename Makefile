@@ -3,17 +3,23 @@ PYTHON ?= python3.11
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo test lint docs clean
+.PHONY: demo test test-torch test-others lint docs clean
 
 demo: $(VENV)/.installed
 	$(BIN)/morphomil demo --out demo
 
-# TensorFlow and torch don't share a process, so their tests don't either.
-TORCH_TESTS := tests/test_mil.py tests/test_rank.py tests/segment/test_train.py tests/test_embed.py tests/test_image_model.py tests/test_fits.py
+# TensorFlow and torch don't share a process, so their tests don't either; the two run side by side.
+TORCH_TESTS := tests/test_mil.py tests/test_rank.py tests/segment/test_train.py tests/test_embed.py tests/test_image_model.py tests/test_fits.py tests/test_finetune.py
 
 test: lint .venv-readers/.installed
+	$(BIN)/python -m pytest -q tests/test_layout.py
+	$(MAKE) --jobs 2 --output-sync test-torch test-others
+
+test-torch:
 	$(BIN)/python -m pytest -q $(TORCH_TESTS)
-	$(BIN)/python -m pytest -q $(addprefix --ignore ,$(TORCH_TESTS))
+
+test-others:
+	$(BIN)/python -m pytest -q $(addprefix --ignore ,$(TORCH_TESTS) tests/test_layout.py)
 
 lint: $(VENV)/.installed-test
 	$(BIN)/ruff check .
