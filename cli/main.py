@@ -615,16 +615,26 @@ def doctor(
     say("No problems were found.")
 
 
-@app.command(epilog="Example: `morphomil init cohort.csv`")
-def init(path: Annotated[Path, typer.Argument(help="Manifest to write.")] = Path("cohort.csv")) -> None:
-    """Write an example manifest to fill in."""
-    from morphomil.cohort import EXAMPLE_MANIFEST
+@app.command(epilog="Example: `morphomil init project`")
+def init(
+    path: Annotated[Path, typer.Argument(help="Folder to make, or a single manifest (.csv) to write.")] = Path(
+        "cohort.csv"
+    ),
+) -> None:
+    """Write an example manifest to fill in; in a folder also the settings and commands of an analysis."""
+    from morphomil.cohort import EXAMPLE_COMMANDS, EXAMPLE_MANIFEST
     from morphomil.store import write_bytes
 
-    if path.exists():
-        raise InputError(f"{path} exists; name another file")
-    write_bytes(path, EXAMPLE_MANIFEST.encode())
-    say(f"Example manifest: {path}. Replace its rows by your slides, then: morphomil segment {path} --out run")
+    single = path.suffix.lower() == ".csv"
+    texts = {path: EXAMPLE_MANIFEST} if single else {}
+    texts = texts or {path / "cohort.csv": EXAMPLE_MANIFEST, path / "analysis.sh": EXAMPLE_COMMANDS}
+    if there := [str(file) for file in texts if file.exists()]:
+        raise InputError(f"{', '.join(there)} exists; name another {'file' if single else 'folder'}")
+    for file, text in texts.items():
+        write_bytes(file, text.encode())
+    manifest = next(iter(texts))
+    say(f"Example manifest: {manifest}. Replace its rows by your slides, then:")
+    say(f"morphomil segment {path} --out run" if single else f"cd {path} && bash analysis.sh (settings at its head)")
 
 
 cohort_app = typer.Typer(no_args_is_help=True, help="Manifests from the folders of public data sets.")

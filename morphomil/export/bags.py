@@ -1,4 +1,7 @@
-"""TRIDENT and CLAM: one HDF5 file for each image with `coords` (level-0 pixels) and, where embedded, `features`."""
+"""TRIDENT and CLAM: one HDF5 file for each image with `coords` (level-0 pixels) and, where embedded, `features`.
+
+For CLAM the features also as a tensor of torch, which is what its training reads.
+"""
 
 from __future__ import annotations
 
@@ -44,7 +47,7 @@ def write_trident(run: Run, slides: Sequence[Slide], folder: Path) -> Iterator[P
 
 
 def write_clam(run: Run, slides: Sequence[Slide], folder: Path) -> Iterator[Path]:
-    """`patches/STEM.h5` of every image, `features_BACKBONE/h5_files/STEM.h5`, and `dataset.csv` with the labels.
+    """`patches/STEM.h5` of every image, its features as `h5_files/STEM.h5` and `pt_files/STEM.pt`, and `dataset.csv`.
 
     CLAM cuts patches from a level of the slide; here it is level 0, where a patch is `patch_size` pixels wide.
     """
@@ -61,7 +64,9 @@ def write_clam(run: Run, slides: Sequence[Slide], folder: Path) -> Iterator[Path
         rows.append({"case_id": slide.patient, "slide_id": stem, "label": slide.label})
         yield _write(folder / "patches" / f"{stem}.h5", coords, attributes)
         for backbone, features in _features(run, slide, patches):
-            yield _write(folder / f"features_{backbone}" / "h5_files" / f"{stem}.h5", coords, attributes, features)
+            bags = folder / f"features_{backbone}"
+            yield _write(bags / "h5_files" / f"{stem}.h5", coords, attributes, features)
+            yield _write_tensor(bags / "pt_files" / f"{stem}.pt", features)
     write_table_csv(folder / "dataset.csv", pd.DataFrame(rows, columns=["case_id", "slide_id", "label"]))
     yield folder / "dataset.csv"
 
@@ -102,6 +107,15 @@ def _write(
         stored.attrs.update(attributes)
         if features is not None:
             file.create_dataset("features", data=features).attrs["name"] = attributes["name"]
+    return path
+
+
+def _write_tensor(path: Path, features: NDArray[np.float32]) -> Path:
+    """CLAM's bag: the tensor (patches, channels) alone, which `torch.load(..., weights_only=True)` reads."""
+    import torch
+
+    with atomic_path(path) as partial:
+        torch.save(torch.from_numpy(features), partial)
     return path
 
 
