@@ -451,13 +451,15 @@ def figures(
 ) -> None:
     """Draw the publication figures, each with a CSV of its numbers, into RUN/figures."""
     from morphomil.figures.registry import draw_figures
-    from morphomil.figures.style import parse_formats
+    from morphomil.figures.style import describe_font, parse_formats
     from morphomil.run import Run
 
     run = Run.open(path)
     for outcome in draw_figures(run, only=only or (), look=style, formats=parse_formats(formats)):
         files = ", ".join(file.name for file in outcome.paths)
         say(f"{outcome.name}: {files or f'left out, {outcome.absent}'}", quiet=quiet)
+    if note := describe_font(style):
+        typer.echo(note, err=True)
     say(f"Figures: {run.path / 'figures'}", quiet=quiet)
 
 

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from morphomil.figures.labels import feature_quantity, patient_quantity
+from morphomil.figures.labels import MINUS, feature_quantity, patient_quantity
 from morphomil.figures.models import model_name
 from morphomil.figures.style import DIVERGING, MARKERS, TWO_COLUMNS_MM, new_figure, series_look, style
 
@@ -88,7 +88,7 @@ def patches_plot(
         for (row, column), value in np.ndenumerate(z):
             if np.isfinite(value):
                 color = "white" if abs(value) > 0.7 * _Z_LIMIT else "black"
-                right.text(column, row, f"{value:+.1f}", ha="center", va="center", color=color, fontsize=6)
+                right.text(column, row, _signed(value), ha="center", va="center", color=color, fontsize=6)
         right.axhline((table["end"] == "most").sum() - 0.5, color="black", linewidth=1)
         right.set_xticks(range(len(names)), names, rotation=90)
         right.tick_params(length=0, labelleft=False)
@@ -97,3 +97,7 @@ def patches_plot(
         figure.colorbar(image, ax=right, shrink=0.7, extend="both", label=label)
         figure.draw_without_rendering()
         return figure
+
+
+def _signed(value: float) -> str:
+    return f"{round(value, 1) + 0.0:+.1f}".replace("-", MINUS)  # never -0.0

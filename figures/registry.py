@@ -208,7 +208,7 @@ def _roc_models(run: Run) -> Drawing:
     performance = performance_table(tested)
     aucs = performance[performance["measure"] == "AUC"].sort_values("estimate", ascending=False, kind="stable")
     pairs = comparison_table(tested)
-    figure = roc_comparison(points, aucs, pairs.nsmallest(MOST_PAIRS, "p_value", keep="first").sort_index())
+    figure = roc_comparison(points, aucs, pairs.sort_values("p_value", kind="stable").head(MOST_PAIRS).sort_index())
     approximate = " The scores are out of fold, so the tests are approximate." if pairs["approximate"].any() else ""
     caption = f"ROC curves on test patients, AUCs [95 % interval], DeLong's test of each pair.{approximate}"
     return Drawing(figure, aucs, caption, {"points": points, "pairs": pairs})

@@ -6,6 +6,8 @@ import io
 import threading
 from contextlib import contextmanager
 from contextvars import ContextVar
+from functools import cache
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
 import matplotlib.style
@@ -17,7 +19,6 @@ from morphomil.types import InputError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
-    from pathlib import Path
 
     import pandas as pd
 
@@ -79,6 +80,7 @@ _SETTINGS: dict[str, Any] = {
 }
 
 _JOURNAL_FONTS = ["Arial", "Helvetica", "Liberation Sans", "DejaVu Sans", "sans-serif"]
+_JOURNAL_FILES = ("arial", "helvetica", "liberationsans-")
 
 # What a look changes. The plain one has the font that every matplotlib brings, so it is the same on all machines.
 _LOOKS: dict[Look, dict[str, Any]] = {
@@ -139,9 +141,34 @@ def use_look(name: Look) -> Iterator[None]:
         _look.reset(token)
 
 
+@cache
+def journal_font() -> str:
+    """The font of the journals' looks: Arial or Helvetica, else the one installed that comes nearest."""
+    if not {"Arial", "Helvetica"} & set(font_manager.get_font_names()):
+        # Matplotlib lists the fonts once; some may have been installed since.
+        for path in map(Path, font_manager.findSystemFonts()):
+            if path.stem.lower().startswith(_JOURNAL_FILES):
+                font_manager.fontManager.addfont(path)
+    installed = set(font_manager.get_font_names())
+    return next(name for name in _JOURNAL_FONTS if name in installed)
+
+
+def describe_font(look: Look) -> str:
+    """What to know of the font that a look is drawn in; nothing where it is the one that it asks for."""
+    if look == "plain" or journal_font() in ("Arial", "Helvetica"):
+        return ""
+    alike = "has Arial's widths" if journal_font() == "Liberation Sans" else "is wider"
+    return (
+        f"Neither Arial nor Helvetica is installed: text is in {journal_font()}, which {alike}. Install one of them "
+        "and draw again, or replace the font in the SVG."
+    )
+
+
 @contextmanager
 def style() -> Iterator[None]:
     """The project's matplotlib settings, on matplotlib's defaults, inside the block only; one thread at a time."""
+    if _look.get() != "plain":
+        journal_font()
     installed = set(font_manager.get_font_names())
     families = ["sans-serif", *(name for name in _FURTHER_SCRIPTS if name in installed)]
     with _LOCK, matplotlib.style.context(["default", _SETTINGS | _LOOKS[_look.get()] | {"font.family": families}]):

@@ -106,3 +106,24 @@ def orientation(count: int) -> pd.DataFrame:
         bins = {"low": low, "high": low + 10, "share": shares / shares.sum()}
         tables.append(pd.DataFrame({"label": group, "patients": 10 + number, "polarity": 0.03 * number} | bins))
     return pd.concat(tables, ignore_index=True)
+
+
+def evidence() -> tuple[pd.DataFrame, pd.DataFrame]:
+    """A ranking with Shapley values and ablation, and the places that models gave."""
+    rng = np.random.default_rng(0)
+    ranking = pd.DataFrame({"feature": FEATURE_NAMES})
+    for name in ("shapley_auc", "ablation_auc"):
+        value = rng.normal(0, 0.1, len(FEATURE_NAMES))
+        ranking = ranking.assign(**{name: value, f"{name}_low": value - 0.1, f"{name}_high": value + 0.1})
+    places = rng.dirichlet(np.ones(len(FEATURE_NAMES)), len(FEATURE_NAMES))
+    names = [f"rank{place}" for place in range(1, len(FEATURE_NAMES) + 1)]
+    return ranking, pd.DataFrame(places, columns=names).assign(by="shapley", feature=FEATURE_NAMES, kendalls_w=0.18)
+
+
+def attended() -> pd.DataFrame:
+    """Ten patches of most and ten of least attention."""
+    rng = np.random.default_rng(0)
+    attention = np.sort(rng.lognormal(0, 1.5, 20))[::-1]
+    z = {f"{name}_z": rng.normal(0, 2, 20) for name in FEATURE_NAMES}
+    ends = pd.DataFrame({"end": ["most"] * 10 + ["least"] * 10, "patch_id": range(20), "relative_attention": attention})
+    return ends.assign(**z)

@@ -215,15 +215,27 @@ def test_absent_results_are_sentences(run):
         list(draw_figures(run, only=["nothing"]))
 
 
-def test_models_are_compared_from_stored_predictions(run, tmp_path):
+def store_predictions(run, folder, first_patients):
+    """A run directory that holds predictions of two models, each of 40 patients from its first one on."""
     rng = np.random.default_rng(0)
     label = np.arange(40) % 2
-    other = Run(tmp_path)
-    (tmp_path / "cohort.parquet").write_bytes((run.path / "cohort.parquet").read_bytes())
-    for model in ("clinical", "dl-cnb"):
+    (folder / "cohort.parquet").write_bytes((run.path / "cohort.parquet").read_bytes())
+    for model, first in zip(("clinical", "dl-cnb"), first_patients, strict=True):
         score = 1 / (1 + np.exp(-(label - 0.5 + rng.normal(0, 1, 40))))
-        table = pd.DataFrame({"patient": np.arange(40).astype(str), "label": label, "fold": "fold0", "part": "test"})
-        write_parquet(tmp_path / "models" / model / "predictions.parquet", table.assign(score=score, cutoff=0.4))
+        patients = np.arange(first, first + 40).astype(str)
+        table = pd.DataFrame({"patient": patients, "label": label, "fold": "fold0", "part": "test"})
+        write_parquet(folder / "models" / model / "predictions.parquet", table.assign(score=score, cutoff=0.4))
+    return Run(folder)
+
+
+def test_models_without_a_common_patient_are_drawn_without_tests(run, tmp_path):
+    (found,) = draw_figures(store_predictions(run, tmp_path, (0, 40)), only=["roc_models"], formats=("png",))
+    assert len(found.drawing.table) == 2
+    assert found.drawing.further["pairs"].empty
+
+
+def test_models_are_compared_from_stored_predictions(run, tmp_path):
+    other = store_predictions(run, tmp_path, (0, 0))
     names = ["roc_models", "confusion", "calibration", "decision"]
     outcomes = {found.name: found for found in draw_figures(other, only=names, formats=("pdf",))}
     pairs = pd.read_csv(tmp_path / "figures" / "roc_models_pairs.csv")

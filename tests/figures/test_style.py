@@ -8,10 +8,12 @@ from typing import TYPE_CHECKING
 import matplotlib
 import pandas as pd
 import pytest
+from matplotlib import font_manager
 
-from morphomil.figures.style import PALETTE, new_figure, render, save_figure, style
+from morphomil.figures.style import PALETTE, describe_font, journal_font, new_figure, render, save_figure, style
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
     from pathlib import Path
 
     from matplotlib.figure import Figure
@@ -96,3 +98,25 @@ def test_import_needs_neither_pyplot_nor_an_engine() -> None:
     code = f"import sys, morphomil.figures; print([name for name in {heavy} if name in sys.modules])"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout == "[]\n"
+
+
+@pytest.fixture
+def forgotten_font() -> Iterator[None]:
+    journal_font.cache_clear()
+    yield
+    journal_font.cache_clear()
+
+
+@pytest.mark.parametrize(
+    ("installed", "said"),
+    [({"Arial", "DejaVu Sans"}, ""), ({"Liberation Sans"}, "Arial's widths"), ({"DejaVu Sans"}, "is wider")],
+)
+@pytest.mark.usefixtures("forgotten_font")
+def test_a_missing_font_is_told(installed: set[str], said: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(font_manager, "get_font_names", lambda: sorted(installed))
+    monkeypatch.setattr(font_manager, "findSystemFonts", list)
+    assert describe_font("plain") == ""
+    for look in ("nature", "frontiers"):
+        note = describe_font(look)
+        assert said in note
+        assert bool(note) == bool(said)
