@@ -1,4 +1,4 @@
-# make demo: the whole method on an embedded cohort.  make test: lint, types, tests.
+# make demo: the whole method on an embedded cohort.  make test: lint, types, pages, tests.
 PYTHON ?= python3.11
 VENV := .venv
 BIN := $(VENV)/bin
@@ -11,7 +11,7 @@ demo: $(VENV)/.installed
 # TensorFlow and torch don't share a process, so their tests don't either; the two run side by side.
 TORCH_TESTS := tests/test_mil.py tests/test_rank.py tests/segment/test_train.py tests/test_embed.py tests/test_image_model.py tests/test_fits.py tests/test_finetune.py tests/export/test_bags.py
 
-test: lint .venv-readers/.installed
+test: lint docs .venv-readers/.installed
 	$(BIN)/python -m pytest -q tests/test_layout.py
 	$(MAKE) --jobs 2 --output-sync test-torch test-others
 
@@ -26,7 +26,7 @@ lint: $(VENV)/.installed-test
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
-docs: $(VENV)/.installed-docs
+docs: $(VENV)/.installed-test
 	$(BIN)/sphinx-build -W --keep-going -b html docs docs/_build/html
 
 $(VENV)/bin/python:
@@ -37,17 +37,13 @@ $(VENV)/.installed: pyproject.toml | $(VENV)/bin/python
 	touch $@
 
 $(VENV)/.installed-test: pyproject.toml | $(VENV)/bin/python
-	$(BIN)/python -m pip install --quiet --editable '.[test]'
+	$(BIN)/python -m pip install --quiet --editable '.[test,docs]'
 	touch $@ $(VENV)/.installed
 
 # Other people's readers of our exports; anndata asks for an older pandas than ours.
 .venv-readers/.installed:
 	$(PYTHON) -m venv .venv-readers
 	.venv-readers/bin/python -m pip install --quiet 'anndata>=0.11'
-	touch $@
-
-$(VENV)/.installed-docs: pyproject.toml | $(VENV)/bin/python
-	$(BIN)/python -m pip install --quiet --editable '.[docs]'
 	touch $@
 
 clean:
