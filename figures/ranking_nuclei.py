@@ -67,6 +67,4 @@ def nuclei_gallery(
         only = np.where(labels == nucleus.label, labels, 0)
         side = "for" if share > 0 else "against"
         examples.append(PatchExample(rgb, only, title=f"{side} {positive}", values={int(nucleus.label): share}))
-    return contact_sheet(
-        examples, mpp=frame["mpp"], label="Contribution to the probability", unit="percentage points", columns=SHOWN
-    )
+    return contact_sheet(examples, mpp=frame["mpp"], label="Contribution", unit="% points", columns=SHOWN)

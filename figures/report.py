@@ -47,7 +47,7 @@ class Picture:
     alt: str
     data: bytes
     caption: str = ""
-    shape: Literal["wide", "medium", "square"] = "wide"
+    shape: Literal["wide", "medium", "square", "strip", "slide"] = "wide"
 
     @property
     def uri(self) -> str:

@@ -192,10 +192,17 @@ def _draw_gallery(run: Run, top: str, *, positive: str) -> Iterator[SlidePicture
             for name, figure in figures.items():
                 picture = render(figure, "png", dpi=150)
                 write_bytes(folder / _numbered(name, number), picture)
+                width, height = figure.get_size_inches()
                 title = _TITLES.get(name) or f"{patient_quantity(name).name} by patch"
                 pictures.append(
-                    Picture(title, alt=f"{title}, slide {slide.slide_id}", data=render(figure, "jpg", dpi=110))
+                    Picture(
+                        title,
+                        alt=f"{title}, slide {slide.slide_id}",
+                        data=render(figure, "jpg", dpi=110),
+                        shape="strip" if width > 2 * height else "slide",
+                    )
                 )
+        pictures.sort(key=lambda picture: picture.shape == "strip")
         yield SlidePictures(slide.slide_id, slide.label, tuple(pictures))
 
 
@@ -217,7 +224,7 @@ _TITLES = {
     "overview": "Regions and patches",
     "nuclei": "Nuclei of the patches with most of them",
     "contribution": "Contribution of each patch to the probability (percentage points)",
-    "speaking_nuclei": "Nuclei that speak most for and against the label",
+    "speaking_nuclei": "Nuclei that speak most for and against the label (percentage points of the probability)",
 }
 
 
