@@ -5,8 +5,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 import pandas as pd
-from shapely.geometry import shape
 
+from morphomil.figure_tables import image_regions
 from morphomil.figures.heatmap import ScoredPatch, attention_map, patch_sheet
 from morphomil.figures.style import render, save_figure
 from morphomil.slides import open_image
@@ -49,9 +49,7 @@ def draw_map(run: Run, model: str, found: SlideMap) -> list[Path]:
                 cells=None if found.cells is None else found.cells[found.cells["image"] == number],
                 level0_px_per_thumb_px=max(image.width, image.height) / max(thumbnail.shape[:2]),
                 mpp=image.mpp,
-                regions=[
-                    shape(f["geometry"]) for f in run.regions(slide.slide_id) if f["properties"]["image"] == number
-                ],
+                regions=image_regions(run, slide.slide_id, number),
                 title=f"{slide.slide_id} ({slide.label}): {model}, {found.fold}, probability {found.probability:.3f}",
             )
             stem = folder / ("attention" if number == 0 else f"attention-{number}")

@@ -46,6 +46,10 @@ _NAMES = {
     "morphometry": "Morphometry",
     "morphometry+clinical": "Morphometry + clinical",
 }
+PAGE_MM = 240.0
+"""No figure should be taller."""
+MOST_LINES = 77
+"""Of the forest of subgroups, on one page."""
 _LETTERS = "abcdefghijklmnopqrstuvwxyz"
 
 
@@ -250,9 +254,10 @@ def subgroup_forest(subgroups: pd.DataFrame, *, width_mm: float = TWO_COLUMNS_MM
 
     `subgroups`: `model, variable, subgroup, n, positives, auc, low, high, p_value, p_holm`; a missing AUC is a dash.
     """
-    lines = _forest_lines(subgroups)
+    lines = forest_lines(subgroups)
+    line_mm = min(max((PAGE_MM - 16) / len(lines), 2.9), 4.2)
     with style():
-        figure = new_figure(width_mm=width_mm, height_mm=16 + 4.2 * len(lines))
+        figure = new_figure(width_mm=width_mm, height_mm=16 + line_mm * len(lines))
         names, axes, numbers = figure.subplots(1, 3, width_ratios=(34, 74, 72), sharey=True)
         for side in (names, numbers):
             side.set_axis_off()
@@ -274,7 +279,7 @@ def subgroup_forest(subgroups: pd.DataFrame, *, width_mm: float = TWO_COLUMNS_MM
         return figure
 
 
-def _forest_lines(subgroups: pd.DataFrame) -> list[tuple[str, str, Mapping[Any, Any] | None]]:
+def forest_lines(subgroups: pd.DataFrame) -> list[tuple[str, str, Mapping[Any, Any] | None]]:
     """Text, its weight, and the row of the table unless it is a heading."""
     lines: list[tuple[str, str, Mapping[Any, Any] | None]] = []
     for model, own in subgroups.groupby("model", sort=False):

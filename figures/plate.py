@@ -97,6 +97,8 @@ def _draw_patients(figure: Any, patients: Sequence[PatientPlate], slide: Quantit
         draw_nuclei(right, patient.example, nuclei_norm, line_width=0.8)
         draw_scale_bar(right, width=patient.example.rgb.shape[1], um_per_unit=patient.example_mpp)
         right.set_axis_off()
+        for axes in (left, right):
+            axes.set_anchor("N")
         right.set_title(f"{LETTERS[2 * number + 1]}  {shorten(patient.example.title, 26)}", loc="left")
     for norm, text, at in ((slide_norm, f"Patches: {slide}", 0), (nuclei_norm, f"Nuclei: {nuclei}", 1)):
         half = panels[at * len(patients) : (at + 1) * len(patients)].tolist()
@@ -104,6 +106,7 @@ def _draw_patients(figure: Any, patients: Sequence[PatientPlate], slide: Quantit
             ScalarMappable(norm, SEQUENTIAL),
             ax=half,
             location="bottom",
+            panchor=False,
             shrink=0.6,
             aspect=30,
             extend="both",

@@ -42,6 +42,7 @@ def ranking_plot(
         _draw_intervals(middle, table, "cliffs_delta", looks)
         _finish_attention(left, table)
         middle.set(xlim=(-1.05, 1.05), xlabel=f"Cliff's delta [95 % interval]\n{positive} minus {reference}")
+        middle.set_xticks([-1, -0.5, 0, 0.5, 1])
         middle.axvline(0, color="black", linewidth=0.6, linestyle="--", zorder=0)
         middle.tick_params(axis="y", left=False, labelleft=False)
         _write_p_values(right, table)

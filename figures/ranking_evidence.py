@@ -16,39 +16,42 @@ if TYPE_CHECKING:
 
 
 def evidence_plot(ranking: pd.DataFrame, stability: pd.DataFrame, *, width_mm: float = TWO_COLUMNS_MM) -> Figure:
-    """Each feature's Shapley value of the AUC, the AUC lost without it, and how often models put it at each place.
+    """Each feature's attention, Shapley value of the AUC, the AUC lost without it, and its places among the models.
 
-    `ranking` has one row per feature: feature, shapley_auc, ablation_auc, each with _low and _high. `stability` has
-    by, feature, kendalls_w, rank1, rank2, ...; the rows of Shapley values are shown. What is NaN is not drawn.
+    `ranking` has one row per feature: feature, attention, shapley_auc, ablation_auc, each with _low and _high.
+    `stability` has by, feature, kendalls_w, rank1, rank2, ...; the rows of Shapley values are shown. What is NaN is not
+    drawn. Features are in the order of Shapley values.
     """
     table = ranking.sort_values("shapley_auc", ascending=False, kind="stable", ignore_index=True)
     places = stability[stability["by"] == "shapley"].set_index("feature").loc[table["feature"]]
     columns = [f"rank{place}" for place in range(1, len(table) + 1)]
     with style():
         figure = new_figure(width_mm=width_mm, height_mm=24 + 6.5 * len(table))
-        grid = figure.add_gridspec(1, 3, width_ratios=(5, 5, 4))
+        grid = figure.add_gridspec(1, 4)
         left = figure.add_subplot(grid[0])
-        middle, right = (figure.add_subplot(cell, sharey=left) for cell in (grid[1], grid[2]))
-        _draw(left, table, "shapley_auc", "Shapley value of the AUC\n[95 % interval]")
-        _draw(middle, table, "ablation_auc", "AUC lost without it,\nretrained [95 % interval]")
+        shapley, ablation, right = (figure.add_subplot(cell, sharey=left) for cell in list(grid)[1:])
+        _draw(left, table, "attention", f"Attention, relative to\n1/{len(table)} [95 % interval]", none=1)
+        _draw(shapley, table, "shapley_auc", "Shapley value of the\nAUC [95 % interval]")
+        _draw(ablation, table, "ablation_auc", "AUC lost without it,\nretrained [95 % interval]")
         left.set_yticks(range(len(table)), [patient_quantity(name).name for name in table["feature"]])
         left.set_ylim(len(table) - 0.4, -0.6)
         cells = right.imshow(places[columns].to_numpy(float), cmap=SEQUENTIAL, vmin=0, vmax=1, aspect="auto")
         right.set_xticks(range(len(columns)), [str(place) for place in range(1, len(columns) + 1)])
         right.set_xlabel(f"Place in one model\n(Kendall's W {places['kendalls_w'].iloc[0]:.2f})")
         figure.colorbar(cells, ax=right, shrink=0.8, label="Share of models")
-        for axes in (middle, right):
+        for axes in (shapley, ablation, right):
             axes.tick_params(axis="y", left=False, labelleft=False)
         figure.draw_without_rendering()
         return figure
 
 
-def _draw(axes: Axes, table: pd.DataFrame, column: str, label: str) -> None:
+def _draw(axes: Axes, table: pd.DataFrame, column: str, label: str, *, none: float = 0) -> None:
+    """Points with intervals; blue if these lie above `none`, the value of a feature that does nothing."""
     for row, (value, low, high) in enumerate(table[[column, f"{column}_low", f"{column}_high"]].to_numpy(float)):
         if not np.isfinite(value):
             continue
-        color = BLUE if low > 0 else GRAY
+        color = BLUE if low > none else GRAY
         axes.plot([low, high], [row, row], color=color, linewidth=1.2, solid_capstyle="butt")
         axes.plot([value], [row], marker="o", color=color, markersize=4, linestyle="")
-    axes.axvline(0, color="black", linewidth=0.6, linestyle="--", zorder=0)
+    axes.axvline(none, color="black", linewidth=0.6, linestyle="--", zorder=0)
     axes.set_xlabel(label)

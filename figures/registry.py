@@ -9,17 +9,20 @@ import numpy as np
 import pandas as pd
 
 from morphomil import figure_tables
-from morphomil.alongside import FOLDER
+from morphomil.alongside import FOLDER, image_models
 from morphomil.compare import read_predictions
 from morphomil.figures.alongside import morphology_plot, patches_plot
 from morphomil.figures.features import correlation_plot, feature_matrices, orientation_rose
 from morphomil.figures.flow import flow_plot
 from morphomil.figures.groups import feature_groups
+from morphomil.figures.heatmap import ScoredPatch, attention_plate
 from morphomil.figures.labels import feature_quantity, patient_quantity
 from morphomil.figures.models import (
+    MOST_LINES,
     calibration_plot,
     confusion_plot,
     decision_plot,
+    forest_lines,
     model_name,
     roc_comparison,
     subgroup_forest,
@@ -32,7 +35,7 @@ from morphomil.figures.slides import PatchExample, contact_sheet
 from morphomil.figures.style import save_figure, use_look
 from morphomil.matrix import patch_values
 from morphomil.slides import open_image
-from morphomil.stats.tables import comparison_table, performance_table
+from morphomil.stats.tables import class_columns, comparison_table, performance_table
 from morphomil.store import write_table_csv
 from morphomil.types import InputError
 
@@ -49,6 +52,8 @@ if TYPE_CHECKING:
 SHOWN_FEATURES = 3
 """Features at the foot of the plate of two patients."""
 PATCHES_PER_PATIENT = 2
+TOP_PATCHES = 5
+"""With most attention, below the slide."""
 MOST_PAIRS = 10
 """Brackets in a comparison of ROC curves; more couldn't be read."""
 
@@ -141,18 +146,18 @@ def _ranking_evidence(run: Run) -> Drawing:
     if not path.is_file() or "shapley_auc" not in ranking:
         raise AbsentError(f"Shapley values and stability are not computed; run: morphomil rank {run.path}")
     stability = pd.read_csv(path)
-    caption = "Shapley value of each feature for the AUC, what the AUC loses without it, and how stable its rank is."
+    caption = (
+        "Each feature's attention, its Shapley value of the AUC, what the AUC loses without it, all with 95 % "
+        "intervals, and how stable its place is. Blue: the interval lies above that of a feature that does nothing."
+    )
     return Drawing(evidence_plot(ranking, stability), ranking, caption, {"stability": stability})
 
 
 def _groups(run: Run) -> list[str]:
-    """Labels in the order of figures: the reference first, the positive one last."""
+    """Labels in the order of figures: as the models and the ranking count them, the positive one last."""
     labels = sorted({str(slide.label) for slide in run.cohort.slides})
-    about = run.ranking_about()
-    if not about:
-        return labels
-    order = {str(about.get("reference")): -1, str(about.get("positive")): 1}
-    return sorted(labels, key=lambda label: (order.get(label, 0), label))
+    known = figure_tables.class_names(run)
+    return [label for label in known if label in labels] + [label for label in labels if label not in known]
 
 
 def _patient_values(run: Run) -> tuple[pd.DataFrame, pd.Series[str]]:
@@ -181,13 +186,23 @@ def _roc(run: Run) -> Drawing:
     )
 
 
-def _tested(run: Run) -> pd.DataFrame:
+def _scored(run: Run) -> pd.DataFrame:
     """The models' predictions of test patients."""
     try:
         predictions = read_predictions(run)
     except InputError as error:
         raise AbsentError(str(error)) from None
     tested = predictions[predictions["part"] == "test"]
+    if tested["label"].nunique() < 2:
+        raise AbsentError("no model has predictions of test patients of two classes")
+    return tested
+
+
+def _tested(run: Run) -> pd.DataFrame:
+    """The predictions of test patients by models that tell two classes apart."""
+    tested = _scored(run)
+    if class_columns(tested):
+        raise AbsentError("it is for two classes, and the models tell more apart")
     both = tested.groupby("model")["label"].transform("nunique") == 2
     if not both.any():
         raise AbsentError("no model has predictions of test patients of both classes")
@@ -214,18 +229,15 @@ def _roc_models(run: Run) -> Drawing:
     return Drawing(figure, aucs, caption, {"points": points, "pairs": pairs})
 
 
-def _classes(run: Run) -> list[str]:
-    about = run.ranking_about()
-    return [str(about["reference"]), str(about["positive"])] if about else _groups(run)
-
-
 def _confusion(run: Run) -> Drawing:
-    table = figure_tables.confusion_tables(_tested(run))
-    classes = _classes(run)
+    tested = _scored(run)
+    table = figure_tables.confusion_tables(tested)
+    classes = figure_tables.class_names(run)
     names = table.assign(
         label=table["label"].map(dict(enumerate(classes))), call=table["call"].map(dict(enumerate(classes)))
     )
-    caption = "Test patients by label and by the call at each model's own cutoff; percentages are of the row."
+    called = "the most probable class" if class_columns(tested) else "the call at each model's own cutoff"
+    caption = f"Test patients by label and by {called}; percentages are of the row."
     return Drawing(confusion_plot(table, classes=classes), names, caption)
 
 
@@ -259,8 +271,14 @@ def _subgroups(run: Run) -> Drawing:
     table = table.reindex(columns=columns)
     # The CSV guards text that a spreadsheet would run as a formula.
     table["subgroup"] = table["subgroup"].str.removeprefix("'")
+    models = table["model"].unique().tolist()
+    while len(models) > 1 and len(forest_lines(table[table["model"].isin(models)])) > MOST_LINES:
+        models.pop()
+    left_out = table["model"].nunique() - len(models)
+    table = table[table["model"].isin(models)]
     caption = (
         "AUC in subgroups of the test patients; p compares a subgroup with the variable's other patients (DeLong)."
+        + (f" {left_out} more models, for which the page has no room: tables/subgroups.csv." if left_out else "")
     )
     return Drawing(subgroup_forest(table), table, caption)
 
@@ -302,8 +320,8 @@ def _orientation(run: Run) -> Drawing:
 
 def _typical(run: Run) -> list[tuple[Slide, str]]:
     """A slide of the typical patient of each group, reference first, and the group's name."""
-    ranking_groups = _classes(run)
-    _ranked(run)
+    _, about = _ranked(run)
+    ranking_groups = [str(about["reference"]), str(about["positive"])]
     predictions = pd.read_parquet(run.path / "rank" / "predictions.parquet")
     measured = run.figures("featurize").set_index("slide_id")
     chosen = []
@@ -395,6 +413,50 @@ def _patient_plate(run: Run, slide: Slide, group: str, feature: str) -> tuple[Pa
     return plate, own[["image", "patch_id", "x_px", "y_px", "side_px", "nuclei", feature]]
 
 
+def _attention(run: Run) -> Drawing:
+    models = image_models(run)
+    if not models:
+        raise AbsentError(
+            f"no image model has said where it looks; run: morphomil train {run.path} --model dl-cnb, then morphomil "
+            f"predict {run.path}"
+        )
+    tested, name = _scored(run), models[0]
+    own = tested[(tested["model"] == name) & (tested["label"] == tested["label"].max())]
+    patient = figure_tables.typical_patient(own.rename(columns={"score": "probability"}))
+    table = figure_tables.attended_patches(run, name, patient)
+    if table.empty:
+        raise AbsentError(f"{name} has no attention stored for patient {patient}; run: morphomil predict {run.path}")
+    slide = run.slide(str(table["slide_id"].iloc[0]))
+    table = table[table["image"] == table["image"].iloc[0]].reset_index(drop=True)
+    frame = dict(run.masks(slide.slide_id)[str(table["region"].iloc[0])].attrs)
+    with open_image(slide.images[int(table["image"].iloc[0])], default_mpp=run.segmented_with().get("mpp")) as image:
+        thumbnail = image.thumbnail()
+        top = [
+            ScoredPatch(
+                image.read(p.x_px, p.y_px, frame["patch_px"], frame["patch_px"], downsample=frame["downsample"]),
+                f"{number}  patch {p.patch_id}: {p.relative_attention:.2g} x",
+            )
+            for number, p in enumerate(table.head(TOP_PATCHES).itertuples(), start=1)
+        ]
+        figure = attention_plate(
+            thumbnail,
+            table,
+            top,
+            top_mpp=frame["mpp"],
+            level0_px_per_thumb_px=max(image.width, image.height) / max(thumbnail.shape[:2]),
+            mpp=image.mpp,
+            regions=figure_tables.image_regions(run, slide.slide_id, int(table["image"].iloc[0])),
+            title=f"{slide.slide_id} ({slide.label}): {model_name(name)}",
+        )
+    columns = ["slide_id", "image", "patch_id", "fold", "x_px", "y_px", "side_px", "attention", "relative_attention"]
+    caption = (
+        f"Attention of {model_name(name)} on the slide of the patient whose probability is the median of the group "
+        f"{slide.label}, by the model that did not see the patient; framed and below: the patches with most of it. "
+        "Attention is evidence of what the model weighted, no explanation."
+    )
+    return Drawing(figure, table[columns], caption)
+
+
 def _alongside(run: Run, stem: str) -> pd.DataFrame:
     path = run.path / FOLDER / f"{stem}.csv"
     if not path.is_file():
@@ -434,7 +496,7 @@ FIGURES: dict[str, tuple[str, Callable[[Run], Drawing]]] = {
     "flow": ("Patient flow", _flow),
     "features_by_group": ("Features by group", _features_by_group),
     "ranking": ("Ranking of the features", _ranking),
-    "ranking_evidence": ("Shapley values, ablation and stability", _ranking_evidence),
+    "ranking_evidence": ("Attention, Shapley values, ablation and stability", _ranking_evidence),
     "plate": ("Two typical patients and the first features", _plate),
     "nuclei": ("Nuclei colored by the first feature", _nuclei),
     "matrices": ("Histograms of the features by group", _matrices),
@@ -446,7 +508,8 @@ FIGURES: dict[str, tuple[str, Callable[[Run], Drawing]]] = {
     "calibration": ("Calibration", _calibration),
     "decision": ("Decision curves", _decision),
     "subgroups": ("Subgroups", _subgroups),
-    "morphology_of_attention": ("What the image model looks at", _morphology),
+    "attention": ("Where the image model looks", _attention),
+    "morphology_of_attention": ("What the image model looks at, in terms of nuclei", _morphology),
     "patches_of_attention": ("Patches of most and least attention", _patches),
 }
 """Figures by the name of their files: title, and how to draw it from a run."""

@@ -7,10 +7,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
-from shapely.geometry import shape
 
 from morphomil.compare import read_predictions
-from morphomil.figure_tables import empty_patches, flow_table
+from morphomil.figure_tables import empty_patches, flow_table, image_regions
 from morphomil.figures.labels import feature_quantity, format_interval, format_ratio, patient_quantity
 from morphomil.figures.prose import Auc, describe_methods
 from morphomil.figures.ranking_nuclei import nuclei_gallery, patch_contributions, read_contributions
@@ -29,7 +28,6 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from matplotlib.figure import Figure
-    from shapely.geometry.base import BaseGeometry
 
     from morphomil.run import Run
     from morphomil.slides import SlideImage
@@ -74,14 +72,9 @@ def _draw_overview(run: Run, slide: Slide, image: SlideImage, number: int) -> Fi
         patches[patches["image"] == number],
         level0_px_per_thumb_px=max(image.width, image.height) / max(thumbnail.shape[:2]),
         mpp=image.mpp,
-        regions=_regions(run, slide.slide_id, number),
+        regions=image_regions(run, slide.slide_id, number),
         title=slide.slide_id,
     )
-
-
-def _regions(run: Run, slide_id: str, number: int) -> list[BaseGeometry]:
-    features = run.regions(slide_id)
-    return [shape(f["geometry"]) for f in features if f["properties"]["image"] == number]
 
 
 def write_report(run: Run) -> Path:
@@ -256,7 +249,7 @@ def _draw_heatmap(
         label=quantity.name,
         unit=quantity.unit,
         limits=limits,
-        regions=_regions(run, slide.slide_id, number),
+        regions=image_regions(run, slide.slide_id, number),
         title=slide.slide_id,
     )
 

@@ -79,12 +79,12 @@ def overview(
         kept_look, dropped_look = _TINTED if side_mm < OUTLINED_FROM_MM else _OUTLINED
         axes.add_collection(squares(dropped, **dropped_look))
         axes.add_collection(squares(kept, **kept_look))
-        _show_all(axes, patches)
+        show_all(axes, patches)
         handles: list[Artist] = [
             Patch(**kept_look, label=f"kept patch ({len(kept):,})"),
             Patch(**dropped_look, label=f"dropped patch ({len(dropped):,})"),
         ]
-        figure.legend(handles=handles + _draw_regions(axes, regions), loc="outside lower center", ncols=3)
+        figure.legend(handles=handles + draw_regions(axes, regions), loc="outside lower center", ncols=3)
         figure.draw_without_rendering()
         return figure
 
@@ -116,8 +116,8 @@ def slide_heatmap(
         figure, axes = _slide_axes(
             paled, scale=level0_px_per_thumb_px, mpp=mpp, title=title, width_mm=width_mm, bar_mm=COLOR_BAR_MM
         )
-        _show_all(axes, patches)
-        handles = _draw_regions(axes, regions)
+        show_all(axes, patches)
+        handles = draw_regions(axes, regions)
         if not known.all():
             axes.add_collection(squares(patches[~known], **_NO_VALUE))
             handles.append(Patch(**_NO_VALUE, label="patch without a value"))
@@ -258,7 +258,7 @@ def draw_scale_bar(axes: Axes, *, width: float, um_per_unit: float) -> None:
     axes.add_artist(box)
 
 
-def _draw_regions(axes: Axes, regions: Iterable[BaseGeometry]) -> list[Artist]:
+def draw_regions(axes: Axes, regions: Iterable[BaseGeometry]) -> list[Artist]:
     """Outlines, holes too, of all regions; the legend's handles for them."""
     polygons = [part for region in regions for part in getattr(region, "geoms", [region])]
     rings = [np.asarray(r.coords)[:, :2] for p in polygons for r in (p.exterior, *p.interiors)]
@@ -269,7 +269,7 @@ def _draw_regions(axes: Axes, regions: Iterable[BaseGeometry]) -> list[Artist]:
     return [Line2D([], [], color="black", linewidth=1, label=f"region ({len(polygons)})")]
 
 
-def _show_all(axes: Axes, patches: pd.DataFrame) -> None:
+def show_all(axes: Axes, patches: pd.DataFrame) -> None:
     """Widen the view to patches that reach past the image."""
     (left, right), (bottom, top) = axes.get_xlim(), axes.get_ylim()
     x, y, side = (patches[name] for name in ("x_px", "y_px", "side_px"))

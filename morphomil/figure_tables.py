@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import json
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import pandas as pd
+from shapely.geometry import shape
 
 from morphomil.matrix import Edges, fit_edges_to_counts, has_enough_nuclei, mean_rows, rebin, relative_frequencies
 from morphomil.stats import calibration, confusion_table, decision_curve, grouped_polarity
 from morphomil.stats.axial import axial_difference
+from morphomil.stats.tables import class_columns
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
+    from shapely.geometry.base import BaseGeometry
 
     from morphomil.run import Run
 
@@ -106,6 +110,12 @@ def _count(number: int, noun: str) -> str:
     return f"{number:,} {noun}{'' if number == 1 else 's'}"
 
 
+def image_regions(run: Run, slide_id: str, image: int) -> list[BaseGeometry]:
+    """The regions on one of a slide's images, level-0 pixels."""
+    features = run.regions(slide_id)
+    return [shape(f["geometry"]) for f in features if f["properties"]["image"] == image]
+
+
 def empty_patches(run: Run, slide_id: str) -> int:
     """How many of a measured slide's kept patches hold no nucleus."""
     counts = run.counts(slide_id).counts
@@ -146,14 +156,35 @@ def correlation_tables(patient_values: pd.DataFrame) -> Correlation:
     return Correlation(rho.iloc[order, order], merges)
 
 
-def confusion_tables(predictions: pd.DataFrame) -> pd.DataFrame:
-    """Each model's calls at its cutoffs beside the labels: `model, label, call, n, share` (of the label's patients).
+def class_names(run: Run) -> list[str]:
+    """The labels in the order of the classes 0, 1, ... that the run's models, else its ranking, tell apart.
 
-    `predictions`: `model, label, score, cutoff`, labels and calls 0 and 1.
+    Empty before there are any.
     """
+    for path in sorted(run.path.glob("models/*/*/settings.json")):
+        stated = json.loads(path.read_text(encoding="utf-8"))
+        if "classes" in stated:
+            return [str(name) for name in stated["classes"]]
+    about = run.ranking_about()
+    return [str(about["reference"]), str(about["positive"])] if about else []
+
+
+def confusion_tables(predictions: pd.DataFrame) -> pd.DataFrame:
+    """Each model's calls beside the labels: `model, label, call, n, share` (of the label's patients).
+
+    Of two classes a patient is called by the model's cutoff, of more the most probable one.
+
+    Args:
+        predictions: `model, label, score, cutoff`, labels from 0; of more classes `probability_0`, `probability_1`, ...
+    """
+    several = class_columns(predictions)
     rows = []
     for model, own in predictions.groupby("model", sort=False):
-        counts, _ = confusion_table(own["label"], (own["score"] >= own["cutoff"]).astype(int), classes=2)
+        if own[several].notna().to_numpy().any():
+            calls = own[several].to_numpy(float).argmax(axis=1)
+        else:
+            calls = (own["score"] >= own["cutoff"]).to_numpy(int)
+        counts, _ = confusion_table(own["label"], calls, classes=max(len(several), 2))
         long = counts.reset_index().melt("label", var_name="call", value_name="n")
         rows.append(long.assign(model=model, share=long["n"] / long.groupby("label")["n"].transform("sum")))
     table = pd.concat(rows, ignore_index=True)[["model", "label", "call", "n", "share"]]
@@ -305,11 +336,36 @@ def typical_patients(predictions: pd.DataFrame, *, positive: int = 1) -> tuple[s
 
     `predictions`: `patient, label` (0/1), `probability`. Ties and even numbers: the lower one; so nobody picks them.
     """
-    found = []
-    for label in (1 - positive, positive):
-        own = predictions[predictions["label"] == label].sort_values(["probability", "patient"], kind="stable")
-        found.append(str(own["patient"].iloc[(len(own) - 1) // 2]))
-    return found[0], found[1]
+    reference = typical_patient(predictions[predictions["label"] == 1 - positive])
+    return reference, typical_patient(predictions[predictions["label"] == positive])
+
+
+def typical_patient(predictions: pd.DataFrame) -> str:
+    """The patient whose `probability` is the median; of two in the middle the lower one."""
+    own = predictions.sort_values(["probability", "patient"], kind="stable")
+    return str(own["patient"].iloc[(len(own) - 1) // 2])
+
+
+def attended_patches(run: Run, model: str, patient: str) -> pd.DataFrame:
+    """The kept patches of the patient's slide that has most of them, with what the model said of them as test slide.
+
+    Returns:
+        Columns of `PATCHES`, `fold, attention, relative_attention` (1: an even share), most attention first; no rows
+        if the model hasn't scored the patient.
+    """
+    tables = []
+    for folder in sorted(path.parent for path in run.path.glob(f"models/{model}/*/attention.parquet")):
+        read = pd.read_parquet(folder / "slides.parquet")
+        own = read[(read["part"] == "test") & (read["patient"].astype(str) == patient)]
+        scored = pd.read_parquet(folder / "attention.parquet", columns=["slide_id", "patch_id", "attention"])
+        for name in own["slide_id"].astype(str):
+            evidence = scored.loc[scored["slide_id"] == name, ["patch_id", "attention"]]
+            tables.append(run.patches(name).merge(evidence, on="patch_id").assign(fold=folder.name))
+    if not tables:
+        return pd.DataFrame(columns=["slide_id", "patch_id", "fold", "attention", "relative_attention"])
+    table = max(tables, key=len)
+    table = table.assign(relative_attention=table["attention"] * len(table))
+    return table.sort_values("attention", ascending=False, kind="stable", ignore_index=True)
 
 
 def typical_patches(values: pd.DataFrame, feature: str, *, count: int) -> pd.DataFrame:

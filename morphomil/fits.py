@@ -7,6 +7,7 @@ written down, so that a test set that was looked at twice can be told.
 from __future__ import annotations
 
 import json
+import re
 import shutil
 import time
 from dataclasses import asdict, dataclass, field, replace
@@ -138,13 +139,13 @@ class _Task:
 def order_classes(labels: pd.Series[Any], positive: str | None) -> tuple[str, ...]:
     """The labels' names, the positive one last; scores are its probability.
 
+    The others are sorted by their letters and numbers: N0 comes before N+(1-2), 2 before 10.
+
     Raises:
         RefusedError: there is one label only.
         InputError: which one is positive isn't known, or no patient has it.
     """
-    names = sorted(
-        labels.astype(str).unique(), key=lambda name: (not name.isdigit(), int(name) if name.isdigit() else 0, name)
-    )
+    names = sorted(labels.astype(str).unique(), key=_letters_and_numbers)
     if len(names) < 2:
         raise RefusedError(f"nothing can be learned: every patient has the label {names[0] if names else '(none)'}")
     if len(names) > 10:
@@ -155,6 +156,12 @@ def order_classes(labels: pd.Series[Any], positive: str | None) -> tuple[str, ..
     if last not in names:
         raise InputError(f"no patient has the positive label {last!r}; the labels are {', '.join(names)}")
     return (*[name for name in names if name != last], last)
+
+
+def _letters_and_numbers(name: str) -> tuple[list[tuple[int, int, str]], str]:
+    """To sort by: numbers by size and before letters; other signs count only where all else is the same."""
+    parts = re.findall(r"\d+|[^\W\d]+", name)
+    return [(0, int(part), "") if part.isdecimal() else (1, 0, part) for part in parts], name
 
 
 def split_cohort(cohort: pd.DataFrame, *, how: SplitMode, folds: int, seed: int) -> tuple[Fold, ...]:

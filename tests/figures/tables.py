@@ -57,10 +57,15 @@ def confusion(models: int, classes: int) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
-def subgroups(models: int) -> pd.DataFrame:
+def subgroups(models: int, variables: int = 2) -> pd.DataFrame:
     rows = []
+    further = tuple((f"variable {number}", ("no", "yes")) for number in range(variables - 2))
     for number, model in enumerate(MODELS[:models]):
-        for variable, names in (("age", ("< 50", ">= 50")), ("molecular subtype", ("Luminal A", "Triple negative"))):
+        for variable, names in (
+            ("age", ("< 50", ">= 50")),
+            ("molecular subtype", ("Luminal A", "Triple negative")),
+            *further,
+        ):
             for at, name in enumerate(names):
                 auc = 0.6 + 0.05 * number + 0.04 * at
                 row = {"model": model, "variable": variable, "subgroup": name, "n": 30 + 9 * at, "positives": 12}
@@ -112,7 +117,7 @@ def evidence() -> tuple[pd.DataFrame, pd.DataFrame]:
     """A ranking with Shapley values and ablation, and the places that models gave."""
     rng = np.random.default_rng(0)
     ranking = pd.DataFrame({"feature": FEATURE_NAMES})
-    for name in ("shapley_auc", "ablation_auc"):
+    for name in ("attention", "shapley_auc", "ablation_auc"):
         value = rng.normal(0, 0.1, len(FEATURE_NAMES))
         ranking = ranking.assign(**{name: value, f"{name}_low": value - 0.1, f"{name}_high": value + 0.1})
     places = rng.dirichlet(np.ones(len(FEATURE_NAMES)), len(FEATURE_NAMES))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import http.client
 import importlib.util
 import json
+import shutil
 import sys
 import threading
 from pathlib import Path
@@ -12,6 +13,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
+from matplotlib.text import Text
 from PIL import Image
 
 from morphomil import pipeline
@@ -20,7 +22,7 @@ from morphomil.figures.registry import FIGURES, draw_figures
 from morphomil.figures.run import write_report
 from morphomil.figures.viewer import SlideBrowser, make_server
 from morphomil.run import Run
-from morphomil.store import write_parquet
+from morphomil.store import write_json, write_parquet
 from morphomil.types import InputError, SegmenterSettings
 
 HERE = Path(__file__).parent
@@ -243,3 +245,62 @@ def test_models_are_compared_from_stored_predictions(run, tmp_path):
     assert (tmp_path / "figures" / "calibration.pdf").read_bytes().startswith(b"%PDF")
     assert b"/Type3" not in (tmp_path / "figures" / "roc_models.pdf").read_bytes()
     assert int(outcomes["confusion"].drawing.table["n"].sum()) == 80
+
+
+def test_confusion_of_three_classes_takes_the_models_names_and_most_probable_class(run, tmp_path):
+    (tmp_path / "cohort.parquet").write_bytes((run.path / "cohort.parquet").read_bytes())
+    label = np.arange(30) % 3
+    probability = np.full((30, 3), 0.25)
+    probability[np.arange(30), np.where(label == 0, 2, label)] = 0.5
+    table = pd.DataFrame({"patient": np.arange(30).astype(str), "label": label, "fold": "fold0", "part": "test"})
+    table = table.assign(
+        score=probability[:, 2], cutoff=0.9, **{f"probability_{k}": probability[:, k] for k in range(3)}
+    )
+    write_parquet(tmp_path / "models" / "dl-cnb" / "predictions.parquet", table)
+    write_json(tmp_path / "models" / "dl-cnb" / "fold0" / "settings.json", {"classes": ["N0", "N+(1-2)", "N+(>2)"]})
+    (found,) = draw_figures(Run(tmp_path), only=["confusion"], formats=("png",))
+    counts = found.drawing.table.set_index(["label", "call"])["n"]
+    assert counts["N0", "N+(>2)"] == counts["N+(1-2)", "N+(1-2)"] == counts["N+(>2)", "N+(>2)"] == 10
+    assert counts.sum() == 30
+    with pytest.raises(InputError, match="it is for two classes"):
+        list(draw_figures(Run(tmp_path), only=["calibration"]))
+
+
+def test_confusion_without_a_ranking_names_the_classes_as_the_model_counts_them(run, tmp_path):
+    other = store_predictions(run, tmp_path, (0, 0))
+    for model in ("clinical", "dl-cnb"):
+        write_json(tmp_path / "models" / model / "fold0" / "settings.json", {"classes": ["N0", "N+"]})
+    (found,) = draw_figures(other, only=["confusion"], formats=("png",))
+    predictions = pd.read_parquet(tmp_path / "models" / "clinical" / "predictions.parquet")
+    called = int(((predictions["label"] == 1) & (predictions["score"] >= 0.4)).sum())
+    assert found.drawing.table.set_index(["model", "label", "call"])["n"]["clinical", "N+", "N+"] == called
+
+
+def test_attention_is_that_of_the_median_patient_out_of_fold(run, tmp_path):
+    slides = [slide.slide_id for slide in run.cohort.slides]
+    shutil.copytree(run.path, tmp_path / "run")
+    home = tmp_path / "run" / "models" / "dl-cnb"
+    kept = {name: run.patches(name).query("kept")["patch_id"] for name in slides}
+    for fold, part in (("fold0", "test"), ("fold1", "train")):
+        shares = [
+            pd.DataFrame({"slide_id": name, "patch_id": ids, "attention": 1 / len(ids)}) for name, ids in kept.items()
+        ]
+        attention = pd.concat(shares, ignore_index=True)
+        if part == "test":
+            first = attention["slide_id"].eq(slides[0]) & attention["patch_id"].eq(kept[slides[0]].iloc[3])
+            attention.loc[first, "attention"] *= 2
+        patients = [slide.patient for slide in run.cohort.slides]
+        write_parquet(home / fold / "attention.parquet", attention)
+        write_parquet(
+            home / fold / "slides.parquet", pd.DataFrame({"slide_id": slides, "patient": patients, "part": part})
+        )
+    table = pd.DataFrame({"patient": patients, "label": [1, 0], "fold": "fold0", "part": "test", "score": 0.5})
+    write_parquet(home / "predictions.parquet", table.assign(cutoff=0.5))
+    (found,) = draw_figures(Run(tmp_path / "run"), only=["attention"], formats=("pdf",))
+    drawn = found.drawing.table
+    assert set(drawn["slide_id"]) == {slides[0]} and set(drawn["fold"]) == {"fold0"}
+    assert drawn["patch_id"].iloc[0] == kept[slides[0]].iloc[3]
+    np.testing.assert_allclose(drawn["relative_attention"].to_numpy(), [2.0] + [1.0] * (len(drawn) - 1))
+    assert "no explanation" in found.drawing.caption
+    texts = [text.get_text() for text in found.drawing.figure.findobj(Text)]
+    assert f"1  patch {drawn['patch_id'].iloc[0]}: 2 x" in texts

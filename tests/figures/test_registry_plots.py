@@ -12,11 +12,13 @@ import numpy as np
 import pandas as pd
 import pytest
 from PIL import Image, ImageChops
+from shapely.geometry import Polygon
 
 from morphomil.figure_tables import calibration_tables, confusion_tables, decision_table
 from morphomil.figures.alongside import patches_plot
 from morphomil.figures.features import correlation_plot, feature_matrices, orientation_rose
 from morphomil.figures.flow import flow_plot
+from morphomil.figures.heatmap import ScoredPatch, attention_plate
 from morphomil.figures.labels import Quantity
 from morphomil.figures.models import (
     calibration_plot,
@@ -116,6 +118,19 @@ def draw_plate() -> Figure:
     return patient_plate(plates, values, labels, ranking, **quantities)
 
 
+def draw_attention(side: float = 100.0) -> Figure:
+    """A slide of 1600 x 1200 pixels whose patches of this side have less and less attention."""
+    x, y = np.meshgrid(np.arange(4) * side + 200, np.arange(3) * side + 300)
+    shares = np.linspace(2, 0.1, 12)
+    at = pd.DataFrame({"x_px": x.ravel(), "y_px": y.ravel(), "side_px": side, "relative_attention": shares})
+    thumbnail = np.full((300, 400, 3), (230, 190, 210), np.uint8)
+    top = [ScoredPatch(disks(0).rgb, f"{n}  patch {30 + n}: {shares[n - 1]:.2g} x") for n in range(1, 6)]
+    box = Polygon([(150, 250), (1000, 250), (1000, 900), (150, 900)])
+    return attention_plate(
+        thumbnail, at, top, top_mpp=0.5, level0_px_per_thumb_px=4, mpp=0.5, regions=[box], title="P001 (N+): DL-CNB"
+    )
+
+
 CASES: dict[str, Callable[[], Figure]] = {
     "flow": lambda: flow_plot(tables.flow()),
     "roc_models": lambda: draw_roc_models(3),
@@ -133,10 +148,13 @@ CASES: dict[str, Callable[[], Figure]] = {
     "orientation": lambda: orientation_rose(tables.orientation(2), tables.groups(2)),
     "orientation_10": lambda: orientation_rose(tables.orientation(10), tables.groups(10)),
     "plate": draw_plate,
+    "attention": draw_attention,
+    "ranking_evidence": lambda: evidence_plot(*tables.evidence()),
 }
 LEGIBLE = CASES | {
     "ranking": lambda: ranking_plot(plots.ranking(), positive="N(+)", reference="N0"),
-    "ranking_evidence": lambda: evidence_plot(*tables.evidence()),
+    "attention_tiny": lambda: draw_attention(side=15.0),
+    "subgroups_5": lambda: subgroup_forest(tables.subgroups(5, variables=4)),
     "patches_of_attention": lambda: patches_plot(tables.attended(), FEATURE_NAMES, title="P001: DL-CNB"),
 }
 TOLERANCE = 0.012
@@ -189,5 +207,5 @@ def test_brackets_state_every_pair() -> None:
 
 
 if __name__ == "__main__":
-    for case, draw in CASES.items():
-        picture(draw()).save(REFERENCE / f"{case}.png", optimize=True)
+    for case in sys.argv[1:] or CASES:
+        picture(CASES[case]()).save(REFERENCE / f"{case}.png", optimize=True)
