@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import math
+import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from morphomil.figures.labels import format_interval, format_ratio, p_phrase, patient_quantity
+from morphomil.figures.labels import MINUS, format_interval, format_ratio, p_phrase, patient_quantity
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     import pandas as pd
 
     from morphomil.types import PatchSettings
@@ -104,6 +107,54 @@ def say_differences(ranking: pd.DataFrame, *, positive: str, reference: str) -> 
         f"After adjustment for {number} tests (Holm), {_count(len(found))} of {_count(len(ranking))} features {verb} "
         f"significantly between {positive} and {reference}: {listed}."
     )
+
+
+def say_plainly(text: str, features: Sequence[str]) -> str:
+    """The text with the features' names as people write them in place of those of the columns, and minus signs."""
+    for feature in sorted(features, key=len, reverse=True):
+        text = text.replace(feature, _name(feature))
+    return re.sub(r"(?<![\w)])-(?=\d)", MINUS, text)
+
+
+def say_looks(model: str, associations: pd.DataFrame, *, first: str | None = None) -> list[str]:
+    """What an image model looks at in terms of nuclei, and whether the feature that ranks first is part of it.
+
+    `associations`: of one model, `evidence, feature, rho, rho_low, rho_high, p_holm` (`alongside.pool_associations`).
+    """
+    attended = _surely(associations[associations["evidence"] == "attention"])
+    rests = _surely(associations[associations["evidence"] == "occlusion"])
+    sentences = [
+        f"Within a slide, {model} attends more to patches with {_list_directions(attended)}."
+        if len(attended)
+        else f"Within a slide, the attention of {model} goes with no feature significantly."
+    ]
+    sentences.append(
+        f"Its probability falls most without patches with {_list_directions(rests)}."
+        if len(rests)
+        else "What its probability loses without a patch goes with no feature significantly."
+    )
+    if first is not None:
+        seen = first in set(attended["feature"]) | set(rests["feature"])
+        sentences.append(f"The feature that ranks first, {_name(first)}, is {'' if seen else 'not '}among them.")
+    return sentences
+
+
+def _surely(associations: pd.DataFrame) -> pd.DataFrame:
+    found = associations[associations["p_holm"] < ALPHA]
+    return found.loc[found["rho"].abs().sort_values(ascending=False, kind="stable").index]
+
+
+def _list_directions(associations: pd.DataFrame) -> str:
+    return ", ".join(
+        f"{_more_or_less(row['feature'], row['rho'])} {_name(row['feature'])} (\N{GREEK SMALL LETTER RHO} "
+        f"{format_ratio(row['rho'])} {format_interval(row['rho_low'], row['rho_high'])})"
+        for row in associations.to_dict("records")
+    )
+
+
+def _more_or_less(feature: str, rho: float) -> str:
+    words = ("smaller", "larger") if patient_quantity(feature).unit in ("µm", "µm²") else ("lower", "higher")
+    return words[rho > 0]
 
 
 def say_caveats(ranking: pd.DataFrame, *, nucleus_classes: bool) -> list[str]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import hashlib
 import math
+import re
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -13,6 +14,7 @@ import jinja2
 import pandas as pd
 
 from morphomil.figures.labels import (
+    MINUS,
     MISSING,
     feature_quantity,
     format_interval,
@@ -34,8 +36,12 @@ _HEADS = {
     "p_value": "p",
     "p_holm": "p, Holm",
     "p_bh": "p, Benjamini-Hochberg",
+    "attention_p_holm": "p, Holm",
+    "occlusion_p_holm": "p, Holm",
 }
 _P_VALUES = ("p_value", "p_holm", "p_bh")
+_ESTIMATE = re.compile(rf"([-{MINUS}]?\d+\.?\d*) \[[^\]]*\]")
+"""A number with its interval."""
 _MAGIC = ((b"\x89PNG", "image/png"), (b"\xff\xd8\xff", "image/jpeg"))
 
 
@@ -66,6 +72,20 @@ class SlidePictures:
 
 
 @dataclass(frozen=True)
+class Looks:
+    """What the image models look at, in terms of nuclei: sentences, tables and pictures.
+
+    `morphology`: `model, feature, patients`, and for `attention` and `occlusion` each a text with the interval and the
+    adjusted p. `scores`: of each pair of models, how alike they score patients; may be empty.
+    """
+
+    sentences: tuple[str, ...]
+    morphology: pd.DataFrame
+    scores: pd.DataFrame
+    pictures: tuple[Picture, ...] = ()
+
+
+@dataclass(frozen=True)
 class ReportData:
     """Everything that the report shows; a part that is None is left out.
 
@@ -91,9 +111,11 @@ class ReportData:
     roc_picture: Picture | None = None
     performance: pd.DataFrame | None = None
     comparison: pd.DataFrame | None = None
+    looks: Looks | None = None
     pictures: tuple[Picture, ...] = ()
     absent: tuple[str, ...] = ()
     gallery: tuple[SlidePictures, ...] = ()
+    gallery_note: str = ""
     cautions: tuple[str, ...] = ()
     nucleus_classes: bool = False
     methods: tuple[str, ...] = ()
@@ -142,6 +164,10 @@ def render_report(data: ReportData) -> str:
         ranking=None if data.ranking is None else _ranking_view(data.ranking, data),
         performance=None if data.performance is None else _view(data.performance, "Performance of the models"),
         comparison=None if data.comparison is None else _view(data.comparison, "Differences between models, by DeLong"),
+        morphology=None if data.looks is None else _view(data.looks.morphology, "Patches inside each slide"),
+        scores=None
+        if data.looks is None or data.looks.scores.empty
+        else _view(data.looks.scores, "Scores of patients"),
         settings=_view(_pairs(data.settings, "setting"), "Settings of the run"),
         versions=_view(_pairs(data.versions, "software"), "Versions of what the results depend on"),
     )
@@ -208,6 +234,8 @@ def _median(row: Mapping[Any, Any], group: str) -> _Cell:
 
 def _cell(column: Any, value: Any) -> _Cell:
     """A cell as people read it: counts with commas, measures with three digits, p values as papers print them."""
+    if isinstance(value, str) and (found := _ESTIMATE.fullmatch(value)):
+        return _Cell(value, found[1].replace(MINUS, "-"), numeric=True)
     if isinstance(value, str) and value:
         return _text(value)
     if value == "" or pd.isna(value):
@@ -217,7 +245,9 @@ def _cell(column: Any, value: Any) -> _Cell:
     if isinstance(value, int):
         return _Cell(f"{value:,}", _key(value), numeric=True)
     if isinstance(value, float):
-        return _Cell(format_p(value) if column in _P_VALUES else format_number(value), _key(value), numeric=True)
+        return _Cell(
+            format_p(value) if str(column).endswith(_P_VALUES) else format_number(value), _key(value), numeric=True
+        )
     return _text(str(value))
 
 

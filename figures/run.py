@@ -8,18 +8,26 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 
+from morphomil.alongside import FOLDER
 from morphomil.compare import read_predictions
-from morphomil.figure_tables import empty_patches, flow_table, image_regions
+from morphomil.figure_tables import class_names, empty_patches, flow_table, image_regions
 from morphomil.figures.labels import feature_quantity, format_interval, format_ratio, patient_quantity
-from morphomil.figures.prose import Auc, describe_methods
+from morphomil.figures.models import model_name
+from morphomil.figures.prose import Auc, describe_methods, say_looks, say_plainly
 from morphomil.figures.ranking_nuclei import nuclei_gallery, patch_contributions, read_contributions
 from morphomil.figures.registry import draw_figures
-from morphomil.figures.report import Picture, ReportData, SlidePictures, render_report
+from morphomil.figures.report import Looks, Picture, ReportData, SlidePictures, render_report
 from morphomil.figures.slides import PatchExample, contact_sheet, overview, slide_heatmap
 from morphomil.figures.style import ONE_AND_A_HALF_COLUMNS_MM, TWO_COLUMNS_MM, render
 from morphomil.matrix import patch_values
 from morphomil.slides import open_image
-from morphomil.stats.tables import comparison_table, performance_table, print_performance
+from morphomil.stats.tables import (
+    class_columns,
+    comparison_table,
+    performance_table,
+    print_multiclass,
+    print_performance,
+)
 from morphomil.store import write_bytes
 from morphomil.types import InputError, PatchSettings, RefusedError
 
@@ -35,6 +43,8 @@ if TYPE_CHECKING:
 
 EXAMPLES = 4
 """Patches shown with contours per slide."""
+MOST_SLIDES = 48
+"""Shown in the report; of larger cohorts as many are, evenly over the groups."""
 
 
 def draw_overviews(run: Run) -> list[Path]:
@@ -89,6 +99,7 @@ def write_report(run: Run) -> Path:
     about = run.ranking_about()
     top = str(ranking["feature"].iloc[0]) if ranking is not None else "area_um2"
     patches, commands = _patch_settings(run), run.commands()
+    shown = _shown_slides(run)
     data = ReportData(
         title=f"Nuclear morphology of {len(slides)} slides",
         positive=str(about.get("positive", "positive")),
@@ -97,19 +108,24 @@ def write_report(run: Run) -> Path:
         cohort=_cohort_table(run),
         slides=slides,
         ranking=ranking,
-        statement=str(about.get("statement", "")),
+        statement=_statement(about, ranking),
         auc=Auc(about["auc"], about["auc_low"], about["auc_high"]) if "auc" in about else None,
-        gallery=tuple(_draw_gallery(run, top, positive=str(about.get("positive", "positive")))),
+        gallery=tuple(_draw_gallery(run, shown, top, positive=str(about.get("positive", "positive")))),
+        gallery_note=_note_slides(run, shown),
         cautions=tuple(_cautions(run, about)),
         methods=(_methods(run, patches, about),) if ranking is not None else (),
         settings={f"{c['command']}: {name}": value for c in commands.values() for name, value in c["settings"].items()},
         versions=max(commands.values(), key=lambda c: c["finished"])["versions"] if commands else {},
         **_model_tables(run),
-        **_draw_statistics(run),
+        **_draw_statistics(run, ranking),
     )
     path = run.path / "report.html"
     write_bytes(path, render_report(data).encode("utf-8"))
     return path
+
+
+def _statement(about: dict[str, Any], ranking: pd.DataFrame | None) -> str:
+    return "" if ranking is None else say_plainly(str(about.get("statement", "")), ranking["feature"].tolist())
 
 
 def _cautions(run: Run, about: dict[str, Any]) -> list[str]:
@@ -123,10 +139,14 @@ _OWN_PLACE = {"ranking": "ranking_picture", "features_by_group": "groups_picture
 """Figures that stand in a section of the report with their table; the others stand under Figures."""
 
 
-def _draw_statistics(run: Run) -> dict[str, Any]:
+_LOOKS = ("attention", "morphology_of_attention", "patches_of_attention")
+"""Figures of what the image model looks at."""
+
+
+def _draw_statistics(run: Run, ranking: pd.DataFrame | None) -> dict[str, Any]:
     """The figures of the registry, also saved for the paper, and why there is none of the others."""
     placed: dict[str, Any] = {}
-    others, absent = [], []
+    others, looks, absent = [], [], []
     for outcome in draw_figures(run):
         if outcome.drawing is None:
             absent.append(f"{outcome.title}: {outcome.absent}.")
@@ -139,35 +159,120 @@ def _draw_statistics(run: Run) -> dict[str, Any]:
         if outcome.name in _OWN_PLACE:
             placed[_OWN_PLACE[outcome.name]] = shown
         else:
-            others.append(shown)
-    return placed | {"pictures": tuple(others), "absent": tuple(absent)}
+            (looks if outcome.name in _LOOKS else others).append(shown)
+    said = _read_looks(run, ranking, tuple(looks))
+    pictures = tuple(others) if said else (*others, *looks)
+    return placed | {"looks": said, "pictures": pictures, "absent": tuple(absent)}
 
 
-_RASTER = ("plate", "nuclei", "matrices")
+def _read_looks(run: Run, ranking: pd.DataFrame | None, pictures: tuple[Picture, ...]) -> Looks | None:
+    """What `compare` has set side by side; None where it has not, or there is no image model."""
+    path = run.path / FOLDER / "morphology_of_attention.csv"
+    if not path.is_file():
+        return None
+    associations = pd.read_csv(path)
+    sentences = [] if ranking is None else [_statement(run.ranking_about(), ranking)]
+    for model, own in associations.groupby("model", sort=False):
+        first = None if ranking is None else str(ranking["feature"].iloc[0])
+        sentences.append(" ".join(say_looks(model_name(str(model)), own, first=first)))
+    scores = path.with_name("scores.csv")
+    return Looks(
+        tuple(sentence for sentence in sentences if sentence),
+        _morphology_table(associations),
+        _scores_table(pd.read_csv(scores)) if scores.is_file() else pd.DataFrame(),
+        pictures,
+    )
+
+
+def _morphology_table(associations: pd.DataFrame) -> pd.DataFrame:
+    """One row per model and feature; attention beside what the probability loses without the patch."""
+    rows = []
+    for (model, feature), own in associations.groupby(["model", "feature"], sort=False):
+        row = {"model": model_name(str(model)), "feature": patient_quantity(str(feature)).name}
+        row["patients"] = int(own["patients"].max())
+        for evidence, head in (("attention", "attention"), ("occlusion", "probability lost without it")):
+            said = own[own["evidence"] == evidence]
+            if len(said):
+                row[f"{head}: \N{GREEK SMALL LETTER RHO} [95 %]"] = _correlation(said.iloc[0], "rho")
+                row[f"{evidence}_p_holm"] = float(said["p_holm"].iloc[0])
+        rows.append(row)
+    return pd.DataFrame(rows)
+
+
+def _scores_table(scores: pd.DataFrame) -> pd.DataFrame:
+    rows = [
+        {
+            "model a": model_name(str(row["model_a"])),
+            "model b": model_name(str(row["model_b"])),
+            "patients": row["patients"],
+            "rank correlation [95 %]": _correlation(row, "rho"),
+            "within the label [95 %]": _correlation(row, "rho_within_label"),
+        }
+        for row in scores.to_dict("records")
+    ]
+    return pd.DataFrame(rows)
+
+
+def _correlation(row: Any, name: str) -> str:
+    return f"{format_ratio(row[name])} {format_interval(row[f'{name}_low'], row[f'{name}_high'])}"
+
+
+_RASTER = ("plate", "nuclei", "matrices", "attention")
 """Pictures of pixels, which are smaller so than as SVG."""
 
 
 def _model_tables(run: Run) -> dict[str, Any]:
-    """Performance of the models and DeLong's tests, as printed; empty without predictions of both classes."""
+    """Performance of the models and DeLong's tests, as printed; empty without predictions of two classes or more."""
     try:
         predictions = read_predictions(run)
+        if class_columns(predictions):
+            return {"performance": _read_by_class(run)}
         performance, pairs = performance_table(predictions), comparison_table(predictions)
     except (InputError, RefusedError, ValueError):
         return {}
-    tables: dict[str, Any] = {"performance": print_performance(performance)}
+    printed = print_performance(performance)
+    tables: dict[str, Any] = {"performance": printed.assign(model=printed["model"].map(model_name))}
     if len(pairs):
+        pairs = pairs.assign(**{name: pairs[name].map(model_name) for name in ("model_a", "model_b")})
         pairs["difference"] = [
             f"{format_ratio(row.difference)} {format_interval(row.low, row.high)}" for row in pairs.itertuples()
         ]
         columns = ["part", "model_a", "model_b", "n", "auc_a", "auc_b", "difference", "p_value", "p_holm"]
-        tables["comparison"] = pairs[columns].rename(columns={"difference": "difference of AUC [95 %]"})
+        heads = {"n": "patients", "auc_a": "AUC of a", "auc_b": "AUC of b", "difference": "difference of AUC [95 %]"}
+        tables["comparison"] = pairs[columns].rename(columns=heads)
     return tables
 
 
-def _draw_gallery(run: Run, top: str, *, positive: str) -> Iterator[SlidePictures]:
-    """Overview, heatmaps of nuclear density and of the top feature, and example patches of every measured slide."""
+def _read_by_class(run: Run) -> pd.DataFrame | None:
+    """The table of several classes that `compare` wrote, with the classes' names; None before that."""
+    path = run.path / "tables" / "performance_by_class.csv"
+    if not path.is_file():
+        return None
+    names = {f"class {number}": name for number, name in enumerate(class_names(run))}
+    printed = print_multiclass(pd.read_csv(path, dtype={"class": str}))
+    printed = printed.assign(model=printed["model"].map(model_name), **{"class": printed["class"].replace(names)})
+    first = ["model", "class", "part"]
+    return printed[[*first, *(name for name in printed if name not in first)]]
+
+
+def _shown_slides(run: Run) -> list[Slide]:
+    """The measured slides, or so many of them, as evenly over the labels as these are, that a page can hold them."""
     done = set(run.done("featurize"))
     slides = [slide for slide in run.cohort.slides if slide.slide_id in done]
+    by_label = sorted(range(len(slides)), key=lambda number: (str(slides[number].label), number))
+    chosen = np.linspace(0, len(slides) - 1, min(len(slides), MOST_SLIDES)).round().astype(int)
+    return [slides[number] for number in sorted(by_label[at] for at in chosen)]
+
+
+def _note_slides(run: Run, shown: list[Slide]) -> str:
+    measured = len(run.done("featurize"))
+    if len(shown) == measured:
+        return ""
+    return f"{len(shown):,} of {measured:,} slides, evenly over the groups. All of them: morphomil view {run.path}."
+
+
+def _draw_gallery(run: Run, slides: list[Slide], top: str, *, positive: str) -> Iterator[SlidePictures]:
+    """Overview, heatmaps of nuclear density and of the top feature, and example patches of each slide."""
     values = {slide.slide_id: patch_values(run.nuclei(slide.slide_id), run.patches(slide.slide_id)) for slide in slides}
     names = list(dict.fromkeys(["density_per_mm2", top]))
     limits = {name: _limits([table[name] for table in values.values()]) for name in names}

@@ -18,6 +18,7 @@ from PIL import Image
 
 from morphomil import pipeline
 from morphomil.cohort import read_manifest
+from morphomil.figures import run as figures_run
 from morphomil.figures.registry import FIGURES, draw_figures
 from morphomil.figures.run import write_report
 from morphomil.figures.viewer import SlideBrowser, make_server
@@ -304,3 +305,13 @@ def test_attention_is_that_of_the_median_patient_out_of_fold(run, tmp_path):
     assert "no explanation" in found.drawing.caption
     texts = [text.get_text() for text in found.drawing.figure.findobj(Text)]
     assert f"1  patch {drawn['patch_id'].iloc[0]}: 2 x" in texts
+
+
+def test_report_of_a_large_cohort_shows_slides_of_every_group_and_says_so(run, monkeypatch):
+    monkeypatch.setattr(figures_run, "MOST_SLIDES", 1)
+    assert [slide.label for slide in figures_run._shown_slides(run)] == [min(s.label for s in run.cohort.slides)]
+    text = write_report(run).read_text(encoding="utf-8")
+    assert "1 of 2 slides, evenly over the groups" in text
+    assert text.count('class="gallery"') == 1
+    monkeypatch.setattr(figures_run, "MOST_SLIDES", 2)
+    assert {slide.label for slide in figures_run._shown_slides(run)} == {s.label for s in run.cohort.slides}

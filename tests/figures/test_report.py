@@ -11,8 +11,10 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from morphomil.figures.prose import Auc, describe_methods, say_auc
-from morphomil.figures.report import Picture, ReportData, SlidePictures, render_report, summarize
+from morphomil.figures.features import RHO
+from morphomil.figures.labels import MINUS
+from morphomil.figures.prose import Auc, describe_methods, say_auc, say_looks, say_plainly
+from morphomil.figures.report import Looks, Picture, ReportData, SlidePictures, render_report, summarize
 from morphomil.figures.style import new_figure, render
 from morphomil.types import PatchSettings
 
@@ -150,6 +152,8 @@ def test_hostile_names_stay_text() -> None:
             slides=slides,
             cohort=pd.DataFrame({HOSTILE: [HOSTILE]}),
             gallery=(SlidePictures(HOSTILE, HOSTILE, (picture,)),),
+            gallery_note=HOSTILE,
+            looks=Looks((HOSTILE,), pd.DataFrame({HOSTILE: [HOSTILE]}), pd.DataFrame({HOSTILE: [f"0.5 [{HOSTILE}]"]})),
             cautions=(HOSTILE,),
             settings={HOSTILE: HOSTILE},
         )
@@ -269,3 +273,52 @@ def test_counts_of_many_types_print() -> None:
     table = pd.DataFrame({"flag": [True, False], "n": np.array([1200, 3], dtype=np.int32), "x": [None, "y"]})
     rows = cells(render_report(report(cohort=table)), "The cohort")
     assert rows == [["yes", "1,200", "\N{EN DASH}"], ["no", "3", "y"]]
+
+
+def associations() -> pd.DataFrame:
+    """Attention goes with low density and small nuclei, what the probability loses with nothing."""
+    rows = [
+        ("attention", "area_um2", -0.2, 0.03),
+        ("attention", "density_per_mm2", -0.4, 0.001),
+        ("attention", "circularity", 0.3, 0.06),
+        ("occlusion", "area_um2", 0.1, 0.5),
+    ]
+    table = pd.DataFrame(rows, columns=["evidence", "feature", "rho", "p_holm"])
+    return table.assign(rho_low=table["rho"] - 0.1, rho_high=table["rho"] + 0.1)
+
+
+def test_what_the_image_model_looks_at_is_said_with_direction_and_interval() -> None:
+    assert say_looks("DL-CNB", associations(), first="density_per_mm2") == [
+        f"Within a slide, DL-CNB attends more to patches with lower density ({RHO} {MINUS}0.40 [{MINUS}0.50, "
+        f"{MINUS}0.30]), smaller area ({RHO} {MINUS}0.20 [{MINUS}0.30, {MINUS}0.10]).",
+        "What its probability loses without a patch goes with no feature significantly.",
+        "The feature that ranks first, density, is among them.",
+    ]
+    nothing = associations().assign(p_holm=[0.5, math.nan, 0.5, 0.5])
+    assert say_looks("DL-CNB", nothing, first="circularity") == [
+        "Within a slide, the attention of DL-CNB goes with no feature significantly.",
+        "What its probability loses without a patch goes with no feature significantly.",
+        "The feature that ranks first, circularity, is not among them.",
+    ]
+
+
+def test_features_are_named_plainly() -> None:
+    said = say_plainly("Both put area_um2 first (tau -0.36), not area_um2_sd", ["area_um2", "area_um2_sd"])
+    assert said == f"Both put area first (tau {MINUS}0.36), not area um2 sd"
+
+
+def test_image_model_has_its_section_and_estimates_sort_as_numbers() -> None:
+    morphology = pd.DataFrame(
+        {
+            "model": ["DL-CNB"],
+            f"attention: {RHO} [95 %]": [f"{MINUS}0.40 [{MINUS}0.50, {MINUS}0.30]"],
+            "attention_p_holm": [0.0004],
+        }
+    )
+    text = render_report(report(looks=Looks(("It looks at density.",), morphology, pd.DataFrame())))
+    assert '<a href="#looks">' in text and "<li>It looks at density.</li>" in text
+    assert cells(text, "Patches inside each slide") == [
+        ["DL-CNB", f"{MINUS}0.40 [{MINUS}0.50, {MINUS}0.30]", "&lt;0.001"]
+    ]
+    assert f'<td data-key="-0.40" class="number">{MINUS}0.40 [{MINUS}0.50, {MINUS}0.30]</td>' in text
+    assert "What the image model looks at" not in render_report(report())
