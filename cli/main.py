@@ -631,7 +631,8 @@ def init(
     texts = {path: EXAMPLE_MANIFEST} if single else {}
     texts = texts or {path / "cohort.csv": EXAMPLE_MANIFEST, path / "analysis.sh": EXAMPLE_COMMANDS}
     if there := [str(file) for file in texts if file.exists()]:
-        raise InputError(f"{', '.join(there)} exists; name another {'file' if single else 'folder'}")
+        verb = "exists" if len(there) == 1 else "exist"
+        raise InputError(f"{' and '.join(there)} {verb}; name another {'file' if single else 'folder'}")
     for file, text in texts.items():
         write_bytes(file, text.encode())
     manifest = next(iter(texts))

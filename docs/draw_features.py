@@ -70,9 +70,12 @@ def main() -> None:
         places = rng.uniform(12, SIDE - 12, (34, 2))
         keep = [i for i in range(len(places)) if (np.hypot(*(places[:i] - places[i]).T) > 26).all()]
         for place in places[keep]:
+            if spread > 20 and np.hypot(*(place - SIDE / 2)) < 26:
+                continue  # the nucleus itself stands there
             inside = np.hypot(*(place - SIDE / 2)) < 85
             color = BLUE if spread < 20 or inside else GRAY
             axes.add_patch(Ellipse(place, 22, 11, angle=rng.normal(28, spread), facecolor=color, alpha=0.7))
+    grid[1, 2].add_patch(Ellipse((SIDE / 2, SIDE / 2), 22, 11, angle=28, facecolor=ORANGE))
     grid[1, 2].add_patch(Circle((SIDE / 2, SIDE / 2), 85, fill=False, edgecolor=ORANGE, linewidth=2))
     figure.savefig(Path(__file__).parent / "images" / "features.png", dpi=150)
 

@@ -39,14 +39,14 @@ def say_extent(slides: pd.DataFrame) -> list[str]:
     """What was analyzed and what was lost, from the report's table of slides."""
     done = slides[slides["state"] == "done"]
     by_label = done.drop_duplicates("patient")["label"].value_counts(sort=False).sort_index()
-    groups = ", ".join(f"{count:,} {label}" for label, count in by_label.items())
+    groups = ", ".join(f"{count:,} with {label}" for label, count in by_label.items())
     sentences = [
         f"{_many(by_label.sum(), 'patient')} ({groups}) with {_many(len(done), 'slide')}, "
         f"{done['patches_kept'].sum():,.0f} patches and {done['nuclei'].sum():,.0f} nuclei were analyzed."
     ]
     if lost := len(slides) - len(done):
         labels = slides.loc[slides["state"] != "done", "label"].value_counts(sort=False).sort_index()
-        groups = ", ".join(f"{count:,} {label}" for label, count in labels.items())
+        groups = ", ".join(f"{count:,} with {label}" for label, count in labels.items())
         are = "is" if lost == 1 else "are"
         sentences.append(
             f"{lost:,} of {len(slides):,} slides gave no result and {are} left out ({groups}); see the causes."

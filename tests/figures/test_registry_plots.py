@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pandas as pd
 import pytest
+from matplotlib.axes import Axes
+from matplotlib.collections import PolyCollection
 from PIL import Image, ImageChops
 from shapely.geometry import Polygon
 
@@ -32,7 +34,7 @@ from morphomil.figures.ranking import ranking_plot
 from morphomil.figures.ranking_evidence import evidence_plot
 from morphomil.figures.roc import MEAN, roc_points
 from morphomil.figures.slides import PatchExample
-from morphomil.figures.style import LOOKS, render, use_look
+from morphomil.figures.style import LOOKS, MARKERS, render, use_look
 from morphomil.stats.tables import comparison_table, performance_table
 from morphomil.types import FEATURE_NAMES
 
@@ -41,6 +43,7 @@ if TYPE_CHECKING:
     from types import ModuleType
 
     from matplotlib.figure import Figure
+    from numpy.typing import NDArray
 
 HERE = Path(__file__).parent
 REFERENCE = HERE / "reference"
@@ -204,6 +207,143 @@ def test_brackets_state_every_pair() -> None:
     pairs = comparison_table(tables.predictions(3))
     assert len([t for t in texts if " p = " in t or " p < " in t]) == len(pairs) == 3
     assert [t for t in texts if t in "abc"] == ["a", "b", "c"]
+
+
+def lines(figure: Figure, marker: str = "None") -> list[tuple[NDArray[np.float64], NDArray[np.float64]]]:
+    """x and y of every drawn line with this marker, in the order of drawing."""
+    drawn = [line for axes in figure.findobj(Axes) for line in axes.lines if line.get_marker() == marker]
+    return [(np.asarray(line.get_xdata(), float), np.asarray(line.get_ydata(), float)) for line in drawn]
+
+
+def assert_drawn(figure: Figure, x: pd.Series[float], y: pd.Series[float], marker: str = "None") -> None:
+    """A line has just these points."""
+    found = [pair for pair in lines(figure, marker) if len(pair[0]) == len(x)]
+    assert any(np.allclose(a, x) and np.allclose(b, y) for a, b in found)
+
+
+def texts_at(axes: Axes) -> dict[tuple[float, float], str]:
+    return {text.get_position(): text.get_text() for text in axes.texts}
+
+
+def test_decision_curves_and_calibration_are_those_of_the_table() -> None:
+    table = decision_table(tables.predictions(3))
+    figure = decision_plot(table)
+    for _, own in table.groupby("model"):
+        assert_drawn(figure, own["threshold"], own["net_benefit"])
+    assert_drawn(figure, own["threshold"], own["treat_all"])
+    found = calibration_tables(tables.predictions(3))
+    figure = calibration_plot(found.curve, found.summary)
+    for model, marker in zip(found.summary["model"], MARKERS, strict=False):
+        own = found.curve[found.curve["model"] == model]
+        assert_drawn(figure, own["predicted"], own["observed"], marker)
+        bars = [c for c in figure.axes[0].collections if len(c.get_segments()) == len(own)]
+        ends = own[["low", "high"]].to_numpy(float)
+        assert any(np.allclose([s[:, 1] for s in c.get_segments()], ends) for c in bars)
+
+
+def test_roc_curves_and_aucs_are_those_of_the_table() -> None:
+    predictions = tables.predictions(3)
+    figure = draw_roc_models(3)
+    aucs = performance_table(predictions).query("measure == 'AUC'")
+    for row, (own, marker) in enumerate(zip(aucs.to_dict("records"), MARKERS, strict=False)):
+        assert_drawn(figure, [own["estimate"]], [row], marker)
+        assert_drawn(figure, [own["low"], own["high"]], [row, row])
+        points = roc_points(predictions[predictions["model"] == own["model"]].rename(columns={"score": "probability"}))
+        mean = points[points["fold"] == MEAN]
+        assert_drawn(figure, mean["fpr"], mean["tpr"])
+
+
+def test_confusion_has_labels_as_rows_and_calls_as_columns() -> None:
+    table = tables.confusion(1, 3)
+    axes = draw_confusion(1, 3).axes[0]
+    for row in table.to_dict("records"):
+        assert texts_at(axes)[row["call"], row["label"]].startswith(f"{row['n']}\n")
+    assert axes.get_xlabel() == "Called" and axes.get_ylabel() == "Label"
+    shown = axes.images[0].get_array()
+    assert shown[2, 0] == table.set_index(["label", "call"])["share"][2, 0]
+
+
+def test_forest_has_every_auc_beside_its_numbers() -> None:
+    table = tables.subgroups(2).dropna(subset="auc")
+    figure = subgroup_forest(table)
+    drawn = [(x[0], y[0]) for x, y in lines(figure, "s")]
+    assert [x for x, _ in drawn] == pytest.approx(table["auc"].tolist())
+    texts = texts_at(figure.axes[2])
+    for (_, row), own in zip(drawn, table.to_dict("records"), strict=True):
+        said = [text for (_, at), text in texts.items() if at == row]
+        assert f"{own['auc']:.2f} [{own['low']:.2f}, {own['high']:.2f}]" in said
+
+
+def test_ranking_and_evidence_are_those_of_the_table() -> None:
+    table = plots.ranking().sort_values("rank").assign(p_holm=0.25, p_bh=0.125, p_value=0.0625)
+    figure = ranking_plot(table)
+    drawn = [(text.get_position()[0], text.get_text()) for text in figure.axes[2].texts]
+    heads = sorted((x, text) for x, text in drawn if text.startswith("p"))
+    row = sorted((x, text) for (x, y), text in texts_at(figure.axes[2]).items() if y == 3)
+    assert [text for _, text in heads] == ["p", "p Holm", "p BH"]
+    assert [text for _, text in row] == ["0.062", "0.25", "0.12"]
+    ranking, stability = tables.evidence()
+    figure = evidence_plot(ranking, stability)
+    ordered = ranking.sort_values("shapley_auc", ascending=False).reset_index(drop=True)
+    for axes, name in zip(figure.axes, ("attention", "shapley_auc", "ablation_auc"), strict=False):
+        points = [line.get_xdata()[0] for line in axes.lines if line.get_marker() == "o"]
+        assert points == pytest.approx(ordered[name].tolist())
+    places = stability.set_index("feature").loc[ordered["feature"]].filter(like="rank")
+    np.testing.assert_allclose(figure.axes[3].images[0].get_array(), places)
+
+
+def test_evidence_shows_places_by_shapley_value_only() -> None:
+    ranking, stability = tables.evidence()
+    other = stability.assign(by="attention", kendalls_w=0.9, **{f"rank{n}": 0.0 for n in range(1, 9)})
+    figure = evidence_plot(ranking, pd.concat([stability, other]))
+    assert float(figure.axes[3].images[0].get_array().sum()) == pytest.approx(8)
+    assert "0.18" in figure.axes[3].get_xlabel()
+
+
+def test_correlations_and_histograms_are_those_of_the_table() -> None:
+    found = tables.correlation()
+    image = next(axes.images[0] for axes in draw_correlation().axes if axes.images)
+    np.testing.assert_allclose(image.get_array(), found.rho)
+    table = tables.histograms(2)
+    figure = feature_matrices(table, tables.groups(2))
+    own = table[table["feature"] == FEATURE_NAMES[0]]
+    means = own.groupby(["label", "low"])["share"].mean()
+    for group, stairs in zip(tables.groups(2), figure.axes[0].patches, strict=True):
+        np.testing.assert_allclose(stairs.get_data().values, means[group])
+        assert stairs.get_label() == group
+
+
+def test_plate_shows_each_group_s_patients_over_its_name() -> None:
+    figure = draw_plate()
+    values = tables.patient_values()
+    panel = next(axes for axes in figure.findobj(Axes) if axes.get_ylabel() == "Density (nuclei/mm²)")
+    points = [line for line in panel.lines if line.get_marker() == "o"]
+    assert [label.get_text() for label in panel.get_xticklabels()] == ["N0\nn = 20", "N+\nn = 20"]
+    for number, line in enumerate(points):
+        np.testing.assert_allclose(line.get_ydata(), values["density_per_mm2"].to_numpy()[number::2])
+        assert np.abs(line.get_xdata() - number).max() < 0.5
+
+
+def test_roses_turn_clockwise_and_stand_at_both_ends() -> None:
+    low = np.arange(-90.0, 90.0, 10.0)
+    rose = pd.DataFrame({"label": "N+", "patients": 3, "polarity": 0.5, "low": low, "high": low + 10, "share": 0.0})
+    rose.loc[rose["low"] == 30, "share"] = 1.0
+    axes = orientation_rose(rose, ["N+"]).axes[0]
+    tall = [bar for bar in axes.patches if bar.get_height() > 0]
+    assert sorted(np.degrees(bar.get_x() + bar.get_width() / 2) for bar in tall) == pytest.approx([35, 215])
+    (right, down), middle = axes.transData.transform([(0, 1), (np.pi / 2, 1)]), axes.transData.transform((0, 0))
+    assert right[0] > middle[0] and abs(right[1] - middle[1]) < 1
+    assert down[1] < middle[1] and abs(down[0] - middle[0]) < 1
+
+
+def test_attention_is_drawn_on_its_patches() -> None:
+    figure = draw_attention()
+    (cells,) = [c for axes in figure.findobj(Axes) for c in axes.collections if isinstance(c, PolyCollection)
+                and c.get_array() is not None and len(c.get_array()) == 12]  # fmt: skip
+    np.testing.assert_allclose(cells.get_array(), np.linspace(2, 0.1, 12))
+    np.testing.assert_allclose(cells.get_paths()[0].vertices[0], [200, 300])
+    slide = next(axes for axes in figure.findobj(Axes) if len(axes.patches) == 5)
+    assert [patch.get_xy() for patch in slide.patches] == [(200, 300), (300, 300), (400, 300), (500, 300), (200, 400)]
 
 
 if __name__ == "__main__":

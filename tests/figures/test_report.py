@@ -196,8 +196,8 @@ def test_cells_sort_by_value_not_by_text() -> None:
 
 def test_significant_summary() -> None:
     extent, lost, auc, first, differences, attention, density, quick = summarize(report())
-    assert extent == "1 patient (1 N+) with 2 slides, 1,250 patches and 100,000 nuclei were analyzed."
-    assert lost == "1 of 3 slides gave no result and is left out (1 N0); see the causes."
+    assert extent == "1 patient (1 with N+) with 2 slides, 1,250 patches and 100,000 nuclei were analyzed."
+    assert lost == "1 of 3 slides gave no result and is left out (1 with N0); see the causes."
     assert auc == (
         "From these features alone, the model separates the groups: out-of-fold AUC 0.78 [0.66, 0.88] (chance: 0.50)."
     )
