@@ -174,16 +174,17 @@ def _features_by_group(run: Run) -> Drawing:
     values, labels = _patient_values(run)
     figure = feature_groups(values[ranking["feature"].tolist()], labels, ranking)
     caption = "Every patient is a point. Mann-Whitney p and its Holm adjustment above; effect sizes in the ranking."
-    return Drawing(figure, values.assign(label=labels).reset_index(), caption)
+    tests = ranking[["feature", "n_reference", "n_positive", "p_value", "p_holm"]]
+    return Drawing(figure, values.assign(label=labels).reset_index(), caption, {"tests": tests})
 
 
 def _roc(run: Run) -> Drawing:
     _, about = _ranked(run)
     predictions = pd.read_parquet(run.path / "rank" / "predictions.parquet")
     figure = roc_plot(predictions, auc=about["auc"], low=about["auc_low"], high=about["auc_high"])
-    return Drawing(
-        figure, roc_points(predictions), "The morphometry model's out-of-fold ROC curves, AUC [95 % interval]."
-    )
+    caption = "The morphometry model's out-of-fold ROC curves, AUC [95 % interval]."
+    summary = pd.DataFrame([{name: about[name] for name in ("auc", "auc_low", "auc_high")}])
+    return Drawing(figure, roc_points(predictions), caption, {"summary": summary})
 
 
 def _scored(run: Run) -> pd.DataFrame:
@@ -292,7 +293,7 @@ def _correlation(run: Run) -> Drawing:
     figure = correlation_plot(found.rho, found.merges, patients=len(values))
     table = found.rho.rename_axis("feature").reset_index()
     caption = "Spearman's correlation of patient values, ordered by average linkage of 1 minus its absolute value."
-    return Drawing(figure, table, caption, {"tree": found.merges})
+    return Drawing(figure, table, caption, {"tree": found.merges, "patients": values.reset_index()})
 
 
 def _matrices(run: Run) -> Drawing:

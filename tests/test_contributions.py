@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import gzip
 import json
+import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -11,8 +13,11 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
+from matplotlib.axis import Tick
+from matplotlib.text import Text
 
 from morphomil.figures.prose import say_plainly
+from morphomil.figures.registry import draw_figures
 from morphomil.run import Run
 
 
@@ -69,3 +74,21 @@ def test_contributions_go_to_qupath_and_into_figures(demo: Path, tmp_path: Path)
     pictures = run.path / "figures" / "slides" / run.slide_folder(slide.slide_id).name
     for name in ("contribution", "speaking_nuclei"):
         assert (pictures / f"{name}.png").stat().st_size > 500
+
+
+def test_the_numbers_on_a_figure_stand_in_the_csvs_beside_it(demo: Path, tmp_path: Path) -> None:
+    run = Run(shutil.copytree(demo / "run", tmp_path / "run", ignore=shutil.ignore_patterns("figures")))
+    names = ["ranking", "features_by_group", "roc", "plate", "orientation", "correlation", "confusion"]
+    for found in draw_figures(run, only=names, formats=("png",)):
+        tables = [pd.read_csv(path) for path in found.paths if path.suffix == ".csv"]
+        numbers = np.concatenate([table.select_dtypes("number").to_numpy(float).ravel() for table in tables])
+        written = {f"{abs(x):.{digits}f}" for x in numbers for digits in (2, 3)}
+        figure = found.drawing.figure
+        ticks = {id(label) for tick in figure.findobj(Tick) for label in (tick.label1, tick.label2)}
+        said = [text.get_text() for text in figure.findobj(Text) if id(text) not in ticks]
+        shown = {number for text in said for number in re.findall(r"(?<!< )(?<!<)\d\.\d{2,3}", text)}
+        shown -= {"0.50"}  # of chance
+        assert shown or found.name == "confusion", found.name
+        assert sorted(shown - written) == [], found.name
+        counts = {int(n) for text in said for n in re.findall(r"([\d,]+) patients", text)}
+        assert counts <= {len(table) for table in tables}, found.name

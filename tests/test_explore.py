@@ -73,6 +73,23 @@ def test_nuclei_are_drawn_in_the_color_of_a_feature(run: LoadedRun) -> None:
     pixels = [np.asarray(Image.open(io.BytesIO(render(drawn, "png", dpi=80)))) for drawn in (figure, plain)]
     assert all(shown.std() > 10 for shown in pixels)
     assert len(plain.axes) == 1
+    most = run.nuclei("P001")["patch_id"].value_counts().head(4)
+    shown = [int(axes.get_title(loc="left").removeprefix("patch ")) for axes in figure.axes[:4]]
+    nuclei = run.nuclei("P001")["patch_id"].value_counts()
+    assert shown == sorted(shown)
+    assert sorted(nuclei[shown]) == sorted(most)
+
+
+def test_outlines_lie_where_the_nuclei_are(run: LoadedRun) -> None:
+    patches, nuclei = run.patches("P001").set_index("patch_id"), run.nuclei("P001")
+    name = int(nuclei["patch_id"].mode()[0])
+    own = nuclei[nuclei["patch_id"] == name]
+    (axes,) = run.show_nuclei("P001", patch_id=name).axes
+    middles = np.array([ring.mean(axis=0) for c in axes.collections for ring in c.get_segments()])
+    places = own[["x_px", "y_px"]].to_numpy() - patches.loc[name, ["x_px", "y_px"]].to_numpy(float)
+    nearest = [np.hypot(*(middles - place).T).min() for place in places]
+    assert len(middles) >= len(own)
+    assert np.quantile(nearest, 0.9) < 3  # a nucleus cut by the border has its middle elsewhere
 
 
 def test_what_is_not_there_is_told(run: LoadedRun, tmp_path: Path) -> None:

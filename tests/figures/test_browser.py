@@ -18,6 +18,7 @@ from PIL import Image
 
 from morphomil import pipeline
 from morphomil.cohort import read_manifest
+from morphomil.figure_tables import attended_patches
 from morphomil.figures import run as figures_run
 from morphomil.figures.registry import FIGURES, draw_figures
 from morphomil.figures.run import write_report
@@ -305,6 +306,26 @@ def test_attention_is_that_of_the_median_patient_out_of_fold(run, tmp_path):
     assert "no explanation" in found.drawing.caption
     texts = [text.get_text() for text in found.drawing.figure.findobj(Text)]
     assert f"1  patch {drawn['patch_id'].iloc[0]}: 2 x" in texts
+    about = SlideBrowser(Run(tmp_path / "run")).describe(0, 0)
+    shown = {p["patch_id"]: v for p, v in zip(about["patches"], about["values"]["attention dl-cnb"], strict=True)}
+    most = {patch: value for patch, value in shown.items() if value is not None and value > 1.2 / len(drawn)}
+    assert most == {drawn["patch_id"].iloc[0]: pytest.approx(1.5 / len(drawn), rel=1e-4)}  # mean of both folds
+    assert {patch for patch, value in shown.items() if value is not None} == set(kept[slides[0]])
+
+
+def test_of_a_patient_with_several_slides_the_one_with_most_patches_is_attended(run, tmp_path):
+    shutil.copytree(run.path, tmp_path / "run")
+    home = tmp_path / "run" / "models" / "dl-cnb" / "fold0"
+    slides = [slide.slide_id for slide in run.cohort.slides]
+    for few, many in (slides, slides[::-1]):
+        ids = [run.patches(few).query("kept")["patch_id"][:4], run.patches(many).query("kept")["patch_id"][:9]]
+        own = [pd.DataFrame({"slide_id": name, "patch_id": i}) for name, i in zip((few, many), ids, strict=True)]
+        write_parquet(home / "attention.parquet", pd.concat(own, ignore_index=True).assign(attention=0.1))
+        read = pd.DataFrame({"slide_id": slides, "patient": "P", "part": "test"})
+        write_parquet(home / "slides.parquet", read)
+        found = attended_patches(Run(tmp_path / "run"), "dl-cnb", "P")
+        assert set(found["slide_id"]) == {many} and len(found) == 9
+    assert attended_patches(Run(tmp_path / "run"), "dl-cnb", "nobody").empty
 
 
 def test_report_of_a_large_cohort_shows_slides_of_every_group_and_says_so(run, monkeypatch):
