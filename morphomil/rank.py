@@ -13,7 +13,7 @@ import numpy as np
 import pandas as pd
 
 from morphomil.bags import generator, make_folds, patient_labels
-from morphomil.crossfit import FoldTask, PatientBags, permute_labels
+from morphomil.crossfit import REPLICATES, FoldTask, PatientBags, permute_labels
 from morphomil.evidence import (
     TOP,
     compare_rankings,
@@ -45,8 +45,10 @@ PERMUTATIONS = 199
 """Of the labels, each trained anew; `quick` trains none."""
 RESAMPLES = 2000
 """Of patients and seeds, for the intervals of attention."""
-BATCH_PACE = 0.5
-"""Time of a model in a full batch relative to one of the first few (measured: 0.4 to 0.6); for the estimate."""
+STEPS, MOST_STEPS = 95, 200
+"""A model's steps until it stops, and those of the last of a full batch; for the estimate."""
+STEP_COST = 220
+"""What a step takes whatever its batch, in training patients of one model (measured: 150 to 300); for the estimate."""
 
 
 @dataclass(frozen=True)
@@ -329,10 +331,18 @@ class _Plan:
         null = len(labelings) > 1
         models = (0 if self.kept is None else self.seeds * len(self.kept)) + (len(labelings) if null else 0)
         if on_estimate:
-            each = BATCH_PACE * (time.monotonic() - begun) / self.seeds
-            on_estimate(each * (folds * (models + self.seeds) - self.seeds))
+            patients = int((task.training | task.validation).sum())
+            steps = result.model.log.groupby("replicate")["step"].max()
+            pace = (time.monotonic() - begun) / (STEP_COST * steps.max() + patients * steps.sum())
+            more = folds * _work(models, patients) + (folds - 1) * _work(self.seeds, patients)
+            on_estimate(pace * more)
         without = None if self.kept is None else task.answer_without(self.seeds, self.kept)
         return _FoldAnswers(result, without, task.answer_permuted(labelings, self.coalitions) if null else None)
+
+
+def _work(models: int, patients: int) -> float:
+    """Of training so many models, in steps of one model by one patient."""
+    return STEP_COST * MOST_STEPS * -(-models // REPLICATES) + STEPS * models * patients
 
 
 class _Evidence:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from types import SimpleNamespace
 
 import numpy as np
 import pandas as pd
@@ -11,13 +12,14 @@ import pytest
 from scipy.stats import mannwhitneyu, spearmanr
 from sklearn.linear_model import LogisticRegression
 
+from morphomil import mil, rank
 from morphomil.attribution import attribute_nuclei, curves_of_patches
 from morphomil.bags import BAG_SIZE, make_folds, patient_labels
 from morphomil.crossfit import PatientBags, permute_labels
 from morphomil.evidence import measure_faithfulness
 from morphomil.matrix import BINS, FINE_BINS, count_nuclei, mean_rows, rebin, relative_frequencies
 from morphomil.mil import restore_morphometry
-from morphomil.rank import SEEDS, rank_counts, rank_nuclei
+from morphomil.rank import SEEDS, STEP_COST, rank_counts, rank_nuclei
 from morphomil.stats import compare_groups, within_fold_auc
 from morphomil.types import FEATURE_NAMES, InputError, RefusedError
 
@@ -178,6 +180,20 @@ def test_without_an_effect_the_model_is_blind():
     assert (ranking.table["p_holm"] > 0.05).all()
 
 
+def test_more_nuclei_in_one_group_do_not_light_up_orientation():
+    """Positive patients' nuclei are denser and three times as many, angles are uniform."""
+    nuclei, cohort = synthetic_cohort(7, trait="density", per_patch=24)
+    positive = nuclei["slide_id"].isin(cohort.loc[cohort["label"] == 1, "slide_id"])
+    third = nuclei.groupby(["slide_id", "patch_id"]).cumcount() < 8
+    crowded = nuclei[positive | third].copy()
+    crowded["orientation_deg"] = np.random.default_rng(7).uniform(0, 180, len(crowded))
+    ranking = rank_nuclei(crowded, cohort, seed=0, **ONLY_MODELS)
+    table = ranking.table.set_index("feature")
+    assert ranking.table["feature"][0] == table["shapley_auc"].idxmax() == "density_per_mm2"
+    assert table.loc["orientation_deg", "p_holm"] > 0.05
+    assert table.loc["orientation_deg", "shapley_auc_low"] < 0 < table.loc["density_per_mm2", "shapley_auc_low"]
+
+
 @pytest.fixture(scope="module")
 def small():
     return synthetic_cohort(5, trait="boxiness", patients=30, patches=4, per_patch=12)
@@ -296,6 +312,28 @@ def full():
     heard = []
     ranking = rank_nuclei(nuclei, cohort, seed=0, folds=2, permutations=39, on_estimate=heard.append)
     return ranking, heard
+
+
+@pytest.mark.parametrize("trait", [None, "density"])
+def test_the_estimate_foretells_all_training_that_follows(trait, monkeypatch):
+    """On a clock that is moved by training alone, by its steps, models and patients."""
+    nuclei, cohort = synthetic_cohort(8, trait=trait, patients=40, patches=4, per_patch=12)
+    clock, heard = [0.0], []
+    train = mil.train_morphometry
+
+    def train_and_move_the_clock(bags, labels, **options):
+        trained = train(bags, labels, **options)
+        steps = trained.log.groupby("replicate")["step"].max()
+        clock[0] += STEP_COST * steps.max() + steps.sum() * len(np.unique(bags.patient))
+        return trained
+
+    monkeypatch.setattr(mil, "train_morphometry", train_and_move_the_clock)
+    monkeypatch.setattr(rank, "time", SimpleNamespace(monotonic=lambda: clock[0]))
+    rank_nuclei(
+        nuclei, cohort, seed=0, folds=3, permutations=60, on_estimate=lambda left: heard.append((clock[0], left))
+    )
+    ((when, left),) = heard
+    assert left == pytest.approx(clock[0] - when, rel=0.3)
 
 
 def test_shapley_values_sum_to_what_the_model_gained(outline):
