@@ -102,6 +102,7 @@ def main() -> None:
     cohort = Cohort(tuple(Slide(p.stem, p.stem, "0", (ImageSource(p, mpp=args.mpp),)) for p in args.images))
     engines = {
         "openvino": SegmenterSettings(args.model),
+        "openvino bfloat16": SegmenterSettings(args.model, precision="bfloat16"),
         "openvino float32": SegmenterSettings(args.model, precision="float32"),
         "tensorflow": SegmenterSettings(args.model, engine="tensorflow"),
     }
@@ -133,7 +134,7 @@ def main() -> None:
                 line += f", {min(seconds[f'predict_instances, {args.baseline}']) / min(values):5.2f} x baseline"
             print(line)
         print("nuclei matched at IoU 0.9 with the tensorflow engine:")
-        for key in ("openvino", "openvino float32"):
+        for key in (key for key in engines if key != "tensorflow"):
             shares = [
                 matched_share(run["labels"][:], runs[key].masks(slide.slide_id)[name]["labels"][:])
                 for slide in cohort.slides

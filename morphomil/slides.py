@@ -615,20 +615,22 @@ def cut_patches(
     blank, ink, sharp = np.full((3, rows, columns), np.nan)
     for row in range(rows):
         inside = _rasterize(outline, top=row * side, shape=(side, columns * side))
-        touched: NDArray[np.bool_] = inside.reshape(side, columns, side).max(axis=(0, 2))
+        touched = np.asarray(inside.any(axis=0).reshape(columns, side).any(axis=1))
         for first, last in _spans(touched):
             span = slice(first * side, last * side)
             corner = (x + first * side * downsample, y + row * side * downsample)
             rgb = image.read(*corner, (last - first) * side, side, downsample=downsample)
             solid = inside[:, span] & ~_is_white(rgb)
-            blank[row, first:last] = 1 - solid.reshape(side, last - first, side).mean(axis=(0, 2))
+            # 4 x 4 pixels at a time; two short sums are several times faster than one over both axes
+            cells = solid.view(np.uint8).reshape(side // 4, 4, -1).sum(axis=1, dtype=np.uint8)
+            cells = cells.reshape(side // 4, -1, 4).sum(axis=2, dtype=np.uint8)
+            blank[row, first:last] = 1 - cells.reshape(side // 4, last - first, -1).sum(axis=(0, 2)) / side**2
             for column, start in enumerate(range(0, solid.shape[1], side), start=first):
                 patch = np.s_[:, start : start + side]
                 if solid[patch].any():
                     ink[row, column] = is_ink(rgb[patch])[solid[patch]].mean()
                     sharp[row, column] = sharpness(rgb[patch], solid[patch], mpp=settings.working_mpp)
-            cells = solid.reshape(side // 4, 4, -1, 4).mean(axis=(1, 3)) >= 0.5
-            tissue[row * side // 4 : (row + 1) * side // 4, span.start // 4 : span.stop // 4] = cells
+            tissue[row * side // 4 : (row + 1) * side // 4, span.start // 4 : span.stop // 4] = cells >= 8
     filled = blank < settings.max_blank
     kept = filled & (ink < settings.max_ink)
     if filled.any() and not kept.any():

@@ -75,15 +75,10 @@ class _KerasOperations:
 
         return layers.Add()([a, b])
 
-    def upsample(self, x: Any) -> Any:
+    def join(self, x: Any, skips: list[Any], layer: Layer) -> Any:
         from keras import layers
 
-        return layers.UpSampling2D()(x)
-
-    def concat(self, parts: list[Any]) -> Any:
-        from keras import layers
-
-        return layers.Concatenate()(parts)
+        return self.conv(layers.Concatenate()([layers.UpSampling2D()(x), *skips]), layer)
 
     def crop(self, x: Any, rim: int) -> Any:
         from keras import layers
@@ -117,30 +112,59 @@ class _OpenVINOOperations:
 
     With `ranges` (what enters each layer, from `activation_ranges`) the convolutions that have one are quantized:
     activations to 8 bits on their range, weights to 8 bits on each filter's largest value (Krishnamoorthi 2018).
+    With `half` the decoder multiplies bfloat16 numbers and sums them in float32.
     """
 
-    def __init__(self, folded: Folded, ranges: Ranges | None = None) -> None:
-        self.folded, self.ranges = folded, ranges or {}
-        self.entering: dict[str, Any] = {}
+    def __init__(self, folded: Folded, ranges: Ranges | None = None, *, half: bool = False) -> None:
+        self.folded, self.ranges, self.half = folded, ranges or {}, half
+        self.entering: dict[str, list[Any]] = {}
 
     def conv(self, x: Any, layer: Layer) -> Any:
+        self.entering[layer.name] = [x]
+        return self._finished(self._product(x, self.folded[layer.name][0], layer), layer)
+
+    def join(self, x: Any, skips: list[Any], layer: Layer) -> Any:
         from openvino import opset13 as ops
 
-        self.entering[layer.name] = x
-        weight, bias = self.folded[layer.name]
-        filters: Any = ops.constant(weight)
+        if layer.name in self.ranges:  # one sum of 8-bit products is faster than two
+            two, axes = ops.constant(np.array([2, 2], np.float32)), ops.constant(np.array([2, 3]))
+            larger = ops.interpolate(
+                x, two, "nearest", "scales", [0, 0], [0, 0], "asymmetric", nearest_mode="floor", axes=axes
+            )
+            return self.conv(ops.concat([larger, *skips], 1), layer)
+        self.entering[layer.name] = [x, *skips]
+        weight, channels = self.folded[layer.name][0], x.output(0).get_partial_shape()[1].get_length()
+        larger = self._product(x, _of_twice_the_size(weight[:, :channels]), layer, enlarge=True)
+        rest = self._product(ops.concat(skips, 1), weight[:, channels:], layer)
+        return self._finished(ops.add(rest, larger), layer)
+
+    def _product(self, x: Any, weight: NDArray[np.float32], layer: Layer, *, enlarge: bool = False) -> Any:
+        """x convolved, without bias and activation; `enlarge`: at twice its size, `weight` of `_of_twice_the_size`."""
+        from openvino import opset13 as ops
+
+        filters: Any = ops.constant(np.ascontiguousarray(weight[:, None] if layer.depthwise else weight))
+        halved = self.half and layer.name.startswith(DECODER)
         if layer.name in self.ranges:
             low, high = self.ranges[layer.name]
             x = _quantized(x, np.float32(low).reshape(1, 1, 1, 1), np.float32(high).reshape(1, 1, 1, 1), levels=256)
             largest = np.maximum(np.abs(weight).max(axis=(1, 2, 3), keepdims=True), 1e-9)
             filters = _quantized(filters, -largest, largest, levels=255)
+        elif halved:
+            x, filters = ops.convert(x, "bf16"), ops.convert(filters, "bf16")
         pad, stride = [layer.kernel // 2] * 2, [layer.stride] * 2
-        if layer.depthwise:
-            filters = ops.unsqueeze(filters, ops.constant(np.array(1)))
-            x = ops.group_convolution(x, filters, stride, pad, pad, [1, 1])
+        if enlarge:
+            found = ops.convolution_backprop_data(
+                x, filters, [2, 2], pads_begin=[1, 1], pads_end=[1, 1], dilations=[1, 1]
+            )
         else:
-            x = ops.convolution(x, filters, stride, pad, pad, [1, 1])
-        x = ops.add(x, ops.constant(bias[None, :, None, None]))
+            convolution = ops.group_convolution if layer.depthwise else ops.convolution
+            found = convolution(x, filters, stride, pad, pad, [1, 1])
+        return ops.convert(found, "f32") if halved else found
+
+    def _finished(self, x: Any, layer: Layer) -> Any:
+        from openvino import opset13 as ops
+
+        x = ops.add(x, ops.constant(self.folded[layer.name][1][None, :, None, None]))
         if layer.activation == "relu6":
             return ops.clamp(x, 0.0, 6.0)
         return ops.relu(x) if layer.activation == "relu" else x
@@ -150,25 +174,23 @@ class _OpenVINOOperations:
 
         return ops.add(a, b)
 
-    def upsample(self, x: Any) -> Any:
-        from openvino import opset13 as ops
-
-        two = ops.constant(np.array([2, 2], np.float32))
-        axes = ops.constant(np.array([2, 3]))
-        return ops.interpolate(
-            x, two, "nearest", "scales", [0, 0], [0, 0], "asymmetric", nearest_mode="floor", axes=axes
-        )
-
-    def concat(self, parts: list[Any]) -> Any:
-        from openvino import opset13 as ops
-
-        return ops.concat(parts, 1)
-
     def crop(self, x: Any, rim: int) -> Any:
         from openvino import opset13 as ops
 
         start, stop, step, axes = (ops.constant(np.array(pair)) for pair in ([rim] * 2, [-rim] * 2, [1] * 2, [2, 3]))
         return ops.slice(x, start, stop, step, axes) if rim else x
+
+
+_SHARED = np.array([[0, 0, 1], [0, 1, 1], [1, 1, 0], [1, 0, 0]], np.float32)
+"""Which taps of a 3-tap filter meet the same pixel of an image of half the size, for each tap of the transposed one."""
+
+
+def _of_twice_the_size(weight: NDArray[np.float32]) -> NDArray[np.float32]:
+    """The transposed convolution of stride 2 that equals a 3 x 3 one of the image enlarged by nearest neighbor.
+
+    A pixel of the enlarged image sees 2 x 2 pixels of the small one, so this takes 4 products instead of 9.
+    """
+    return np.asarray(np.einsum("ak,bl,oikl->ioab", _SHARED, _SHARED, weight), np.float32)
 
 
 def _quantized(x: Any, low: NDArray[np.float32], high: NDArray[np.float32], *, levels: int) -> Any:
@@ -178,15 +200,18 @@ def _quantized(x: Any, low: NDArray[np.float32], high: NDArray[np.float32], *, l
     return ops.fake_quantize(x, *ends, *ends, levels)
 
 
-def openvino_graph(folded: Folded, design: Design, ranges: Ranges | None = None, *, margin: int = 0) -> Any:
+def openvino_graph(
+    folded: Folded, design: Design, ranges: Ranges | None = None, *, half: bool = False, margin: int = 0
+) -> Any:
     """The architecture as an OpenVINO model, quantized to 8 bits with `ranges` (of `activation_ranges`).
 
-    Its results leave out the margin (`network.forward`).
+    `half`: the decoder multiplies in bfloat16; the encoder, on which the nuclei depend more, is left as it is. The
+    results leave out the margin (`network.forward`).
     """
     import openvino
     from openvino import opset13 as ops
 
-    pixels, logit, log_rays = _openvino_nodes(_OpenVINOOperations(folded, ranges), design, margin)
+    pixels, logit, log_rays = _openvino_nodes(_OpenVINOOperations(folded, ranges, half=half), design, margin)
     to_last = ops.constant(np.array([0, 2, 3, 1]))
     probability = ops.transpose(ops.sigmoid(logit), to_last)
     distance = ops.transpose(ops.exp(log_rays), to_last)
@@ -202,9 +227,9 @@ def _openvino_nodes(operations: _OpenVINOOperations, design: Design, margin: int
     return pixels, *forward(operations, channels_first, design, margin=margin)
 
 
-QUANTIZED = "decoder"
-"""Layers that 8 bits are for begin so: two thirds of the work. Eight bits in the encoder, whose layers are thin, cost
-three times as many nuclei that differ from the reference."""
+DECODER = "decoder"
+"""Layers that 8 bits, or bfloat16, are for begin so: two thirds of the work. Eight bits in the encoder, whose layers
+are thin, cost three times as many nuclei that differ from the reference; bfloat16 in it four times."""
 
 
 def activation_ranges(folded: Folded, design: Design, images: Iterable[NDArray[np.float32]]) -> Ranges:
@@ -220,16 +245,16 @@ def activation_ranges(folded: Folded, design: Design, images: Iterable[NDArray[n
 
     operations = _OpenVINOOperations(folded)
     pixels, *_ = _openvino_nodes(operations, design)
-    names = [name for name in operations.entering if name.startswith(QUANTIZED)]
-    model = openvino.Model([ops.result(operations.entering[name]) for name in names], [pixels], "entering")
+    entering = {name: parts for name, parts in operations.entering.items() if name.startswith(DECODER)}
+    model = openvino.Model([ops.result(part) for parts in entering.values() for part in parts], [pixels], "entering")
     run = openvino.Core().compile_model(model, "CPU", {openvino.properties.hint.inference_precision: openvino.Type.f32})
     lows, highs = [], []
     for image in images:
-        found = run(image)
-        ends = [np.quantile(found[i], (1e-5, 1 - 1e-5)) for i in range(len(names))]
-        lows.append([float(low) for low, _ in ends])
-        highs.append([float(high) for _, high in ends])
-    spans = zip(names, np.min(lows, axis=0).tolist(), np.max(highs, axis=0).tolist(), strict=True)
+        outputs = iter(run(image).to_tuple())
+        ends = [[np.quantile(next(outputs), (1e-5, 1 - 1e-5)) for _ in parts] for parts in entering.values()]
+        lows.append([min(float(low) for low, _ in parts) for parts in ends])
+        highs.append([max(float(high) for _, high in parts) for parts in ends])
+    spans = zip(entering, np.min(lows, axis=0).tolist(), np.max(highs, axis=0).tolist(), strict=True)
     return {name: _eight_bit_span(low, high) for name, low, high in spans}
 
 
@@ -260,15 +285,29 @@ def openvino_graph_of(keras_model: Any, *, grid: int, margin: int = 0) -> Any:
     return openvino.Model(inner, model.get_parameters(), "trimmed")
 
 
+def multiplied_in(precision: Precision) -> Literal["float32", "bfloat16"]:
+    """What the processor multiplies: "auto" is bfloat16 where it has it (AVX512-BF16, AMX), else float32.
+
+    Raises:
+        InputError: bfloat16 is asked for and the processor doesn't have it.
+    """
+    import openvino
+    from openvino import properties
+
+    able = "BF16" in openvino.Core().get_property("CPU", properties.device.capabilities)
+    if precision == "bfloat16" and not able:
+        raise InputError("this processor can't multiply bfloat16; leave --precision out or say float32")
+    return "float32" if precision == "float32" or not able else "bfloat16"
+
+
 def openvino_network(graph: Callable[[int], Any], *, precision: Precision) -> tuple[Network, str]:
-    """The network compiled for this machine's CPU, and the precision of what in it isn't quantized.
+    """The network compiled for this machine's CPU, and the precision of what in it states none (`multiplied_in`).
 
     `graph` gives the graph that leaves out so many pixels of margin.
 
-    "auto" is bfloat16 where the processor multiplies it (AVX512-BF16, AMX), else float32. Each size of image is
-    compiled on its own (a fifth of a second), which runs a quarter faster than one graph for all. Each call may come
-    from another thread: there are as many streams as cores, one core each, so that calls side by side don't wait for
-    each other's threads.
+    Each size of image is compiled on its own (a fifth of a second), which runs a quarter faster than one graph for all.
+    Each call may come from another thread: there are as many streams as cores, one core each, so that calls side by
+    side don't wait for each other's threads.
 
     Raises:
         InputError: bfloat16 is asked for and the processor doesn't have it.
@@ -277,11 +316,7 @@ def openvino_network(graph: Callable[[int], Any], *, precision: Precision) -> tu
     from openvino import properties
     from openvino.properties import hint
 
-    core = openvino.Core()
-    able = "BF16" in core.get_property("CPU", properties.device.capabilities)
-    if precision == "bfloat16" and not able:
-        raise InputError("this processor can't multiply bfloat16; leave --precision out or say float32")
-    chosen = "float32" if precision == "float32" or not able else "bfloat16"
+    core, chosen = openvino.Core(), multiplied_in(precision)
     element = {"float32": openvino.Type.f32, "bfloat16": openvino.Type.bf16}[chosen]
     settings = {hint.inference_precision: element, properties.num_streams: properties.streams.Num(CORES)}
     compiling, own, trimmed = Lock(), local(), lru_cache(graph)

@@ -23,6 +23,7 @@ from morphomil.segment.engines import (
     Precision,
     import_tensorflow,
     keras_network,
+    multiplied_in,
     openvino_graph,
     openvino_graph_of,
     openvino_network,
@@ -129,13 +130,13 @@ class _Stored:
     thresholds: dict[str, float]
     about: dict[str, Any]
     keras: Callable[[], Any]
-    graph: Callable[[bool, int], Any]
-    """The OpenVINO graph, quantized or not, that leaves out a margin."""
-    quantized: bool = False
-    """Whether there is a quantized graph."""
+    graph: Callable[[str, int], Any]
+    """The OpenVINO graph for a precision, that leaves out a margin."""
+    mixed: tuple[str, ...] = ()
+    """Precisions that the graph states itself where they are to be used."""
 
 
-@lru_cache(maxsize=2)
+@lru_cache(maxsize=4)
 def load_segmenter(
     model: str = "default",
     *,
@@ -154,7 +155,8 @@ def load_segmenter(
             folders and `percentile` for pretrained names.
         engine: "openvino" (fast on CPUs) or "tensorflow" (the reference; runs on GPUs that TensorFlow sees).
         precision: of the openvino engine; "auto" is int8 for models that carry the ranges for it, as the shipped one
-            does, else bfloat16 where the processor has it, else float32.
+            does, else bfloat16 where the processor has it, else float32. Models of the shipped architecture use int8
+            and bfloat16 in the decoder only; the rest is bfloat16 beside int8 (if the processor has it), else float32.
         accurate: average the predictions of four mirrorings; takes four times as long.
         normalize_stain: bring the stains of each region to a reference first (Macenko et al. 2009).
 
@@ -169,13 +171,16 @@ def load_segmenter(
         if precision not in ("auto", "float32"):
             raise InputError("the tensorflow engine runs in float32")
         network, chosen = tensorflow_network(stored.keras()), "float32"
-    elif precision == "int8" or (precision == "auto" and stored.quantized):
-        if not stored.quantized:
+    elif precision == "int8" or (precision == "auto" and "int8" in stored.mixed):
+        if "int8" not in stored.mixed:
             raise InputError(f"model {model!r} holds no ranges.json, which int8 needs; train-segmenter writes it")
-        network, rest = openvino_network(partial(stored.graph, True), precision="auto")
+        network, rest = openvino_network(partial(stored.graph, "int8"), precision="auto")
         chosen = f"int8 and {rest}"
+    elif (chosen := multiplied_in(precision)) in stored.mixed:
+        network, rest = openvino_network(partial(stored.graph, chosen), precision="float32")
+        chosen = f"{chosen} and {rest}"
     else:
-        network, chosen = openvino_network(partial(stored.graph, False), precision=precision)
+        network, chosen = openvino_network(partial(stored.graph, chosen), precision=precision)
     about = stored.about | ({"normalize": normalize} if normalize else {})
     said = json.dumps([stored.sha256, about, stored.thresholds, accurate, normalize_stain], sort_keys=True)
     return Segmenter(
@@ -246,10 +251,14 @@ def _load_folder(model: str) -> _Stored:
                 thresholds,
                 about,
                 keras=lambda: keras_network(folded, design),
-                graph=lambda eight_bit, margin: openvino_graph(
-                    folded, design, ranges if eight_bit else None, margin=margin
+                graph=lambda precision, margin: openvino_graph(
+                    folded,
+                    design,
+                    ranges if precision == "int8" else None,
+                    half=precision == "bfloat16",
+                    margin=margin,
                 ),
-                quantized=bool(ranges),
+                mixed=("int8", "bfloat16") if ranges else ("bfloat16",),
             )
         keras_model = build_stardist(config)
         _load_weights(keras_model, weights)

@@ -58,11 +58,8 @@ class Operations(Protocol[T]):
     def add(self, a: T, b: T) -> T:
         """Sum."""
 
-    def upsample(self, x: T) -> T:
-        """Twice the size, nearest neighbor."""
-
-    def concat(self, parts: list[T]) -> T:
-        """Channels of all parts in order."""
+    def join(self, x: T, skips: list[T], layer: Layer) -> T:
+        """The layer applied to the channels of x at twice its size, nearest neighbor, and then those of the skips."""
 
     def crop(self, x: T, rim: int) -> T:
         """x without so many pixels on each side."""
@@ -99,9 +96,8 @@ def forward(ops: Operations[T], x: T, design: Design, *, margin: int = 0) -> tup
         # two 3 x 3 convolutions spoil two pixels of the rim; what is left is the next step's, doubled
         if margin:
             skips = [ops.crop(skip, margin // 2 ** (scale + 1) - rim) for skip in skips]
-        x = ops.concat([ops.upsample(x), *skips])
-        for part in "ab":
-            x = ops.conv(x, Layer(f"decoder{scale}{part}", design.widths[scale]))
+        x = ops.join(x, skips, Layer(f"decoder{scale}a", design.widths[scale]))
+        x = ops.conv(x, Layer(f"decoder{scale}b", design.widths[scale]))
         x = ops.crop(x, rim - left) if margin else x
     probability = ops.conv(x, Layer("probability", 1, kernel=1, norm=False, activation="none"))
     distance = ops.conv(x, Layer("distance", design.rays, kernel=1, norm=False, activation="none"))
@@ -122,11 +118,8 @@ class _Recorder(Generic[T]):
         assert a == b
         return a
 
-    def upsample(self, x: int) -> int:
-        return x
-
-    def concat(self, parts: list[int]) -> int:
-        return sum(parts)
+    def join(self, x: int, skips: list[int], layer: Layer) -> int:
+        return self.conv(x + sum(skips), layer)
 
     def crop(self, x: int, rim: int) -> int:
         return x

@@ -57,13 +57,10 @@ class TorchNetwork(nn.Module):
         """As `network.Operations`."""
         return a + b
 
-    def upsample(self, x: Tensor) -> Tensor:
+    def join(self, x: Tensor, skips: list[Tensor], layer: Layer) -> Tensor:
         """As `network.Operations`."""
-        return functional.interpolate(x, scale_factor=2, mode="nearest")
-
-    def concat(self, parts: list[Tensor]) -> Tensor:
-        """As `network.Operations`."""
-        return torch.cat(parts, dim=1)
+        larger = functional.interpolate(x, scale_factor=2, mode="nearest")
+        return self.conv(torch.cat([larger, *skips], dim=1), layer)
 
     def crop(self, x: Tensor, rim: int) -> Tensor:
         """As `network.Operations`."""

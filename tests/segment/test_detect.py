@@ -9,6 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from skimage.draw import disk, ellipse
+from skimage.measure import label
 
 from morphomil.segment import detect as module
 from morphomil.segment.agreement import agreement
@@ -190,6 +191,19 @@ def test_only_the_largest_part_of_a_cut_nucleus_stays() -> None:
     assert not (kept[:, :4] == 5).any()
     assert np.count_nonzero(kept == 9) == 3
     assert not (keep_largest_parts(labels, min_px=4) == 9).any()
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.integers(1, 30), st.integers(1, 30), st.integers(1, 4), st.integers(0, 9), st.integers(0, 2**20))
+def test_largest_parts_are_those_of_scikit_image(height: int, width: int, count: int, least: int, seed: int) -> None:
+    labels = np.random.default_rng(seed).integers(0, count + 1, (height, width)).astype(np.int32) * 17
+    expected = np.zeros_like(labels)
+    for number in np.unique(labels[labels > 0]):
+        parts = label(labels == number, connectivity=1)
+        sizes = np.bincount(parts.ravel())[1:]
+        if sizes.max() >= least:
+            expected[parts == 1 + sizes.argmax()] = number
+    np.testing.assert_array_equal(keep_largest_parts(labels, min_px=least), expected)
 
 
 def test_reader_mirrors_beyond_the_edges() -> None:

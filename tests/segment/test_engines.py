@@ -9,12 +9,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
+from scipy.signal import correlate2d
 
-from morphomil.segment import segment_image
+from morphomil.segment import engines, segment_image
 from morphomil.segment.agreement import overlaps
 from morphomil.segment.engines import (
     activation_ranges,
     keras_network,
+    multiplied_in,
     openvino_graph,
     openvino_network,
     tensorflow_network,
@@ -55,6 +57,18 @@ def test_keras_and_openvino_compute_the_same() -> None:
         np.testing.assert_allclose(got, expected, rtol=2e-4, atol=2e-5)
     assert reference[0].shape == (1, 32, 48, 1)
     assert reference[1].shape == (1, 32, 48, 8)
+
+
+def test_an_enlarged_image_convolved_is_a_transposed_convolution() -> None:
+    """Witness: scipy's correlation of the image enlarged by nearest neighbor."""
+    rng = np.random.default_rng(0)
+    image, weight = rng.normal(size=(7, 9)), rng.normal(size=(1, 1, 3, 3)).astype(np.float32)
+    expected = correlate2d(np.kron(image, np.ones((2, 2))), weight[0, 0], mode="same")
+    taps = engines._of_twice_the_size(weight)[0, 0]
+    spread = np.zeros((2 * 7 + 2, 2 * 9 + 2))
+    for (row, column), value in np.ndenumerate(image):
+        spread[2 * row : 2 * row + 4, 2 * column : 2 * column + 4] += value * taps
+    np.testing.assert_allclose(spread[1:-1, 1:-1], expected, rtol=1e-5, atol=1e-6)
 
 
 @pytest.mark.parametrize("precision", ["float32", "int8"])
@@ -153,13 +167,30 @@ def matched_share(reference: np.ndarray, other: np.ndarray, *, iou: float = 0.9)
     return float(2 * (pairs.iou > iou).sum() / max(total, 1))
 
 
-@pytest.mark.parametrize("precision", ["float32", "auto"])
+SHARE = {"float32": 0.999, "bfloat16": 0.99, "auto": 0.95}
+"""Of the nuclei that have a partner with IoU 0.9."""
+
+
+@pytest.mark.parametrize("precision", SHARE)
 def test_the_fast_engine_finds_the_nuclei_of_the_reference(shared_data: Path, precision: str) -> None:
+    if precision == "bfloat16" and multiplied_in("auto") != "bfloat16":
+        pytest.skip("this processor has no bfloat16")
     image = np.asarray(Image.open(shared_data / "nuclei" / "tnbc" / "images" / "03_1.png").convert("RGB"))
     reference = segment_image(image, mpp=0.25, engine="tensorflow")
     fast = segment_image(image, mpp=0.25, precision=precision)  # type: ignore[arg-type]
     assert reference.max() > 20
-    assert matched_share(reference, fast) >= (0.999 if precision == "float32" else 0.95)
+    assert matched_share(reference, fast) >= SHARE[precision]
+
+
+def test_bfloat16_keeps_the_nuclei_of_a_biopsy(shared_data: Path) -> None:
+    if multiplied_in("auto") != "bfloat16":
+        pytest.skip("this processor has no bfloat16")
+    with Image.open(shared_data / "bcnb" / "regions" / "351899_1.jpg") as file:
+        biopsy = np.asarray(file.convert("RGB"))[1200:2200, 1200:2200]
+    full, half = (segment_image(biopsy, mpp=0.5, precision=p) for p in ("float32", "bfloat16"))
+    assert full.max() > 300
+    assert not np.array_equal(full, half)
+    assert matched_share(full, half) >= 0.99
 
 
 @pytest.mark.parametrize("model", ["default", "trial_segmenter"])
