@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from morphomil.figures.labels import MINUS, format_interval, format_ratio, p_phrase, patient_quantity
+from morphomil.types import FEATURE_NAMES
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -173,8 +174,27 @@ def say_caveats(ranking: pd.DataFrame, *, nucleus_classes: bool) -> list[str]:
     return caveats
 
 
-def describe_methods(patches: PatchSettings, *, segmenter: str | None, folds: int, seeds: int, bag_patches: int) -> str:
-    """A methods paragraph for a paper, from the settings of the run; `segmenter` is None for imported nuclei."""
+def describe_methods(
+    patches: PatchSettings,
+    *,
+    segmenter: str | None,
+    folds: int,
+    seeds: int,
+    bag_patches: int,
+    features: Sequence[str] = FEATURE_NAMES,
+    permutations: int = 0,
+) -> str:
+    """A methods paragraph for a paper, from the settings of the run.
+
+    `segmenter` is None for imported nuclei; `permutations` is 0 for a quick ranking.
+    """
+    own = [_name(name) for name in features if name not in FEATURE_NAMES]
+    names = ["area", "major and minor axis", "orientation", "circumference", "density", "circularity", "rectangularity"]
+    names += own
+    null = (
+        f"The labels were permuted {permutations:,} times through the whole training, which gives the p values of "
+        "attention and Shapley values, and the model was trained again without each feature. "
+    )
     found = f"segmented with {segmenter}, with context around each patch so that no nucleus was cut"
     starts = "start" if seeds == 1 else "starts"
     return (
@@ -182,12 +202,15 @@ def describe_methods(patches: PatchSettings, *, segmenter: str | None, folds: in
         f"regions at {patches.working_mpp:g} µm per pixel; those with {patches.max_blank:.0%} or more blank area or "
         f"{patches.max_ink:.0%} or more ink were left out. Nuclei were "
         f"{found if segmenter else 'segmented with another program and imported'}; "
-        "a nucleus belongs to the patch that holds its centroid. Eight features were measured for each nucleus: area, "
-        "major and minor axis, orientation, circumference, density, circularity and rectangularity. Each feature's "
+        "a nucleus belongs to the patch that holds its centroid. "
+        f"{_count(len(FEATURE_NAMES) + len(own)).capitalize()} features were measured for each nucleus: "
+        f"{', '.join(names[:-1])} and {names[-1]}. Each feature's "
         "values in a patch became a histogram whose bin edges were fitted on the training patients of the fold. "
         f"An attention-based multiple-instance model (Ilse et al. 2018) was trained on bags of {bag_patches} patches, "
         f"in which every feature is one instance, with {folds}-fold cross-validation by patient and {seeds} random "
-        f"{starts}. Attention is that paid to a feature in patients outside training, relative to an even share. "
+        f"{starts}. Attention is that paid to a feature in patients outside training, relative to an even share; "
+        "Shapley values over all coalitions of features (beyond 12 features, sampled orders) say what a feature adds "
+        f"to the out-of-fold AUC and log-likelihood. {null if permutations else ''}"
         "Groups were compared, with the patient as the unit, by two-sided Mann-Whitney tests with Holm's and "
         "Benjamini and Hochberg's adjustments; the effect size is Cliff's delta. Intervals are 95 %."
     )

@@ -29,7 +29,7 @@ from morphomil.stats.tables import (
     print_performance,
 )
 from morphomil.store import write_bytes
-from morphomil.types import InputError, PatchSettings, RefusedError
+from morphomil.types import FEATURE_NAMES, InputError, PatchSettings, RefusedError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -429,9 +429,15 @@ def _patch_settings(run: Run) -> PatchSettings:
 
 
 def _methods(run: Run, patches: PatchSettings, about: dict[str, Any]) -> str:
-    segmenter = _describe_segmenter(run.segmented_with())
+    ranking = _read(run, "ranking")
     return describe_methods(
-        patches, segmenter=segmenter, folds=about["folds"], seeds=about["seeds"], bag_patches=about["bag_patches"]
+        patches,
+        segmenter=_describe_segmenter(run.segmented_with()),
+        folds=about["folds"],
+        seeds=about["seeds"],
+        bag_patches=about["bag_patches"],
+        features=FEATURE_NAMES if ranking is None else ranking["feature"].tolist(),
+        permutations=about.get("permutations", 0),
     )
 
 

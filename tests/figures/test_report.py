@@ -16,7 +16,7 @@ from morphomil.figures.labels import MINUS
 from morphomil.figures.prose import Auc, describe_methods, say_auc, say_looks, say_plainly
 from morphomil.figures.report import Looks, Picture, ReportData, SlidePictures, render_report, summarize
 from morphomil.figures.style import new_figure, render
-from morphomil.types import PatchSettings
+from morphomil.types import FEATURE_NAMES, PatchSettings
 
 HOSTILE = '"><script>alert(1)</script><img src=x onerror=alert(2)>'
 VOID = {"meta", "img", "br", "link", "input", "hr"}
@@ -267,6 +267,18 @@ def test_methods_name_the_settings() -> None:
         "StarDist 2D",
     ):
         assert part in text
+    assert "Eight features were measured for each nucleus: area, " in text
+    assert "circularity and rectangularity." in text
+    assert "permuted" not in text
+
+
+def test_methods_name_further_features_and_permutations() -> None:
+    said = {"segmenter": None, "folds": 5, "seeds": 3, "bag_patches": 10}
+    features = ["area_um2_sd", *FEATURE_NAMES, "solidity"]
+    text = describe_methods(PatchSettings(), **said, features=features, permutations=199)
+    assert "Ten features were measured for each nucleus: area, " in text
+    assert "circularity, rectangularity, area um2 sd and solidity." in text
+    assert "permuted 199 times" in text
 
 
 def test_counts_of_many_types_print() -> None:
