@@ -605,6 +605,16 @@ def test_pure_white_is_blank_and_nearly_white_is_not(tmp_path: Path) -> None:
     assert table["blank_fraction"].tolist() == [0, 0.5]
 
 
+def test_tissue_is_marked_where_half_a_cell_of_4_x_4_pixels_or_more_is_not_blank(tmp_path: Path) -> None:
+    solid = np.random.default_rng(0).random((128, 256)) < 0.5
+    rgb = np.where(solid[..., None], np.array(PINK, np.uint8), np.uint8(255))
+    patches = cut(png(tmp_path / "a.png", rgb), shapely.box(0, 0, 256, 128), patch_px=128, max_blank=0.9)
+    shares = np.array([[solid[y : y + 4, x : x + 4].mean() for x in range(0, 256, 4)] for y in range(0, 128, 4)])
+    assert (shares == 0.5).any()
+    np.testing.assert_array_equal(patches.tissue, shares >= 0.5)
+    assert patches.table["blank_fraction"].tolist() == [1 - solid[:, :128].mean(), 1 - solid[:, 128:].mean()]
+
+
 def test_patches_that_the_region_does_not_touch_are_no_rows(pink_png: Path) -> None:
     corner = shapely.Polygon([(0, 0), (640, 0), (640, 128), (128, 128), (128, 640), (0, 640)])
     patches = cut(pink_png, corner, patch_px=128)

@@ -228,8 +228,8 @@ def _openvino_nodes(operations: _OpenVINOOperations, design: Design, margin: int
 
 
 DECODER = "decoder"
-"""Layers that 8 bits, or bfloat16, are for begin so: two thirds of the work. Eight bits in the encoder, whose layers
-are thin, cost three times as many nuclei that differ from the reference; bfloat16 in it four times."""
+"""Layers that 8 bits, or bfloat16, are for begin so: two thirds of the work. The same in the encoder, whose layers are
+thin, costs three times as many nuclei that differ from the reference with 8 bits, four and more with bfloat16."""
 
 
 def activation_ranges(folded: Folded, design: Design, images: Iterable[NDArray[np.float32]]) -> Ranges:
