@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from morphomil.segment.model import Segmenter
 
 BLOCK_PX = 512
-"""Side of a block, network pixels; multiple of every network's `multiple`."""
+"""Height of a block, network pixels; multiple of every network's `multiple`. It may be twice as wide."""
 MARGIN_PX = 128
 """Context around a block, network pixels: beyond the largest nucleus and most of what the network looks at."""
 MIN_RAY_PX = 1e-3
@@ -96,7 +96,10 @@ def join(parts: Sequence[Polygons], *, rays: int) -> Polygons:
 def block_rows(
     height: int, width: int, *, wanted: NDArray[np.bool_] | None = None, cell: int = 256
 ) -> list[list[Block]]:
-    """The image cut into rows of blocks, each trimmed to the cells that are wanted; empty blocks are left out.
+    """Blocks that cover the cells wanted, row by row of `BLOCK_PX`, in the widths that cost least.
+
+    A block is as high as the wanted cells in it are, up to `BLOCK_PX`, and up to twice as wide: a wide block has less
+    context for its size, and one with unwanted cells does what nobody needs.
 
     Args:
         height: of the image, network pixels.
@@ -104,34 +107,51 @@ def block_rows(
         wanted: bool (ceil(height / cell), ceil(width / cell)); None: everything.
         cell: side of a cell, network pixels; `BLOCK_PX` is a multiple of it.
     """
+    if wanted is None:
+        cell = BLOCK_PX
+        wanted = np.ones((-(-height // cell), -(-width // cell)), bool)
+    deep = BLOCK_PX // cell
     rows = []
-    for row in range(0, height, BLOCK_PX):
+    for top in range(0, len(wanted), deep):
         blocks = []
-        for column in range(0, width, BLOCK_PX):
-            block = Block(row, column, min(BLOCK_PX, height - row), min(BLOCK_PX, width - column))
-            if wanted is not None:
-                trimmed = _trim(block, wanted, cell)
-                if trimmed is None:
-                    continue
-                block = trimmed
-            blocks.append(block)
+        for left, right in _cheapest_cuts(wanted[top : top + deep], widest=2 * deep, context=2 * MARGIN_PX / cell):
+            used = top + np.flatnonzero(wanted[top : top + deep, left:right].any(axis=1))
+            first, end = int(used[0]) * cell, min((int(used[-1]) + 1) * cell, height)
+            blocks.append(Block(first, left * cell, end - first, min(right * cell, width) - left * cell))
         rows.append(blocks)
     return rows
 
 
-def _trim(block: Block, wanted: NDArray[np.bool_], cell: int) -> Block | None:
-    top, left = block.row // cell, block.column // cell
-    inside = wanted[top : -(-(block.row + block.height) // cell), left : -(-(block.column + block.width) // cell)]
-    if not inside.any():
-        return None
-    rows, columns = np.flatnonzero(inside.any(axis=1)), np.flatnonzero(inside.any(axis=0))
-    first_row, first_column = (top + rows[0]) * cell, (left + columns[0]) * cell
-    return Block(
-        int(first_row),
-        int(first_column),
-        int(min((top + rows[-1] + 1) * cell, block.row + block.height) - first_row),
-        int(min((left + columns[-1] + 1) * cell, block.column + block.width) - first_column),
-    )
+DECODER_COST = 3
+"""What the decoder, which sees a block without its context, costs per pixel, in costs of the encoder (measured)."""
+
+
+def _cheapest_cuts(wanted: NDArray[np.bool_], *, widest: int, context: float) -> list[tuple[int, int]]:
+    """Spans of columns (first, end) that hold all wanted cells of a row of blocks and cost least together.
+
+    Args:
+        wanted: bool (cells of a block's height, columns).
+        widest: cells.
+        context: of a block, both sides together, cells.
+    """
+    least: list[tuple[float, int]] = [(0.0, 0)]
+    """For the columns before each: the least cost, and where the last block begins; there itself: unwanted column."""
+    for end in range(1, wanted.shape[1] + 1):
+        choices = [] if wanted[:, end - 1].any() else [(least[end - 1][0], end)]
+        for start in range(max(end - widest, 0), end):
+            used = np.flatnonzero(wanted[:, start:end].any(axis=1))
+            if len(used):
+                tall, wide = int(used[-1] + 1 - used[0]), end - start
+                cost = (tall + context) * (wide + context) + DECODER_COST * tall * wide
+                choices.append((least[start][0] + cost, start))
+        least.append(min(choices))
+    spans, end = [], wanted.shape[1]
+    while end:
+        start = least[end][1]
+        if start < end:
+            spans.append((start, end))
+        end = min(start, end - 1)
+    return spans[::-1]
 
 
 def find_candidates(read: Read, block: Block, *, segmenter: Segmenter) -> Polygons:

@@ -318,7 +318,11 @@ def openvino_network(graph: Callable[[int], Any], *, precision: Precision) -> tu
 
     core, chosen = openvino.Core(), multiplied_in(precision)
     element = {"float32": openvino.Type.f32, "bfloat16": openvino.Type.bf16}[chosen]
-    settings = {hint.inference_precision: element, properties.num_streams: properties.streams.Num(CORES)}
+    settings = {
+        hint.inference_precision: element,
+        hint.enable_cpu_pinning: False,
+        properties.num_streams: properties.streams.Num(CORES),
+    }
     compiling, own, trimmed = Lock(), local(), lru_cache(graph)
 
     @lru_cache(maxsize=COMPILED_SHAPES)
