@@ -669,7 +669,10 @@ def _edges(polygon: shapely.Polygon, x: float, y: float, downsample: float) -> N
 
 
 def _rasterize(edges: NDArray[np.float64], *, top: int, shape: tuple[int, int]) -> NDArray[np.bool_]:
-    """Which pixels' centers are inside, even-odd, in the rows from `top` on: every edge toggles all to its right."""
+    """Which pixels' centers are inside, even-odd, in the rows from `top` on: every edge toggles all to its right.
+
+    A row is crossed an even number of times, so that pixels row after row are outside and inside by turns.
+    """
     height, width = shape
     first = np.clip(np.ceil(edges[:, 1] - 0.5) - top, 0, height).astype(int)
     last = np.clip(np.ceil(edges[:, 3] - 0.5) - top, 0, height).astype(int)
@@ -677,9 +680,9 @@ def _rasterize(edges: NDArray[np.float64], *, top: int, shape: tuple[int, int]) 
     row = np.arange(len(crossing)) - np.repeat(np.cumsum(last - first) - last + first, last - first) + first[crossing]
     x0, y0, x1, y1 = edges[crossing].T
     at = x0 + (row + top + 0.5 - y0) * (x1 - x0) / (y1 - y0)
-    toggles = np.zeros((height, width + 1), np.uint8)
-    np.add.at(toggles, (row, np.clip(np.ceil(at - 0.5), 0, width).astype(int)), 1)
-    return np.bitwise_and(np.cumsum(toggles[:, :width], axis=1, dtype=np.uint8), 1).astype(bool)
+    crossed = np.sort(row * width + np.clip(np.ceil(at - 0.5), 0, width).astype(int))
+    lengths = np.diff(crossed, prepend=0, append=height * width)
+    return np.repeat(np.arange(len(lengths)) % 2 == 1, lengths).reshape(height, width)
 
 
 def _spans(flags: NDArray[np.bool_]) -> Iterator[tuple[int, int]]:

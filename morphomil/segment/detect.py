@@ -432,34 +432,47 @@ def keep_largest_parts(labels: NDArray[np.int32], min_px: float = 0) -> NDArray[
     Of parts of the same size the one that begins first, row by row, stays.
     """
     height, width = labels.shape
-    flat = labels.ravel()
-    parent = np.empty(flat.size, np.int32)  # the root of a part is its first pixel
-    sizes = np.zeros(flat.size, np.int32)
-    first, last = 2**31, -1
-    for i in range(flat.size):
-        here = flat[i]
-        if here == 0:
-            continue
-        first, last = min(first, here), max(last, here)
-        after = i % width > 0 and flat[i - 1] == here
-        parent[i] = parent[i - 1] if after else i
-        if i >= width and flat[i - width] == here and not (after and flat[i - width - 1] == here):
-            one, other = _root(parent, i), _root(parent, i - width)
-            parent[max(one, other)] = min(one, other)
-            parent[i] = min(one, other)
-    for i in range(flat.size):
-        if flat[i]:
-            parent[i] = parent[parent[i]]  # what lies before is settled
-            sizes[parent[i]] += 1
-    best = np.full(max(last - first + 1, 0), -1, np.int64)
-    for i in range(flat.size):
-        if sizes[i] >= max(min_px, 1) and (best[flat[i] - first] < 0 or sizes[i] > sizes[best[flat[i] - first]]):
-            best[flat[i] - first] = i
-    result = np.zeros_like(flat)
-    for i in range(flat.size):
-        if flat[i] and best[flat[i] - first] == parent[i]:
-            result[i] = flat[i]
-    return result.reshape(height, width)
+    result = labels.copy()
+    runs = np.empty((labels.size, 3), np.int32)  # pixels of a label side by side: row, first column, column after the last
+    parent = np.empty(labels.size, np.int32)  # the root of a part is its first run
+    sizes = np.empty(labels.size, np.int32)
+    count, above = 0, 0
+    lowest, highest = 2**31, -1
+    for row in range(height):
+        begun, near, column = count, above, 0
+        while column < width:
+            label, start = labels[row, column], column
+            while column < width and labels[row, column] == label:
+                column += 1
+            if label == 0:
+                continue
+            runs[count, 0], runs[count, 1], runs[count, 2] = row, start, column
+            parent[count], sizes[count] = count, column - start
+            lowest, highest = min(lowest, label), max(highest, label)
+            while near < begun and runs[near, 2] <= start:
+                near += 1
+            for other in range(near, begun):
+                if runs[other, 1] >= column:
+                    break
+                if labels[row - 1, runs[other, 1]] == label:
+                    one, two = _root(parent, count), _root(parent, other)
+                    parent[max(one, two)] = min(one, two)
+            count += 1
+        above = begun
+    for i in range(count):
+        parent[i] = parent[parent[i]]  # what lies before is settled
+        if parent[i] != i:
+            sizes[parent[i]] += sizes[i]
+    best = np.full(max(highest - lowest + 1, 0), -1, np.int64)
+    for i in range(count):
+        place = labels[runs[i, 0], runs[i, 1]] - lowest
+        if parent[i] == i and sizes[i] >= min_px and (best[place] < 0 or sizes[i] > sizes[best[place]]):
+            best[place] = i
+    for i in range(count):
+        row, start, end = runs[i]
+        if best[labels[row, start] - lowest] != parent[i]:
+            result[row, start:end] = 0
+    return result
 
 
 @njit(cache=True, nogil=True)  # type: ignore[untyped-decorator, unused-ignore]
