@@ -433,7 +433,7 @@ def keep_largest_parts(labels: NDArray[np.int32], min_px: float = 0) -> NDArray[
     """
     height, width = labels.shape
     result = labels.copy()
-    runs = np.empty((labels.size, 3), np.int32)  # pixels of a label side by side: row, first column, column after the last
+    runs = np.empty((labels.size, 3), np.int32)  # of one label in a row: row, first column, last + 1
     parent = np.empty(labels.size, np.int32)  # the root of a part is its first run
     sizes = np.empty(labels.size, np.int32)
     count, above = 0, 0

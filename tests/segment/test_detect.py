@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from itertools import chain, combinations, pairwise
 
 import numpy as np
 import pytest
@@ -150,6 +151,29 @@ def test_blocks_are_trimmed_to_what_is_wanted(rows: int, columns: int, seed: int
         ] += 1
     assert (covered <= 1).all()
     assert (covered[wanted] == 1).all()
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.integers(1, 7), st.integers(0, 2**14 - 1))
+def test_no_other_widths_of_blocks_cost_less(columns: int, flags: int) -> None:
+    """Against every way to cut a row of blocks: 4.6 ms per cell with context, three times that per cell (docs)."""
+    wanted = np.array([flags >> bit & 1 for bit in range(2 * columns)], bool).reshape(2, columns)
+
+    def cost(height: int, width: int) -> int:
+        return (height + 1) * (width + 1) + 3 * height * width
+
+    def cost_of_cuts(ends: tuple[int, ...]) -> float:
+        total = 0.0
+        for start, end in pairwise((0, *ends, columns)):
+            used_rows, used_columns = (np.flatnonzero(wanted[:, start:end].any(axis=axis)) for axis in (1, 0))
+            if len(used_rows):
+                height, width = (int(used[-1] - used[0]) + 1 for used in (used_rows, used_columns))
+                total += cost(height, width) if width <= 4 else np.inf
+        return total
+
+    cuts = chain.from_iterable(combinations(range(1, columns), number) for number in range(columns))
+    (blocks,) = block_rows(512, columns * 256, wanted=wanted)
+    assert sum(cost(block.height // 256, block.width // 256) for block in blocks) == min(map(cost_of_cuts, cuts))
 
 
 def polygon(row: float, column: float, radius: float, prob: float) -> Polygons:
