@@ -10,7 +10,7 @@ import errno
 import hashlib
 import shutil
 import time
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field
 from threading import Event, Lock
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
@@ -331,8 +331,14 @@ def _store_region(group: Any, region: Region, cut: RegionPatches, settings: Patc
     labels = stored.create_array(
         "labels", shape=shape, dtype="int32", chunks=tuple(min(BAND_PX, side) for side in shape)
     )
-    for top, band in masks.bands:
-        labels[top : top + len(band)] = band
+    with ThreadPoolExecutor(1) as writer:  # a band is compressed while the next one is drawn
+        written: list[Future[None]] = []
+        for top, band in masks.bands:
+            for earlier in written:
+                earlier.result()
+            written = [writer.submit(labels.__setitem__, slice(top, top + len(band)), band)]
+        for last in written:
+            last.result()
     stored.create_array("tissue", shape=cut.tissue.shape, dtype="bool", chunks=cut.tissue.shape)[:] = cut.tissue
     scale = {"downsample": cut.downsample, "mpp": settings.working_mpp, "patch_px": settings.patch_px}
     stored.attrs.update({"x_px": x, "y_px": y} | scale | {"image": region.image})
