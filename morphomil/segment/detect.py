@@ -216,7 +216,7 @@ def _survivors(points: NDArray[np.float32], dist: NDArray[np.float32], threshold
     reach = dist.max() + 2
     top, left = int(np.floor(points[:, 0].min() - reach)), int(np.floor(points[:, 1].min() - reach))
     height, width = int(points[:, 0].max() + reach) + 1 - top, int(points[:, 1].max() + reach) + 1 - left
-    canvas = np.zeros((height, width, LAYERS), np.int32)
+    canvas = np.zeros((LAYERS, height, width), np.int32)  # the upper ones are hardly touched
     corners, rows = np.empty((rays, 2)), int(2 * reach + 2)
     crossings, counts = np.empty((rows, rays)), np.empty(rows, np.int64)
     spans = np.empty((rows * (rays // 2 + 1), 3), np.int64)
@@ -235,7 +235,7 @@ def _survivors(points: NDArray[np.float32], dist: NDArray[np.float32], threshold
             row = spans[n, 0]
             for column in range(spans[n, 1], spans[n, 2]):
                 for layer in range(LAYERS):
-                    other = canvas[row, column, layer]
+                    other = canvas[layer, row, column]
                     if other == 0:
                         break
                     if shared[other] == 0:
@@ -252,8 +252,8 @@ def _survivors(points: NDArray[np.float32], dist: NDArray[np.float32], threshold
             row = spans[n, 0]
             for column in range(spans[n, 1], spans[n, 2]):
                 for layer in range(LAYERS):
-                    if canvas[row, column, layer] == 0:
-                        canvas[row, column, layer] = i + 1
+                    if canvas[layer, row, column] == 0:
+                        canvas[layer, row, column] = i + 1
                         break
     return kept
 
