@@ -28,9 +28,9 @@ class AugmentSettings:
     """The drawn resolution is multiplied by a log-uniform factor in [1/jitter, jitter]."""
     elastic: float = 0.06
     """SD of the displacements at the nodes of a coarse grid, as a share of its spacing (a fifth of the patch)."""
-    stain_swap: float = 0.5
+    stain_swap: float = 0.6
     """Probability of the stains of another image of the training."""
-    stain_gain: float = 0.7
+    stain_gain: float = 0.9
     """Log-SD-like half width: each stain's optical density is multiplied by exp(uniform(-gain, gain))."""
     stain_shift: float = 0.05
     """Each stain's optical density is shifted by up to this."""
