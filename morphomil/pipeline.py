@@ -332,13 +332,13 @@ def _store_region(group: Any, region: Region, cut: RegionPatches, settings: Patc
         "labels", shape=shape, dtype="int32", chunks=tuple(min(BAND_PX, side) for side in shape)
     )
     with ThreadPoolExecutor(1) as writer:  # a band is compressed while the next one is drawn
-        written: list[Future[None]] = []
+        written: Future[None] | None = None
         for top, band in masks.bands:
-            for earlier in written:
-                earlier.result()
-            written = [writer.submit(labels.__setitem__, slice(top, top + len(band)), band)]
-        for last in written:
-            last.result()
+            if written is not None:
+                written.result()
+            written = writer.submit(labels.__setitem__, slice(top, top + len(band)), band)
+        if written is not None:
+            written.result()
     stored.create_array("tissue", shape=cut.tissue.shape, dtype="bool", chunks=cut.tissue.shape)[:] = cut.tissue
     scale = {"downsample": cut.downsample, "mpp": settings.working_mpp, "patch_px": settings.patch_px}
     stored.attrs.update({"x_px": x, "y_px": y} | scale | {"image": region.image})

@@ -646,8 +646,7 @@ def cut_patches(
             tissue[row * side // 4 : (row + 1) * side // 4, span.start // 4 : span.stop // 4] = cells >= 8
 
     with ThreadPoolExecutor(CORES) as pool:
-        for _ in pool.map(measure, range(rows)):  # raises what a row raised
-            pass
+        list(pool.map(measure, range(rows)))  # raises what a row raised
     filled = blank < settings.max_blank
     kept = filled & (ink < settings.max_ink)
     if filled.any() and not kept.any():

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import platform
 import subprocess
 import sys
 from pathlib import Path
@@ -131,6 +133,22 @@ def test_eight_bits_stay_close_and_need_their_ranges() -> None:
         np.abs(narrow(images[0])[1] - full(images[0])[1]).mean()
         > np.abs(eight(images[0])[1] - full(images[0])[1]).mean()
     )
+
+
+@pytest.mark.skipif(platform.machine() not in ("x86_64", "AMD64"), reason="other processors have other kernels")
+def test_every_product_of_the_decoder_is_of_eight_bits() -> None:
+    """Three transposed convolutions and six others, as they are executed: a range they can't use would go unseen."""
+    import openvino
+    from safetensors.numpy import load_file
+
+    folder = WEIGHTS / "default"
+    folded = fold_norms(load_file(folder / "weights.safetensors"), Design())
+    graph = openvino_graph(folded, Design(), json.loads((folder / "ranges.json").read_text()))
+    graph.reshape([1, 128, 128, 3])
+    executed = openvino.Core().compile_model(graph, "CPU").get_runtime_model().get_ordered_ops()
+    kernels = [(node.get_rt_info()["layerType"].value, node.get_rt_info()["primitiveType"].value) for node in executed]
+    eight_bits = [kind for kind, kernel in kernels if kernel.lower().endswith("i8") and "onvolution" in kind]
+    assert sorted(eight_bits) == 6 * ["Convolution"] + 3 * ["Deconvolution"], kernels
 
 
 def test_weights_that_do_not_fit_are_refused() -> None:
