@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from morphomil.segment.model import Segmenter
 
 BLOCK_PX = 512
-"""Longest side of a block, network pixels; multiple of every network's `multiple`."""
+"""Height of a block, network pixels; multiple of every network's `multiple`. It may be half as wide again."""
 MARGIN_PX = 96
 """Context around a block, network pixels: beyond the largest nucleus and most of what the shipped network looks at."""
 MIN_RAY_PX = 1e-3
@@ -98,8 +98,8 @@ def block_rows(
 ) -> list[list[Block]]:
     """Blocks that cover the cells wanted, row by row of `BLOCK_PX`, in the widths that cost least.
 
-    A block is as high and as wide as the wanted cells in it are, up to `BLOCK_PX`: a wide block has less context for
-    its size, and one with unwanted cells does what nobody needs.
+    A block is as high as the wanted cells in it are, up to `BLOCK_PX`, and up to half as wide again: a wide block has
+    less context for its size, and one with unwanted cells does what nobody needs.
 
     Args:
         height: of the image, network pixels.
@@ -114,7 +114,8 @@ def block_rows(
     rows = []
     for top in range(0, len(wanted), deep):
         blocks = []
-        for left, right in _cheapest_cuts(wanted[top : top + deep], widest=deep, context=2 * MARGIN_PX / cell):
+        row, context = wanted[top : top + deep], 2 * MARGIN_PX / cell
+        for left, right in _cheapest_cuts(row, widest=3 * deep // 2, context=context):
             used = top + np.flatnonzero(wanted[top : top + deep, left:right].any(axis=1))
             first, end = int(used[0]) * cell, min((int(used[-1]) + 1) * cell, height)
             blocks.append(Block(first, left * cell, end - first, min(right * cell, width) - left * cell))
@@ -352,8 +353,8 @@ def _candidates_ahead(read: Read, blocks: Sequence[Block], *, segmenter: Segment
 
 @cache
 def _pool() -> ThreadPoolExecutor:
-    """The threads that networks run on; they keep the networks' memory."""
-    return ThreadPoolExecutor(CORES)
+    """The threads that networks run on; they keep the networks' memory. One more than cores: some one is reading."""
+    return ThreadPoolExecutor(CORES + 1)
 
 
 def _settle(

@@ -144,7 +144,7 @@ def test_blocks_are_trimmed_to_what_is_wanted(rows: int, columns: int, seed: int
     for block in (b for row in block_rows(rows * 256 - 30, columns * 256 - 30, wanted=wanted) for b in row):
         assert block.row % 256 == block.column % 256 == 0
         assert block.height <= 512
-        assert block.width <= 512
+        assert block.width <= 768
         covered[
             block.row // 256 : -(-(block.row + block.height) // 256),
             block.column // 256 : -(-(block.column + block.width) // 256),
@@ -170,7 +170,7 @@ def test_no_other_widths_of_blocks_cost_less(columns: int, flags: int) -> None:
             used_rows, used_columns = (np.flatnonzero(wanted[:, start:end].any(axis=axis)) for axis in (1, 0))
             if len(used_rows):
                 height, width = (int(used[-1] - used[0]) + 1 for used in (used_rows, used_columns))
-                total += cost(height, width) if width <= 2 else np.inf
+                total += cost(height, width) if width <= 3 else np.inf
         return total
 
     cuts = chain.from_iterable(combinations(range(1, columns), number) for number in range(columns))
