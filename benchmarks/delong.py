@@ -1,4 +1,5 @@
-"""DeLong's paired test on one million cases, timed in argsorts of that length: `python benchmarks/delong.py`."""
+"""DeLong's paired test on one million cases, timed in argsorts of that length:
+`python benchmarks/delong.py`."""
 
 from __future__ import annotations
 
@@ -31,7 +32,8 @@ def main() -> None:
     }
     for name, (a, b) in samples.items():
         ratios = [
-            seconds(lambda a=a, b=b: delong_test(labels, a, b)) / seconds(lambda a=a: np.argsort(a)) for _ in range(5)
+            seconds(lambda a=a, b=b: delong_test(labels, a, b)) / seconds(lambda a=a: np.argsort(a))
+            for _ in range(5)
         ]
         print(f"{name}: {np.median(ratios):.1f} argsorts ({min(ratios):.1f} to {max(ratios):.1f})")
 

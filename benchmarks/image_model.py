@@ -1,9 +1,11 @@
-"""How long an epoch of the image model takes on a cohort of the paper's size, beside a loop of one bag per step.
+"""How long an epoch of the image model takes on a cohort of the paper's size, beside a loop of one
+bag per step.
 
-python benchmarks/image_model.py [--patients 630] [--bags 4500] [--features 512] [--epochs 3] [--loop]
+python benchmarks/image_model.py [--patients 630] [--bags 4500] [--features 512] [--epochs 3]
+[--loop]
 
-Features are random and lie in files, as `morphomil embed` leaves them. `--loop` also times the reference: one bag per
-step of torch's Adam on the same head, as in the paper's released code.
+Features are random and lie in files, as `morphomil embed` leaves them. `--loop` also times the
+reference: one bag per step of torch's Adam on the same head, as in the paper's released code.
 """
 
 from __future__ import annotations
@@ -23,7 +25,8 @@ from morphomil.types import CORES
 
 
 def write_features(folder: Path, *, patients: int, bags: int, features: int) -> list[Path]:
-    """One file per patient, the bags spread as unevenly as in the paper: most have a few, some dozens."""
+    """One file per patient, the bags spread as unevenly as in the paper: most have a few, some
+    dozens."""
     rng = np.random.default_rng(0)
     share = rng.lognormal(0, 1, patients)
     count = np.maximum(1, np.floor(share / share.sum() * (bags - patients) + 1)).astype(int)
@@ -36,7 +39,9 @@ def write_features(folder: Path, *, patients: int, bags: int, features: int) -> 
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--patients", type=int, default=630)
     parser.add_argument("--bags", type=int, default=4500)
     parser.add_argument("--features", type=int, default=512)
@@ -44,7 +49,9 @@ def main() -> None:
     parser.add_argument("--loop", action="store_true")
     given = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
-        paths = write_features(Path(folder), patients=given.patients, bags=given.bags, features=given.features)
+        paths = write_features(
+            Path(folder), patients=given.patients, bags=given.bags, features=given.features
+        )
         cohort = ImageCohort(
             tuple(path.stem for path in paths),
             Rows(paths=paths),
@@ -71,15 +78,22 @@ def main() -> None:
 
 
 def time_loop(cohort: ImageCohort, *, timed: int = 600) -> float:
-    """Seconds of an epoch with one bag per step, from the first so many bags; one thread, the quickest."""
+    """Seconds of an epoch with one bag per step, from the first so many bags; one thread, the
+    quickest."""
     torch.set_num_threads(1)
     head = build_head(cohort.rows.width, classes=2, clinical=0, recipe=PRESETS["paper"]).train()
     optimizer = torch.optim.Adam(head.parameters(), lr=1e-4, weight_decay=1e-3)
-    owners = [(bag, p) for slide, p in enumerate(cohort.patient) for bag in cohort.bags(slide, size=10, key=(0,))]
+    owners = [
+        (bag, p)
+        for slide, p in enumerate(cohort.patient)
+        for bag in cohort.bags(slide, size=10, key=(0,))
+    ]
     begun = time.perf_counter()
     for bag, patient in owners[:timed]:
         logits, _ = head(cohort.rows.read(bag))
-        loss = torch.nn.functional.cross_entropy(logits[None], torch.from_numpy(cohort.labels[[patient]]))
+        loss = torch.nn.functional.cross_entropy(
+            logits[None], torch.from_numpy(cohort.labels[[patient]])
+        )
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()

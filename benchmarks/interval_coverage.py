@@ -69,7 +69,8 @@ def share_held(limits: Iterable[Limits], truth: float) -> float:
 
 
 def auc_coverage(area: float, n: int, m: int, draws: int) -> dict[str, object]:
-    """A row of the first table: what each method holds of an AUC, with n positive and m negative cases."""
+    """A row of the first table: what each method holds of an AUC, with n positive and m negative
+    cases."""
     rng = np.random.default_rng((n, m, round(100 * area)))
     labels, shift = np.arange(n + m) < n, shift_of(area)
     found: dict[str, list[Limits]] = {name: [] for name in AUC_METHODS}
@@ -77,7 +78,9 @@ def auc_coverage(area: float, n: int, m: int, draws: int) -> dict[str, object]:
         scores = rng.normal(size=n + m) + shift * labels
         for name in AUC_METHODS:
             found[name].append(auc_interval(labels, scores, method=name)[1:])
-    return {"AUC": area, "classes": f"{n}, {m}"} | {k: share_held(v, area) for k, v in found.items()}
+    return {"AUC": area, "classes": f"{n}, {m}"} | {
+        k: share_held(v, area) for k, v in found.items()
+    }
 
 
 def coverage(name: str, truth: float, draw: Draw, draws: int) -> dict[str, object]:
@@ -94,7 +97,9 @@ def coverage(name: str, truth: float, draw: Draw, draws: int) -> dict[str, objec
 def bootstrap_auc(rng: np.random.Generator) -> Limits:
     labels = np.arange(120) < 40
     scores = rng.normal(size=120) + shift_of(0.8) * labels
-    return auc_interval(labels, scores, method="bootstrap", seed=seed_of(rng), resamples=RESAMPLES)[1:]
+    return auc_interval(labels, scores, method="bootstrap", seed=seed_of(rng), resamples=RESAMPLES)[
+        1:
+    ]
 
 
 def seed_of(rng: np.random.Generator) -> int:
@@ -108,7 +113,8 @@ def bca_auc(rng: np.random.Generator) -> Limits:
 
 
 def bca_macro_auc(rng: np.random.Generator) -> Limits:
-    """Three classes of 40; each class's column is shifted for its own cases, so all AUCs against the rest are 0.8."""
+    """Three classes of 40; each class's column is shifted for its own cases, so all AUCs against
+    the rest are 0.8."""
     labels = np.arange(120) % 3
     columns = rng.normal(size=(120, 3)) + shift_of(0.8) * np.eye(3)[labels]
     return bca(resampled_multiclass_auc(labels, columns), labels, rng)
@@ -134,12 +140,15 @@ def bootstrap_within_folds(rng: np.random.Generator) -> Limits:
 
 
 def welch(name: str) -> Draw:
-    """30 and 60 cases whose means are 0.8 apart; SDs 1 and 2 for the difference, 1 and 1 for Hedges's g."""
+    """30 and 60 cases whose means are 0.8 apart; SDs 1 and 2 for the difference, 1 and 1 for
+    Hedges's g."""
 
     def draw(rng: np.random.Generator) -> Limits:
         group = np.repeat([0, 1], (60, 30))
         spread = np.where(group == 0, 2.0, 1.0) if name == "difference" else 1.0
-        row = compare_groups({"x": rng.normal(size=90) * spread + 0.8 * group}, group, test="welch").iloc[0]
+        row = compare_groups(
+            {"x": rng.normal(size=90) * spread + 0.8 * group}, group, test="welch"
+        ).iloc[0]
         return float(row[f"{name}_low"]), float(row[f"{name}_high"])
 
     return draw
@@ -148,7 +157,10 @@ def welch(name: str) -> Draw:
 def paired_difference(rng: np.random.Generator) -> Limits:
     labels = np.arange(120) < 45
     common = rng.normal(size=120)
-    a, b = (np.sqrt(0.5) * (common + rng.normal(size=120)) + shift_of(area) * labels for area in (0.85, 0.75))
+    a, b = (
+        np.sqrt(0.5) * (common + rng.normal(size=120)) + shift_of(area) * labels
+        for area in (0.85, 0.75)
+    )
     return delong_test(labels, a, b).interval
 
 
@@ -185,7 +197,8 @@ def cramers_v(rng: np.random.Generator) -> Limits:
 
 
 def diagnostic(name: str) -> Draw:
-    """84 ill and 134 well, sensitivity 0.8, specificity 0.7; for ACC, PPV and NPV at that prevalence."""
+    """84 ill and 134 well, sensitivity 0.8, specificity 0.7; for ACC, PPV and NPV at that
+    prevalence."""
 
     def draw(rng: np.random.Generator) -> Limits:
         tp, fp = rng.binomial(84, 0.8), rng.binomial(134, 0.3)
@@ -254,14 +267,17 @@ def clustered(method: Literal["bootstrap", "mixed"]) -> Draw:
         patient = np.repeat(np.arange(30), rng.integers(5, 41, 30))
         value = rng.normal(size=30)[patient] + rng.normal(size=len(patient)) + 0.8 * (patient % 2)
         seed = int(rng.integers(2**31))
-        row = compare_clustered(pd.DataFrame({"x": value}), patient % 2, patient, method=method, seed=seed).iloc[0]
+        row = compare_clustered(
+            pd.DataFrame({"x": value}), patient % 2, patient, method=method, seed=seed
+        ).iloc[0]
         return float(row["low"]), float(row["high"])
 
     return draw
 
 
 def cases(draws: int) -> list[tuple[str, float, Draw, int]]:
-    """What the second table is about: interval, truth, how a sample's limits are drawn, and how often."""
+    """What the second table is about: interval, truth, how a sample's limits are drawn, and how
+    often."""
     return [
         ("AUC, bootstrap percentiles, 40 and 80 cases", 0.8, bootstrap_auc, draws),
         ("AUC, BCa, 40 and 80 cases", 0.8, bca_auc, draws),
@@ -271,7 +287,10 @@ def cases(draws: int) -> list[tuple[str, float, Draw, int]]:
         ("the same, bootstrap percentiles", 0.75, bootstrap_within_folds, draws),
         ("difference of AUCs, paired, 45 and 75", 0.1, paired_difference, draws),
         ("difference of AUCs, unpaired, 25 + 35 and 30 + 50", 0.1, unpaired_difference, draws),
-        *((f"{name}, 84 ill and 134 well", x, diagnostic(name), draws) for name, x in diagnostic_truths().items()),
+        *(
+            (f"{name}, 84 ill and 134 well", x, diagnostic(name), draws)
+            for name, x in diagnostic_truths().items()
+        ),
         ("difference of accuracies (McNemar), 200", 0.1, accuracy_difference, draws),
         ("Cliff's delta, 30 and 40", 0.4, cliffs_delta, draws),
         ("Hodges-Lehmann, normal, 60 and 80", 0.8, shift, draws),
@@ -283,7 +302,12 @@ def cases(draws: int) -> list[tuple[str, float, Draw, int]]:
         ("odds ratio, 40 cases, Firth where separated", math.exp(1.5), firth_odds_ratio, draws),
         ("calibration slope, 250", 0.6, calibration_slope, draws),
         ("calibration intercept, 250", 0.4, calibration_intercept, draws),
-        ("clustered, bootstrap of delta, 30 patients", 2 * float(ndtr(0.4)) - 1, clustered("bootstrap"), draws),
+        (
+            "clustered, bootstrap of delta, 30 patients",
+            2 * float(ndtr(0.4)) - 1,
+            clustered("bootstrap"),
+            draws,
+        ),
         ("clustered, mixed model, 30 patients", 0.8, clustered("mixed"), draws),
     ]
 
@@ -292,14 +316,20 @@ def markdown(rows: list[dict[str, object]]) -> str:
     """A table of the docs; three digits."""
     lines = ["| " + " | ".join(rows[0]) + " |", "|" + "---|" * len(rows[0])]
     for row in rows:
-        cells = [f"{value:.3g}" if isinstance(value, float) else str(value) for value in row.values()]
+        cells = [
+            f"{value:.3g}" if isinstance(value, float) else str(value) for value in row.values()
+        ]
         lines.append("| " + " | ".join(cells) + " |")
     return "\n".join(lines)
 
 
 def main() -> None:
     draws = int(sys.argv[1]) if len(sys.argv) > 1 else DRAWS
-    print(markdown([auc_coverage(area, n, m, draws) for area in AREAS for n, m in CLASSES]), end="\n\n", flush=True)
+    print(
+        markdown([auc_coverage(area, n, m, draws) for area in AREAS for n, m in CLASSES]),
+        end="\n\n",
+        flush=True,
+    )
     print(markdown([coverage(*case) for case in cases(draws)]))
 
 

@@ -1,9 +1,10 @@
-"""Times `measure_nuclei`, density included, against scikit-image's regionprops on a folder of label images.
+"""Times `measure_nuclei`, density included, against scikit-image's regionprops on a folder of label
+images.
 
     python benchmarks/measure_nuclei.py FOLDER
 
-Both run in turns on the same image, so the ratio holds on a busy machine too. The first call, which compiles
-or loads the compiled code, is reported apart.
+Both run in turns on the same image, so the ratio holds on a busy machine too. The first call, which
+compiles or loads the compiled code, is reported apart.
 """
 
 from __future__ import annotations
@@ -44,7 +45,8 @@ def seconds(call: Callable[[], object]) -> float:
 
 
 def compare(path: Path, mpp: float) -> float:
-    """Print and return how many times faster `measure_nuclei` measures one label image (shortest of calls in turns)."""
+    """Print and return how many times faster `measure_nuclei` measures one label image (shortest of
+    calls in turns)."""
     labels = imread(path)
     pairs = [
         (
@@ -61,10 +63,14 @@ def compare(path: Path, mpp: float) -> float:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("folder", type=Path, help="folder of label images (PNG or TIFF, 0 = background)")
+    parser.add_argument(
+        "folder", type=Path, help="folder of label images (PNG or TIFF, 0 = background)"
+    )
     parser.add_argument("--mpp", type=float, default=0.25, help="um per pixel (0.25)")
     arguments = parser.parse_args()
-    paths = sorted(p for p in arguments.folder.iterdir() if p.suffix.lower() in {".png", ".tif", ".tiff"})
+    paths = sorted(
+        p for p in arguments.folder.iterdir() if p.suffix.lower() in {".png", ".tif", ".tiff"}
+    )
     if not paths:
         parser.error(f"no PNG or TIFF label images in {arguments.folder}")
     first = seconds(lambda: measure_nuclei(imread(paths[0]), mpp=arguments.mpp))

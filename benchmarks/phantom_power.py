@@ -1,13 +1,14 @@
 """How often a ranking finds what was planted, and how often it finds something where nothing was.
 
-python benchmarks/phantom_power.py [--runs 20] [--patients 200] [--delta 0.6] [--plant density size ...] [--ablation]
-python benchmarks/phantom_power.py --plant none --permutations 19 --runs 100 --patients 40
-python benchmarks/phantom_power.py --tests-only --plant none --runs 1000 --patients 40
+python benchmarks/phantom_power.py [--runs 20] [--patients 200] [--delta 0.6] [--plant density size
+...] [--ablation] python benchmarks/phantom_power.py --plant none --permutations 19 --runs 100
+--patients 40 python benchmarks/phantom_power.py --tests-only --plant none --runs 1000 --patients 40
 
-Cohorts are nuclei tables drawn from normal distributions, not the project's synthetic slides. Each patient has a level
-of five independent traits; in positive patients the planted traits are shifted so that the patients' levels have the
-Cliff's delta that is asked for. Scenarios: none, each trait alone, `two` (density and outline), `confounded` (positive
-patients have more nuclei and a higher density, angles are uniform: orientation must not be found).
+Cohorts are nuclei tables drawn from normal distributions, not the project's synthetic slides. Each
+patient has a level of five independent traits; in positive patients the planted traits are shifted
+so that the patients' levels have the Cliff's delta that is asked for. Scenarios: none, each trait
+alone, `two` (density and outline), `confounded` (positive patients have more nuclei and a higher
+density, angles are uniform: orientation must not be found).
 """
 
 from __future__ import annotations
@@ -50,7 +51,8 @@ PATCHES, NUCLEI = 10, 30
 def draw_cohort(
     seed: int, planted: tuple[str, ...], *, patients: int, delta: float, crowded: bool = False
 ) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """Nuclei and cohort, half of the patients positive; `crowded`: positive ones have twice the nuclei in a patch."""
+    """Nuclei and cohort, half of the patients positive; `crowded`: positive ones have twice the
+    nuclei in a patch."""
     rng = np.random.default_rng(seed)
     label = rng.permutation(np.arange(patients) % 2)
     shift = np.sqrt(2) * norm.ppf((1 + delta) / 2)  # of a normal level, in SD
@@ -119,8 +121,14 @@ def judge(ranking: Ranking, planted: tuple[str, ...]) -> dict[str, float]:
         "shapley_interval": (others["shapley_auc_low"] > 0).any(),
     }
     if table["shapley_p_any"].notna().any():
-        found |= {f"{name}_p": (others[f"{name}_p_any"] <= 0.05).any() for name in ("attention", "shapley")}
-    numbers = {"auc": ranking.auc.auc, "orientation_found": table.loc["orientation_deg", "p_holm"] < 0.05}
+        found |= {
+            f"{name}_p": (others[f"{name}_p_any"] <= 0.05).any()
+            for name in ("attention", "shapley")
+        }
+    numbers = {
+        "auc": ranking.auc.auc,
+        "orientation_found": table.loc["orientation_deg", "p_holm"] < 0.05,
+    }
     return (
         {f"first_{k}": float(v) for k, v in first.items()}
         | {f"false_{k}": float(v) for k, v in found.items()}
@@ -134,7 +142,12 @@ def run_once(scenario: str, seed: int, given: argparse.Namespace) -> dict[str, f
         seed, planted, patients=given.patients, delta=given.delta, crowded=scenario == "confounded"
     )
     ranking = rank_nuclei(
-        nuclei, cohort, seed=seed, quick=given.quick, permutations=given.permutations, ablation=given.ablation
+        nuclei,
+        cohort,
+        seed=seed,
+        quick=given.quick,
+        permutations=given.permutations,
+        ablation=given.ablation,
     )
     return judge(ranking, planted)
 
@@ -145,7 +158,11 @@ def count_false_tests(scenario: str, given: argparse.Namespace) -> None:
     single, family = [], []
     for seed in range(given.first, given.first + given.runs):
         nuclei, cohort = draw_cohort(
-            seed, planted, patients=given.patients, delta=given.delta, crowded=scenario == "confounded"
+            seed,
+            planted,
+            patients=given.patients,
+            delta=given.delta,
+            crowded=scenario == "confounded",
         )
         of_slides = {name: slide_values(part) for name, part in nuclei.groupby("slide_id")}
         values = pd.DataFrame(of_slides).T.loc[cohort["slide_id"]].reset_index(drop=True)
@@ -154,8 +171,14 @@ def count_false_tests(scenario: str, given: argparse.Namespace) -> None:
         single.append((others["p_value"] < 0.05).mean())
         family.append((others["p_holm"] < 0.05).any())
     low, high = proportion_confint(sum(family), len(family), method="wilson")
-    print(f"{scenario}: {given.runs} cohorts of {given.patients} patients, Mann-Whitney of features without effect:")
-    print(f"p < 0.05 in {np.mean(single):.4f} of tests (standard error {np.std(single) / np.sqrt(len(single)):.4f}),")
+    print(
+        f"{scenario}: {given.runs} cohorts of {given.patients} patients, Mann-Whitney of "
+        "features without effect:"
+    )
+    print(
+        f"p < 0.05 in {np.mean(single):.4f} of tests (standard error "
+        f"{np.std(single) / np.sqrt(len(single)):.4f}),"
+    )
     print(f"Holm's in {np.mean(family):.4f} [{low:.4f}, {high:.4f}] of cohorts", flush=True)
 
 
@@ -164,7 +187,9 @@ def run_all(scenario: str, given: argparse.Namespace) -> list[dict[str, float]]:
     if given.workers == 1:
         return [run_once(scenario, seed, given) for seed in seeds]
     with ProcessPoolExecutor(given.workers, mp_context=get_context("spawn")) as pool:
-        return [job.result() for job in [pool.submit(run_once, scenario, seed, given) for seed in seeds]]
+        return [
+            job.result() for job in [pool.submit(run_once, scenario, seed, given) for seed in seeds]
+        ]
 
 
 def summarize(rows: list[dict[str, float]]) -> pd.DataFrame:
@@ -177,18 +202,26 @@ def summarize(rows: list[dict[str, float]]) -> pd.DataFrame:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--runs", type=int, default=20)
     parser.add_argument("--first", type=int, default=0, help="seed of the first run")
     parser.add_argument("--patients", type=int, default=200)
-    parser.add_argument("--delta", type=float, default=0.6, help="Cliff's delta of the patients' levels")
+    parser.add_argument(
+        "--delta", type=float, default=0.6, help="Cliff's delta of the patients' levels"
+    )
     parser.add_argument("--plant", nargs="+", choices=list(SCENARIOS), default=list(SCENARIOS))
     parser.add_argument("--permutations", type=int, default=0)
     parser.add_argument("--ablation", action="store_true")
     parser.add_argument("--quick", action="store_true")
     parser.add_argument("--workers", type=int, default=2)
     parser.add_argument("--out", type=Path, help="CSV")
-    parser.add_argument("--tests-only", action="store_true", help="Mann-Whitney of features without effect, no model")
+    parser.add_argument(
+        "--tests-only",
+        action="store_true",
+        help="Mann-Whitney of features without effect, no model",
+    )
     given = parser.parse_args()
     if given.tests_only:
         for scenario in given.plant:
@@ -200,15 +233,23 @@ def main() -> None:
         rows = run_all(scenario, given)
         table = summarize(rows)
         seconds = time.perf_counter() - begun
-        print(f"\n{scenario}: {given.patients} patients, delta {given.delta}, {given.runs} runs, {seconds:.0f} s")
+        print(
+            f"\n{scenario}: {given.patients} patients, delta {given.delta}, {given.runs} runs, "
+            f"{seconds:.0f} s"
+        )
         print(table.round(3).to_string(), flush=True)
-        tables.append(table.rename_axis("what").reset_index().assign(scenario=scenario, **_settings(given)))
+        tables.append(
+            table.rename_axis("what").reset_index().assign(scenario=scenario, **_settings(given))
+        )
     if given.out:
         pd.concat(tables).to_csv(given.out, index=False)
 
 
 def _settings(given: argparse.Namespace) -> dict[str, object]:
-    return {name: getattr(given, name) for name in ("runs", "patients", "delta", "permutations", "quick")}
+    return {
+        name: getattr(given, name)
+        for name in ("runs", "patients", "delta", "permutations", "quick")
+    }
 
 
 if __name__ == "__main__":

@@ -18,7 +18,8 @@ from morphomil.types import FEATURE_NAMES
 
 
 def synthetic_counts(number: int, patches: int) -> np.ndarray:
-    """Counts (features, patches, fine bins) of a slide whose first feature lies higher in every other slide."""
+    """Counts (features, patches, fine bins) of a slide whose first feature lies higher in every
+    other slide."""
     rng = np.random.default_rng(number)
     centers = rng.normal(400, 30, len(FEATURE_NAMES))
     centers[0] += 40 * (number % 2)
@@ -29,15 +30,21 @@ def synthetic_counts(number: int, patches: int) -> np.ndarray:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--slides", type=int, default=200)
     parser.add_argument("--patches", type=int, default=200)
     parser.add_argument("--quick", action="store_true")
     given = parser.parse_args()
     ids = [f"s{i:04d}" for i in range(given.slides)]
-    cohort = pd.DataFrame({"slide_id": ids, "patient": ids, "label": [i % 2 for i in range(given.slides)]})
+    cohort = pd.DataFrame(
+        {"slide_id": ids, "patient": ids, "label": [i % 2 for i in range(given.slides)]}
+    )
     rng = np.random.default_rng(0)
-    values = pd.DataFrame({"slide_id": ids} | {name: rng.normal(size=given.slides) for name in FEATURE_NAMES})
+    values = pd.DataFrame(
+        {"slide_id": ids} | {name: rng.normal(size=given.slides) for name in FEATURE_NAMES}
+    )
     begun = time.perf_counter()
     told: list[tuple[float, float]] = []  # when, and the seconds foretold
 
@@ -58,8 +65,14 @@ def main() -> None:
     ((when, estimate),) = told
     memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
     first = ranking.table["feature"][0]
-    print(f"{given.slides} slides x {given.patches} patches: {ended - begun:.1f} s, {memory:.2f} GiB, first: {first}")
-    print(f"from the estimate to the end: {ended - when:.1f} s, estimate / measured: {estimate / (ended - when):.2f}")
+    print(
+        f"{given.slides} slides x {given.patches} patches: {ended - begun:.1f} s, {memory:.2f} "
+        f"GiB, first: {first}"
+    )
+    print(
+        f"from the estimate to the end: {ended - when:.1f} s, estimate / measured: "
+        f"{estimate / (ended - when):.2f}"
+    )
 
 
 if __name__ == "__main__":

@@ -1,12 +1,14 @@
-"""Patches per second, pixels to stored masks: StarDist patch by patch against `morphomil segment`, in one run.
+"""Patches per second, pixels to stored masks: StarDist patch by patch against `morphomil segment`,
+in one run.
 
-The patches are those that `segment` keeps of the images given (JPEG, PNG or slides). StarDist's side is what a script
-would do: read a patch, divide by 255, `predict_instances`, store the mask. Both sides write Zarr.
+The patches are those that `segment` keeps of the images given (JPEG, PNG or slides). StarDist's
+side is what a script would do: read a patch, divide by 255, `predict_instances`, store the mask.
+Both sides write Zarr.
 
     python benchmarks/segment.py IMAGE... --mpp 0.5 [--baseline FOLDER] [--repeats 3]
 
-With `--memory N` the images are segmented over and over until N patches are done, and the memory of the process is
-printed on the way.
+With `--memory N` the images are segmented over and over until N patches are done, and the memory of
+the process is printed on the way.
 """
 
 from __future__ import annotations
@@ -51,7 +53,9 @@ def clocked(name: str, function: Callable[..., Any]) -> Callable[..., Any]:
     return timed
 
 
-def segment(cohort: Cohort, folder: Path, settings: SegmenterSettings) -> tuple[pipeline.Run, float]:
+def segment(
+    cohort: Cohort, folder: Path, settings: SegmenterSettings
+) -> tuple[pipeline.Run, float]:
     """A run of the stage with the segmenter at hand, and its seconds."""
     load_segmenter(**vars(settings))
     begun = time.perf_counter()
@@ -71,7 +75,10 @@ def stardist_patches(
             patches = tables[slide.slide_id].query("kept")
             side = 256
             stored = group.create_array(
-                slide.slide_id, shape=(len(patches), side, side), dtype="int32", chunks=(1, side, side)
+                slide.slide_id,
+                shape=(len(patches), side, side),
+                dtype="int32",
+                chunks=(1, side, side),
             )
             downsample = 0.5 / image.mpp
             image.read(0, 0, 8, 8, downsample=1)  # flat images are decoded at the first read
@@ -85,21 +92,31 @@ def stardist_patches(
 def matched_share(one: NDArray[np.integer], other: NDArray[np.integer], iou: float = 0.9) -> float:
     """Share of the nuclei of two label images that have a partner."""
     pairs = overlaps(one, other)
-    return float(2 * (pairs.iou > iou).sum() / ((pairs.areas_annotated > 0).sum() + (pairs.areas_found > 0).sum()))
+    return float(
+        2
+        * (pairs.iou > iou).sum()
+        / ((pairs.areas_annotated > 0).sum() + (pairs.areas_found > 0).sum())
+    )
 
 
 def main() -> None:
     """Print the table."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("images", nargs="+", type=Path)
     parser.add_argument("--mpp", type=float, default=0.5)
     parser.add_argument("--model", default="default")
     parser.add_argument("--baseline", help="another StarDist folder, timed patch by patch beside")
-    parser.add_argument("--patches", type=int, default=40, help="patches for StarDist's side, per image")
+    parser.add_argument(
+        "--patches", type=int, default=40, help="patches for StarDist's side, per image"
+    )
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--memory", type=int, default=0, metavar="N")
     args = parser.parse_args()
-    cohort = Cohort(tuple(Slide(p.stem, p.stem, "0", (ImageSource(p, mpp=args.mpp),)) for p in args.images))
+    cohort = Cohort(
+        tuple(Slide(p.stem, p.stem, "0", (ImageSource(p, mpp=args.mpp),)) for p in args.images)
+    )
     engines = {
         "openvino": SegmenterSettings(args.model),
         "openvino bfloat16": SegmenterSettings(args.model, precision="bfloat16"),
@@ -112,8 +129,13 @@ def main() -> None:
     seconds: dict[str, list[float]] = defaultdict(list)
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        runs = {key: segment(cohort, folder / key / "warm", choice)[0] for key, choice in engines.items()}
-        tables = {slide.slide_id: runs["openvino"].patches(slide.slide_id) for slide in cohort.slides}
+        runs = {
+            key: segment(cohort, folder / key / "warm", choice)[0]
+            for key, choice in engines.items()
+        }
+        tables = {
+            slide.slide_id: runs["openvino"].patches(slide.slide_id) for slide in cohort.slides
+        }
         count = sum(int(table["kept"].sum()) for table in tables.values())
         references = {f"predict_instances, {args.model}": load_stardist(args.model)}
         if args.baseline:
@@ -122,16 +144,25 @@ def main() -> None:
             model.predict_instances(np.zeros((256, 256, 3), np.float32))
         for repeat in range(args.repeats):
             for key, model in references.items():
-                each = list(stardist_patches(cohort, tables, model, folder / "stardist", limit=args.patches))
+                each = list(
+                    stardist_patches(cohort, tables, model, folder / "stardist", limit=args.patches)
+                )
                 seconds[key].append(float(np.mean(each)))
             for key, choice in engines.items():
                 seconds[key].append(segment(cohort, folder / key / str(repeat), choice)[1] / count)
         reference = min(seconds[f"predict_instances, {args.model}"])
-        print(f"{count} patches of {len(args.images)} images, {CORES} cores; best of {args.repeats}")
+        print(
+            f"{count} patches of {len(args.images)} images, {CORES} cores; best of {args.repeats}"
+        )
         for key, values in seconds.items():
-            line = f"{key:40} {1000 * min(values):7.1f} ms per patch, {reference / min(values):5.2f} x"
+            line = (
+                f"{key:40} {1000 * min(values):7.1f} ms per patch, {reference / min(values):5.2f} x"
+            )
             if args.baseline:
-                line += f", {min(seconds[f'predict_instances, {args.baseline}']) / min(values):5.2f} x baseline"
+                line += (
+                    f", {min(seconds[f'predict_instances, {args.baseline}']) / min(values):5.2f} "
+                    "x baseline"
+                )
             print(line)
         print("nuclei matched at IoU 0.9 with the tensorflow engine:")
         for key in (key for key in engines if key != "tensorflow"):

@@ -1,7 +1,9 @@
-"""How far segmentation depends on the stain: annotated images given the stains of others, with and without normalizing.
+"""How far segmentation depends on the stain: annotated images given the stains of others, with and
+without normalizing.
 
-Each image gets hematoxylin and eosin (color and strength, Macenko et al. 2009) of the palest, the median and the
-darkest images of the table. Panoptic quality before and after, and after `--normalize-stain`.
+Each image gets hematoxylin and eosin (color and strength, Macenko et al. 2009) of the palest, the
+median and the darkest images of the table. Panoptic quality before and after, and after
+`--normalize-stain`.
 
     python benchmarks/stain_shift.py images.csv --root DIR [--split val] [--model default]
 """
@@ -24,7 +26,9 @@ from morphomil.stain import estimate_stains, fit_normalizer
 
 def main() -> None:
     """Print the table."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("table", type=Path)
     parser.add_argument("--root", type=Path, required=True)
     parser.add_argument("--split", default="val")
@@ -34,7 +38,9 @@ def main() -> None:
     table = read_table(args.table, columns={"image", "labels", "mpp"})
     everything = read_annotated(table, args.root)
     stains = {image.name: estimate_stains(image.rgb) for image in everything}
-    strength = pd.DataFrame({name: amount for name, (_, amount) in stains.items()}, index=["hematoxylin", "eosin"]).T
+    strength = pd.DataFrame(
+        {name: amount for name, (_, amount) in stains.items()}, index=["hematoxylin", "eosin"]
+    ).T
     print("amount of stain over all images:")
     print(strength.describe(percentiles=[0.05, 0.5, 0.95]).round(2).to_string())
     donors = {"as it is": None}
@@ -49,10 +55,16 @@ def main() -> None:
     for whole in (image for image in everything if image.name in chosen):
         for image in whole.levels():
             for donor, reference in donors.items():
-                rgb = fit_normalizer(image.rgb, reference=reference)(image.rgb) if reference else image.rgb
+                rgb = (
+                    fit_normalizer(image.rgb, reference=reference)(image.rgb)
+                    if reference
+                    else image.rgb
+                )
                 row = {"stain of": donor, "group": image.group, "mpp": image.mpp}
                 for name, one in (("pq", segmenter), ("pq normalized", normalizing)):
-                    row[name] = agreement(image.labels, find_labels(rgb, mpp=image.mpp, segmenter=one)).pq
+                    row[name] = agreement(
+                        image.labels, find_labels(rgb, mpp=image.mpp, segmenter=one)
+                    ).pq
                 rows.append(row)
     scores = pd.DataFrame(rows).groupby(["group", "mpp", "stain of"], sort=False).mean()
     scores["change"] = scores["pq"] - scores["pq"].groupby(["group", "mpp"]).transform("first")

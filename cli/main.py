@@ -19,33 +19,56 @@ app = typer.Typer(
     no_args_is_help=True,
     pretty_exceptions_enable=False,
     rich_markup_mode="markdown",
-    help="Which nuclear morphology goes with an outcome, how sure are we, and is that what the image model sees?",
-    epilog="Exit status: 0 done; 1 internal error; 2 unusable input; 3 some slides or folds failed; "
+    help="Which nuclear morphology goes with an outcome, how sure are we, and is that what the "
+    "image model sees?",
+    epilog="Exit status: 0 done; 1 internal error; 2 unusable input; 3 some slides or folds "
+    "failed; "
     "4 refused (leakage, or statistics that can't be had); 5 run directory busy; 130 interrupted.",
 )
 
-OutOption = Annotated[Path, typer.Option("--out", "-o", help="Run directory, made or gone on with.")]
-RunArgument = Annotated[Path, typer.Argument(help="Run directory of `morphomil segment`.", show_default=False)]
+OutOption = Annotated[
+    Path, typer.Option("--out", "-o", help="Run directory, made or gone on with.")
+]
+RunArgument = Annotated[
+    Path, typer.Argument(help="Run directory of `morphomil segment`.", show_default=False)
+]
 ModelOption = Annotated[
-    str, typer.Option(help="default, a model folder (of train-segmenter or StarDist), or a StarDist pretrained name.")
+    str,
+    typer.Option(
+        help="default, a model folder (of train-segmenter or StarDist), or a "
+        "StarDist pretrained name."
+    ),
 ]
 NormalizeOption = Annotated[
-    Literal["unit", "percentile"] | None, typer.Option(help="Pixel values for the model; default: its own way.")
+    Literal["unit", "percentile"] | None,
+    typer.Option(help="Pixel values for the model; default: its own way."),
 ]
 EngineOption = Annotated[
-    Literal["openvino", "tensorflow"], typer.Option(help="openvino: fast on CPUs; tensorflow: the reference, GPUs.")
+    Literal["openvino", "tensorflow"],
+    typer.Option(help="openvino: fast on CPUs; tensorflow: the reference, GPUs."),
 ]
 PrecisionOption = Annotated[
     Literal["auto", "float32", "bfloat16", "int8"],
     typer.Option(help="Of openvino; auto: int8 with the shipped weights."),
 ]
-AccurateOption = Annotated[bool, typer.Option("--accurate", help="Average four mirrored predictions; 4 x the time.")]
-StainOption = Annotated[
-    bool, typer.Option("--normalize-stain", help="Bring hematoxylin and eosin to a reference first (Macenko).")
+AccurateOption = Annotated[
+    bool, typer.Option("--accurate", help="Average four mirrored predictions; 4 x the time.")
 ]
-RootOption = Annotated[Path | None, typer.Option(help="Folder that the table's paths start from; default: its own.")]
-QuietOption = Annotated[bool, typer.Option("--quiet", "-q", help="Print only problems and where the results are.")]
-ShardOption = Annotated[str, typer.Option(help="Work on part i of n, as in 2/8, for job arrays.", metavar="i/n")]
+StainOption = Annotated[
+    bool,
+    typer.Option(
+        "--normalize-stain", help="Bring hematoxylin and eosin to a reference first (Macenko)."
+    ),
+]
+RootOption = Annotated[
+    Path | None, typer.Option(help="Folder that the table's paths start from; default: its own.")
+]
+QuietOption = Annotated[
+    bool, typer.Option("--quiet", "-q", help="Print only problems and where the results are.")
+]
+ShardOption = Annotated[
+    str, typer.Option(help="Work on part i of n, as in 2/8, for job arrays.", metavar="i/n")
+]
 
 
 def run() -> NoReturn:
@@ -63,21 +86,26 @@ def run() -> NoReturn:
     except OSError as error:
         if debug:
             raise
-        fail(f"{error}; what is finished is kept, and the same command goes on from there", ExitStatus.INTERNAL_ERROR)
+        fail(
+            f"{error}; what is finished is kept, and the same command goes on from there",
+            ExitStatus.INTERNAL_ERROR,
+        )
     except Interrupted:
         fail("interrupted; the same command goes on where it stopped", ExitStatus.INTERRUPTED)
     except Exception as error:
         if debug:
             raise
         fail(
-            f"internal error, please report it: {type(error).__name__}: {error} (--debug shows where)",
+            f"internal error, please report it: {type(error).__name__}: {error} (--debug shows "
+            "where)",
             ExitStatus.INTERNAL_ERROR,
         )
     sys.exit(0)
 
 
 class Interrupted(BaseException):
-    """The user or the machine wants an end; no KeyboardInterrupt, which Typer ends the program on without a word."""
+    """The user or the machine wants an end; no KeyboardInterrupt, which Typer ends the program on
+    without a word."""
 
 
 def _interrupt(_signal: int, _frame: Any) -> NoReturn:
@@ -89,7 +117,9 @@ def fail(message: str, status: ExitStatus) -> NoReturn:
     from rich.console import Console
     from rich.markup import escape
 
-    Console(stderr=True, highlight=False).print(f"[bold red]morphomil:[/] {escape(message)}", soft_wrap=True)
+    Console(stderr=True, highlight=False).print(
+        f"[bold red]morphomil:[/] {escape(message)}", soft_wrap=True
+    )
     sys.exit(status)
 
 
@@ -101,15 +131,27 @@ def say(message: str, *, quiet: bool = False) -> None:
 
 @app.command(epilog="Example: `morphomil segment cohort.csv --out run --mpp 0.5`")
 def segment(
-    cohort: Annotated[Path, typer.Argument(help="Manifest (CSV or XLSX): slide, patient, label.", show_default=False)],
+    cohort: Annotated[
+        Path,
+        typer.Argument(help="Manifest (CSV or XLSX): slide, patient, label.", show_default=False),
+    ],
     out: OutOption,
-    mpp: Annotated[float | None, typer.Option(help="um per level-0 pixel where file and manifest don't say.")] = None,
-    working_mpp: Annotated[float, typer.Option(help="um per pixel to cut and segment patches at.")] = 0.5,
+    mpp: Annotated[
+        float | None, typer.Option(help="um per level-0 pixel where file and manifest don't say.")
+    ] = None,
+    working_mpp: Annotated[
+        float, typer.Option(help="um per pixel to cut and segment patches at.")
+    ] = 0.5,
     patch: Annotated[int, typer.Option(help="Side of a patch, working pixels.")] = 256,
-    max_blank: Annotated[float, typer.Option(help="Drop patches with this blank share or more.")] = 0.3,
-    max_ink: Annotated[float, typer.Option(help="Drop patches with this share of ink, or more.")] = 0.1,
+    max_blank: Annotated[
+        float, typer.Option(help="Drop patches with this blank share or more.")
+    ] = 0.3,
+    max_ink: Annotated[
+        float, typer.Option(help="Drop patches with this share of ink, or more.")
+    ] = 0.1,
     regions: Annotated[
-        Literal["auto", "annotation", "white", "tissue", "whole"], typer.Option(help="Where the tumor is.")
+        Literal["auto", "annotation", "white", "tissue", "whole"],
+        typer.Option(help="Where the tumor is."),
     ] = "auto",
     model: ModelOption = "default",
     normalize: NormalizeOption = None,
@@ -117,23 +159,45 @@ def segment(
     precision: PrecisionOption = "auto",
     accurate: AccurateOption = False,
     normalize_stain: StainOption = False,
-    covariates: Annotated[str, typer.Option(help="Further columns of the manifest to keep, comma-separated.")] = "",
-    drop_missing: Annotated[bool, typer.Option(help="Leave out rows without a label instead of refusing.")] = False,
+    covariates: Annotated[
+        str, typer.Option(help="Further columns of the manifest to keep, comma-separated.")
+    ] = "",
+    drop_missing: Annotated[
+        bool, typer.Option(help="Leave out rows without a label instead of refusing.")
+    ] = False,
     shard: ShardOption = "1/1",
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only estimate time and disk; write nothing.")] = False,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Only estimate time and disk; write nothing.")
+    ] = False,
     quiet: QuietOption = False,
 ) -> None:
     """Find the nuclei in the tumor patches of every slide."""
     settings = PatchSettings(
-        working_mpp=working_mpp, patch_px=patch, max_blank=max_blank, max_ink=max_ink, regions=regions
+        working_mpp=working_mpp,
+        patch_px=patch,
+        max_blank=max_blank,
+        max_ink=max_ink,
+        regions=regions,
     )
     slides = _read_cohort(cohort, covariates, mpp=mpp, drop_missing=drop_missing)
     segmenter = SegmenterSettings(model, normalize, engine, precision, accurate, normalize_stain)
     if dry_run:
         _estimate(slides, out, settings=settings, mpp=mpp, segmenter=segmenter)
         return
-    _finish(_segment(slides, out, settings=settings, mpp=mpp, segmenter=segmenter, shard=_shard(shard), quiet=quiet))
-    say(f"Masks of {len(slides)} slides: {out}/slides. Next: morphomil featurize {out}", quiet=quiet)
+    _finish(
+        _segment(
+            slides,
+            out,
+            settings=settings,
+            mpp=mpp,
+            segmenter=segmenter,
+            shard=_shard(shard),
+            quiet=quiet,
+        )
+    )
+    say(
+        f"Masks of {len(slides)} slides: {out}/slides. Next: morphomil featurize {out}", quiet=quiet
+    )
 
 
 def _estimate(cohort: Cohort, out: Path, **options: Any) -> None:
@@ -142,10 +206,20 @@ def _estimate(cohort: Cohort, out: Path, **options: Any) -> None:
     found = estimate_segment(cohort, out, **options)
     minutes = found.seconds / 60
     span = (
-        f"{found.seconds:.0f} s" if minutes < 2 else f"{minutes:.0f} min" if minutes < 100 else f"{minutes / 60:.1f} h"
+        f"{found.seconds:.0f} s"
+        if minutes < 2
+        else f"{minutes:.0f} min"
+        if minutes < 100
+        else f"{minutes / 60:.1f} h"
     )
-    say(f"{found.slides} slides, about {found.patches:,} patches (from the regions of {found.sampled} slides).")
-    say(f"About {span} on this machine alone, {found.disk_bytes / 2**20:,.0f} MiB in {out}; nothing was written.")
+    say(
+        f"{found.slides} slides, about {found.patches:,} patches (from the regions of "
+        f"{found.sampled} slides)."
+    )
+    say(
+        f"About {span} on this machine alone, {found.disk_bytes / 2**20:,.0f} MiB in {out}; "
+        "nothing was written."
+    )
     if found.disk_bytes > found.free_bytes:
         say(f"Only {found.free_bytes / 2**20:,.0f} MiB are free there.")
     _finish_failed(found.problems, "can't be read")
@@ -162,30 +236,50 @@ def _segment(cohort: Cohort, out: Path, *, quiet: bool, **options: Any) -> Stage
     return result
 
 
-@app.command(name="import-nuclei", epilog="Example: `morphomil import-nuclei cohort.csv --nuclei labels --out run`")
+@app.command(
+    name="import-nuclei",
+    epilog="Example: `morphomil import-nuclei cohort.csv --nuclei labels --out run`",
+)
 def import_nuclei(
     cohort: Annotated[
         Path,
-        typer.Argument(help="Manifest as for segment; its column nuclei names files.", show_default=False),
+        typer.Argument(
+            help="Manifest as for segment; its column nuclei names files.", show_default=False
+        ),
     ],
     out: OutOption,
     nuclei: Annotated[
-        Path | None, typer.Option(help="Folder of label images or GeoJSON named like the slides' files.")
+        Path | None,
+        typer.Option(help="Folder of label images or GeoJSON named like the slides' files."),
     ] = None,
-    mpp: Annotated[float | None, typer.Option(help="um per level-0 pixel where file and manifest don't say.")] = None,
-    working_mpp: Annotated[float, typer.Option(help="um per pixel to cut and measure patches at.")] = 0.5,
+    mpp: Annotated[
+        float | None, typer.Option(help="um per level-0 pixel where file and manifest don't say.")
+    ] = None,
+    working_mpp: Annotated[
+        float, typer.Option(help="um per pixel to cut and measure patches at.")
+    ] = 0.5,
     patch: Annotated[int, typer.Option(help="Side of a patch, working pixels.")] = 256,
-    max_blank: Annotated[float, typer.Option(help="Drop patches with this blank share or more.")] = 0.3,
-    max_ink: Annotated[float, typer.Option(help="Drop patches with this share of ink, or more.")] = 0.1,
+    max_blank: Annotated[
+        float, typer.Option(help="Drop patches with this blank share or more.")
+    ] = 0.3,
+    max_ink: Annotated[
+        float, typer.Option(help="Drop patches with this share of ink, or more.")
+    ] = 0.1,
     regions: Annotated[
-        Literal["auto", "annotation", "white", "tissue", "whole"], typer.Option(help="Where the tumor is.")
+        Literal["auto", "annotation", "white", "tissue", "whole"],
+        typer.Option(help="Where the tumor is."),
     ] = "auto",
-    covariates: Annotated[str, typer.Option(help="Further columns of the manifest to keep, comma-separated.")] = "",
-    drop_missing: Annotated[bool, typer.Option(help="Leave out rows without a label instead of refusing.")] = False,
+    covariates: Annotated[
+        str, typer.Option(help="Further columns of the manifest to keep, comma-separated.")
+    ] = "",
+    drop_missing: Annotated[
+        bool, typer.Option(help="Leave out rows without a label instead of refusing.")
+    ] = False,
     shard: ShardOption = "1/1",
     quiet: QuietOption = False,
 ) -> None:
-    """Take nuclei that another program found (label images, QuPath GeoJSON) instead of segmenting."""
+    """Take nuclei that another program found (label images, QuPath GeoJSON) instead of
+    segmenting."""
     from morphomil.cli.progress import Display
     from morphomil.cohort import read_paths
     from morphomil.figures.run import draw_overviews
@@ -193,9 +287,15 @@ def import_nuclei(
     from morphomil.import_nuclei import import_nuclei as work
 
     settings = PatchSettings(
-        working_mpp=working_mpp, patch_px=patch, max_blank=max_blank, max_ink=max_ink, regions=regions
+        working_mpp=working_mpp,
+        patch_px=patch,
+        max_blank=max_blank,
+        max_ink=max_ink,
+        regions=regions,
     )
-    slides = _read_cohort(cohort, covariates, mpp=mpp, drop_missing=drop_missing, elsewhere=("nuclei",))
+    slides = _read_cohort(
+        cohort, covariates, mpp=mpp, drop_missing=drop_missing, elsewhere=("nuclei",)
+    )
     files = find_files(slides, nuclei) if nuclei else read_paths(cohort, "nuclei")
     with Display(quiet=quiet) as display:
         run_directory, result = work(
@@ -203,7 +303,9 @@ def import_nuclei(
         )
         draw_overviews(run_directory)
     _finish(result)
-    say(f"Masks of {len(slides)} slides: {out}/slides. Next: morphomil featurize {out}", quiet=quiet)
+    say(
+        f"Masks of {len(slides)} slides: {out}/slides. Next: morphomil featurize {out}", quiet=quiet
+    )
 
 
 @app.command(epilog="Example: `morphomil featurize run`")
@@ -222,25 +324,38 @@ def _featurize(path: Path, *, shard: Shard, quiet: bool) -> StageResult:
         return pipeline.featurize(Run.open(path), shard=shard, progress=display)
 
 
-@app.command(epilog="Example: `morphomil embed run --backbone vgg16_bn --weights vgg16_bn.pth --pool max`")
+@app.command(
+    epilog="Example: `morphomil embed run --backbone vgg16_bn --weights vgg16_bn.pth --pool max`"
+)
 def embed(
     path: RunArgument,
     backbone: Annotated[
         str,
-        typer.Option(help="efficientnet-lite0 (no download), alexnet, vgg16_bn, resnet50, densenet121, inception_v3."),
+        typer.Option(
+            help="efficientnet-lite0 (no download), alexnet, vgg16_bn, resnet50, "
+            "densenet121, inception_v3."
+        ),
     ] = "efficientnet-lite0",
     weights: Annotated[
-        Path | None, typer.Option(help="The backbone's weights (.pth or .safetensors), where there is no network.")
+        Path | None,
+        typer.Option(
+            help="The backbone's weights (.pth or .safetensors), where there is no network."
+        ),
     ] = None,
     pool: Annotated[
-        Literal["own", "max", "mean"], typer.Option(help="Of the last maps; own: flattened or averaged, as trained.")
+        Literal["own", "max", "mean"],
+        typer.Option(help="Of the last maps; own: flattened or averaged, as trained."),
     ] = "own",
     size: Annotated[int, typer.Option(help="Patches are resized to this side: 256 or 224.")] = 256,
     keep_outside: Annotated[
-        bool, typer.Option("--keep-outside", help="Don't paint white what lies outside the tumor region.")
+        bool,
+        typer.Option(
+            "--keep-outside", help="Don't paint white what lies outside the tumor region."
+        ),
     ] = False,
     encoder: Annotated[
-        str | None, typer.Option(help="Your own: FILE.py:FUNCTION, (n, side, side, 3) uint8 to (n, F).")
+        str | None,
+        typer.Option(help="Your own: FILE.py:FUNCTION, (n, side, side, 3) uint8 to (n, F)."),
     ] = None,
     shard: ShardOption = "1/1",
     quiet: QuietOption = False,
@@ -264,38 +379,64 @@ def embed(
         )
     _finish(result)
     row = embedded_backbones(run).set_index("backbone").loc[made.backbone]
-    say(f"{row['features']:,} features and {row['bytes_per_patch'] / 1024:.1f} KiB a patch.", quiet=quiet)
-    say(f"Features: {path}/embeddings/{made.backbone}. Next: morphomil train {path} --model dl-cnb", quiet=quiet)
+    say(
+        f"{row['features']:,} features and {row['bytes_per_patch'] / 1024:.1f} KiB a patch.",
+        quiet=quiet,
+    )
+    say(
+        f"Features: {path}/embeddings/{made.backbone}. Next: morphomil train {path} --model dl-cnb",
+        quiet=quiet,
+    )
 
 
-SPLIT_HELP = "auto: the manifest's split, else k-fold; holdout: 4:1, then 3:1; site: each site by the others."
+SPLIT_HELP = (
+    "auto: the manifest's split, else k-fold; holdout: 4:1, then 3:1; site: each site by the "
+    "others."
+)
 
 
 @app.command(epilog="Example: `morphomil train run --model dl-cnb --positive N+`")
 def train(
     path: RunArgument,
     model: Annotated[
-        Literal["clinical", "dl-cnb", "dl-cnb+c", "morphometry+clinical"], typer.Option(help="What is trained.")
+        Literal["clinical", "dl-cnb", "dl-cnb+c", "morphometry+clinical"],
+        typer.Option(help="What is trained."),
     ],
     preset: Annotated[
         Literal["default", "paper", "released-code"], typer.Option(help="Of the image model.")
     ] = "default",
-    backbone: Annotated[str, typer.Option(help="Features to learn from; default: what `morphomil embed` made.")] = "",
+    backbone: Annotated[
+        str, typer.Option(help="Features to learn from; default: what `morphomil embed` made.")
+    ] = "",
     finetune: Annotated[
-        bool, typer.Option("--finetune", help="Let the backbone of these features learn too: slow, best with a GPU.")
+        bool,
+        typer.Option(
+            "--finetune",
+            help="Let the backbone of these features learn too: slow, best with a GPU.",
+        ),
     ] = False,
-    weights: Annotated[Path | None, typer.Option(help="Of the backbone, where `embed` was given some.")] = None,
-    covariates: Annotated[str, typer.Option(help="Of the clinical models, comma-separated; default: all.")] = "",
+    weights: Annotated[
+        Path | None, typer.Option(help="Of the backbone, where `embed` was given some.")
+    ] = None,
+    covariates: Annotated[
+        str, typer.Option(help="Of the clinical models, comma-separated; default: all.")
+    ] = "",
     positive: Annotated[
         str | None, typer.Option(help="The label that counts as positive (1 where labels are 0/1).")
     ] = None,
-    split: Annotated[Literal["auto", "kfold", "holdout", "site"], typer.Option(help=SPLIT_HELP)] = "auto",
+    split: Annotated[
+        Literal["auto", "kfold", "holdout", "site"], typer.Option(help=SPLIT_HELP)
+    ] = "auto",
     folds: Annotated[int, typer.Option(help="Of the cross-validation.", min=2)] = 5,
     bags: Annotated[
-        Literal["ten", "all"] | None, typer.Option(help="Bags of ten patches, or all of a slide's patches as one.")
+        Literal["ten", "all"] | None,
+        typer.Option(help="Bags of ten patches, or all of a slide's patches as one."),
     ] = None,
     redraw: Annotated[
-        bool | None, typer.Option("--redraw/--fixed", help="Draw the training bags anew in every epoch, or once.")
+        bool | None,
+        typer.Option(
+            "--redraw/--fixed", help="Draw the training bags anew in every epoch, or once."
+        ),
     ] = None,
     balanced: Annotated[
         bool, typer.Option("--balanced", help="Give classes, instead of patients, the same weight.")
@@ -312,8 +453,16 @@ def train(
     from morphomil.fits import FitSettings
     from morphomil.run import Run
 
-    changes: dict[str, Any] = {"redraw": redraw, "pool": pool, "epochs": epochs, "learning_rate": learning_rate}
-    changes |= {"bag_size": None if bags is None else {"ten": 10, "all": 0}[bags], "balanced": balanced or None}
+    changes: dict[str, Any] = {
+        "redraw": redraw,
+        "pool": pool,
+        "epochs": epochs,
+        "learning_rate": learning_rate,
+    }
+    changes |= {
+        "bag_size": None if bags is None else {"ten": 10, "all": 0}[bags],
+        "balanced": balanced or None,
+    }
     settings = FitSettings(
         model,
         preset=preset,
@@ -331,24 +480,32 @@ def train(
         result = pipeline.train(Run.open(path), settings, progress=display)
     for note in result.notes:
         say(note, quiet=quiet)
-    say(f"Model: {path}/models/{model}. Next: morphomil predict {path} --model {model}", quiet=quiet)
+    say(
+        f"Model: {path}/models/{model}. Next: morphomil predict {path} --model {model}", quiet=quiet
+    )
     if result.failed:
         causes = "".join(f"\n- {fold}: {cause}" for fold, cause in result.failed.items())
-        fail(f"{len(result.failed)} folds failed, the others are done:{causes}", ExitStatus.SOME_FAILED)
+        fail(
+            f"{len(result.failed)} folds failed, the others are done:{causes}",
+            ExitStatus.SOME_FAILED,
+        )
 
 
 @app.command(epilog="Example: `morphomil predict run --model dl-cnb`")
 def predict(
     path: RunArgument,
     model: Annotated[
-        str | None, typer.Option(help="As `morphomil train` names it; default: all that are trained.")
+        str | None,
+        typer.Option(help="As `morphomil train` names it; default: all that are trained."),
     ] = None,
     model_from: Annotated[
-        Path | None, typer.Option(help="Another run, whose trained model scores all patients of this one.")
+        Path | None,
+        typer.Option(help="Another run, whose trained model scores all patients of this one."),
     ] = None,
     quiet: QuietOption = False,
 ) -> None:
-    """Score the test patients of trained models, once, or an external cohort: every scoring is logged."""
+    """Score the test patients of trained models, once, or an external cohort: every scoring is
+    logged."""
     from morphomil import pipeline
     from morphomil.fits import describe_test, trained_models
     from morphomil.run import Run
@@ -358,7 +515,9 @@ def predict(
     names = [model] if model else trained_models(origin or run)
     if not names:
         trained = model_from or path
-        raise InputError(f"{trained} has no trained models; run: morphomil train {trained} --model dl-cnb")
+        raise InputError(
+            f"{trained} has no trained models; run: morphomil train {trained} --model dl-cnb"
+        )
     for name in names:
         scoring = pipeline.predict(run, name, origin=origin)
         for note in scoring.notes:
@@ -371,11 +530,19 @@ def predict(
 def heatmap(
     path: RunArgument,
     model: Annotated[str, typer.Option(help="dl-cnb or dl-cnb+c.")] = "dl-cnb",
-    slide: Annotated[list[str] | None, typer.Option(help="Only this slide; may be given several times.")] = None,
+    slide: Annotated[
+        list[str] | None, typer.Option(help="Only this slide; may be given several times.")
+    ] = None,
     overlap: Annotated[
-        float, typer.Option(help="Attention on a finer grid: windows that share this part of their side (0.5, 0.75).")
+        float,
+        typer.Option(
+            help="Attention on a finer grid: windows that share this part of "
+            "their side (0.5, 0.75)."
+        ),
     ] = 0.0,
-    weights: Annotated[Path | None, typer.Option(help="Of the backbone, for --overlap, if `embed` had some.")] = None,
+    weights: Annotated[
+        Path | None, typer.Option(help="Of the backbone, for --overlap, if `embed` had some.")
+    ] = None,
     quiet: QuietOption = False,
 ) -> None:
     """Draw where the image model looks on every slide, and what its prediction rests on."""
@@ -396,16 +563,30 @@ def rank(
     positive: Annotated[
         str | None, typer.Option(help="The label that counts as positive (1 where labels are 0/1).")
     ] = None,
-    folds: Annotated[int, typer.Option(help="Cross-validation folds, where the manifest gives no split.", min=2)] = 5,
+    folds: Annotated[
+        int, typer.Option(help="Cross-validation folds, where the manifest gives no split.", min=2)
+    ] = 5,
     seed: Annotated[int, typer.Option(help="Seed of folds, bags and training.")] = 0,
     quick: Annotated[
-        bool, typer.Option("--quick", help="Attention and Shapley values only: one training per fold.")
+        bool,
+        typer.Option("--quick", help="Attention and Shapley values only: one training per fold."),
     ] = False,
-    permutations: Annotated[int, typer.Option(help="Trainings with permuted labels, for p values.", min=0)] = 199,
+    permutations: Annotated[
+        int, typer.Option(help="Trainings with permuted labels, for p values.", min=0)
+    ] = 199,
     quiet: QuietOption = False,
 ) -> None:
-    """Rank the features by attention and Shapley value in a model that sees only them, with effect sizes and tests."""
-    _rank(path, positive=positive, folds=folds, seed=seed, quick=quick, permutations=permutations, quiet=quiet)
+    """Rank the features by attention and Shapley value in a model that sees only them, with effect
+    sizes and tests."""
+    _rank(
+        path,
+        positive=positive,
+        folds=folds,
+        seed=seed,
+        quick=quick,
+        permutations=permutations,
+        quiet=quiet,
+    )
     say(f"Ranking: {path}/rank/ranking.csv. Next: morphomil report {path}", quiet=quiet)
 
 
@@ -418,19 +599,32 @@ def _rank(path: Path, *, quiet: bool, **options: Any) -> None:
         ranking = pipeline.rank(
             Run.open(path),
             progress=display,
-            on_estimate=lambda seconds: say(f"Training will take about {_say_duration(seconds)}.", quiet=quiet),
+            on_estimate=lambda seconds: say(
+                f"Training will take about {_say_duration(seconds)}.", quiet=quiet
+            ),
             **options,
         )
     for note in ranking.notes:
         say(note, quiet=quiet)
     say(ranking.statement, quiet=quiet)
-    columns = ["rank", "feature", "attention", "shapley_auc", "shapley_p_any", "ablation_auc", "direction"]
+    columns = [
+        "rank",
+        "feature",
+        "attention",
+        "shapley_auc",
+        "shapley_p_any",
+        "ablation_auc",
+        "direction",
+    ]
     columns += ["cliffs_delta", "p_value", "p_holm", "p_bh"]
     shown = ranking.table[[name for name in columns if name in ranking.table]]
     say(shown.to_string(index=False, float_format=lambda value: f"{value:.3g}"), quiet=quiet)
     if ranking.failed:
         causes = "".join(f"\n- {fold}: {cause}" for fold, cause in ranking.failed.items())
-        fail(f"{len(ranking.failed)} folds failed, the ranking rests on the others:{causes}", ExitStatus.SOME_FAILED)
+        fail(
+            f"{len(ranking.failed)} folds failed, the ranking rests on the others:{causes}",
+            ExitStatus.SOME_FAILED,
+        )
 
 
 def _say_duration(seconds: float) -> str:
@@ -441,12 +635,16 @@ def _say_duration(seconds: float) -> str:
 def figures(
     path: RunArgument,
     only: Annotated[
-        list[str] | None, typer.Option(help="Name of a figure, as its file is called; repeat for more.")
+        list[str] | None,
+        typer.Option(help="Name of a figure, as its file is called; repeat for more."),
     ] = None,
     style: Annotated[
-        Literal["plain", "nature", "frontiers"], typer.Option(help="Fonts and sizes that a journal asks for.")
+        Literal["plain", "nature", "frontiers"],
+        typer.Option(help="Fonts and sizes that a journal asks for."),
     ] = "plain",
-    formats: Annotated[str, typer.Option("--format", help="Of pdf, svg, png; commas between.")] = "pdf,svg,png",
+    formats: Annotated[
+        str, typer.Option("--format", help="Of pdf, svg, png; commas between.")
+    ] = "pdf,svg,png",
     quiet: QuietOption = False,
 ) -> None:
     """Draw the publication figures, each with a CSV of its numbers, into RUN/figures."""
@@ -467,9 +665,12 @@ def figures(
 def view(
     path: RunArgument,
     port: Annotated[int, typer.Option(help="0: any free one.", min=0, max=65535)] = 0,
-    browser: Annotated[bool, typer.Option("--browser/--no-browser", help="Open the page in the web browser.")] = True,
+    browser: Annotated[
+        bool, typer.Option("--browser/--no-browser", help="Open the page in the web browser.")
+    ] = True,
 ) -> None:
-    """Browse the slides with deep zoom, heatmaps, patches and nuclear outlines; served to this machine only."""
+    """Browse the slides with deep zoom, heatmaps, patches and nuclear outlines; served to this
+    machine only."""
     import webbrowser
 
     from morphomil.figures.viewer import make_server
@@ -497,7 +698,8 @@ def report(path: RunArgument, quiet: QuietOption = False) -> None:
 
 @app.command(epilog="Example: `morphomil compare run`")
 def compare(path: RunArgument, quiet: QuietOption = False) -> None:
-    """Write the paper's tables: characteristics, performance, DeLong's tests, subgroups; methods and a checklist."""
+    """Write the paper's tables: characteristics, performance, DeLong's tests, subgroups; methods
+    and a checklist."""
     from morphomil.alongside import set_alongside
     from morphomil.compare import compare as write_tables
     from morphomil.compare import read_predictions
@@ -508,15 +710,25 @@ def compare(path: RunArgument, quiet: QuietOption = False) -> None:
     say(f"Tables: {written[0].parent} ({', '.join(file.name for file in written)})", quiet=quiet)
     beside = set_alongside(run, read_predictions(run))
     if beside:
-        say(f"Models side by side: {beside[0].parent} ({', '.join(file.name for file in beside)})", quiet=quiet)
+        say(
+            f"Models side by side: {beside[0].parent} ({', '.join(file.name for file in beside)})",
+            quiet=quiet,
+        )
 
 
 @app.command(epilog="Example: `morphomil export run --to qupath`")
 def export(
     path: RunArgument,
-    to: Annotated[Literal["qupath", "anndata", "trident", "clam", "csv"], typer.Option(help="Whose files to write.")],
-    out: Annotated[Path | None, typer.Option("--out", "-o", help="Folder; default: RUN/export/FORMAT.")] = None,
-    slide: Annotated[list[str] | None, typer.Option(help="Only this slide; may be given several times.")] = None,
+    to: Annotated[
+        Literal["qupath", "anndata", "trident", "clam", "csv"],
+        typer.Option(help="Whose files to write."),
+    ],
+    out: Annotated[
+        Path | None, typer.Option("--out", "-o", help="Folder; default: RUN/export/FORMAT.")
+    ] = None,
+    slide: Annotated[
+        list[str] | None, typer.Option(help="Only this slide; may be given several times.")
+    ] = None,
     quiet: QuietOption = False,
 ) -> None:
     """Write the results for QuPath, scverse, TRIDENT, CLAM or a spreadsheet."""
@@ -529,17 +741,23 @@ def export(
         to,
         out=folder,
         slides=slide or (),
-        on_file=lambda file: say(f"{file.relative_to(folder)} ({file.stat().st_size:,} bytes)", quiet=quiet),
+        on_file=lambda file: say(
+            f"{file.relative_to(folder)} ({file.stat().st_size:,} bytes)", quiet=quiet
+        ),
     )
     say(f"{len(written)} files: {folder}")
 
 
 @app.command(epilog="Example: `morphomil demo --out demo`")
 def demo(
-    out: OutOption = Path("demo"), slides: Annotated[int, typer.Option(min=10)] = 24, quiet: QuietOption = False
+    out: OutOption = Path("demo"),
+    slides: Annotated[int, typer.Option(min=10)] = 24,
+    quiet: QuietOption = False,
 ) -> None:
     """Run the whole method on synthetic slides of which one feature differs by group."""
-    manifest = _phantom(out / "cohort", slides=slides, effect="density_per_mm2", shift=2.5, seed=0, quiet=quiet)
+    manifest = _phantom(
+        out / "cohort", slides=slides, effect="density_per_mm2", shift=2.5, seed=0, quiet=quiet
+    )
     directory = out / "run"
     for words in (
         ["segment", manifest, "--out", directory],
@@ -561,19 +779,27 @@ def _run_command(words: list[str], *, quiet: bool) -> None:
         sys.exit(done.returncode)
 
 
-@app.command(epilog="Example: `morphomil phantom --out phantoms --slides 24 --effect density_per_mm2`")
+@app.command(
+    epilog="Example: `morphomil phantom --out phantoms --slides 24 --effect density_per_mm2`"
+)
 def phantom(
     out: OutOption,
     slides: Annotated[int, typer.Option(min=2)] = 24,
     effect: Annotated[
         str, typer.Option(help="The feature that differs by group; none for a null cohort.")
     ] = "density_per_mm2",
-    shift: Annotated[float, typer.Option(help="Difference of the groups, in SDs between patients.")] = 2.0,
+    shift: Annotated[
+        float, typer.Option(help="Difference of the groups, in SDs between patients.")
+    ] = 2.0,
     seed: int = 0,
     quiet: QuietOption = False,
 ) -> None:
     """Render synthetic H&E slides whose nuclei and group effect are known."""
-    say(f"Manifest: {_phantom(out, slides=slides, effect=effect, shift=shift, seed=seed, quiet=quiet)}", quiet=quiet)
+    say(
+        "Manifest: "
+        f"{_phantom(out, slides=slides, effect=effect, shift=shift, seed=seed, quiet=quiet)}",
+        quiet=quiet,
+    )
 
 
 def _phantom(out: Path, *, slides: int, effect: str, shift: float, seed: int, quiet: bool) -> Path:
@@ -588,17 +814,22 @@ def _phantom(out: Path, *, slides: int, effect: str, shift: float, seed: int, qu
             effect=effect,
             shift=shift,
             seed=seed,
-            on_slide=lambda done, total: display.end(f"slide {done}", "done", f"rendered of {total}"),
+            on_slide=lambda done, total: display.end(
+                f"slide {done}", "done", f"rendered of {total}"
+            ),
         )
 
 
 @app.command(epilog="Example: `morphomil doctor --manifest cohort.csv`")
 def doctor(
     manifest: Annotated[Path | None, typer.Option(help="Manifest to check too.")] = None,
-    mpp: Annotated[float | None, typer.Option(help="um per level-0 pixel where file and manifest don't say.")] = None,
+    mpp: Annotated[
+        float | None, typer.Option(help="um per level-0 pixel where file and manifest don't say.")
+    ] = None,
     out: OutOption = Path("run"),
 ) -> None:
-    """Check the installation: packages, weights, engines, GPUs, disk, and a manifest if one is given."""
+    """Check the installation: packages, weights, engines, GPUs, disk, and a manifest if one is
+    given."""
     from morphomil.doctor import examine
 
     problems = 0
@@ -619,11 +850,12 @@ def doctor(
 
 @app.command(epilog="Example: `morphomil init project`")
 def init(
-    path: Annotated[Path, typer.Argument(help="Folder to make, or a single manifest (.csv) to write.")] = Path(
-        "cohort.csv"
-    ),
+    path: Annotated[
+        Path, typer.Argument(help="Folder to make, or a single manifest (.csv) to write.")
+    ] = Path("cohort.csv"),
 ) -> None:
-    """Write an example manifest to fill in; in a folder also the settings and commands of an analysis."""
+    """Write an example manifest to fill in; in a folder also the settings and commands of an
+    analysis."""
     from morphomil.cohort import EXAMPLE_COMMANDS, EXAMPLE_MANIFEST
     from morphomil.store import write_bytes
 
@@ -632,27 +864,48 @@ def init(
     texts = texts or {path / "cohort.csv": EXAMPLE_MANIFEST, path / "analysis.sh": EXAMPLE_COMMANDS}
     if there := [str(file) for file in texts if file.exists()]:
         verb = "exists" if len(there) == 1 else "exist"
-        raise InputError(f"{' and '.join(there)} {verb}; name another {'file' if single else 'folder'}")
+        raise InputError(
+            f"{' and '.join(there)} {verb}; name another {'file' if single else 'folder'}"
+        )
     for file, text in texts.items():
         write_bytes(file, text.encode())
     manifest = next(iter(texts))
     say(f"Example manifest: {manifest}. Replace its rows by your slides, then:")
-    say(f"morphomil segment {path} --out run" if single else f"cd {path} && bash analysis.sh (settings at its head)")
+    say(
+        f"morphomil segment {path} --out run"
+        if single
+        else f"cd {path} && bash analysis.sh (settings at its head)"
+    )
 
 
-cohort_app = typer.Typer(no_args_is_help=True, help="Manifests from the folders of public data sets.")
+cohort_app = typer.Typer(
+    no_args_is_help=True, help="Manifests from the folders of public data sets."
+)
 app.add_typer(cohort_app, name="cohort")
 
 
-@cohort_app.command(epilog="Example: `morphomil cohort bcnb BCNB --task 0 --mpp 0.5 --out n0_vs_nplus.csv`")
+@cohort_app.command(
+    epilog="Example: `morphomil cohort bcnb BCNB --task 0 --mpp 0.5 --out n0_vs_nplus.csv`"
+)
 def bcnb(
-    folder: Annotated[Path, typer.Argument(help="Of the data set: slides and patient table, or patches and bags.")],
-    task: Annotated[
-        int, typer.Option(help="0 N0/N+, 1 N+(1-2)/N+(>2), 2 three classes, 3 N0/N+(1-2), 4 N0/N+(>2).", min=0, max=4)
+    folder: Annotated[
+        Path, typer.Argument(help="Of the data set: slides and patient table, or patches and bags.")
     ],
-    mpp: Annotated[float, typer.Option(help="um per pixel, recorded nowhere; 0.5 is suggested: nominally 20x.")],
+    task: Annotated[
+        int,
+        typer.Option(
+            help="0 N0/N+, 1 N+(1-2)/N+(>2), 2 three classes, 3 N0/N+(1-2), 4 N0/N+(>2).",
+            min=0,
+            max=4,
+        ),
+    ],
+    mpp: Annotated[
+        float, typer.Option(help="um per pixel, recorded nowhere; 0.5 is suggested: nominally 20x.")
+    ],
     out: Annotated[Path, typer.Option("--out", "-o", help="Manifest to write.")] = Path("bcnb.csv"),
-    table: Annotated[Path | None, typer.Option(help="Patient table, where the folder holds several.")] = None,
+    table: Annotated[
+        Path | None, typer.Option(help="Patient table, where the folder holds several.")
+    ] = None,
     quiet: QuietOption = False,
 ) -> None:
     """Turn the folders of the paper's public data set into a manifest."""
@@ -663,26 +916,48 @@ def bcnb(
         typer.echo(note, err=True)
     path = write_bcnb_manifest(made, out)
     counts = made.table.drop_duplicates("patient")["label"].value_counts().sort_index()
-    say(f"{path}: {', '.join(f'{count} {label}' for label, count in counts.items())} patients", quiet=quiet)
+    say(
+        f"{path}: {', '.join(f'{count} {label}' for label, count in counts.items())} patients",
+        quiet=quiet,
+    )
     names = ",".join(made.covariates)
-    say(f"Next: morphomil segment {path} --out run{f' --covariates {names}' if names else ''}", quiet=quiet)
-    say(f"Then --positive '{made.positive}' where a command asks which label is positive.", quiet=quiet)
+    say(
+        f"Next: morphomil segment {path} --out run{f' --covariates {names}' if names else ''}",
+        quiet=quiet,
+    )
+    say(
+        f"Then --positive '{made.positive}' where a command asks which label is positive.",
+        quiet=quiet,
+    )
 
 
-@app.command(name="train-segmenter", epilog="Example: `morphomil train-segmenter training.csv --root data --out model`")
+@app.command(
+    name="train-segmenter",
+    epilog="Example: `morphomil train-segmenter training.csv --root data --out model`",
+)
 def train_segmenter(
-    table: Annotated[Path, typer.Argument(help="CSV: image, labels, mpp, split (train|val), optional group.")],
+    table: Annotated[
+        Path, typer.Argument(help="CSV: image, labels, mpp, split (train|val), optional group.")
+    ],
     out: Annotated[Path, typer.Option("--out", "-o", help="Model folder.")],
     root: RootOption = None,
     start: Annotated[
-        str, typer.Option(help="First weights: imagenet (encoder), default (the shipped model), random, or a folder.")
+        str,
+        typer.Option(
+            help="First weights: imagenet (encoder), default (the shipped model), "
+            "random, or a folder."
+        ),
     ] = "imagenet",
     epochs: Annotated[int, typer.Option(min=1)] = 48,
     steps: Annotated[int, typer.Option(help="Steps in an epoch.", min=1)] = 100,
     batch: Annotated[int, typer.Option(help="Patches in a step.", min=1)] = 8,
-    learning_rate: Annotated[float, typer.Option(help="Of the decoder; the encoder learns at 0.3 of it.")] = 1e-3,
+    learning_rate: Annotated[
+        float, typer.Option(help="Of the decoder; the encoder learns at 0.3 of it.")
+    ] = 1e-3,
     seed: Annotated[int, typer.Option(min=0)] = 1,
-    resume: Annotated[bool, typer.Option("--resume", help="Go on with an interrupted training in the folder.")] = False,
+    resume: Annotated[
+        bool, typer.Option("--resume", help="Go on with an interrupted training in the folder.")
+    ] = False,
     quiet: QuietOption = False,
 ) -> None:
     """Train the nucleus segmenter on annotated images and tune its thresholds."""
@@ -690,7 +965,12 @@ def train_segmenter(
     from morphomil.segment.train import TrainSettings, train_from_table
 
     settings = TrainSettings(
-        start=start, epochs=epochs, steps_per_epoch=steps, batch=batch, learning_rate=learning_rate, seed=seed
+        start=start,
+        epochs=epochs,
+        steps_per_epoch=steps,
+        batch=batch,
+        learning_rate=learning_rate,
+        seed=seed,
     )
     with Display(quiet=quiet) as display:
         display.start("train", epochs)
@@ -701,17 +981,22 @@ def train_segmenter(
             settings=settings,
             resume=resume,
             on_epoch=lambda epoch, figures: display.end(
-                f"epoch {epoch + 1}", "done", f"loss {figures['loss']:.4f}, validation {figures['val_loss']:.4f}"
+                f"epoch {epoch + 1}",
+                "done",
+                f"loss {figures['loss']:.4f}, validation {figures['val_loss']:.4f}",
             ),
         )
     say(f"Model: {out}. Use it with: morphomil segment COHORT --out RUN --model {out}", quiet=quiet)
 
 
 @app.command(
-    name="evaluate-segmenter", epilog="Example: `morphomil evaluate-segmenter images.csv --root data --out evaluation`"
+    name="evaluate-segmenter",
+    epilog="Example: `morphomil evaluate-segmenter images.csv --root data --out evaluation`",
 )
 def evaluate_segmenter(
-    table: Annotated[Path, typer.Argument(help="CSV: image, labels, mpp, optional group and split.")],
+    table: Annotated[
+        Path, typer.Argument(help="CSV: image, labels, mpp, optional group and split.")
+    ],
     out: Annotated[Path, typer.Option("--out", "-o", help="Folder for tables and pictures.")],
     root: RootOption = None,
     split: Annotated[str, typer.Option(help="Only rows with this value of the column split.")] = "",
@@ -721,10 +1006,13 @@ def evaluate_segmenter(
     precision: PrecisionOption = "auto",
     accurate: AccurateOption = False,
     normalize_stain: StainOption = False,
-    halve: Annotated[bool, typer.Option(help="Evaluate images finer than 0.35 um/px at half resolution too.")] = True,
+    halve: Annotated[
+        bool, typer.Option(help="Evaluate images finer than 0.35 um/px at half resolution too.")
+    ] = True,
     quiet: QuietOption = False,
 ) -> None:
-    """Measure how well a segmenter agrees with annotated nuclei: detection, outlines, and each feature's bias."""
+    """Measure how well a segmenter agrees with annotated nuclei: detection, outlines, and each
+    feature's bias."""
     from morphomil.cli.progress import Display
     from morphomil.figures.segmentation import agreement_sheet, feature_bias_plot
     from morphomil.figures.style import save_figure
@@ -744,7 +1032,10 @@ def evaluate_segmenter(
     with Display(quiet=quiet) as display:
         display.start("evaluate", len(images))
         result = evaluate_segmenter(
-            images, segmenter, halve=halve, on_image=lambda name: display.end(name, "done", "compared")
+            images,
+            segmenter,
+            halve=halve,
+            on_image=lambda name: display.end(name, "done", "compared"),
         )
     for name in ("images", "summary", "features"):
         write_table_csv(out / f"{name}.csv", getattr(result, name))

@@ -1,11 +1,19 @@
-"""What a stage does, shown to a person: bars with time left on a terminal, plain lines elsewhere."""
+"""What a stage does, shown to a person: bars with time left on a terminal, plain lines
+elsewhere."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, TaskID, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    TaskID,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
 from rich.progress import Progress as Bars
 
 if TYPE_CHECKING:
@@ -41,7 +49,10 @@ class Display:
         return self
 
     def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
     ) -> None:
         self.bars.stop()
 
@@ -77,5 +88,7 @@ class Display:
         self._show()
         if state != "skipped" or self.count == self.total:
             self.console.print(
-                f"{self.count:>4}/{self.total} {MARKS[state]} {escape(slide_id)}: {escape(message)}", soft_wrap=True
+                f"{self.count:>4}/{self.total} {MARKS[state]} {escape(slide_id)}: "
+                f"{escape(message)}",
+                soft_wrap=True,
             )

@@ -1,4 +1,5 @@
-"""Draws docs/images/features.png: what each of the eight features measures, on one nucleus and its neighbors.
+"""Draws docs/images/features.png: what each of the eight features measures, on one nucleus and its
+neighbors.
 
 python docs/draw_features.py
 """
@@ -52,8 +53,13 @@ def main() -> None:
     direction = np.radians(nucleus.orientation_deg)
     unit = np.array([np.cos(direction), np.sin(direction)])
     grid[0, 0].add_patch(Polygon(outline, facecolor=BLUE, alpha=0.6))
-    grid[0, 1].add_patch(Ellipse(center, major, minor, angle=nucleus.orientation_deg, fill=False, edgecolor=BLUE))
-    for length, way, color in ((major, unit, ORANGE), (minor, np.array([-unit[1], unit[0]]), GREEN)):
+    grid[0, 1].add_patch(
+        Ellipse(center, major, minor, angle=nucleus.orientation_deg, fill=False, edgecolor=BLUE)
+    )
+    for length, way, color in (
+        (major, unit, ORANGE),
+        (minor, np.array([-unit[1], unit[0]]), GREEN),
+    ):
         ends = np.array([center - way * length / 2, center + way * length / 2])
         grid[0, 1].plot(*ends.T, color=color, linewidth=2)
     grid[0, 2].plot([center[0], center[0] + 95], [center[1]] * 2, color=GRAY, linestyle="--")
@@ -62,7 +68,9 @@ def main() -> None:
     grid[0, 2].plot(center[0] + 50 * np.cos(arc), center[1] + 50 * np.sin(arc), color=ORANGE)
     grid[0, 3].add_patch(Polygon(outline, fill=False, edgecolor=BLUE, linewidth=2.5))
     round_one = np.sqrt(nucleus.area_um2 / np.pi) / MPP
-    grid[1, 0].add_patch(Circle(center, round_one, fill=False, edgecolor=GREEN, linewidth=2, linestyle="--"))
+    grid[1, 0].add_patch(
+        Circle(center, round_one, fill=False, edgecolor=GREEN, linewidth=2, linestyle="--")
+    )
     corners = _smallest_rectangle(outline)
     grid[1, 1].add_patch(Polygon(corners, fill=False, edgecolor=GREEN, linewidth=2))
     rng = np.random.default_rng(3)
@@ -74,9 +82,13 @@ def main() -> None:
                 continue  # the nucleus itself stands there
             inside = np.hypot(*(place - SIDE / 2)) < 85
             color = BLUE if spread < 20 or inside else GRAY
-            axes.add_patch(Ellipse(place, 22, 11, angle=rng.normal(28, spread), facecolor=color, alpha=0.7))
+            axes.add_patch(
+                Ellipse(place, 22, 11, angle=rng.normal(28, spread), facecolor=color, alpha=0.7)
+            )
     grid[1, 2].add_patch(Ellipse((SIDE / 2, SIDE / 2), 22, 11, angle=28, facecolor=ORANGE))
-    grid[1, 2].add_patch(Circle((SIDE / 2, SIDE / 2), 85, fill=False, edgecolor=ORANGE, linewidth=2))
+    grid[1, 2].add_patch(
+        Circle((SIDE / 2, SIDE / 2), 85, fill=False, edgecolor=ORANGE, linewidth=2)
+    )
     figure.savefig(Path(__file__).parent / "images" / "features.png", dpi=150)
 
 

@@ -1,4 +1,5 @@
-"""Publication figures and the report: they draw the tables they are given and compute nothing but the layout."""
+"""Publication figures and the report: they draw the tables they are given and compute nothing but
+the layout."""
 
 from morphomil.figures.groups import feature_groups
 from morphomil.figures.prose import Auc, describe_methods

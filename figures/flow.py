@@ -27,8 +27,8 @@ PAD_MM = 1.6
 def flow_plot(flow: pd.DataFrame, *, width_mm: float = ONE_AND_A_HALF_COLUMNS_MM) -> Figure:
     """Boxes from top to bottom, one per step, and beside each arrow what that step lost.
 
-    `flow` has one row per step: step, patients, slides, patches, nuclei (missing: not counted there), groups (patients
-    by label, as text), lost (text, "" for nothing).
+    `flow` has one row per step: step, patients, slides, patches, nuclei (missing: not counted
+    there), groups (patients by label, as text), lost (text, "" for nothing).
     """
     left_mm = width_mm * 0.54
     right_mm = width_mm - left_mm - 8
@@ -50,7 +50,15 @@ def flow_plot(flow: pd.DataFrame, *, width_mm: float = ONE_AND_A_HALF_COLUMNS_MM
                 if lost:
                     middle = top + gap / 2
                     _draw_arrow(axes, (left_mm / 2, middle), (left_mm + 6, middle))
-                    _draw_box(axes, lost, left_mm + 6, middle - _height(lost) / 2, right_mm, color=GRAY, bold=False)
+                    _draw_box(
+                        axes,
+                        lost,
+                        left_mm + 6,
+                        middle - _height(lost) / 2,
+                        right_mm,
+                        color=GRAY,
+                        bold=False,
+                    )
                 top += gap
             _draw_box(axes, lines, 1, top, left_mm - 2, color=BLUE)
             top += _height(lines)
@@ -60,12 +68,15 @@ def flow_plot(flow: pd.DataFrame, *, width_mm: float = ONE_AND_A_HALF_COLUMNS_MM
 
 def _step_lines(row: Mapping[Any, Any]) -> list[str]:
     counts = [f"{row['slides']:,} slides"]
-    counts += [f"{row[name]:,.0f} {name}" for name in ("patches", "nuclei") if math.isfinite(row[name])]
+    counts += [
+        f"{row[name]:,.0f} {name}" for name in ("patches", "nuclei") if math.isfinite(row[name])
+    ]
     return [row["step"], f"{row['patients']:,} patients: {row['groups']}", ", ".join(counts)]
 
 
 def _wrap(lines: list[str], room_mm: float) -> list[str]:
-    """Lines that fit: a character takes about 1.25 mm at most at these sizes; one long word is shortened."""
+    """Lines that fit: a character takes about 1.25 mm at most at these sizes; one long word is
+    shortened."""
     width = int((room_mm - 2 * PAD_MM) / 1.42)
     short = [" ".join(shorten(word, width) for word in line.split()) for line in lines]
     return [part for line in short for part in textwrap.wrap(line, width)[:6]]
@@ -75,16 +86,37 @@ def _height(lines: list[str]) -> float:
     return len(lines) * LINE_MM + 2 * PAD_MM
 
 
-def _draw_box(axes: Axes, lines: list[str], x: float, y: float, width: float, *, color: str, bold: bool = True) -> None:
+def _draw_box(
+    axes: Axes, lines: list[str], x: float, y: float, width: float, *, color: str, bold: bool = True
+) -> None:
     shape = FancyBboxPatch(
-        (x, y), width, _height(lines), boxstyle="round,pad=0,rounding_size=1", facecolor="white", edgecolor=color
+        (x, y),
+        width,
+        _height(lines),
+        boxstyle="round,pad=0,rounding_size=1",
+        facecolor="white",
+        edgecolor=color,
     )
     axes.add_patch(shape)
     for number, line in enumerate(lines):
         weight = "bold" if bold and number == 0 else "normal"
-        axes.text(x + PAD_MM, y + PAD_MM + (number + 0.5) * LINE_MM, line, va="center", fontsize=6.5, weight=weight)
+        axes.text(
+            x + PAD_MM,
+            y + PAD_MM + (number + 0.5) * LINE_MM,
+            line,
+            va="center",
+            fontsize=6.5,
+            weight=weight,
+        )
 
 
 def _draw_arrow(axes: Axes, start: tuple[float, float], end: tuple[float, float]) -> None:
-    look = {"arrowstyle": "-|>", "linewidth": 0.7, "color": "black", "shrinkA": 0, "shrinkB": 0, "mutation_scale": 6}
+    look = {
+        "arrowstyle": "-|>",
+        "linewidth": 0.7,
+        "color": "black",
+        "shrinkA": 0,
+        "shrinkB": 0,
+        "mutation_scale": 6,
+    }
     axes.annotate("", xy=end, xytext=start, arrowprops=look)

@@ -30,11 +30,16 @@ def feature_groups(
 ) -> Figure:
     """Violin, box and points of each feature by group, with n, p and adjusted p.
 
-    `patient_values` has one row per patient and one column per feature; `labels` the group of each patient under the
-    same index, in the order of the categories (reference first) if categorical, else sorted; `comparison` one row per
+    `patient_values` has one row per patient and one column per feature; `labels` the group of each
+    patient under the same index, in the order of the categories (reference first) if categorical,
+    else sorted; `comparison` one row per
     panel: feature, p_value and the column named by `adjusted`.
     """
-    groups = list(labels.cat.categories if isinstance(labels.dtype, pd.CategoricalDtype) else sorted(labels.unique()))
+    groups = list(
+        labels.cat.categories
+        if isinstance(labels.dtype, pd.CategoricalDtype)
+        else sorted(labels.unique())
+    )
     members = labels.reindex(patient_values.index)
     names = shorten_all([str(group) for group in groups], 12)
     columns = 4 if len(groups) <= 3 else 2
@@ -48,7 +53,9 @@ def feature_groups(
             values = patient_values[row["feature"]]
             samples = [values[(members == g).to_numpy()].dropna().to_numpy(float) for g in groups]
             draw_groups(axes, samples)
-            ticks = [f"{name}\nn = {len(sample)}" for name, sample in zip(names, samples, strict=True)]
+            ticks = [
+                f"{name}\nn = {len(sample)}" for name, sample in zip(names, samples, strict=True)
+            ]
             axes.set_xticks(range(len(groups)), ticks)
             p_values = f"{p_phrase(row['p_value'])}\n{adjustment} {p_phrase(row[adjusted])}"
             axes.set_title(p_values, loc="left", fontsize=6)
@@ -68,13 +75,26 @@ def draw_groups(axes: Axes, samples: list[NDArray[np.float64]]) -> None:
         if len(sample):
             line = {"color": "black", "linewidth": 0.7}
             axes.boxplot(
-                [sample], positions=[at], widths=0.22, showfliers=False, showcaps=False, boxprops=line,
-                whiskerprops=line, medianprops={"color": "black", "linewidth": 1.4}, manage_ticks=False,
-            )  # fmt: skip
+                [sample],
+                positions=[at],
+                widths=0.22,
+                showfliers=False,
+                showcaps=False,
+                boxprops=line,
+                whiskerprops=line,
+                medianprops={"color": "black", "linewidth": 1.4},
+                manage_ticks=False,
+            )
         # The golden ratio's multiples spread evenly: a jitter without chance.
         spread = (np.arange(len(sample)) * GOLDEN % 1 - 0.5) * 0.5
         axes.plot(
-            at + spread, sample, "o", color=color, markersize=_point_size(len(sample)), markeredgewidth=0, alpha=0.6
+            at + spread,
+            sample,
+            "o",
+            color=color,
+            markersize=_point_size(len(sample)),
+            markeredgewidth=0,
+            alpha=0.6,
         )
     axes.set_xlim(-0.6, len(samples) - 0.4)
 

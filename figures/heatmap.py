@@ -1,4 +1,5 @@
-"""Where an image model looks on a slide, beside what its prediction rests on; patches with most and least attention."""
+"""Where an image model looks on a slide, beside what its prediction rests on; patches with most and
+least attention."""
 
 from __future__ import annotations
 
@@ -14,7 +15,14 @@ from matplotlib.patches import Rectangle
 from matplotlib.patheffects import withStroke
 
 from morphomil.figures.labels import shorten
-from morphomil.figures.slides import COLOR_BAR_MM, draw_regions, draw_scale_bar, pale, show_all, squares
+from morphomil.figures.slides import (
+    COLOR_BAR_MM,
+    draw_regions,
+    draw_scale_bar,
+    pale,
+    show_all,
+    squares,
+)
 from morphomil.figures.style import SEQUENTIAL, TWO_COLUMNS_MM, new_figure, style
 
 if TYPE_CHECKING:
@@ -44,35 +52,62 @@ def attention_map(
 ) -> Figure:
     """Attention of every patch on the left, on the right the drop of the probability without it.
 
-    `patches` has the schema PATCHES with `relative_attention` (1: an even share) and `occlusion` (NaN: none). Where the
-    panels disagree, attention isn't what the prediction rests on. `cells` stand for the patches in the left panel:
-    `x_px`, `y_px`, `side_px`, `relative_attention`.
+    `patches` has the schema PATCHES with `relative_attention` (1: an even share) and `occlusion`
+    (NaN: none). Where the panels disagree, attention isn't what the prediction rests on. `cells`
+    stand for the patches in the left panel: `x_px`, `y_px`, `side_px`, `relative_attention`.
     """
     attended = patches if cells is None else cells
     rows, columns = thumbnail.shape[:2]
     extent = (0, columns * level0_px_per_thumb_px, rows * level0_px_per_thumb_px, 0)
     polygons = [part for region in regions for part in getattr(region, "geoms", [region])]
-    outlines = [np.asarray(ring.coords)[:, :2] for p in polygons for ring in (p.exterior, *p.interiors)]
+    outlines = [
+        np.asarray(ring.coords)[:, :2] for p in polygons for ring in (p.exterior, *p.interiors)
+    ]
     largest = max(patches["occlusion"].abs().dropna(), default=1e-9) or 1e-9
     panels = (
-        ("relative_attention", "Attention (1: even share)", SEQUENTIAL, Normalize(0, _top(attended))),
-        ("occlusion", "Probability lost without the patch", DIVERGING, Normalize(-largest, largest)),
+        (
+            "relative_attention",
+            "Attention (1: even share)",
+            SEQUENTIAL,
+            Normalize(0, _top(attended)),
+        ),
+        (
+            "occlusion",
+            "Probability lost without the patch",
+            DIVERGING,
+            Normalize(-largest, largest),
+        ),
     )
     with style():
         height = min((width_mm / 2 - COLOR_BAR_MM) * rows / columns, 1.2 * width_mm) + 14
         figure = new_figure(width_mm=width_mm, height_mm=height)
         for axes, (name, label, colors, norm) in zip(figure.subplots(1, 2), panels, strict=True):
             axes.imshow(pale(thumbnail), extent=extent)
-            axes.set_xlim(min(0, patches["x_px"].min()), max(extent[1], (patches["x_px"] + patches["side_px"]).max()))
-            axes.set_ylim(max(extent[2], (patches["y_px"] + patches["side_px"]).max()), min(0, patches["y_px"].min()))
+            axes.set_xlim(
+                min(0, patches["x_px"].min()),
+                max(extent[1], (patches["x_px"] + patches["side_px"]).max()),
+            )
+            axes.set_ylim(
+                max(extent[2], (patches["y_px"] + patches["side_px"]).max()),
+                min(0, patches["y_px"].min()),
+            )
             axes.set_axis_off()
-            shown = attended if name == "relative_attention" else patches[np.isfinite(patches[name])]
+            shown = (
+                attended if name == "relative_attention" else patches[np.isfinite(patches[name])]
+            )
             cells = squares(
-                shown, array=shown[name].to_numpy(float), cmap=colors, norm=norm, edgecolor="none", alpha=0.8
+                shown,
+                array=shown[name].to_numpy(float),
+                cmap=colors,
+                norm=norm,
+                edgecolor="none",
+                alpha=0.8,
             )
             axes.add_collection(cells)
             if outlines:
-                axes.add_collection(LineCollection(outlines, color="black", linewidth=0.8), autolim=False)
+                axes.add_collection(
+                    LineCollection(outlines, color="black", linewidth=0.8), autolim=False
+                )
             draw_scale_bar(axes, width=columns * level0_px_per_thumb_px, um_per_unit=mpp)
             figure.colorbar(cells, ax=axes, shrink=0.8, label=label)
         figure.suptitle(shorten(title, round(width_mm * 0.7)), x=0.01, ha="left")
@@ -96,9 +131,14 @@ class ScoredPatch:
 
 
 def patch_sheet(
-    most: Sequence[ScoredPatch], least: Sequence[ScoredPatch], *, mpp: float, width_mm: float = TWO_COLUMNS_MM
+    most: Sequence[ScoredPatch],
+    least: Sequence[ScoredPatch],
+    *,
+    mpp: float,
+    width_mm: float = TWO_COLUMNS_MM,
 ) -> Figure:
-    """Patches with most attention, then those with least, each with a scale bar; `mpp` is um per patch pixel."""
+    """Patches with most attention, then those with least, each with a scale bar; `mpp` is um per
+    patch pixel."""
     if not most or not least:
         raise ValueError("a sheet needs patches of both kinds")
     columns = min(6, max(len(most), len(least)))
@@ -133,7 +173,8 @@ def attention_plate(
     title: str = "",
     width_mm: float = TWO_COLUMNS_MM,
 ) -> Figure:
-    """The slide, beside it the attention of its patches, and below the patches with most of it, framed in the slide.
+    """The slide, beside it the attention of its patches, and below the patches with most of it,
+    framed in the slide.
 
     Args:
         thumbnail: of the slide's image.
@@ -151,7 +192,9 @@ def attention_plate(
     slide_mm = min((width_mm - COLOR_BAR_MM) / 2 * rows / columns, 0.8 * width_mm)
     with style():
         figure = new_figure(width_mm=width_mm, height_mm=slide_mm + width_mm / len(top) + 26)
-        upper, lower = figure.subfigures(2, 1, height_ratios=(slide_mm + 16, width_mm / len(top) + 8))
+        upper, lower = figure.subfigures(
+            2, 1, height_ratios=(slide_mm + 16, width_mm / len(top) + 8)
+        )
         upper.suptitle(shorten(title, round(width_mm * 0.55)), x=0.01, ha="left")
         left, right = upper.subplots(1, 2)
         for axes, image in ((left, thumbnail), (right, pale(thumbnail))):
@@ -161,7 +204,9 @@ def attention_plate(
             show_all(axes, patches)
         norm = Normalize(0, _top(patches))
         values = patches["relative_attention"].to_numpy(float)
-        cells = squares(patches, array=values, cmap=SEQUENTIAL, norm=norm, edgecolor="none", alpha=0.8)
+        cells = squares(
+            patches, array=values, cmap=SEQUENTIAL, norm=norm, edgecolor="none", alpha=0.8
+        )
         right.add_collection(cells)
         for axes in (left, right):
             handles = draw_regions(axes, regions)
@@ -187,9 +232,16 @@ def _number_patches(axes: Axes, patches: pd.DataFrame) -> None:
         x, y, side = patch["x_px"], patch["y_px"], patch["side_px"]
         axes.add_patch(Rectangle((x, y), side, side, fill=False, edgecolor="black", linewidth=1))
         text = axes.annotate(
-            str(number), (x + side / 2, y + side / 2), (0, 0), textcoords="offset points", ha="center", va="center",
-            weight="bold", path_effects=[withStroke(linewidth=2, foreground="white")], annotation_clip=False,
-        )  # fmt: skip
+            str(number),
+            (x + side / 2, y + side / 2),
+            (0, 0),
+            textcoords="offset points",
+            ha="center",
+            va="center",
+            weight="bold",
+            path_effects=[withStroke(linewidth=2, foreground="white")],
+            annotation_clip=False,
+        )
         for step in range(1, 2 * len(patches)):
             box = text.get_window_extent().padded(1)
             if not any(box.overlaps(other.get_window_extent()) for other in placed):
@@ -197,5 +249,7 @@ def _number_patches(axes: Axes, patches: pd.DataFrame) -> None:
             text.set_position((6 * step, 6 * step))
         line = {"arrowstyle": "-", "linewidth": 0.5, "shrinkA": 0, "shrinkB": 3}
         if text.get_position() != (0, 0):
-            axes.annotate("", text.xy, text.get_position(), textcoords="offset points", arrowprops=line)
+            axes.annotate(
+                "", text.xy, text.get_position(), textcoords="offset points", arrowprops=line
+            )
         placed.append(text)

@@ -41,7 +41,8 @@ _POLARITY = Quantity("Orientation polarity", "")
 def feature_quantity(column: str) -> Quantity:
     """Display name and unit of a nucleus-level column: "area_um2" is Area (µm²).
 
-    The name is the column's without its unit; the unit is the registry's, else the one in the column's name.
+    The name is the column's without its unit; the unit is the registry's, else the one in the
+    column's name.
     """
     if column == "density_per_mm2":
         return _DENSITY
@@ -58,7 +59,8 @@ def sentence_case(name: str) -> str:
 
 
 def patient_quantity(column: str) -> Quantity:
-    """Display name and unit of a feature's patient value, which for orientation is the polarity, a pure number."""
+    """Display name and unit of a feature's patient value, which for orientation is the polarity, a
+    pure number."""
     return _POLARITY if column == "orientation_deg" else feature_quantity(column)
 
 
@@ -71,17 +73,23 @@ def format_number(value: float) -> str:
 
 
 def format_ratio(value: float) -> str:
-    """Two decimals with a true minus sign, a dash for a missing number: attention, AUC, Cliff's delta."""
+    """Two decimals with a true minus sign, a dash for a missing number: attention, AUC, Cliff's
+    delta."""
     return f"{round(value, 2) + 0.0:.2f}".replace("-", MINUS) if math.isfinite(value) else MISSING
 
 
 def format_interval(low: float, high: float) -> str:
     """An interval in brackets, a dash where there is none."""
-    return f"[{format_ratio(low)}, {format_ratio(high)}]" if math.isfinite(low) and math.isfinite(high) else MISSING
+    return (
+        f"[{format_ratio(low)}, {format_ratio(high)}]"
+        if math.isfinite(low) and math.isfinite(high)
+        else MISSING
+    )
 
 
 def format_p(value: float) -> str:
-    """A p value as papers print it: two significant digits, "<0.001" below, a dash where no test was possible."""
+    """A p value as papers print it: two significant digits, "<0.001" below, a dash where no test
+    was possible."""
     if not math.isfinite(value):
         return MISSING
     if value < 0.001:
@@ -110,7 +118,8 @@ def shorten(text: str, length: int) -> str:
 
 
 def shorten_all(texts: Sequence[str], length: int) -> list[str]:
-    """The texts shortened to `length` characters, or to as many more as keep different texts different."""
+    """The texts shortened to `length` characters, or to as many more as keep different texts
+    different."""
     short = [shorten(text, length) for text in texts]
     whole = max(map(len, short), default=0) < length
     return short if whole or len(set(short)) == len(set(texts)) else shorten_all(texts, length + 1)

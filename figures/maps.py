@@ -1,4 +1,5 @@
-"""The pictures of `morphomil heatmap`: reads a run's images and hands them to the drawing functions."""
+"""The pictures of `morphomil heatmap`: reads a run's images and hands them to the drawing
+functions."""
 
 from __future__ import annotations
 
@@ -24,14 +25,17 @@ SHOWN = 6
 
 
 def draw_map(run: Run, model: str, found: SlideMap) -> list[Path]:
-    """Draw a slide's maps and its contact sheet into `figures/models/MODEL/SLIDE`; returns the paths.
+    """Draw a slide's maps and its contact sheet into `figures/models/MODEL/SLIDE`; returns the
+    paths.
 
     Raises:
         SlideError: the slide can no longer be read.
     """
     slide = run.slide(found.slide_id)
     folder = run.path / "figures" / "models" / model / run.slide_folder(found.slide_id).name
-    patches = found.patches.assign(relative_attention=found.patches["attention"] * len(found.patches))
+    patches = found.patches.assign(
+        relative_attention=found.patches["attention"] * len(found.patches)
+    )
     mpp = run.segmented_with().get("mpp")
     paths, pixels = [], {}
     ranked = patches.sort_values("attention", ascending=False)
@@ -50,10 +54,21 @@ def draw_map(run: Run, model: str, found: SlideMap) -> list[Path]:
                 level0_px_per_thumb_px=max(image.width, image.height) / max(thumbnail.shape[:2]),
                 mpp=image.mpp,
                 regions=image_regions(run, slide.slide_id, number),
-                title=f"{slide.slide_id} ({slide.label}): {model}, {found.fold}, probability {found.probability:.3f}",
+                title=f"{slide.slide_id} ({slide.label}): {model}, {found.fold}, probability "
+                f"{found.probability:.3f}",
             )
             stem = folder / ("attention" if number == 0 else f"attention-{number}")
-            table = own[["patch_id", "x_px", "y_px", "side_px", "attention", "relative_attention", "occlusion"]]
+            table = own[
+                [
+                    "patch_id",
+                    "x_px",
+                    "y_px",
+                    "side_px",
+                    "attention",
+                    "relative_attention",
+                    "occlusion",
+                ]
+            ]
             paths += save_figure(figure, stem, formats=("png", "pdf"), table=table)
             if found.cells is not None:
                 paths.append(stem.with_name(f"{stem.name}-windows.csv"))
@@ -63,7 +78,8 @@ def draw_map(run: Run, model: str, found: SlideMap) -> list[Path]:
     if count:
         side_um = float(ranked["side_px"].iloc[0]) * image.mpp
         titles = {
-            p["patch_id"]: f"patch {p['patch_id']}: {p['relative_attention']:.2g} x" for p in chosen.to_dict("records")
+            p["patch_id"]: f"patch {p['patch_id']}: {p['relative_attention']:.2g} x"
+            for p in chosen.to_dict("records")
         }
         shown = [ScoredPatch(pixels[name], titles[name]) for name in chosen["patch_id"]]
         sheet = patch_sheet(shown[:count], shown[count:], mpp=side_um / PATCH_PX)
@@ -76,4 +92,6 @@ PATCH_PX = 256
 
 
 def _read_patch(image: SlideImage, patch: dict[str, float]) -> object:
-    return image.read(patch["x_px"], patch["y_px"], PATCH_PX, PATCH_PX, downsample=patch["side_px"] / PATCH_PX)
+    return image.read(
+        patch["x_px"], patch["y_px"], PATCH_PX, PATCH_PX, downsample=patch["side_px"] / PATCH_PX
+    )

@@ -1,4 +1,5 @@
-"""Models side by side: ROC curves with AUCs and tests, confusion, calibration, net benefit, subgroups."""
+"""Models side by side: ROC curves with AUCs and tests, confusion, calibration, net benefit,
+subgroups."""
 
 from __future__ import annotations
 
@@ -59,14 +60,20 @@ def model_name(model: str) -> str:
 
 
 def roc_comparison(
-    points: pd.DataFrame, aucs: pd.DataFrame, pairs: pd.DataFrame, *, width_mm: float = TWO_COLUMNS_MM
+    points: pd.DataFrame,
+    aucs: pd.DataFrame,
+    pairs: pd.DataFrame,
+    *,
+    width_mm: float = TWO_COLUMNS_MM,
 ) -> Figure:
-    """ROC curves of several models, their AUCs with intervals, and brackets for the tests between pairs.
+    """ROC curves of several models, their AUCs with intervals, and brackets for the tests between
+    pairs.
 
     Args:
         points: `model, fpr, tpr`, the corners of each model's curve.
         aucs: one row per model, in order: `model, estimate, low, high`.
-        pairs: one row per bracket: `model_a, model_b, difference, low, high, p_value`; may be empty.
+        pairs: one row per bracket: `model_a, model_b, difference, low, high, p_value`; may be
+            empty.
         width_mm: of the figure.
     """
     models = aucs["model"].tolist()
@@ -79,11 +86,19 @@ def roc_comparison(
         axes.plot([0, 1], [0, 1], color=GRAY, linewidth=0.6, linestyle=(0, (4, 3)))
         for number, model in enumerate(models):
             curve = points[points["model"] == model]
-            axes.plot(curve["fpr"], curve["tpr"], color=_color(number), linestyle=_line(number), linewidth=1.3)
+            axes.plot(
+                curve["fpr"],
+                curve["tpr"],
+                color=_color(number),
+                linestyle=_line(number),
+                linewidth=1.3,
+            )
         axes.set(xlim=(-0.01, 1.01), ylim=(-0.01, 1.01), aspect="equal")
         axes.set(xlabel=f"1 {MINUS} specificity", ylabel="Sensitivity")
         if len(pairs):
-            top, bottom = right.subfigures(2, 1, height_ratios=(9 * len(models) + 12, 4.5 * len(pairs) + 6))
+            top, bottom = right.subfigures(
+                2, 1, height_ratios=(9 * len(models) + 12, 4.5 * len(pairs) + 6)
+            )
             upper, beside = top.subplots(1, 2, width_ratios=(20, max(4, len(pairs))), sharey=True)
             _draw_brackets(beside, pairs, models)
             _write_pairs(bottom.subplots(), pairs, names)
@@ -104,12 +119,24 @@ def _line(number: int) -> str:
 
 def _draw_aucs(axes: Axes, aucs: pd.DataFrame, names: Mapping[str, str]) -> None:
     for row, own in enumerate(aucs.to_dict("records")):
-        axes.plot([own["low"], own["high"]], [row, row], color=_color(row), linestyle=_line(row), linewidth=1.3)
         axes.plot(
-            [own["estimate"]], [row], MARKERS[row % len(MARKERS)], color=_color(row), markersize=4.5, clip_on=False
+            [own["low"], own["high"]],
+            [row, row],
+            color=_color(row),
+            linestyle=_line(row),
+            linewidth=1.3,
+        )
+        axes.plot(
+            [own["estimate"]],
+            [row],
+            MARKERS[row % len(MARKERS)],
+            color=_color(row),
+            markersize=4.5,
+            clip_on=False,
         )
     ticks = [
-        f"{names[own['model']]}\n{format_ratio(own['estimate'])} {format_interval(own['low'], own['high'])}"
+        f"{names[own['model']]}\n{format_ratio(own['estimate'])} "
+        f"{format_interval(own['low'], own['high'])}"
         for own in aucs.to_dict("records")
     ]
     axes.set_yticks(range(len(aucs)), ticks)
@@ -127,21 +154,34 @@ def _draw_brackets(axes: Axes, pairs: pd.DataFrame, models: Sequence[str]) -> No
     axes.set_xlim(-0.6, len(pairs) - 0.4)
     for x, pair in enumerate(pairs.to_dict("records")):
         first, last = sorted((models.index(pair["model_a"]), models.index(pair["model_b"])))
-        axes.plot([x - 0.3, x, x, x - 0.3], [first, first, last, last], color="black", linewidth=0.7)
+        axes.plot(
+            [x - 0.3, x, x, x - 0.3], [first, first, last, last], color="black", linewidth=0.7
+        )
         axes.text(x, first - 0.06, _LETTERS[x % 26], ha="center", va="bottom", fontsize=6)
 
 
 def _write_pairs(axes: Axes, pairs: pd.DataFrame, names: Mapping[str, str]) -> None:
     axes.set_axis_off()
     axes.set(xlim=(0, 1), ylim=(len(pairs) + 0.6, -0.6))
-    axes.text(0, 0, "Difference of AUC [95 % interval], DeLong's test", fontsize=6, va="center", weight="bold")
+    axes.text(
+        0,
+        0,
+        "Difference of AUC [95 % interval], DeLong's test",
+        fontsize=6,
+        va="center",
+        weight="bold",
+    )
     for row, pair in enumerate(pairs.to_dict("records"), start=1):
-        what = f"{_LETTERS[(row - 1) % 26]}  {names[pair['model_a']]} {MINUS} {names[pair['model_b']]}"
+        what = (
+            f"{_LETTERS[(row - 1) % 26]}  {names[pair['model_a']]} {MINUS} {names[pair['model_b']]}"
+        )
         number = f"{format_ratio(pair['difference'])} {format_interval(pair['low'], pair['high'])}"
         axes.text(0, row, f"{what}: {number}, {p_phrase(pair['p_value'])}", fontsize=6, va="center")
 
 
-def confusion_plot(confusion: pd.DataFrame, *, classes: Sequence[str], width_mm: float | None = None) -> Figure:
+def confusion_plot(
+    confusion: pd.DataFrame, *, classes: Sequence[str], width_mm: float | None = None
+) -> Figure:
     """One matrix per model: labels as rows, calls as columns, counts and the share of the row.
 
     `confusion`: `model, label, call` (positions in `classes`), `n, share`.
@@ -172,7 +212,15 @@ def _draw_confusion(axes: Axes, own: pd.DataFrame, names: Sequence[str], *, plai
         text = f"{row['n']:,}" if plain else f"{row['n']:,}\n{100 * row['share']:.0f} %"
         dark = row["share"] > 0.6
         color = "white" if dark else "black"
-        axes.text(row["call"], row["label"], text, ha="center", va="center", color=color, fontsize=6 if plain else 7)
+        axes.text(
+            row["call"],
+            row["label"],
+            text,
+            ha="center",
+            va="center",
+            color=color,
+            fontsize=6 if plain else 7,
+        )
     axes.set_xticks(range(len(names)), names)
     axes.set_yticks(range(len(names)), names)
     axes.set(xlabel="Called", ylabel="Label")
@@ -183,21 +231,33 @@ def _draw_confusion(axes: Axes, own: pd.DataFrame, names: Sequence[str], *, plai
 def calibration_plot(
     curve: pd.DataFrame, summary: pd.DataFrame, *, width_mm: float = ONE_AND_A_HALF_COLUMNS_MM
 ) -> Figure:
-    """Observed share against predicted probability, with exact intervals; slope, intercept and Brier score beside.
+    """Observed share against predicted probability, with exact intervals; slope, intercept and
+    Brier score beside.
 
-    `curve`: `model, predicted, observed, low, high`; `summary`: one row per model: `model, slope, slope_low,
-    slope_high, intercept, intercept_low, intercept_high, brier`.
+    `curve`: `model, predicted, observed, low, high`; `summary`: one row per model:
+    `model, slope, slope_low, slope_high, intercept, intercept_low, intercept_high, brier`.
     """
     with style():
-        figure = new_figure(width_mm=width_mm, height_mm=max(width_mm * 0.62, 12 + 17 * len(summary)))
+        figure = new_figure(
+            width_mm=width_mm, height_mm=max(width_mm * 0.62, 12 + 17 * len(summary))
+        )
         axes, side = figure.subplots(1, 2, width_ratios=(62, 46))
         axes.plot([0, 1], [0, 1], color=GRAY, linewidth=0.6, linestyle=(0, (4, 3)))
         for number, model in enumerate(summary["model"]):
             own = curve[curve["model"] == model]
             color, marker = _color(number), MARKERS[number % len(MARKERS)]
-            axes.vlines(own["predicted"], own["low"], own["high"], color=color, linewidth=0.8, alpha=0.7)
-            axes.plot(own["predicted"], own["observed"], marker=marker, color=color, linestyle=_line(number),
-                      markersize=4, linewidth=1)  # fmt: skip
+            axes.vlines(
+                own["predicted"], own["low"], own["high"], color=color, linewidth=0.8, alpha=0.7
+            )
+            axes.plot(
+                own["predicted"],
+                own["observed"],
+                marker=marker,
+                color=color,
+                linestyle=_line(number),
+                markersize=4,
+                linewidth=1,
+            )
         axes.set(xlim=(-0.02, 1.02), ylim=(-0.02, 1.02), aspect="equal", anchor="N")
         axes.set(xlabel="Predicted probability", ylabel="Observed share [95 % interval]")
         _write_calibration(side, summary)
@@ -211,7 +271,14 @@ def _write_calibration(axes: Axes, summary: pd.DataFrame) -> None:
     for number, row in enumerate(summary.to_dict("records")):
         top = number * 4 + 0.8
         axes.plot([0.03], [top], MARKERS[number % len(MARKERS)], color=_color(number), markersize=4)
-        axes.text(0.1, top, shorten(model_name(row["model"]), 24), va="center", weight="bold", fontsize=6.5)
+        axes.text(
+            0.1,
+            top,
+            shorten(model_name(row["model"]), 24),
+            va="center",
+            weight="bold",
+            fontsize=6.5,
+        )
         lines = [
             f"{name.capitalize()} {_estimate(row[name], row[f'{name}_low'], row[f'{name}_high'])}"
             for name in ("slope", "intercept")
@@ -222,7 +289,9 @@ def _write_calibration(axes: Axes, summary: pd.DataFrame) -> None:
 
 def _estimate(value: float, low: float, high: float) -> str:
     """A number with its interval, or one dash where there is none."""
-    return f"{format_ratio(value)} {format_interval(low, high)}" if math.isfinite(value) else MISSING
+    return (
+        f"{format_ratio(value)} {format_interval(low, high)}" if math.isfinite(value) else MISSING
+    )
 
 
 def decision_plot(decision: pd.DataFrame, *, width_mm: float = ONE_COLUMN_MM) -> Figure:
@@ -232,15 +301,31 @@ def decision_plot(decision: pd.DataFrame, *, width_mm: float = ONE_COLUMN_MM) ->
     """
     models = decision["model"].unique().tolist()
     with style():
-        figure = new_figure(width_mm=width_mm, height_mm=width_mm * 0.78 + 3.2 * math.ceil((len(models) + 2) / 2))
+        figure = new_figure(
+            width_mm=width_mm, height_mm=width_mm * 0.78 + 3.2 * math.ceil((len(models) + 2) / 2)
+        )
         axes = figure.subplots()
         first = decision[decision["model"] == models[0]]
-        axes.plot(first["threshold"], first["treat_all"], color=GRAY, linewidth=0.8, label="treat all")
-        axes.plot(first["threshold"], first["treat_none"], color="black", linewidth=0.8, label="treat none")
+        axes.plot(
+            first["threshold"], first["treat_all"], color=GRAY, linewidth=0.8, label="treat all"
+        )
+        axes.plot(
+            first["threshold"],
+            first["treat_none"],
+            color="black",
+            linewidth=0.8,
+            label="treat none",
+        )
         for number, model in enumerate(models):
             own = decision[decision["model"] == model]
             label = shorten(model_name(model), 24)
-            axes.plot(own["threshold"], own["net_benefit"], color=_color(number), linestyle=_line(number), label=label)
+            axes.plot(
+                own["threshold"],
+                own["net_benefit"],
+                color=_color(number),
+                linestyle=_line(number),
+                label=label,
+            )
         top = float(max(decision["net_benefit"].max(), decision["treat_all"].max(), 0.05))
         axes.set(xlim=(0, 1), ylim=(-0.25 * top, 1.05 * top))
         axes.set(xlabel="Threshold probability", ylabel="Net benefit")
@@ -250,9 +335,11 @@ def decision_plot(decision: pd.DataFrame, *, width_mm: float = ONE_COLUMN_MM) ->
 
 
 def subgroup_forest(subgroups: pd.DataFrame, *, width_mm: float = TWO_COLUMNS_MM) -> Figure:
-    """AUC with interval in every subgroup, by model and variable, with counts and the test against the other patients.
+    """AUC with interval in every subgroup, by model and variable, with counts and the test against
+    the other patients.
 
-    `subgroups`: `model, variable, subgroup, n, positives, auc, low, high, p_value, p_holm`; a missing AUC is a dash.
+    `subgroups`: `model, variable, subgroup, n, positives, auc, low, high, p_value, p_holm`; a
+    missing AUC is a dash.
     """
     lines = forest_lines(subgroups)
     line_mm = min(max((PAGE_MM - 16) / len(lines), 2.9), 4.2)
@@ -266,7 +353,13 @@ def subgroup_forest(subgroups: pd.DataFrame, *, width_mm: float = TWO_COLUMNS_MM
         axes.axvline(0.5, color=GRAY, linewidth=0.6, linestyle=(0, (4, 3)), zorder=0)
         axes.tick_params(axis="y", left=False, labelleft=False)
         axes.spines["left"].set_visible(False)
-        heads = (("n", 0.14), ("positive", 0.33), ("AUC [95 % interval]", 0.71), ("p", 0.86), ("p Holm", 1.02))
+        heads = (
+            ("n", 0.14),
+            ("positive", 0.33),
+            ("AUC [95 % interval]", 0.71),
+            ("p", 0.86),
+            ("p Holm", 1.02),
+        )
         for head, at in heads:
             numbers.text(at, -1, head, ha="right", va="center", fontsize=6, weight="bold")
         for row, (text, weight, own) in enumerate(lines):
@@ -287,16 +380,27 @@ def forest_lines(subgroups: pd.DataFrame) -> list[tuple[str, str, Mapping[Any, A
         for variable, part in own.groupby("variable", sort=False):
             lines.append((f"  {shorten(str(variable), 26)}", "normal", None))
             texts = shorten_all([str(name) for name in part["subgroup"]], 22)
-            lines += [(f"      {t}", "normal", r) for t, r in zip(texts, part.to_dict("records"), strict=True)]
+            lines += [
+                (f"      {t}", "normal", r)
+                for t, r in zip(texts, part.to_dict("records"), strict=True)
+            ]
     return lines
 
 
-def _draw_subgroup(axes: Axes, numbers: Axes, row: int, own: Mapping[Any, Any], places: Sequence[float]) -> None:
+def _draw_subgroup(
+    axes: Axes, numbers: Axes, row: int, own: Mapping[Any, Any], places: Sequence[float]
+) -> None:
     if math.isfinite(own["auc"]):
         size = 2.5 + 2.5 * math.sqrt(own["n"] / (own["n"] + 60))
         axes.plot([own["low"], own["high"]], [row, row], color=BLUE, linewidth=1)
         axes.plot([own["auc"]], [row], "s", color=BLUE, markersize=size)
     area = _estimate(own["auc"], own["low"], own["high"])
-    texts = (f"{own['n']:,.0f}", f"{own['positives']:,.0f}", area, format_p(own["p_value"]), format_p(own["p_holm"]))
+    texts = (
+        f"{own['n']:,.0f}",
+        f"{own['positives']:,.0f}",
+        area,
+        format_p(own["p_value"]),
+        format_p(own["p_holm"]),
+    )
     for at, text in zip(places, texts, strict=True):
         numbers.text(at, row, text, ha="right", va="center", fontsize=6)

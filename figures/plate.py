@@ -1,4 +1,5 @@
-"""A plate of two patients: slide with a heatmap, segmented patch, and the most relevant features by group."""
+"""A plate of two patients: slide with a heatmap, segmented patch, and the most relevant features by
+group."""
 
 from __future__ import annotations
 
@@ -38,8 +39,9 @@ LETTERS = "ABCDEFG"
 class PatientPlate:
     """One patient of the plate.
 
-    `patches` (columns of PATCHES) and `values` (one per patch) lie over `thumbnail`; `example` is one segmented patch
-    of them with `example_mpp` um per pixel, outlined in the slide where its corner `example_at` (level-0 pixels) is.
+    `patches` (columns of PATCHES) and `values` (one per patch) lie over `thumbnail`; `example` is
+    one segmented patch of them with `example_mpp` um per pixel, outlined in the slide where its
+    corner `example_at` (level-0 pixels) is.
     """
 
     title: str
@@ -63,14 +65,15 @@ def patient_plate(
     nucleus_quantity: Quantity,
     width_mm: float = TWO_COLUMNS_MM,
 ) -> Figure:
-    """Two patients side by side, each with slide and segmentation; below, the given features by group.
+    """Two patients side by side, each with slide and segmentation; below, the given features by
+    group.
 
     Args:
         patients: two, in the order of the groups.
         patient_values: index patient, one column per feature.
         labels: the group of each patient, categorical: reference first.
-        ranking: one row per feature that is shown: `feature, p_value, p_holm, cliffs_delta, cliffs_delta_low,
-            cliffs_delta_high`.
+        ranking: one row per feature that is shown:
+            `feature, p_value, p_holm, cliffs_delta, cliffs_delta_low, cliffs_delta_high`.
         patch_quantity: what the slides' colors mean.
         nucleus_quantity: what the nuclei's colors mean.
         width_mm: of the figure.
@@ -85,7 +88,9 @@ def patient_plate(
         return figure
 
 
-def _draw_patients(figure: Any, patients: Sequence[PatientPlate], slide: Quantity, nuclei: Quantity) -> None:
+def _draw_patients(
+    figure: Any, patients: Sequence[PatientPlate], slide: Quantity, nuclei: Quantity
+) -> None:
     panels = figure.subplots(1, 2 * len(patients), squeeze=False)[0]
     slide_norm = _norm(np.concatenate([p.values for p in patients]), (2, 98))
     known = np.array([v for p in patients for v in (p.example.values or {}).values()], dtype=float)
@@ -99,8 +104,13 @@ def _draw_patients(figure: Any, patients: Sequence[PatientPlate], slide: Quantit
         right.set_axis_off()
         for axes in (left, right):
             axes.set_anchor("N")
-        right.set_title(f"{LETTERS[2 * number + 1]}  {shorten(patient.example.title, 26)}", loc="left")
-    for norm, text, at in ((slide_norm, f"Patches: {slide}", 0), (nuclei_norm, f"Nuclei: {nuclei}", 1)):
+        right.set_title(
+            f"{LETTERS[2 * number + 1]}  {shorten(patient.example.title, 26)}", loc="left"
+        )
+    for norm, text, at in (
+        (slide_norm, f"Patches: {slide}", 0),
+        (nuclei_norm, f"Nuclei: {nuclei}", 1),
+    ):
         half = panels[at * len(patients) : (at + 1) * len(patients)].tolist()
         figure.colorbar(
             ScalarMappable(norm, SEQUENTIAL),
@@ -117,7 +127,11 @@ def _draw_patients(figure: Any, patients: Sequence[PatientPlate], slide: Quantit
 def _norm(values: NDArray[np.float64], percentiles: tuple[int, int]) -> Normalize:
     known = values[np.isfinite(values)]
     low, high = np.percentile(known, percentiles) if len(known) else (0.0, 1.0)
-    return Normalize(float(low), float(high)) if high > low else Normalize(float(low) - 0.5, float(low) + 0.5)
+    return (
+        Normalize(float(low), float(high))
+        if high > low
+        else Normalize(float(low) - 0.5, float(low) + 0.5)
+    )
 
 
 def _draw_slide(axes: Axes, patient: PatientPlate, norm: Normalize) -> None:
@@ -128,9 +142,13 @@ def _draw_slide(axes: Axes, patient: PatientPlate, norm: Normalize) -> None:
     axes.set_axis_off()
     known = np.isfinite(patient.values)
     cells = squares(
-        patient.patches[known], array=patient.values[known], cmap=matplotlib.colormaps[SEQUENTIAL], norm=norm,
-        edgecolor="none", alpha=0.8,
-    )  # fmt: skip
+        patient.patches[known],
+        array=patient.values[known],
+        cmap=matplotlib.colormaps[SEQUENTIAL],
+        norm=norm,
+        edgecolor="none",
+        alpha=0.8,
+    )
     axes.add_collection(cells)
     x, y, side = patient.example_at
     frame = {"fill": False, "edgecolor": "black", "linewidth": 1.2}
@@ -138,7 +156,9 @@ def _draw_slide(axes: Axes, patient: PatientPlate, norm: Normalize) -> None:
     draw_scale_bar(axes, width=columns * scale, um_per_unit=patient.mpp)
 
 
-def _draw_features(figure: Any, values: pd.DataFrame, labels: pd.Series[str], ranking: pd.DataFrame) -> None:
+def _draw_features(
+    figure: Any, values: pd.DataFrame, labels: pd.Series[str], ranking: pd.DataFrame
+) -> None:
     panels = figure.subplots(1, len(ranking), squeeze=False)[0]
     groups = list(labels.cat.categories)
     names = shorten_all([str(group) for group in groups], 16)
@@ -147,7 +167,9 @@ def _draw_features(figure: Any, values: pd.DataFrame, labels: pd.Series[str], ra
         column = values[row["feature"]]
         samples = [column[(members == g).to_numpy()].dropna().to_numpy(float) for g in groups]
         draw_groups(axes, samples)
-        axes.set_xticks(range(len(groups)), [f"{n}\nn = {len(s)}" for n, s in zip(names, samples, strict=True)])
+        axes.set_xticks(
+            range(len(groups)), [f"{n}\nn = {len(s)}" for n, s in zip(names, samples, strict=True)]
+        )
         axes.set_ylabel(str(patient_quantity(row["feature"])))
         interval = format_interval(row["cliffs_delta_low"], row["cliffs_delta_high"])
         effect = f"Cliff's delta {format_ratio(row['cliffs_delta'])} {interval}"

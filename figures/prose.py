@@ -7,7 +7,13 @@ import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from morphomil.figures.labels import MINUS, format_interval, format_ratio, p_phrase, patient_quantity
+from morphomil.figures.labels import (
+    MINUS,
+    format_interval,
+    format_ratio,
+    p_phrase,
+    patient_quantity,
+)
 from morphomil.types import FEATURE_NAMES
 
 if TYPE_CHECKING:
@@ -43,14 +49,18 @@ def say_extent(slides: pd.DataFrame) -> list[str]:
     groups = ", ".join(f"{count:,} with {label}" for label, count in by_label.items())
     sentences = [
         f"{_many(by_label.sum(), 'patient')} ({groups}) with {_many(len(done), 'slide')}, "
-        f"{done['patches_kept'].sum():,.0f} patches and {done['nuclei'].sum():,.0f} nuclei were analyzed."
+        f"{done['patches_kept'].sum():,.0f} patches and {done['nuclei'].sum():,.0f} nuclei were "
+        "analyzed."
     ]
     if lost := len(slides) - len(done):
-        labels = slides.loc[slides["state"] != "done", "label"].value_counts(sort=False).sort_index()
+        labels = (
+            slides.loc[slides["state"] != "done", "label"].value_counts(sort=False).sort_index()
+        )
         groups = ", ".join(f"{count:,} with {label}" for label, count in labels.items())
         are = "is" if lost == 1 else "are"
         sentences.append(
-            f"{lost:,} of {len(slides):,} slides gave no result and {are} left out ({groups}); see the causes."
+            f"{lost:,} of {len(slides):,} slides gave no result and {are} left out ({groups}); "
+            "see the causes."
         )
     return sentences
 
@@ -58,22 +68,31 @@ def say_extent(slides: pd.DataFrame) -> list[str]:
 def say_auc(auc: Auc) -> str:
     """How well the model separates the groups, and whether that is better than chance."""
     if not math.isfinite(auc.low) or not math.isfinite(auc.high):
-        return f"The out-of-fold AUC of the morphometry model is {format_ratio(auc.value)}, without an interval."
+        return (
+            f"The out-of-fold AUC of the morphometry model is {format_ratio(auc.value)}, without "
+            "an interval."
+        )
     if auc.low > 0.5:
-        return f"From these features alone, the model separates the groups: out-of-fold AUC {auc} (chance: 0.50)."
+        return (
+            f"From these features alone, the model separates the groups: out-of-fold AUC {auc} "
+            "(chance: 0.50)."
+        )
     if auc.high < 0.5:
         return (
-            f"The model's out-of-fold AUC of {auc} lies below chance (0.50): what it learned in training patients does "
+            f"The model's out-of-fold AUC of {auc} lies below chance (0.50): what it learned in "
+            "training patients does "
             "not hold in the others. Its attention should not be interpreted."
         )
     return (
-        "There is no evidence that the model separates the groups better than chance: its out-of-fold AUC is "
+        "There is no evidence that the model separates the groups better than chance: its "
+        "out-of-fold AUC is "
         f"{auc}, and the interval includes 0.50. Its attention should not be interpreted."
     )
 
 
 def say_first(ranking: pd.DataFrame, *, positive: str, reference: str) -> str:
-    """Which feature ranks first, how surely its attention is above an even share, and its direction."""
+    """Which feature ranks first, how surely its attention is above an even share, and its
+    direction."""
     first = ranking.sort_values("rank", kind="stable").iloc[0]
     interval = format_interval(first["attention_low"], first["attention_high"])
     sentence = (
@@ -81,7 +100,10 @@ def say_first(ranking: pd.DataFrame, *, positive: str, reference: str) -> str:
         f"{format_ratio(first['attention'])} times the average {interval}."
     )
     if not first["attention_low"] > 1:
-        sentence += " The interval does not exclude 1, an even share of attention, so this first place is not certain."
+        sentence += (
+            " The interval does not exclude 1, an even share of attention, so this first place is "
+            "not certain."
+        )
     return f"{sentence} {_say_difference(first, positive=positive, reference=reference)}"
 
 
@@ -95,32 +117,40 @@ def say_differences(ranking: pd.DataFrame, *, positive: str, reference: str) -> 
     if found.empty:
         best = tested.sort_values("p_holm", kind="stable").iloc[0]
         return (
-            f"After adjustment for {number} tests (Holm), no feature differs significantly between the groups; the "
-            f"smallest adjusted p is that of {_name(best['feature'])} ({p_phrase(best['p_holm'])}). "
-            "That is no proof that the groups are alike: a difference may be too small for this number of patients."
+            f"After adjustment for {number} tests (Holm), no feature differs significantly "
+            "between the groups; the "
+            f"smallest adjusted p is that of {_name(best['feature'])} "
+            f"({p_phrase(best['p_holm'])}). "
+            "That is no proof that the groups are alike: a difference may be too small for this "
+            "number of patients."
         )
     listed = ", ".join(
-        f"{_name(row['feature'])} {_direction(row['cliffs_delta'], positive)} ({p_phrase(row['p_holm'])})"
+        f"{_name(row['feature'])} {_direction(row['cliffs_delta'], positive)} "
+        f"({p_phrase(row['p_holm'])})"
         for row in found.to_dict("records")
     )
     verb = "differs" if len(found) == 1 else "differ"
     return (
-        f"After adjustment for {number} tests (Holm), {_count(len(found))} of {_count(len(ranking))} features {verb} "
+        f"After adjustment for {number} tests (Holm), {_count(len(found))} of "
+        f"{_count(len(ranking))} features {verb} "
         f"significantly between {positive} and {reference}: {listed}."
     )
 
 
 def say_plainly(text: str, features: Sequence[str]) -> str:
-    """The text with the features' names as people write them in place of those of the columns, and minus signs."""
+    """The text with the features' names as people write them in place of those of the columns, and
+    minus signs."""
     for feature in sorted(features, key=len, reverse=True):
         text = text.replace(feature, _name(feature))
     return re.sub(r"(?<![\w)])-(?=\d)", MINUS, text)
 
 
 def say_looks(model: str, associations: pd.DataFrame, *, first: str | None = None) -> list[str]:
-    """What an image model looks at in terms of nuclei, and whether the feature that ranks first is part of it.
+    """What an image model looks at in terms of nuclei, and whether the feature that ranks first is
+    part of it.
 
-    `associations`: of one model, `evidence, feature, rho, rho_low, rho_high, p_holm` (`alongside.pool_associations`).
+    `associations`: of one model, `evidence, feature, rho, rho_low, rho_high, p_holm`
+    (`alongside.pool_associations`).
     """
     attended = _surely(associations[associations["evidence"] == "attention"])
     rests = _surely(associations[associations["evidence"] == "occlusion"])
@@ -136,7 +166,9 @@ def say_looks(model: str, associations: pd.DataFrame, *, first: str | None = Non
     )
     if first is not None:
         seen = first in set(attended["feature"]) | set(rests["feature"])
-        sentences.append(f"The feature that ranks first, {_name(first)}, is {'' if seen else 'not '}among them.")
+        sentences.append(
+            f"The feature that ranks first, {_name(first)}, is {'' if seen else 'not '}among them."
+        )
     return sentences
 
 
@@ -147,28 +179,35 @@ def _surely(associations: pd.DataFrame) -> pd.DataFrame:
 
 def _list_directions(associations: pd.DataFrame) -> str:
     return ", ".join(
-        f"{_more_or_less(row['feature'], row['rho'])} {_name(row['feature'])} (\N{GREEK SMALL LETTER RHO} "
+        f"{_more_or_less(row['feature'], row['rho'])} {_name(row['feature'])} "
+        f"(\N{GREEK SMALL LETTER RHO} "
         f"{format_ratio(row['rho'])} {format_interval(row['rho_low'], row['rho_high'])})"
         for row in associations.to_dict("records")
     )
 
 
 def _more_or_less(feature: str, rho: float) -> str:
-    words = ("smaller", "larger") if patient_quantity(feature).unit in ("µm", "µm²") else ("lower", "higher")
+    words = (
+        ("smaller", "larger")
+        if patient_quantity(feature).unit in ("µm", "µm²")
+        else ("lower", "higher")
+    )
     return words[rho > 0]
 
 
 def say_caveats(ranking: pd.DataFrame, *, nucleus_classes: bool) -> list[str]:
     """What the ranking must not be taken for."""
     caveats = [
-        "Attention shows which features the model weighted. It is evidence to be read beside the group differences, "
+        "Attention shows which features the model weighted. It is evidence to be read beside the "
+        "group differences, "
         "not an explanation of the outcome, and none of this shows a cause."
     ]
     density = ranking[ranking["feature"] == "density_per_mm2"]
     high = (density["rank"] <= 3) | (density["p_holm"] < ALPHA)
     if high.any() and not nucleus_classes:
         caveats.append(
-            "Density counts every nucleus. Without classes of nuclei, a high rank of density may come from lymphocytes "
+            "Density counts every nucleus. Without classes of nuclei, a high rank of density may "
+            "come from lymphocytes "
             "or stroma instead of tumor cells."
         )
     return caveats
@@ -189,30 +228,49 @@ def describe_methods(
     `segmenter` is None for imported nuclei; `permutations` is 0 for a quick ranking.
     """
     own = [_name(name) for name in features if name not in FEATURE_NAMES]
-    names = ["area", "major and minor axis", "orientation", "circumference", "density", "circularity", "rectangularity"]
+    names = [
+        "area",
+        "major and minor axis",
+        "orientation",
+        "circumference",
+        "density",
+        "circularity",
+        "rectangularity",
+    ]
     names += own
     null = (
-        f"The labels were permuted {permutations:,} times through the whole training, which gives the p values of "
+        f"The labels were permuted {permutations:,} times through the whole training, which gives "
+        "the p values of "
         "attention and Shapley values, and the model was trained again without each feature. "
     )
     found = f"segmented with {segmenter}, with context around each patch so that no nucleus was cut"
     starts = "start" if seeds == 1 else "starts"
     return (
-        f"Patches of {patches.patch_px} x {patches.patch_px} pixels ({patches.patch_um:g} µm) were cut from the tumor "
-        f"regions at {patches.working_mpp:g} µm per pixel; those with {patches.max_blank:.0%} or more blank area or "
+        f"Patches of {patches.patch_px} x {patches.patch_px} pixels ({patches.patch_um:g} µm) "
+        "were cut from the tumor "
+        f"regions at {patches.working_mpp:g} µm per pixel; those with {patches.max_blank:.0%} or "
+        "more blank area or "
         f"{patches.max_ink:.0%} or more ink were left out. Nuclei were "
         f"{found if segmenter else 'segmented with another program and imported'}; "
         "a nucleus belongs to the patch that holds its centroid. "
-        f"{_count(len(FEATURE_NAMES) + len(own)).capitalize()} features were measured for each nucleus: "
+        f"{_count(len(FEATURE_NAMES) + len(own)).capitalize()} features were measured for each "
+        "nucleus: "
         f"{', '.join(names[:-1])} and {names[-1]}. Each feature's "
-        "values in a patch became a histogram whose bin edges were fitted on the training patients of the fold. "
-        f"An attention-based multiple-instance model (Ilse et al. 2018) was trained on bags of {bag_patches} patches, "
-        f"in which every feature is one instance, with {folds}-fold cross-validation by patient and {seeds} random "
-        f"{starts}. Attention is that paid to a feature in patients outside training, relative to an even share; "
-        "Shapley values over all coalitions of features (beyond 12 features, sampled orders) say what a feature adds "
+        "values in a patch became a histogram whose bin edges were fitted on the training "
+        "patients of the fold. "
+        "An attention-based multiple-instance model (Ilse et al. 2018) was trained on bags of "
+        f"{bag_patches} patches, "
+        f"in which every feature is one instance, with {folds}-fold cross-validation by patient "
+        f"and {seeds} random "
+        f"{starts}. Attention is that paid to a feature in patients outside training, relative to "
+        "an even share; "
+        "Shapley values over all coalitions of features (beyond 12 features, sampled orders) say "
+        "what a feature adds "
         f"to the out-of-fold AUC and log-likelihood. {null if permutations else ''}"
-        "Groups were compared, with the patient as the unit, by two-sided Mann-Whitney tests with Holm's and "
-        "Benjamini and Hochberg's adjustments; the effect size is Cliff's delta. Intervals are 95 %."
+        "Groups were compared, with the patient as the unit, by two-sided Mann-Whitney tests with "
+        "Holm's and "
+        "Benjamini and Hochberg's adjustments; the effect size is Cliff's delta. Intervals are 95 "
+        "%."
     )
 
 

@@ -21,13 +21,19 @@ HIGHER, LOWER, NEITHER = ("^", VERMILION), ("v", BLUE), ("o", GRAY)
 
 
 def ranking_plot(
-    ranking: pd.DataFrame, *, positive: str = "positive", reference: str = "reference", width_mm: float = TWO_COLUMNS_MM
+    ranking: pd.DataFrame,
+    *,
+    positive: str = "positive",
+    reference: str = "reference",
+    width_mm: float = TWO_COLUMNS_MM,
 ) -> Figure:
-    """Each feature's attention relative to an even share, Cliff's delta, both with intervals, and p values.
+    """Each feature's attention relative to an even share, Cliff's delta, both with intervals, and p
+    values.
 
-    `ranking` has one row per feature: rank, feature, attention, attention_low, attention_high, cliffs_delta,
-    cliffs_delta_low, cliffs_delta_high, p_value, p_holm, p_bh. Attention 1 is one over the number of features; the
-    effect is that of the group `positive` minus `reference`. Missing numbers stay blank, or a dash among p values.
+    `ranking` has one row per feature: rank, feature, attention, attention_low, attention_high,
+    cliffs_delta, cliffs_delta_low, cliffs_delta_high, p_value, p_holm, p_bh. Attention 1 is one
+    over the number of features; the effect is that of the group `positive` minus `reference`.
+    Missing numbers stay blank, or a dash among p values.
     """
     table = ranking.sort_values("rank", kind="stable")
     positive, reference = shorten_all([positive, reference], 18)
@@ -41,7 +47,10 @@ def ranking_plot(
         _draw_intervals(left, table, "attention", looks)
         _draw_intervals(middle, table, "cliffs_delta", looks)
         _finish_attention(left, table)
-        middle.set(xlim=(-1.05, 1.05), xlabel=f"Cliff's delta [95 % interval]\n{positive} minus {reference}")
+        middle.set(
+            xlim=(-1.05, 1.05),
+            xlabel=f"Cliff's delta [95 % interval]\n{positive} minus {reference}",
+        )
         middle.set_xticks([-1, -0.5, 0, 0.5, 1])
         middle.axvline(0, color="black", linewidth=0.6, linestyle="--", zorder=0)
         middle.tick_params(axis="y", left=False, labelleft=False)
@@ -56,7 +65,11 @@ def _look(delta: float) -> tuple[str, str]:
 
 
 def _legend(positive: str, looks: list[tuple[str, str]]) -> list[Line2D]:
-    meanings = ((HIGHER, f"higher in {positive}"), (LOWER, f"lower in {positive}"), (NEITHER, "no direction"))
+    meanings = (
+        (HIGHER, f"higher in {positive}"),
+        (LOWER, f"lower in {positive}"),
+        (NEITHER, "no direction"),
+    )
     return [
         Line2D([], [], linestyle="", marker=m, color=c, markersize=4, label=text)
         for (m, c), text in meanings
@@ -64,7 +77,9 @@ def _legend(positive: str, looks: list[tuple[str, str]]) -> list[Line2D]:
     ]
 
 
-def _draw_intervals(axes: Axes, table: pd.DataFrame, column: str, looks: list[tuple[str, str]]) -> None:
+def _draw_intervals(
+    axes: Axes, table: pd.DataFrame, column: str, looks: list[tuple[str, str]]
+) -> None:
     columns = [column, f"{column}_low", f"{column}_high"]
     numbers: NDArray[np.float64] = table[columns].to_numpy(float)
     for row, ((middle, low, high), (marker, color)) in enumerate(zip(numbers, looks, strict=True)):
@@ -73,7 +88,10 @@ def _draw_intervals(axes: Axes, table: pd.DataFrame, column: str, looks: list[tu
 
 
 def _finish_attention(axes: Axes, table: pd.DataFrame) -> None:
-    names = [f"{r}. {patient_quantity(f).name}" for f, r in zip(table["feature"], table["rank"], strict=True)]
+    names = [
+        f"{r}. {patient_quantity(f).name}"
+        for f, r in zip(table["feature"], table["rank"], strict=True)
+    ]
     axes.set_yticks(range(len(table)), names)
     axes.set_ylim(len(table) - 0.4, -0.6)
     axes.axvline(1, color="black", linewidth=0.6, linestyle="--", zorder=0)
@@ -86,6 +104,8 @@ def _write_p_values(axes: Axes, table: pd.DataFrame) -> None:
     axes.set_xlim(0, 1)
     columns = {"p_value": "p", "p_holm": "p Holm", "p_bh": "p BH"}
     for at, (column, head) in zip((0.2, 0.58, 0.96), columns.items(), strict=True):
-        axes.text(at, 1.0, head, transform=axes.get_xaxis_transform(), ha="right", va="bottom", fontsize=6)
+        axes.text(
+            at, 1.0, head, transform=axes.get_xaxis_transform(), ha="right", va="bottom", fontsize=6
+        )
         for row, value in enumerate(table[column]):
             axes.text(at, row, format_p(value), ha="right", va="center", fontsize=6)

@@ -1,4 +1,5 @@
-"""What stands behind a ranking: Shapley values, the cost of leaving a feature out, and the places models give it."""
+"""What stands behind a ranking: Shapley values, the cost of leaving a feature out, and the places
+models give it."""
 
 from __future__ import annotations
 
@@ -15,12 +16,15 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 
-def evidence_plot(ranking: pd.DataFrame, stability: pd.DataFrame, *, width_mm: float = TWO_COLUMNS_MM) -> Figure:
-    """Each feature's attention, Shapley value of the AUC, the AUC lost without it, and its places among the models.
+def evidence_plot(
+    ranking: pd.DataFrame, stability: pd.DataFrame, *, width_mm: float = TWO_COLUMNS_MM
+) -> Figure:
+    """Each feature's attention, Shapley value of the AUC, the AUC lost without it, and its places
+    among the models.
 
-    `ranking` has one row per feature: feature, attention, shapley_auc, ablation_auc, each with _low and _high.
-    `stability` has by, feature, kendalls_w, rank1, rank2, ...; the rows of Shapley values are shown. What is NaN is not
-    drawn. Features are in the order of Shapley values.
+    `ranking` has one row per feature: feature, attention, shapley_auc, ablation_auc, each with _low
+    and _high. `stability` has by, feature, kendalls_w, rank1, rank2, ...; the rows of Shapley
+    values are shown. What is NaN is not drawn. Features are in the order of Shapley values.
     """
     table = ranking.sort_values("shapley_auc", ascending=False, kind="stable", ignore_index=True)
     places = stability[stability["by"] == "shapley"].set_index("feature").loc[table["feature"]]
@@ -29,13 +33,25 @@ def evidence_plot(ranking: pd.DataFrame, stability: pd.DataFrame, *, width_mm: f
         figure = new_figure(width_mm=width_mm, height_mm=24 + 6.5 * len(table))
         grid = figure.add_gridspec(1, 4)
         left = figure.add_subplot(grid[0])
-        shapley, ablation, right = (figure.add_subplot(cell, sharey=left) for cell in list(grid)[1:])
-        _draw(left, table, "attention", f"Attention, relative to\n1/{len(table)} [95 % interval]", none=1)
+        shapley, ablation, right = (
+            figure.add_subplot(cell, sharey=left) for cell in list(grid)[1:]
+        )
+        _draw(
+            left,
+            table,
+            "attention",
+            f"Attention, relative to\n1/{len(table)} [95 % interval]",
+            none=1,
+        )
         _draw(shapley, table, "shapley_auc", "Shapley value of the\nAUC [95 % interval]")
         _draw(ablation, table, "ablation_auc", "AUC lost without it,\nretrained [95 % interval]")
-        left.set_yticks(range(len(table)), [patient_quantity(name).name for name in table["feature"]])
+        left.set_yticks(
+            range(len(table)), [patient_quantity(name).name for name in table["feature"]]
+        )
         left.set_ylim(len(table) - 0.4, -0.6)
-        cells = right.imshow(places[columns].to_numpy(float), cmap=SEQUENTIAL, vmin=0, vmax=1, aspect="auto")
+        cells = right.imshow(
+            places[columns].to_numpy(float), cmap=SEQUENTIAL, vmin=0, vmax=1, aspect="auto"
+        )
         right.set_xticks(range(len(columns)), [str(place) for place in range(1, len(columns) + 1)])
         right.set_xlabel(f"Place in one model\n(Kendall's W {places['kendalls_w'].iloc[0]:.2f})")
         figure.colorbar(cells, ax=right, shrink=0.8, label="Share of models")
@@ -46,8 +62,11 @@ def evidence_plot(ranking: pd.DataFrame, stability: pd.DataFrame, *, width_mm: f
 
 
 def _draw(axes: Axes, table: pd.DataFrame, column: str, label: str, *, none: float = 0) -> None:
-    """Points with intervals; blue if these lie above `none`, the value of a feature that does nothing."""
-    for row, (value, low, high) in enumerate(table[[column, f"{column}_low", f"{column}_high"]].to_numpy(float)):
+    """Points with intervals; blue if these lie above `none`, the value of a feature that does
+    nothing."""
+    for row, (value, low, high) in enumerate(
+        table[[column, f"{column}_low", f"{column}_high"]].to_numpy(float)
+    ):
         if not np.isfinite(value):
             continue
         color = BLUE if low > none else GRAY

@@ -1,4 +1,5 @@
-"""The nuclei behind a prediction: a map of what patches contribute, and the nuclei that speak most for and against."""
+"""The nuclei behind a prediction: a map of what patches contribute, and the nuclei that speak most
+for and against."""
 
 from __future__ import annotations
 
@@ -23,7 +24,8 @@ SIDE_PX = 64
 
 
 def read_contributions(run: Run, slide_id: str) -> pd.DataFrame | None:
-    """The slide's nuclei with what they contribute (`rank/nuclei`), or None if the ranking has not stored it."""
+    """The slide's nuclei with what they contribute (`rank/nuclei`), or None if the ranking has not
+    stored it."""
     path = run.path / "rank" / "nuclei" / f"{run.slide_folder(slide_id).name}.parquet"
     if not path.is_file():
         return None
@@ -31,7 +33,8 @@ def read_contributions(run: Run, slide_id: str) -> pd.DataFrame | None:
 
 
 def patch_contributions(nuclei: pd.DataFrame, patches: pd.DataFrame) -> pd.Series:
-    """What each patch's nuclei contribute together, in percentage points; NaN in patches that no bag has."""
+    """What each patch's nuclei contribute together, in percentage points; NaN in patches that no
+    bag has."""
     total = nuclei.groupby("patch_id")["contribution"].sum(min_count=1)
     return 100 * patches["patch_id"].map(total)
 
@@ -39,12 +42,15 @@ def patch_contributions(nuclei: pd.DataFrame, patches: pd.DataFrame) -> pd.Serie
 def nuclei_gallery(
     run: Run, slide: Slide, image: SlideImage, number: int, nuclei: pd.DataFrame, *, positive: str
 ) -> Figure | None:
-    """The nuclei of one image that contribute most for (first) and against the positive label, each in its place.
+    """The nuclei of one image that contribute most for (first) and against the positive label, each
+    in its place.
 
     `nuclei` as `read_contributions` gives them; None if none of the image has a contribution.
     """
     patches = run.patches(slide.slide_id)
-    own = nuclei.merge(patches.loc[patches["image"] == number, ["patch_id", "region"]], on="patch_id")
+    own = nuclei.merge(
+        patches.loc[patches["image"] == number, ["patch_id", "region"]], on="patch_id"
+    )
     own = own[own["contribution"].notna()].sort_values("contribution", kind="stable")
     if own.empty:
         return None
@@ -57,8 +63,17 @@ def nuclei_gallery(
         frame = dict(stored.attrs)
         downsample, shape = frame["downsample"], stored["labels"].shape
         row, column = (
-            int(np.clip(round((place - frame[name]) / downsample - SIDE_PX / 2), 0, max(extent - SIDE_PX, 0)))
-            for place, name, extent in ((nucleus.y_px, "y_px", shape[0]), (nucleus.x_px, "x_px", shape[1]))
+            int(
+                np.clip(
+                    round((place - frame[name]) / downsample - SIDE_PX / 2),
+                    0,
+                    max(extent - SIDE_PX, 0),
+                )
+            )
+            for place, name, extent in (
+                (nucleus.y_px, "y_px", shape[0]),
+                (nucleus.x_px, "x_px", shape[1]),
+            )
         )
         labels = stored["labels"][row : row + SIDE_PX, column : column + SIDE_PX]
         x, y = frame["x_px"] + column * downsample, frame["y_px"] + row * downsample
@@ -66,5 +81,9 @@ def nuclei_gallery(
         share = 100 * nucleus.contribution
         only = np.where(labels == nucleus.label, labels, 0)
         side = "for" if share > 0 else "against"
-        examples.append(PatchExample(rgb, only, title=f"{side} {positive}", values={int(nucleus.label): share}))
-    return contact_sheet(examples, mpp=frame["mpp"], label="Contribution", unit="% points", columns=SHOWN)
+        examples.append(
+            PatchExample(rgb, only, title=f"{side} {positive}", values={int(nucleus.label): share})
+        )
+    return contact_sheet(
+        examples, mpp=frame["mpp"], label="Contribution", unit="% points", columns=SHOWN
+    )

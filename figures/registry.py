@@ -1,4 +1,5 @@
-"""Every figure of a run by name: what it needs, how it is drawn, and the table that goes beside it."""
+"""Every figure of a run by name: what it needs, how it is drawn, and the table that goes beside
+it."""
 
 from __future__ import annotations
 
@@ -59,12 +60,14 @@ MOST_PAIRS = 10
 
 
 class AbsentError(Exception):
-    """The run has no results for this figure; the message says in a sentence which command makes them."""
+    """The run has no results for this figure; the message says in a sentence which command makes
+    them."""
 
 
 @dataclass(frozen=True)
 class Drawing:
-    """A figure, the table of its numbers, and what it shows; `further` tables by the suffix of their file's name."""
+    """A figure, the table of its numbers, and what it shows; `further` tables by the suffix of
+    their file's name."""
 
     figure: Figure
     table: pd.DataFrame
@@ -97,7 +100,9 @@ def draw_figures(
         SlideError: a slide can no longer be read.
     """
     if unknown := [name for name in only if name not in FIGURES]:
-        raise InputError(f"there is no figure {', '.join(unknown)}; the figures are {', '.join(FIGURES)}")
+        raise InputError(
+            f"there is no figure {', '.join(unknown)}; the figures are {', '.join(FIGURES)}"
+        )
     for name in only or FIGURES:
         title, draw = FIGURES[name]
         with use_look(look):
@@ -119,7 +124,9 @@ def draw_figures(
 
 def _flow(run: Run) -> Drawing:
     flow = figure_tables.flow_table(run)
-    caption = "Patients, slides, patches and nuclei at every step, with what each step left out and why."
+    caption = (
+        "Patients, slides, patches and nuclei at every step, with what each step left out and why."
+    )
     return Drawing(flow_plot(flow), flow, caption)
 
 
@@ -132,10 +139,14 @@ def _ranked(run: Run) -> tuple[pd.DataFrame, dict[str, Any]]:
 
 def _ranking(run: Run) -> Drawing:
     ranking, about = _ranked(run)
-    figure = ranking_plot(ranking, positive=str(about["positive"]), reference=str(about["reference"]))
+    figure = ranking_plot(
+        ranking, positive=str(about["positive"]), reference=str(about["reference"])
+    )
     caption = (
-        "Attention relative to an even share and Cliff's delta, both with 95 % intervals, and Mann-Whitney p values, "
-        "also adjusted (Holm; Benjamini and Hochberg). Attention is evidence of what the model weighted."
+        "Attention relative to an even share and Cliff's delta, both with 95 % intervals, and "
+        "Mann-Whitney p values, "
+        "also adjusted (Holm; Benjamini and Hochberg). Attention is evidence of what the model "
+        "weighted."
     )
     return Drawing(figure, ranking, caption)
 
@@ -144,20 +155,27 @@ def _ranking_evidence(run: Run) -> Drawing:
     ranking, _ = _ranked(run)
     path = run.path / "rank" / "stability.csv"
     if not path.is_file() or "shapley_auc" not in ranking:
-        raise AbsentError(f"Shapley values and stability are not computed; run: morphomil rank {run.path}")
+        raise AbsentError(
+            f"Shapley values and stability are not computed; run: morphomil rank {run.path}"
+        )
     stability = pd.read_csv(path)
     caption = (
-        "Each feature's attention, its Shapley value of the AUC, what the AUC loses without it, all with 95 % "
-        "intervals, and how stable its place is. Blue: the interval lies above that of a feature that does nothing."
+        "Each feature's attention, its Shapley value of the AUC, what the AUC loses without it, "
+        "all with 95 % "
+        "intervals, and how stable its place is. Blue: the interval lies above that of a feature "
+        "that does nothing."
     )
     return Drawing(evidence_plot(ranking, stability), ranking, caption, {"stability": stability})
 
 
 def _groups(run: Run) -> list[str]:
-    """Labels in the order of figures: as the models and the ranking count them, the positive one last."""
+    """Labels in the order of figures: as the models and the ranking count them, the positive one
+    last."""
     labels = sorted({str(slide.label) for slide in run.cohort.slides})
     known = figure_tables.class_names(run)
-    return [label for label in known if label in labels] + [label for label in labels if label not in known]
+    return [label for label in known if label in labels] + [
+        label for label in labels if label not in known
+    ]
 
 
 def _patient_values(run: Run) -> tuple[pd.DataFrame, pd.Series[str]]:
@@ -173,7 +191,10 @@ def _features_by_group(run: Run) -> Drawing:
     ranking, _ = _ranked(run)
     values, labels = _patient_values(run)
     figure = feature_groups(values[ranking["feature"].tolist()], labels, ranking)
-    caption = "Every patient is a point. Mann-Whitney p and its Holm adjustment above; effect sizes in the ranking."
+    caption = (
+        "Every patient is a point. Mann-Whitney p and its Holm adjustment above; effect sizes in "
+        "the ranking."
+    )
     tests = ranking[["feature", "n_reference", "n_positive", "p_value", "p_holm"]]
     return Drawing(figure, values.assign(label=labels).reset_index(), caption, {"tests": tests})
 
@@ -214,7 +235,8 @@ def _roc_models(run: Run) -> Drawing:
     tested = _tested(run)
     if tested["model"].nunique() < 2:
         raise AbsentError(
-            f"a comparison needs two models; train another with: morphomil train {run.path} --model MODEL"
+            f"a comparison needs two models; train another with: morphomil train {run.path} "
+            "--model MODEL"
         )
     curves = []
     for model, own in tested.groupby("model", sort=False):
@@ -222,11 +244,22 @@ def _roc_models(run: Run) -> Drawing:
         curves.append(points.loc[points["fold"] == MEAN, ["fpr", "tpr"]].assign(model=model))
     points = pd.concat(curves, ignore_index=True)[["model", "fpr", "tpr"]]
     performance = performance_table(tested)
-    aucs = performance[performance["measure"] == "AUC"].sort_values("estimate", ascending=False, kind="stable")
+    aucs = performance[performance["measure"] == "AUC"].sort_values(
+        "estimate", ascending=False, kind="stable"
+    )
     pairs = comparison_table(tested)
-    figure = roc_comparison(points, aucs, pairs.sort_values("p_value", kind="stable").head(MOST_PAIRS).sort_index())
-    approximate = " The scores are out of fold, so the tests are approximate." if pairs["approximate"].any() else ""
-    caption = f"ROC curves on test patients, AUCs [95 % interval], DeLong's test of each pair.{approximate}"
+    figure = roc_comparison(
+        points, aucs, pairs.sort_values("p_value", kind="stable").head(MOST_PAIRS).sort_index()
+    )
+    approximate = (
+        " The scores are out of fold, so the tests are approximate."
+        if pairs["approximate"].any()
+        else ""
+    )
+    caption = (
+        "ROC curves on test patients, AUCs [95 % interval], DeLong's test of each "
+        f"pair.{approximate}"
+    )
     return Drawing(figure, aucs, caption, {"points": points, "pairs": pairs})
 
 
@@ -235,9 +268,14 @@ def _confusion(run: Run) -> Drawing:
     table = figure_tables.confusion_tables(tested)
     classes = figure_tables.class_names(run)
     names = table.assign(
-        label=table["label"].map(dict(enumerate(classes))), call=table["call"].map(dict(enumerate(classes)))
+        label=table["label"].map(dict(enumerate(classes))),
+        call=table["call"].map(dict(enumerate(classes))),
     )
-    called = "the most probable class" if class_columns(tested) else "the call at each model's own cutoff"
+    called = (
+        "the most probable class"
+        if class_columns(tested)
+        else "the call at each model's own cutoff"
+    )
     caption = f"Test patients by label and by {called}; percentages are of the row."
     return Drawing(confusion_plot(table, classes=classes), names, caption)
 
@@ -248,10 +286,16 @@ def _calibration(run: Run) -> Drawing:
     except ValueError as error:
         raise AbsentError(str(error)) from None
     caption = (
-        "Observed share of positive patients against the predicted probability, in groups of like probability; a slope "
+        "Observed share of positive patients against the predicted probability, in groups of like "
+        "probability; a slope "
         "of 1 and an intercept of 0 are right."
     )
-    return Drawing(calibration_plot(found.curve, found.summary), found.curve, caption, {"summary": found.summary})
+    return Drawing(
+        calibration_plot(found.curve, found.summary),
+        found.curve,
+        caption,
+        {"summary": found.summary},
+    )
 
 
 def _decision(run: Run) -> Drawing:
@@ -259,7 +303,10 @@ def _decision(run: Run) -> Drawing:
         table = figure_tables.decision_table(_tested(run))
     except ValueError as error:
         raise AbsentError(str(error)) from None
-    caption = "Net benefit of treating who has a probability of the threshold or more (Vickers and Elkin)."
+    caption = (
+        "Net benefit of treating who has a probability of the threshold or more (Vickers and "
+        "Elkin)."
+    )
     return Drawing(decision_plot(table), table, caption)
 
 
@@ -268,7 +315,18 @@ def _subgroups(run: Run) -> Drawing:
     if not path.is_file():
         raise AbsentError(f"there is no table of subgroups; run: morphomil compare {run.path}")
     table = pd.read_csv(path, dtype={"model": str, "variable": str, "subgroup": str})
-    columns = ["model", "variable", "subgroup", "n", "positives", "auc", "low", "high", "p_value", "p_holm"]
+    columns = [
+        "model",
+        "variable",
+        "subgroup",
+        "n",
+        "positives",
+        "auc",
+        "low",
+        "high",
+        "p_value",
+        "p_holm",
+    ]
     table = table.reindex(columns=columns)
     # The CSV guards text that a spreadsheet would run as a formula.
     table["subgroup"] = table["subgroup"].str.removeprefix("'")
@@ -278,8 +336,13 @@ def _subgroups(run: Run) -> Drawing:
     left_out = table["model"].nunique() - len(models)
     table = table[table["model"].isin(models)]
     caption = (
-        "AUC in subgroups of the test patients; p compares a subgroup with the variable's other patients (DeLong)."
-        + (f" {left_out} more models, for which the page has no room: tables/subgroups.csv." if left_out else "")
+        "AUC in subgroups of the test patients; p compares a subgroup with the variable's other "
+        "patients (DeLong)."
+        + (
+            f" {left_out} more models, for which the page has no room: tables/subgroups.csv."
+            if left_out
+            else ""
+        )
     )
     return Drawing(subgroup_forest(table), table, caption)
 
@@ -292,7 +355,10 @@ def _correlation(run: Run) -> Drawing:
         raise AbsentError(str(error)) from None
     figure = correlation_plot(found.rho, found.merges, patients=len(values))
     table = found.rho.rename_axis("feature").reset_index()
-    caption = "Spearman's correlation of patient values, ordered by average linkage of 1 minus its absolute value."
+    caption = (
+        "Spearman's correlation of patient values, ordered by average linkage of 1 minus its "
+        "absolute value."
+    )
     return Drawing(figure, table, caption, {"tree": found.merges, "patients": values.reset_index()})
 
 
@@ -302,7 +368,10 @@ def _matrices(run: Run) -> Drawing:
         raise AbsentError(f"no slide is measured yet; run: morphomil featurize {run.path}")
     present = set(table["label"])
     figure = feature_matrices(table, [group for group in _groups(run) if group in present])
-    caption = "Each patient's mean histogram of each feature, one row per patient, and the groups' means above."
+    caption = (
+        "Each patient's mean histogram of each feature, one row per patient, and the groups' "
+        "means above."
+    )
     return Drawing(figure, table, caption)
 
 
@@ -313,8 +382,10 @@ def _orientation(run: Run) -> Drawing:
     present = set(table["label"])
     figure = orientation_rose(table, [group for group in _groups(run) if group in present])
     caption = (
-        "How nuclei turn from the mean axis of the other nuclei of their patch, mean over patients. Axes have no head: "
-        "each bin stands at both ends. The dashed circle is no order; polarity is the median over patients."
+        "How nuclei turn from the mean axis of the other nuclei of their patch, mean over "
+        "patients. Axes have no head: "
+        "each bin stands at both ends. The dashed circle is no order; polarity is the median over "
+        "patients."
     )
     return Drawing(figure, table, caption)
 
@@ -326,10 +397,14 @@ def _typical(run: Run) -> list[tuple[Slide, str]]:
     predictions = pd.read_parquet(run.path / "rank" / "predictions.parquet")
     measured = run.figures("featurize").set_index("slide_id")
     chosen = []
-    for patient, group in zip(figure_tables.typical_patients(predictions), ranking_groups, strict=True):
+    for patient, group in zip(
+        figure_tables.typical_patients(predictions), ranking_groups, strict=True
+    ):
         own = measured[(measured["patient"] == patient) & (measured["state"] == "done")]
         if own.empty:
-            raise AbsentError(f"no slide of patient {patient} is measured; run: morphomil featurize {run.path}")
+            raise AbsentError(
+                f"no slide of patient {patient} is measured; run: morphomil featurize {run.path}"
+            )
         chosen.append((run.slide(str(own["nuclei"].idxmax())), group))
     return chosen
 
@@ -339,28 +414,47 @@ def _nuclei(run: Run) -> Drawing:
     examples, rows, mpp = [], [], 0.5
     for slide, group in _typical(run):
         values = patch_values(run.nuclei(slide.slide_id), run.patches(slide.slide_id))
-        for patch in figure_tables.typical_patches(values, feature, count=PATCHES_PER_PATIENT).itertuples():
-            example, mpp = _example(run, slide, patch, feature, f"{group}: {slide.slide_id}, patch {patch.patch_id}")
+        for patch in figure_tables.typical_patches(
+            values, feature, count=PATCHES_PER_PATIENT
+        ).itertuples():
+            example, mpp = _example(
+                run, slide, patch, feature, f"{group}: {slide.slide_id}, patch {patch.patch_id}"
+            )
             examples.append(example)
-            about = {"slide_id": slide.slide_id, "patient": slide.patient, "label": group, "patch_id": patch.patch_id}
-            rows += [about | {"nucleus": number, feature: value} for number, value in (example.values or {}).items()]
+            about = {
+                "slide_id": slide.slide_id,
+                "patient": slide.patient,
+                "label": group,
+                "patch_id": patch.patch_id,
+            }
+            rows += [
+                about | {"nucleus": number, feature: value}
+                for number, value in (example.values or {}).items()
+            ]
     quantity = feature_quantity(feature)
     figure = contact_sheet(examples, mpp=mpp, label=quantity.name, unit=quantity.unit)
     caption = (
-        "Outlines of nuclei, colored by the first feature of the ranking, in patches of typical value of the patient "
+        "Outlines of nuclei, colored by the first feature of the ranking, in patches of typical "
+        "value of the patient "
         "whose out-of-fold probability is its group's median; gray: no value."
     )
     return Drawing(figure, pd.DataFrame(rows), caption)
 
 
-def _example(run: Run, slide: Slide, patch: Any, feature: str, title: str) -> tuple[PatchExample, float]:
+def _example(
+    run: Run, slide: Slide, patch: Any, feature: str, title: str
+) -> tuple[PatchExample, float]:
     """A segmented patch with its nuclei's values, and um per pixel."""
     stored = run.masks(slide.slide_id)[str(patch.region)]
     frame = dict(stored.attrs)
     side, downsample = int(frame["patch_px"]), float(frame["downsample"])
-    column, row = (round((v - frame[k]) / downsample) for v, k in ((patch.x_px, "x_px"), (patch.y_px, "y_px")))
+    column, row = (
+        round((v - frame[k]) / downsample) for v, k in ((patch.x_px, "x_px"), (patch.y_px, "y_px"))
+    )
     labels = np.asarray(stored["labels"][row : row + side, column : column + side])
-    with open_image(slide.images[patch.image], default_mpp=run.segmented_with().get("mpp")) as image:
+    with open_image(
+        slide.images[patch.image], default_mpp=run.segmented_with().get("mpp")
+    ) as image:
         rgb = image.read(patch.x_px, patch.y_px, side, side, downsample=downsample)
     nuclei = run.nuclei(slide.slide_id).set_index("label")[feature]
     known = nuclei.loc[nuclei.index.intersection(np.unique(labels))]
@@ -386,19 +480,25 @@ def _plate(run: Run) -> Drawing:
         nucleus_quantity=feature_quantity(feature),
     )
     caption = (
-        "Two patients, each the one whose out-of-fold probability is the median of its group: the slide with the first "
-        "feature of the ranking by patch, a patch (frame) with its nuclei, and the first features by group."
+        "Two patients, each the one whose out-of-fold probability is the median of its group: the "
+        "slide with the first "
+        "feature of the ranking by patch, a patch (frame) with its nuclei, and the first features "
+        "by group."
     )
     groups = values[shown["feature"].tolist()].assign(label=labels).reset_index()
     return Drawing(figure, shown, caption, {"patches": pd.concat(tables), "patients": groups})
 
 
-def _patient_plate(run: Run, slide: Slide, group: str, feature: str) -> tuple[PatientPlate, pd.DataFrame]:
+def _patient_plate(
+    run: Run, slide: Slide, group: str, feature: str
+) -> tuple[PatientPlate, pd.DataFrame]:
     values = patch_values(run.nuclei(slide.slide_id), run.patches(slide.slide_id))
     patch = next(figure_tables.typical_patches(values, feature, count=1).itertuples())
     example, example_mpp = _example(run, slide, patch, feature, f"patch {patch.patch_id}")
     own = values[values["image"] == patch.image]
-    with open_image(slide.images[patch.image], default_mpp=run.segmented_with().get("mpp")) as image:
+    with open_image(
+        slide.images[patch.image], default_mpp=run.segmented_with().get("mpp")
+    ) as image:
         thumbnail = image.thumbnail()
         plate = PatientPlate(
             title=f"{group}: {slide.patient}",
@@ -418,7 +518,8 @@ def _attention(run: Run) -> Drawing:
     models = image_models(run)
     if not models:
         raise AbsentError(
-            f"no image model has said where it looks; run: morphomil train {run.path} --model dl-cnb, then morphomil "
+            f"no image model has said where it looks; run: morphomil train {run.path} --model "
+            "dl-cnb, then morphomil "
             f"predict {run.path}"
         )
     tested, name = _scored(run), models[0]
@@ -426,15 +527,26 @@ def _attention(run: Run) -> Drawing:
     patient = figure_tables.typical_patient(own.rename(columns={"score": "probability"}))
     table = figure_tables.attended_patches(run, name, patient)
     if table.empty:
-        raise AbsentError(f"{name} has no attention stored for patient {patient}; run: morphomil predict {run.path}")
+        raise AbsentError(
+            f"{name} has no attention stored for patient {patient}; run: morphomil "
+            f"predict {run.path}"
+        )
     slide = run.slide(str(table["slide_id"].iloc[0]))
     table = table[table["image"] == table["image"].iloc[0]].reset_index(drop=True)
     frame = dict(run.masks(slide.slide_id)[str(table["region"].iloc[0])].attrs)
-    with open_image(slide.images[int(table["image"].iloc[0])], default_mpp=run.segmented_with().get("mpp")) as image:
+    with open_image(
+        slide.images[int(table["image"].iloc[0])], default_mpp=run.segmented_with().get("mpp")
+    ) as image:
         thumbnail = image.thumbnail()
         top = [
             ScoredPatch(
-                image.read(p.x_px, p.y_px, frame["patch_px"], frame["patch_px"], downsample=frame["downsample"]),
+                image.read(
+                    p.x_px,
+                    p.y_px,
+                    frame["patch_px"],
+                    frame["patch_px"],
+                    downsample=frame["downsample"],
+                ),
                 f"{number}  patch {p.patch_id}: {p.relative_attention:.2g} x",
             )
             for number, p in enumerate(table.head(TOP_PATCHES).itertuples(), start=1)
@@ -449,10 +561,22 @@ def _attention(run: Run) -> Drawing:
             regions=figure_tables.image_regions(run, slide.slide_id, int(table["image"].iloc[0])),
             title=f"{slide.slide_id} ({slide.label}): {model_name(name)}",
         )
-    columns = ["slide_id", "image", "patch_id", "fold", "x_px", "y_px", "side_px", "attention", "relative_attention"]
+    columns = [
+        "slide_id",
+        "image",
+        "patch_id",
+        "fold",
+        "x_px",
+        "y_px",
+        "side_px",
+        "attention",
+        "relative_attention",
+    ]
     caption = (
-        f"Attention of {model_name(name)} on the slide of the patient whose probability is the median of the group "
-        f"{slide.label}, by the model that did not see the patient; framed and below: the patches with most of it. "
+        f"Attention of {model_name(name)} on the slide of the patient whose probability is the "
+        "median of the group "
+        f"{slide.label}, by the model that did not see the patient; framed and below: the patches "
+        "with most of it. "
         "Attention is evidence of what the model weighted, no explanation."
     )
     return Drawing(figure, table[columns], caption)
@@ -471,8 +595,10 @@ def _alongside(run: Run, stem: str) -> pd.DataFrame:
 def _morphology(run: Run) -> Drawing:
     table = _alongside(run, "morphology_of_attention")
     caption = (
-        "What the image models look at, in terms of nuclei: Spearman correlation between patches inside each slide, of "
-        "the model's evidence with the patch's nuclear features, pooled over test patients (95 % interval). Filled "
+        "What the image models look at, in terms of nuclei: Spearman correlation between patches "
+        "inside each slide, of "
+        "the model's evidence with the patch's nuclear features, pooled over test patients (95 % "
+        "interval). Filled "
         "markers: p below 0.05 after Holm's adjustment over the features."
     )
     return Drawing(morphology_plot(table), table, caption)
@@ -487,8 +613,10 @@ def _patches(run: Run) -> Drawing:
     names = [name.removesuffix("_z") for name in own if str(name).endswith("_z")]
     title = f"{slide.slide_id}: {model_name(str(own['model'].iloc[0]))}"
     caption = (
-        f"Patches of slide {slide.slide_id} with most and least attention, and how their nuclei differ from the "
-        "slide's others, in robust standard deviations. All slides: alongside/patches_of_attention.csv."
+        f"Patches of slide {slide.slide_id} with most and least attention, and how their nuclei "
+        "differ from the "
+        "slide's others, in robust standard deviations. All slides: "
+        "alongside/patches_of_attention.csv."
     )
     return Drawing(patches_plot(own, names, title=title), own, caption)
 

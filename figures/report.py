@@ -24,7 +24,14 @@ from morphomil.figures.labels import (
     patient_quantity,
     sentence_case,
 )
-from morphomil.figures.prose import Auc, say_auc, say_caveats, say_differences, say_extent, say_first
+from morphomil.figures.prose import (
+    Auc,
+    say_auc,
+    say_caveats,
+    say_differences,
+    say_extent,
+    say_first,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -47,7 +54,8 @@ _MAGIC = ((b"\x89PNG", "image/png"), (b"\xff\xd8\xff", "image/jpeg"))
 
 @dataclass(frozen=True)
 class Picture:
-    """A picture as PNG, JPEG or SVG bytes, its caption, and in `alt` what it shows for those who can't see it."""
+    """A picture as PNG, JPEG or SVG bytes, its caption, and in `alt` what it shows for those who
+    can't see it."""
 
     title: str
     alt: str
@@ -57,8 +65,11 @@ class Picture:
 
     @property
     def uri(self) -> str:
-        """The picture as a data URI; an SVG within an image element runs no script and loads nothing."""
-        media = next((name for magic, name in _MAGIC if self.data.startswith(magic)), "image/svg+xml")
+        """The picture as a data URI; an SVG within an image element runs no script and loads
+        nothing."""
+        media = next(
+            (name for magic, name in _MAGIC if self.data.startswith(magic)), "image/svg+xml"
+        )
         return f"data:{media};base64,{base64.b64encode(self.data).decode('ascii')}"
 
 
@@ -75,8 +86,9 @@ class SlidePictures:
 class Looks:
     """What the image models look at, in terms of nuclei: sentences, tables and pictures.
 
-    `morphology`: `model, feature, patients`, and for `attention` and `occlusion` each a text with the interval and the
-    adjusted p. `scores`: of each pair of models, how alike they score patients; may be empty.
+    `morphology`: `model, feature, patients`, and for `attention` and `occlusion` each a text with
+    the interval and the adjusted p. `scores`: of each pair of models, how alike they score
+    patients; may be empty.
     """
 
     sentences: tuple[str, ...]
@@ -89,12 +101,13 @@ class Looks:
 class ReportData:
     """Everything that the report shows; a part that is None is left out.
 
-    `flow`: one row per step of the patient flow, first column its name, then counts and what was lost why.
-    `cohort`: any table. `slides`: slide_id, patient, label, state ("done" or why not), patches_kept, patches_dropped,
-    nuclei, nuclei_per_mm2, median_area_um2, cause ("" if done). `ranking`: as `ranking_plot`, with n_positive,
-    n_reference, median_positive, median_reference. `statement` says how the ways of ranking agree; `cautions` are
-    further sentences of the summary. `performance` and `comparison`: any tables of the models. `pictures` are all
-    further figures, `absent` sentences on those that could not be drawn.
+    `flow`: one row per step of the patient flow, first column its name, then counts and what was
+    lost why. `cohort`: any table. `slides`: slide_id, patient, label, state ("done" or why not),
+    patches_kept, patches_dropped, nuclei, nuclei_per_mm2, median_area_um2, cause ("" if done).
+    `ranking`: as `ranking_plot`, with n_positive, n_reference, median_positive, median_reference.
+    `statement` says how the ways of ranking agree; `cautions` are further sentences of the summary.
+    `performance` and `comparison`: any tables of the models. `pictures` are all further figures,
+    `absent` sentences on those that could not be drawn.
     """
 
     title: str
@@ -145,7 +158,8 @@ class _View:
 
 
 def render_report(data: ReportData) -> str:
-    """The page as text. Every name and label is escaped; a content-security policy keeps all else out."""
+    """The page as text. Every name and label is escaped; a content-security policy keeps all else
+    out."""
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(Path(__file__).parent),
         autoescape=True,
@@ -162,9 +176,15 @@ def render_report(data: ReportData) -> str:
         cohort=_view(data.cohort, "The cohort"),
         slides=_view(data.slides, "Segmentation of every slide"),
         ranking=None if data.ranking is None else _ranking_view(data.ranking, data),
-        performance=None if data.performance is None else _view(data.performance, "Performance of the models"),
-        comparison=None if data.comparison is None else _view(data.comparison, "Differences between models, by DeLong"),
-        morphology=None if data.looks is None else _view(data.looks.morphology, "Patches inside each slide"),
+        performance=None
+        if data.performance is None
+        else _view(data.performance, "Performance of the models"),
+        comparison=None
+        if data.comparison is None
+        else _view(data.comparison, "Differences between models, by DeLong"),
+        morphology=None
+        if data.looks is None
+        else _view(data.looks.morphology, "Patches inside each slide"),
         scores=None
         if data.looks is None or data.looks.scores.empty
         else _view(data.looks.scores, "Scores of patients"),
@@ -174,7 +194,8 @@ def render_report(data: ReportData) -> str:
 
 
 def summarize(data: ReportData) -> list[str]:
-    """The report's summary as sentences: what was found, how sure that is, and what it must not be taken for."""
+    """The report's summary as sentences: what was found, how sure that is, and what it must not be
+    taken for."""
     return _findings(data) + _caveats(data)
 
 
@@ -186,11 +207,20 @@ def _findings(data: ReportData) -> list[str]:
     if data.ranking is None:
         return [*findings, "The features have not been ranked yet."]
     said = [data.statement] if data.statement else []
-    return [*findings, say_first(data.ranking, **names), *said, say_differences(data.ranking, **names)]
+    return [
+        *findings,
+        say_first(data.ranking, **names),
+        *said,
+        say_differences(data.ranking, **names),
+    ]
 
 
 def _caveats(data: ReportData) -> list[str]:
-    own = [] if data.ranking is None else say_caveats(data.ranking, nucleus_classes=data.nucleus_classes)
+    own = (
+        []
+        if data.ranking is None
+        else say_caveats(data.ranking, nucleus_classes=data.nucleus_classes)
+    )
     return [*own, *data.cautions]
 
 
@@ -233,7 +263,8 @@ def _median(row: Mapping[Any, Any], group: str) -> _Cell:
 
 
 def _cell(column: Any, value: Any) -> _Cell:
-    """A cell as people read it: counts with commas, measures with three digits, p values as papers print them."""
+    """A cell as people read it: counts with commas, measures with three digits, p values as papers
+    print them."""
     if isinstance(value, str) and (found := _ESTIMATE.fullmatch(value)):
         return _Cell(value, found[1].replace(MINUS, "-"), numeric=True)
     if isinstance(value, str) and value:
@@ -246,7 +277,9 @@ def _cell(column: Any, value: Any) -> _Cell:
         return _Cell(f"{value:,}", _key(value), numeric=True)
     if isinstance(value, float):
         return _Cell(
-            format_p(value) if str(column).endswith(_P_VALUES) else format_number(value), _key(value), numeric=True
+            format_p(value) if str(column).endswith(_P_VALUES) else format_number(value),
+            _key(value),
+            numeric=True,
         )
     return _text(str(value))
 

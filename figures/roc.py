@@ -22,9 +22,9 @@ MEAN = "mean"
 def roc_points(predictions: pd.DataFrame) -> pd.DataFrame:
     """Corners of each fold's ROC curve and of their vertical average: columns fold, fpr, tpr.
 
-    `predictions` has one row per patient: fold, label (0 or 1), probability. Folds without both labels have no curve.
-    The average weighs folds by their numbers of positive-negative pairs and keeps the vertical steps, so the area
-    under it is `within_fold_auc`.
+    `predictions` has one row per patient: fold, label (0 or 1), probability. Folds without both
+    labels have no curve. The average weighs folds by their numbers of positive-negative pairs and
+    keeps the vertical steps, so the area under it is `within_fold_auc`.
     """
     curves, pairs = {}, []
     for fold, part in predictions.groupby("fold"):
@@ -36,7 +36,9 @@ def roc_points(predictions: pd.DataFrame) -> pd.DataFrame:
     if not curves:
         raise ValueError("a ROC curve needs a fold with both labels, got none")
     curves[MEAN] = _vertical_average(list(curves.values()), weights=pairs)
-    tables = [pd.DataFrame({"fold": fold, "fpr": fpr, "tpr": tpr}) for fold, (fpr, tpr) in curves.items()]
+    tables = [
+        pd.DataFrame({"fold": fold, "fpr": fpr, "tpr": tpr}) for fold, (fpr, tpr) in curves.items()
+    ]
     return pd.concat(tables, ignore_index=True)
 
 
@@ -49,14 +51,17 @@ def roc_plot(
     title: str = "",
     width_mm: float = ONE_COLUMN_MM,
 ) -> Figure:
-    """Each fold's curve, their vertical average with the given AUC and interval, and the diagonal of chance."""
+    """Each fold's curve, their vertical average with the given AUC and interval, and the diagonal
+    of chance."""
     points = roc_points(predictions)
     curves = dict(list(points.groupby("fold", sort=False)))
     average = curves.pop(MEAN)
     with style():
         figure = new_figure(width_mm=width_mm, height_mm=width_mm)
         axes = figure.subplots()
-        axes.plot([0, 1], [0, 1], color=GRAY, linewidth=0.6, linestyle="--", label="chance: AUC 0.50")
+        axes.plot(
+            [0, 1], [0, 1], color=GRAY, linewidth=0.6, linestyle="--", label="chance: AUC 0.50"
+        )
         for number, curve in enumerate(curves.values()):
             label = f"each of {len(curves)} folds" if number == 0 else None
             axes.plot(curve["fpr"], curve["tpr"], color=SKY, linewidth=0.6, alpha=0.9, label=label)
@@ -81,7 +86,8 @@ def _vertical_average(
 def _heights(
     fpr: NDArray[np.float64], tpr: NDArray[np.float64], grid: NDArray[np.float64]
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Lower and upper end of the curve at each false-positive rate; they differ where it steps up."""
+    """Lower and upper end of the curve at each false-positive rate; they differ where it steps
+    up."""
     steps, first, count = np.unique(fpr, return_index=True, return_counts=True)
     bottom, top = tpr[first], tpr[first + count - 1]
     after = np.clip(np.searchsorted(steps, grid, side="right"), 1, len(steps) - 1)

@@ -1,4 +1,5 @@
-"""The figures and the report of a run directory: reads its tables, hands them to the drawing functions."""
+"""The figures and the report of a run directory: reads its tables, hands them to the drawing
+functions."""
 
 from __future__ import annotations
 
@@ -11,7 +12,12 @@ import pandas as pd
 from morphomil.alongside import FOLDER
 from morphomil.compare import read_predictions
 from morphomil.figure_tables import class_names, empty_patches, flow_table, image_regions
-from morphomil.figures.labels import feature_quantity, format_interval, format_ratio, patient_quantity
+from morphomil.figures.labels import (
+    feature_quantity,
+    format_interval,
+    format_ratio,
+    patient_quantity,
+)
 from morphomil.figures.models import model_name
 from morphomil.figures.prose import Auc, describe_methods, say_looks, say_plainly
 from morphomil.figures.ranking_nuclei import nuclei_gallery, patch_contributions, read_contributions
@@ -48,7 +54,8 @@ MOST_SLIDES = 48
 
 
 def draw_overviews(run: Run) -> list[Path]:
-    """An `overview.png` in the folder of every segmented slide that lacks one or whose patches are newer."""
+    """An `overview.png` in the folder of every segmented slide that lacks one or whose patches are
+    newer."""
     drawn = []
     done = set(run.done("segment"))
     for slide in run.cohort.slides:
@@ -57,7 +64,10 @@ def draw_overviews(run: Run) -> list[Path]:
         folder = run.slide_folder(slide.slide_id)
         for number in range(len(slide.images)):
             path = folder / _numbered("overview", number)
-            if path.exists() and path.stat().st_mtime >= (folder / "patches.parquet").stat().st_mtime:
+            if (
+                path.exists()
+                and path.stat().st_mtime >= (folder / "patches.parquet").stat().st_mtime
+            ):
                 continue
             with _open(run, slide, number) as image:
                 write_bytes(path, render(_draw_overview(run, slide, image, number), "png", dpi=200))
@@ -110,12 +120,20 @@ def write_report(run: Run) -> Path:
         ranking=ranking,
         statement=_statement(about, ranking),
         auc=Auc(about["auc"], about["auc_low"], about["auc_high"]) if "auc" in about else None,
-        gallery=tuple(_draw_gallery(run, shown, top, positive=str(about.get("positive", "positive")))),
+        gallery=tuple(
+            _draw_gallery(run, shown, top, positive=str(about.get("positive", "positive")))
+        ),
         gallery_note=_note_slides(run, shown),
         cautions=tuple(_cautions(run, about)),
         methods=(_methods(run, patches, about),) if ranking is not None else (),
-        settings={f"{c['command']}: {name}": value for c in commands.values() for name, value in c["settings"].items()},
-        versions=max(commands.values(), key=lambda c: c["finished"])["versions"] if commands else {},
+        settings={
+            f"{c['command']}: {name}": value
+            for c in commands.values()
+            for name, value in c["settings"].items()
+        },
+        versions=max(commands.values(), key=lambda c: c["finished"])["versions"]
+        if commands
+        else {},
         **_model_tables(run),
         **_draw_statistics(run, ranking),
     )
@@ -125,18 +143,30 @@ def write_report(run: Run) -> Path:
 
 
 def _statement(about: dict[str, Any], ranking: pd.DataFrame | None) -> str:
-    return "" if ranking is None else say_plainly(str(about.get("statement", "")), ranking["feature"].tolist())
+    return (
+        ""
+        if ranking is None
+        else say_plainly(str(about.get("statement", "")), ranking["feature"].tolist())
+    )
 
 
 def _cautions(run: Run, about: dict[str, Any]) -> list[str]:
     notes = list(about.get("notes", ()))
     if about and about["measured"] != run.measured_key():
-        notes.append("Slides have been measured anew since this ranking was made; run `morphomil rank` again.")
+        notes.append(
+            "Slides have been measured anew since this ranking was made; run `morphomil "
+            "rank` again."
+        )
     return notes
 
 
-_OWN_PLACE = {"ranking": "ranking_picture", "features_by_group": "groups_picture", "roc": "roc_picture"}
-"""Figures that stand in a section of the report with their table; the others stand under Figures."""
+_OWN_PLACE = {
+    "ranking": "ranking_picture",
+    "features_by_group": "groups_picture",
+    "roc": "roc_picture",
+}
+"""Figures that stand in a section of the report with their table; the others stand under
+Figures."""
 
 
 _LOOKS = ("attention", "morphology_of_attention", "patches_of_attention")
@@ -144,7 +174,8 @@ _LOOKS = ("attention", "morphology_of_attention", "patches_of_attention")
 
 
 def _draw_statistics(run: Run, ranking: pd.DataFrame | None) -> dict[str, Any]:
-    """The figures of the registry, also saved for the paper, and why there is none of the others."""
+    """The figures of the registry, also saved for the paper, and why there is none of the
+    others."""
     placed: dict[str, Any] = {}
     others, looks, absent = [], [], []
     for outcome in draw_figures(run):
@@ -152,10 +183,26 @@ def _draw_statistics(run: Run, ranking: pd.DataFrame | None) -> dict[str, Any]:
             absent.append(f"{outcome.title}: {outcome.absent}.")
             continue
         raster = outcome.name in _RASTER
-        data = render(outcome.drawing.figure, "png", dpi=160) if raster else render(outcome.drawing.figure, "svg")
+        data = (
+            render(outcome.drawing.figure, "png", dpi=160)
+            if raster
+            else render(outcome.drawing.figure, "svg")
+        )
         width = round(outcome.drawing.figure.get_size_inches()[0] * 25.4)
-        shape = "wide" if width >= TWO_COLUMNS_MM else "medium" if width >= ONE_AND_A_HALF_COLUMNS_MM else "square"
-        shown = Picture(f"{outcome.title}.", alt=outcome.title, data=data, caption=outcome.drawing.caption, shape=shape)
+        shape = (
+            "wide"
+            if width >= TWO_COLUMNS_MM
+            else "medium"
+            if width >= ONE_AND_A_HALF_COLUMNS_MM
+            else "square"
+        )
+        shown = Picture(
+            f"{outcome.title}.",
+            alt=outcome.title,
+            data=data,
+            caption=outcome.drawing.caption,
+            shape=shape,
+        )
         if outcome.name in _OWN_PLACE:
             placed[_OWN_PLACE[outcome.name]] = shown
         else:
@@ -165,7 +212,9 @@ def _draw_statistics(run: Run, ranking: pd.DataFrame | None) -> dict[str, Any]:
     return placed | {"looks": said, "pictures": pictures, "absent": tuple(absent)}
 
 
-def _read_looks(run: Run, ranking: pd.DataFrame | None, pictures: tuple[Picture, ...]) -> Looks | None:
+def _read_looks(
+    run: Run, ranking: pd.DataFrame | None, pictures: tuple[Picture, ...]
+) -> Looks | None:
     """What `compare` has set side by side; None where it has not, or there is no image model."""
     path = run.path / FOLDER / "morphology_of_attention.csv"
     if not path.is_file():
@@ -185,15 +234,21 @@ def _read_looks(run: Run, ranking: pd.DataFrame | None, pictures: tuple[Picture,
 
 
 def _morphology_table(associations: pd.DataFrame) -> pd.DataFrame:
-    """One row per model and feature; attention beside what the probability loses without the patch."""
+    """One row per model and feature; attention beside what the probability loses without the
+    patch."""
     rows = []
     for (model, feature), own in associations.groupby(["model", "feature"], sort=False):
         row = {"model": model_name(str(model)), "feature": patient_quantity(str(feature)).name}
         row["patients"] = int(own["patients"].max())
-        for evidence, head in (("attention", "attention"), ("occlusion", "probability lost without it")):
+        for evidence, head in (
+            ("attention", "attention"),
+            ("occlusion", "probability lost without it"),
+        ):
             said = own[own["evidence"] == evidence]
             if len(said):
-                row[f"{head}: \N{GREEK SMALL LETTER RHO} [95 %]"] = _correlation(said.iloc[0], "rho")
+                row[f"{head}: \N{GREEK SMALL LETTER RHO} [95 %]"] = _correlation(
+                    said.iloc[0], "rho"
+                )
                 row[f"{evidence}_p_holm"] = float(said["p_holm"].iloc[0])
         rows.append(row)
     return pd.DataFrame(rows)
@@ -222,7 +277,8 @@ _RASTER = ("plate", "nuclei", "matrices", "attention")
 
 
 def _model_tables(run: Run) -> dict[str, Any]:
-    """Performance of the models and DeLong's tests, as printed; empty without predictions of two classes or more."""
+    """Performance of the models and DeLong's tests, as printed; empty without predictions of two
+    classes or more."""
     try:
         predictions = read_predictions(run)
         if class_columns(predictions):
@@ -233,30 +289,52 @@ def _model_tables(run: Run) -> dict[str, Any]:
     printed = print_performance(performance)
     tables: dict[str, Any] = {"performance": printed.assign(model=printed["model"].map(model_name))}
     if len(pairs):
-        pairs = pairs.assign(**{name: pairs[name].map(model_name) for name in ("model_a", "model_b")})
+        pairs = pairs.assign(
+            **{name: pairs[name].map(model_name) for name in ("model_a", "model_b")}
+        )
         pairs["difference"] = [
-            f"{format_ratio(row.difference)} {format_interval(row.low, row.high)}" for row in pairs.itertuples()
+            f"{format_ratio(row.difference)} {format_interval(row.low, row.high)}"
+            for row in pairs.itertuples()
         ]
-        columns = ["part", "model_a", "model_b", "n", "auc_a", "auc_b", "difference", "p_value", "p_holm"]
-        heads = {"n": "patients", "auc_a": "AUC of a", "auc_b": "AUC of b", "difference": "difference of AUC [95 %]"}
+        columns = [
+            "part",
+            "model_a",
+            "model_b",
+            "n",
+            "auc_a",
+            "auc_b",
+            "difference",
+            "p_value",
+            "p_holm",
+        ]
+        heads = {
+            "n": "patients",
+            "auc_a": "AUC of a",
+            "auc_b": "AUC of b",
+            "difference": "difference of AUC [95 %]",
+        }
         tables["comparison"] = pairs[columns].rename(columns=heads)
     return tables
 
 
 def _read_by_class(run: Run) -> pd.DataFrame | None:
-    """The table of several classes that `compare` wrote, with the classes' names; None before that."""
+    """The table of several classes that `compare` wrote, with the classes' names; None before
+    that."""
     path = run.path / "tables" / "performance_by_class.csv"
     if not path.is_file():
         return None
     names = {f"class {number}": name for number, name in enumerate(class_names(run))}
     printed = print_multiclass(pd.read_csv(path, dtype={"class": str}))
-    printed = printed.assign(model=printed["model"].map(model_name), **{"class": printed["class"].replace(names)})
+    printed = printed.assign(
+        model=printed["model"].map(model_name), **{"class": printed["class"].replace(names)}
+    )
     first = ["model", "class", "part"]
     return printed[[*first, *(name for name in printed if name not in first)]]
 
 
 def _shown_slides(run: Run) -> list[Slide]:
-    """The measured slides, or so many of them, as evenly over the labels as these are, that a page can hold them."""
+    """The measured slides, or so many of them, as evenly over the labels as these are, that a page
+    can hold them."""
     done = set(run.done("featurize"))
     slides = [slide for slide in run.cohort.slides if slide.slide_id in done]
     by_label = sorted(range(len(slides)), key=lambda number: (str(slides[number].label), number))
@@ -268,12 +346,21 @@ def _note_slides(run: Run, shown: list[Slide]) -> str:
     measured = len(run.done("featurize"))
     if len(shown) == measured:
         return ""
-    return f"{len(shown):,} of {measured:,} slides, evenly over the groups. All of them: morphomil view {run.path}."
+    return (
+        f"{len(shown):,} of {measured:,} slides, evenly over the groups. All of them: morphomil "
+        f"view {run.path}."
+    )
 
 
-def _draw_gallery(run: Run, slides: list[Slide], top: str, *, positive: str) -> Iterator[SlidePictures]:
-    """Overview, heatmaps of nuclear density and of the top feature, and example patches of each slide."""
-    values = {slide.slide_id: patch_values(run.nuclei(slide.slide_id), run.patches(slide.slide_id)) for slide in slides}
+def _draw_gallery(
+    run: Run, slides: list[Slide], top: str, *, positive: str
+) -> Iterator[SlidePictures]:
+    """Overview, heatmaps of nuclear density and of the top feature, and example patches of each
+    slide."""
+    values = {
+        slide.slide_id: patch_values(run.nuclei(slide.slide_id), run.patches(slide.slide_id))
+        for slide in slides
+    }
     names = list(dict.fromkeys(["density_per_mm2", top]))
     limits = {name: _limits([table[name] for table in values.values()]) for name in names}
     for slide in slides:
@@ -283,7 +370,10 @@ def _draw_gallery(run: Run, slides: list[Slide], top: str, *, positive: str) -> 
             own = values[slide.slide_id].query("image == @number")
             with _open(run, slide, number) as image:
                 figures = {"overview": _draw_overview(run, slide, image, number)}
-                figures |= {name: _draw_heatmap(run, slide, image, number, own, name, limits[name]) for name in names}
+                figures |= {
+                    name: _draw_heatmap(run, slide, image, number, own, name, limits[name])
+                    for name in names
+                }
                 if (sheet := _draw_examples(run, slide, image, own, top)) is not None:
                     figures["nuclei"] = sheet
                 figures |= _draw_contributions(run, slide, image, number, own, positive=positive)
@@ -312,8 +402,12 @@ def _draw_contributions(
     if nuclei is None:
         return {}
     values = patches.assign(contribution=patch_contributions(nuclei, patches))
-    figures = {"contribution": _draw_heatmap(run, slide, image, number, values, "contribution", None)}
-    if (gallery := nuclei_gallery(run, slide, image, number, nuclei, positive=positive)) is not None:
+    figures = {
+        "contribution": _draw_heatmap(run, slide, image, number, values, "contribution", None)
+    }
+    if (
+        gallery := nuclei_gallery(run, slide, image, number, nuclei, positive=positive)
+    ) is not None:
         figures["speaking_nuclei"] = gallery
     return figures
 
@@ -322,13 +416,18 @@ _TITLES = {
     "overview": "Regions and patches",
     "nuclei": "Nuclei of the patches with most of them",
     "contribution": "Contribution of each patch to the probability (percentage points)",
-    "speaking_nuclei": "Nuclei that speak most for and against the label (percentage points of the probability)",
+    "speaking_nuclei": "Nuclei that speak most for and against the label (percentage points of "
+    "the probability)",
 }
 
 
 def _limits(columns: list[pd.Series[float]]) -> tuple[float, float] | None:
     """The same colors for all slides: 2nd to 98th percentile of all patches."""
-    values = np.concatenate([column.to_numpy(dtype=float) for column in columns]) if columns else np.empty(0)
+    values = (
+        np.concatenate([column.to_numpy(dtype=float) for column in columns])
+        if columns
+        else np.empty(0)
+    )
     values = values[np.isfinite(values)]
     low, high = np.percentile(values, (2, 98)) if len(values) else (0.0, 0.0)
     return (float(low), float(high)) if high > low else None
@@ -359,7 +458,9 @@ def _draw_heatmap(
     )
 
 
-def _draw_examples(run: Run, slide: Slide, image: SlideImage, values: pd.DataFrame, name: str) -> Figure | None:
+def _draw_examples(
+    run: Run, slide: Slide, image: SlideImage, values: pd.DataFrame, name: str
+) -> Figure | None:
     """The patches with most nuclei, outlines colored by a feature."""
     shown = values[values["nuclei"] > 0].nlargest(EXAMPLES, "nuclei").sort_values("patch_id")
     if shown.empty:
@@ -370,11 +471,16 @@ def _draw_examples(run: Run, slide: Slide, image: SlideImage, values: pd.DataFra
         stored = masks[str(patch.region)]
         frame = dict(stored.attrs)
         side, downsample = frame["patch_px"], frame["downsample"]
-        column, row = (round((v - frame[k]) / downsample) for v, k in ((patch.x_px, "x_px"), (patch.y_px, "y_px")))
+        column, row = (
+            round((v - frame[k]) / downsample)
+            for v, k in ((patch.x_px, "x_px"), (patch.y_px, "y_px"))
+        )
         rgb = image.read(patch.x_px, patch.y_px, side, side, downsample=downsample)
         labels = stored["labels"][row : row + side, column : column + side]
         known = nuclei.loc[nuclei.index.intersection(np.unique(labels)), name]
-        examples.append(PatchExample(rgb, labels, title=f"patch {patch.patch_id}", values=known.to_dict()))
+        examples.append(
+            PatchExample(rgb, labels, title=f"patch {patch.patch_id}", values=known.to_dict())
+        )
     quantity = feature_quantity(name)
     return contact_sheet(examples, mpp=frame["mpp"], label=quantity.name, unit=quantity.unit)
 
@@ -425,7 +531,9 @@ def _read(run: Run, name: str) -> pd.DataFrame | None:
 
 def _patch_settings(run: Run) -> PatchSettings:
     stated = run.segmented_with()
-    return PatchSettings(**{f.name: stated[f.name] for f in fields(PatchSettings) if f.name in stated})
+    return PatchSettings(
+        **{f.name: stated[f.name] for f in fields(PatchSettings) if f.name in stated}
+    )
 
 
 def _methods(run: Run, patches: PatchSettings, about: dict[str, Any]) -> str:
@@ -445,7 +553,17 @@ def _describe_segmenter(stated: dict[str, Any]) -> str | None:
     """The segmenter by its settings; None where nuclei were imported."""
     if stated["model"] == "imported":
         return None
-    name = "the weights of morphomil" if stated["model"] == "default" else f"the model {stated['model']}"
-    engine = {"openvino": "OpenVINO", "tensorflow": "TensorFlow"}[stated.get("engine", "tensorflow")]
+    name = (
+        "the weights of morphomil"
+        if stated["model"] == "default"
+        else f"the model {stated['model']}"
+    )
+    engine = {"openvino": "OpenVINO", "tensorflow": "TensorFlow"}[
+        stated.get("engine", "tensorflow")
+    ]
     segmenter = f"StarDist ({name}; {engine}, {stated.get('precision', 'float32')})"
-    return f"{segmenter} after normalization of the stains (Macenko)" if stated.get("normalize_stain") else segmenter
+    return (
+        f"{segmenter} after normalization of the stains (Macenko)"
+        if stated.get("normalize_stain")
+        else segmenter
+    )

@@ -25,8 +25,11 @@ if TYPE_CHECKING:
 _SIDES = (("annotated", SKY), ("found", YELLOW))
 
 
-def agreement_sheet(examples: Sequence[Example], *, columns: int = 4, width_mm: float = TWO_COLUMNS_MM) -> Figure:
-    """Tiles with the outlines of annotated and of found nuclei, each with its panoptic quality and a scale bar."""
+def agreement_sheet(
+    examples: Sequence[Example], *, columns: int = 4, width_mm: float = TWO_COLUMNS_MM
+) -> Figure:
+    """Tiles with the outlines of annotated and of found nuclei, each with its panoptic quality and
+    a scale bar."""
     if not examples:
         raise ValueError("a sheet needs at least one tile, got none")
     columns = min(columns, len(examples))
@@ -45,7 +48,10 @@ def agreement_sheet(examples: Sequence[Example], *, columns: int = 4, width_mm: 
                 lines.set_path_effects([withStroke(linewidth=1.4, foreground="black")])
                 axes.add_collection(lines, autolim=False)
             draw_scale_bar(axes, width=example.rgb.shape[1], um_per_unit=example.mpp)
-            title = f"PQ {example.pq:.2f}, {example.mpp:g} µm/px\n{shorten(example.name, round(side_mm * 0.6))}"
+            title = (
+                f"PQ {example.pq:.2f}, {example.mpp:g} "
+                f"µm/px\n{shorten(example.name, round(side_mm * 0.6))}"
+            )
             axes.set_title(title, loc="left", pad=2)
         handles = [Line2D([], [], color=color, label=name) for name, color in _SIDES]
         figure.legend(handles=handles, loc="outside lower center", ncols=2)
@@ -56,7 +62,8 @@ def agreement_sheet(examples: Sequence[Example], *, columns: int = 4, width_mm: 
 def feature_bias_plot(features: pd.DataFrame, *, width_mm: float = TWO_COLUMNS_MM) -> Figure:
     """Relative bias of every feature with its interval, one color per data set and resolution.
 
-    `features` is the table of `Evaluation.features`; orientation, which has no zero to be relative to, is left out.
+    `features` is the table of `Evaluation.features`; orientation, which has no zero to be relative
+    to, is left out.
     """
     shown = features[np.isfinite(features["relative_bias"])]
     if shown.empty:
@@ -68,15 +75,23 @@ def feature_bias_plot(features: pd.DataFrame, *, width_mm: float = TWO_COLUMNS_M
         axes = figure.subplots()
         axes.axvline(0, color="black", linewidth=0.5)
         for number, ((group, mpp), own) in enumerate(sets):
-            place = [names.index(name) + 0.6 * ((number + 0.5) / len(sets) - 0.5) for name in own["feature"]]
+            place = [
+                names.index(name) + 0.6 * ((number + 0.5) / len(sets) - 0.5)
+                for name in own["feature"]
+            ]
             scale = 100 / own["annotated_mean"]
             color = PALETTE[number % len(PALETTE)]
             axes.hlines(place, own["low"] * scale, own["high"] * scale, color=color)
             label = f"{group} {mpp:g} µm/px".strip()
-            axes.plot(own["relative_bias"] * 100, place, "o", markersize=3, color=color, label=label)
+            axes.plot(
+                own["relative_bias"] * 100, place, "o", markersize=3, color=color, label=label
+            )
         axes.set_yticks(range(len(names)), [feature_quantity(name).name for name in names])
         axes.invert_yaxis()
-        axes.set_xlabel("Bias, found against annotated nuclei (% of the annotated mean, 95 % interval over images)")
+        axes.set_xlabel(
+            "Bias, found against annotated nuclei (% of the annotated mean, 95 % "
+            "interval over images)"
+        )
         figure.legend(loc="outside lower center", ncols=min(len(sets), 4))
         figure.draw_without_rendering()
         return figure

@@ -1,4 +1,5 @@
-"""Pictures of one slide: its regions and patches, a patch-level value as a heatmap, nuclear outlines."""
+"""Pictures of one slide: its regions and patches, a patch-level value as a heatmap, nuclear
+outlines."""
 
 from __future__ import annotations
 
@@ -44,9 +45,15 @@ if TYPE_CHECKING:
 COLOR_BAR_MM = 17.0
 """Width of a color bar with its numbers and label."""
 OUTLINED_FROM_MM = 1.5
-"""Patches that are printed smaller, those of whole slides, are tinted: their outlines would cover the tissue."""
+"""Patches that are printed smaller, those of whole slides, are tinted: their outlines would cover
+the tissue."""
 
-_NO_VALUE: dict[str, Any] = {"facecolor": "none", "edgecolor": GRAY, "hatch": "xxxx", "linewidth": 0.4}
+_NO_VALUE: dict[str, Any] = {
+    "facecolor": "none",
+    "edgecolor": GRAY,
+    "hatch": "xxxx",
+    "linewidth": 0.4,
+}
 # Kept patches, then dropped ones.
 _OUTLINED: tuple[dict[str, Any], dict[str, Any]] = (
     {"facecolor": "none", "edgecolor": BLUE, "linewidth": 0.6},
@@ -70,12 +77,17 @@ def overview(
 ) -> Figure:
     """The thumbnail of one image with region outlines, kept and dropped patches and a scale bar.
 
-    `patches` is a PATCHES table of this image, `regions` polygons in its level-0 pixels, `mpp` is um per such pixel.
+    `patches` is a PATCHES table of this image, `regions` polygons in its level-0 pixels, `mpp` is
+    um per such pixel.
     """
     with style():
-        figure, axes = _slide_axes(thumbnail, scale=level0_px_per_thumb_px, mpp=mpp, title=title, width_mm=width_mm)
+        figure, axes = _slide_axes(
+            thumbnail, scale=level0_px_per_thumb_px, mpp=mpp, title=title, width_mm=width_mm
+        )
         kept, dropped = patches[patches["kept"]], patches[~patches["kept"]]
-        side_mm = patches["side_px"].max() / (thumbnail.shape[1] * level0_px_per_thumb_px) * width_mm
+        side_mm = (
+            patches["side_px"].max() / (thumbnail.shape[1] * level0_px_per_thumb_px) * width_mm
+        )
         kept_look, dropped_look = _TINTED if side_mm < OUTLINED_FROM_MM else _OUTLINED
         axes.add_collection(squares(dropped, **dropped_look))
         axes.add_collection(squares(kept, **kept_look))
@@ -84,7 +96,9 @@ def overview(
             Patch(**kept_look, label=f"kept patch ({len(kept):,})"),
             Patch(**dropped_look, label=f"dropped patch ({len(dropped):,})"),
         ]
-        figure.legend(handles=handles + draw_regions(axes, regions), loc="outside lower center", ncols=3)
+        figure.legend(
+            handles=handles + draw_regions(axes, regions), loc="outside lower center", ncols=3
+        )
         figure.draw_without_rendering()
         return figure
 
@@ -103,18 +117,26 @@ def slide_heatmap(
     title: str = "",
     width_mm: float = ONE_COLUMN_MM,
 ) -> Figure:
-    """One value per patch (NaN: none) as colors over the paled thumbnail, with color bar and scale bar.
+    """One value per patch (NaN: none) as colors over the paled thumbnail, with color bar and scale
+    bar.
 
     `values` follow the rows of `patches`; `limits` gives several slides the same colors.
     """
     numbers = np.asarray(values, dtype=float)
     if len(numbers) != len(patches):
-        raise ValueError(f"values must have one number per patch, got {len(numbers)} for {len(patches)} patches")
+        raise ValueError(
+            f"values must have one number per patch, got {len(numbers)} for {len(patches)} patches"
+        )
     known = np.isfinite(numbers)
     with style():
         paled = pale(thumbnail)
         figure, axes = _slide_axes(
-            paled, scale=level0_px_per_thumb_px, mpp=mpp, title=title, width_mm=width_mm, bar_mm=COLOR_BAR_MM
+            paled,
+            scale=level0_px_per_thumb_px,
+            mpp=mpp,
+            title=title,
+            width_mm=width_mm,
+            bar_mm=COLOR_BAR_MM,
         )
         show_all(axes, patches)
         handles = draw_regions(axes, regions)
@@ -124,11 +146,20 @@ def slide_heatmap(
         if known.any():
             norm = _norm(numbers[known], limits)
             cells = squares(
-                patches[known], array=numbers[known], cmap=SEQUENTIAL, norm=norm, edgecolor="none", alpha=0.8
+                patches[known],
+                array=numbers[known],
+                cmap=SEQUENTIAL,
+                norm=norm,
+                edgecolor="none",
+                alpha=0.8,
             )
             axes.add_collection(cells)
             figure.colorbar(
-                cells, ax=axes, shrink=0.8, label=str(Quantity(label, unit)), extend=_extend(norm, numbers[known])
+                cells,
+                ax=axes,
+                shrink=0.8,
+                label=str(Quantity(label, unit)),
+                extend=_extend(norm, numbers[known]),
             )
         if handles:
             figure.legend(handles=handles, loc="outside lower center", ncols=3)
@@ -138,7 +169,8 @@ def slide_heatmap(
 
 @dataclass(frozen=True)
 class PatchExample:
-    """One segmented patch: uint8 (H, W, 3), labels (H, W) with 0 for background, and a value per nucleus label."""
+    """One segmented patch: uint8 (H, W, 3), labels (H, W) with 0 for background, and a value per
+    nucleus label."""
 
     rgb: NDArray[np.uint8]
     labels: NDArray[np.int32]
@@ -157,7 +189,8 @@ def contours(
     title: str = "",
     width_mm: float = ONE_COLUMN_MM,
 ) -> Figure:
-    """One patch with the outlines of its nuclei, colored by `values` (label of the nucleus to number) if given."""
+    """One patch with the outlines of its nuclei, colored by `values` (label of the nucleus to
+    number) if given."""
     example = PatchExample(rgb, labels, title=title, values=values)
     return contact_sheet([example], mpp=mpp, label=label, unit=unit, columns=1, width_mm=width_mm)
 
@@ -172,7 +205,8 @@ def contact_sheet(
     columns: int = 4,
     width_mm: float = TWO_COLUMNS_MM,
 ) -> Figure:
-    """Several patches with nuclear outlines, the same color for the same value in all; `mpp` is um per patch pixel."""
+    """Several patches with nuclear outlines, the same color for the same value in all; `mpp` is um
+    per patch pixel."""
     if not examples:
         raise ValueError("a contact sheet needs at least one patch, got none")
     columns = min(columns, len(examples))
@@ -193,25 +227,35 @@ def contact_sheet(
         if norm:
             mappable = ScalarMappable(norm, SEQUENTIAL)
             figure.colorbar(
-                mappable, ax=grid, shrink=0.8, label=str(Quantity(label, unit)), extend=_extend(norm, known)
+                mappable,
+                ax=grid,
+                shrink=0.8,
+                label=str(Quantity(label, unit)),
+                extend=_extend(norm, known),
             )
         figure.draw_without_rendering()
         return figure
 
 
 def outline_nuclei(labels: NDArray[np.int32]) -> dict[int, NDArray[np.float64]]:
-    """The outer outline of every label as (n, 2) x, y in pixels, centers of pixels at whole numbers."""
+    """The outer outline of every label as (n, 2) x, y in pixels, centers of pixels at whole
+    numbers."""
     outlines = {}
     for number, window in enumerate(ndimage.find_objects(labels), start=1):
         if window is not None:
             mask = np.pad(labels[window] == number, 1).astype(float)
             rings = [np.asarray(ring) for ring in contour_generator(z=mask).lines(0.5)]
-            outlines[number] = max(rings, key=len) + np.array([window[1].start - 1, window[0].start - 1])
+            outlines[number] = max(rings, key=len) + np.array(
+                [window[1].start - 1, window[0].start - 1]
+            )
     return outlines
 
 
-def draw_nuclei(axes: Axes, example: PatchExample, norm: Normalize | None, *, line_width: float) -> None:
-    """A patch with the outlines of its nuclei, colored by the example's values if there are some and a norm."""
+def draw_nuclei(
+    axes: Axes, example: PatchExample, norm: Normalize | None, *, line_width: float
+) -> None:
+    """A patch with the outlines of its nuclei, colored by the example's values if there are some
+    and a norm."""
     axes.imshow(example.rgb)
     outlines = outline_nuclei(example.labels)
     if norm and example.values is not None:
@@ -227,14 +271,23 @@ def draw_nuclei(axes: Axes, example: PatchExample, norm: Normalize | None, *, li
 
 
 def _slide_axes(
-    image: NDArray[np.uint8], *, scale: float, mpp: float, title: str, width_mm: float, bar_mm: float = 0
+    image: NDArray[np.uint8],
+    *,
+    scale: float,
+    mpp: float,
+    title: str,
+    width_mm: float,
+    bar_mm: float = 0,
 ) -> tuple[Figure, Axes]:
-    """A figure as tall as the image needs, whose one axes shows the image in level-0 pixels with a scale bar.
+    """A figure as tall as the image needs, whose one axes shows the image in level-0 pixels with a
+    scale bar.
 
     `bar_mm` is the room beside the image for a color bar.
     """
     rows, columns = image.shape[:2]
-    figure = new_figure(width_mm=width_mm, height_mm=min((width_mm - bar_mm) * rows / columns, 1.5 * width_mm) + 12)
+    figure = new_figure(
+        width_mm=width_mm, height_mm=min((width_mm - bar_mm) * rows / columns, 1.5 * width_mm) + 12
+    )
     axes = figure.subplots()
     axes.imshow(image, extent=(0, columns * scale, rows * scale, 0))
     axes.autoscale(False)
@@ -245,13 +298,18 @@ def _slide_axes(
 
 
 def draw_scale_bar(axes: Axes, *, width: float, um_per_unit: float) -> None:
-    """A bar of 1, 2 or 5 times a power of ten um, at most a quarter of the image's width, on a white ground."""
+    """A bar of 1, 2 or 5 times a power of ten um, at most a quarter of the image's width, on a
+    white ground."""
     room_um = width * um_per_unit / 4
     power = 10.0 ** math.floor(math.log10(room_um))
     length_um = power * max(step for step in (1, 2, 5) if step * power <= room_um)
     text = f"{length_um / 1000:g} mm" if length_um >= 1000 else f"{length_um:g} µm"
     bar = AuxTransformBox(axes.transData)
-    bar.add_artist(Rectangle((0, 0), length_um / um_per_unit, 0, facecolor="black", edgecolor="black", linewidth=1.5))
+    bar.add_artist(
+        Rectangle(
+            (0, 0), length_um / um_per_unit, 0, facecolor="black", edgecolor="black", linewidth=1.5
+        )
+    )
     stack = VPacker(children=[bar, TextArea(text)], align="center", pad=0, sep=2)
     box = AnchoredOffsetbox("lower right", child=stack, pad=0.3, borderpad=0.4, frameon=True)
     box.patch.set(facecolor="white", alpha=0.85, edgecolor="none")
@@ -265,7 +323,9 @@ def draw_regions(axes: Axes, regions: Iterable[BaseGeometry]) -> list[Artist]:
     if not rings:
         return []
     casing = [withStroke(linewidth=2, foreground="white")]
-    axes.add_collection(LineCollection(rings, color="black", linewidth=1, path_effects=casing), autolim=False)
+    axes.add_collection(
+        LineCollection(rings, color="black", linewidth=1, path_effects=casing), autolim=False
+    )
     return [Line2D([], [], color="black", linewidth=1, label=f"region ({len(polygons)})")]
 
 

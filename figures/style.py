@@ -1,4 +1,5 @@
-"""How every figure looks and is written: journal widths, legible type, colors for the color-blind, fixed bytes."""
+"""How every figure looks and is written: journal widths, legible type, colors for the color-blind,
+fixed bytes."""
 
 from __future__ import annotations
 
@@ -33,7 +34,8 @@ TWO_COLUMNS_MM = 180.0
 BLUE, VERMILION, GREEN, ORANGE = "#0072B2", "#D55E00", "#009E73", "#E69F00"
 SKY, PURPLE, YELLOW, GRAY = "#56B4E9", "#CC79A7", "#F0E442", "#767676"
 PALETTE = (BLUE, VERMILION, GREEN, ORANGE, SKY, PURPLE, YELLOW, GRAY)
-"""Okabe and Ito's colors, which people with any common color blindness can tell apart, with gray in place of black."""
+"""Okabe and Ito's colors, which people with any common color blindness can tell apart, with gray in
+place of black."""
 
 LINES = ("-", "--", ":", "-.")
 """Of groups and models beside their colors, for gray print (`series_look`)."""
@@ -42,10 +44,17 @@ MARKERS = ("o", "s", "^", "D", "v", "P", "X", "<", ">", "*")
 DIVERGING = "RdBu_r"
 """Color map of values around 0, red to blue: safe for the color-blind."""
 SEQUENTIAL = "viridis"
-"""Color map of measured values: even in lightness, so it survives gray print and color blindness."""
+"""Color map of measured values: even in lightness, so it survives gray print and color
+blindness."""
 
 # Scripts that the bundled DejaVu Sans lacks, taken from an installed font where there is one.
-_FURTHER_SCRIPTS = ("Noto Sans CJK SC", "Noto Sans CJK JP", "PingFang SC", "Microsoft YaHei", "Arial Unicode MS")
+_FURTHER_SCRIPTS = (
+    "Noto Sans CJK SC",
+    "Noto Sans CJK JP",
+    "PingFang SC",
+    "Microsoft YaHei",
+    "Arial Unicode MS",
+)
 
 _SETTINGS: dict[str, Any] = {
     "font.family": "sans-serif",
@@ -82,7 +91,8 @@ _SETTINGS: dict[str, Any] = {
 _JOURNAL_FONTS = ["Arial", "Helvetica", "Liberation Sans", "DejaVu Sans", "sans-serif"]
 _JOURNAL_FILES = ("arial", "helvetica", "liberationsans-")
 
-# What a look changes. The plain one has the font that every matplotlib brings, so it is the same on all machines.
+# What a look changes. The plain one has the font that every matplotlib brings, so it is the same on
+# all machines.
 _LOOKS: dict[Look, dict[str, Any]] = {
     "plain": {},
     "nature": {"font.sans-serif": _JOURNAL_FONTS, "axes.titleweight": "bold", "axes.labelpad": 2},
@@ -133,7 +143,8 @@ def parse_formats(text: str) -> tuple[Format, ...]:
 
 @contextmanager
 def use_look(name: Look) -> Iterator[None]:
-    """Figures drawn and written inside the block look as a journal asks; outside of any block they are plain."""
+    """Figures drawn and written inside the block look as a journal asks; outside of any block they
+    are plain."""
     token = _look.set(name)
     try:
         yield
@@ -143,7 +154,8 @@ def use_look(name: Look) -> Iterator[None]:
 
 @cache
 def journal_font() -> str:
-    """The font of the journals' looks: Arial or Helvetica, else the one installed that comes nearest."""
+    """The font of the journals' looks: Arial or Helvetica, else the one installed that comes
+    nearest."""
     if not {"Arial", "Helvetica"} & set(font_manager.get_font_names()):
         # Matplotlib lists the fonts once; some may have been installed since.
         for path in map(Path, font_manager.findSystemFonts()):
@@ -154,24 +166,32 @@ def journal_font() -> str:
 
 
 def describe_font(look: Look) -> str:
-    """What to know of the font that a look is drawn in; nothing where it is the one that it asks for."""
+    """What to know of the font that a look is drawn in; nothing where it is the one that it asks
+    for."""
     if look == "plain" or journal_font() in ("Arial", "Helvetica"):
         return ""
     alike = "has Arial's widths" if journal_font() == "Liberation Sans" else "is wider"
     return (
-        f"Neither Arial nor Helvetica is installed: text is in {journal_font()}, which {alike}. Install one of them "
+        f"Neither Arial nor Helvetica is installed: text is in {journal_font()}, which {alike}. "
+        "Install one of them "
         "and draw again, or replace the font in the SVG."
     )
 
 
 @contextmanager
 def style() -> Iterator[None]:
-    """The project's matplotlib settings, on matplotlib's defaults, inside the block only; one thread at a time."""
+    """The project's matplotlib settings, on matplotlib's defaults, inside the block only; one
+    thread at a time."""
     if _look.get() != "plain":
         journal_font()
     installed = set(font_manager.get_font_names())
     families = ["sans-serif", *(name for name in _FURTHER_SCRIPTS if name in installed)]
-    with _LOCK, matplotlib.style.context(["default", _SETTINGS | _LOOKS[_look.get()] | {"font.family": families}]):
+    with (
+        _LOCK,
+        matplotlib.style.context(
+            ["default", _SETTINGS | _LOOKS[_look.get()] | {"font.family": families}]
+        ),
+    ):
         yield
 
 
@@ -181,7 +201,8 @@ def new_figure(*, width_mm: float, height_mm: float) -> Figure:
 
 
 def render(figure: Figure, file_format: Format, *, dpi: int = 300) -> bytes:
-    """The bytes of the figure's file; equal figures give equal bytes. `dpi` counts for images only."""
+    """The bytes of the figure's file; equal figures give equal bytes. `dpi` counts for images
+    only."""
     buffer = io.BytesIO()
     with style():
         lossy = file_format == "jpg"
@@ -197,7 +218,8 @@ def save_figure(
     formats: Sequence[Format] = ("png", "pdf", "svg"),
     table: pd.DataFrame | None = None,
 ) -> tuple[Path, ...]:
-    """Write `stem`.png, .pdf and .svg, and what is plotted, `table`, as `stem`.csv; returns the paths.
+    """Write `stem`.png, .pdf and .svg, and what is plotted, `table`, as `stem`.csv; returns the
+    paths.
 
     Each file is written whole or not at all.
     """

@@ -1,4 +1,5 @@
-"""The slide browser: a server on this machine's loopback with deep zoom, heatmaps, patches and nuclear outlines."""
+"""The slide browser: a server on this machine's loopback with deep zoom, heatmaps, patches and
+nuclear outlines."""
 
 from __future__ import annotations
 
@@ -49,9 +50,13 @@ _FILES = {
 }
 # OpenSeadragon sets styles inline.
 _STYLES = "style-src 'self' 'unsafe-inline'"
-_POLICY = f"default-src 'none'; script-src 'self'; {_STYLES}; img-src 'self' data: blob:; connect-src 'self'"
+_POLICY = (
+    f"default-src 'none'; script-src 'self'; {_STYLES}; img-src 'self' data: blob:; connect-src "
+    "'self'"
+)
 _HEADERS = {
-    "Content-Security-Policy": f"{_POLICY}; base-uri 'none'; form-action 'none'; frame-ancestors 'none'",
+    "Content-Security-Policy": f"{_POLICY}; base-uri 'none'; form-action 'none'; frame-ancestors "
+    "'none'",
     "X-Content-Type-Options": "nosniff",
     "Referrer-Policy": "no-referrer",
     "Cross-Origin-Resource-Policy": "same-origin",
@@ -73,17 +78,28 @@ class SlideBrowser:
             InputError: the run has none.
         """
         done = set(self.run.done("segment"))
-        self.slides: list[Slide] = [slide for slide in self.run.cohort.slides if slide.slide_id in done]
+        self.slides: list[Slide] = [
+            slide for slide in self.run.cohort.slides if slide.slide_id in done
+        ]
         if not self.slides:
-            raise InputError(f"{self.run.path} has no segmented slide to show; run: morphomil segment")
+            raise InputError(
+                f"{self.run.path} has no segmented slide to show; run: morphomil segment"
+            )
         self._measured = set(self.run.done("featurize"))
-        self.outlines: Callable[[int, int], list[dict[str, Any]]] = lru_cache(maxsize=512)(self._outlines)
+        self.outlines: Callable[[int, int], list[dict[str, Any]]] = lru_cache(maxsize=512)(
+            self._outlines
+        )
         self._patch_table: Callable[[int], pd.DataFrame] = lru_cache(maxsize=16)(self._values)
 
     def list_slides(self) -> list[dict[str, Any]]:
         """Every segmented slide: name, patient, label and number of images."""
         return [
-            {"name": s.slide_id, "patient": s.patient, "label": str(s.label), "images": len(s.images)}
+            {
+                "name": s.slide_id,
+                "patient": s.patient,
+                "label": str(s.label),
+                "images": len(s.images),
+            }
             for s in self.slides
         ]
 
@@ -91,14 +107,21 @@ class SlideBrowser:
         """Size, um per pixel, patches with their values, and what the values are called."""
         with self._lock:
             opened = self._open(slide, image)
-            about = {"width": opened.width, "height": opened.height, "mpp": opened.mpp, "tile": TILE_PX}
+            about = {
+                "width": opened.width,
+                "height": opened.height,
+                "mpp": opened.mpp,
+                "tile": TILE_PX,
+            }
         table = self._patch_table(slide)
         own = table[table["image"] == image]
         names = [name for name in table if name not in _PATCH_COLUMNS]
         places = own[["patch_id", "x_px", "y_px", "side_px", "kept"]].to_dict("records")
         values = {name: [_number(v) for v in own[name]] for name in names}
         known = {name: [v for v in column if v is not None] for name, column in values.items()}
-        limits = {name: [float(x) for x in np.percentile(v, (2, 98))] for name, v in known.items() if v}
+        limits = {
+            name: [float(x) for x in np.percentile(v, (2, 98))] for name, v in known.items() if v
+        }
         shown = [name for name in names if name in limits]
         return about | {
             "patches": places,
@@ -109,7 +132,8 @@ class SlideBrowser:
         }
 
     def _nucleus_features(self, slide: int) -> dict[str, Any]:
-        """Of each feature of nuclei: what it is called and the 2nd and 98th percentile of the slide."""
+        """Of each feature of nuclei: what it is called and the 2nd and 98th percentile of the
+        slide."""
         if self.slides[slide].slide_id not in self._measured:
             return {}
         nuclei = self.run.nuclei(self.slides[slide].slide_id)
@@ -122,7 +146,8 @@ class SlideBrowser:
         return found
 
     def _values(self, slide: int) -> pd.DataFrame:
-        """All patches of a slide with the values of the kept ones: medians of features, attention of image models."""
+        """All patches of a slide with the values of the kept ones: medians of features, attention
+        of image models."""
         name = self.slides[slide].slide_id
         patches = self.run.patches(name)
         if name in self._measured:
@@ -136,7 +161,8 @@ class SlideBrowser:
         return patches
 
     def tile(self, slide: int, image: int, level: int, column: int, row: int) -> bytes:
-        """A tile of the deep-zoom pyramid as JPEG: level 0 is one pixel, each level twice the one below.
+        """A tile of the deep-zoom pyramid as JPEG: level 0 is one pixel, each level twice the one
+        below.
 
         Raises:
             LookupError: there is no such tile.
@@ -149,7 +175,9 @@ class SlideBrowser:
                 raise LookupError(f"levels are 0 to {top}, got {level}")
             scale = 2 ** (top - level)
             x, y = column * TILE_PX, row * TILE_PX
-            width, height = (math.ceil(side / scale) - at for side, at in ((opened.width, x), (opened.height, y)))
+            width, height = (
+                math.ceil(side / scale) - at for side, at in ((opened.width, x), (opened.height, y))
+            )
             if min(width, height) <= 0 or min(column, row) < 0:
                 raise LookupError(f"level {level} has no tile {column}, {row}")
             shape = (min(width, TILE_PX), min(height, TILE_PX))
@@ -190,7 +218,9 @@ class SlideBrowser:
         side, downsample = int(frame["patch_px"]), float(frame["downsample"])
         left, top = (round((patch[key] - frame[key]) / downsample) for key in ("x_px", "y_px"))
         x, y = max(left - MARGIN_PX, 0), max(top - MARGIN_PX, 0)
-        labels = np.asarray(stored["labels"][y : top + side + MARGIN_PX, x : left + side + MARGIN_PX])
+        labels = np.asarray(
+            stored["labels"][y : top + side + MARGIN_PX, x : left + side + MARGIN_PX]
+        )
         labels[~np.isin(labels, own.index)] = 0
         origin = np.array([frame["x_px"], frame["y_px"]])
         features = list(features_in(nuclei))
@@ -198,13 +228,24 @@ class SlideBrowser:
         for outline in trace_outlines(labels):
             rings = [(polygon[0] + (x, y)) * downsample + origin for polygon in outline.polygons]
             values = {key: _number(own.at[outline.label, key]) for key in features}
-            shapes += [{"ring": ring[:-1].round(1).ravel().tolist(), "values": values} for ring in rings]
+            shapes += [
+                {"ring": ring[:-1].round(1).ravel().tolist(), "values": values} for ring in rings
+            ]
         return shapes
 
 
 _PATCH_COLUMNS = {
-    "slide_id", "patch_id", "image", "region", "x_px", "y_px", "side_px", "kept", "blank_fraction", "ink_fraction",
-}  # fmt: skip
+    "slide_id",
+    "patch_id",
+    "image",
+    "region",
+    "x_px",
+    "y_px",
+    "side_px",
+    "kept",
+    "blank_fraction",
+    "ink_fraction",
+}
 
 
 def _number(value: Any) -> float | None:
@@ -265,7 +306,9 @@ class _Handler(BaseHTTPRequestHandler):
         except SlideError as error:
             if found := _TILE.fullmatch(path) or _ABOUT.fullmatch(path):
                 self.slides.forget(int(found[1]), int(found[2]))
-            self._answer(HTTPStatus.INTERNAL_SERVER_ERROR, str(error).encode(), "text/plain; charset=utf-8")
+            self._answer(
+                HTTPStatus.INTERNAL_SERVER_ERROR, str(error).encode(), "text/plain; charset=utf-8"
+            )
         else:
             self._answer(HTTPStatus.OK, content, kind)
 

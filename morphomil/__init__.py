@@ -1,7 +1,7 @@
 """morphomil: which nuclear morphology goes with an outcome, and how sure are we.
 
-`load_run` opens a run directory for exploration; the stages are in `morphomil.pipeline`; `morphomil.segment`, `nuclei`,
-`matrix` and `rank` also serve alone.
+`load_run` opens a run directory for exploration; the stages are in `morphomil.pipeline`;
+`morphomil.segment`, `nuclei`, `matrix` and `rank` also serve alone.
 """
 
 from __future__ import annotations
@@ -19,7 +19,8 @@ __version__ = version("morphomil")
 
 
 def load_run(path: str | Path) -> LoadedRun:
-    """A run directory for exploration: tables as DataFrames, pixels as arrays, nuclei drawn (`explore.LoadedRun`).
+    """A run directory for exploration: tables as DataFrames, pixels as arrays, nuclei drawn
+    (`explore.LoadedRun`).
 
     Raises:
         InputError: there is no run directory at `path`.

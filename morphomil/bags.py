@@ -28,7 +28,8 @@ INNER_SHARE = 0.2
 class Fold:
     """Who trains, who decides when to stop, and who is predicted; patient ids, sorted.
 
-    `val` is empty in k-fold: each model then sets aside its own inner validation from `train` (`inner_validation`).
+    `val` is empty in k-fold: each model then sets aside its own inner validation from `train`
+    (`inner_validation`).
     """
 
     name: str
@@ -51,7 +52,8 @@ def check_leakage(parts: dict[str, Iterable[str]]) -> None:
     for (one, here), (other, there) in combinations(members.items(), 2):
         if shared := sorted(here & there):
             raise RefusedError(
-                f"leakage: {len(shared)} patient(s) in both {one} and {other}: {', '.join(map(str, shared[:5]))}; "
+                f"leakage: {len(shared)} patient(s) in both {one} and {other}: "
+                f"{', '.join(map(str, shared[:5]))}; "
                 "give all slides of a patient the same split"
             )
 
@@ -64,15 +66,20 @@ def patient_labels(cohort: pd.DataFrame) -> pd.Series[Any]:
     """
     if cohort["label"].isna().any():
         slides = cohort.loc[cohort["label"].isna(), "slide_id"].astype(str).tolist()
-        raise InputError(f"slides without a label: {', '.join(slides[:5])}; give one or leave the slides out")
+        raise InputError(
+            f"slides without a label: {', '.join(slides[:5])}; give one or leave the slides out"
+        )
     labels = cohort.groupby("patient", sort=True)["label"]
     if len(mixed := labels.nunique().loc[lambda count: count > 1]):
-        raise InputError([f"patient {name} has two labels; give every patient one" for name in mixed.index])
+        raise InputError(
+            [f"patient {name} has two labels; give every patient one" for name in mixed.index]
+        )
     return labels.first()
 
 
 def stratified_folds(cohort: pd.DataFrame, *, folds: int, seed: int) -> pd.Series[int]:
-    """Fold (from 0) of each patient, sorted by patient id; every class is spread evenly. Row order has no say.
+    """Fold (from 0) of each patient, sorted by patient id; every class is spread evenly. Row order
+    has no say.
 
     Raises:
         RefusedError: one class only, or a class with fewer patients than folds.
@@ -86,7 +93,8 @@ def stratified_folds(cohort: pd.DataFrame, *, folds: int, seed: int) -> pd.Serie
 
 
 def holdout_split(cohort: pd.DataFrame, *, seed: int) -> pd.Series[str]:
-    """`train`, `val` or `test` of each patient, sorted by id: test is 1 of 5, then validation 1 of 4 of the rest.
+    """`train`, `val` or `test` of each patient, sorted by id: test is 1 of 5, then validation 1 of
+    4 of the rest.
 
     Raises:
         RefusedError: one class only, or a class with fewer than 5 patients.
@@ -98,7 +106,8 @@ def holdout_split(cohort: pd.DataFrame, *, seed: int) -> pd.Series[str]:
 
 
 def manifest_split(cohort: pd.DataFrame) -> pd.Series[str] | None:
-    """`train`, `val` or `test` of each patient as column `split` gives it, sorted by id; None if nothing is given.
+    """`train`, `val` or `test` of each patient as column `split` gives it, sorted by id; None if
+    nothing is given.
 
     Raises:
         RefusedError: a patient's slides stand in different splits.
@@ -128,22 +137,33 @@ def make_folds(cohort: pd.DataFrame, *, folds: int, seed: int) -> tuple[Fold, ..
     if given is None:
         fold = stratified_folds(cohort, folds=folds, seed=seed)
         ids = range(folds)
-        return tuple(Fold(f"fold{i}", tuple(fold.index[fold != i]), (), tuple(fold.index[fold == i])) for i in ids)
+        return tuple(
+            Fold(f"fold{i}", tuple(fold.index[fold != i]), (), tuple(fold.index[fold == i]))
+            for i in ids
+        )
     parts = {name: tuple(given.index[given == name]) for name in ("train", "val", "test")}
     if not parts["test"]:
-        raise InputError("column split has no test patients; add some, or drop the column to cross-validate")
+        raise InputError(
+            "column split has no test patients; add some, or drop the column to cross-validate"
+        )
     labels = patient_labels(cohort)
     classes = set(labels)
     for name, least in {"train": 2, "val": 1, "test": 1}.items():
         if parts[name] and set(labels[list(parts[name])]) != classes:
-            raise RefusedError(f"split {name} lacks patients of a class; it needs some of each of {_listed(labels)}")
+            raise RefusedError(
+                f"split {name} lacks patients of a class; it needs some of each of "
+                f"{_listed(labels)}"
+            )
         if name == "train":
             _need_patients(labels[list(parts[name])], least, "training")
     return (Fold("holdout", **parts),)
 
 
-def inner_validation(labels: pd.Series[Any], *, seed: int, share: float = INNER_SHARE) -> NDArray[np.bool_]:
-    """Which training patients decide when to stop: about `share` of each class, at least one and never all.
+def inner_validation(
+    labels: pd.Series[Any], *, seed: int, share: float = INNER_SHARE
+) -> NDArray[np.bool_]:
+    """Which training patients decide when to stop: about `share` of each class, at least one and
+    never all.
 
     `labels` is indexed by patient; the choice doesn't depend on its order.
 
@@ -163,16 +183,21 @@ def inner_validation(labels: pd.Series[Any], *, seed: int, share: float = INNER_
 def draw_bags(
     n_patches: int, *, size: int = BAG_SIZE, bags: int | None = None, seed_key: tuple[Any, ...]
 ) -> list[NDArray[np.int64]]:
-    """Patch numbers of each bag: `size` patches drawn without replacement, no patch in two bags, the remainder unused.
+    """Patch numbers of each bag: `size` patches drawn without replacement, no patch in two bags,
+    the remainder unused.
 
-    Fewer than `size` patches make one bag of all. `bags` caps their number; `seed_key` (such as seed and slide id)
-    decides the draw, the same on every machine.
+    Fewer than `size` patches make one bag of all. `bags` caps their number; `seed_key` (such as
+    seed and slide id) decides the draw, the same on every machine.
     """
     if n_patches < 1 or size < 1:
-        raise ValueError(f"bags need at least 1 patch and 1 patch per bag, got {n_patches} and {size}")
+        raise ValueError(
+            f"bags need at least 1 patch and 1 patch per bag, got {n_patches} and {size}"
+        )
     order = generator("bags", *seed_key).permutation(n_patches)
     count = max(n_patches // size, 1)
-    return [order[i * size : (i + 1) * size] for i in range(count if bags is None else min(count, bags))]
+    return [
+        order[i * size : (i + 1) * size] for i in range(count if bags is None else min(count, bags))
+    ]
 
 
 def generator(*key: Any) -> np.random.Generator:
@@ -182,7 +207,8 @@ def generator(*key: Any) -> np.random.Generator:
 
 
 def _deal(labels: pd.Series[Any], hands: int, rng: np.random.Generator) -> pd.Series[int]:
-    """Deal each class's patients in random order, the next class going on where the last one stopped."""
+    """Deal each class's patients in random order, the next class going on where the last one
+    stopped."""
     dealt: dict[Any, int] = {}
     for _, members in sorted(labels.groupby(labels), key=lambda item: str(item[0])):
         for patient in rng.permutation(members.index.to_numpy(dtype=object)):
@@ -193,9 +219,13 @@ def _deal(labels: pd.Series[Any], hands: int, rng: np.random.Generator) -> pd.Se
 def _need_patients(labels: pd.Series[Any], least: int, purpose: str) -> None:
     counts = labels.value_counts()
     if len(counts) < 2:
-        raise RefusedError(f"{purpose} needs patients of two classes at least; there are {_listed(labels)}")
+        raise RefusedError(
+            f"{purpose} needs patients of two classes at least; there are {_listed(labels)}"
+        )
     if counts.min() < least:
-        raise RefusedError(f"{purpose} needs at least {least} patients of each class; there are {_listed(labels)}")
+        raise RefusedError(
+            f"{purpose} needs at least {least} patients of each class; there are {_listed(labels)}"
+        )
 
 
 def _listed(labels: pd.Series[Any]) -> str:

@@ -1,7 +1,9 @@
-"""The items of two reporting checklists in short words of our own, and which of a run's facts answers each.
+"""The items of two reporting checklists in short words of our own, and which of a run's facts
+answers each.
 
-TRIPOD+AI: Collins et al. 2024, doi 10.1136/bmj-2023-078378 (27 items, some in parts). CLAIM: Mongan et al. 2020, doi
-10.1148/ryai.2020200029 (42 items). The originals say more; this is where to start from.
+TRIPOD+AI: Collins et al. 2024, doi 10.1136/bmj-2023-078378 (27 items, some in parts). CLAIM: Mongan
+et al. 2020, doi 10.1148/ryai.2020200029 (42 items). The originals say more; this is where to start
+from.
 """
 
 from __future__ import annotations
@@ -121,7 +123,8 @@ CLAIM = (
 
 
 def checklist_page(facts: dict[str, str]) -> str:
-    """Both checklists as Markdown tables, each item with its fact; where there is none the author fills it in.
+    """Both checklists as Markdown tables, each item with its fact; where there is none the author
+    fills it in.
 
     Raises:
         KeyError: a fact answers no item.

@@ -1,6 +1,8 @@
-"""Covariates -> columns -> logistic regression: the clinical model, and what the image model is told of a patient.
+"""Covariates -> columns -> logistic regression: the clinical model, and what the image model is
+told of a patient.
 
-Everything that encoding needs (means, levels, which columns say anything) is taken from training patients only.
+Everything that encoding needs (means, levels, which columns say anything) is taken from training
+patients only.
 """
 
 from __future__ import annotations
@@ -21,14 +23,16 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 MISSING_LEVEL = "missing"
-"""The level of a category for patients of whom it isn't known, where the training patients have such."""
+"""The level of a category for patients of whom it isn't known, where the training patients have
+such."""
 MAX_LEVELS = 20
 """A category with more is taken for an identifier."""
 
 
 @dataclass(frozen=True)
 class NumberColumn:
-    """A covariate that is a number: standardized, except one that is 0 or 1; a missing one becomes `fill`, the mean.
+    """A covariate that is a number: standardized, except one that is 0 or 1; a missing one becomes
+    `fill`, the mean.
 
     `flagged`: some training patients lack it, so a column of its own says who does.
     """
@@ -54,7 +58,8 @@ class NumberColumn:
 
 @dataclass(frozen=True)
 class CategoryColumn:
-    """A covariate of so many levels, most frequent first: one column each; a level not seen in training is all 0."""
+    """A covariate of so many levels, most frequent first: one column each; a level not seen in
+    training is all 0."""
 
     name: str
     levels: tuple[str, ...]
@@ -66,7 +71,9 @@ class CategoryColumn:
 
     def encode(self, values: pd.Series[Any]) -> NDArray[np.float64]:
         """(n, levels)."""
-        return np.column_stack([_as_text(values) == level for level in self.levels]).astype(np.float64)
+        return np.column_stack([_as_text(values) == level for level in self.levels]).astype(
+            np.float64
+        )
 
 
 @dataclass(frozen=True)
@@ -80,19 +87,28 @@ class ClinicalEncoder:
 
     @classmethod
     def fit(cls, training: pd.DataFrame) -> ClinicalEncoder:
-        """Means, SDs and levels of the training patients, one row each; every column is a covariate.
+        """Means, SDs and levels of the training patients, one row each; every column is a
+        covariate.
 
-        Columns of numbers are numbers, all others categories. A constant column says nothing and is left out.
+        Columns of numbers are numbers, all others categories. A constant column says nothing and is
+        left out.
 
         Raises:
-            RefusedError: a category has so many levels that it identifies patients, or nothing is left.
+            RefusedError: a category has so many levels that it identifies patients, or nothing is
+                left.
         """
         numbers, categories, notes = [], [], []
         for name in training.columns:
             values, gone = training[name], int(_is_missing(training[name]).sum())
             if gone:
-                filled = "the training mean stands in" if _is_number(values) else "they are a level of their own"
-                notes.append(f"{name} is missing for {gone} of {len(values)} training patients; {filled}")
+                filled = (
+                    "the training mean stands in"
+                    if _is_number(values)
+                    else "they are a level of their own"
+                )
+                notes.append(
+                    f"{name} is missing for {gone} of {len(values)} training patients; {filled}"
+                )
             if _is_number(values):
                 known = pd.to_numeric(values, errors="coerce").dropna().to_numpy(np.float64)
                 if known.size == 0 or (np.ptp(known) == 0 and not gone):
@@ -108,7 +124,8 @@ class ClinicalEncoder:
             counts = text.value_counts()
             if len(counts) > MAX_LEVELS:
                 raise RefusedError(
-                    f"covariate {name} has {len(counts)} levels, more than {MAX_LEVELS}: is it an identifier? Merge "
+                    f"covariate {name} has {len(counts)} levels, more than {MAX_LEVELS}: is it an "
+                    "identifier? Merge "
                     "levels, or leave it out"
                 )
             if len(counts) < 2:
@@ -117,7 +134,9 @@ class ClinicalEncoder:
             ordered = sorted(counts.index, key=lambda level: (-int(counts[level]), str(level)))
             categories.append(CategoryColumn(str(name), tuple(str(level) for level in ordered)))
         if not numbers and not categories:
-            raise RefusedError("no covariate differs between training patients, so there is nothing to learn from")
+            raise RefusedError(
+                "no covariate differs between training patients, so there is nothing to learn from"
+            )
         return cls(tuple(numbers), tuple(categories), tuple(notes))
 
     @property
@@ -131,18 +150,22 @@ class ClinicalEncoder:
         return [column for part in self.parts for column in part.columns]
 
     def encode(self, patients: pd.DataFrame) -> pd.DataFrame:
-        """One row per patient, in the given order, every level with its column (the image model's input).
+        """One row per patient, in the given order, every level with its column (the image model's
+        input).
 
         Raises:
             InputError: a covariate is missing from the table.
         """
         if absent := [part.name for part in self.parts if part.name not in patients]:
-            raise InputError(f"patients lack the covariates {', '.join(absent)} that the model was trained with")
+            raise InputError(
+                f"patients lack the covariates {', '.join(absent)} that the model was trained with"
+            )
         arrays = [part.encode(patients[part.name]) for part in self.parts]
         return pd.DataFrame(np.hstack(arrays), index=patients.index, columns=self.columns)
 
     def encode_contrasts(self, patients: pd.DataFrame) -> pd.DataFrame:
-        """As `encode` without each category's most frequent level, to which the others then compare."""
+        """As `encode` without each category's most frequent level, to which the others then
+        compare."""
         return self.encode(patients).drop(columns=[part.columns[0] for part in self.categories])
 
     def count_missing(self, patients: pd.DataFrame) -> dict[str, int]:
@@ -154,24 +177,30 @@ class ClinicalEncoder:
 
     def to_json(self) -> dict[str, Any]:
         """As stored with a model."""
-        return {"numbers": [asdict(c) for c in self.numbers], "categories": [asdict(c) for c in self.categories]}
+        return {
+            "numbers": [asdict(c) for c in self.numbers],
+            "categories": [asdict(c) for c in self.categories],
+        }
 
     @classmethod
     def from_json(cls, stored: dict[str, Any]) -> ClinicalEncoder:
         """What `to_json` gave."""
         return cls(
             tuple(NumberColumn(**part) for part in stored["numbers"]),
-            tuple(CategoryColumn(part["name"], tuple(part["levels"])) for part in stored["categories"]),
+            tuple(
+                CategoryColumn(part["name"], tuple(part["levels"])) for part in stored["categories"]
+            ),
         )
 
 
 @dataclass(frozen=True)
 class ClinicalModel:
-    """Logistic regression on encoded covariates; with three classes each against the first (Begg & Gray 1984).
+    """Logistic regression on encoded covariates; with three classes each against the first (Begg &
+    Gray 1984).
 
-    `odds_ratios` has one row per class beyond the first and term: `class`, `term`, `coefficient`, `odds_ratio`, `low`,
-    `high`, `z`, `p_value`. A number's odds ratio is per SD of the training patients, a level's against the most
-    frequent one.
+    `odds_ratios` has one row per class beyond the first and term: `class`, `term`, `coefficient`,
+    `odds_ratio`, `low`, `high`, `z`, `p_value`. A number's odds ratio is per SD of the training
+    patients, a level's against the most frequent one.
     """
 
     encoder: ClinicalEncoder
@@ -181,8 +210,11 @@ class ClinicalModel:
     notes: tuple[str, ...] = ()
 
     @classmethod
-    def fit(cls, training: pd.DataFrame, labels: NDArray[np.int64], *, names: Sequence[str]) -> ClinicalModel:
-        """Fit to training patients: covariates (one row each), class numbers from 0 and the classes' names.
+    def fit(
+        cls, training: pd.DataFrame, labels: NDArray[np.int64], *, names: Sequence[str]
+    ) -> ClinicalModel:
+        """Fit to training patients: covariates (one row each), class numbers from 0 and the
+        classes' names.
 
         Raises:
             RefusedError: fewer patients than coefficients, or columns that can't be told apart.
@@ -212,7 +244,9 @@ class ClinicalModel:
     def predict(self, patients: pd.DataFrame) -> NDArray[np.float64]:
         """Probability (n, classes)."""
         values = self.encoder.encode_contrasts(patients)[list(self.columns)].to_numpy()
-        logits = self.coefficients[:, :1].T + values @ self.coefficients[:, 1:].T  # (n, classes - 1)
+        logits = (
+            self.coefficients[:, :1].T + values @ self.coefficients[:, 1:].T
+        )  # (n, classes - 1)
         logits = np.column_stack([np.zeros(len(values)), logits])
         exponent = np.exp(logits - logits.max(axis=1, keepdims=True))
         return np.asarray(exponent / exponent.sum(axis=1, keepdims=True))
@@ -225,15 +259,20 @@ def patient_covariates(cohort: pd.DataFrame, names: Sequence[str]) -> pd.DataFra
         InputError: there is no such covariate, or a patient's slides differ in one.
     """
     if absent := [name for name in names if name not in cohort]:
-        known = [name for name in cohort if name not in ("slide_id", "patient", "label", "split", "site")]
+        known = [
+            name for name in cohort if name not in ("slide_id", "patient", "label", "split", "site")
+        ]
         raise InputError(
-            f"the cohort has no covariate {', '.join(absent)}; it has {', '.join(map(str, known)) or 'none'} "
+            f"the cohort has no covariate {', '.join(absent)}; it has "
+            f"{', '.join(map(str, known)) or 'none'} "
             "(morphomil segment --covariates NAME,NAME keeps columns of the manifest)"
         )
     grouped = cohort.groupby("patient", sort=True)[list(names)]
     differing = grouped.nunique(dropna=True).gt(1)
     problems = [
-        f"patient {patient} has more than one {name}" for name in names for patient in differing.index[differing[name]]
+        f"patient {patient} has more than one {name}"
+        for name in names
+        for patient in differing.index[differing[name]]
     ]
     if problems:
         raise InputError(problems[:20])
@@ -248,7 +287,9 @@ def _is_number(values: pd.Series[Any]) -> bool:
 
 
 def _is_missing(values: pd.Series[Any]) -> pd.Series[bool]:
-    return values.isna() | values.map(lambda value: isinstance(value, float) and not math.isfinite(value))
+    return values.isna() | values.map(
+        lambda value: isinstance(value, float) and not math.isfinite(value)
+    )
 
 
 def _as_text(values: pd.Series[Any]) -> pd.Series[str]:
@@ -256,7 +297,8 @@ def _as_text(values: pd.Series[Any]) -> pd.Series[str]:
 
 
 def _independent(columns: pd.DataFrame) -> pd.DataFrame:
-    """Columns left after dropping those that others of them add up to (two tests always missing together)."""
+    """Columns left after dropping those that others of them add up to (two tests always missing
+    together)."""
     kept: list[str] = []
     basis = np.ones((len(columns), 1))
     for name in columns.columns:

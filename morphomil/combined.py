@@ -1,7 +1,9 @@
-"""Morphometry + clinical: the morphometry model's score as one more covariate of a logistic regression.
+"""Morphometry + clinical: the morphometry model's score as one more covariate of a logistic
+regression.
 
-A training patient's score comes from a model that didn't see that patient (cross-fitting within the training patients,
-stacked generalization, Wolpert 1992), else the regression would trust a score that knows the label by heart.
+A training patient's score comes from a model that didn't see that patient (cross-fitting within the
+training patients, stacked generalization, Wolpert 1992), else the regression would trust a score
+that knows the label by heart.
 """
 
 from __future__ import annotations
@@ -30,9 +32,15 @@ FLOOR = 1e-3
 
 
 def fit_score(
-    bags: PatientBags, cohort: pd.DataFrame, positive: pd.Series[bool], train: Sequence[str], *, seed: int
+    bags: PatientBags,
+    cohort: pd.DataFrame,
+    positive: pd.Series[bool],
+    train: Sequence[str],
+    *,
+    seed: int,
 ) -> tuple[pd.Series[float], FoldModel]:
-    """Score every patient by morphometry models trained on `train`: its own patients by cross-fitting.
+    """Score every patient by morphometry models trained on `train`: its own patients by
+    cross-fitting.
 
     Args:
         bags: of all patients.
@@ -42,7 +50,8 @@ def fit_score(
         seed: of inner folds and training.
 
     Returns:
-        Log odds of the positive label by patient, and the model that scores whom it wasn't trained on.
+        Log odds of the positive label by patient, and the model that scores whom it wasn't trained
+        on.
 
     Raises:
         RefusedError: too few patients of a class for two inner folds.
@@ -51,10 +60,14 @@ def fit_score(
     count = max(2, min(INNER_FOLDS, int(positive[list(train)].value_counts().min())))
     inner = make_folds(own, folds=count, seed=int(generator("inner", seed).integers(2**31)))
     known = set(train)
-    others = Fold("others", tuple(train), (), tuple(name for name in bags.patients if name not in known))
+    others = Fold(
+        "others", tuple(train), (), tuple(name for name in bags.patients if name not in known)
+    )
     scores, model = [], None
     for fold in (*inner, others):
-        probability, model = FoldTask(fold, bags, positive, features=tuple(FEATURES), seed=seed).score(SEEDS)
+        probability, model = FoldTask(
+            fold, bags, positive, features=tuple(FEATURES), seed=seed
+        ).score(SEEDS)
         scores.append(probability)
     if model is None:
         raise ValueError("there is no fold")

@@ -1,7 +1,7 @@
 """Counts -> bags -> models of each fold and what they say of patients whom they haven't seen.
 
-Everything said of a patient comes from models that didn't see the patient: edges, scaler and stopping rule of a fold
-come from its training patients.
+Everything said of a patient comes from models that didn't see the patient: edges, scaler and
+stopping rule of a fold come from its training patients.
 """
 
 from __future__ import annotations
@@ -41,7 +41,8 @@ REPLICATES = 50
 
 
 class Counts(Protocol):
-    """Gives a slide's histogram counts (features, patches, fine bins) when asked, so that not all are held at once."""
+    """Gives a slide's histogram counts (features, patches, fine bins) when asked, so that not all
+    are held at once."""
 
     def __call__(self, slide_id: str) -> NDArray[Any]:
         """The counts of one slide."""
@@ -73,7 +74,8 @@ class FineBags:
 
 @dataclass(frozen=True)
 class PatientBags:
-    """Every slide's bags of ten patches to train on, its bag of all patches to predict, and the sums for edges."""
+    """Every slide's bags of ten patches to train on, its bag of all patches to predict, and the
+    sums for edges."""
 
     slides: tuple[str, ...]
     patients: tuple[str, ...]
@@ -99,13 +101,24 @@ class PatientBags:
             totals[row["patient"]] += counts.sum(axis=1, dtype=np.int64)
             drawn = draw_bags(counts.shape[1], bags=MAX_BAGS, seed_key=(seed, row["slide_id"]))
             frequencies = relative_frequencies(counts)
-            rows.append([mean_rows(frequencies), *(mean_rows(frequencies[:, bag]) for bag in drawn)])
+            rows.append(
+                [mean_rows(frequencies), *(mean_rows(frequencies[:, bag]) for bag in drawn)]
+            )
             owners.append(len(patients) - 1)
         if not rows:
-            raise RefusedError(f"no slide has a patch with enough nuclei; {BAG_SIZE} patches of 5 nuclei make a bag")
+            raise RefusedError(
+                f"no slide has a patch with enough nuclei; {BAG_SIZE} patches of 5 "
+                "nuclei make a bag"
+            )
         whole = _weigh([one[:1] for one in rows], owners)
         stacked = np.stack([totals[name] for name in patients])
-        return cls(tuple(slides), tuple(patients), _weigh([one[1:] for one in rows], owners), whole, stacked)
+        return cls(
+            tuple(slides),
+            tuple(patients),
+            _weigh([one[1:] for one in rows], owners),
+            whole,
+            stacked,
+        )
 
     def members(self, names: Iterable[str]) -> NDArray[np.bool_]:
         """Which patients are named."""
@@ -142,11 +155,18 @@ class NullResult:
 class FoldTask:
     """One fold, ready to train: edges, bags and labels.
 
-    Rows of labels and probabilities are patients: `labels` all of the cohort's, results the fold's test patients.
+    Rows of labels and probabilities are patients: `labels` all of the cohort's, results the fold's
+    test patients.
     """
 
     def __init__(
-        self, fold: Fold, bags: PatientBags, positive: pd.Series[bool], *, features: tuple[str, ...], seed: int
+        self,
+        fold: Fold,
+        bags: PatientBags,
+        positive: pd.Series[bool],
+        *,
+        features: tuple[str, ...],
+        seed: int,
     ) -> None:
         """`positive` says of each patient, by name, whether it is."""
         self.fold, self.seed = fold, seed
@@ -156,7 +176,9 @@ class FoldTask:
         self.validation = bags.members(fold.val)
         self.training = bags.members(fold.train)
         self.edges = fit_edges_to_counts(bags.totals[self.training], features=features)
-        self.learning_bags = bags.drawn.instances(self.edges).of_patients(self.training | self.validation)
+        self.learning_bags = bags.drawn.instances(self.edges).of_patients(
+            self.training | self.validation
+        )
         self.test_bags = bags.whole.instances(self.edges).of_patients(self.test)
 
     def answer(self, seeds: int, coalitions: Coalitions) -> FoldResult:
@@ -178,28 +200,37 @@ class FoldTask:
     def score(self, seeds: int) -> tuple[pd.Series[float], FoldModel]:
         """Train a model per seed; the test patients' mean probability, and the models."""
         trained = self._train(np.tile(self.labels, (seeds, 1)), replicates=range(seeds))
-        probability = by_patient(trained.predict(self.test_bags.values).probability, self.test_bags)[..., 1]
+        probability = by_patient(
+            trained.predict(self.test_bags.values).probability, self.test_bags
+        )[..., 1]
         scores = pd.Series(probability.mean(axis=0), index=self.patients[self.test])
         return scores, FoldModel(self.edges, trained.weights(), trained.log)
 
     def answer_without(self, seeds: int, kept: NDArray[np.bool_]) -> NDArray[np.float64]:
-        """Probability by models trained on some features only: `kept` (sets, features) -> (seeds, sets, patients).
+        """Probability by models trained on some features only: `kept` (sets, features) -> (seeds,
+        sets, patients).
 
-        They start from the same weights, see the same bags and stop by the same patients as those of `answer`.
+        They start from the same weights, see the same bags and stop by the same patients as those
+        of `answer`.
         """
         parts = []
-        for seed_sets in np.array_split(np.arange(len(kept)), max(1, len(kept) * seeds // REPLICATES)):
+        for seed_sets in np.array_split(
+            np.arange(len(kept)), max(1, len(kept) * seeds // REPLICATES)
+        ):
             trained = self._train(
                 np.tile(self.labels, (seeds * len(seed_sets), 1)),
                 replicates=np.tile(np.arange(seeds), len(seed_sets)).tolist(),
                 available=np.repeat(kept[seed_sets], seeds, axis=0),
             )
-            probability = by_patient(trained.predict(self.test_bags.values).probability, self.test_bags)[..., 1]
+            probability = by_patient(
+                trained.predict(self.test_bags.values).probability, self.test_bags
+            )[..., 1]
             parts.append(probability.reshape(len(seed_sets), seeds, -1))
         return np.concatenate(parts).transpose(1, 0, 2)
 
     def answer_permuted(self, labelings: NDArray[np.int64], coalitions: Coalitions) -> NullResult:
-        """Train one model per labeling (labelings, patients), all with the same luck; sums over test patients."""
+        """Train one model per labeling (labelings, patients), all with the same luck; sums over
+        test patients."""
         attention, shares = [], []
         for some in np.array_split(labelings, -(-len(labelings) // REPLICATES)):
             trained = self._train(some, replicates=[0] * len(some))
@@ -207,11 +238,17 @@ class FoldTask:
             attention.append(seen.sum(axis=1))
             for number, labels in enumerate(some):
                 answers = self._answer_coalitions(trained.replicate(number), coalitions, labels)[0]
-                shares.append((coalitions.weights @ log_likelihood(answers, labels[self.test])).sum(axis=1))
+                shares.append(
+                    (coalitions.weights @ log_likelihood(answers, labels[self.test])).sum(axis=1)
+                )
         return NullResult(np.concatenate(attention), np.stack(shares))
 
     def _train(
-        self, labels: NDArray[np.int64], *, replicates: Sequence[int], available: NDArray[np.bool_] | None = None
+        self,
+        labels: NDArray[np.int64],
+        *,
+        replicates: Sequence[int],
+        available: NDArray[np.bool_] | None = None,
     ) -> TrainedMorphometry:
         """`replicates` (rows of `labels`) name the seed of each model."""
         from morphomil.mil import train_morphometry
@@ -219,14 +256,17 @@ class FoldTask:
         return train_morphometry(
             self.learning_bags,
             labels,
-            validation=np.stack([self._who_stops(y, replicate=r) for y, r in zip(labels, replicates, strict=True)]),
+            validation=np.stack(
+                [self._who_stops(y, replicate=r) for y, r in zip(labels, replicates, strict=True)]
+            ),
             seed=int(generator("fold", self.seed, self.fold.name).integers(2**31)),
             available=available,
             streams=np.asarray(replicates, dtype=np.int64),
         )
 
     def _who_stops(self, labels: NDArray[np.int64], *, replicate: int) -> NDArray[np.bool_]:
-        """The patients whose loss ends training: the split's own, else an inner part of the training patients."""
+        """The patients whose loss ends training: the split's own, else an inner part of the
+        training patients."""
         if self.validation.any():
             return self.validation
         training = pd.Series(labels[self.training], index=self.patients[self.training])
@@ -238,7 +278,8 @@ class FoldTask:
     def _answer_coalitions(
         self, trained: TrainedMorphometry, coalitions: Coalitions, labels: NDArray[np.int64]
     ) -> NDArray[np.float64]:
-        """Probability of class 1, (replicates, coalitions, patients); of no feature, the training prevalence."""
+        """Probability of class 1, (replicates, coalitions, patients); of no feature, the training
+        prevalence."""
         prevalence = float(labels[self.training | self.validation].mean())
         answers = trained.predict_coalitions(
             self.test_bags.values, coalitions.members, empty=np.array([1 - prevalence, prevalence])
@@ -246,9 +287,16 @@ class FoldTask:
         return by_patient(np.moveaxis(answers, 1, 2), self.test_bags).transpose(0, 2, 1)
 
 
-def permute_labels(labels: NDArray[np.int64], folds: Iterable[Fold], bags: PatientBags, *, permutations: int, seed: int
-) -> NDArray[np.int64]:  # fmt: skip
-    """The labels (row 0) and permutations of them within each part of the split, (permutations + 1, patients).
+def permute_labels(
+    labels: NDArray[np.int64],
+    folds: Iterable[Fold],
+    bags: PatientBags,
+    *,
+    permutations: int,
+    seed: int,
+) -> NDArray[np.int64]:
+    """The labels (row 0) and permutations of them within each part of the split, (permutations + 1,
+    patients).
 
     So every fold, and every training set, has as many patients of a class as it has in truth.
     """

@@ -1,4 +1,5 @@
-"""What is installed and whether it works: packages, weights, engines, GPUs, disk; and what a cohort will take."""
+"""What is installed and whether it works: packages, weights, engines, GPUs, disk; and what a cohort
+will take."""
 
 from __future__ import annotations
 
@@ -48,7 +49,8 @@ class Finding:
 
 
 def examine(folder: Path) -> Iterator[Finding]:
-    """Look at the installation, and at the disk that `folder` is or will be on; nothing is changed or sent anywhere.
+    """Look at the installation, and at the disk that `folder` is or will be on; nothing is changed
+    or sent anywhere.
 
     torch and TensorFlow are asked in processes of their own: they don't share one.
     """
@@ -56,7 +58,8 @@ def examine(folder: Path) -> Iterator[Finding]:
     yield Finding(
         "environment",
         "ok",
-        f"morphomil {said['morphomil']}, Python {said['python']}, {said['machine']}, {CORES} processors, "
+        f"morphomil {said['morphomil']}, Python {said['python']}, {said['machine']}, {CORES} "
+        "processors, "
         f"text in {locale.getpreferredencoding(do_setlocale=False)}",
     )
     yield from _packages()
@@ -79,10 +82,18 @@ def _packages() -> Iterator[Finding]:
         try:
             found = version(each.name)
         except PackageNotFoundError:
-            wrong.append(Finding("packages", "problem", f"{each.name} is missing; run: pip install '{each}'"))
+            wrong.append(
+                Finding("packages", "problem", f"{each.name} is missing; run: pip install '{each}'")
+            )
             continue
         if not each.specifier.contains(found, prereleases=True):
-            wrong.append(Finding("packages", "problem", f"{each.name} is {found}; run: pip install --upgrade '{each}'"))
+            wrong.append(
+                Finding(
+                    "packages",
+                    "problem",
+                    f"{each.name} is {found}; run: pip install --upgrade '{each}'",
+                )
+            )
     yield from wrong or [Finding("packages", "ok", f"{len(needed)} dependencies, all in range")]
 
 
@@ -93,13 +104,19 @@ def _weights(folder: Path) -> Finding:
         lines = (folder / "SHA256SUMS").read_text(encoding="utf-8").splitlines()
         sums = {name.strip(): total for total, name in (line.split(maxsplit=1) for line in lines)}
         harmed = [
-            name for name, total in sums.items() if hashlib.sha256((folder / name).read_bytes()).hexdigest() != total
+            name
+            for name, total in sums.items()
+            if hashlib.sha256((folder / name).read_bytes()).hexdigest() != total
         ]
     except (OSError, ValueError) as error:
-        return Finding("weights", "problem", f"the shipped weights can't be read ({error}); {again}")
+        return Finding(
+            "weights", "problem", f"the shipped weights can't be read ({error}); {again}"
+        )
     if harmed:
         return Finding("weights", "problem", f"{', '.join(harmed)} isn't what was shipped; {again}")
-    return Finding("weights", "ok", f"shipped segmenter, SHA-256 {sums['default/weights.safetensors'][:16]}...")
+    return Finding(
+        "weights", "ok", f"shipped segmenter, SHA-256 {sums['default/weights.safetensors'][:16]}..."
+    )
 
 
 def _openvino() -> Finding:
@@ -109,27 +126,35 @@ def _openvino() -> Finding:
 
         core = openvino.Core()
         name = core.get_property("CPU", "FULL_DEVICE_NAME").strip()
-        able = {"INT8", "BF16", "FP16", "FP32"} & set(core.get_property("CPU", "OPTIMIZATION_CAPABILITIES"))
+        able = {"INT8", "BF16", "FP16", "FP32"} & set(
+            core.get_property("CPU", "OPTIMIZATION_CAPABILITIES")
+        )
         segmenter = load_segmenter()
         find_labels(np.full((256, 256, 3), 230, np.uint8), mpp=0.5, segmenter=segmenter)
     except (ImportError, RuntimeError, OSError, MorphomilError) as error:
-        return Finding("openvino", "problem", f"it doesn't run: {_short(error)}; use --engine tensorflow")
+        return Finding(
+            "openvino", "problem", f"it doesn't run: {_short(error)}; use --engine tensorflow"
+        )
     runs = f"runs the shipped model in {segmenter.precision}"
     return Finding(
-        "openvino", "ok", f"{openvino.__version__.split('-')[0]} on {name} ({', '.join(sorted(able))}), {runs}"
+        "openvino",
+        "ok",
+        f"{openvino.__version__.split('-')[0]} on {name} ({', '.join(sorted(able))}), {runs}",
     )
 
 
 _TORCH = """
 import json, torch
-found = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())] if torch.cuda.is_available() else []
+count = torch.cuda.device_count() if torch.cuda.is_available() else 0
+found = [torch.cuda.get_device_name(i) for i in range(count)]
 print(json.dumps({"version": torch.__version__, "cuda": torch.version.cuda, "gpus": found}))
 """
 _TENSORFLOW = """
 import json, tensorflow
 built = tensorflow.sysconfig.get_build_info()
 found = [device.name for device in tensorflow.config.list_physical_devices("GPU")]
-print(json.dumps({"version": tensorflow.__version__, "cuda": built.get("cuda_version"), "gpus": found}))
+about = {"version": tensorflow.__version__, "cuda": built.get("cuda_version"), "gpus": found}
+print(json.dumps(about))
 """
 
 
@@ -148,7 +173,11 @@ def _framework(name: str, code: str) -> Finding:
         said = json.loads(done.stdout.splitlines()[-1])
     except subprocess.CalledProcessError as error:
         cause = (error.stderr.strip().splitlines() or [f"exit status {error.returncode}"])[-1]
-        return Finding(name, "problem", f"it can't be imported: {cause}; run: pip install --force-reinstall {name}")
+        return Finding(
+            name,
+            "problem",
+            f"it can't be imported: {cause}; run: pip install --force-reinstall {name}",
+        )
     except subprocess.TimeoutExpired:
         return Finding(name, "problem", f"it doesn't start within {PROBE_SECONDS:.0f} s")
     except (ValueError, IndexError, OSError) as error:
@@ -157,12 +186,17 @@ def _framework(name: str, code: str) -> Finding:
     if said["gpus"]:
         return Finding(name, "ok", f"{said['version']}, {built}, GPUs: {', '.join(said['gpus'])}")
     if said["cuda"] and shutil.which("nvidia-smi"):
-        return Finding(name, "note", f"{said['version']}, {built}, but it sees no GPU: is the driver recent enough?")
+        return Finding(
+            name,
+            "note",
+            f"{said['version']}, {built}, but it sees no GPU: is the driver recent enough?",
+        )
     return Finding(name, "ok", f"{said['version']}, {built}, no GPU in use")
 
 
 def _cuda_owners(installed: list[str]) -> Finding:
-    """Packages of two CUDA versions own the same files (nvidia/cudnn/lib ...): the one installed last wins silently."""
+    """Packages of two CUDA versions own the same files (nvidia/cudnn/lib ...): the one installed
+    last wins silently."""
     owned: dict[str, set[str]] = {}
     for name in installed:
         stem, mark, number = name.lower().replace("_", "-").rpartition("-cu")
@@ -173,10 +207,15 @@ def _cuda_owners(installed: list[str]) -> Finding:
         return Finding(
             "CUDA",
             "problem",
-            f"{', '.join(twice)} of two CUDA versions lie over each other, as TensorFlow and torch for GPUs ask for; "
+            f"{', '.join(twice)} of two CUDA versions lie over each other, as TensorFlow and "
+            "torch for GPUs ask for; "
             "keep tensorflow-cpu beside torch, or give TensorFlow an environment of its own",
         )
-    return Finding("CUDA", "ok", "no libraries of two CUDA versions" if owned else "no CUDA libraries installed")
+    return Finding(
+        "CUDA",
+        "ok",
+        "no libraries of two CUDA versions" if owned else "no CUDA libraries installed",
+    )
 
 
 def _disk(folder: Path) -> Finding:
@@ -192,7 +231,7 @@ def _short(error: BaseException) -> str:
     return " ".join(str(error).split())[:300] or type(error).__name__
 
 
-# --------------------------------------------------------------------------------------------- a cohort beforehand
+# ------------------------------------------------------------------------------ a cohort beforehand
 
 SAMPLE = 12
 """Slides that an estimate looks at; the others are taken to be like them."""
@@ -206,7 +245,8 @@ BYTES_PER_IMAGE = 2**20
 
 @dataclass(frozen=True)
 class Estimate:
-    """What `segment` will take: from the regions of some slides, and one area segmented to measure the speed."""
+    """What `segment` will take: from the regions of some slides, and one area segmented to measure
+    the speed."""
 
     slides: int
     sampled: int
@@ -245,7 +285,9 @@ def estimate_segment(
         try:
             for number, source in enumerate(slide.images):
                 with open_image(source, default_mpp=mpp) as image:
-                    found = find_regions(image, source, image_index=number, first_index=0, settings=settings)
+                    found = find_regions(
+                        image, source, image_index=number, first_index=0, settings=settings
+                    )
                     side = settings.patch_um / image.mpp
                     patches += sum(_count_patches(region, side) for region in found)
                     opening += time.monotonic() - begun
@@ -272,11 +314,14 @@ def estimate_segment(
 
 
 def _count_patches(region: Region, side: float) -> float:
-    """About how many patches of a grid a region touches: its area, and half a patch along its edge."""
+    """About how many patches of a grid a region touches: its area, and half a patch along its
+    edge."""
     return float((region.polygon.area + region.polygon.length * side / 2) / side**2)
 
 
-def _seconds_per_pixel(image: Any, region: Region, settings: PatchSettings, segmenter: Segmenter) -> float:
+def _seconds_per_pixel(
+    image: Any, region: Region, settings: PatchSettings, segmenter: Segmenter
+) -> float:
     """Reading and segmenting an area in the region, the second time: the first compiles."""
     center = region.polygon.representative_point()
     downsample = settings.working_mpp / image.mpp

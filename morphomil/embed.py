@@ -1,7 +1,9 @@
-"""Patch -> deep features: pixels as the network wants them, five torchvision backbones, one that needs no download.
+"""Patch -> deep features: pixels as the network wants them, five torchvision backbones, one that
+needs no download.
 
-Features are what is left of a network trained on ImageNet without its classifier, as in Xu et al. 2021: the maps
-flattened (AlexNet, VGG) or averaged (the others), or the maximum of each map. They are stored in half precision.
+Features are what is left of a network trained on ImageNet without its classifier, as in Xu et al.
+2021: the maps flattened (AlexNet, VGG) or averaged (the others), or the maximum of each map. They
+are stored in half precision.
 """
 
 from __future__ import annotations
@@ -44,7 +46,8 @@ PATCHES_AT_ONCE = 32
 
 
 class _Kind(NamedTuple):
-    """What sets a backbone apart: shape of its flattened or averaged features, channels of its last maps."""
+    """What sets a backbone apart: shape of its flattened or averaged features, channels of its last
+    maps."""
 
     features: int
     channels: int
@@ -60,7 +63,8 @@ BACKBONES = {
     "densenet121": _Kind(1024, 1024),
     "inception_v3": _Kind(2048, 2048),
 }
-"""By name. All but the first are torchvision's; normalization is that of the network's own training."""
+"""By name. All but the first are torchvision's; normalization is that of the network's own
+training."""
 
 
 @dataclass(frozen=True)
@@ -77,7 +81,9 @@ class EmbedSettings:
     def __post_init__(self) -> None:
         """Refuse what no backbone takes."""
         if not 64 <= self.size <= 1024:
-            raise InputError(f"patches are resized to 64 to 1024 pixels (224 or 256 are usual), got {self.size}")
+            raise InputError(
+                f"patches are resized to 64 to 1024 pixels (224 or 256 are usual), got {self.size}"
+            )
         if self.pooling not in ("own", "max", "mean"):
             raise InputError(f"pooling is own, max or mean, not {self.pooling!r}")
 
@@ -92,7 +98,7 @@ class LoadedEncoder:
     """Of weights or source."""
 
 
-# ---------------------------------------------------------------------------------------------------- encoders
+# ----------------------------------------------------------------------------------------- encoders
 
 
 def load_encoder(settings: EmbedSettings, *, weights: Path | None = None) -> LoadedEncoder:
@@ -108,14 +114,17 @@ def load_encoder(settings: EmbedSettings, *, weights: Path | None = None) -> Loa
 
     def encode(patches: NDArray[np.uint8]) -> NDArray[np.float32]:
         with torch.inference_mode():
-            features: NDArray[np.float32] = backbone(torch.tensor(resize(patches, settings.size))).numpy()
+            features: NDArray[np.float32] = backbone(
+                torch.tensor(resize(patches, settings.size))
+            ).numpy()
         return features
 
     return LoadedEncoder(settings.backbone, encode, sha256)
 
 
 def load_backbone(settings: EmbedSettings, *, weights: Path | None = None) -> tuple[nn.Module, str]:
-    """A backbone (`build_backbone`) with weights from `weights`, its package, or torchvision's download; their SHA-256.
+    """A backbone (`build_backbone`) with weights from `weights`, its package, or torchvision's
+    download; their SHA-256.
 
     Args:
         settings: which backbone, at which size.
@@ -131,10 +140,11 @@ def load_backbone(settings: EmbedSettings, *, weights: Path | None = None) -> tu
 
 
 def build_backbone(settings: EmbedSettings) -> Any:
-    """A module with random weights: patches uint8 (n, size, size, 3), or flat, -> features float32 (n, F).
+    """A module with random weights: patches uint8 (n, size, size, 3), or flat, -> features float32
+    (n, F).
 
-    It stays in evaluation mode, so normalization keeps the statistics it was trained with, and gives features in main
-    memory wherever it is itself. `features` is F.
+    It stays in evaluation mode, so normalization keeps the statistics it was trained with, and
+    gives features in main memory wherever it is itself. `features` is F.
 
     Raises:
         InputError: no such backbone.
@@ -164,7 +174,9 @@ def build_backbone(settings: EmbedSettings) -> Any:
 
         def forward(self, patches: Tensor) -> Tensor:
             pixels = patches.to(self.mean.device).view(-1, size, size, 3).permute(0, 3, 1, 2)
-            found: Tensor = _pool(maps(((pixels.float() / 255) - self.mean) / self.sd), pooling, own)
+            found: Tensor = _pool(
+                maps(((pixels.float() / 255) - self.mean) / self.sd), pooling, own
+            )
             return found.float().cpu()
 
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
@@ -189,11 +201,14 @@ def load_function(spec: str) -> LoadedEncoder:
     encode = getattr(module, function, None)
     if not callable(encode):
         raise InputError(f"encoder file {path} has no function {function!r}")
-    return LoadedEncoder(path.stem, encode, hashlib.sha256(path.read_bytes() + function.encode()).hexdigest())
+    return LoadedEncoder(
+        path.stem, encode, hashlib.sha256(path.read_bytes() + function.encode()).hexdigest()
+    )
 
 
 def keep_pixels(settings: EmbedSettings) -> LoadedEncoder:
-    """The patches themselves, resized, as features: what a backbone that is to be fine-tuned reads."""
+    """The patches themselves, resized, as features: what a backbone that is to be fine-tuned
+    reads."""
 
     def encode(patches: NDArray[np.uint8]) -> NDArray[np.uint8]:
         return resize(patches, settings.size).reshape(len(patches), -1)
@@ -207,12 +222,16 @@ def pixels_name(settings: EmbedSettings) -> str:
 
 
 def resize(patches: NDArray[np.uint8], size: int) -> NDArray[np.uint8]:
-    """Patches (n, side, side, 3) at another size, bilinear with antialiasing, as torchvision resizes images."""
+    """Patches (n, side, side, 3) at another size, bilinear with antialiasing, as torchvision
+    resizes images."""
     from PIL import Image
 
     if patches.shape[1:3] == (size, size):
         return patches
-    resized = [np.asarray(Image.fromarray(p).resize((size, size), Image.Resampling.BILINEAR)) for p in patches]
+    resized = [
+        np.asarray(Image.fromarray(p).resize((size, size), Image.Resampling.BILINEAR))
+        for p in patches
+    ]
     return np.stack(resized) if resized else np.zeros((0, size, size, 3), np.uint8)
 
 
@@ -223,8 +242,11 @@ def _pool(maps: Tensor, pooling: Pooling, own: Callable[[Tensor], Tensor]) -> Te
     return maps.amax(dim=(2, 3)) if pooling == "max" else maps.mean(dim=(2, 3))
 
 
-def _build(backbone: str) -> tuple[nn.Module, Callable[[Tensor], Tensor], Callable[[Tensor], Tensor]]:
-    """The network without classifier, the function to its last maps, and its own pooling of these."""
+def _build(
+    backbone: str,
+) -> tuple[nn.Module, Callable[[Tensor], Tensor], Callable[[Tensor], Tensor]]:
+    """The network without classifier, the function to its last maps, and its own pooling of
+    these."""
     from torch import nn
     from torch.nn import functional
 
@@ -233,7 +255,9 @@ def _build(backbone: str) -> tuple[nn.Module, Callable[[Tensor], Tensor], Callab
         return lite, lite, nn.AdaptiveAvgPool2d(1)
     from torchvision import models
 
-    options: dict[str, Any] = {"transform_input": True, "init_weights": False} if backbone == "inception_v3" else {}
+    options: dict[str, Any] = (
+        {"transform_input": True, "init_weights": False} if backbone == "inception_v3" else {}
+    )
     network: Any = getattr(models, backbone)(weights=None, **options)
     for classifier in ("classifier", "fc", "AuxLogits"):
         if hasattr(network, classifier):
@@ -242,7 +266,9 @@ def _build(backbone: str) -> tuple[nn.Module, Callable[[Tensor], Tensor], Callab
         return network, network.features, network.avgpool
     if backbone == "densenet121":
         return network, lambda x: functional.relu(network.features(x)), nn.AdaptiveAvgPool2d(1)
-    children = [part for name, part in network.named_children() if name not in ("avgpool", "dropout", "fc")]
+    children = [
+        part for name, part in network.named_children() if name not in ("avgpool", "dropout", "fc")
+    ]
     trunk = nn.Sequential(*children)
     if backbone == "inception_v3":
         return network, lambda x: trunk(network._transform_input(x)), nn.AdaptiveAvgPool2d(1)
@@ -250,24 +276,32 @@ def _build(backbone: str) -> tuple[nn.Module, Callable[[Tensor], Tensor], Callab
 
 
 def _lite0() -> nn.Module:
-    """EfficientNet-Lite0 (Tan & Le 2019; Liu 2020) up to its head's 1280 maps, names as in its package's weights."""
+    """EfficientNet-Lite0 (Tan & Le 2019; Liu 2020) up to its head's 1280 maps, names as in its
+    package's weights."""
     from torch import nn
 
     from morphomil.segment.network import NORM_EPSILON
 
-    def conv(inputs: int, filters: int, kernel: int = 1, stride: int = 1, groups: int = 1) -> nn.Conv2d:
+    def conv(
+        inputs: int, filters: int, kernel: int = 1, stride: int = 1, groups: int = 1
+    ) -> nn.Conv2d:
         return nn.Conv2d(inputs, filters, kernel, stride, kernel // 2, groups=groups, bias=False)
 
     def norm(filters: int) -> nn.BatchNorm2d:
         return nn.BatchNorm2d(filters, NORM_EPSILON)
 
     class Block(nn.Module):
-        def __init__(self, inputs: int, filters: int, expansion: int, kernel: int, stride: int) -> None:
+        def __init__(
+            self, inputs: int, filters: int, expansion: int, kernel: int, stride: int
+        ) -> None:
             super().__init__()
             wide = inputs * expansion
             if expansion != 1:
                 self._expand_conv, self._bn0 = conv(inputs, wide), norm(wide)
-            self._depthwise_conv, self._bn1 = conv(wide, wide, kernel, stride, groups=wide), norm(wide)
+            self._depthwise_conv, self._bn1 = (
+                conv(wide, wide, kernel, stride, groups=wide),
+                norm(wide),
+            )
             self._project_conv, self._bn2 = conv(wide, filters), norm(filters)
             self.expanded, self.adds = expansion != 1, stride == 1 and inputs == filters
 
@@ -284,7 +318,9 @@ def _lite0() -> nn.Module:
             blocks, inputs = [], 32
             for expansion, filters, count, kernel, stride in LITE0_STAGES:
                 for number in range(count):
-                    blocks.append(Block(inputs, filters, expansion, kernel, stride if number == 0 else 1))
+                    blocks.append(
+                        Block(inputs, filters, expansion, kernel, stride if number == 0 else 1)
+                    )
                     inputs = filters
             self._blocks = nn.ModuleList(blocks)
             self._conv_head, self._bn1 = conv(inputs, 1280), norm(1280)
@@ -312,7 +348,8 @@ LITE0_STAGES = (
 
 
 def _ready_weights(backbone: str) -> dict[str, Tensor]:
-    """ImageNet weights from the installed package, or torchvision's (kept in torch's cache once downloaded).
+    """ImageNet weights from the installed package, or torchvision's (kept in torch's cache once
+    downloaded).
 
     Raises:
         InputError: they can't be downloaded.
@@ -331,7 +368,8 @@ def _ready_weights(backbone: str) -> dict[str, Tensor]:
         return dict(published.get_state_dict(progress=False, check_hash=True))
     except (OSError, RuntimeError) as error:
         raise InputError(
-            f"ImageNet weights of {backbone} can't be downloaded ({error}); fetch {published.url} elsewhere and give "
+            f"ImageNet weights of {backbone} can't be downloaded ({error}); fetch {published.url} "
+            "elsewhere and give "
             f"the file with --weights, or use --backbone {DEFAULT_BACKBONE}, which needs no network"
         ) from error
 
@@ -352,10 +390,21 @@ def _read_weights(path: Path) -> dict[str, Tensor]:
         if path.suffix == ".safetensors":
             return dict(load_file(path))
         state = torch.load(path, map_location="cpu", weights_only=True)
-    except (OSError, SafetensorError, RuntimeError, EOFError, ValueError, pickle.UnpicklingError) as error:
+    except (
+        OSError,
+        SafetensorError,
+        RuntimeError,
+        EOFError,
+        ValueError,
+        pickle.UnpicklingError,
+    ) as error:
         cause = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise InputError(f"weights {path} can't be read as a state dictionary of tensors: {cause}") from error
-    if not isinstance(state, dict) or not all(isinstance(value, torch.Tensor) for value in state.values()):
+        raise InputError(
+            f"weights {path} can't be read as a state dictionary of tensors: {cause}"
+        ) from error
+    if not isinstance(state, dict) or not all(
+        isinstance(value, torch.Tensor) for value in state.values()
+    ):
         raise InputError(f"weights {path} hold no state dictionary (names and tensors)")
     return dict(state)
 
@@ -370,7 +419,9 @@ def _load(network: nn.Module, state: dict[str, Tensor], *, source: str) -> None:
         InputError: names or shapes are another network's.
     """
     own = network.state_dict()
-    kept = {_modern(name): value for name, value in state.items() if not name.startswith(_CLASSIFIERS)}
+    kept = {
+        _modern(name): value for name, value in state.items() if not name.startswith(_CLASSIFIERS)
+    }
     missing = sorted(set(own) - set(kept))
     missing = [name for name in missing if not name.endswith("num_batches_tracked")]
     wrong = [name for name in own if name in kept and own[name].shape != kept[name].shape]
@@ -378,7 +429,8 @@ def _load(network: nn.Module, state: dict[str, Tensor], *, source: str) -> None:
     if missing or wrong or further:
         named = (missing + wrong + further)[:3]
         raise InputError(
-            f"weights {source} belong to another network: {len(missing)} arrays are missing, {len(wrong)} have another "
+            f"weights {source} belong to another network: {len(missing)} arrays are missing, "
+            f"{len(wrong)} have another "
             f"shape, {len(further)} are unknown ({', '.join(named)}...)"
         )
     network.load_state_dict(kept, strict=False)
@@ -401,13 +453,18 @@ def digest_state(state: dict[str, Tensor]) -> str:
     return content.hexdigest()
 
 
-# ---------------------------------------------------------------------------------------------------- slides
+# ------------------------------------------------------------------------------------------- slides
 
 
 def patch_pixels(
-    run: Run, slide: Slide, *, outside: Literal["white", "keep"], patches: pd.DataFrame | None = None
+    run: Run,
+    slide: Slide,
+    *,
+    outside: Literal["white", "keep"],
+    patches: pd.DataFrame | None = None,
 ) -> Iterator[NDArray[np.uint8]]:
-    """A slide's kept patches (or others of their size) one by one, in the order of the table: (side, side, 3).
+    """A slide's kept patches (or others of their size) one by one, in the order of the table:
+    (side, side, 3).
 
     Raises:
         SlideError: a file can't be read.
@@ -416,12 +473,17 @@ def patch_pixels(
 
     patches = run.patches(slide.slide_id).query("kept") if patches is None else patches
     frames = {name: dict(stored.attrs) for name, stored in run.masks(slide.slide_id).groups()}
-    outlines = {f["properties"]["region"]: shape(f["geometry"]) for f in run.regions(slide.slide_id)}
+    outlines = {
+        f["properties"]["region"]: shape(f["geometry"]) for f in run.regions(slide.slide_id)
+    }
     mpp = run.segmented_with().get("mpp")
     for number, own in patches.groupby("image", sort=False):
         with open_image(slide.images[int(str(number))], default_mpp=mpp) as image:
             for patch in own.to_dict("records"):
-                frame, corner = frames[str(patch["region"])], (float(patch["x_px"]), float(patch["y_px"]))
+                frame, corner = (
+                    frames[str(patch["region"])],
+                    (float(patch["x_px"]), float(patch["y_px"])),
+                )
                 side, downsample = int(frame["patch_px"]), float(frame["downsample"])
                 rgb = image.read(*corner, side, side, downsample=downsample)
                 if outside == "white" and patch["blank_fraction"] > 0:
@@ -452,7 +514,8 @@ def embed_slide(
     outside: Literal["white", "keep"],
     step: Callable[[int, int], None],
 ) -> NDArray[np.float16 | np.uint8]:
-    """Features (kept patches, F) of a slide in half precision, pixels in bytes; without kept patches no rows.
+    """Features (kept patches, F) of a slide in half precision, pixels in bytes; without kept
+    patches no rows.
 
     Raises:
         SlideError: the slide can't be read, or the encoder gives no finite (n, F).
@@ -472,19 +535,25 @@ def embed_slide(
 def _checked(encoder: LoadedEncoder, patches: NDArray[np.uint8]) -> NDArray[np.float16 | np.uint8]:
     features = np.asarray(encoder.encode(patches))
     if features.ndim != 2 or len(features) != len(patches):
-        raise SlideError(f"encoder {encoder.name} must give ({len(patches)}, F), gave {features.shape}")
+        raise SlideError(
+            f"encoder {encoder.name} must give ({len(patches)}, F), gave {features.shape}"
+        )
     if features.dtype == np.uint8:
         return features
     with np.errstate(over="ignore"):
         half = features.astype(np.float16)
     if not np.isfinite(half).all():
-        raise SlideError(f"encoder {encoder.name} gives values that half precision can't hold (above 65504, or NaN)")
+        raise SlideError(
+            f"encoder {encoder.name} gives values that half precision can't hold "
+            "(above 65504, or NaN)"
+        )
     return half
 
 
 @dataclass(frozen=True)
 class Embeddings(Run):
-    """The features of a run's slides by one backbone: `embeddings/BACKBONE/ID.npy` and what they were made from.
+    """The features of a run's slides by one backbone: `embeddings/BACKBONE/ID.npy` and what they
+    were made from.
 
     As a `Run` it keeps, for the execution of a stage, the state of each slide in `ID.json`.
     """
@@ -502,7 +571,9 @@ class Embeddings(Run):
     def status(self, slide_id: str) -> dict[str, Any]:
         """What `embed` left for a slide."""
         try:
-            entry = json.loads(self.features_path(slide_id).with_suffix(".json").read_text(encoding="utf-8"))
+            entry = json.loads(
+                self.features_path(slide_id).with_suffix(".json").read_text(encoding="utf-8")
+            )
         except (OSError, ValueError):
             return {}
         return {"embed": entry} if isinstance(entry, dict) else {}
@@ -511,7 +582,8 @@ class Embeddings(Run):
         write_json(self.features_path(slide_id).with_suffix(".json"), entry)
 
     def made_with(self) -> dict[str, Any]:
-        """Settings of the last `embed` that made these features: those of `EmbedSettings`, `name` and `sha256`.
+        """Settings of the last `embed` that made these features: those of `EmbedSettings`, `name`
+        and `sha256`.
 
         Raises:
             InputError: no such command is on record.
@@ -519,7 +591,10 @@ class Embeddings(Run):
         for entry in reversed(self._log().get("commands", [])):
             if entry["command"] == "embed" and entry["settings"].get("name") == self.backbone:
                 return dict(entry["settings"])
-        raise InputError(f"{self.path} has no record of how its features {self.backbone} were made; embed them anew")
+        raise InputError(
+            f"{self.path} has no record of how its features {self.backbone} were "
+            "made; embed them anew"
+        )
 
     def settings(self) -> EmbedSettings:
         """The backbone and the pixels that these features were made with.
@@ -529,7 +604,9 @@ class Embeddings(Run):
         """
         stated = self.made_with()
         if "backbone" not in stated:
-            raise InputError(f"features {self.backbone} come from a function, and this needs those of a backbone")
+            raise InputError(
+                f"features {self.backbone} come from a function, and this needs those of a backbone"
+            )
         return EmbedSettings(**{part.name: stated[part.name] for part in fields(EmbedSettings)})
 
     def save(self, slide_id: str, features: NDArray[np.float16 | np.uint8]) -> str:
@@ -541,11 +618,14 @@ class Embeddings(Run):
 
     def made_key(self) -> str:
         """Changes with every slide whose features are made anew, added or lost."""
-        return key_of([[name, self.status(name)["embed"]["outputs"]] for name in self.done("embed")])
+        return key_of(
+            [[name, self.status(name)["embed"]["outputs"]] for name in self.done("embed")]
+        )
 
 
 def embedded_backbones(run: Run) -> pd.DataFrame:
-    """What `embed` has made: one row per backbone with `backbone`, `slides`, `features`, `bytes_per_patch`."""
+    """What `embed` has made: one row per backbone with `backbone`, `slides`, `features`,
+    `bytes_per_patch`."""
     import pandas as pd
 
     rows = []
@@ -554,5 +634,12 @@ def embedded_backbones(run: Run) -> pd.DataFrame:
         done = made.done("embed")
         widths = {made.status(name)["embed"]["figures"]["features"] for name in done} - {0}
         width = max(widths, default=0)
-        rows.append({"backbone": folder.name, "slides": len(done), "features": width, "bytes_per_patch": 2 * width})
+        rows.append(
+            {
+                "backbone": folder.name,
+                "slides": len(done),
+                "features": width,
+                "bytes_per_patch": 2 * width,
+            }
+        )
     return pd.DataFrame(rows, columns=["backbone", "slides", "features", "bytes_per_patch"])

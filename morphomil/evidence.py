@@ -1,4 +1,5 @@
-"""How far a ranking can be trusted: is it stable, beyond chance, agreed on by other ways of ranking, and faithful."""
+"""How far a ranking can be trusted: is it stable, beyond chance, agreed on by other ways of
+ranking, and faithful."""
 
 from __future__ import annotations
 
@@ -26,30 +27,39 @@ RESAMPLES = 2000
 TOP = 3
 """Places that count as near the top, in the probability of being there."""
 FAMILIES = {"size": ("area_um2", "major_axis_um", "minor_axis_um", "circumference_um")}
-"""Features that measure nearly the same: the model may lean on any of them, so they are also ranked as one."""
+"""Features that measure nearly the same: the model may lean on any of them, so they are also ranked
+as one."""
 TAU_AGREES, TAU_PARTLY = 0.6, 0.2
 """Kendall's tau from which two rankings are said to agree, or to agree in part."""
 
 
 def families_of(features: Sequence[str]) -> dict[str, tuple[int, ...]]:
-    """Families of `FAMILIES` with two members or more, then the other features; numbers of each one's features."""
-    grouped = {name: tuple(i for i, f in enumerate(features) if f in members) for name, members in FAMILIES.items()}
+    """Families of `FAMILIES` with two members or more, then the other features; numbers of each
+    one's features."""
+    grouped = {
+        name: tuple(i for i, f in enumerate(features) if f in members)
+        for name, members in FAMILIES.items()
+    }
     grouped = {name: members for name, members in grouped.items() if len(members) > 1}
     taken = {i for members in grouped.values() for i in members}
     return grouped | {name: (i,) for i, name in enumerate(features) if i not in taken}
 
 
 def kendalls_w(scores: NDArray[np.float64]) -> float:
-    """Kendall's coefficient of concordance of judges' scores (judges, items): 1 same order, 0 none; ties corrected.
+    """Kendall's coefficient of concordance of judges' scores (judges, items): 1 same order, 0 none;
+    ties corrected.
 
-    Kendall & Babington Smith 1939, W = 12 S / (m^2 (n^3 - n) - m T); NaN where no judge tells the items apart.
+    Kendall & Babington Smith 1939, W = 12 S / (m^2 (n^3 - n) - m T); NaN where no judge tells the
+    items apart.
 
     Raises:
         ValueError: fewer than two judges or items.
     """
     judges, items = scores.shape
     if judges < 2 or items < 2:
-        raise ValueError(f"concordance needs at least 2 judges and 2 items, got {judges} and {items}")
+        raise ValueError(
+            f"concordance needs at least 2 judges and 2 items, got {judges} and {items}"
+        )
     ranks = rankdata(scores, axis=1)
     sizes = [np.unique(row, return_counts=True)[1] for row in ranks]
     ties = sum(int((size**3 - size).sum()) for size in sizes)
@@ -61,7 +71,8 @@ def kendalls_w(scores: NDArray[np.float64]) -> float:
 def rank_distribution(scores: NDArray[np.float64], features: Sequence[str]) -> pd.DataFrame:
     """How often models (models, features) put a feature at each place, the highest score first.
 
-    One row per feature: `feature, rank_mean, top1, top3`, then `rank1, rank2, ...` with the share of models.
+    One row per feature: `feature, rank_mean, top1, top3`, then `rank1, rank2, ...` with the share
+    of models.
     """
     ranks = rankdata(-scores, axis=1, method="ordinal")
     table = pd.DataFrame(
@@ -72,7 +83,9 @@ def rank_distribution(scores: NDArray[np.float64], features: Sequence[str]) -> p
             f"top{TOP}": (ranks <= TOP).mean(axis=0),
         }
     )
-    return table.assign(**{f"rank{place}": (ranks == place).mean(axis=0) for place in range(1, len(features) + 1)})
+    return table.assign(
+        **{f"rank{place}": (ranks == place).mean(axis=0) for place in range(1, len(features) + 1)}
+    )
 
 
 class NullP(NamedTuple):
@@ -81,14 +94,16 @@ class NullP(NamedTuple):
     single: NDArray[np.float64]
     """Against the same feature under permuted labels."""
     any: NDArray[np.float64]
-    """Against the highest of all features (max-T), so that a 5 % chance holds for all of them together."""
+    """Against the highest of all features (max-T), so that a 5 % chance holds for all of them
+    together."""
 
 
 def null_p(scores: NDArray[np.float64]) -> NullP:
-    """p = (b + 1) / (B + 1) of the true labels' scores (row 0) among those of B permutations (rows from 1).
+    """p = (b + 1) / (B + 1) of the true labels' scores (row 0) among those of B permutations (rows
+    from 1).
 
-    b permutations score as high or higher (Phipson & Smyth 2010); exact as long as the true labels are just one of the
-    labelings that might have been, whatever the model.
+    b permutations score as high or higher (Phipson & Smyth 2010); exact as long as the true labels
+    are just one of the labelings that might have been, whatever the model.
 
     Raises:
         ValueError: there is no permutation.
@@ -102,7 +117,8 @@ def null_p(scores: NDArray[np.float64]) -> NullP:
 
 
 def correlate_features(values: pd.DataFrame) -> pd.DataFrame:
-    """Spearman correlations of the patients' values, features in the order of a clustering, so that kin stand together.
+    """Spearman correlations of the patients' values, features in the order of a clustering, so that
+    kin stand together.
 
     Average linkage on 1 - |rho|. A feature without variance has NaN, and stands as if uncorrelated.
     """
@@ -117,7 +133,8 @@ def correlate_features(values: pd.DataFrame) -> pd.DataFrame:
 
 
 def compare_rankings(scores: pd.DataFrame) -> pd.DataFrame:
-    """Kendall's tau-b of every two columns (rows are features): `first, second, tau, p_value, features, agree`.
+    """Kendall's tau-b of every two columns (rows are features):
+    `first, second, tau, p_value, features, agree`.
 
     Columns without a number are left out; `agree` says in a word what tau means.
     """
@@ -146,14 +163,17 @@ def curves_of_removal(
         coalitions: all of them.
 
     Returns:
-        (4, features + 1, patients): deletion, deletion in random order, insertion, insertion in random order, by the
-        number of features deleted or inserted. Random order is the mean over all orders, not a draw.
+        (4, features + 1, patients): deletion, deletion in random order, insertion, insertion in
+        random order, by the number of features deleted or inserted. Random order is the mean over
+        all orders, not a draw.
 
     Raises:
         ValueError: coalitions are sampled, so that an order's may be missing.
     """
     if coalitions.steps is not None:
-        raise ValueError(f"curves need all coalitions, {coalitions.features} features have been sampled")
+        raise ValueError(
+            f"curves need all coalitions, {coalitions.features} features have been sampled"
+        )
     answers = log_likelihood(probability, labels)
     features = coalitions.features
     place = rankdata(-scores, axis=1, method="ordinal") - 1  # (patients, features)
@@ -173,13 +193,16 @@ def curves_of_removal(
 
 
 def measure_faithfulness(curves: NDArray[np.float64], *, seed: int) -> pd.DataFrame:
-    """Area between the curves in the order of scores and at random, with 95 % intervals over patients.
+    """Area between the curves in the order of scores and at random, with 95 % intervals over
+    patients.
 
-    `curves` as `curves_of_removal` gives them. One row for `deletion` and one for `insertion`: `area`, `area_random`,
-    `gain`, `gain_low`, `gain_high`. The gain is positive if the order is better than chance: deleting what the
-    scores put first costs more, inserting it helps more.
+    `curves` as `curves_of_removal` gives them. One row for `deletion` and one for `insertion`:
+    `area`, `area_random`, `gain`, `gain_low`, `gain_high`. The gain is positive if the order is
+    better than chance: deleting what the scores put first costs more, inserting it helps more.
     """
-    areas = (curves[:, 1:] + curves[:, :-1]).mean(axis=1) / 2  # (4, patients), the trapezoidal rule over a unit range
+    areas = (curves[:, 1:] + curves[:, :-1]).mean(
+        axis=1
+    ) / 2  # (4, patients), the trapezoidal rule over a unit range
     rng = generator("faithfulness", seed)
     count = areas.shape[1]
     drawn = rng.multinomial(count, np.full(count, 1 / count), size=RESAMPLES) / count
@@ -188,11 +211,14 @@ def measure_faithfulness(curves: NDArray[np.float64], *, seed: int) -> pd.DataFr
         gain = sign * (own - random)
         low, high = np.percentile(drawn @ gain, (2.5, 97.5))
         rows.append((name, own.mean(), random.mean(), gain.mean(), low, high))
-    return pd.DataFrame(rows, columns=["curve", "area", "area_random", "gain", "gain_low", "gain_high"])
+    return pd.DataFrame(
+        rows, columns=["curve", "area", "area_random", "gain", "gain_low", "gain_high"]
+    )
 
 
 def say_agreement(table: pd.DataFrame, groups: pd.DataFrame, agreement: pd.DataFrame) -> str:
-    """In plain words: what attention puts first, whether Shapley values do too, and what leaving it out costs.
+    """In plain words: what attention puts first, whether Shapley values do too, and what leaving it
+    out costs.
 
     `table` and `groups` are a ranking's, `agreement` is of `compare_rankings`.
     """
@@ -206,7 +232,9 @@ def say_agreement(table: pd.DataFrame, groups: pd.DataFrame, agreement: pd.DataF
     )
     tau = agreement[(agreement["first"] == "attention") & (agreement["second"] == "shapley")]
     if len(tau):
-        word = {"yes": "agree", "in part": "agree in part", "no": "do not agree"}[tau["agree"].iloc[0]]
+        word = {"yes": "agree", "in part": "agree in part", "no": "do not agree"}[
+            tau["agree"].iloc[0]
+        ]
         said += f"; over all features the two {word} (Kendall's tau {tau['tau'].iloc[0]:.2f})"
     said += "."
     if pd.isna(first["ablation_auc"]):
@@ -220,7 +248,9 @@ def say_agreement(table: pd.DataFrame, groups: pd.DataFrame, agreement: pd.DataF
 
 
 def _say_cost(row: pd.Series[Any]) -> str:
-    change = f"{row['ablation_auc']:.3f} [{row['ablation_auc_low']:.3f}, {row['ablation_auc_high']:.3f}]"
+    change = (
+        f"{row['ablation_auc']:.3f} [{row['ablation_auc_low']:.3f}, {row['ablation_auc_high']:.3f}]"
+    )
     if row["ablation_auc_low"] > 0:
         return f"loses AUC: {change}"
     if row["ablation_auc_high"] < 0:

@@ -52,13 +52,22 @@ class LoadedRun(Run):
     def _image(self, slide_id: str, image: int) -> SlideImage:
         images = self.slide(slide_id).images
         if not 0 <= image < len(images):
-            raise InputError(f"slide {slide_id} has {len(images)} images, counted from 0; there is no image {image}")
+            raise InputError(
+                f"slide {slide_id} has {len(images)} images, counted from 0; there "
+                f"is no image {image}"
+            )
         return open_image(images[image], default_mpp=self.segmented_with().get("mpp"))
 
     def show_nuclei(
-        self, slide_id: str, feature: str | None = None, *, patch_id: int | None = None, count: int = 4
+        self,
+        slide_id: str,
+        feature: str | None = None,
+        *,
+        patch_id: int | None = None,
+        count: int = 4,
     ) -> Figure:
-        """Patches of a slide with the outlines of their nuclei, colored by a feature where one is named.
+        """Patches of a slide with the outlines of their nuclei, colored by a feature where one is
+        named.
 
         Args:
             slide_id: of the cohort.
@@ -77,7 +86,10 @@ class LoadedRun(Run):
         if feature is not None and (feature not in nuclei or feature not in FEATURES):
             raise InputError(f"{feature!r} is no feature; the features are {', '.join(FEATURES)}")
         if patch_id is not None and patch_id not in patches.index:
-            raise InputError(f"slide {slide_id} has no patch {patch_id}; its patches are 0 to {patches.index.max()}")
+            raise InputError(
+                f"slide {slide_id} has no patch {patch_id}; its patches are 0 to "
+                f"{patches.index.max()}"
+            )
         most = nuclei["patch_id"].value_counts(sort=True).index[:count]
         shown = sorted(most) if patch_id is None else [patch_id]
         if not shown:
@@ -88,7 +100,9 @@ class LoadedRun(Run):
         for number in shown:
             patch: Any = patches.loc[number]
             with self._image(slide_id, int(patch.image)) as image:
-                examples.append(_example(image, masks[str(patch["region"])], patch, f"patch {number}", values))
+                examples.append(
+                    _example(image, masks[str(patch["region"])], patch, f"patch {number}", values)
+                )
         mpp = dict(masks[str(patches.loc[shown[0], "region"])].attrs)["mpp"]
         quantity = feature_quantity(feature) if feature else None
         drawn: Figure = contact_sheet(
@@ -108,9 +122,20 @@ class LoadedRun(Run):
     def _repr_html_(self) -> str:
         """What Jupyter shows: what is done, the groups, the slides and what comes next."""
         cohort = self.cohort.table()
-        groups = cohort.groupby("label", sort=True).agg(slides=("slide_id", "size"), patients=("patient", "nunique"))
+        groups = cohort.groupby("label", sort=True).agg(
+            slides=("slide_id", "size"), patients=("patient", "nunique")
+        )
         measured = self.figures("featurize")
-        columns = ["slide_id", "patient", "label", "state", "patches_kept", "nuclei", "nuclei_per_mm2", "cause"]
+        columns = [
+            "slide_id",
+            "patient",
+            "label",
+            "state",
+            "patches_kept",
+            "nuclei",
+            "nuclei_per_mm2",
+            "cause",
+        ]
         slides = measured[[name for name in columns if name in measured]]
         tables = (groups.reset_index().to_html(index=False, border=0), _table(slides))
         return f"<p>{escape(repr(self))}</p>" + "".join(tables)
@@ -120,7 +145,9 @@ _STAGES = {"segmented": "segment", "measured": "featurize"}
 
 
 def _table(slides: Any) -> str:
-    return str(slides.to_html(index=False, border=0, max_rows=10, float_format="{:,.0f}".format, na_rep=""))
+    return str(
+        slides.to_html(index=False, border=0, max_rows=10, float_format="{:,.0f}".format, na_rep="")
+    )
 
 
 def _describe_ranking(run: Run) -> str:
@@ -128,7 +155,10 @@ def _describe_ranking(run: Run) -> str:
     if not about:
         return "; not ranked"
     first = run.ranking["feature"].iloc[0]
-    return f"; ranked, {first} first, AUC {about['auc']:.2f} ({about['auc_low']:.2f} to {about['auc_high']:.2f})"
+    return (
+        f"; ranked, {first} first, AUC {about['auc']:.2f} ({about['auc_low']:.2f} to "
+        f"{about['auc_high']:.2f})"
+    )
 
 
 def _example(image: SlideImage, stored: Any, patch: Any, title: str, values: Any) -> PatchExample:
@@ -139,5 +169,9 @@ def _example(image: SlideImage, stored: Any, patch: Any, title: str, values: Any
     column, row = (round((patch[name] - frame[name]) / downsample) for name in ("x_px", "y_px"))
     labels = np.asarray(stored["labels"][row : row + side, column : column + side])
     rgb = image.read(patch["x_px"], patch["y_px"], side, side, downsample=downsample)
-    known = None if values is None else values.loc[values.index.intersection(np.unique(labels))].to_dict()
+    known = (
+        None
+        if values is None
+        else values.loc[values.index.intersection(np.unique(labels))].to_dict()
+    )
     return PatchExample(rgb, labels, title=title, values=known)

@@ -1,7 +1,8 @@
-"""Splits -> a model per fold -> what it says of patients: clinical, image and combined models in a run directory.
+"""Splits -> a model per fold -> what it says of patients: clinical, image and combined models in a
+run directory.
 
-A fold's cut-off comes from its validation patients. Its test patients are scored by `predict_run`, and every scoring is
-written down, so that a test set that was looked at twice can be told.
+A fold's cut-off comes from its validation patients. Its test patients are scored by `predict_run`,
+and every scoring is written down, so that a test set that was looked at twice can be told.
 """
 
 from __future__ import annotations
@@ -75,13 +76,15 @@ class FitSettings:
     backbone: str = ""
     """The folder of `embeddings`; empty: the only one, or the default."""
     finetune: bool = False
-    """The backbone learns too, from the pixels (`embed.keep_pixels`) and the weights that `embed` used."""
+    """The backbone learns too, from the pixels (`embed.keep_pixels`) and the weights that `embed`
+    used."""
     weights: str = ""
     """File of the backbone's weights, where `embed` had one."""
     covariates: tuple[str, ...] = ()
     """Of the clinical models; empty: all that the cohort has."""
     split: SplitMode = "auto"
-    """auto: the manifest's, else k-fold; holdout: 4:1, then 3:1; site: each site is predicted by the others."""
+    """auto: the manifest's, else k-fold; holdout: 4:1, then 3:1; site: each site is predicted by
+    the others."""
     folds: int = 5
     positive: str | None = None
     seed: int = 0
@@ -133,7 +136,7 @@ class _Task:
     bags: PatientBags | None = None  # of nuclei, for a model that sees them
 
 
-# ---------------------------------------------------------------------------------------------------- classes, splits
+# ---------------------------------------------------------------------------------- classes, splits
 
 
 def order_classes(labels: pd.Series[Any], positive: str | None) -> tuple[str, ...]:
@@ -147,24 +150,35 @@ def order_classes(labels: pd.Series[Any], positive: str | None) -> tuple[str, ..
     """
     names = sorted(labels.astype(str).unique(), key=_letters_and_numbers)
     if len(names) < 2:
-        raise RefusedError(f"nothing can be learned: every patient has the label {names[0] if names else '(none)'}")
+        raise RefusedError(
+            f"nothing can be learned: every patient has the label {names[0] if names else '(none)'}"
+        )
     if len(names) > 10:
-        raise InputError(f"labels are classes, and there are {len(names)}: {', '.join(names[:5])}...")
+        raise InputError(
+            f"labels are classes, and there are {len(names)}: {', '.join(names[:5])}..."
+        )
     if positive is None and len(names) == 2 and names != ["0", "1"]:
-        raise InputError(f"which label is positive? Say --positive {names[0]} or --positive {names[1]}")
+        raise InputError(
+            f"which label is positive? Say --positive {names[0]} or --positive {names[1]}"
+        )
     last = names[-1] if positive is None else str(positive)
     if last not in names:
-        raise InputError(f"no patient has the positive label {last!r}; the labels are {', '.join(names)}")
+        raise InputError(
+            f"no patient has the positive label {last!r}; the labels are {', '.join(names)}"
+        )
     return (*[name for name in names if name != last], last)
 
 
 def _letters_and_numbers(name: str) -> tuple[list[tuple[int, int, str]], str]:
-    """To sort by: numbers by size and before letters; other signs count only where all else is the same."""
+    """To sort by: numbers by size and before letters; other signs count only where all else is the
+    same."""
     parts = re.findall(r"\d+|[^\W\d]+", name)
     return [(0, int(part), "") if part.isdecimal() else (1, 0, part) for part in parts], name
 
 
-def split_cohort(cohort: pd.DataFrame, *, how: SplitMode, folds: int, seed: int) -> tuple[Fold, ...]:
+def split_cohort(
+    cohort: pd.DataFrame, *, how: SplitMode, folds: int, seed: int
+) -> tuple[Fold, ...]:
     """The folds of a cohort (one row per slide): patients, never slides, are divided.
 
     Raises:
@@ -185,8 +199,13 @@ def split_cohort(cohort: pd.DataFrame, *, how: SplitMode, folds: int, seed: int)
 
 def _leave_sites_out(cohort: pd.DataFrame) -> tuple[Fold, ...]:
     if "site" not in cohort or cohort["site"].isna().any():
-        raise InputError("leaving sites out needs the manifest's column site, filled for every slide")
-    sites = {str(name): sorted(part["patient"].unique()) for name, part in cohort.groupby("site", sort=True)}
+        raise InputError(
+            "leaving sites out needs the manifest's column site, filled for every slide"
+        )
+    sites = {
+        str(name): sorted(part["patient"].unique())
+        for name, part in cohort.groupby("site", sort=True)
+    }
     if len(sites) < 2:
         raise RefusedError(f"leaving sites out needs two sites, there is only {', '.join(sites)}")
     check_leakage({f"site {name}": patients for name, patients in sites.items()})
@@ -196,13 +215,16 @@ def _leave_sites_out(cohort: pd.DataFrame) -> tuple[Fold, ...]:
         train = tuple(labels.index.difference(test))
         lacking = set(labels) - set(labels[list(train)])
         if lacking or labels[list(train)].value_counts().min() < 2:
-            raise RefusedError(f"without site {name} there are too few patients of a class to train on")
+            raise RefusedError(
+                f"without site {name} there are too few patients of a class to train on"
+            )
         made.append(Fold(f"site-{safe_name(name)}", train, (), tuple(test)))
     return tuple(made)
 
 
 def fold_parts(fold: Fold, labels: pd.Series[Any], *, seed: int) -> dict[str, tuple[str, ...]]:
-    """Patients by part; where a fold has no validation patients, part of the training patients stand in."""
+    """Patients by part; where a fold has no validation patients, part of the training patients
+    stand in."""
     if fold.val:
         return {"train": fold.train, "val": fold.val, "test": fold.test}
     own = labels[list(fold.train)]
@@ -210,14 +232,15 @@ def fold_parts(fold: Fold, labels: pd.Series[Any], *, seed: int) -> dict[str, tu
     return {"train": tuple(own.index[~inner]), "val": tuple(own.index[inner]), "test": fold.test}
 
 
-# ---------------------------------------------------------------------------------------------------- training
+# ----------------------------------------------------------------------------------------- training
 
 
 def train_run(run: Run, settings: FitSettings, *, on_epoch: OnEpoch | None = None) -> FitResult:
-    """Train a model on every fold, from its checkpoint where there is one; finished folds are left as they are.
+    """Train a model on every fold, from its checkpoint where there is one; finished folds are left
+    as they are.
 
-    Writes `models/MODEL/FOLD/` (weights, settings with the cut-off, log, predictions of training and validation
-    patients) and `models/MODEL/predictions.parquet`.
+    Writes `models/MODEL/FOLD/` (weights, settings with the cut-off, log, predictions of training
+    and validation patients) and `models/MODEL/predictions.parquet`.
 
     Raises:
         InputError: no features, covariates or labels to learn from.
@@ -237,19 +260,28 @@ def train_run(run: Run, settings: FitSettings, *, on_epoch: OnEpoch | None = Non
         if _is_done(folder, key):
             skipped.append(fold.name)
             continue
-        (folder / "settings.json").unlink(missing_ok=True)  # what is written from here on is another model's
+        (folder / "settings.json").unlink(
+            missing_ok=True
+        )  # what is written from here on is another model's
         try:
             if data is None:
                 seed = int(generator("fold", settings.seed, fold.name).integers(2**31))
                 about = _fit_clinical(folder, task, parts, covariates, seed=seed)
             else:
                 backbone = load_start(run, settings) if settings.finetune else None
-                about = _fit_image(folder, task, parts, covariates, data, settings, backbone, on_epoch)
+                about = _fit_image(
+                    folder, task, parts, covariates, data, settings, backbone, on_epoch
+                )
         except TrainingError as error:
             failed[fold.name] = str(error)
             continue
         notes += [f"{fold.name}: {note}" for note in about.pop("notes")]
-        stated = {"model": settings.model, "fold": fold.name, "classes": list(task.classes), "seed": settings.seed}
+        stated = {
+            "model": settings.model,
+            "fold": fold.name,
+            "classes": list(task.classes),
+            "seed": settings.seed,
+        }
         stated |= {"parts": {name: list(patients) for name, patients in parts.items()}}
         outputs = {name: digest(folder / name) for name in ("weights.safetensors", "log.csv")}
         write_json(folder / "settings.json", stated | about | {"outputs": outputs, "key": key})
@@ -274,13 +306,17 @@ def _set_task(run: Run, settings: FitSettings) -> _Task:
         filled = _filled_slides(run, settings)
         lost = cohort[~cohort["slide_id"].isin(filled)]
         if len(lost):
-            counts = ", ".join(f"{n} with label {label}" for label, n in lost["label"].value_counts().items())
+            counts = ", ".join(
+                f"{n} with label {label}" for label, n in lost["label"].value_counts().items()
+            )
             notes = (f"{len(lost)} slides without features are left out ({counts}).",)
         cohort = cohort[cohort["slide_id"].isin(filled)]
     bags = None
     if settings.sees_nuclei:
         if len(classes) != 2:
-            raise InputError(f"{settings.model} tells two labels apart, the cohort has {len(classes)}")
+            raise InputError(
+                f"{settings.model} tells two labels apart, the cohort has {len(classes)}"
+            )
         bags = _nuclear_bags(run, cohort, seed=settings.seed)
         lost = cohort[~cohort["slide_id"].isin(bags.slides)]
         if len(lost):
@@ -288,7 +324,11 @@ def _set_task(run: Run, settings: FitSettings) -> _Task:
         cohort = cohort[cohort["slide_id"].isin(bags.slides)]
     cohort = cohort.sort_values(["patient", "slide_id"], ignore_index=True)
     folds = split_cohort(cohort, how=settings.split, folds=settings.folds, seed=settings.seed)
-    labels = patient_labels(cohort).map({name: number for number, name in enumerate(classes)}).astype("int64")
+    labels = (
+        patient_labels(cohort)
+        .map({name: number for number, name in enumerate(classes)})
+        .astype("int64")
+    )
     return _Task(cohort, classes, labels, folds, notes, bags)
 
 
@@ -329,7 +369,9 @@ def _backbone(run: Run, asked: str) -> str:
         raise InputError(f"{run.path} has no deep features; run: morphomil embed {run.path}")
     chosen = asked or (names[0] if len(names) == 1 else DEFAULT_BACKBONE)
     if chosen not in names:
-        raise InputError(f"{run.path} has no features named {chosen!r}; it has {', '.join(names)} (--backbone)")
+        raise InputError(
+            f"{run.path} has no features named {chosen!r}; it has {', '.join(names)} (--backbone)"
+        )
     return str(chosen)
 
 
@@ -337,17 +379,24 @@ def _covariates(task: _Task, settings: FitSettings) -> pd.DataFrame | None:
     """Covariates by patient, None for a model that doesn't see them."""
     if not settings.sees_covariates:
         return None
-    names = settings.covariates or tuple(name for name in task.cohort.columns if name not in _TABLE_COLUMNS)
+    names = settings.covariates or tuple(
+        name for name in task.cohort.columns if name not in _TABLE_COLUMNS
+    )
     if not names:
         raise InputError(
-            f"{settings.model} needs covariates, and the cohort has none; name the manifest's columns when segmenting: "
+            f"{settings.model} needs covariates, and the cohort has none; name the manifest's "
+            "columns when segmenting: "
             "morphomil segment --covariates NAME,NAME"
         )
     if named := [name for name in names if name in _TABLE_COLUMNS]:
         raise InputError(f"{', '.join(named)} can't be a covariate")
     table = patient_covariates(task.cohort, names)
     for name in names:
-        if table[name].astype(str).equals(task.cohort.groupby("patient", sort=True)["label"].first()):
+        if (
+            table[name]
+            .astype(str)
+            .equals(task.cohort.groupby("patient", sort=True)["label"].first())
+        ):
             raise RefusedError(f"covariate {name} is the label itself; leave it out")
     return table.loc[task.labels.index]
 
@@ -372,7 +421,11 @@ def _places(labels: pd.Series[int], patients: Sequence[str]) -> NDArray[np.int64
 
 
 def _fold_key(
-    run: Run, settings: FitSettings, task: _Task, parts: dict[str, tuple[str, ...]], covariates: pd.DataFrame | None
+    run: Run,
+    settings: FitSettings,
+    task: _Task,
+    parts: dict[str, tuple[str, ...]],
+    covariates: pd.DataFrame | None,
 ) -> str:
     """What a fold's model depends on."""
     seen: list[Any] = [settings.model, settings.seed, task.classes, parts, task.labels.to_dict()]
@@ -382,7 +435,9 @@ def _fold_key(
         seen += [embeddings_of(run, settings).made_with()] if settings.finetune else []
         seen += [[name, made.status(name)["embed"]["outputs"]] for name in task.cohort["slide_id"]]
     if settings.sees_nuclei:
-        seen += [[name, run.status(name)["featurize"]["outputs"]] for name in task.cohort["slide_id"]]
+        seen += [
+            [name, run.status(name)["featurize"]["outputs"]] for name in task.cohort["slide_id"]
+        ]
     if covariates is not None:
         seen.append(covariates.to_json())
     return key_of("fit", *seen)
@@ -397,7 +452,8 @@ def _recipe(settings: FitSettings) -> ImageRecipe:
 def _is_done(folder: Path, key: str) -> bool:
     about = _read_json(folder / "settings.json")
     return about.get("key") == key and all(
-        (folder / name).is_file() and digest(folder / name) == sha for name, sha in about["outputs"].items()
+        (folder / name).is_file() and digest(folder / name) == sha
+        for name, sha in about["outputs"].items()
     )
 
 
@@ -409,21 +465,31 @@ def _read_json(path: Path) -> dict[str, Any]:
 
 
 def _fit_clinical(
-    folder: Path, task: _Task, parts: dict[str, tuple[str, ...]], covariates: pd.DataFrame | None, *, seed: int
+    folder: Path,
+    task: _Task,
+    parts: dict[str, tuple[str, ...]],
+    covariates: pd.DataFrame | None,
+    *,
+    seed: int,
 ) -> dict[str, Any]:
-    """Logistic regression on covariates, and on the morphometry model's score where the task has nuclei."""
+    """Logistic regression on covariates, and on the morphometry model's score where the task has
+    nuclei."""
     if covariates is None:
         raise ValueError("the clinical model needs covariates")
     names, arrays, about = list(covariates.columns), {}, {}
     if task.bags is not None:
         from morphomil.combined import fit_score
 
-        score, morphometry = fit_score(task.bags, task.cohort, task.labels == 1, parts["train"], seed=seed)
+        score, morphometry = fit_score(
+            task.bags, task.cohort, task.labels == 1, parts["train"], seed=seed
+        )
         covariates = covariates.join(score)
         arrays = {f"{score.name}/{name}": array for name, array in morphometry.weights.items()}
         about = {"edges": morphometry.edges.to_json()}
     train = list(parts["train"])
-    model = ClinicalModel.fit(covariates.loc[train], np.asarray(task.labels[train], np.int64), names=task.classes)
+    model = ClinicalModel.fit(
+        covariates.loc[train], np.asarray(task.labels[train], np.int64), names=task.classes
+    )
     write_arrays(folder / "weights.safetensors", {"coefficients": model.coefficients, **arrays})
     write_table_csv(folder / "log.csv", model.odds_ratios)
     probability = pd.DataFrame(model.predict(covariates), index=covariates.index)
@@ -452,7 +518,9 @@ def _fit_image(
 
     recipe, index, name = _recipe(settings), task.labels.index, folder.name
     train, val = (_places(task.labels, parts[part]) for part in ("train", "val"))
-    encoder = None if covariates is None else ClinicalEncoder.fit(covariates.loc[list(parts["train"])])
+    encoder = (
+        None if covariates is None else ClinicalEncoder.fit(covariates.loc[list(parts["train"])])
+    )
     data = _with_covariates(data, encoder, covariates)
     seed = int(generator("fold", settings.seed, name).integers(2**31))
     trained = train_image_model(
@@ -470,7 +538,11 @@ def _fit_image(
     known = np.concatenate([train, val])
     probability = predict_patients(trained.model, data, known, recipe=recipe, seed=seed)
     cutoff = _write_known(folder, task, parts, pd.DataFrame(probability, index=index[known]))
-    about: dict[str, Any] = {"preset": settings.preset, "recipe": asdict(recipe), "model_seed": seed}
+    about: dict[str, Any] = {
+        "preset": settings.preset,
+        "recipe": asdict(recipe),
+        "model_seed": seed,
+    }
     about |= {"backbone": settings.backbone, "finetune": settings.finetune}
     about |= {"features": len(trained.model.shift), "best_epoch": trained.best_epoch}
     if encoder is not None and covariates is not None:
@@ -486,9 +558,13 @@ def load_start(run: Run, settings: FitSettings) -> nn.Module:
         InputError: these aren't the weights that `embed` used.
     """
     made = embeddings_of(run, settings)
-    backbone, sha256 = load_backbone(made.settings(), weights=Path(settings.weights) if settings.weights else None)
+    backbone, sha256 = load_backbone(
+        made.settings(), weights=Path(settings.weights) if settings.weights else None
+    )
     if sha256 != made.made_with()["sha256"]:
-        raise InputError(f"features {made.backbone} were made with other weights; name their file with --weights")
+        raise InputError(
+            f"features {made.backbone} were made with other weights; name their file with --weights"
+        )
     return backbone
 
 
@@ -500,12 +576,20 @@ def _with_covariates(
     return replace(data, clinical=encoder.encode(covariates).to_numpy(np.float32))
 
 
-def _write_known(folder: Path, task: _Task, parts: dict[str, tuple[str, ...]], probability: pd.DataFrame) -> float:
-    """Write the predictions of training and validation patients; the cut-off, Youden's on validation."""
-    tables = [_prediction_rows(task.labels, parts[part], probability, part, folder.name) for part in ("train", "val")]
+def _write_known(
+    folder: Path, task: _Task, parts: dict[str, tuple[str, ...]], probability: pd.DataFrame
+) -> float:
+    """Write the predictions of training and validation patients; the cut-off, Youden's on
+    validation."""
+    tables = [
+        _prediction_rows(task.labels, parts[part], probability, part, folder.name)
+        for part in ("train", "val")
+    ]
     val = tables[1]
     cutoff = youden_cutoff(val["label"] == len(task.classes) - 1, val["score"])
-    write_parquet(folder / "predictions.parquet", pd.concat(tables, ignore_index=True).assign(cutoff=cutoff))
+    write_parquet(
+        folder / "predictions.parquet", pd.concat(tables, ignore_index=True).assign(cutoff=cutoff)
+    )
     return float(cutoff)
 
 
@@ -514,7 +598,9 @@ def _prediction_rows(
 ) -> pd.DataFrame:
     names = sorted(patients)
     own = probability.loc[names].to_numpy()
-    table = pd.DataFrame({"patient": names, "label": labels[names].to_numpy(), "fold": fold, "part": part})
+    table = pd.DataFrame(
+        {"patient": names, "label": labels[names].to_numpy(), "fold": fold, "part": part}
+    )
     table["score"] = own[:, -1]
     if own.shape[1] > 2:
         for number in range(own.shape[1]):
@@ -537,15 +623,18 @@ def _collect(home: Path, folds: Sequence[str]) -> None:
         return
     table = pd.concat(tables, ignore_index=True)
     first = ["patient", "label", "fold", "part", "score", "cutoff"]
-    write_parquet(home / "predictions.parquet", table[first + [name for name in table if name not in first]])
+    write_parquet(
+        home / "predictions.parquet", table[first + [name for name in table if name not in first]]
+    )
 
 
-# ---------------------------------------------------------------------------------------------------- prediction
+# --------------------------------------------------------------------------------------- prediction
 
 
 @dataclass(frozen=True)
 class Scoring:
-    """What `predict_run` did: folds whose test patients it scored, those scored before, and warnings."""
+    """What `predict_run` did: folds whose test patients it scored, those scored before, and
+    warnings."""
 
     scored: tuple[str, ...]
     skipped: tuple[str, ...]
@@ -554,8 +643,8 @@ class Scoring:
 
 @dataclass(frozen=True)
 class SlideMap:
-    """A slide as its model reads it; `patches` are the kept ones (schema PATCHES) with `bag`, `bag_attention`,
-    `attention` (sums to 1) and `occlusion` (`image_model.SlideReading`)."""
+    """A slide as its model reads it; `patches` are the kept ones (schema PATCHES) with `bag`,
+    `bag_attention`, `attention` (sums to 1) and `occlusion` (`image_model.SlideReading`)."""
 
     slide_id: str
     patient: str
@@ -572,11 +661,13 @@ def trained_models(run: Run) -> list[str]:
 
 
 def predict_run(run: Run, model: str) -> Scoring:
-    """Score the test patients of every fold that hasn't scored them with these weights, and write it down.
+    """Score the test patients of every fold that hasn't scored them with these weights, and write
+    it down.
 
-    Adds the part `test` to the predictions and writes `attention.parquet` (`slide_id`, `patch_id`, `bag`,
-    `bag_attention`, `attention`, `occlusion`) and `slides.parquet` of each fold, and a line of `test_log.csv`. With one
-    fold these tables hold every slide, else those of the fold's test patients.
+    Adds the part `test` to the predictions and writes `attention.parquet` (`slide_id`, `patch_id`,
+    `bag`, `bag_attention`, `attention`, `occlusion`) and `slides.parquet` of each fold, and a line
+    of `test_log.csv`. With one fold these tables hold every slide, else those of the fold's test
+    patients.
 
     Raises:
         InputError: nothing is trained, or what it was trained on has changed.
@@ -588,7 +679,9 @@ def predict_run(run: Run, model: str) -> Scoring:
     for about in folds:
         folder, sha = home / about["fold"], about["outputs"]["weights.safetensors"]
         known = pd.read_parquet(folder / "predictions.parquet")
-        if ((log["fold"] == about["fold"]) & (log["weights_sha256"] == sha)).any() and "test" in set(known["part"]):
+        if (
+            (log["fold"] == about["fold"]) & (log["weights_sha256"] == sha)
+        ).any() and "test" in set(known["part"]):
             skipped.append(about["fold"])
             continue
         reader = FoldReader.open(run, about)
@@ -598,11 +691,16 @@ def predict_run(run: Run, model: str) -> Scoring:
         else:
             probability = _score_slides(reader, folder, everyone=len(folds) == 1)
         rows = _prediction_rows(reader.labels, test, probability, "test", about["fold"])
-        table = pd.concat([known[known["part"] != "test"], rows.assign(cutoff=about["cutoff"])], ignore_index=True)
+        table = pd.concat(
+            [known[known["part"] != "test"], rows.assign(cutoff=about["cutoff"])], ignore_index=True
+        )
         write_parquet(folder / "predictions.parquet", table)
         times = 1 + len(set(log.loc[log["patients"] == ";".join(test), "weights_sha256"]) - {sha})
         if times > 1:
-            notes.append(f"the test patients of {about['fold']} have now been scored by {times} trainings of {model}")
+            notes.append(
+                f"the test patients of {about['fold']} have now been scored by {times} "
+                f"trainings of {model}"
+            )
         line = {"fold": about["fold"], "weights_sha256": sha, "scoring": times}
         line |= {"at": time.strftime("%Y-%m-%dT%H:%M:%S%z"), "patients": ";".join(test)}
         log = pd.concat([log, pd.DataFrame([line])], ignore_index=True)
@@ -623,24 +721,33 @@ def tuned_settings(run: Run, model: str) -> EmbedSettings | None:
 
 
 def predict_elsewhere(run: Run, model: str, origin: Run) -> Scoring:
-    """Score every patient of a cohort with a model that was trained in another run, and write it down.
+    """Score every patient of a cohort with a model that was trained in another run, and write it
+    down.
 
-    With several folds a patient's probability is the mean over their models, and so is the cut-off. Writes into
-    `models/MODEL/` `predictions.parquet` (all of part `test` and fold `external`), a line of `test_log.csv`, and in
-    `external/` `about.json` (which run, which weights), for an image model also `slides.parquet` and
-    `attention.parquet` (`slide_id`, `patch_id`, `attention`, `occlusion`).
+    With several folds a patient's probability is the mean over their models, and so is the cut-off.
+    Writes into `models/MODEL/` `predictions.parquet` (all of part `test` and fold `external`), a
+    line of `test_log.csv`, and in `external/` `about.json` (which run, which weights), for an image
+    model also `slides.parquet` and `attention.parquet` (`slide_id`, `patch_id`, `attention`,
+    `occlusion`).
 
     Raises:
-        InputError: there is no such model, the run has one of its own, or its data aren't what the model reads.
+        InputError: there is no such model, the run has one of its own, or its data aren't what the
+            model reads.
         RefusedError: a patient was trained on.
     """
     home, folds = _home(run, model), _trained_folds(origin, model)
     if any(home.glob("*/settings.json")):
-        raise InputError(f"{run.path} has a {model} of its own; apply that of {origin.path} in another run directory")
-    trained_on = {patient for about in folds for part in ("train", "val") for patient in about["parts"][part]}
+        raise InputError(
+            f"{run.path} has a {model} of its own; apply that of {origin.path} in "
+            "another run directory"
+        )
+    trained_on = {
+        patient for about in folds for part in ("train", "val") for patient in about["parts"][part]
+    }
     if known := sorted(trained_on & {slide.patient for slide in run.cohort.slides}):
         raise RefusedError(
-            f"leakage: {model} of {origin.path} was trained on {len(known)} patient(s) of this cohort: "
+            f"leakage: {model} of {origin.path} was trained on {len(known)} patient(s) of this "
+            "cohort: "
             f"{', '.join(known[:5])}; leave them out, or rename them if they are other people"
         )
     weights = key_of([about["outputs"]["weights.safetensors"] for about in folds])
@@ -652,30 +759,56 @@ def predict_elsewhere(run: Run, model: str, origin: Run) -> Scoring:
     if stored.get("key") == key and (home / "predictions.parquet").is_file():
         return Scoring((), ("external",), ())
     probability, cutoff = _average_models(readers, home / "external")
-    rows = _prediction_rows(readers[0].labels, list(readers[0].labels.index), probability, "test", "external")
+    rows = _prediction_rows(
+        readers[0].labels, list(readers[0].labels.index), probability, "test", "external"
+    )
     write_parquet(home / "predictions.parquet", rows.assign(cutoff=cutoff))
-    line = {"fold": "external", "weights_sha256": weights, "scoring": 1 + len(set(log["weights_sha256"]) - {weights})}
+    line = {
+        "fold": "external",
+        "weights_sha256": weights,
+        "scoring": 1 + len(set(log["weights_sha256"]) - {weights}),
+    }
     line |= {"at": time.strftime("%Y-%m-%dT%H:%M:%S%z"), "patients": patients}
-    write_table_csv(home / "test_log.csv", pd.concat([log, pd.DataFrame([line])], ignore_index=True))
-    about = {"origin": str(origin.path.absolute()), "folds": [fold["fold"] for fold in folds], "weights": weights}
-    write_json(home / "external" / "about.json", about | {"classes": folds[0]["classes"], "cutoff": cutoff, "key": key})
+    write_table_csv(
+        home / "test_log.csv", pd.concat([log, pd.DataFrame([line])], ignore_index=True)
+    )
+    about = {
+        "origin": str(origin.path.absolute()),
+        "folds": [fold["fold"] for fold in folds],
+        "weights": weights,
+    }
+    write_json(
+        home / "external" / "about.json",
+        about | {"classes": folds[0]["classes"], "cutoff": cutoff, "key": key},
+    )
     return Scoring(("external",), (), ())
 
 
 def _average_models(readers: Sequence[FoldReader], folder: Path) -> tuple[pd.DataFrame, float]:
-    """The mean over models of each patient's probability, and of the cut-off; what was read of slides is written."""
+    """The mean over models of each patient's probability, and of the cut-off; what was read of
+    slides is written."""
     cutoff = float(np.mean([reader.about["cutoff"] for reader in readers]))
     everyone = set(readers[0].labels.index)
     if readers[0].image_model is None:
-        return pd.concat([reader.predict_clinical() for reader in readers]).groupby(level=0).mean(), cutoff
+        return pd.concat([reader.predict_clinical() for reader in readers]).groupby(
+            level=0
+        ).mean(), cutoff
     slides, tables = [], []
     for reader in readers:
         for slide_id, patient, reading in reader.read(everyone):
-            slides.append({"slide_id": slide_id, "patient": patient} | dict(enumerate(reading.probability)))
-            tables.append(reader.patch_table(slide_id, reading)[["slide_id", "patch_id", "attention", "occlusion"]])
+            slides.append(
+                {"slide_id": slide_id, "patient": patient} | dict(enumerate(reading.probability))
+            )
+            tables.append(
+                reader.patch_table(slide_id, reading)[
+                    ["slide_id", "patch_id", "attention", "occlusion"]
+                ]
+            )
     of_slides = pd.DataFrame(slides).groupby(["slide_id", "patient"]).mean()
     last = of_slides.columns[-1]
-    write_parquet(folder / "slides.parquet", of_slides[last].rename("score").reset_index().assign(part="test"))
+    write_parquet(
+        folder / "slides.parquet", of_slides[last].rename("score").reset_index().assign(part="test")
+    )
     patches = pd.concat(tables).groupby(["slide_id", "patch_id"], as_index=False).mean()
     write_parquet(folder / "attention.parquet", patches)
     return of_slides.groupby("patient").mean(), cutoff
@@ -684,12 +817,18 @@ def _average_models(readers: Sequence[FoldReader], folder: Path) -> tuple[pd.Dat
 def _check_alike(run: Run, origin: Run, settings: FitSettings) -> None:
     """Refuse slides that were cut or embedded otherwise than those a model was trained on."""
     one, two = (stated.segmented_with() for stated in (origin, run))
-    differing = [f"{name} {two.get(name)}" for name in ("working_mpp", "patch_px") if one.get(name) != two.get(name)]
+    differing = [
+        f"{name} {two.get(name)}"
+        for name in ("working_mpp", "patch_px")
+        if one.get(name) != two.get(name)
+    ]
     if settings.sees_patches:
         was, now = (embeddings_of(stated, settings).made_with() for stated in (origin, run))
         differing += [f"{name} {now.get(name)}" for name in was if was[name] != now.get(name)]
     if differing:
-        raise InputError(f"{run.path} was made otherwise than {origin.path}, with {', '.join(differing)}")
+        raise InputError(
+            f"{run.path} was made otherwise than {origin.path}, with {', '.join(differing)}"
+        )
 
 
 def _score_slides(reader: FoldReader, folder: Path, *, everyone: bool) -> pd.DataFrame:
@@ -700,7 +839,12 @@ def _score_slides(reader: FoldReader, folder: Path, *, everyone: bool) -> pd.Dat
     slides, tables, sums = [], [], []
     for slide_id, patient, reading in reader.read(wanted):
         slides.append(
-            {"slide_id": slide_id, "patient": patient, "part": part_of[patient], "score": reading.probability[-1]}
+            {
+                "slide_id": slide_id,
+                "patient": patient,
+                "part": part_of[patient],
+                "score": reading.probability[-1],
+            }
         )
         sums.append({"patient": patient} | dict(enumerate(reading.probability)))
         tables.append(reader.patch_table(slide_id, reading))
@@ -722,20 +866,29 @@ def _trained_folds(run: Run, model: str) -> list[dict[str, Any]]:
         raise InputError(f"no model named {model!r}; choose {', '.join(MODELS)}")
     folds = [_read_json(path) for path in sorted(_home(run, model).glob("*/settings.json"))]
     if not folds:
-        raise InputError(f"{run.path} has no trained {model}; run: morphomil train {run.path} --model {model}")
+        raise InputError(
+            f"{run.path} has no trained {model}; run: morphomil train {run.path} --model {model}"
+        )
     return folds
 
 
 def read_maps(
-    run: Run, model: str, slides: Sequence[str] = (), *, overlap: float = 0.0, weights: Path | None = None
+    run: Run,
+    model: str,
+    slides: Sequence[str] = (),
+    *,
+    overlap: float = 0.0,
+    weights: Path | None = None,
 ) -> Iterator[SlideMap]:
-    """Slides as a model reads them, by the fold that predicts them (the only one, else where they are test).
+    """Slides as a model reads them, by the fold that predicts them (the only one, else where they
+    are test).
 
     Args:
         run: with a trained model.
         model: its name.
         slides: only these; none: all.
-        overlap: of the windows of `SlideMap.cells`, a share of their side; 0: none are read. Nothing else changes.
+        overlap: of the windows of `SlideMap.cells`, a share of their side; 0: none are read.
+            Nothing else changes.
         weights: of a frozen backbone, where `embed` had a file and windows overlap.
 
     Raises:
@@ -743,7 +896,10 @@ def read_maps(
     """
     folds = _trained_folds(run, model)
     if "recipe" not in folds[0]:
-        raise InputError(f"{model} sees no patches, so there is nothing to show on a slide; choose dl-cnb or dl-cnb+c")
+        raise InputError(
+            f"{model} sees no patches, so there is nothing to show on a slide; "
+            "choose dl-cnb or dl-cnb+c"
+        )
     for name in slides:
         run.slide(name)
     per_side = windows_per_side(overlap)
@@ -751,7 +907,11 @@ def read_maps(
         reader = FoldReader.open(run, about)
         score = reader.scorer(weights) if per_side > 1 else None
         parts = about["parts"]
-        wanted = set(parts["test"]) if len(folds) > 1 else {p for patients in parts.values() for p in patients}
+        wanted = (
+            set(parts["test"])
+            if len(folds) > 1
+            else {p for patients in parts.values() for p in patients}
+        )
         for slide_id, patient, reading in reader.read(wanted, slides):
             patches = run.patches(slide_id).query("kept")
             scores = reader.patch_table(slide_id, reading).drop(columns=["slide_id"])
@@ -759,8 +919,12 @@ def read_maps(
             cells = None
             if score is not None:
                 outside = reader.settings.outside
-                cells = attend_windows(run, run.slide(slide_id), per_side=per_side, outside=outside, score=score)
-            yield SlideMap(slide_id, patient, about["fold"], float(reading.probability[-1]), merged, cells)
+                cells = attend_windows(
+                    run, run.slide(slide_id), per_side=per_side, outside=outside, score=score
+                )
+            yield SlideMap(
+                slide_id, patient, about["fold"], float(reading.probability[-1]), merged, cells
+            )
 
 
 def _fit_settings(about: dict[str, Any]) -> FitSettings:
@@ -794,24 +958,32 @@ class FoldReader:
         """Load a fold as its settings describe it.
 
         Args:
-            run: whose slides it reads: those of its own patients, or all where it comes from elsewhere.
+            run: whose slides it reads: those of its own patients, or all where it comes from
+                elsewhere.
             about: the fold's settings.
             origin: the run that it was trained in, if that is another.
 
         Raises:
-            InputError: its weights are damaged, patients, features or covariates have changed since, or those of
-                another run aren't what it was trained on.
+            InputError: its weights are damaged, patients, features or covariates have changed
+                since, or those of another run aren't what it was trained on.
         """
         from safetensors.numpy import load_file
 
-        folder, settings = _home(origin or run, about["model"]) / about["fold"], _fit_settings(about)
+        folder, settings = (
+            _home(origin or run, about["model"]) / about["fold"],
+            _fit_settings(about),
+        )
         if origin is not None:
             _check_alike(run, origin, settings)
         cohort = run.cohort.table().assign(
             label=lambda t: t["label"].astype(str), patient=lambda t: t["patient"].astype(str)
         )
         if origin is None:
-            cohort = cohort[cohort["patient"].isin({name for names in about["parts"].values() for name in names})]
+            cohort = cohort[
+                cohort["patient"].isin(
+                    {name for names in about["parts"].values() for name in names}
+                )
+            ]
         if settings.sees_patches:
             cohort = cohort[cohort["slide_id"].isin(_filled_slides(run, settings))]
         bags = None
@@ -824,7 +996,8 @@ class FoldReader:
         if origin is not None and (labels.isna().any() or labels.empty):
             unknown = sorted(set(cohort["label"]) - set(numbers))
             raise InputError(
-                f"{about['model']} of {origin.path} tells {', '.join(numbers)} apart, and this cohort has "
+                f"{about['model']} of {origin.path} tells {', '.join(numbers)} apart, and this "
+                "cohort has "
                 f"{'the label ' + ', '.join(unknown) if unknown else 'no slide that it can read'}"
             )
         task = _Task(cohort, tuple(about["classes"]), labels.fillna(-1).astype("int64"), (), ())
@@ -840,31 +1013,52 @@ class FoldReader:
         data = _open_cohort(run, settings, task)
         if data is None:
             if encoder is None or covariates is None:
-                raise InputError(f"{folder / 'settings.json'} lacks the encoder; train the model anew")
+                raise InputError(
+                    f"{folder / 'settings.json'} lacks the encoder; train the model anew"
+                )
             if bags is not None:
                 covariates = covariates.join(_score_nuclei(bags, about, weights))
-            fitted = ClinicalModel(encoder, weights["coefficients"], tuple(about["columns"]), pd.DataFrame())
+            fitted = ClinicalModel(
+                encoder, weights["coefficients"], tuple(about["columns"]), pd.DataFrame()
+            )
             return cls(run, about, task.labels, covariates, fitted, None, None)
         from morphomil.image_model import ImageModel
 
-        backbone = build_backbone(embeddings_of(run, settings).settings()) if settings.finetune else None
+        backbone = (
+            build_backbone(embeddings_of(run, settings).settings()) if settings.finetune else None
+        )
         model = ImageModel.from_weights(weights, recipe=_recipe(settings), backbone=backbone)
-        return cls(run, about, task.labels, covariates, None, model, _with_covariates(data, encoder, covariates))
+        return cls(
+            run,
+            about,
+            task.labels,
+            covariates,
+            None,
+            model,
+            _with_covariates(data, encoder, covariates),
+        )
 
     def predict_clinical(self) -> pd.DataFrame:
         """Probability by patient."""
         if self.clinical_model is None or self.covariates is None:
             raise ValueError("the fold has no clinical model")
-        return pd.DataFrame(self.clinical_model.predict(self.covariates), index=self.covariates.index)
+        return pd.DataFrame(
+            self.clinical_model.predict(self.covariates), index=self.covariates.index
+        )
 
     def data_key(self) -> str:
         """Changes with what it reads."""
         settings, covariates = _fit_settings(self.about), self.covariates
         made = _rows_of(self.run, settings).made_key() if settings.sees_patches else None
-        return key_of(made, None if covariates is None else covariates.to_json(), self.labels.to_dict())
+        return key_of(
+            made, None if covariates is None else covariates.to_json(), self.labels.to_dict()
+        )
 
-    def read(self, patients: set[str], slides: Sequence[str] = ()) -> Iterator[tuple[str, str, SlideReading]]:
-        """Slide, patient and reading of every slide of these patients (only `slides`, where some are named)."""
+    def read(
+        self, patients: set[str], slides: Sequence[str] = ()
+    ) -> Iterator[tuple[str, str, SlideReading]]:
+        """Slide, patient and reading of every slide of these patients (only `slides`, where some
+        are named)."""
         from morphomil.image_model import ImageRecipe, read_slide
 
         if self.image_model is None or self.data is None:
@@ -873,7 +1067,11 @@ class FoldReader:
         for number, slide_id in enumerate(self.data.slides):
             patient = str(self.labels.index[self.data.patient[number]])
             if patient in patients and (not slides or slide_id in slides):
-                yield slide_id, patient, read_slide(self.image_model, self.data, number, recipe=recipe, seed=seed)
+                yield (
+                    slide_id,
+                    patient,
+                    read_slide(self.image_model, self.data, number, recipe=recipe, seed=seed),
+                )
 
     @property
     def settings(self) -> EmbedSettings:
@@ -885,7 +1083,8 @@ class FoldReader:
         return embeddings_of(self.run, _fit_settings(self.about)).settings()
 
     def scorer(self, weights: Path | None) -> Callable[[NDArray[np.uint8]], NDArray[np.float64]]:
-        """The attention before the softmax (n,) of any patches (n, side, side, 3), features rounded as stored ones are.
+        """The attention before the softmax (n,) of any patches (n, side, side, 3), features rounded
+        as stored ones are.
 
         Raises:
             InputError: the backbone can't be had as `embed` had it.
@@ -912,7 +1111,8 @@ class FoldReader:
         return score
 
     def patch_table(self, slide_id: str, reading: SlideReading) -> pd.DataFrame:
-        """One row per kept patch: `slide_id, patch_id, bag` (-1: in none), `bag_attention, attention, occlusion`."""
+        """One row per kept patch: `slide_id, patch_id, bag` (-1: in none),
+        `bag_attention, attention, occlusion`."""
         patches = self.run.patches(slide_id).query("kept")["patch_id"].to_numpy()
         return pd.DataFrame(
             {
@@ -926,41 +1126,63 @@ class FoldReader:
         )
 
 
-def _score_nuclei(bags: PatientBags, about: dict[str, Any], weights: dict[str, Any]) -> pd.Series[float]:
+def _score_nuclei(
+    bags: PatientBags, about: dict[str, Any], weights: dict[str, Any]
+) -> pd.Series[float]:
     from morphomil.combined import SCORE, score_patients
     from morphomil.crossfit import FoldModel
     from morphomil.matrix import Edges
 
-    own = {name.removeprefix(f"{SCORE}/"): w for name, w in weights.items() if name.startswith(f"{SCORE}/")}
+    own = {
+        name.removeprefix(f"{SCORE}/"): w
+        for name, w in weights.items()
+        if name.startswith(f"{SCORE}/")
+    }
     return score_patients(bags, FoldModel(Edges.from_json(about["edges"]), own, pd.DataFrame()))
 
 
 def map_geojson(patches: pd.DataFrame, *, model: str) -> dict[str, Any]:
-    """Patches of one image with their scores as QuPath tiles; `relative attention` is 1 for an even share."""
+    """Patches of one image with their scores as QuPath tiles; `relative attention` is 1 for an even
+    share."""
     features = []
     relative = patches["attention"].to_numpy() * len(patches)
     for patch, share in zip(patches.to_dict("records"), relative, strict=True):
         x, y, side = (float(patch[name]) for name in ("x_px", "y_px", "side_px"))
         corners = [[x, y], [x + side, y], [x + side, y + side], [x, y + side], [x, y]]
-        scores = {f"{model} attention": float(patch["attention"]), f"{model} relative attention": float(share)}
+        scores = {
+            f"{model} attention": float(patch["attention"]),
+            f"{model} relative attention": float(share),
+        }
         if np.isfinite(patch["occlusion"]):
             scores[f"{model} occlusion"] = float(patch["occlusion"])
-        properties = {"objectType": "tile", "name": f"patch {patch['patch_id']}", "measurements": scores}
+        properties = {
+            "objectType": "tile",
+            "name": f"patch {patch['patch_id']}",
+            "measurements": scores,
+        }
         features.append(
-            {"type": "Feature", "geometry": {"type": "Polygon", "coordinates": [corners]}, "properties": properties}
+            {
+                "type": "Feature",
+                "geometry": {"type": "Polygon", "coordinates": [corners]},
+                "properties": properties,
+            }
         )
     return {"type": "FeatureCollection", "features": features}
 
 
 def describe_test(run: Run, model: str) -> str:
-    """A sentence on the AUC of the scored test patients: DeLong's interval on one fold, else pairs within folds."""
+    """A sentence on the AUC of the scored test patients: DeLong's interval on one fold, else pairs
+    within folds."""
     from morphomil.image_model import macro_auc
     from morphomil.stats.roc import auc_interval, within_fold_auc_interval
 
     table = pd.read_parquet(_home(run, model) / "predictions.parquet").query("part == 'test'")
     names = [column for column in table if str(column).startswith("probability_")]
     if names:
-        folds = [macro_auc(own["label"].to_numpy(), own[names].to_numpy()) for _, own in table.groupby("fold")]
+        folds = [
+            macro_auc(own["label"].to_numpy(), own[names].to_numpy())
+            for _, own in table.groupby("fold")
+        ]
         return f"macro AUC {np.mean(folds):.3f} in test ({len(table)} patients, {len(folds)} folds)"
     if table["label"].nunique() < 2:
         return f"no AUC: the {len(table)} test patients are of one class"
@@ -974,4 +1196,7 @@ def describe_test(run: Run, model: str) -> str:
     except ValueError as error:
         return f"no AUC: {error}"
     how = "pairs within folds" if many else "one test split"
-    return f"AUC {found.auc:.3f} [{found.low:.3f}, {found.high:.3f}] in test ({len(table)} patients, {how})"
+    return (
+        f"AUC {found.auc:.3f} [{found.low:.3f}, {found.high:.3f}] in test ({len(table)} patients, "
+        f"{how})"
+    )

@@ -1,7 +1,9 @@
-"""The image model on deep features of patches: DL-CNB, and DL-CNB+C with clinical covariates (Xu et al. 2021).
+"""The image model on deep features of patches: DL-CNB, and DL-CNB+C with clinical covariates (Xu et
+al. 2021).
 
-A bag is N patches of a slide; the head is `mil.AttentionMIL`. A slide is always predicted from the same bags, and every
-patch is embedded once, so that prediction, attention and occlusion come from one reading.
+A bag is N patches of a slide; the head is `mil.AttentionMIL`. A slide is always predicted from the
+same bags, and every patch is embedded once, so that prediction, attention and occlusion come from
+one reading.
 """
 
 from __future__ import annotations
@@ -36,13 +38,15 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 HELD_BYTES = 2**30
-"""Features are held in memory up to this size; larger ones are read from their files, bag by bag."""
+"""Features are held in memory up to this size; larger ones are read from their files, bag by
+bag."""
 STEP_BYTES = 2**27
 """Of a training step's features in single precision: larger steps are taken with fewer bags."""
 READ_AT_ONCE = 512
 """Patches embedded at once in prediction."""
 TUNED_AT_ONCE = 8
-"""Patches that a backbone sees at once while it learns; what its gradient needs of them is all it holds."""
+"""Patches that a backbone sees at once while it learns; what its gradient needs of them is all it
+holds."""
 WIDE = 4096
 """Features beyond which a training step is worth more than one thread."""
 LARGE = 3 * 128**2
@@ -86,22 +90,37 @@ class ImageRecipe:
     attention_dropout: float = 0.0
     """Share of the attention's hidden and final values left out in training."""
     standardize: bool = True
-    """Bring every deep feature to mean 0 and SD 1 over the training patches, every patient with the same weight."""
+    """Bring every deep feature to mean 0 and SD 1 over the training patches, every patient with the
+    same weight."""
     equal_patients: bool = True
     """Every patient has the same total weight in the loss; else every bag."""
     balanced: bool = False
-    """Every class has the same total weight in the loss; probabilities then ignore the prevalence."""
+    """Every class has the same total weight in the loss; probabilities then ignore the
+    prevalence."""
     backbone_rate: float = 0.1
     """Learning rate of a fine-tuned backbone, as a share of the head's."""
     pool: Literal["mean", "max"] = "mean"
-    """A slide's probability over its bags: their mean, or the bag with the largest probability of the last class."""
+    """A slide's probability over its bags: their mean, or the bag with the largest probability of
+    the last class."""
 
     def __post_init__(self) -> None:
         """Refuse what can't be trained."""
         problems = []
         if min(self.learning_rate, self.backbone_rate) <= 0 or self.weight_decay < 0:
-            problems.append(f"learning rate must be positive, got {self.learning_rate:g} (decay {self.weight_decay:g})")
-        if min(self.restart_epochs, self.restart_factor, self.epochs, self.patience, self.bags_per_step) < 1:
+            problems.append(
+                f"learning rate must be positive, got {self.learning_rate:g} (decay "
+                f"{self.weight_decay:g})"
+            )
+        if (
+            min(
+                self.restart_epochs,
+                self.restart_factor,
+                self.epochs,
+                self.patience,
+                self.bags_per_step,
+            )
+            < 1
+        ):
             problems.append("epochs, patience, restarts and bags per step must be 1 or more")
         if self.bag_size < 0 or not 0 <= self.dropout < 1 or not 0 <= self.attention_dropout < 1:
             problems.append("bag size must be 0 (all patches) or more, and dropout a share below 1")
@@ -135,7 +154,8 @@ PRESETS = {
         backbone_rate=1.0,
     ),
 }
-"""`paper` and `released-code` as described there; the latter's patches are embedded at 224 pixels."""
+"""`paper` and `released-code` as described there; the latter's patches are embedded at 224
+pixels."""
 
 
 def settle_recipe(preset: str, **changes: Any) -> ImageRecipe:
@@ -146,10 +166,12 @@ def settle_recipe(preset: str, **changes: Any) -> ImageRecipe:
     """
     if preset not in PRESETS:
         raise InputError(f"no preset named {preset!r}; choose {', '.join(PRESETS)}")
-    return replace(PRESETS[preset], **{name: value for name, value in changes.items() if value is not None})
+    return replace(
+        PRESETS[preset], **{name: value for name, value in changes.items() if value is not None}
+    )
 
 
-# ---------------------------------------------------------------------------------------------------- features
+# ----------------------------------------------------------------------------------------- features
 
 
 class Rows:
@@ -166,23 +188,31 @@ class Rows:
         shapes = [array.shape for array in arrays] + [shape for shape, _, _ in headers]
         widths = {shape[1:] for shape in shapes}
         if len(widths) != 1:
-            raise InputError(f"slides have features of different shapes ({sorted(widths)}); run morphomil embed anew")
+            raise InputError(
+                f"slides have features of different shapes ({sorted(widths)}); run "
+                "morphomil embed anew"
+            )
         self.width = int(np.prod(widths.pop()))
-        self.starts = np.concatenate([[0], np.cumsum([shape[0] for shape in shapes])]).astype(np.int64)
+        self.starts = np.concatenate([[0], np.cumsum([shape[0] for shape in shapes])]).astype(
+            np.int64
+        )
         self._offsets = np.array([offset for _, _, offset in headers], dtype=np.int64)
         self._dtype = headers[0][1] if headers else arrays[0].dtype
         self._held: Tensor | None = None
         if arrays:
             self._held = torch.from_numpy(np.concatenate(arrays))
         elif len(self) * self.width * self._dtype.itemsize <= HELD_BYTES:
-            self._held = torch.from_numpy(np.concatenate([np.load(p, allow_pickle=False) for p in paths]))
+            self._held = torch.from_numpy(
+                np.concatenate([np.load(p, allow_pickle=False) for p in paths])
+            )
 
     def __len__(self) -> int:
         return int(self.starts[-1])
 
     @property
     def threads(self) -> int:
-        """One thread for narrow rows, whose products are too small to share; as many as there are cores for wide."""
+        """One thread for narrow rows, whose products are too small to share; as many as there are
+        cores for wide."""
         return 1 if self.width <= (LARGE if self._dtype == np.uint8 else WIDE) else CORES
 
     def read(self, index: NDArray[np.int64]) -> Tensor:
@@ -198,7 +228,9 @@ class Rows:
                 for place in np.flatnonzero(files == number):
                     start = int(self._offsets[number] + (index[place] - self.starts[number]) * size)
                     if os.preadv(handle, [memoryview(found[place]).cast("B")], start) != size:
-                        raise InputError(f"{self._paths[number]} is cut short; run morphomil embed anew")
+                        raise InputError(
+                            f"{self._paths[number]} is cut short; run morphomil embed anew"
+                        )
             finally:
                 os.close(handle)
         return _as_features(torch.from_numpy(found))
@@ -233,28 +265,38 @@ class ImageCohort:
         """Refuse slides without a patch and numbers that don't fit."""
         if len(self.slides) != len(self.patient) or len(self.slides) != len(self.rows.starts) - 1:
             raise ValueError(
-                f"{len(self.slides)} slides, {len(self.patient)} owners, {len(self.rows.starts) - 1} files"
+                f"{len(self.slides)} slides, {len(self.patient)} owners, "
+                f"{len(self.rows.starts) - 1} files"
             )
         if (np.diff(self.rows.starts) == 0).any():
             raise ValueError("a slide has no patches")
 
-    def bags(self, slide: int, *, size: int, key: tuple[Any, ...], most: int = 0) -> list[NDArray[np.int64]]:
+    def bags(
+        self, slide: int, *, size: int, key: tuple[Any, ...], most: int = 0
+    ) -> list[NDArray[np.int64]]:
         """Row numbers of each bag of a slide."""
         first, end = self.rows.starts[slide : slide + 2]
         count = int(end - first)
-        drawn = draw_bags(count, size=size or count, bags=most or None, seed_key=(*key, self.slides[slide]))
+        drawn = draw_bags(
+            count, size=size or count, bags=most or None, seed_key=(*key, self.slides[slide])
+        )
         return [first + bag for bag in drawn]
 
     def covariates(self, patient: NDArray[np.int64] | int) -> Tensor | None:
         """Clinical columns of patients."""
-        return None if self.clinical is None else torch.tensor(self.clinical[patient], dtype=torch.float32)
+        return (
+            None
+            if self.clinical is None
+            else torch.tensor(self.clinical[patient], dtype=torch.float32)
+        )
 
 
-# ---------------------------------------------------------------------------------------------------- the model
+# ---------------------------------------------------------------------------------------- the model
 
 
 class _DropTanh(nn.Tanh):
-    """Tanh of what dropout leaves, as in the released code; no weights, so the head's names stay."""
+    """Tanh of what dropout leaves, as in the released code; no weights, so the head's names
+    stay."""
 
     def __init__(self, share: float) -> None:
         super().__init__()
@@ -273,9 +315,13 @@ class _DropLinear(nn.Linear):
         return functional.dropout(super().forward(x), self.share, self.training)
 
 
-def build_head(in_features: int, *, classes: int, clinical: int, recipe: ImageRecipe) -> AttentionMIL:
+def build_head(
+    in_features: int, *, classes: int, clinical: int, recipe: ImageRecipe
+) -> AttentionMIL:
     """The head of a recipe, random weights from torch's generator."""
-    head = AttentionMIL(in_features, classes=classes, clinical=clinical, inner=recipe.inner, dropout=recipe.dropout)
+    head = AttentionMIL(
+        in_features, classes=classes, clinical=clinical, inner=recipe.inner, dropout=recipe.dropout
+    )
     if recipe.attention_dropout:
         score = _DropLinear(recipe.inner, 1)
         score.share = recipe.attention_dropout
@@ -285,7 +331,8 @@ def build_head(in_features: int, *, classes: int, clinical: int, recipe: ImageRe
 
 
 class ImageModel(nn.Module):
-    """A head with the standardization of its features, and the backbone that makes them where it is fine-tuned."""
+    """A head with the standardization of its features, and the backbone that makes them where it is
+    fine-tuned."""
 
     shift: Tensor
     scale: Tensor
@@ -297,7 +344,8 @@ class ImageModel(nn.Module):
         scale: NDArray[np.float32],
         backbone: nn.Module | None = None,
     ) -> None:
-        """`shift` and `scale` (F,): mean and SD of the training patches, or 0 and 1; `backbone`: `build_backbone`."""
+        """`shift` and `scale` (F,): mean and SD of the training patches, or 0 and 1; `backbone`:
+        `build_backbone`."""
         super().__init__()
         self.head, self.backbone = head, backbone
         self.register_buffer("shift", torch.from_numpy(shift))
@@ -306,23 +354,31 @@ class ImageModel(nn.Module):
     def see(self, rows: Tensor) -> Tensor:
         """Features (n, F) of rows: the rows themselves, or what the backbone makes of their pixels.
 
-        Where gradients are wanted, a few patches are seen at a time, and seen again when their gradient is due.
+        Where gradients are wanted, a few patches are seen at a time, and seen again when their
+        gradient is due.
         """
         if self.backbone is None:
             return rows
         if torch.is_grad_enabled():
-            parts = [recompute(self.backbone, part, use_reentrant=False) for part in torch.split(rows, TUNED_AT_ONCE)]
+            parts = [
+                recompute(self.backbone, part, use_reentrant=False)
+                for part in torch.split(rows, TUNED_AT_ONCE)
+            ]
         else:
             parts = [self.backbone(part) for part in torch.split(rows, PATCHES_AT_ONCE)]
         return torch.cat(parts)
 
     def read(self, rows: Tensor) -> tuple[Tensor, Tensor]:
-        """Rows (n, F), or pixels -> embedded instances (n, 256), attention before the softmax (n,)."""
+        """Rows (n, F), or pixels -> embedded instances (n, 256), attention before the softmax
+        (n,)."""
         embedded: Tensor = self.head.embed((self.see(rows) - self.shift) / self.scale)
         return embedded, self.head.attend(embedded).squeeze(-1)
 
-    def decide(self, embedded: Tensor, score: Tensor, clinical: Tensor | None) -> tuple[Tensor, Tensor]:
-        """Bags (B, N, 256), scores (B, N; -inf: no instance), covariates (B, C) -> logits (B, classes), attention."""
+    def decide(
+        self, embedded: Tensor, score: Tensor, clinical: Tensor | None
+    ) -> tuple[Tensor, Tensor]:
+        """Bags (B, N, 256), scores (B, N; -inf: no instance), covariates (B, C) -> logits (B,
+        classes), attention."""
         attention = torch.softmax(score, dim=-1)
         return self.classify((attention.unsqueeze(-2) @ embedded).squeeze(-2), clinical), attention
 
@@ -336,23 +392,32 @@ class ImageModel(nn.Module):
         return logits
 
     def forward(self, rows: Tensor, sizes: Sequence[int], clinical: Tensor | None = None) -> Tensor:
-        """Logits (B, classes) of bags of these sizes whose instances (sum of sizes, F) follow one another."""
+        """Logits (B, classes) of bags of these sizes whose instances (sum of sizes, F) follow one
+        another."""
         embedded, score = self.read(rows)
         if len(set(sizes)) == 1:
             shape = (len(sizes), sizes[0])
             return self.decide(embedded.view(*shape, -1), score.view(shape), clinical)[0]
         parts = torch.split(embedded, list(sizes)), torch.split(score, list(sizes))  # type: ignore[no-untyped-call, unused-ignore]
         padded = nn.utils.rnn.pad_sequence(list(parts[0]), batch_first=True)
-        scores = nn.utils.rnn.pad_sequence(list(parts[1]), batch_first=True, padding_value=-torch.inf)
+        scores = nn.utils.rnn.pad_sequence(
+            list(parts[1]), batch_first=True, padding_value=-torch.inf
+        )
         return self.decide(padded, scores, clinical)[0]
 
     def weights(self) -> dict[str, NDArray[np.float32]]:
         """All that prediction needs, by name."""
-        return {name: tensor.detach().cpu().numpy().copy() for name, tensor in self.state_dict().items()}
+        return {
+            name: tensor.detach().cpu().numpy().copy() for name, tensor in self.state_dict().items()
+        }
 
     @classmethod
     def from_weights(
-        cls, arrays: dict[str, NDArray[np.float32]], *, recipe: ImageRecipe, backbone: nn.Module | None = None
+        cls,
+        arrays: dict[str, NDArray[np.float32]],
+        *,
+        recipe: ImageRecipe,
+        backbone: nn.Module | None = None,
     ) -> ImageModel:
         """The model that `weights` described; `backbone` takes its own from there.
 
@@ -362,18 +427,25 @@ class ImageModel(nn.Module):
         from morphomil.mil import CLINICAL_REPEATS
 
         try:
-            classes, width = arrays["head.classify.2.weight"].shape[0], arrays["head.embed.0.weight"].shape
+            classes, width = (
+                arrays["head.classify.2.weight"].shape[0],
+                arrays["head.embed.0.weight"].shape,
+            )
             clinical = (arrays["head.classify.0.weight"].shape[1] - width[0]) // CLINICAL_REPEATS
             head = build_head(width[1], classes=classes, clinical=clinical, recipe=recipe)
             model = cls(head, np.array(arrays["shift"]), np.array(arrays["scale"]), backbone)
-            model.load_state_dict({name: torch.from_numpy(np.array(value)) for name, value in arrays.items()})
+            model.load_state_dict(
+                {name: torch.from_numpy(np.array(value)) for name, value in arrays.items()}
+            )
         except (KeyError, RuntimeError) as error:
             cause = str(error).splitlines()[0]
-            raise InputError(f"the stored weights are of another model: {cause}; train it anew") from error
+            raise InputError(
+                f"the stored weights are of another model: {cause}; train it anew"
+            ) from error
         return model.eval()
 
 
-# ---------------------------------------------------------------------------------------------------- reading slides
+# ----------------------------------------------------------------------------------- reading slides
 
 
 @dataclass(frozen=True)
@@ -386,11 +458,15 @@ class SlideReading:
     bag_attention: NDArray[np.float64]  # (patches,): sums to 1 over a bag, NaN in the remainder
     attention: NDArray[np.float64]  # (patches,): sums to 1 over the slide, as if it were one bag
     occlusion: NDArray[np.float64]  # (patches,)
-    """Probability of the last class with the whole slide as one bag, minus the same without the patch."""
+    """Probability of the last class with the whole slide as one bag, minus the same without the
+    patch."""
 
 
-def read_slide(model: ImageModel, cohort: ImageCohort, slide: int, *, recipe: ImageRecipe, seed: int) -> SlideReading:
-    """Predict a slide from its bags, and see which patches it rests on; no dropout, always the same bags."""
+def read_slide(
+    model: ImageModel, cohort: ImageCohort, slide: int, *, recipe: ImageRecipe, seed: int
+) -> SlideReading:
+    """Predict a slide from its bags, and see which patches it rests on; no dropout, always the same
+    bags."""
     model.eval()
     first, end = (int(value) for value in cohort.rows.starts[slide : slide + 2])
     clinical = cohort.covariates(int(cohort.patient[slide]))
@@ -416,8 +492,11 @@ def read_slide(model: ImageModel, cohort: ImageCohort, slide: int, *, recipe: Im
     return SlideReading(probability, bag_probability, bag, bag_attention, whole.numpy(), occlusion)
 
 
-def _occlude(model: ImageModel, embedded: Tensor, attention: Tensor, clinical: Tensor | None) -> NDArray[np.float64]:
-    """Drop of the last class's probability when each patch is left out of the slide; NaN for an only patch."""
+def _occlude(
+    model: ImageModel, embedded: Tensor, attention: Tensor, clinical: Tensor | None
+) -> NDArray[np.float64]:
+    """Drop of the last class's probability when each patch is left out of the slide; NaN for an
+    only patch."""
     if len(attention) == 1:
         return np.full(1, np.nan)
     instances = embedded.double()
@@ -435,7 +514,12 @@ def _occlude(model: ImageModel, embedded: Tensor, attention: Tensor, clinical: T
 
 
 def predict_patients(
-    model: ImageModel, cohort: ImageCohort, patients: NDArray[np.int64], *, recipe: ImageRecipe, seed: int
+    model: ImageModel,
+    cohort: ImageCohort,
+    patients: NDArray[np.int64],
+    *,
+    recipe: ImageRecipe,
+    seed: int,
 ) -> NDArray[np.float64]:
     """Probability (patients, classes): the mean over a patient's slides."""
     wanted = {int(patient): number for number, patient in enumerate(patients)}
@@ -447,7 +531,7 @@ def predict_patients(
     return np.asarray(total / count[:, None])
 
 
-# ---------------------------------------------------------------------------------------------------- training
+# ----------------------------------------------------------------------------------------- training
 
 
 @dataclass(frozen=True)
@@ -456,7 +540,8 @@ class TrainedImageModel:
 
     model: ImageModel
     log: pd.DataFrame = field(repr=False)
-    """`LOG_COLUMNS`, one row per epoch. `auc_train` is that of the bags as they were trained, with dropout."""
+    """`LOG_COLUMNS`, one row per epoch. `auc_train` is that of the bags as they were trained, with
+    dropout."""
     best_epoch: int
 
 
@@ -472,10 +557,11 @@ def train_image_model(
     checkpoint_seconds: float = CHECKPOINT_SECONDS,
     on_epoch: Callable[[int, int], None] | None = None,
 ) -> TrainedImageModel:
-    """Train on some patients and keep the weights of the epoch with the best validation AUC, then the lowest log-loss.
+    """Train on some patients and keep the weights of the epoch with the best validation AUC, then
+    the lowest log-loss.
 
-    What epoch e draws depends on the seed and e alone, so a training that goes on from its checkpoint ends with the
-    same bytes as one that was never stopped.
+    What epoch e draws depends on the seed and e alone, so a training that goes on from its
+    checkpoint ends with the same bytes as one that was never stopped.
 
     Args:
         cohort: slides, features, labels.
@@ -484,7 +570,8 @@ def train_image_model(
         recipe: settings.
         seed: of weights, bags, order and dropout.
         backbone: learns too (`embed.load_backbone`), from a cohort whose rows are pixels.
-        checkpoint: where to keep the state of an unfinished training; one of other settings is ignored.
+        checkpoint: where to keep the state of an unfinished training; one of other settings is
+            ignored.
         checkpoint_seconds: least time between two checkpoints.
         on_epoch: hears the number of finished epochs and the most there can be.
 
@@ -492,7 +579,9 @@ def train_image_model(
         TrainingError: the loss is not a number.
     """
     with _threads(cohort.rows.threads):
-        return _Training(cohort, train, val, recipe, seed, backbone).run(checkpoint, checkpoint_seconds, on_epoch)
+        return _Training(cohort, train, val, recipe, seed, backbone).run(
+            checkpoint, checkpoint_seconds, on_epoch
+        )
 
 
 @contextmanager
@@ -523,7 +612,9 @@ class _Training:
         width = cohort.rows.width if backbone is None else int(backbone.features)  # type: ignore[arg-type, unused-ignore]
         with _seeded("weights", seed):
             head = build_head(width, classes=cohort.classes, clinical=clinical, recipe=recipe)
-        self.model = ImageModel(head, np.zeros(width, np.float32), np.ones(width, np.float32), backbone)
+        self.model = ImageModel(
+            head, np.zeros(width, np.float32), np.ones(width, np.float32), backbone
+        )
         if recipe.standardize:
             shift, scale = fit_scale(cohort, self.slides, see=self.model.see)
             self.model.shift.copy_(torch.from_numpy(shift))
@@ -532,10 +623,15 @@ class _Training:
         if backbone is not None:
             groups.append({"params": list(backbone.parameters()), "share": recipe.backbone_rate})
         if recipe.optimizer == "adam":
-            self.optimizer: torch.optim.Optimizer = torch.optim.Adam(groups, weight_decay=recipe.weight_decay)
+            self.optimizer: torch.optim.Optimizer = torch.optim.Adam(
+                groups, weight_decay=recipe.weight_decay
+            )
         else:
             self.optimizer = torch.optim.SGD(
-                groups, lr=recipe.learning_rate, momentum=recipe.momentum, weight_decay=recipe.weight_decay
+                groups,
+                lr=recipe.learning_rate,
+                momentum=recipe.momentum,
+                weight_decay=recipe.weight_decay,
             )
         self.start = digest_state(self.model.state_dict())
         self.best = self.model.weights()
@@ -559,7 +655,9 @@ class _Training:
                 saved = time.monotonic()
             if on_epoch:
                 on_epoch(len(self.log), recipe.epochs)
-        self.model.load_state_dict({name: torch.from_numpy(value) for name, value in self.best.items()})
+        self.model.load_state_dict(
+            {name: torch.from_numpy(value) for name, value in self.best.items()}
+        )
         table = pd.DataFrame(self.log, columns=list(LOG_COLUMNS)).astype({"epoch": "int64"})
         return TrainedImageModel(self.model.eval(), table, int(self._best_row()[0]))
 
@@ -598,11 +696,17 @@ class _Training:
         with _seeded("dropout", self.seed, epoch):
             for chosen in _steps(order, bags, recipe.bags_per_step, 4 * cohort.rows.width):
                 rows = cohort.rows.read(np.concatenate([bags[i] for i in chosen]))
-                logits = self.model(rows, [len(bags[i]) for i in chosen], cohort.covariates(patient[chosen]))
-                losses = functional.cross_entropy(logits, torch.from_numpy(labels[chosen]), reduction="none")
+                logits = self.model(
+                    rows, [len(bags[i]) for i in chosen], cohort.covariates(patient[chosen])
+                )
+                losses = functional.cross_entropy(
+                    logits, torch.from_numpy(labels[chosen]), reduction="none"
+                )
                 loss = (losses * torch.from_numpy(weight[chosen]).float()).mean()
                 if not math.isfinite(loss.item()):
-                    raise TrainingError(f"the loss is no number in epoch {epoch + 1}; lower the learning rate")
+                    raise TrainingError(
+                        f"the loss is no number in epoch {epoch + 1}; lower the learning rate"
+                    )
                 self.optimizer.zero_grad(set_to_none=True)
                 loss.backward()  # type: ignore[no-untyped-call, unused-ignore]
                 if recipe.clip:
@@ -614,24 +718,42 @@ class _Training:
         truth = cohort.labels[self.val]
         loss_val = float(-np.log(np.maximum(seen[np.arange(len(truth)), truth], 1e-12)).mean())
         if not math.isfinite(loss_val):
-            raise TrainingError(f"the loss is no number after epoch {epoch + 1}; lower the learning rate")
+            raise TrainingError(
+                f"the loss is no number after epoch {epoch + 1}; lower the learning rate"
+            )
         areas = macro_auc(labels, probability), macro_auc(truth, seen)
         return (float(epoch + 1), rate, total / len(bags), areas[0], loss_val, areas[1])
 
     def _key(self) -> NDArray[np.uint8]:
         """What a checkpoint belongs to."""
-        parts = [asdict(self.recipe), self.seed, self.cohort.slides, self.train.tolist(), self.val.tolist()]
-        parts += [self.cohort.labels.tolist(), self.cohort.rows.width, self.cohort.rows.starts.tolist()]
+        parts = [
+            asdict(self.recipe),
+            self.seed,
+            self.cohort.slides,
+            self.train.tolist(),
+            self.val.tolist(),
+        ]
+        parts += [
+            self.cohort.labels.tolist(),
+            self.cohort.rows.width,
+            self.cohort.rows.starts.tolist(),
+        ]
         clinical = self.cohort.clinical
         parts.append(None if clinical is None else np.round(clinical.astype(float), 5).tolist())
         parts.append(self.start)
         return np.frombuffer(json.dumps(parts).encode(), np.uint8)
 
     def _save(self, path: Path) -> None:
-        arrays: dict[str, NDArray[Any]] = {f"now/{name}": value for name, value in self.model.weights().items()}
+        arrays: dict[str, NDArray[Any]] = {
+            f"now/{name}": value for name, value in self.model.weights().items()
+        }
         arrays |= {f"best/{name}": value for name, value in self.best.items()}
         for number, state in self.optimizer.state_dict()["state"].items():
-            arrays |= {f"optimizer/{number}/{name}": v.cpu().numpy() for name, v in state.items() if v is not None}
+            arrays |= {
+                f"optimizer/{number}/{name}": v.cpu().numpy()
+                for name, v in state.items()
+                if v is not None
+            }
         write_arrays(path, arrays | {"log": np.array(self.log), "key": self._key()})
 
     def _resume(self, path: Path) -> None:
@@ -650,7 +772,9 @@ class _Training:
             part, _, rest = name.partition("/")
             if rest:
                 parts[part][rest] = np.array(value)
-        self.model.load_state_dict({name: torch.from_numpy(value) for name, value in parts["now"].items()})
+        self.model.load_state_dict(
+            {name: torch.from_numpy(value) for name, value in parts["now"].items()}
+        )
         self.best = parts["best"]
         state = self.optimizer.state_dict()
         for name, value in parts["optimizer"].items():
@@ -685,8 +809,11 @@ def cosine_rate(epoch: int, recipe: ImageRecipe) -> float:
     return recipe.learning_rate * 0.5 * (1 + math.cos(math.pi * since / length))
 
 
-def bag_weights(patient: NDArray[np.int64], labels: NDArray[np.int64], *, recipe: ImageRecipe) -> NDArray[np.float64]:
-    """Weight (bags,) of each bag in the loss, 1 on average; equal sums for patients if the recipe says so."""
+def bag_weights(
+    patient: NDArray[np.int64], labels: NDArray[np.int64], *, recipe: ImageRecipe
+) -> NDArray[np.float64]:
+    """Weight (bags,) of each bag in the loss, 1 on average; equal sums for patients if the recipe
+    says so."""
     _, place, count = np.unique(patient, return_inverse=True, return_counts=True)
     weight = 1 / count[place] if recipe.equal_patients else np.ones(len(patient))
     if recipe.balanced:
@@ -695,13 +822,19 @@ def bag_weights(patient: NDArray[np.int64], labels: NDArray[np.int64], *, recipe
 
 
 def fit_scale(
-    cohort: ImageCohort, slides: NDArray[np.int64], *, see: Callable[[Tensor], Tensor] = lambda rows: rows
+    cohort: ImageCohort,
+    slides: NDArray[np.int64],
+    *,
+    see: Callable[[Tensor], Tensor] = lambda rows: rows,
 ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-    """Mean and SD (F,) of the patches of some slides, every patient with the same weight; a constant's SD is 1.
+    """Mean and SD (F,) of the patches of some slides, every patient with the same weight; a
+    constant's SD is 1.
 
     `see` makes features of rows (`ImageModel.see`).
     """
-    patients, place, count = np.unique(cohort.patient[slides], return_inverse=True, return_counts=True)
+    patients, place, count = np.unique(
+        cohort.patient[slides], return_inverse=True, return_counts=True
+    )
     first, second = np.zeros(1), np.zeros(1)
     for slide, owner in zip(slides, place, strict=True):
         start, end = (int(value) for value in cohort.rows.starts[slide : slide + 2])
@@ -716,16 +849,22 @@ def fit_scale(
 
 
 def macro_auc(labels: NDArray[np.int64], probability: NDArray[np.float64]) -> float:
-    """AUC of the last of two classes, or the mean over classes of each against the others; 0.5 with one class."""
+    """AUC of the last of two classes, or the mean over classes of each against the others; 0.5 with
+    one class."""
     classes = range(1, 2) if probability.shape[1] == 2 else range(probability.shape[1])
-    areas = [auc(labels == k, probability[:, k]) for k in classes if 0 < (labels == k).sum() < len(labels)]
+    areas = [
+        auc(labels == k, probability[:, k])
+        for k in classes
+        if 0 < (labels == k).sum() < len(labels)
+    ]
     return float(np.mean(areas)) if areas else 0.5
 
 
 def _steps(
     order: NDArray[np.int64], bags: list[NDArray[np.int64]], most: int, row_bytes: int
 ) -> Iterator[NDArray[np.int64]]:
-    """The bags of each training step: at most so many, and no more than fit into `STEP_BYTES` (but one)."""
+    """The bags of each training step: at most so many, and no more than fit into `STEP_BYTES` (but
+    one)."""
     chosen: list[int] = []
     held = 0
     for number in order:

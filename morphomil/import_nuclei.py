@@ -1,4 +1,5 @@
-"""Nuclei segmented elsewhere -> the masks of a run: label images (PNG, TIFF) and GeoJSON (QuPath, plain or gzipped).
+"""Nuclei segmented elsewhere -> the masks of a run: label images (PNG, TIFF) and GeoJSON (QuPath,
+plain or gzipped).
 
 A run made so goes through `featurize` and `rank` like one of `segment`.
 """
@@ -71,14 +72,15 @@ def import_nuclei(
 ) -> tuple[Run, StageResult]:
     """Tumor regions and patches of every slide, with masks from files instead of a segmenter.
 
-    Writes what `pipeline.segment` writes. A nucleus belongs to the region that holds its center; it is drawn on the
-    working grid by the pixels' centers. Of nuclei that overlap the first one keeps the pixels, and of one in pieces the
-    largest piece stays.
+    Writes what `pipeline.segment` writes. A nucleus belongs to the region that holds its center; it
+    is drawn on the working grid by the pixels' centers. Of nuclei that overlap the first one keeps
+    the pixels, and of one in pieces the largest piece stays.
 
     Args:
         cohort: the slides.
-        nuclei: for every image file of the cohort its label image, of any scale but the same extent (0 is background,
-            one number per nucleus), or its GeoJSON in level-0 pixels (QuPath's detections and cells, else polygons).
+        nuclei: for every image file of the cohort its label image, of any scale but the same extent
+            (0 is background, one number per nucleus), or its GeoJSON in level-0 pixels (QuPath's
+            detections and cells, else polygons).
         out: run directory, made or gone on with.
         settings: how patches are cut.
         mpp: um per level-0 pixel for images whose file and manifest say nothing.
@@ -93,7 +95,9 @@ def import_nuclei(
     images = [image for slide in cohort.slides for image in slide.images]
     if missing := [str(image.path) for image in images if image.path not in nuclei]:
         raise InputError([f"slide {path} has no file of nuclei" for path in missing])
-    if gone := sorted({str(nuclei[image.path]) for image in images if not nuclei[image.path].is_file()}):
+    if gone := sorted(
+        {str(nuclei[image.path]) for image in images if not nuclei[image.path].is_file()}
+    ):
         raise InputError([f"file of nuclei {path} doesn't exist" for path in gone])
     check_pixel_sizes(cohort, mpp)
     begun = time.monotonic()
@@ -104,13 +108,20 @@ def import_nuclei(
         def key(slide: Slide) -> str:
             paths = [[image.path, nuclei[image.path], image.annotation] for image in slide.images]
             files = [[path and fingerprint(path) for path in files] for files in paths]
-            return key_of("import-nuclei", asdict(settings), [image.mpp or mpp for image in slide.images], files)
+            return key_of(
+                "import-nuclei",
+                asdict(settings),
+                [image.mpp or mpp for image in slide.images],
+                files,
+            )
 
         def work(slide: Slide, step: Step) -> tuple[list[str], dict[str, Any]]:
             return _import_slide(run, slide, nuclei, settings, mpp, step)
 
         slides = [slide for slide in cohort.slides if shard.holds(slide.slide_id)]
-        result = each_slide(run, slides, "segment", key=key, work=work, progress=progress or Silence())
+        result = each_slide(
+            run, slides, "segment", key=key, work=work, progress=progress or Silence()
+        )
         stated = asdict(settings) | {"mpp": mpp, "model": "imported"}
         run.record("import-nuclei", stated, seconds=time.monotonic() - begun)
     return run, result
@@ -121,7 +132,8 @@ ENDINGS = (".png", ".tif", ".tiff", ".geojson", ".geojson.gz", ".json", ".json.g
 
 
 def find_files(cohort: Cohort, folder: Path) -> dict[Path, Path]:
-    """The file of nuclei of every image of a cohort: named like the image, or like the slide if it has one image.
+    """The file of nuclei of every image of a cohort: named like the image, or like the slide if it
+    has one image.
 
     Raises:
         InputError: the folder doesn't exist, or an image has no file or several in it.
@@ -145,14 +157,22 @@ def find_files(cohort: Cohort, folder: Path) -> dict[Path, Path]:
                 names = ", ".join(path.name for path in files)
                 problems.append(f"{image.path.name} has more than one file of nuclei: {names}")
             else:
-                problems.append(f"{image.path.name} has no file of nuclei in {folder}, such as {stems[0]}.geojson")
+                problems.append(
+                    f"{image.path.name} has no file of nuclei in {folder}, such as "
+                    f"{stems[0]}.geojson"
+                )
     if problems:
         raise InputError(problems)
     return found
 
 
 def _import_slide(
-    run: Run, slide: Slide, nuclei: Mapping[Path, Path], settings: PatchSettings, mpp: float | None, step: Step
+    run: Run,
+    slide: Slide,
+    nuclei: Mapping[Path, Path],
+    settings: PatchSettings,
+    mpp: float | None,
+    step: Step,
 ) -> tuple[list[str], dict[str, Any]]:
     sources: dict[int, Nuclei] = {}
     used = 0
@@ -165,7 +185,9 @@ def _import_slide(
         inside = np.flatnonzero(shapely.contains_xy(region.polygon, source.centers))
         used += len(inside)
         shape, corner = mask_frame(cut, settings)
-        bands = _draw(source, inside, first_label, shape, corner, cut.downsample, settings.working_mpp, step)
+        bands = _draw(
+            source, inside, first_label, shape, corner, cut.downsample, settings.working_mpp, step
+        )
         return Masks(len(inside), bands)
 
     outputs, figures = cut_slide(run, slide, settings, mpp, find)
@@ -183,7 +205,8 @@ def _draw(
     working_mpp: float,
     step: Step,
 ) -> Iterator[tuple[int, NDArray[np.int32]]]:
-    """The masks of the chosen nuclei on a region's grid, band by band, numbered from `first_label` on."""
+    """The masks of the chosen nuclei on a region's grid, band by band, numbered from `first_label`
+    on."""
     height, width = shape
     halo = round(HALO_UM / working_mpp)
     for top in range(0, height, BAND_PX):
@@ -211,9 +234,11 @@ class Nuclei(Protocol):
         y_px: float,
         downsample: float,
     ) -> None:
-        """Write the chosen nuclei to a canvas of zeros whose top left corner is the position (x_px, y_px).
+        """Write the chosen nuclei to a canvas of zeros whose top left corner is the position (x_px,
+        y_px).
 
-        The n-th chosen nucleus gets the number `first_label` + n; a pixel is `downsample` level-0 pixels wide.
+        The n-th chosen nucleus gets the number `first_label` + n; a pixel is `downsample` level-0
+        pixels wide.
         """
 
 
@@ -226,16 +251,33 @@ def read_nuclei(path: Path, image: SlideImage) -> Nuclei:
     try:
         with path.open("rb") as stream:
             head = stream.read(4096)
-        is_json = head.startswith(b"\x1f\x8b") or head.removeprefix(b"\xef\xbb\xbf").lstrip()[:1] in (b"{", b"[")
+        is_json = head.startswith(b"\x1f\x8b") or head.removeprefix(b"\xef\xbb\xbf").lstrip()[
+            :1
+        ] in (b"{", b"[")
         found: Nuclei = Polygons(path, image) if is_json else LabelImage(path, image)
-    except (OSError, EOFError, ValueError, TypeError, LookupError, RecursionError, zlib.error) as error:
+    except (
+        OSError,
+        EOFError,
+        ValueError,
+        TypeError,
+        LookupError,
+        RecursionError,
+        zlib.error,
+    ) as error:
         cause = " ".join(str(error).split()) or type(error).__name__
-        raise SlideError(f"nuclei {path} can't be read: {cause}; give a label image or GeoJSON") from error
+        raise SlideError(
+            f"nuclei {path} can't be read: {cause}; give a label image or GeoJSON"
+        ) from error
     x, y = found.centers.T
-    outside = 1 - np.mean((x >= 0) & (y >= 0) & (x <= image.width) & (y <= image.height)) if len(x) else 0.0
+    outside = (
+        1 - np.mean((x >= 0) & (y >= 0) & (x <= image.width) & (y <= image.height))
+        if len(x)
+        else 0.0
+    )
     if outside > MAX_OUTSIDE:
         raise SlideError(
-            f"nuclei {path}: {outside:.0%} of them lie outside the image ({image.width} x {image.height} pixels); they "
+            f"nuclei {path}: {outside:.0%} of them lie outside the image ({image.width} x "
+            f"{image.height} pixels); they "
             "belong to another slide, or aren't in level-0 pixels"
         )
     return found
@@ -254,14 +296,18 @@ class LabelImage:
         self._scale = image.width / width, image.height / height
         coarse = max(MAX_SCALE_CONFLICT, 1 / width, 1 / height)
         if abs(self._scale[0] / self._scale[1] - 1) > coarse:
-            raise ValueError(f"{width} x {height} pixels don't fit the slide's {image.width} x {image.height}")
+            raise ValueError(
+                f"{width} x {height} pixels don't fit the slide's {image.width} x {image.height}"
+            )
         self._values = table.index.to_numpy()
         span_um = (table[["width", "height"]].max(axis=1) * max(self._scale) * image.mpp).to_numpy()
         if len(span_um) and span_um.max() > HALO_UM:
             largest = int(np.argmax(span_um))
             raise ValueError(
-                f"label {self._values[largest]} spans {span_um[largest]:.0f} um, more than a nucleus can; "
-                "every nucleus needs a number of its own (skimage.measure.label gives one to each part of a mask)"
+                f"label {self._values[largest]} spans {span_um[largest]:.0f} um, more than a "
+                "nucleus can; "
+                "every nucleus needs a number of its own (skimage.measure.label gives one to each "
+                "part of a mask)"
             )
         self.centers = table[["x", "y"]].to_numpy() * self._scale
 
@@ -323,15 +369,21 @@ def _decode_png(path: Path) -> NDArray[Any] | None:
 
     with PngImageFile(path) as image:
         if image.width * image.height > MAX_FLAT_PX:
-            raise ValueError(f"{image.width} x {image.height} pixels are too many for a PNG; save it as a TIFF")
+            raise ValueError(
+                f"{image.width} x {image.height} pixels are too many for a PNG; save it as a TIFF"
+            )
         if image.mode not in ("L", "P", "I", "I;16"):
-            raise ValueError(f"its pixels are {image.mode}; a label image has one whole number per pixel")
+            raise ValueError(
+                f"its pixels are {image.mode}; a label image has one whole number per pixel"
+            )
         return np.asarray(_checked_labels(np.asarray(image)))
 
 
 def _checked_labels(labels: Any) -> Any:
     if len(labels.shape) != 2 or labels.dtype.kind not in "iu":
-        raise ValueError(f"it holds {labels.dtype} {labels.shape}; a label image has one whole number per pixel")
+        raise ValueError(
+            f"it holds {labels.dtype} {labels.shape}; a label image has one whole number per pixel"
+        )
     return labels
 
 
@@ -343,19 +395,25 @@ def _tabulate(labels: Any) -> pd.DataFrame:
         if band.min(initial=0) < 0:
             raise ValueError(f"it has the negative label {band.min()}")
         rows, columns = np.nonzero(band)
-        pixels = pd.DataFrame({"label": band[rows, columns], "x": columns + 0.5, "y": rows + top + 0.5})
+        pixels = pd.DataFrame(
+            {"label": band[rows, columns], "x": columns + 0.5, "y": rows + top + 0.5}
+        )
         grouped = pixels.groupby("label")
         sums = grouped.sum().assign(pixels=grouped.size())
         low, high = grouped.min().add_prefix("low_"), grouped.max().add_prefix("high_")
         parts.append(pd.concat([sums, low, high], axis=1))
     whole = pd.concat(parts).groupby(level=0)
     sums, low, high = whole.sum(), whole.min(), whole.max()
-    extent = {"width": high["high_x"] - low["low_x"] + 1, "height": high["high_y"] - low["low_y"] + 1}
+    extent = {
+        "width": high["high_x"] - low["low_x"] + 1,
+        "height": high["high_y"] - low["low_y"] + 1,
+    }
     return pd.DataFrame({"x": sums["x"] / sums["pixels"], "y": sums["y"] / sums["pixels"]} | extent)
 
 
 class Polygons:
-    """Nuclei of a GeoJSON file: QuPath's detections and cells (their nuclei) if there are any, else all polygons."""
+    """Nuclei of a GeoJSON file: QuPath's detections and cells (their nuclei) if there are any, else
+    all polygons."""
 
     def __init__(self, path: Path, image: SlideImage) -> None:
         """Read the file, feature by feature."""
@@ -367,18 +425,24 @@ class Polygons:
         self._polygons = found["drawn"] or found["other"]
         if not self._polygons and found["annotation"]:
             raise ValueError(
-                f"it has {len(found['annotation'])} annotations but no detections; export these (or cells) from QuPath"
+                f"it has {len(found['annotation'])} annotations but no detections; export these "
+                "(or cells) from QuPath"
             )
         shells = [polygon[0] for polygon in self._polygons]
-        bounds = np.array([(*shell.min(axis=0), *shell.max(axis=0)) for shell in shells]).reshape(-1, 4)
+        bounds = np.array([(*shell.min(axis=0), *shell.max(axis=0)) for shell in shells]).reshape(
+            -1, 4
+        )
         self._top, self._bottom = bounds[:, 1], bounds[:, 3]
         span_um = (bounds[:, 2:] - bounds[:, :2]).max(axis=1) * image.mpp
         if len(span_um) and span_um.max() > HALO_UM:
             raise ValueError(
-                f"a polygon at {bounds[np.argmax(span_um), :2].tolist()} spans {span_um.max():.0f} um, more than a "
+                f"a polygon at {bounds[np.argmax(span_um), :2].tolist()} spans "
+                f"{span_um.max():.0f} um, more than a "
                 "nucleus can; are these nuclei, in level-0 pixels?"
             )
-        shapes = shapely.make_valid([shapely.Polygon(rings[0], rings[1:]) for rings in self._polygons])
+        shapes = shapely.make_valid(
+            [shapely.Polygon(rings[0], rings[1:]) for rings in self._polygons]
+        )
         self.centers = shapely.get_coordinates(shapely.centroid(shapes))
 
     def draw(
@@ -395,21 +459,40 @@ class Polygons:
         bottom = y_px + canvas.shape[0] * downsample
         near = np.flatnonzero((self._bottom[chosen] >= y_px) & (self._top[chosen] <= bottom))
         corner = np.array([x_px, y_px])
-        polygons = [[(ring - corner) / downsample for ring in self._polygons[n]] for n in chosen[near]]
+        polygons = [
+            [(ring - corner) / downsample for ring in self._polygons[n]] for n in chosen[near]
+        ]
         fill_polygons(canvas, polygons, (first_label + near).tolist())
 
 
 def _nucleus(feature: dict[str, Any]) -> tuple[str, Rings]:
-    """What a feature is (drawn by a program, annotation, other) and its nucleus' rings, none if it has no area."""
+    """What a feature is (drawn by a program, annotation, other) and its nucleus' rings, none if it
+    has no area."""
     properties = feature.get("properties") or {}
-    said = str(properties.get("objectType") or properties.get("object_type") or feature.get("objectType") or "")
-    kind = {"detection": "drawn", "cell": "drawn", "annotation": "annotation", "tile": "tile"}.get(said, "other")
-    geometry = feature.get("nucleusGeometry") or properties.get("nucleusGeometry") or feature.get("geometry") or {}
+    said = str(
+        properties.get("objectType")
+        or properties.get("object_type")
+        or feature.get("objectType")
+        or ""
+    )
+    kind = {"detection": "drawn", "cell": "drawn", "annotation": "annotation", "tile": "tile"}.get(
+        said, "other"
+    )
+    geometry = (
+        feature.get("nucleusGeometry")
+        or properties.get("nucleusGeometry")
+        or feature.get("geometry")
+        or {}
+    )
     if kind == "tile" or geometry.get("type") not in ("Polygon", "MultiPolygon"):
         return kind, []
     parts = [geometry["coordinates"]] if geometry["type"] == "Polygon" else geometry["coordinates"]
     polygons = [[_ring(ring) for ring in part] for part in parts]
-    solid = [[ring for ring in rings if len(ring) >= 3] for rings in polygons if rings and len(rings[0]) >= 3]
+    solid = [
+        [ring for ring in rings if len(ring) >= 3]
+        for rings in polygons
+        if rings and len(rings[0]) >= 3
+    ]
     areas = [shapely.make_valid(shapely.Polygon(rings[0])).area for rings in solid]
     return kind, solid[int(np.argmax(areas))] if areas and max(areas) > 0 else []
 
@@ -425,10 +508,12 @@ _LIST = re.compile(r'^\s*\[|"features"\s*:\s*\[')
 
 
 def read_features(path: Path) -> Iterator[dict[str, Any]]:
-    """The features of a GeoJSON FeatureCollection, a bare list of features or a single one, read one by one.
+    """The features of a GeoJSON FeatureCollection, a bare list of features or a single one, read
+    one by one.
 
     Raises:
-        ValueError: it is no GeoJSON, cut off, or has a feature of more than `MAX_FEATURE_CHARS` characters.
+        ValueError: it is no GeoJSON, cut off, or has a feature of more than `MAX_FEATURE_CHARS`
+            characters.
     """
     with path.open("rb") as stream:
         packed = stream.read(2) == b"\x1f\x8b"
@@ -453,9 +538,13 @@ def read_features(path: Path) -> Iterator[dict[str, Any]]:
                 position = stop
                 continue
             if ended:
-                raise ValueError("it is cut off") from (feature if isinstance(feature, Exception) else None)
+                raise ValueError("it is cut off") from (
+                    feature if isinstance(feature, Exception) else None
+                )
             if len(text) - position > MAX_FEATURE_CHARS:
-                raise ValueError(f"it is no JSON, or has a feature of more than {MAX_FEATURE_CHARS:,} characters")
+                raise ValueError(
+                    f"it is no JSON, or has a feature of more than {MAX_FEATURE_CHARS:,} characters"
+                )
             more = stream.read(READ_CHARS)
             ended = not more
             text, position = text[position:] + more, 0

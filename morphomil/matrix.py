@@ -1,7 +1,9 @@
-"""Nuclei table -> one histogram matrix per feature, and the slide's and patient's values that the tests compare.
+"""Nuclei table -> one histogram matrix per feature, and the slide's and patient's values that the
+tests compare.
 
-Counts on a fixed fine grid know neither labels nor splits, so they are stored once per slide; each fold fits its own
-edges on training patients and rebins, which is exact because every bin is a whole number of fine bins.
+Counts on a fixed fine grid know neither labels nor splits, so they are stored once per slide; each
+fold fits its own edges on training patients and rebins, which is exact because every bin is a whole
+number of fine bins.
 """
 
 from __future__ import annotations
@@ -22,7 +24,8 @@ if TYPE_CHECKING:
     from numpy.typing import ArrayLike, NDArray
 
 Orientation = Literal["relative", "absolute"]
-"""`relative`: deviation from the mean direction of the patch's other nuclei; `absolute`: the angle, in [0, 180)."""
+"""`relative`: deviation from the mean direction of the patch's other nuclei; `absolute`: the angle,
+in [0, 180)."""
 
 FINE_BINS = 1024
 """Bins of the fixed grid over a feature's registered range."""
@@ -39,7 +42,8 @@ _SHARE_SLACK = 1e-9  # of nuclei; so that the order in which patients are added 
 
 @dataclass(frozen=True)
 class Binning:
-    """32 equal bins of a feature: the fine grid's range and, on it, the first bin's start and each bin's width."""
+    """32 equal bins of a feature: the fine grid's range and, on it, the first bin's start and each
+    bin's width."""
 
     low: float
     high: float
@@ -48,7 +52,11 @@ class Binning:
 
     def __post_init__(self) -> None:
         """Refuse bins that leave the grid."""
-        if not (self.low < self.high and self.first >= 0 and 1 <= self.width <= (FINE_BINS - self.first) // BINS):
+        if not (
+            self.low < self.high
+            and self.first >= 0
+            and 1 <= self.width <= (FINE_BINS - self.first) // BINS
+        ):
             raise ValueError(f"{BINS} bins must lie on a grid of {FINE_BINS}, got {self}")
 
 
@@ -73,7 +81,10 @@ class Edges:
         """The 33 edges in the feature's unit; the outermost bins also hold whatever lies beyond."""
         binning = self.bins[feature]
         step = (binning.high - binning.low) / FINE_BINS
-        return np.asarray(binning.low + step * (binning.first + binning.width * np.arange(BINS + 1)), dtype=np.float64)
+        return np.asarray(
+            binning.low + step * (binning.first + binning.width * np.arange(BINS + 1)),
+            dtype=np.float64,
+        )
 
     def to_json(self) -> dict[str, Any]:
         """For `json.dumps`."""
@@ -82,15 +93,18 @@ class Edges:
     @classmethod
     def from_json(cls, value: dict[str, Any]) -> Edges:
         """The inverse of `to_json`."""
-        return cls({name: Binning(**binning) for name, binning in value["bins"].items()}, value["orientation"])
+        return cls(
+            {name: Binning(**binning) for name, binning in value["bins"].items()},
+            value["orientation"],
+        )
 
 
 @dataclass(frozen=True)
 class HistogramMatrices:
     """Relative frequencies, one row per patch and feature.
 
-    A row sums to 1; where no nucleus of the patch has a value (density too near the edge, only round nuclei), it is
-    all 0 and counts as absent: `mean_rows` leaves it out.
+    A row sums to 1; where no nucleus of the patch has a value (density too near the edge, only
+    round nuclei), it is all 0 and counts as absent: `mean_rows` leaves it out.
     """
 
     slide_id: NDArray[Any]  # (patches,)
@@ -107,7 +121,9 @@ class HistogramMatrices:
             raise ValueError(f"matrices must have shape {shape}, got {self.values.shape}")
         total = self.values.sum(axis=-1)
         if not ((total == 0) | (np.abs(total - 1) < 1e-5)).all():
-            raise ValueError(f"rows must sum to 1, or to 0 where absent, got {total.min():g} to {total.max():g}")
+            raise ValueError(
+                f"rows must sum to 1, or to 0 where absent, got {total.min():g} to {total.max():g}"
+            )
 
 
 def count_nuclei(
@@ -117,9 +133,11 @@ def count_nuclei(
     features: Sequence[str] = FEATURE_NAMES,
     orientation: Orientation = "relative",
 ) -> NDArray[np.uint32]:
-    """One slide's nuclei counted on the fine grids: (features, patches, 1024), patches in the order of `patch_ids`.
+    """One slide's nuclei counted on the fine grids: (features, patches, 1024), patches in the order
+    of `patch_ids`.
 
-    Values beyond a feature's range fall in the end bins; NaN and nuclei of other patches are left out.
+    Values beyond a feature's range fall in the end bins; NaN and nuclei of other patches are left
+    out.
     """
     patches = np.asarray(patch_ids)
     order = np.argsort(patches, kind="stable")
@@ -136,7 +154,9 @@ def count_nuclei(
     return counts
 
 
-def fine_bin(nuclei: pd.DataFrame, feature: str, *, orientation: Orientation = "relative") -> NDArray[np.intp]:
+def fine_bin(
+    nuclei: pd.DataFrame, feature: str, *, orientation: Orientation = "relative"
+) -> NDArray[np.intp]:
     """The fine bin of each of one slide's nuclei, -1 where it has no value."""
     values = _grid_values(nuclei, feature, orientation)
     low, high = _grid_range(feature, orientation)
@@ -147,7 +167,9 @@ def fine_bin(nuclei: pd.DataFrame, feature: str, *, orientation: Orientation = "
     return fine
 
 
-def _grid_values(nuclei: pd.DataFrame, feature: str, orientation: Orientation) -> NDArray[np.float64]:
+def _grid_values(
+    nuclei: pd.DataFrame, feature: str, orientation: Orientation
+) -> NDArray[np.float64]:
     values = nuclei[feature].to_numpy(dtype=np.float64)
     if not FEATURES[feature].axial:
         return values
@@ -158,7 +180,11 @@ def _grid_values(nuclei: pd.DataFrame, feature: str, orientation: Orientation) -
 
 def _grid_range(feature: str, orientation: Orientation) -> tuple[float, float]:
     entry = FEATURES[feature]
-    return (0.0, 180.0) if entry.axial and orientation == "absolute" else (float(entry.low), float(entry.high))
+    return (
+        (0.0, 180.0)
+        if entry.axial and orientation == "absolute"
+        else (float(entry.low), float(entry.high))
+    )
 
 
 def has_enough_nuclei(counts: NDArray[Any]) -> NDArray[np.bool_]:
@@ -170,12 +196,17 @@ def has_enough_nuclei(counts: NDArray[Any]) -> NDArray[np.bool_]:
 
 
 def fit_edges(
-    nuclei: pd.DataFrame, *, features: Sequence[str] | None = None, orientation: Orientation = "relative"
+    nuclei: pd.DataFrame,
+    *,
+    features: Sequence[str] | None = None,
+    orientation: Orientation = "relative",
 ) -> Edges:
-    """Edges from training patients' nuclei: 1st to 99th percentile in 32 equal bins, snapped to the fine grid.
+    """Edges from training patients' nuclei: 1st to 99th percentile in 32 equal bins, snapped to the
+    fine grid.
 
-    With a column `patient`, every patient has the same total weight; else every nucleus. `features`: by default
-    the registered ones that the table has. Features with fixed edges span their range.
+    With a column `patient`, every patient has the same total weight; else every nucleus.
+    `features`: by default the registered ones that the table has. Features with fixed edges span
+    their range.
     """
     names = features_in(nuclei) if features is None else tuple(features)
     owner = nuclei["patient"] if "patient" in nuclei else pd.Series("", index=nuclei.index)
@@ -189,7 +220,8 @@ def fit_edges(
 def fit_edges_to_counts(
     totals: NDArray[Any], *, features: Sequence[str], orientation: Orientation = "relative"
 ) -> Edges:
-    """`fit_edges` from counts on the fine grid, summed per training patient: (patients, features, 1024)."""
+    """`fit_edges` from counts on the fine grid, summed per training patient: (patients, features,
+    1024)."""
     bins = {}
     for number, name in enumerate(features):
         low, high = _grid_range(name, orientation)
@@ -206,9 +238,12 @@ def fit_edges_to_counts(
 
 
 def rebin(counts: NDArray[Any], edges: Edges) -> NDArray[Any]:
-    """Counts, or shares, on the fine grids -> (features, patches, 32); the end bins take what lies beyond."""
+    """Counts, or shares, on the fine grids -> (features, patches, 32); the end bins take what lies
+    beyond."""
     if counts.shape[0] != len(edges.bins) or counts.shape[2] != FINE_BINS:
-        raise ValueError(f"counts must be of {len(edges.bins)} features and {FINE_BINS} bins, got {counts.shape}")
+        raise ValueError(
+            f"counts must be of {len(edges.bins)} features and {FINE_BINS} bins, got {counts.shape}"
+        )
     kind = np.int64 if np.issubdtype(counts.dtype, np.integer) else counts.dtype
     binned = np.empty((*counts.shape[:2], BINS), kind)
     for number, binning in enumerate(edges.bins.values()):
@@ -225,13 +260,15 @@ def relative_frequencies(binned: NDArray[Any]) -> NDArray[np.float32]:
 
 
 def mean_rows(rows: NDArray[np.float32]) -> NDArray[np.float32]:
-    """Mean of each feature's present rows: (features, patches, bins) -> (features, bins); all 0 where none is."""
+    """Mean of each feature's present rows: (features, patches, bins) -> (features, bins); all 0
+    where none is."""
     present = rows.any(axis=-1).sum(axis=-1)
     return np.asarray(rows.sum(axis=1) / np.maximum(present, 1)[:, None], dtype=np.float32)
 
 
 def histogram_matrices(nuclei: pd.DataFrame, *, edges: Edges) -> HistogramMatrices:
-    """The matrices of every slide and patch that has at least 5 nuclei, sorted by slide and patch."""
+    """The matrices of every slide and patch that has at least 5 nuclei, sorted by slide and
+    patch."""
     slides, patches, rows, dropped = [], [], [], 0
     for slide_id, slide in _each_slide(nuclei):
         ids, counts = _count_all(slide, edges.features, edges.orientation)
@@ -267,13 +304,17 @@ def _count_all(
 
 
 def slide_values(
-    nuclei: pd.DataFrame, patches: pd.DataFrame | None = None, *, features: Sequence[str] = FEATURE_NAMES
+    nuclei: pd.DataFrame,
+    patches: pd.DataFrame | None = None,
+    *,
+    features: Sequence[str] = FEATURE_NAMES,
 ) -> pd.Series[float]:
     """One slide's value of each feature; NaN where no nucleus has one.
 
-    Median over nuclei. Density: nuclei per mm2 of tissue over kept patches if `patches` (columns of `PATCHES`) is
-    given, else the median too. Orientation: polarity, the mean over patches with at least 5 oriented nuclei of
-    (n R^2 - 1) / (n - 1), R the axial resultant length; 0 is expected of uniform angles at every n.
+    Median over nuclei. Density: nuclei per mm2 of tissue over kept patches if `patches` (columns of
+    `PATCHES`) is given, else the median too. Orientation: polarity, the mean over patches with at
+    least 5 oriented nuclei of (n R^2 - 1) / (n - 1), R the axial resultant length; 0 is expected of
+    uniform angles at every n.
     """
     values = {name: float(nuclei[name].median()) for name in features}
     for name in features:
@@ -291,30 +332,40 @@ def slide_values(
 
 
 def patient_values(values: pd.DataFrame, cohort: pd.DataFrame) -> pd.DataFrame:
-    """One row per patient, sorted: `patient`, `label`, and the mean over slides of the slides' values.
+    """One row per patient, sorted: `patient`, `label`, and the mean over slides of the slides'
+    values.
 
-    `values` has `slide_id` and one column per feature, `cohort` has `slide_id`, `patient`, `label`; slides in just one
-    of them are left out.
+    `values` has `slide_id` and one column per feature, `cohort` has `slide_id`, `patient`, `label`;
+    slides in just one of them are left out.
     """
     names = [name for name in values if name != "slide_id"]
-    merged = cohort[["slide_id", "patient", "label"]].merge(values, on="slide_id", validate="one_to_one")
-    return merged.groupby("patient", sort=True, as_index=False).agg({"label": "first"} | dict.fromkeys(names, "mean"))
+    merged = cohort[["slide_id", "patient", "label"]].merge(
+        values, on="slide_id", validate="one_to_one"
+    )
+    return merged.groupby("patient", sort=True, as_index=False).agg(
+        {"label": "first"} | dict.fromkeys(names, "mean")
+    )
 
 
 def patch_values(nuclei: pd.DataFrame, patches: pd.DataFrame) -> pd.DataFrame:
-    """One slide's kept patches (columns of `PATCHES`), their number of `nuclei` and each feature's value in the patch.
+    """One slide's kept patches (columns of `PATCHES`), their number of `nuclei` and each feature's
+    value in the patch.
 
-    Median over the patch's nuclei; density: nuclei per mm2 of the patch's tissue; orientation: polarity, as in
-    `slide_values`. NaN where no nucleus has a value.
+    Median over the patch's nuclei; density: nuclei per mm2 of the patch's tissue; orientation:
+    polarity, as in `slide_values`. NaN where no nucleus has a value.
     """
     kept = patches[patches["kept"]].reset_index(drop=True)
     names = features_in(nuclei)
     grouped = nuclei.groupby("patch_id")
     table = kept.join(grouped[list(names)].median(), on="patch_id")
-    table.insert(len(kept.columns), "nuclei", kept["patch_id"].map(grouped.size()).fillna(0).astype("int64"))
+    table.insert(
+        len(kept.columns), "nuclei", kept["patch_id"].map(grouped.size()).fillna(0).astype("int64")
+    )
     table["density_per_mm2"] = table["nuclei"] / table["tissue_mm2"]
     for name in names:
         if FEATURES[name].axial:
-            polarity = grouped_polarity(nuclei[name].to_numpy(dtype=np.float64), nuclei["patch_id"].to_numpy())
+            polarity = grouped_polarity(
+                nuclei[name].to_numpy(dtype=np.float64), nuclei["patch_id"].to_numpy()
+            )
             table[name] = kept["patch_id"].map(pd.Series(polarity.polarity, index=polarity.groups))
     return table

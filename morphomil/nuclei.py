@@ -1,10 +1,11 @@
-"""Mask -> nuclei table: one row per nucleus, and the registry of features with unit, range and formula.
+"""Mask -> nuclei table: one row per nucleus, and the registry of features with unit, range and
+formula.
 
-A feature is a pure function of roots (what one pass over the mask yields, in pixels) and of features registered before
-it. To add one, decorate its formula::
+A feature is a pure function of roots (what one pass over the mask yields, in pixels) and of
+features registered before it. To add one, decorate its formula::
 
-    @feature("elongation", of=("major_axis_um", "minor_axis_um"), unit="1", low=1, high=5, meaning="axis ratio")
-    def elongation(major, minor):
+    @feature("elongation", of=("major_axis_um", "minor_axis_um"), unit="1", low=1, high=5,
+    meaning="axis ratio") def elongation(major, minor):
         return major / minor
 """
 
@@ -55,11 +56,13 @@ ROUNDING = 1e-9
 
 @dataclass(frozen=True)
 class Feature:
-    """A column of the nuclei table: its unit, the range of its histogram and the formula that yields it.
+    """A column of the nuclei table: its unit, the range of its histogram and the formula that
+    yields it.
 
-    `low` and `high` bound the fixed fine grid of its histograms (values beyond fall in the end bins). `of` names the
-    roots and earlier features that `formula` takes. `axial`: a direction without head, modulo 180 degrees.
-    `fixed_edges`: histograms always span `low` to `high` instead of the training patients' percentiles.
+    `low` and `high` bound the fixed fine grid of its histograms (values beyond fall in the end
+    bins). `of` names the roots and earlier features that `formula` takes. `axial`: a direction
+    without head, modulo 180 degrees. `fixed_edges`: histograms always span `low` to `high` instead
+    of the training patients' percentiles.
     """
 
     name: str
@@ -75,10 +78,14 @@ class Feature:
     def __post_init__(self) -> None:
         """Refuse an empty range and arguments that nothing provides."""
         if not (math.isfinite(self.low) and math.isfinite(self.high) and self.low < self.high):
-            raise ValueError(f"feature {self.name} needs finite low < high, got {self.low} and {self.high}")
+            raise ValueError(
+                f"feature {self.name} needs finite low < high, got {self.low} and {self.high}"
+            )
         known = {**SHAPE_ROOTS, **NEIGHBOR_ROOTS, **FEATURES}
         if unknown := [name for name in self.of if name not in known]:
-            raise ValueError(f"feature {self.name} asks for {', '.join(unknown)}; there are {', '.join(known)}")
+            raise ValueError(
+                f"feature {self.name} asks for {', '.join(unknown)}; there are {', '.join(known)}"
+            )
 
 
 FEATURES: dict[str, Feature] = {}
@@ -98,7 +105,8 @@ def feature(
 ) -> Callable[[Formula], Formula]:
     """Register the decorated formula as a feature; see `Feature` for the arguments.
 
-    The formula takes the arrays that `of` names (`mpp` and `radius_um` are numbers) and returns one value per nucleus.
+    The formula takes the arrays that `of` names (`mpp` and `radius_um` are numbers) and returns one
+    value per nucleus.
 
     Raises:
         ValueError: the name is taken, `of` asks for something unknown, or the range is empty.
@@ -122,15 +130,31 @@ def area(pixels: FloatArray, mpp: float) -> FloatArray:
     return pixels * mpp**2
 
 
-@feature("major_axis_um", of=_MOMENTS, unit="um", low=0, high=50, meaning="long axis of the ellipse of equal moments")
+@feature(
+    "major_axis_um",
+    of=_MOMENTS,
+    unit="um",
+    low=0,
+    high=50,
+    meaning="long axis of the ellipse of equal moments",
+)
 def major_axis(var_x: FloatArray, var_y: FloatArray, cov_xy: FloatArray, mpp: float) -> FloatArray:
-    """Full long axis in um of the ellipse with this pixel covariance (pixels as points, as scikit-image)."""
+    """Full long axis in um of the ellipse with this pixel covariance (pixels as points, as
+    scikit-image)."""
     return 4 * np.sqrt((var_x + var_y) / 2 + np.hypot((var_x - var_y) / 2, cov_xy)) * mpp
 
 
-@feature("minor_axis_um", of=_MOMENTS, unit="um", low=0, high=25, meaning="short axis of the ellipse of equal moments")
+@feature(
+    "minor_axis_um",
+    of=_MOMENTS,
+    unit="um",
+    low=0,
+    high=25,
+    meaning="short axis of the ellipse of equal moments",
+)
 def minor_axis(var_x: FloatArray, var_y: FloatArray, cov_xy: FloatArray, mpp: float) -> FloatArray:
-    """Full short axis in um of the ellipse with this pixel covariance; 0 for straight lines of pixels."""
+    """Full short axis in um of the ellipse with this pixel covariance; 0 for straight lines of
+    pixels."""
     eigenvalue = (var_x + var_y) / 2 - np.hypot((var_x - var_y) / 2, cov_xy)
     return 4 * np.sqrt(np.maximum(eigenvalue, 0)) * mpp
 
@@ -141,13 +165,15 @@ def minor_axis(var_x: FloatArray, var_y: FloatArray, cov_xy: FloatArray, mpp: fl
     unit="deg",
     low=0,
     high=90,
-    meaning="direction of the long axis in [0, 180), x right, y down; histograms take its axial deviation from the "
+    meaning="direction of the long axis in [0, 180), x right, y down; histograms take its axial "
+    "deviation from the "
     "mean direction of the patch, in [0, 90], and that is what low and high bound",
     axial=True,
     fixed_edges=True,
 )
 def orientation(var_x: FloatArray, var_y: FloatArray, cov_xy: FloatArray) -> FloatArray:
-    """Angle of the long axis in [0, 180) degrees, clockwise on screen from x; NaN below an axis ratio of 1.1.
+    """Angle of the long axis in [0, 180) degrees, clockwise on screen from x; NaN below an axis
+    ratio of 1.1.
 
     Equals (90 - degrees(scikit-image orientation)) mod 180.
     """
@@ -167,9 +193,11 @@ def orientation(var_x: FloatArray, var_y: FloatArray, cov_xy: FloatArray) -> Flo
     meaning="Crofton perimeter, 4 directions",
 )
 def circumference(straight_exits: FloatArray, diagonal_exits: FloatArray, mpp: float) -> FloatArray:
-    """Crofton perimeter in um from the exits of grid lines in 4 directions; diagonal lines are sqrt(2) denser.
+    """Crofton perimeter in um from the exits of grid lines in 4 directions; diagonal lines are
+    sqrt(2) denser.
 
-    Equals scikit-image's `perimeter_crofton(directions=4)` (S. Rivollier, PhD thesis, Saint-Etienne 2010).
+    Equals scikit-image's `perimeter_crofton(directions=4)` (S. Rivollier, PhD thesis, Saint-Etienne
+    2010).
     """
     return np.pi / 4 * (straight_exits + diagonal_exits / math.sqrt(2)) * mpp
 
@@ -212,21 +240,30 @@ def circularity(area_um2: FloatArray, perimeter_um: FloatArray) -> FloatArray:
     meaning="area / area of the smallest rotated rectangle around the pixels' corners",
 )
 def rectangularity(pixels: FloatArray, rectangle_px2: FloatArray) -> FloatArray:
-    """Share of the smallest enclosing rectangle that the nucleus fills, in (0, 1]; pi/4 for an ellipse."""
+    """Share of the smallest enclosing rectangle that the nucleus fills, in (0, 1]; pi/4 for an
+    ellipse."""
     return pixels / rectangle_px2
 
 
-def measure_nuclei(labels: NDArray[Any], *, mpp: float, tissue: NDArray[np.bool_] | None = None) -> pd.DataFrame:
-    """One row per nucleus, by label: `label`, centroid `x_px` and `y_px` (as scikit-image), and every feature.
+def measure_nuclei(
+    labels: NDArray[Any], *, mpp: float, tissue: NDArray[np.bool_] | None = None
+) -> pd.DataFrame:
+    """One row per nucleus, by label: `label`, centroid `x_px` and `y_px` (as scikit-image), and
+    every feature.
 
-    `labels` is (H, W) of any integer type, 0 background; all pixels of an id are one nucleus, in however many parts.
-    `tissue` (H, W) is the analyzed tissue for density, None for the whole image.
+    `labels` is (H, W) of any integer type, 0 background; all pixels of an id are one nucleus, in
+    however many parts. `tissue` (H, W) is the analyzed tissue for density, None for the whole
+    image.
 
     Raises:
-        ValueError: `labels` isn't a 2-D array of integers from 0, `tissue` doesn't fit it, or `mpp` isn't positive.
+        ValueError: `labels` isn't a 2-D array of integers from 0, `tissue` doesn't fit it, or `mpp`
+            isn't positive.
     """
     if tissue is not None and (tissue.shape != labels.shape or tissue.dtype != np.bool_):
-        raise ValueError(f"tissue must be bool of shape {labels.shape}, got {tissue.dtype} of shape {tissue.shape}")
+        raise ValueError(
+            f"tissue must be bool of shape {labels.shape}, got {tissue.dtype} of "
+            f"shape {tissue.shape}"
+        )
     roots = _shape_roots(labels, mpp)
     x_um, y_um = ((roots[name] + 0.5) * mpp for name in ("x_px", "y_px"))
     side = _block_side(labels.shape, mpp)
@@ -235,7 +272,8 @@ def measure_nuclei(labels: NDArray[Any], *, mpp: float, tissue: NDArray[np.bool_
 
 
 def measure_shapes(labels: NDArray[Any], *, mpp: float) -> pd.DataFrame:
-    """The table of `measure_nuclei` without density and what is computed from it, for one band of a larger image.
+    """The table of `measure_nuclei` without density and what is computed from it, for one band of a
+    larger image.
 
     Raises:
         ValueError: as `measure_nuclei`.
@@ -251,16 +289,21 @@ def local_density(
     tissue_mpp: float,
     radius_um: float = DENSITY_RADIUS_UM,
 ) -> FloatArray:
-    """`density_per_mm2` at the points: other points within the radius, per mm2 of the disc's part inside `tissue`.
+    """`density_per_mm2` at the points: other points within the radius, per mm2 of the disc's part
+    inside `tissue`.
 
-    NaN where less than half of the disc is tissue. The origin of the points is the outer corner of `tissue[0, 0]`: the
-    center of pixel [row, column] lies at ((column + 0.5), (row + 0.5)) * tissue_mpp. `tissue` (H, W) is bool or the
-    share of each pixel that is tissue; there is none outside the grid. Every point counts, inside tissue or not.
+    NaN where less than half of the disc is tissue. The origin of the points is the outer corner of
+    `tissue[0, 0]`: the center of pixel [row, column] lies at ((column + 0.5), (row + 0.5)) *
+    tissue_mpp. `tissue` (H, W) is bool or the share of each pixel that is tissue; there is none
+    outside the grid. Every point counts, inside tissue or not.
 
     Raises:
-        ValueError: points of unequal number or not finite, `tissue` not 2-D or outside [0, 1], a size not positive.
+        ValueError: points of unequal number or not finite, `tissue` not 2-D or outside [0, 1], a
+            size not positive.
     """
-    roots = _neighbor_roots(np.asarray(x_um, float), np.asarray(y_um, float), tissue, tissue_mpp, radius_um)
+    roots = _neighbor_roots(
+        np.asarray(x_um, float), np.asarray(y_um, float), tissue, tissue_mpp, radius_um
+    )
     return density(*(roots[name] for name in NEIGHBOR_ROOTS))
 
 
@@ -270,7 +313,9 @@ def _table(roots: dict[str, Any]) -> pd.DataFrame:
     with np.errstate(divide="ignore", invalid="ignore"):  # lines of pixels have a short axis of 0
         for entry in FEATURES.values():
             if all(name in values for name in entry.of):
-                values[entry.name] = np.asarray(entry.formula(*(values[name] for name in entry.of)), dtype=np.float64)
+                values[entry.name] = np.asarray(
+                    entry.formula(*(values[name] for name in entry.of)), dtype=np.float64
+                )
     columns = ["label", "x_px", "y_px", *(name for name in FEATURES if name in values)]
     return pd.DataFrame({name: values[name] for name in columns})
 
@@ -281,15 +326,23 @@ def _shape_roots(labels: NDArray[Any], mpp: float) -> dict[str, Any]:
     runs, values = _scan_runs(_checked(labels))
     codes, ids = pd.factorize(values, sort=True)
     ends = np.cumsum(np.bincount(codes, minlength=len(ids)))
-    roots = _measure_runs(runs[np.argsort(codes, kind="stable")], ends)  # (nuclei, SHAPE_ROOTS less mpp)
-    return {"label": ids.astype(np.int64), "mpp": mpp} | dict(zip(list(SHAPE_ROOTS)[1:], roots.T, strict=True))
+    roots = _measure_runs(
+        runs[np.argsort(codes, kind="stable")], ends
+    )  # (nuclei, SHAPE_ROOTS less mpp)
+    return {"label": ids.astype(np.int64), "mpp": mpp} | dict(
+        zip(list(SHAPE_ROOTS)[1:], roots.T, strict=True)
+    )
 
 
 def _checked(labels: NDArray[Any]) -> NDArray[Any]:
     """The labels as one of the two types that the compiled scan knows."""
     if labels.ndim != 2 or not np.issubdtype(labels.dtype, np.integer):
-        raise ValueError(f"labels must be a 2-D array of integers, got {labels.dtype} of shape {labels.shape}")
-    checked = np.ascontiguousarray(labels, dtype=np.int32 if np.can_cast(labels.dtype, np.int32) else np.int64)
+        raise ValueError(
+            f"labels must be a 2-D array of integers, got {labels.dtype} of shape {labels.shape}"
+        )
+    checked = np.ascontiguousarray(
+        labels, dtype=np.int32 if np.can_cast(labels.dtype, np.int32) else np.int64
+    )
     if checked.min(initial=0) < 0:
         raise ValueError(f"labels must be 0 to 2^63 - 1, got {labels.min()} to {labels.max()}")
     return checked
@@ -302,9 +355,11 @@ def _check_positive(name: str, value: float) -> None:
 
 @njit(cache=True)
 def _scan_runs(labels: NDArray[Any]) -> tuple[NDArray[np.int32], NDArray[Any]]:
-    """Row-wise runs of equal label, in image order: (row, start, stop, straight exits, diagonal exits), and the labels.
+    """Row-wise runs of equal label, in image order: (row, start, stop, straight exits, diagonal
+    exits), and the labels.
 
-    A line that enters a nucleus leaves it as often, so exits to the right, below and to the two sides below suffice.
+    A line that enters a nucleus leaves it as often, so exits to the right, below and to the two
+    sides below suffice.
     """
     height, width = labels.shape
     runs = np.empty((_count_runs(labels), 5), np.int32)
@@ -321,9 +376,16 @@ def _scan_runs(labels: NDArray[Any]) -> tuple[NDArray[np.int32], NDArray[Any]]:
             while x < width and labels[y, x] == label:
                 below += y + 1 < height and labels[y + 1, x] == label
                 x += 1
-            # The same count one pixel to the left plus one to the right: only the ends of the run differ.
-            beside = 2 * below + _is_label(labels, y + 1, start - 1, label) + _is_label(labels, y + 1, x, label)
-            beside -= _is_label(labels, y + 1, start, label) + _is_label(labels, y + 1, x - 1, label)
+            # The same count one pixel to the left plus one to the right: only the ends of the run
+            # differ.
+            beside = (
+                2 * below
+                + _is_label(labels, y + 1, start - 1, label)
+                + _is_label(labels, y + 1, x, label)
+            )
+            beside -= _is_label(labels, y + 1, start, label) + _is_label(
+                labels, y + 1, x - 1, label
+            )
             values[run] = label
             runs[run, 0], runs[run, 1], runs[run, 2] = y, start, x
             runs[run, 3], runs[run, 4] = 1 + x - start - below, 2 * (x - start) - beside
@@ -351,9 +413,11 @@ def _is_label(labels: NDArray[Any], y: int, x: int, label: int) -> bool:
 
 @njit(cache=True)
 def _measure_runs(runs: NDArray[np.int32], ends: NDArray[np.int64]) -> FloatArray:
-    """The shape roots of each nucleus; `runs` is sorted by nucleus, then by row, and `ends` says where each one ends.
+    """The shape roots of each nucleus; `runs` is sorted by nucleus, then by row, and `ends` says
+    where each one ends.
 
-    Sums are integers relative to the nucleus' first pixel, so the moments are sound anywhere on a large slide.
+    Sums are integers relative to the nucleus' first pixel, so the moments are sound anywhere on a
+    large slide.
     """
     roots = np.empty((len(ends), 9))
     begin = 0
@@ -379,7 +443,8 @@ def _measure_runs(runs: NDArray[np.int32], ends: NDArray[np.int64]) -> FloatArra
         roots[i, 0] = x0 + mean_x
         roots[i, 1] = y0 + mean_y
         roots[i, 2] = size
-        # Products of integers below 2^53 are exact, so a nucleus and its mirror image have equal moments.
+        # Products of integers below 2^53 are exact, so a nucleus and its mirror image have equal
+        # moments.
         roots[i, 3] = (size * sum_xx - float(sum_x) * sum_x) / (size * size)
         roots[i, 4] = (size * sum_yy - float(sum_y) * sum_y) / (size * size)
         roots[i, 5] = (size * sum_xy - float(sum_x) * sum_y) / (size * size)
@@ -391,7 +456,8 @@ def _measure_runs(runs: NDArray[np.int32], ends: NDArray[np.int64]) -> FloatArra
 
 @njit(cache=True)
 def _corner_hull(runs: NDArray[np.int32]) -> NDArray[np.int64]:
-    """Convex hull (vertices, xy) of the corners of one nucleus' pixels, by A. M. Andrew's monotone chains (1979)."""
+    """Convex hull (vertices, xy) of the corners of one nucleus' pixels, by A. M. Andrew's monotone
+    chains (1979)."""
     y0 = runs[0, 0]
     lines = runs[-1, 0] - y0 + 2
     left = np.full(lines, np.iinfo(np.int64).max)
@@ -424,7 +490,8 @@ def _turn(a: NDArray[np.int64], b: NDArray[np.int64], x: int, y: int) -> int:
 
 @njit(cache=True)
 def _smallest_rectangle(hull: NDArray[np.int64]) -> float:
-    """Area of the smallest rectangle around a convex polygon: one side lies on an edge (Freeman & Shapira 1975)."""
+    """Area of the smallest rectangle around a convex polygon: one side lies on an edge (Freeman &
+    Shapira 1975)."""
     smallest = np.inf
     for i in range(len(hull)):
         dx, dy = hull[i, 0] - hull[i - 1, 0], hull[i, 1] - hull[i - 1, 1]
@@ -446,14 +513,20 @@ def _neighbor_roots(
     _check_positive("tissue_mpp", tissue_mpp)
     _check_positive("radius_um", radius_um)
     if x_um.ndim != 1 or x_um.shape != y_um.shape or not np.isfinite([x_um, y_um]).all():
-        raise ValueError(f"x_um and y_um must be finite and of one length, got {x_um.shape} and {y_um.shape}")
+        raise ValueError(
+            f"x_um and y_um must be finite and of one length, got {x_um.shape} and {y_um.shape}"
+        )
     if tissue.ndim != 2 or not (tissue.min(initial=0) >= 0 and tissue.max(initial=0) <= 1):
-        raise ValueError(f"tissue must be 2-D with values in [0, 1], got {tissue.dtype} of shape {tissue.shape}")
+        raise ValueError(
+            f"tissue must be 2-D with values in [0, 1], got {tissue.dtype} of shape {tissue.shape}"
+        )
     points = np.column_stack([x_um, y_um])
     reach = radius_um * (1 + ROUNDING)
     return {
         "neighbors": cKDTree(points).query_ball_point(points, reach, return_length=True) - 1,
-        "nearby_tissue_um2": _disc_areas(x_um / tissue_mpp, y_um / tissue_mpp, tissue, radius_um / tissue_mpp)
+        "nearby_tissue_um2": _disc_areas(
+            x_um / tissue_mpp, y_um / tissue_mpp, tissue, radius_um / tissue_mpp
+        )
         * tissue_mpp**2,
         "radius_um": radius_um,
     }
@@ -462,7 +535,8 @@ def _neighbor_roots(
 def _disc_areas(x: FloatArray, y: FloatArray, tissue: NDArray[Any], radius: float) -> FloatArray:
     """Tissue inside the disc around each point, all in pixels of `tissue`.
 
-    The mean of an integral by rows and one by columns: turning the slide by 90 degrees doesn't change it.
+    The mean of an integral by rows and one by columns: turning the slide by 90 degrees doesn't
+    change it.
     """
     by_rows = _disc_sums(x, y, _row_integrals(tissue), radius)
     by_columns = _disc_sums(y, x, _row_integrals(tissue.T), radius)
@@ -478,7 +552,8 @@ def _row_integrals(grid: NDArray[Any]) -> FloatArray:
 
 @njit(cache=True)
 def _disc_sums(x: FloatArray, y: FloatArray, integrals: FloatArray, radius: float) -> FloatArray:
-    """Sum of a grid inside discs: each row counts over the disc's mean chord in that row, so a full disc is exact."""
+    """Sum of a grid inside discs: each row counts over the disc's mean chord in that row, so a full
+    disc is exact."""
     sums = np.zeros(len(x))
     for i in range(len(x)):
         first = max(0, math.floor(y[i] - radius))
@@ -488,7 +563,9 @@ def _disc_sums(x: FloatArray, y: FloatArray, integrals: FloatArray, radius: floa
             below = _half_segment(row + 1 - y[i], radius)
             chord = below - above
             above = below
-            sums[i] += _integral_to(integrals[row], x[i] + chord) - _integral_to(integrals[row], x[i] - chord)
+            sums[i] += _integral_to(integrals[row], x[i] + chord) - _integral_to(
+                integrals[row], x[i] - chord
+            )
     return sums
 
 
@@ -510,7 +587,9 @@ def _integral_to(integrals: FloatArray, position: float) -> float:
 def _block_side(shape: tuple[int, ...], mpp: float) -> int:
     """Side in pixels of the largest blocks up to `TISSUE_UM` that tile the image without rest."""
     widest = max(1, int(TISSUE_UM / mpp))
-    return max(side for side in range(1, widest + 1) if shape[0] % side == 0 and shape[1] % side == 0)
+    return max(
+        side for side in range(1, widest + 1) if shape[0] % side == 0 and shape[1] % side == 0
+    )
 
 
 def _block_means(mask: NDArray[np.bool_], side: int) -> FloatArray:

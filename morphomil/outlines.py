@@ -14,12 +14,14 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 Rings = list["NDArray[np.float64]"]
-"""The outer ring of a polygon and its holes: each (n, 2) x, y, closed (the first point stands at the end again)."""
+"""The outer ring of a polygon and its holes: each (n, 2) x, y, closed (the first point stands at
+the end again)."""
 
 
 @dataclass(frozen=True)
 class Outline:
-    """A nucleus's polygons along the edges of its pixels; more than one where its pixels don't touch side by side."""
+    """A nucleus's polygons along the edges of its pixels; more than one where its pixels don't
+    touch side by side."""
 
     label: int
     polygons: list[Rings]
@@ -28,8 +30,9 @@ class Outline:
 def trace_outlines(labels: NDArray[Any]) -> Iterator[Outline]:
     """The outline of every label, in the order of the topmost pixels (the left one first).
 
-    Coordinates are x, y in pixels, a pixel's corners at whole numbers, so an outline's area is its number of pixels.
-    Outer rings turn clockwise on screen, holes against it. Pixels that only touch at a corner are apart.
+    Coordinates are x, y in pixels, a pixel's corners at whole numbers, so an outline's area is its
+    number of pixels. Outer rings turn clockwise on screen, holes against it. Pixels that only touch
+    at a corner are apart.
 
     Args:
         labels: integers (H, W), 0 is background.
@@ -38,7 +41,9 @@ def trace_outlines(labels: NDArray[Any]) -> Iterator[Outline]:
         ValueError: `labels` isn't a 2-D array of integers.
     """
     if labels.ndim != 2 or not np.issubdtype(labels.dtype, np.integer):
-        raise ValueError(f"labels must be a 2-D array of integers, got {labels.dtype} of shape {labels.shape}")
+        raise ValueError(
+            f"labels must be a 2-D array of integers, got {labels.dtype} of shape {labels.shape}"
+        )
     points, ends, owners, pinched = _trace(np.pad(np.ascontiguousarray(labels, dtype=np.int64), 1))
     rings = np.split(points.astype(np.float64), ends[:-1]) if len(ends) else []
     of_label: dict[int, Rings] = {}
@@ -48,7 +53,10 @@ def trace_outlines(labels: NDArray[Any]) -> Iterator[Outline]:
         closed = [np.concatenate([ring, ring[:1]]) for ring in own]
         areas = [_signed_area(ring) for ring in closed] if len(closed) > 1 else [1.0]
         outer = [ring for ring, area in zip(closed, areas, strict=True) if area > 0]
-        yield Outline(label, _assign(outer, [ring for ring, area in zip(closed, areas, strict=True) if area < 0]))
+        yield Outline(
+            label,
+            _assign(outer, [ring for ring, area in zip(closed, areas, strict=True) if area < 0]),
+        )
 
 
 def _split(ring: NDArray[np.float64]) -> Rings:
@@ -88,11 +96,12 @@ def _assign(outer: Rings, holes: Rings) -> list[Rings]:
     return polygons
 
 
-# An edge has the pixel to its right (on screen, y down); per direction (east, south, west, north) the pixel ahead and
-# the one to the left of it, seen from that pixel, as row and column.
+# An edge has the pixel to its right (on screen, y down); per direction (east, south, west, north)
+# the pixel ahead and the one to the left of it, seen from that pixel, as row and column.
 _AHEAD = np.array([[0, 1], [1, 0], [0, -1], [-1, 0]])
 _ACROSS = np.array([[-1, 1], [1, 1], [1, -1], [-1, -1]])
-# The corner where an edge of each direction ends, from the pixel's upper left one, as row and column.
+# The corner where an edge of each direction ends, from the pixel's upper left one, as row and
+# column.
 _END = np.array([[0, 1], [1, 1], [1, 0], [0, 0]])
 
 
@@ -100,7 +109,8 @@ _END = np.array([[0, 1], [1, 1], [1, 0], [0, 0]])
 def _trace(
     labels: NDArray[np.int64],
 ) -> tuple[NDArray[np.int32], NDArray[np.int64], NDArray[np.int64], NDArray[np.bool_]]:
-    """Rings of all labels of a padded image: corners (x, y), each ring's end, label, whether it may touch itself."""
+    """Rings of all labels of a padded image: corners (x, y), each ring's end, label, whether it may
+    touch itself."""
     height, width = labels.shape
     edges = 0
     tops = 0
@@ -112,7 +122,11 @@ def _trace(
                 edges += (labels[row - 1, column] != own) + (labels[row + 1, column] != own)
                 tops += labels[row - 1, column] != own
     points = np.empty((edges, 2), np.int32)
-    ends, owners, pinched = np.empty(tops, np.int64), np.empty(tops, np.int64), np.zeros(tops, np.bool_)
+    ends, owners, pinched = (
+        np.empty(tops, np.int64),
+        np.empty(tops, np.int64),
+        np.zeros(tops, np.bool_),
+    )
     seen = np.zeros((height, width), np.bool_)
     count = rings = 0
     for row in range(1, height - 1):
@@ -138,7 +152,10 @@ def _trace(
                 else:
                     next_r, next_c = r + _AHEAD[direction, 0], c + _AHEAD[direction, 1]
                 if turn != direction:
-                    points[count, 0], points[count, 1] = c + _END[direction, 1] - 1, r + _END[direction, 0] - 1
+                    points[count, 0], points[count, 1] = (
+                        c + _END[direction, 1] - 1,
+                        r + _END[direction, 0] - 1,
+                    )
                     count += 1
                 r, c, direction = next_r, next_c, turn
             ends[rings], owners[rings] = count, own
@@ -146,12 +163,16 @@ def _trace(
     return points[:count], ends[:rings], owners[:rings], pinched[:rings]
 
 
-def fill_polygons(canvas: NDArray[np.int32], polygons: Sequence[Rings], numbers: Sequence[int]) -> None:
-    """Write each polygon's number to the pixels of `canvas` whose centers lie in it and that are still 0.
+def fill_polygons(
+    canvas: NDArray[np.int32], polygons: Sequence[Rings], numbers: Sequence[int]
+) -> None:
+    """Write each polygon's number to the pixels of `canvas` whose centers lie in it and that are
+    still 0.
 
     Args:
         canvas: int32 (H, W), changed in place.
-        polygons: rings in pixels of the canvas, corners of pixels at whole numbers; holes by the even-odd rule.
+        polygons: rings in pixels of the canvas, corners of pixels at whole numbers; holes by the
+            even-odd rule.
         numbers: one per polygon, positive.
     """
     rings = [ring for polygon in polygons for ring in polygon]

@@ -1,8 +1,9 @@
 """Synthetic H&E-like slides and cohorts whose nuclei and group effects are known.
 
-A patient is six traits (`TRAIT_SD`), drawn once and shifted by group; `plan_slide` lays out tissue and places nuclei
-with these traits without touching a pixel; `render` paints the plan; `write_cohort` writes slides, annotations,
-manifest and truth. Slide `number` of a `seed` is the same in a cohort of any length.
+A patient is six traits (`TRAIT_SD`), drawn once and shifted by group; `plan_slide` lays out tissue
+and places nuclei with these traits without touching a pixel; `render` paints the plan;
+`write_cohort` writes slides, annotations, manifest and truth. Slide `number` of a `seed` is the
+same in a cohort of any length.
 """
 
 from __future__ import annotations
@@ -46,7 +47,8 @@ TRAIT_SD = {
     "lobulation": 0.003,
     "boxiness": 0.015,
 }
-"""SD between patients: of log area, log axis ratio, log concentration, log density, squared amplitude, amplitude."""
+"""SD between patients: of log area, log axis ratio, log concentration, log density, squared
+amplitude, amplitude."""
 PLANTED_TRAIT = {
     "area_um2": ("size", 1),
     "major_axis_um": ("size", 1),
@@ -57,7 +59,8 @@ PLANTED_TRAIT = {
     "circularity": ("lobulation", -1),
     "rectangularity": ("boxiness", 1),
 }
-"""The trait, and its direction, that an effect on a feature shifts; area, axes and circumference stand for size."""
+"""The trait, and its direction, that an effect on a feature shifts; area, axes and circumference
+stand for size."""
 NUCLEUS_CLASSES = ("tumor", "stroma", "lymphocyte")
 
 MIN_SIDE_UM = 150.0
@@ -79,14 +82,16 @@ VERTICES = 64
 PLACEMENT_ROUNDS = 60
 """A nucleus that finds no free place in so many draws is left out."""
 STAIN_VECTORS = np.array([[0.65, 0.70, 0.29], [0.15, 0.90, 0.40]])
-"""Optical density (natural logarithm) of hematoxylin and eosin in red, green, blue; hematoxylin after Ruifrok 2001."""
+"""Optical density (natural logarithm) of hematoxylin and eosin in red, green, blue; hematoxylin
+after Ruifrok 2001."""
 GLASS = np.array([243.0, 242.0, 240.0])
 TILE_PX = 256
 
 
 @dataclass(frozen=True)
 class PhantomSettings:
-    """What a slide of an average patient looks like, and how much slides differ in stain and focus."""
+    """What a slide of an average patient looks like, and how much slides differ in stain and
+    focus."""
 
     mpp: float = 0.5
     """um per level-0 pixel."""
@@ -109,7 +114,8 @@ class PhantomSettings:
     axis_ratio_spread: float = 0.14
     """SD of the logarithm of that ratio within a slide."""
     polarity: float = 1.0
-    """Von Mises concentration of tumor nuclei's doubled angles about the neighborhood's direction; 0: no direction."""
+    """Von Mises concentration of tumor nuclei's doubled angles about the neighborhood's direction;
+    0: no direction."""
     lobulation: float = 0.09
     """Amplitude of the outlines' lobes over the radius; lower is rounder."""
     stain_sd: float = 0.03
@@ -152,20 +158,24 @@ class PhantomSettings:
         filled = self.tumor_per_mm2 * self.area_um2 / 1e6
         if filled > MAX_FILLED:
             problems.append(
-                f"nuclei must fill at most {MAX_FILLED:.0%} of the nests, got {filled:.0%}: make them fewer"
+                f"nuclei must fill at most {MAX_FILLED:.0%} of the nests, got {filled:.0%}: make "
+                "them fewer"
             )
         size = f"{self.width_px} x {self.height_px} px of {self.mpp:g} um"
         if min(self.width_px, self.height_px) * self.mpp < MIN_SIDE_UM:
             problems.append(f"a phantom's sides must be at least {MIN_SIDE_UM:g} um, got {size}")
         if self.width_px * self.height_px > MAX_PIXELS:
-            problems.append(f"a phantom is painted in memory and may have {MAX_PIXELS:,} pixels, got {size}")
+            problems.append(
+                f"a phantom is painted in memory and may have {MAX_PIXELS:,} pixels, got {size}"
+            )
         if problems:
             raise InputError(problems)
 
 
 @dataclass(frozen=True)
 class Effect:
-    """The feature that differs by group (or `NO_EFFECT`), and by how many SDs of its trait between patients.
+    """The feature that differs by group (or `NO_EFFECT`), and by how many SDs of its trait between
+    patients.
 
     Group 1 minus group 0; each group moves by half of the shift.
     """
@@ -177,7 +187,8 @@ class Effect:
         """Refuse an unknown feature and a shift beyond what nuclei can show."""
         if self.feature not in (NO_EFFECT, *FEATURE_NAMES):
             raise InputError(
-                f"no feature named {self.feature!r} to plant; choose {NO_EFFECT}, {', '.join(FEATURE_NAMES)}"
+                f"no feature named {self.feature!r} to plant; choose {NO_EFFECT}, "
+                f"{', '.join(FEATURE_NAMES)}"
             )
         if not abs(self.shift) <= 6:
             raise InputError(f"the shift between groups must be -6 to 6 SDs, got {self.shift:g}")
@@ -212,9 +223,10 @@ class Layout:
 class Plan:
     """A slide before it is painted.
 
-    `nuclei` holds, per nucleus, `label`, `nucleus_class`, `in_tumor`, the centroid in level-0 pixels (a pixel's corners
-    have integer coordinates) and the features of its exact outline; density is that among the tumor's nuclei, NaN
-    outside. `outlines` (n, VERTICES, 2) are x, y in um about the centroid. `tumor` is in level-0 pixels.
+    `nuclei` holds, per nucleus, `label`, `nucleus_class`, `in_tumor`, the centroid in level-0
+    pixels (a pixel's corners have integer coordinates) and the features of its exact outline;
+    density is that among the tumor's nuclei, NaN outside. `outlines` (n, VERTICES, 2) are x, y in
+    um about the centroid. `tumor` is in level-0 pixels.
     """
 
     settings: PhantomSettings
@@ -228,7 +240,8 @@ class Plan:
 
 @dataclass(frozen=True, eq=False)
 class Phantom:
-    """A painted slide: `rgb` (H, W, 3) uint8, `labels` (H, W) int32 as in the plan's nuclei, 0 background."""
+    """A painted slide: `rgb` (H, W, 3) uint8, `labels` (H, W) int32 as in the plan's nuclei, 0
+    background."""
 
     plan: Plan
     rgb: NDArray[np.uint8]
@@ -236,11 +249,18 @@ class Phantom:
 
 
 def plan_slide(
-    settings: PhantomSettings, *, seed: int, number: int = 0, effect: Effect | None = None, label: int = 0
+    settings: PhantomSettings,
+    *,
+    seed: int,
+    number: int = 0,
+    effect: Effect | None = None,
+    label: int = 0,
 ) -> Plan:
-    """Lay out the tissue of slide `number` and place its nuclei; `label` is the patient's group, 0 or 1.
+    """Lay out the tissue of slide `number` and place its nuclei; `label` is the patient's group, 0
+    or 1.
 
-    Each purpose draws from its own stream, so a planted effect leaves tissue, stain and the other traits as they are.
+    Each purpose draws from its own stream, so a planted effect leaves tissue, stain and the other
+    traits as they are.
     """
     random = partial(_random, (seed, number))
     scores = dict(zip(TRAIT_SD, random("traits").standard_normal(len(TRAIT_SD)), strict=True))
@@ -251,9 +271,13 @@ def plan_slide(
     classes = _count_nuclei(layout, settings, traits, random("counts"))
     outlines = _draw_outlines(classes, settings, traits, random)
     turn = _deviations(classes, settings, traits, random("deviations"))
-    points, angles, placed = _place(classes, outlines, turn, layout=layout, settings=settings, rng=random("places"))
+    points, angles, placed = _place(
+        classes, outlines, turn, layout=layout, settings=settings, rng=random("places")
+    )
     outlines = _turned(outlines[placed], angles[placed])
-    nuclei = _truth(points[placed], outlines, classes=classes[placed], tumor=tumor, mpp=settings.mpp)
+    nuclei = _truth(
+        points[placed], outlines, classes=classes[placed], tumor=tumor, mpp=settings.mpp
+    )
     return Plan(settings, (seed, number), traits, tumor, nuclei, outlines, layout)
 
 
@@ -267,12 +291,19 @@ def render(plan: Plan) -> Phantom:
     labels.ravel()[pixels.index[inside]] = pixels.owner[inside] + 1
     tissue = _stain_tissue(plan, random("tissue"))
     hematoxylin, eosin = (_enlarge(stain, shape, TISSUE_UM / plan.settings.mpp) for stain in tissue)
-    hematoxylin, eosin = _stain_nuclei(hematoxylin, eosin, pixels, plan=plan, rng=random("chromatin"))
+    hematoxylin, eosin = _stain_nuclei(
+        hematoxylin, eosin, pixels, plan=plan, rng=random("chromatin")
+    )
     return Phantom(plan, _photograph(hematoxylin, eosin, plan.settings, random("camera")), labels)
 
 
 def render_slide(
-    settings: PhantomSettings, *, seed: int, number: int = 0, effect: Effect | None = None, label: int = 0
+    settings: PhantomSettings,
+    *,
+    seed: int,
+    number: int = 0,
+    effect: Effect | None = None,
+    label: int = 0,
 ) -> Phantom:
     """Plan and paint slide `number` of a seed."""
     return render(plan_slide(settings, seed=seed, number=number, effect=effect, label=label))
@@ -288,22 +319,29 @@ def write_cohort(
     settings: PhantomSettings | None = None,
     on_slide: Callable[[int, int], None] | None = None,
 ) -> Path:
-    """Write a cohort of one slide per patient, groups 0 and 1 in turn, and return its manifest (paths relative to it).
+    """Write a cohort of one slide per patient, groups 0 and 1 in turn, and return its manifest
+    (paths relative to it).
 
-    Beside the slides (pyramidal TIFF) lie annotations (GeoJSON) and, in `truth`, each slide's nuclei (Parquet) and
-    labels (TIFF), the patients' traits in SDs between patients (the group's shift included), and the settings. The
-    same arguments give the same bytes. `on_slide` is called with the slides done and their number.
+    Beside the slides (pyramidal TIFF) lie annotations (GeoJSON) and, in `truth`, each slide's
+    nuclei (Parquet) and labels (TIFF), the patients' traits in SDs between patients (the group's
+    shift included), and the settings. The same arguments give the same bytes. `on_slide` is called
+    with the slides done and their number.
 
     Raises:
         InputError: fewer than two slides, a negative seed, no such effect, or `out` can't be made.
     """
     settings, planted = settings or PhantomSettings(), Effect(effect, shift)
     if slides < 2 or seed < 0:
-        raise InputError(f"a cohort needs at least 2 slides and a seed from 0, got {slides} slides and seed {seed}")
+        raise InputError(
+            f"a cohort needs at least 2 slides and a seed from 0, got {slides} "
+            f"slides and seed {seed}"
+        )
     try:
         out.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise InputError(f"cohort folder {out} can't be made: {error.strerror}; name another one") from error
+        raise InputError(
+            f"cohort folder {out} can't be made: {error.strerror}; name another one"
+        ) from error
     manifest, truth = [], []
     for number in range(slides):
         phantom = render_slide(settings, seed=seed, number=number, effect=planted, label=number % 2)
@@ -318,13 +356,19 @@ def write_cohort(
         if on_slide:
             on_slide(number + 1, slides)
     write_table_csv(out / "truth" / "patients.csv", pd.DataFrame(truth))
-    about = {"seed": seed, "slides": slides, "effect": effect, "shift": shift, "settings": asdict(settings)}
+    about = {
+        "seed": seed,
+        "slides": slides,
+        "effect": effect,
+        "shift": shift,
+        "settings": asdict(settings),
+    }
     write_json(out / "truth" / "phantom.json", about)
     write_table_csv(out / "manifest.csv", pd.DataFrame(manifest))
     return out / "manifest.csv"
 
 
-# --- chance ---------------------------------------------------------------------------------------------------------
+# --- chance ---------------------------------------------------------------------------------------
 
 
 def _random(seed: tuple[int, int], purpose: str) -> np.random.Generator:
@@ -332,11 +376,14 @@ def _random(seed: tuple[int, int], purpose: str) -> np.random.Generator:
 
 
 def _smooth_field(rng: np.random.Generator, shape: tuple[int, int], scale: float) -> ImageArray:
-    """A random field of mean 0 and SD 1: white noise under a Gaussian of SD `scale` (in cells of the grid)."""
+    """A random field of mean 0 and SD 1: white noise under a Gaussian of SD `scale` (in cells of
+    the grid)."""
     step = max(scale / 1.5, 1.0)
     coarse = tuple(math.ceil(side / step) for side in shape)
     white = rng.standard_normal((coarse[0] + 2, coarse[1] + 2), dtype=np.float32)
-    smooth = gaussian_filter(white, scale / step, mode="wrap") * np.float32(2 * math.sqrt(math.pi) * scale / step)
+    smooth = gaussian_filter(white, scale / step, mode="wrap") * np.float32(
+        2 * math.sqrt(math.pi) * scale / step
+    )
     return _enlarge(smooth, shape, step)
 
 
@@ -347,16 +394,22 @@ def _enlarge(grid: NDArray[np.floating[Any]], shape: tuple[int, int], factor: fl
     return np.asarray(image.resize((shape[1], shape[0]), Image.Resampling.BICUBIC, box=box))
 
 
-# --- layout ---------------------------------------------------------------------------------------------------------
+# --- layout ---------------------------------------------------------------------------------------
 
 
-def _lay_out(settings: PhantomSettings, random: Callable[[str], np.random.Generator]) -> tuple[Layout, Polygon]:
+def _lay_out(
+    settings: PhantomSettings, random: Callable[[str], np.random.Generator]
+) -> tuple[Layout, Polygon]:
     extent = np.array([settings.width_px, settings.height_px]) * settings.mpp
     shape = (math.ceil(extent[1] / LAYOUT_UM), math.ceil(extent[0] / LAYOUT_UM))
     y, x = (np.indices(shape) + 0.5) * LAYOUT_UM
     half = extent / 2 - TISSUE_MARGIN_UM
-    blob = partial(_blob_radius, phases=random("tissue outline").uniform(0, 2 * math.pi, 8), wobble=0.03)
-    core = partial(_blob_radius, phases=random("tumor outline").uniform(0, 2 * math.pi, 8), wobble=0.08)
+    blob = partial(
+        _blob_radius, phases=random("tissue outline").uniform(0, 2 * math.pi, 8), wobble=0.03
+    )
+    core = partial(
+        _blob_radius, phases=random("tumor outline").uniform(0, 2 * math.pi, 8), wobble=0.08
+    )
     u, v = (x - extent[0] / 2) / half[0], (y - extent[1] / 2) / half[1]
     turn = np.arctan2(v, u)
     tissue = np.hypot(u, v) / blob(turn)
@@ -390,7 +443,10 @@ def _fibers(x: FloatArray, y: FloatArray, nest: FloatArray, rng: np.random.Gener
     """Fibers run across the slide in one direction, waver, and bend around nests."""
     angle = rng.uniform(0, math.pi)
     along = x * math.cos(angle) + y * math.sin(angle)
-    waves = _smooth_field(rng, nest.shape, 60 / LAYOUT_UM) * 45 + _smooth_field(rng, nest.shape, 14 / LAYOUT_UM) * 4
+    waves = (
+        _smooth_field(rng, nest.shape, 60 / LAYOUT_UM) * 45
+        + _smooth_field(rng, nest.shape, 14 / LAYOUT_UM) * 4
+    )
     return np.asarray(along * 0.7 + waves - np.clip(nest, -2, 1) * 12)
 
 
@@ -414,7 +470,9 @@ def _holes(
     distance = np.full(x.shape, 1e3)
     for cells, number, low, high in ((fat, 50, 12, 26), (lumen, 4, 5, 11)):
         places = np.flatnonzero(cells)
-        for place in rng.choice(places, min(number, len(places)), replace=False) if len(places) else ():
+        for place in (
+            rng.choice(places, min(number, len(places)), replace=False) if len(places) else ()
+        ):
             radius = rng.uniform(low, high)
             if distance.ravel()[place] > radius * 0.9:
                 far = np.hypot(x - x.ravel()[place], y - y.ravel()[place])
@@ -422,7 +480,7 @@ def _holes(
     return np.asarray(distance + _smooth_field(rng, nest.shape, 8 / LAYOUT_UM) * 0.8)
 
 
-# --- nuclei ---------------------------------------------------------------------------------------------------------
+# --- nuclei ---------------------------------------------------------------------------------------
 
 
 def _habitats(layout: Layout) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
@@ -434,11 +492,21 @@ def _habitats(layout: Layout) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
 def _count_nuclei(
     layout: Layout, settings: PhantomSettings, traits: dict[str, float], rng: np.random.Generator
 ) -> NDArray[np.int8]:
-    """The class of every nucleus to place, shuffled. Density multiplies all classes, so their shares stay."""
-    nests, stroma = (habitat.sum() * LAYOUT_UM**2 / 1e6 * math.exp(traits["density"]) for habitat in _habitats(layout))
+    """The class of every nucleus to place, shuffled. Density multiplies all classes, so their
+    shares stay."""
+    nests, stroma = (
+        habitat.sum() * LAYOUT_UM**2 / 1e6 * math.exp(traits["density"])
+        for habitat in _habitats(layout)
+    )
     lymphocytes = stroma * settings.stroma_per_mm2 * settings.lymphocyte_share
-    counts = (nests * settings.tumor_per_mm2, stroma * settings.stroma_per_mm2 - lymphocytes, lymphocytes)
-    return rng.permutation(np.repeat(np.arange(3, dtype=np.int8), [round(count) for count in counts]))
+    counts = (
+        nests * settings.tumor_per_mm2,
+        stroma * settings.stroma_per_mm2 - lymphocytes,
+        lymphocytes,
+    )
+    return rng.permutation(
+        np.repeat(np.arange(3, dtype=np.int8), [round(count) for count in counts])
+    )
 
 
 def _draw_outlines(
@@ -447,20 +515,31 @@ def _draw_outlines(
     traits: dict[str, float],
     random: Callable[[str], np.random.Generator],
 ) -> FloatArray:
-    """Outlines (n, VERTICES, 2) in um, long axis along x, centroid at the origin, of exactly the drawn area.
+    """Outlines (n, VERTICES, 2) in um, long axis along x, centroid at the origin, of exactly the
+    drawn area.
 
-    An ellipse whose radius is modulated in its own frame: orders 3 and 5 at random phases are lobes, order 4 in phase
-    with the axes is boxiness. Lobes widen the enclosing rectangle; 5.7 is what boxiness makes up for, so that the
-    lobulation of a patient leaves rectangularity as it is (lines of equal median rectangularity of 3,000 outlines).
+    An ellipse whose radius is modulated in its own frame: orders 3 and 5 at random phases are
+    lobes, order 4 in phase with the axes is boxiness. Lobes widen the enclosing rectangle; 5.7 is
+    what boxiness makes up for, so that the lobulation of a patient leaves rectangularity as it is
+    (lines of equal median rectangularity of 3,000 outlines).
     """
-    area_z, ratio_z, lobe_z, box_z = np.clip(random("shapes").standard_normal((4, len(classes))), -3, 3)
+    area_z, ratio_z, lobe_z, box_z = np.clip(
+        random("shapes").standard_normal((4, len(classes))), -3, 3
+    )
     area = np.choose(classes, [settings.area_um2 * math.exp(traits["size"]), 26.0, 19.0])
     area = area * np.exp(area_z * np.choose(classes, [settings.area_spread, 0.22, 0.12]))
     ratio = np.choose(classes, [settings.axis_ratio * math.exp(traits["elongation"]), 2.6, 1.1])
-    ratio = np.maximum(ratio * np.exp(ratio_z * np.choose(classes, [settings.axis_ratio_spread, 0.22, 0.05])), 1)
-    lobulation = np.choose(classes, [math.sqrt(max(settings.lobulation**2 + traits["lobulation"], 0)), 0.03, 0.02])
+    ratio = np.maximum(
+        ratio * np.exp(ratio_z * np.choose(classes, [settings.axis_ratio_spread, 0.22, 0.05])), 1
+    )
+    lobulation = np.choose(
+        classes, [math.sqrt(max(settings.lobulation**2 + traits["lobulation"], 0)), 0.03, 0.02]
+    )
     lobulation = lobulation * np.exp(0.25 * np.minimum(lobe_z, 2))
-    boxiness = np.choose(classes, [0.033 + traits["boxiness"] + 5.7 * traits["lobulation"], 0.0, 0.0]) + 0.02 * box_z
+    boxiness = (
+        np.choose(classes, [0.033 + traits["boxiness"] + 5.7 * traits["lobulation"], 0.0, 0.0])
+        + 0.02 * box_z
+    )
     angle = np.arange(VERTICES) * 2 * math.pi / VERTICES
     phases = random("phases").uniform(0, 2 * math.pi, (2, len(classes), 1))
     lobes = np.cos(3 * angle + phases[0]) + 0.35 * np.cos(5 * angle + phases[1])
@@ -473,9 +552,13 @@ def _draw_outlines(
 
 
 def _deviations(
-    classes: NDArray[np.int8], settings: PhantomSettings, traits: dict[str, float], rng: np.random.Generator
+    classes: NDArray[np.int8],
+    settings: PhantomSettings,
+    traits: dict[str, float],
+    rng: np.random.Generator,
 ) -> FloatArray:
-    """Angle of each nucleus from its neighborhood's direction, radians: von Mises in the doubled angle."""
+    """Angle of each nucleus from its neighborhood's direction, radians: von Mises in the doubled
+    angle."""
     concentration = np.choose(classes, [settings.polarity * math.exp(traits["polarity"]), 8.0, 0.0])
     return np.asarray(rng.vonmises(0, concentration) / 2)
 
@@ -491,7 +574,8 @@ def _place(
 ) -> tuple[FloatArray, FloatArray, NDArray[np.bool_]]:
     """Centers (n, 2) in um, angles, and whether a free place was found.
 
-    A nucleus that hits another one is thrown again with its size and shape, so crowding doesn't favor small nuclei.
+    A nucleus that hits another one is thrown again with its size and shape, so crowding doesn't
+    favor small nuclei.
     """
     tumor, stroma = _habitats(layout)
     clusters = np.exp(1.3 * _smooth_field(rng, stroma.shape, 25 / LAYOUT_UM)) * stroma
@@ -510,16 +594,22 @@ def _place(
         row, column, points[waiting] = _throw(classes[waiting], chances, stroma.shape, rng)
         angles[waiting] = directions[classes[waiting], row, column] + deviations[waiting]
         order = np.concatenate([np.flatnonzero(placed), waiting])
-        clear = _first_come(points[order], angles[order], semi_axes[order], settled=int(placed.sum()))
+        clear = _first_come(
+            points[order], angles[order], semi_axes[order], settled=int(placed.sum())
+        )
         placed[order[clear]] = True
         placed &= ((points >= low) & (points <= high)).all(axis=1)
     return points, angles, placed
 
 
 def _throw(
-    classes: NDArray[np.int8], chances: list[FloatArray], shape: tuple[int, ...], rng: np.random.Generator
+    classes: NDArray[np.int8],
+    chances: list[FloatArray],
+    shape: tuple[int, ...],
+    rng: np.random.Generator,
 ) -> tuple[NDArray[np.int64], NDArray[np.int64], FloatArray]:
-    """Row and column of the layout's cell, and the point in um, where each nucleus lands in its class's habitat."""
+    """Row and column of the layout's cell, and the point in um, where each nucleus lands in its
+    class's habitat."""
     cells = np.zeros(len(classes), np.int64)
     throws = rng.random((3, len(classes)))
     for kind, chance in enumerate(chances):
@@ -532,13 +622,19 @@ def _throw(
 def _enclosing_semi_axes(outlines: FloatArray) -> FloatArray:
     """Semi-axes (n, 2), along x and y, of an ellipse that holds the outline."""
     half = np.abs(outlines).max(axis=1)
-    return np.asarray(half * np.linalg.norm(outlines / half[:, None, :], axis=2).max(axis=1)[:, None])
+    return np.asarray(
+        half * np.linalg.norm(outlines / half[:, None, :], axis=2).max(axis=1)[:, None]
+    )
 
 
-def _first_come(points: FloatArray, angles: FloatArray, semi_axes: FloatArray, *, settled: int) -> NDArray[np.bool_]:
-    """Which ellipses keep `GAP_UM` from all that come before them; the first `settled` are known to.
+def _first_come(
+    points: FloatArray, angles: FloatArray, semi_axes: FloatArray, *, settled: int
+) -> NDArray[np.bool_]:
+    """Which ellipses keep `GAP_UM` from all that come before them; the first `settled` are known
+    to.
 
-    Two of them are apart where their half widths along the line of their centers add up to less than its length.
+    Two of them are apart where their half widths along the line of their centers add up to less
+    than its length.
     """
     pairs = cKDTree(points).query_pairs(2 * semi_axes.max() + GAP_UM, output_type="ndarray")
     first, second = pairs.min(axis=1), pairs.max(axis=1)
@@ -562,11 +658,12 @@ def _turned(outlines: FloatArray, angle: FloatArray) -> FloatArray:
     return np.stack([x * cos - y * sin, x * sin + y * cos], 2)
 
 
-# --- truth ----------------------------------------------------------------------------------------------------------
+# --- truth ----------------------------------------------------------------------------------------
 
 
 def _moments(outlines: FloatArray) -> dict[str, FloatArray]:
-    """Area, centroid and second central moments over the area of polygons (n, vertices, 2), by Green's theorem."""
+    """Area, centroid and second central moments over the area of polygons (n, vertices, 2), by
+    Green's theorem."""
     x, y = outlines[..., 0], outlines[..., 1]
     x1, y1 = np.roll(x, -1, 1), np.roll(y, -1, 1)
     cross = x * y1 - x1 * y
@@ -623,21 +720,23 @@ def _density_within(x_um: FloatArray, y_um: FloatArray, tumor: Polygon, mpp: flo
 
 
 def _rectangle_areas(outlines: FloatArray) -> FloatArray:
-    """Area of the smallest enclosing rectangle among 60 directions; at most 0.5 % above the true one for a nucleus."""
+    """Area of the smallest enclosing rectangle among 60 directions; at most 0.5 % above the true
+    one for a nucleus."""
     x, y = outlines[..., 0], outlines[..., 1]
     angles = np.arange(120) / 120 * math.pi
     widths = np.array([np.ptp(x * np.cos(angle) + y * np.sin(angle), axis=1) for angle in angles])
     return np.asarray((widths[:60] * widths[60:]).min(axis=0))
 
 
-# --- paint ----------------------------------------------------------------------------------------------------------
+# --- paint ----------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True, eq=False)
 class _Pixels:
     """The pixels that nuclei touch, flat.
 
-    Position in the image, row of the nucleus, covered share, um inward of the outline, and x, y in um from the center.
+    Position in the image, row of the nucleus, covered share, um inward of the outline, and x, y in
+    um from the center.
     """
 
     index: NDArray[np.int64]
@@ -665,7 +764,9 @@ def _rasterize(plan: Plan, shape: tuple[int, int]) -> _Pixels:
     distance = np.hypot(dx, dy)
     near = distance < reach[owner] * mpp
     owner, row, column, dx, dy, distance = (a[near] for a in (owner, row, column, dx, dy, distance))
-    place = (np.arctan2(dy, dx) / (2 * math.pi) % 1 * table.shape[1]).astype(np.int64) % table.shape[1]
+    place = (np.arctan2(dy, dx) / (2 * math.pi) % 1 * table.shape[1]).astype(
+        np.int64
+    ) % table.shape[1]
     depth = table[owner, place] - distance
     cover = np.clip(depth / mpp + 0.5, 0, 1).astype(np.float32)
     seen = cover > 0
@@ -674,15 +775,18 @@ def _rasterize(plan: Plan, shape: tuple[int, int]) -> _Pixels:
 
 
 def _radius_table(angles: FloatArray, radii: FloatArray) -> ImageArray:
-    """Radius of each star-shaped outline at 256 equal steps of the angle, each at the middle of its step."""
+    """Radius of each star-shaped outline at 256 equal steps of the angle, each at the middle of its
+    step."""
     places = (np.arange(256) + 0.5) / 256 * 2 * math.pi
     return np.array(
-        [np.interp(places, a, r, period=2 * math.pi) for a, r in zip(angles, radii, strict=True)], np.float32
+        [np.interp(places, a, r, period=2 * math.pi) for a, r in zip(angles, radii, strict=True)],
+        np.float32,
     )
 
 
 def _stain_tissue(plan: Plan, rng: np.random.Generator) -> tuple[ImageArray, ImageArray]:
-    """Amounts of hematoxylin and eosin without nuclei, on the grid of `TISSUE_UM`: fibers, cytoplasm, clefts, holes."""
+    """Amounts of hematoxylin and eosin without nuclei, on the grid of `TISSUE_UM`: fibers,
+    cytoplasm, clefts, holes."""
     layout = plan.layout
     factor = round(LAYOUT_UM / TISSUE_UM)
     shape = (layout.nest.shape[0] * factor, layout.nest.shape[1] * factor)
@@ -694,22 +798,38 @@ def _stain_tissue(plan: Plan, rng: np.random.Generator) -> tuple[ImageArray, Ima
     nested = _ramp((at(layout.nest) + 0.06 * blotch) / 0.06)
     eosin = (0.46 + 0.08 * strand + 0.08 * bundle + 0.07 * cloud) * (1 - nested)
     eosin += (0.36 + 0.06 * cytoplasm + 0.03 * cloud + 0.08 * border) * nested + 0.04 * blotch
-    hematoxylin = (0.08 + 0.02 * strand) * (1 - nested) + (0.22 + 0.05 * cytoplasm + 0.05 * border) * nested
+    hematoxylin = (0.08 + 0.02 * strand) * (1 - nested) + (
+        0.22 + 0.05 * cytoplasm + 0.05 * border
+    ) * nested
     cleft = _ramp((bundle + 0.6 * cloud - 2.2) / 0.3) * (1 - nested)
     hole = at(layout.hole_um)
-    present = _ramp((1 - at(layout.tissue) + 0.002 * blotch) / 0.003) * _ramp(hole / 0.7) * (1 - 0.85 * cleft)
+    present = (
+        _ramp((1 - at(layout.tissue) + 0.002 * blotch) / 0.003)
+        * _ramp(hole / 0.7)
+        * (1 - 0.85 * cleft)
+    )
     eosin += 0.25 * np.exp(-np.square(hole - 1)) * (hole > -2)
     return np.maximum(hematoxylin, 0) * present, np.maximum(eosin, 0.03) * present
 
 
-def _cells(plan: Plan, shape: tuple[int, int], rng: np.random.Generator) -> tuple[ImageArray, ImageArray]:
-    """Tumor cells as the Voronoi cells of their nuclei: each one's own tone (SD 1), and the border (1) between two."""
+def _cells(
+    plan: Plan, shape: tuple[int, int], rng: np.random.Generator
+) -> tuple[ImageArray, ImageArray]:
+    """Tumor cells as the Voronoi cells of their nuclei: each one's own tone (SD 1), and the border
+    (1) between two."""
     step = 2 * TISSUE_UM
-    rows, columns = np.nonzero(_enlarge(plan.layout.nest, (shape[0] // 2, shape[1] // 2), LAYOUT_UM / step) > -0.1)
+    rows, columns = np.nonzero(
+        _enlarge(plan.layout.nest, (shape[0] // 2, shape[1] // 2), LAYOUT_UM / step) > -0.1
+    )
     tone, border = np.zeros((2, shape[0] // 2, shape[1] // 2), np.float32)
-    centers = plan.nuclei.loc[plan.nuclei["nucleus_class"] == "tumor", ["x_px", "y_px"]].to_numpy() * plan.settings.mpp
+    centers = (
+        plan.nuclei.loc[plan.nuclei["nucleus_class"] == "tumor", ["x_px", "y_px"]].to_numpy()
+        * plan.settings.mpp
+    )
     if len(centers) > 1:
-        distance, nearest = map(np.asarray, cKDTree(centers).query((np.stack([columns, rows], 1) + 0.5) * step, k=2))
+        distance, nearest = map(
+            np.asarray, cKDTree(centers).query((np.stack([columns, rows], 1) + 0.5) * step, k=2)
+        )
         tone[rows, columns] = rng.standard_normal(len(centers))[nearest[:, 0]]
         border[rows, columns] = np.exp(-np.square((distance[:, 1] - distance[:, 0]) / 2.0))
     return _enlarge(tone, shape, 2), _enlarge(border, shape, 2)
@@ -736,7 +856,8 @@ def _stain_nuclei(
     plan: Plan,
     rng: np.random.Generator,
 ) -> tuple[ImageArray, ImageArray]:
-    """Lay the nuclei on the tissue: rim, blotchy chromatin and some nucleoli; lymphocytes dense, tumor cells pale."""
+    """Lay the nuclei on the tissue: rim, blotchy chromatin and some nucleoli; lymphocytes dense,
+    tumor cells pale."""
     kinds = pd.Index(NUCLEUS_CLASSES).get_indexer(pd.Index(plan.nuclei["nucleus_class"]))
     amount = np.array([0.95, 1.25, 1.5])[kinds] * np.exp(0.14 * rng.standard_normal(len(kinds)))
     vesicular = np.array([1.0, 0.4, 0.5])[kinds]
@@ -765,9 +886,13 @@ def _photograph(
     stains *= np.exp(settings.intensity_sd * rng.standard_normal((2, 1)))
     stains = np.maximum(stains, 0.01).astype(np.float32)
     blur = settings.blur_um / settings.mpp * math.exp(0.2 * rng.standard_normal())
-    hematoxylin, eosin = (gaussian_filter(stain, blur, truncate=3) for stain in (hematoxylin, eosin))
+    hematoxylin, eosin = (
+        gaussian_filter(stain, blur, truncate=3) for stain in (hematoxylin, eosin)
+    )
     shade = 1 + np.float32(0.01) * _smooth_field(rng, hematoxylin.shape, 200 / settings.mpp)
-    noise = rng.standard_normal(hematoxylin.shape, dtype=np.float32) * np.float32(settings.noise) + np.float32(0.5)
+    noise = rng.standard_normal(hematoxylin.shape, dtype=np.float32) * np.float32(
+        settings.noise
+    ) + np.float32(0.5)
     rgb = np.empty((*hematoxylin.shape, 3), np.uint8)
     for channel, (h, e, glass) in enumerate(zip(*stains, GLASS, strict=True)):
         light = np.exp(hematoxylin * -h - eosin * e) * shade * np.float32(glass) + noise
@@ -775,14 +900,16 @@ def _photograph(
     return rgb
 
 
-# --- files ----------------------------------------------------------------------------------------------------------
+# --- files ----------------------------------------------------------------------------------------
 
 
 def _write_phantom(out: Path, name: str, phantom: Phantom) -> None:
     import tifffile
 
     settings = phantom.plan.settings
-    _write_slide(out / "slides" / f"{name}.tif", phantom.rgb, mpp=settings.mpp, quality=settings.jpeg_quality)
+    _write_slide(
+        out / "slides" / f"{name}.tif", phantom.rgb, mpp=settings.mpp, quality=settings.jpeg_quality
+    )
     write_json(out / "annotations" / f"{name}.geojson", _annotation(phantom.plan.tumor))
     write_parquet(out / "truth" / f"{name}.parquet", phantom.plan.nuclei)
     with atomic_path(out / "truth" / f"{name}_labels.tif") as path:
@@ -791,16 +918,24 @@ def _write_phantom(out: Path, name: str, phantom: Phantom) -> None:
 
 def _annotation(tumor: Polygon) -> dict[str, Any]:
     """As QuPath exports it."""
-    properties = {"objectType": "annotation", "classification": {"name": "Tumor", "color": [200, 0, 0]}}
-    feature = {"type": "Feature", "geometry": shapely.geometry.mapping(tumor), "properties": properties}
+    properties = {
+        "objectType": "annotation",
+        "classification": {"name": "Tumor", "color": [200, 0, 0]},
+    }
+    feature = {
+        "type": "Feature",
+        "geometry": shapely.geometry.mapping(tumor),
+        "properties": properties,
+    }
     return {"type": "FeatureCollection", "features": [feature]}
 
 
 def _write_slide(path: Path, rgb: NDArray[np.uint8], *, mpp: float, quality: int) -> None:
-    """Pyramid of levels halved down to one tile, each a directory of JPEG tiles that states its resolution.
+    """Pyramid of levels halved down to one tile, each a directory of JPEG tiles that states its
+    resolution.
 
-    A classic TIFF 6.0 with the JPEG tiles of TIFF Technical Note 2, assembled here because tifffile writes JPEG only
-    with imagecodecs; OpenSlide reads it as generic tiled TIFF.
+    A classic TIFF 6.0 with the JPEG tiles of TIFF Technical Note 2, assembled here because tifffile
+    writes JPEG only with imagecodecs; OpenSlide reads it as generic tiled TIFF.
     """
     content = bytearray(struct.pack("<2sHI", b"II", 42, 0))
     image, factor, link = Image.fromarray(rgb), 1, 4
@@ -816,8 +951,11 @@ def _write_slide(path: Path, rgb: NDArray[np.uint8], *, mpp: float, quality: int
         image, factor = image.reduce(2), factor * 2
 
 
-def _level_tags(size: tuple[int, int], *, reduced: bool, per_cm: float) -> dict[int, tuple[str, list[int]]]:
-    """TIFF tags of a level but for its tiles: number -> (type as in `struct`, values); rationals are two integers."""
+def _level_tags(
+    size: tuple[int, int], *, reduced: bool, per_cm: float
+) -> dict[int, tuple[str, list[int]]]:
+    """TIFF tags of a level but for its tiles: number -> (type as in `struct`, values); rationals
+    are two integers."""
     resolution = ("R", [round(per_cm * 1000), 1000])
     return {
         254: ("I", [int(reduced)]),
@@ -837,8 +975,11 @@ def _level_tags(size: tuple[int, int], *, reduced: bool, per_cm: float) -> dict[
     }
 
 
-def _append_directory(content: bytearray, tags: dict[int, tuple[str, list[int]]], *, link: int) -> int:
-    """Append values and directory, point `link` to the directory; the place of its own link to the next one."""
+def _append_directory(
+    content: bytearray, tags: dict[int, tuple[str, list[int]]], *, link: int
+) -> int:
+    """Append values and directory, point `link` to the directory; the place of its own link to the
+    next one."""
     entries = bytearray()
     for number, (kind, values) in sorted(tags.items()):
         packed = struct.pack(f"<{len(values)}{'I' if kind == 'R' else kind}", *values)
@@ -858,7 +999,9 @@ def _jpeg_tiles(image: Image.Image, quality: int) -> list[bytes]:
     """Row by row; the edge is repeated where a tile juts out."""
     padding = ((0, -image.height % TILE_PX), (0, -image.width % TILE_PX), (0, 0))
     padded, tiles = np.pad(np.asarray(image), padding, mode="edge"), []
-    for top, left in itertools.product(range(0, image.height, TILE_PX), range(0, image.width, TILE_PX)):
+    for top, left in itertools.product(
+        range(0, image.height, TILE_PX), range(0, image.width, TILE_PX)
+    ):
         stream = io.BytesIO()
         tile = Image.fromarray(padded[top : top + TILE_PX, left : left + TILE_PX])
         tile.save(stream, "JPEG", quality=quality, subsampling="4:2:0")

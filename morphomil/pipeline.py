@@ -1,7 +1,7 @@
 """The stages: composition of the modules and their execution slide by slide; nothing else.
 
-Every stage is resumable: a slide is skipped when its stored results are complete, unharmed and made from the same
-input under the same settings. One failing slide never stops the others.
+Every stage is resumable: a slide is skipped when its stored results are complete, unharmed and made
+from the same input under the same settings. One failing slide never stops the others.
 """
 
 from __future__ import annotations
@@ -25,7 +25,14 @@ from morphomil.quality import BLURRED_BELOW
 from morphomil.run import Run, key_of
 from morphomil.slides import cut_patches, find_regions, open_image, regions_geojson
 from morphomil.stain import fit_normalizer
-from morphomil.store import atomic_path, fingerprint, write_bytes, write_json, write_parquet, write_table_csv
+from morphomil.store import (
+    atomic_path,
+    fingerprint,
+    write_bytes,
+    write_json,
+    write_parquet,
+    write_table_csv,
+)
 from morphomil.types import (
     CORES,
     NUCLEI,
@@ -55,7 +62,8 @@ if TYPE_CHECKING:
     """Hears how many patches of how many are done."""
 
 PAD_PX = 64
-"""Rim of a region's masks beyond its patch grid, working pixels, for nuclei that reach over the edge."""
+"""Rim of a region's masks beyond its patch grid, working pixels, for nuclei that reach over the
+edge."""
 BAND_PX = 1024
 """Rows of masks worked at a time."""
 HALO_UM = 120.0
@@ -139,9 +147,11 @@ def each_slide(
     work: Callable[[Slide, Step], tuple[list[str], dict[str, Any]]],
     progress: Progress,
 ) -> StageResult:
-    """Run `work` on every slide that has no valid result; `work` returns the names of its outputs and its figures.
+    """Run `work` on every slide that has no valid result; `work` returns the names of its outputs
+    and its figures.
 
-    As many slides as there are cores are worked side by side: one is read while another waits for its network.
+    As many slides as there are cores are worked side by side: one is read while another waits for
+    its network.
     """
     speaking, stopping = Lock(), Event()
     progress.start(stage, len(slides))
@@ -165,11 +175,19 @@ def each_slide(
                     progress.begin(name)
                 outputs, figures = work(slide, step)
                 run.mark_done(name, stage, stated, outputs=outputs, figures=figures)
-                state, message, said = "done", "", f"{_describe(figures)} ({time.monotonic() - begun:.1f} s)"
+                state, message, said = (
+                    "done",
+                    "",
+                    f"{_describe(figures)} ({time.monotonic() - begun:.1f} s)",
+                )
         except Exception as error:
             if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
                 raise
-            message = str(error) if isinstance(error, MorphomilError) else f"{type(error).__name__}: {error}"
+            message = (
+                str(error)
+                if isinstance(error, MorphomilError)
+                else f"{type(error).__name__}: {error}"
+            )
             state, said = "failed", message
             run.mark_failed(name, stage, stated, message)
         with speaking:
@@ -178,18 +196,28 @@ def each_slide(
 
     with ThreadPoolExecutor(CORES) as pool:
         try:
-            outcomes = dict(zip([slide.slide_id for slide in slides], pool.map(one, slides), strict=True))
+            outcomes = dict(
+                zip([slide.slide_id for slide in slides], pool.map(one, slides), strict=True)
+            )
         finally:
             stopping.set()
-    done, skipped = (tuple(name for name, (state, _) in outcomes.items() if state == wanted) for wanted in _GOOD)
-    return StageResult(done, skipped, {name: message for name, (_, message) in outcomes.items() if message})
+    done, skipped = (
+        tuple(name for name, (state, _) in outcomes.items() if state == wanted) for wanted in _GOOD
+    )
+    return StageResult(
+        done, skipped, {name: message for name, (_, message) in outcomes.items() if message}
+    )
 
 
 _GOOD = ("done", "skipped")
 
 
 def _describe(figures: dict[str, Any]) -> str:
-    return ", ".join(f"{name.replace('_', ' ')} {value:,}" for name, value in figures.items() if isinstance(value, int))
+    return ", ".join(
+        f"{name.replace('_', ' ')} {value:,}"
+        for name, value in figures.items()
+        if isinstance(value, int)
+    )
 
 
 def segment(
@@ -232,19 +260,31 @@ def segment(
 
         def key(slide: Slide) -> str:
             files = [
-                [fingerprint(image.path), image.annotation and fingerprint(image.annotation), image.mpp or mpp]
+                [
+                    fingerprint(image.path),
+                    image.annotation and fingerprint(image.annotation),
+                    image.mpp or mpp,
+                ]
                 for image in slide.images
             ]
-            return key_of("segment", asdict(settings), loaded.sha256, choice.engine, choice.precision, files)
+            return key_of(
+                "segment", asdict(settings), loaded.sha256, choice.engine, choice.precision, files
+            )
 
         def work(slide: Slide, step: Step) -> tuple[list[str], dict[str, Any]]:
-            def find(region: Region, cut: RegionPatches, image: SlideImage, first_label: int) -> Masks:
-                return _segment_region(image, region, cut, settings, loaded, first_label=first_label, step=step)
+            def find(
+                region: Region, cut: RegionPatches, image: SlideImage, first_label: int
+            ) -> Masks:
+                return _segment_region(
+                    image, region, cut, settings, loaded, first_label=first_label, step=step
+                )
 
             return cut_slide(run, slide, settings, mpp, find)
 
         slides = [slide for slide in cohort.slides if shard.holds(slide.slide_id)]
-        result = each_slide(run, slides, "segment", key=key, work=work, progress=progress or Silence())
+        result = each_slide(
+            run, slides, "segment", key=key, work=work, progress=progress or Silence()
+        )
         stated = asdict(settings) | {"mpp": mpp} | asdict(choice)
         stated |= {"model_sha256": loaded.sha256, "precision": loaded.precision}
         run.record("segment", stated, seconds=time.monotonic() - begun)
@@ -252,7 +292,8 @@ def segment(
 
 
 def check_pixel_sizes(cohort: Cohort, mpp: float | None) -> None:
-    """Refuse a cohort with images of unknown or contradicted pixel size, all at once and before any work."""
+    """Refuse a cohort with images of unknown or contradicted pixel size, all at once and before any
+    work."""
     problems = []
     for source in (image for slide in cohort.slides for image in slide.images):
         try:
@@ -267,7 +308,8 @@ def check_pixel_sizes(cohort: Cohort, mpp: float | None) -> None:
 
 
 class Masks(NamedTuple):
-    """The masks of a region: how many nuclei, and int32 bands of its label image, each with its first row."""
+    """The masks of a region: how many nuclei, and int32 bands of its label image, each with its
+    first row."""
 
     nuclei: int
     bands: Iterable[tuple[int, NDArray[np.int32]]]
@@ -280,7 +322,8 @@ def cut_slide(
     mpp: float | None,
     find: Callable[[Region, RegionPatches, SlideImage, int], Masks],
 ) -> tuple[list[str], dict[str, Any]]:
-    """Write a slide's regions, patches and masks; the names of the outputs and the figures of the stage.
+    """Write a slide's regions, patches and masks; the names of the outputs and the figures of the
+    stage.
 
     `find` gives the masks of a region, on the grid of `mask_frame`, labels from the given one on.
     """
@@ -294,10 +337,18 @@ def cut_slide(
         group = zarr.open_group(partial, mode="w")
         for number, source in enumerate(slide.images):
             with open_image(source, default_mpp=mpp) as image:
-                found = find_regions(image, source, image_index=number, first_index=len(regions), settings=settings)
+                found = find_regions(
+                    image, source, image_index=number, first_index=len(regions), settings=settings
+                )
                 for region in found:
                     first = sum(map(len, tables))
-                    cut = cut_patches(image, region, slide_id=slide.slide_id, first_patch_id=first, settings=settings)
+                    cut = cut_patches(
+                        image,
+                        region,
+                        slide_id=slide.slide_id,
+                        first_patch_id=first,
+                        settings=settings,
+                    )
                     tables.append(cut.table)
                     masks = find(region, cut, image, nuclei + 1)
                     _store_region(group, region, cut, settings, masks)
@@ -319,13 +370,18 @@ def cut_slide(
     return ["patches.parquet", "regions.geojson", "masks.zarr"], figures
 
 
-def mask_frame(cut: RegionPatches, settings: PatchSettings) -> tuple[tuple[int, int], tuple[float, float]]:
-    """Shape of a region's masks in working pixels, and the level-0 position (x, y) of their top left corner."""
+def mask_frame(
+    cut: RegionPatches, settings: PatchSettings
+) -> tuple[tuple[int, int], tuple[float, float]]:
+    """Shape of a region's masks in working pixels, and the level-0 position (x, y) of their top
+    left corner."""
     height, width = (count * settings.patch_px + 2 * PAD_PX for count in (cut.rows, cut.columns))
     return (height, width), (cut.x_px - PAD_PX * cut.downsample, cut.y_px - PAD_PX * cut.downsample)
 
 
-def _store_region(group: Any, region: Region, cut: RegionPatches, settings: PatchSettings, masks: Masks) -> None:
+def _store_region(
+    group: Any, region: Region, cut: RegionPatches, settings: PatchSettings, masks: Masks
+) -> None:
     shape, (x, y) = mask_frame(cut, settings)
     stored = group.create_group(str(region.index))
     labels = stored.create_array(
@@ -339,8 +395,14 @@ def _store_region(group: Any, region: Region, cut: RegionPatches, settings: Patc
             written = writer.submit(labels.__setitem__, slice(top, top + len(band)), band)
         if written is not None:
             written.result()
-    stored.create_array("tissue", shape=cut.tissue.shape, dtype="bool", chunks=cut.tissue.shape)[:] = cut.tissue
-    scale = {"downsample": cut.downsample, "mpp": settings.working_mpp, "patch_px": settings.patch_px}
+    stored.create_array("tissue", shape=cut.tissue.shape, dtype="bool", chunks=cut.tissue.shape)[
+        :
+    ] = cut.tissue
+    scale = {
+        "downsample": cut.downsample,
+        "mpp": settings.working_mpp,
+        "patch_px": settings.patch_px,
+    }
     stored.attrs.update({"x_px": x, "y_px": y} | scale | {"image": region.image})
 
 
@@ -364,7 +426,11 @@ def _segment_region(
     rows = block_rows(height, width, wanted=_wanted_cells(cut, settings.patch_px / factor))
 
     kept = int(cut.table["kept"].sum())
-    normalize = fit_normalizer(_stain_sample(image, cut, settings)) if segmenter.normalize_stain and kept else None
+    normalize = (
+        fit_normalizer(_stain_sample(image, cut, settings))
+        if segmenter.normalize_stain and kept
+        else None
+    )
 
     def read(row: int, column: int, rows: int, columns: int) -> NDArray[np.uint8]:
         x, y = cut.x_px + column * downsample, cut.y_px + row * downsample
@@ -379,7 +445,11 @@ def _segment_region(
     nuclei = join(found, rays=0)
     shape, _ = mask_frame(cut, settings)
     bands = render(
-        nuclei, shape=shape, min_px=MIN_AREA_UM2 / settings.working_mpp**2, first_label=first_label, band=BAND_PX
+        nuclei,
+        shape=shape,
+        min_px=MIN_AREA_UM2 / settings.working_mpp**2,
+        first_label=first_label,
+        band=BAND_PX,
     )
     return Masks(len(nuclei), bands)
 
@@ -388,10 +458,16 @@ STAIN_PATCHES = 16
 """Kept patches, evenly over the region, that its stains are estimated from."""
 
 
-def _stain_sample(image: SlideImage, cut: RegionPatches, settings: PatchSettings) -> NDArray[np.uint8]:
+def _stain_sample(
+    image: SlideImage, cut: RegionPatches, settings: PatchSettings
+) -> NDArray[np.uint8]:
     """Pixels (n, side, side, 3) of some of a region's patches; an empty region has none."""
     places = cut.table.loc[cut.table["kept"], ["x_px", "y_px"]].to_numpy()
-    chosen = places[np.unique(np.linspace(0, len(places) - 1, STAIN_PATCHES).astype(int))] if len(places) else places
+    chosen = (
+        places[np.unique(np.linspace(0, len(places) - 1, STAIN_PATCHES).astype(int))]
+        if len(places)
+        else places
+    )
     side = settings.patch_px
     sample = np.full((len(chosen), side, side, 3), 255, np.uint8)
     for number, (x, y) in enumerate(chosen):
@@ -400,12 +476,15 @@ def _stain_sample(image: SlideImage, cut: RegionPatches, settings: PatchSettings
 
 
 def _wanted_cells(cut: RegionPatches, patch_px: float, *, cell: int = 256) -> NDArray[np.bool_]:
-    """Which cells of 256 network pixels a kept patch touches; `patch_px`: a patch's side in network pixels."""
+    """Which cells of 256 network pixels a kept patch touches; `patch_px`: a patch's side in network
+    pixels."""
     shape = [-(-round(count * patch_px) // cell) for count in (cut.rows, cut.columns)]
     wanted = np.zeros(shape, bool)
     for row, column in np.argwhere(cut.kept_cells):
         top, left = (int(index * patch_px) // cell for index in (row, column))
-        bottom, right = (int(np.ceil(round((index + 1) * patch_px, 6) / cell)) for index in (row, column))
+        bottom, right = (
+            int(np.ceil(round((index + 1) * patch_px, 6) / cell)) for index in (row, column)
+        )
         wanted[top:bottom, left:right] = True
     return wanted
 
@@ -419,10 +498,13 @@ def _inside(region: Region, cut: RegionPatches, polygons: Polygons, downsample: 
     return polygons[shapely.contains_xy(region.polygon, x, y)]
 
 
-def featurize(run: Run, *, shard: Shard | None = None, progress: Progress | None = None) -> StageResult:
+def featurize(
+    run: Run, *, shard: Shard | None = None, progress: Progress | None = None
+) -> StageResult:
     """Nuclei tables and histogram counts of every segmented slide.
 
-    Writes per slide `nuclei.parquet` and `counts.zarr`: features x kept patches x fine bins (`matrix.count_nuclei`).
+    Writes per slide `nuclei.parquet` and `counts.zarr`: features x kept patches x fine bins
+    (`matrix.count_nuclei`).
 
     Raises:
         InputError: nothing is segmented yet.
@@ -431,18 +513,28 @@ def featurize(run: Run, *, shard: Shard | None = None, progress: Progress | None
     shard = shard or Shard()
     segmented = set(run.done("segment"))
     if not segmented:
-        raise InputError(f"{run.path} has no segmented slides; run: morphomil segment COHORT --out {run.path}")
+        raise InputError(
+            f"{run.path} has no segmented slides; run: morphomil segment COHORT --out {run.path}"
+        )
     begun = time.monotonic()
     with run.lock(shard.lock_name):
 
         def key(slide: Slide) -> str:
-            return key_of("featurize", list(FEATURES), run.status(slide.slide_id)["segment"]["outputs"])
+            return key_of(
+                "featurize", list(FEATURES), run.status(slide.slide_id)["segment"]["outputs"]
+            )
 
         def work(slide: Slide, step: Step) -> tuple[list[str], dict[str, Any]]:
             return _featurize_slide(run, slide.slide_id, step)
 
-        slides = [slide for slide in run.cohort.slides if slide.slide_id in segmented and shard.holds(slide.slide_id)]
-        result = each_slide(run, slides, "featurize", key=key, work=work, progress=progress or Silence())
+        slides = [
+            slide
+            for slide in run.cohort.slides
+            if slide.slide_id in segmented and shard.holds(slide.slide_id)
+        ]
+        result = each_slide(
+            run, slides, "featurize", key=key, work=work, progress=progress or Silence()
+        )
         run.record("featurize", {"features": list(FEATURES)}, seconds=time.monotonic() - begun)
     return result
 
@@ -454,19 +546,27 @@ def _featurize_slide(run: Run, slide_id: str, step: Step) -> tuple[list[str], di
     patches = run.patches(slide_id)
     masks = run.masks(slide_id)
     tables = []
-    for done, (name, stored) in enumerate(sorted(masks.groups(), key=lambda item: int(item[0])), start=1):
+    for done, (name, stored) in enumerate(
+        sorted(masks.groups(), key=lambda item: int(item[0])), start=1
+    ):
         own = patches[patches["region"] == int(name)]
         tables.append(_measure_region(stored, own))
         step(done, len(list(masks.groups())))
     nuclei = pd.concat(tables) if tables else pd.DataFrame()
-    nuclei = NUCLEI.check(nuclei.assign(slide_id=slide_id).sort_values("label")) if len(nuclei) else NUCLEI.empty()
+    nuclei = (
+        NUCLEI.check(nuclei.assign(slide_id=slide_id).sort_values("label"))
+        if len(nuclei)
+        else NUCLEI.empty()
+    )
     kept = patches.loc[patches["kept"], "patch_id"].to_numpy()
     counts = count_nuclei(nuclei, kept, features=tuple(FEATURES))
     write_parquet(folder / "nuclei.parquet", nuclei)
     with atomic_path(folder / "counts.zarr") as partial:
         group = zarr.open_group(partial, mode="w")
         group.create_array(
-            "counts", data=counts, chunks=tuple(max(1, min(64, side)) for side in counts.shape[:2]) + counts.shape[2:]
+            "counts",
+            data=counts,
+            chunks=tuple(max(1, min(64, side)) for side in counts.shape[:2]) + counts.shape[2:],
         )
         group.attrs.update({"features": list(FEATURES), "patch_id": kept.tolist()})
     tissue = float(patches.loc[patches["kept"], "tissue_mm2"].sum())
@@ -481,11 +581,14 @@ def _featurize_slide(run: Run, slide_id: str, step: Step) -> tuple[list[str], di
 
 
 def _measure_region(stored: Any, patches: pd.DataFrame) -> pd.DataFrame:
-    """The nuclei of a region whose centroid lies in a kept patch, with features and level-0 coordinates."""
+    """The nuclei of a region whose centroid lies in a kept patch, with features and level-0
+    coordinates."""
     frame = dict(stored.attrs)
     labels, tissue = stored["labels"], stored["tissue"][:]
     tops = range(0, labels.shape[0], BAND_PX)
-    table = pd.concat([_measure_band(labels, top, mpp=frame["mpp"]) for top in tops], ignore_index=True)
+    table = pd.concat(
+        [_measure_band(labels, top, mpp=frame["mpp"]) for top in tops], ignore_index=True
+    )
     cells = _patch_grid(patches, frame, shape=labels.shape)
     across, down = (table[name].to_numpy() + 0.5 - PAD_PX for name in ("x_px", "y_px"))
     beyond = np.full(tuple(side + 2 for side in cells.shape), -1)
@@ -505,21 +608,25 @@ def _measure_region(stored: Any, patches: pd.DataFrame) -> pd.DataFrame:
     return table.assign(image=frame["image"])
 
 
-def _patch_grid(patches: pd.DataFrame, frame: dict[str, Any], *, shape: tuple[int, int]) -> NDArray[np.intp]:
+def _patch_grid(
+    patches: pd.DataFrame, frame: dict[str, Any], *, shape: tuple[int, int]
+) -> NDArray[np.intp]:
     """The number of the kept patch in each cell of a region's grid, -1 where there is none."""
     cells = np.full([(side - 2 * PAD_PX) // frame["patch_px"] for side in shape], -1)
     kept = patches[patches["kept"]]
     origin = [frame[name] + PAD_PX * frame["downsample"] for name in ("y_px", "x_px")]
     side = frame["patch_px"] * frame["downsample"]
     row, column = (
-        ((kept[n] - start) / side).round().astype(int) for n, start in zip(("y_px", "x_px"), origin, strict=True)
+        ((kept[n] - start) / side).round().astype(int)
+        for n, start in zip(("y_px", "x_px"), origin, strict=True)
     )
     cells[row, column] = kept["patch_id"]
     return cells
 
 
 def _measure_band(labels: Any, top: int, *, mpp: float) -> pd.DataFrame:
-    """The nuclei whose centroid lies in `BAND_PX` rows from `top` on, in pixels of the region's masks."""
+    """The nuclei whose centroid lies in `BAND_PX` rows from `top` on, in pixels of the region's
+    masks."""
     halo = round(HALO_UM / mpp)
     first = max(top - halo, 0)
     table = measure_shapes(labels[first : top + BAND_PX + halo], mpp=mpp)
@@ -557,10 +664,14 @@ def embed(
     shard, settings = shard or Shard(), settings or EmbedSettings()
     segmented = set(run.done("segment"))
     if not segmented:
-        raise InputError(f"{run.path} has no segmented slides; run: morphomil segment COHORT --out {run.path}")
+        raise InputError(
+            f"{run.path} has no segmented slides; run: morphomil segment COHORT --out {run.path}"
+        )
     begun = time.monotonic()
     loaded = encoder or load_encoder(settings, weights=weights)
-    folder = loaded.name if encoder or settings.pooling == "own" else f"{loaded.name}-{settings.pooling}"
+    folder = (
+        loaded.name if encoder or settings.pooling == "own" else f"{loaded.name}-{settings.pooling}"
+    )
     made = Embeddings(run.path, folder)
     stated = {"outside": settings.outside} if encoder else asdict(settings)
     alone = Lock()
@@ -570,7 +681,9 @@ def embed(
             return loaded.encode(patches)
 
     def key(slide: Slide) -> str:
-        return key_of("embed", stated, loaded.sha256, run.status(slide.slide_id)["segment"]["outputs"])
+        return key_of(
+            "embed", stated, loaded.sha256, run.status(slide.slide_id)["segment"]["outputs"]
+        )
 
     def work(slide: Slide, step: Step) -> tuple[list[str], dict[str, Any]]:
         shared = LoadedEncoder(loaded.name, encode, loaded.sha256)
@@ -579,16 +692,27 @@ def embed(
         return [made.save(slide.slide_id, features)], figures
 
     with run.lock(shard.lock_name):
-        slides = [slide for slide in run.cohort.slides if slide.slide_id in segmented and shard.holds(slide.slide_id)]
-        result = each_slide(made, slides, "embed", key=key, work=work, progress=progress or Silence())
-        run.record("embed", stated | {"name": folder, "sha256": loaded.sha256}, seconds=time.monotonic() - begun)
+        slides = [
+            slide
+            for slide in run.cohort.slides
+            if slide.slide_id in segmented and shard.holds(slide.slide_id)
+        ]
+        result = each_slide(
+            made, slides, "embed", key=key, work=work, progress=progress or Silence()
+        )
+        run.record(
+            "embed",
+            stated | {"name": folder, "sha256": loaded.sha256},
+            seconds=time.monotonic() - begun,
+        )
     return made, result
 
 
 def train(run: Run, settings: FitSettings, *, progress: Progress | None = None) -> FitResult:
     """Train the clinical model, DL-CNB or DL-CNB+C on every fold (`fits.train_run`).
 
-    A backbone that is to be fine-tuned needs the patches' pixels, which are read from the slides first.
+    A backbone that is to be fine-tuned needs the patches' pixels, which are read from the slides
+    first.
 
     Raises:
         InputError: no features, covariates or labels to learn from.
@@ -614,9 +738,17 @@ def train(run: Run, settings: FitSettings, *, progress: Progress | None = None) 
     with run.lock():
         heard.start(f"train {settings.model}", settings.folds)
         result = train_run(run, settings, on_epoch=on_epoch)
-        for state, names in (("done", result.done), ("skipped", result.skipped), ("failed", tuple(result.failed))):
+        for state, names in (
+            ("done", result.done),
+            ("skipped", result.skipped),
+            ("failed", tuple(result.failed)),
+        ):
             for name in names:
-                heard.end(name, state, result.failed.get(name, "trained" if state == "done" else "already trained"))
+                heard.end(
+                    name,
+                    state,
+                    result.failed.get(name, "trained" if state == "done" else "already trained"),
+                )
         run.record(f"train {settings.model}", asdict(settings), seconds=time.monotonic() - begun)
     return result
 
@@ -624,7 +756,8 @@ def train(run: Run, settings: FitSettings, *, progress: Progress | None = None) 
 def predict(run: Run, model: str, *, origin: Run | None = None) -> Scoring:
     """Score the test patients of every fold, once, and read their slides (`fits.predict_run`).
 
-    With `origin`, every patient of `run` is scored by the model trained there (`fits.predict_elsewhere`).
+    With `origin`, every patient of `run` is scored by the model trained there
+    (`fits.predict_elsewhere`).
 
     Raises:
         InputError: nothing is trained, or the model doesn't read what there is now.
@@ -645,11 +778,18 @@ def predict(run: Run, model: str, *, origin: Run | None = None) -> Scoring:
 
 
 def heatmap(
-    run: Run, model: str, slides: Sequence[str] = (), *, overlap: float = 0.0, weights: Path | None = None
+    run: Run,
+    model: str,
+    slides: Sequence[str] = (),
+    *,
+    overlap: float = 0.0,
+    weights: Path | None = None,
 ) -> Iterator[SlideMap]:
-    """Every slide as a model reads it, one at a time, with its patch scores as `models/MODEL/maps/ID.geojson`.
+    """Every slide as a model reads it, one at a time, with its patch scores as
+    `models/MODEL/maps/ID.geojson`.
 
-    With `overlap` also attention on a finer grid, of windows between the patches (`fits.read_maps`).
+    With `overlap` also attention on a finer grid, of windows between the patches
+    (`fits.read_maps`).
 
     Raises:
         InputError: nothing is trained, the model sees no patches, or there is no such slide.
@@ -662,7 +802,9 @@ def heatmap(
             name = run.slide_folder(found.slide_id).name
             for number, part in found.patches.groupby("image"):
                 file = f"{name}.geojson" if number == 0 else f"{name}-{number}.geojson"
-                write_json(run.path / "models" / model / "maps" / file, map_geojson(part, model=model))
+                write_json(
+                    run.path / "models" / model / "maps" / file, map_geojson(part, model=model)
+                )
             yield found
 
 
@@ -677,13 +819,15 @@ def rank(
     progress: Progress | None = None,
     on_estimate: Callable[[float], None] | None = None,
 ) -> Ranking:
-    """Rank the features of a measured run (`rank.rank_counts`) and store everything the ranking rests on.
+    """Rank the features of a measured run (`rank.rank_counts`) and store everything the ranking
+    rests on.
 
-    Writes to `rank/` the tables `ranking.csv`, `groups.csv`, `agreement.csv`, `stability.csv`, `faithfulness.csv`,
-    `correlation.csv`, `predictions.parquet`, `attention.parquet`, `shapley.parquet` and `patient_values.parquet` with
-    `about.json`, and each fold's model to `models/morphometry/FOLD/`. Unless `quick`, also what every nucleus
-    contributes (`attribution.attribute_nuclei`), to `rank/nuclei/SLIDE.parquet`. `on_estimate` hears how many seconds
-    the training will take.
+    Writes to `rank/` the tables `ranking.csv`, `groups.csv`, `agreement.csv`, `stability.csv`,
+    `faithfulness.csv`, `correlation.csv`, `predictions.parquet`, `attention.parquet`,
+    `shapley.parquet` and `patient_values.parquet` with `about.json`, and each fold's model to
+    `models/morphometry/FOLD/`. Unless `quick`, also what every nucleus contributes
+    (`attribution.attribute_nuclei`), to `rank/nuclei/SLIDE.parquet`. `on_estimate` hears how many
+    seconds the training will take.
 
     Raises:
         InputError: nothing is measured yet, or the labels don't make two groups.
@@ -756,7 +900,9 @@ def _store_ranking(run: Run, ranking: Ranking, about: dict[str, Any]) -> None:
     write_parquet(folder / "predictions.parquet", ranking.predictions)
     for stem in ("groups", "agreement", "stability", "faithfulness"):
         write_table_csv(folder / f"{stem}.csv", getattr(ranking, stem))
-    write_table_csv(folder / "correlation.csv", ranking.correlation.rename_axis("feature").reset_index())
+    write_table_csv(
+        folder / "correlation.csv", ranking.correlation.rename_axis("feature").reset_index()
+    )
     write_parquet(folder / "attention.parquet", ranking.attention)
     write_parquet(folder / "shapley.parquet", ranking.shapley)
     write_parquet(folder / "patient_values.parquet", ranking.patient_values)
@@ -764,10 +910,11 @@ def _store_ranking(run: Run, ranking: Ranking, about: dict[str, Any]) -> None:
 
 
 def _store_contributions(run: Run, ranking: Ranking, *, seed: int) -> None:
-    """What every nucleus in a bag adds to its slide's probability, by the model that didn't see its patient.
+    """What every nucleus in a bag adds to its slide's probability, by the model that didn't see its
+    patient.
 
-    And, as further rows of `faithfulness.csv`, curves of deleting and inserting patches in the order of their nuclei's
-    contributions.
+    And, as further rows of `faithfulness.csv`, curves of deleting and inserting patches in the
+    order of their nuclei's contributions.
     """
     from morphomil.attribution import attribute_nuclei, curves_of_patches
     from morphomil.evidence import measure_faithfulness

@@ -1,4 +1,5 @@
-"""Whether a patch is fit to be measured: in focus, free of ink, and an H&E stain at all. Pure functions of pixels."""
+"""Whether a patch is fit to be measured: in focus, free of ink, and an H&E stain at all. Pure
+functions of pixels."""
 
 from __future__ import annotations
 
@@ -10,17 +11,20 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 BLURRED_BELOW = 0.0012
-"""Sharpness at 0.5 um per pixel below which outlines are lost: biopsies in focus have 0.0017 to 0.25, the same images
-blurred by a Gaussian of 1 um SD 0.0001 to 0.003."""
+"""Sharpness at 0.5 um per pixel below which outlines are lost: biopsies in focus have 0.0017 to
+0.25, the same images blurred by a Gaussian of 1 um SD 0.0001 to 0.003."""
 
 
-def sharpness(rgb: NDArray[np.uint8], tissue: NDArray[np.bool_] | None = None, *, mpp: float = 0.5) -> float:
+def sharpness(
+    rgb: NDArray[np.uint8], tissue: NDArray[np.bool_] | None = None, *, mpp: float = 0.5
+) -> float:
     """Variance of the Laplacian over (20 times) the variance of brightness, of an image (H, W, 3).
 
-    About 1 for white noise, 0 for a constant image. The variance of the Laplacian is a focus measure (Pech-Pacheco et
-    al. 2000, LAPV in Pertuz et al. 2013); the ratio doesn't depend on how strongly the tissue is stained. `tissue`
-    (H, W): pixels that count; NaN where there are none. Images finer than 0.5 um per pixel (`mpp`) are averaged to
-    about that, so that one limit serves all.
+    About 1 for white noise, 0 for a constant image. The variance of the Laplacian is a focus
+    measure (Pech-Pacheco et al. 2000, LAPV in Pertuz et al. 2013); the ratio doesn't depend on how
+    strongly the tissue is stained. `tissue` (H, W): pixels that count; NaN where there are none.
+    Images finer than 0.5 um per pixel (`mpp`) are averaged to about that, so that one limit serves
+    all.
     """
     tissue = np.ones(rgb.shape[:2], bool) if tissue is None else tissue
     gray = (rgb[..., 0].astype(np.float32) + rgb[..., 1] + rgb[..., 2]) / 3
@@ -29,10 +33,18 @@ def sharpness(rgb: NDArray[np.uint8], tissue: NDArray[np.bool_] | None = None, *
         cells = (height // side, side, width // side, side)
         gray = gray[:height, :width].reshape(cells).mean(axis=(1, 3))
         tissue = np.asarray(tissue[:height, :width].reshape(cells).all(axis=(1, 3)))
-    laplacian = 4 * gray[1:-1, 1:-1] - gray[:-2, 1:-1] - gray[2:, 1:-1] - gray[1:-1, :-2] - gray[1:-1, 2:]
+    laplacian = (
+        4 * gray[1:-1, 1:-1] - gray[:-2, 1:-1] - gray[2:, 1:-1] - gray[1:-1, :-2] - gray[1:-1, 2:]
+    )
     center = gray[1:-1, 1:-1]
     if not tissue.all():
-        whole = tissue[1:-1, 1:-1] & tissue[:-2, 1:-1] & tissue[2:, 1:-1] & tissue[1:-1, :-2] & tissue[1:-1, 2:]
+        whole = (
+            tissue[1:-1, 1:-1]
+            & tissue[:-2, 1:-1]
+            & tissue[2:, 1:-1]
+            & tissue[1:-1, :-2]
+            & tissue[1:-1, 2:]
+        )
         laplacian, center = laplacian[whole], center[whole]
     if not center.size:
         return np.nan
@@ -41,7 +53,8 @@ def sharpness(rgb: NDArray[np.uint8], tissue: NDArray[np.bool_] | None = None, *
 
 
 def is_ink(rgb: NDArray[np.uint8]) -> NDArray[np.bool_]:
-    """Pixels (H, W) of an image (H, W, 3) that hematoxylin and eosin don't yield: green, blue and black marks."""
+    """Pixels (H, W) of an image (H, W, 3) that hematoxylin and eosin don't yield: green, blue and
+    black marks."""
     brightest = np.maximum(np.maximum(rgb[..., 0], rgb[..., 1]), rgb[..., 2])
     return np.asarray(is_colored_ink(rgb) | (brightest < 45))
 
@@ -49,7 +62,7 @@ def is_ink(rgb: NDArray[np.uint8]) -> NDArray[np.bool_]:
 def is_colored_ink(rgb: NDArray[np.uint8]) -> NDArray[np.bool_]:
     """Green and blue marks, without the black ones, which a very dark nucleus may look like.
 
-    Both stains take more green than red from the light, so that red falls short of green only in ink, in inverted and
-    in fluorescence images. Red ink can't be told from blood.
+    Both stains take more green than red from the light, so that red falls short of green only in
+    ink, in inverted and in fluorescence images. Red ink can't be told from blood.
     """
     return np.asarray(rgb[..., 1].astype(np.int16) - rgb[..., 0] > 20)

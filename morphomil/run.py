@@ -34,12 +34,15 @@ STAGES = ("segment", "featurize", "embed")
 
 def key_of(*parts: Any) -> str:
     """A short name of everything that a result depends on."""
-    return hashlib.sha256(json.dumps([SCHEMA_VERSION, *parts], sort_keys=True).encode()).hexdigest()[:32]
+    return hashlib.sha256(
+        json.dumps([SCHEMA_VERSION, *parts], sort_keys=True).encode()
+    ).hexdigest()[:32]
 
 
 @dataclass(frozen=True)
 class SlideCounts:
-    """How many nuclei of each kept patch fall in each fine bin of each feature's range (`matrix.count_nuclei`)."""
+    """How many nuclei of each kept patch fall in each fine bin of each feature's range
+    (`matrix.count_nuclei`)."""
 
     features: tuple[str, ...]
     patch_id: NDArray[np.int64]  # (patches,)
@@ -61,7 +64,9 @@ class Run:
         """
         run = cls(path)
         if path.exists() and (not path.is_dir() or (any(path.iterdir()) and not run._is_run())):
-            raise InputError(f"{path} exists and is no run directory; name a new or empty folder with --out")
+            raise InputError(
+                f"{path} exists and is no run directory; name a new or empty folder with --out"
+            )
         return run
 
     @classmethod
@@ -73,7 +78,9 @@ class Run:
         """
         run = cls(path)
         if not run._is_run():
-            raise InputError(f"{path} is no run directory; make one with: morphomil segment COHORT --out {path}")
+            raise InputError(
+                f"{path} is no run directory; make one with: morphomil segment COHORT --out {path}"
+            )
         return run
 
     def _is_run(self) -> bool:
@@ -114,9 +121,12 @@ class Run:
         return self.path / "slides" / safe_name(slide_id)
 
     def status(self, slide_id: str) -> dict[str, Any]:
-        """What each stage left for a slide: its key, its outputs' digests and its figures, or its error."""
+        """What each stage left for a slide: its key, its outputs' digests and its figures, or its
+        error."""
         try:
-            status = json.loads((self.slide_folder(slide_id) / "status.json").read_text(encoding="utf-8"))
+            status = json.loads(
+                (self.slide_folder(slide_id) / "status.json").read_text(encoding="utf-8")
+            )
         except (OSError, ValueError):
             return {}
         return status if isinstance(status, dict) else {}
@@ -127,10 +137,19 @@ class Run:
         if entry.get("key") != key or "error" in entry:
             return False
         folder = self.slide_folder(slide_id)
-        return all((folder / name).exists() and digest(folder / name) == sha for name, sha in entry["outputs"].items())
+        return all(
+            (folder / name).exists() and digest(folder / name) == sha
+            for name, sha in entry["outputs"].items()
+        )
 
     def mark_done(
-        self, slide_id: str, stage: str, key: str, *, outputs: Sequence[str], figures: dict[str, Any]
+        self,
+        slide_id: str,
+        stage: str,
+        key: str,
+        *,
+        outputs: Sequence[str],
+        figures: dict[str, Any],
     ) -> None:
         """State that a stage's outputs are complete; the last write of a slide's stage."""
         folder = self.slide_folder(slide_id)
@@ -148,12 +167,18 @@ class Run:
         write_json(self.slide_folder(slide_id) / "status.json", earlier | {stage: entry})
 
     def figures(self, stage: str) -> pd.DataFrame:
-        """One row per slide of the cohort: `slide_id`, `state` (done, failed, missing), `cause`, a stage's figures."""
+        """One row per slide of the cohort: `slide_id`, `state` (done, failed, missing), `cause`, a
+        stage's figures."""
         rows = []
         for slide in self.cohort.slides:
             entry = self.status(slide.slide_id).get(stage, {})
             state = "failed" if "error" in entry else "done" if entry else "missing"
-            row = {"slide_id": slide.slide_id, "patient": slide.patient, "label": slide.label, "state": state}
+            row = {
+                "slide_id": slide.slide_id,
+                "patient": slide.patient,
+                "label": slide.label,
+                "state": state,
+            }
             rows.append(row | {"cause": entry.get("error", "")} | entry.get("figures", {}))
         return pd.DataFrame(rows)
 
@@ -178,7 +203,9 @@ class Run:
         """
         return self._table("nuclei", slide_id, NUCLEI, stage="featurize")
 
-    def _table(self, name: str, slide_id: str | None, schema: Schema, *, stage: str) -> pd.DataFrame:
+    def _table(
+        self, name: str, slide_id: str | None, schema: Schema, *, stage: str
+    ) -> pd.DataFrame:
         if slide_id is None:
             tables = [self._table(name, done, schema, stage=stage) for done in self.done(stage)]
             return schema.check(pd.concat(tables)) if tables else schema.empty()
@@ -200,7 +227,9 @@ class Run:
                 return slide
         names = [slide.slide_id for slide in self.cohort.slides]
         near = difflib.get_close_matches(slide_id, names, n=1) or names[:3]
-        raise InputError(f"{self.path} has no slide {slide_id!r}; it has {len(names)}, such as {', '.join(near)}")
+        raise InputError(
+            f"{self.path} has no slide {slide_id!r}; it has {len(names)}, such as {', '.join(near)}"
+        )
 
     @property
     def ranking(self) -> pd.DataFrame:
@@ -215,10 +244,12 @@ class Run:
         return pd.read_csv(path)
 
     def attention(self, slide_id: str) -> pd.DataFrame:
-        """What the models attend to in a slide: `model`, `fold`, `feature` or `patch_id`, `attention` (sums to 1).
+        """What the models attend to in a slide: `model`, `fold`, `feature` or `patch_id`,
+        `attention` (sums to 1).
 
-        The morphometry model attends to features (one row each, of the slide's patient, out of fold), image models to
-        patches; the column of the other kind is empty. A model that wasn't trained has no rows.
+        The morphometry model attends to features (one row each, of the slide's patient, out of
+        fold), image models to patches; the column of the other kind is empty. A model that wasn't
+        trained has no rows.
 
         Raises:
             InputError: the run has no slide of this name.
@@ -231,7 +262,9 @@ class Run:
             names = [name for name in wide.select_dtypes("number") if name in wide]
             wide = wide[wide["patient"] == slide.patient].assign(fold=wide.get("fold"))
             tables.append(
-                wide.melt(["fold"], names, var_name="feature", value_name="attention").assign(model="morphometry")
+                wide.melt(["fold"], names, var_name="feature", value_name="attention").assign(
+                    model="morphometry"
+                )
             )
         for path in sorted(self.path.glob("models/*/*/attention.parquet")):
             table = pd.read_parquet(path)
@@ -241,16 +274,24 @@ class Run:
         columns = ["model", "fold", "feature", "patch_id", "attention"]
         filled = [table for table in tables if len(table)]
         result = pd.concat(filled) if filled else pd.DataFrame(columns=columns)
-        result = result.reindex(columns=columns).astype({"patch_id": "Int32", "attention": "float64"})
+        result = result.reindex(columns=columns).astype(
+            {"patch_id": "Int32", "attention": "float64"}
+        )
         return result.reset_index(drop=True)
 
     def segmented_with(self) -> dict[str, Any]:
-        """Settings of the command that made the masks: `segment`, or `import-nuclei` (`model` is then "imported")."""
-        made = [self.commands()[name] for name in ("segment", "import-nuclei") if name in self.commands()]
+        """Settings of the command that made the masks: `segment`, or `import-nuclei` (`model` is
+        then "imported")."""
+        made = [
+            self.commands()[name]
+            for name in ("segment", "import-nuclei")
+            if name in self.commands()
+        ]
         return dict(max(made, key=lambda entry: str(entry["finished"]))["settings"]) if made else {}
 
     def masks(self, slide_id: str) -> Any:
-        """A slide's masks: Zarr group with `labels` and `tissue` per region and each region's frame as attributes."""
+        """A slide's masks: Zarr group with `labels` and `tissue` per region and each region's frame
+        as attributes."""
         import zarr
 
         return zarr.open_group(self.slide_folder(slide_id) / "masks.zarr", mode="r")
@@ -261,29 +302,40 @@ class Run:
 
         group: Any = zarr.open_group(self.slide_folder(slide_id) / "counts.zarr", mode="r")
         patch_ids = np.array(group.attrs["patch_id"], dtype=np.int64)
-        return SlideCounts(tuple(group.attrs["features"]), patch_ids, np.asarray(group["counts"][:]))
+        return SlideCounts(
+            tuple(group.attrs["features"]), patch_ids, np.asarray(group["counts"][:])
+        )
 
     def regions(self, slide_id: str) -> list[dict[str, Any]]:
-        """A slide's regions: GeoJSON features, level-0 pixels of the image that their properties name."""
+        """A slide's regions: GeoJSON features, level-0 pixels of the image that their properties
+        name."""
         path = self.slide_folder(slide_id) / "regions.geojson"
         return list(json.loads(path.read_text(encoding="utf-8"))["features"])
 
     def measured_key(self) -> str:
         """Changes with every slide that is measured anew, added or lost."""
-        return key_of([[name, self.status(name)["featurize"]["outputs"]] for name in self.done("featurize")])
+        return key_of(
+            [[name, self.status(name)["featurize"]["outputs"]] for name in self.done("featurize")]
+        )
 
     def ranking_about(self) -> dict[str, Any]:
-        """What the stored ranking is about: groups, AUC with interval, settings, notes; empty before `rank`."""
+        """What the stored ranking is about: groups, AUC with interval, settings, notes; empty
+        before `rank`."""
         path = self.path / "rank" / "about.json"
         return dict(json.loads(path.read_text(encoding="utf-8"))) if path.is_file() else {}
 
     def commands(self) -> dict[str, dict[str, Any]]:
-        """The last entry of run.json for each command: `settings`, `versions`, `seconds`, `finished`."""
+        """The last entry of run.json for each command: `settings`, `versions`, `seconds`,
+        `finished`."""
         return {entry["command"]: entry for entry in self._log().get("commands", [])}
 
     def _log(self) -> dict[str, Any]:
         path = self.path / "run.json"
-        return dict(json.loads(path.read_text(encoding="utf-8"))) if path.is_file() else {"schema": SCHEMA_VERSION}
+        return (
+            dict(json.loads(path.read_text(encoding="utf-8")))
+            if path.is_file()
+            else {"schema": SCHEMA_VERSION}
+        )
 
     def record(self, command: str, settings: dict[str, Any], *, seconds: float) -> None:
         """Add a finished command to run.json: settings, versions, duration."""
@@ -296,7 +348,9 @@ class Run:
                 "seconds": round(seconds, 1),
                 "finished": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
             }
-            write_json(self.path / "run.json", log | {"commands": [*log.get("commands", []), entry]})
+            write_json(
+                self.path / "run.json", log | {"commands": [*log.get("commands", []), entry]}
+            )
 
 
 def versions() -> dict[str, str]:
@@ -305,7 +359,16 @@ def versions() -> dict[str, str]:
     from importlib.metadata import PackageNotFoundError, version
 
     found = {"python": platform.python_version(), "machine": platform.machine()}
-    for name in ("morphomil", "numpy", "pandas", "scipy", "scikit-image", "stardist", "tensorflow-cpu", "torch"):
+    for name in (
+        "morphomil",
+        "numpy",
+        "pandas",
+        "scipy",
+        "scikit-image",
+        "stardist",
+        "tensorflow-cpu",
+        "torch",
+    ):
         try:
             found[name] = version(name)
         except PackageNotFoundError:

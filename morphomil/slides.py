@@ -1,6 +1,8 @@
-"""Slide -> tumor regions -> patches. A slide is read by area, at any resolution, and never whole into memory.
+"""Slide -> tumor regions -> patches. A slide is read by area, at any resolution, and never whole
+into memory.
 
-Flat images (JPEG, PNG, TIFF without tiles) are the exception: they are decoded once, up to `MAX_FLAT_PX`.
+Flat images (JPEG, PNG, TIFF without tiles) are the exception: they are decoded once, up to
+`MAX_FLAT_PX`.
 """
 
 from __future__ import annotations
@@ -42,7 +44,8 @@ CACHED_CELLS = 320
 TILE_CACHE_BYTES = 2**27
 """Of OpenSlide, for tiles that lie across two cells."""
 BLOCK_PX = 1024
-"""Side of the source area that one resampling works on: Pillow takes positions in it as 32-bit floats."""
+"""Side of the source area that one resampling works on: Pillow takes positions in it as 32-bit
+floats."""
 STRIP_PX = 256
 """Rows of a decoded image copied at a time."""
 MAX_FLAT_PX = 10**9
@@ -61,7 +64,8 @@ class _Level(NamedTuple):
 
 
 class _Pixels(Protocol):
-    """A decoder: levels, finest first, and 512 x 512 cells of a level on a fixed grid, white where there is nothing."""
+    """A decoder: levels, finest first, and 512 x 512 cells of a level on a fixed grid, white where
+    there is nothing."""
 
     levels: tuple[_Level, ...]
 
@@ -87,26 +91,40 @@ class SlideImage:
         return self
 
     def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
     ) -> None:
         """Close the file."""
         self._cell.cache_clear()
         self._pixels.close()
 
-    def read(self, x: float, y: float, width: int, height: int, *, downsample: float) -> NDArray[np.uint8]:
-        """RGB uint8 (height, width, 3) of the area whose top left corner is the level-0 position (x, y).
+    def read(
+        self, x: float, y: float, width: int, height: int, *, downsample: float
+    ) -> NDArray[np.uint8]:
+        """RGB uint8 (height, width, 3) of the area whose top left corner is the level-0 position
+        (x, y).
 
-        A pixel of the result covers `downsample` level-0 pixels (below 1: enlarged); beyond the image all is white.
-        Resampled from the nearest finer pyramid level with Pillow's antialiasing HAMMING filter (no negative
-        weights, so no overshoot). An area read in one piece and in parts gives the same pixels where positions,
-        downsample and that level's own are whole; else up to one pixel in a hundred differs, by one of 255.
+        A pixel of the result covers `downsample` level-0 pixels (below 1: enlarged); beyond the
+        image all is white. Resampled from the nearest finer pyramid level with Pillow's
+        antialiasing HAMMING filter (no negative weights, so no overshoot). An area read in one
+        piece and in parts gives the same pixels where positions, downsample and that level's own
+        are whole; else up to one pixel in a hundred differs, by one of 255.
 
         Raises:
             SlideError: the file is damaged there.
         """
         if width < 1 or height < 1 or not downsample > 0:
-            raise ValueError(f"asked for {width} x {height} pixels at downsample {downsample}; all must be positive")
-        fits = [number for number, level in enumerate(self._pixels.levels) if level.downsample <= downsample * 1.01]
+            raise ValueError(
+                f"asked for {width} x {height} pixels at downsample {downsample}; "
+                "all must be positive"
+            )
+        fits = [
+            number
+            for number, level in enumerate(self._pixels.levels)
+            if level.downsample <= downsample * 1.01
+        ]
         level = max(fits, key=lambda number: self._pixels.levels[number].downsample, default=0)
         own = self._pixels.levels[level].downsample
         step = downsample / own
@@ -115,16 +133,22 @@ class SlideImage:
         for top in range(0, height, side):
             for left in range(0, width, side):
                 block = result[top : top + side, left : left + side]
-                block[:] = self._resample(level, x / own + left * step, y / own + top * step, block.shape[:2], step)
+                block[:] = self._resample(
+                    level, x / own + left * step, y / own + top * step, block.shape[:2], step
+                )
         return result
 
     def thumbnail(self, max_px: int = 1024) -> NDArray[np.uint8]:
         """The whole image, its longer side at most `max_px`; never enlarged."""
         downsample = max(1.0, max(self.width, self.height) / max_px)
-        width, height = (max(1, math.ceil(side / downsample - 1e-9)) for side in (self.width, self.height))
+        width, height = (
+            max(1, math.ceil(side / downsample - 1e-9)) for side in (self.width, self.height)
+        )
         return self.read(0, 0, width, height, downsample=downsample)
 
-    def _resample(self, level: int, x: float, y: float, shape: tuple[int, ...], step: float) -> NDArray[np.uint8]:
+    def _resample(
+        self, level: int, x: float, y: float, shape: tuple[int, ...], step: float
+    ) -> NDArray[np.uint8]:
         """Pixels of `step` level pixels each, from the level's position (x, y)."""
         from PIL.Image import Resampling, fromarray
 
@@ -137,7 +161,8 @@ class SlideImage:
         source = fromarray(self._crop(level, left, top, right - left, bottom - top))
         across = (x - left, 0, x - left + width * step, source.height)
         down = (0, y - top, width, y - top + height * step)
-        # in two steps: in one, Pillow rounds between them in an order that depends on the shape of the area
+        # in two steps: in one, Pillow rounds between them in an order that depends on the shape of
+        # the area
         source = source.resize((width, source.height), Resampling.HAMMING, box=across)
         return np.asarray(source.resize((width, height), Resampling.HAMMING, box=down))
 
@@ -146,7 +171,9 @@ class SlideImage:
         crop = np.full((height, width, 3), 255, np.uint8)
         _, columns, rows = self._pixels.levels[level]
         for row in range(max(top, 0) // CELL_PX, math.ceil(min(top + height, rows) / CELL_PX)):
-            for column in range(max(left, 0) // CELL_PX, math.ceil(min(left + width, columns) / CELL_PX)):
+            for column in range(
+                max(left, 0) // CELL_PX, math.ceil(min(left + width, columns) / CELL_PX)
+            ):
                 cell = self._cell(level, column, row)
                 x, y = column * CELL_PX - left, row * CELL_PX - top
                 part = cell[max(-y, 0) : height - y, max(-x, 0) : width - x]
@@ -157,7 +184,8 @@ class SlideImage:
 def open_image(source: ImageSource, *, default_mpp: float | None = None) -> SlideImage:
     """Open an image file; flat images are decoded at the first read.
 
-    The pixel size is the manifest's, else the file's, else `default_mpp`; one that the file contradicts is an error.
+    The pixel size is the manifest's, else the file's, else `default_mpp`; one that the file
+    contradicts is an error.
 
     Raises:
         SlideError: the file can't be opened, or isn't an RGB image.
@@ -172,23 +200,32 @@ def open_image(source: ImageSource, *, default_mpp: float | None = None) -> Slid
     return SlideImage(source.path, pixels, mpp)
 
 
-def _settle_mpp(path: Path, found: float | None, *, stated: float | None, default: float | None) -> float:
+def _settle_mpp(
+    path: Path, found: float | None, *, stated: float | None, default: float | None
+) -> float:
     low, high = MPP_RANGE
     given = default if stated is None else stated
     origin = "--mpp" if stated is None else "the manifest"
     if given is not None and not low <= given <= high:
-        raise InputError(f"slide {path}: {origin} says {given:g} um per pixel; pixel sizes are {low:g} to {high:g}")
+        raise InputError(
+            f"slide {path}: {origin} says {given:g} um per pixel; pixel sizes are "
+            f"{low:g} to {high:g}"
+        )
     usable = found if found is not None and low <= found <= high else None
     if given is not None and usable is not None and abs(given / usable - 1) > MAX_MPP_CONFLICT:
         raise InputError(
-            f"slide {path}: {origin} says {given:g} um per pixel, the file {usable:g}; correct the one that is wrong"
+            f"slide {path}: {origin} says {given:g} um per pixel, the file {usable:g}; correct "
+            "the one that is wrong"
         )
     for mpp in (stated, usable, default):
         if mpp is not None:
             return float(mpp)
-    says = "doesn't record it" if found is None else f"says {found:.4g} um, which no microscope gives"
+    says = (
+        "doesn't record it" if found is None else f"says {found:.4g} um, which no microscope gives"
+    )
     raise InputError(
-        f"slide {path}: pixel size unknown (the file {says}); give it in the manifest's column mpp, "
+        f"slide {path}: pixel size unknown (the file {says}); give it in the manifest's column "
+        "mpp, "
         "with --mpp, or use a file that records it"
     )
 
@@ -198,7 +235,16 @@ def _reading(path: Path) -> Iterator[None]:
     """Turn whatever a decoder raises into one error that names the file."""
     from openslide import OpenSlideError
 
-    damaged = (OSError, EOFError, ValueError, TypeError, LookupError, ArithmeticError, AttributeError, SyntaxError)
+    damaged = (
+        OSError,
+        EOFError,
+        ValueError,
+        TypeError,
+        LookupError,
+        ArithmeticError,
+        AttributeError,
+        SyntaxError,
+    )
     try:
         yield
     except (OpenSlideError, struct.error, zlib.error, *damaged) as error:
@@ -219,7 +265,9 @@ def _open_pixels(path: Path) -> tuple[_Pixels, float | None]:
             return _open_flat(path), None
         vendor = openslide.OpenSlide.detect_format(path)
         is_tiff = magic[:4] in (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
-        flat, mpp = _inspect_tiff(path) if is_tiff and vendor in (None, "generic-tiff") else (None, None)
+        flat, mpp = (
+            _inspect_tiff(path) if is_tiff and vendor in (None, "generic-tiff") else (None, None)
+        )
         if flat is not None:
             return flat, mpp
         if vendor is None:
@@ -231,8 +279,8 @@ def _open_pixels(path: Path) -> tuple[_Pixels, float | None]:
 class _OpenSlidePixels:
     """What OpenSlide reads.
 
-    OpenSlide interpolates where a level's pixel isn't at a whole level-0 position, so results would depend on the
-    corner of each request; cells on a fixed grid don't.
+    OpenSlide interpolates where a level's pixel isn't at a whole level-0 position, so results would
+    depend on the corner of each request; cells on a fixed grid don't.
     """
 
     def __init__(self, path: Path) -> None:
@@ -242,7 +290,9 @@ class _OpenSlidePixels:
         self._slide = openslide.OpenSlide(path)
         self._slide.set_cache(openslide.OpenSlideCache(TILE_CACHE_BYTES))
         sizes = zip(self._slide.level_downsamples, self._slide.level_dimensions, strict=True)
-        self.levels = tuple(_Level(float(downsample), width, height) for downsample, (width, height) in sizes)
+        self.levels = tuple(
+            _Level(float(downsample), width, height) for downsample, (width, height) in sizes
+        )
         x, y = (float(self._slide.properties.get(f"openslide.mpp-{axis}", 0)) for axis in "xy")
         self.mpp = _square(path, x, y)
 
@@ -251,7 +301,9 @@ class _OpenSlidePixels:
         left, top = column * CELL_PX, row * CELL_PX
         size = (min(CELL_PX, width - left), min(CELL_PX, height - top))
         with _reading(self._path):
-            rgba = self._slide.read_region((round(left * downsample), round(top * downsample)), level, size)
+            rgba = self._slide.read_region(
+                (round(left * downsample), round(top * downsample)), level, size
+            )
         return _on_white(rgba)
 
     def close(self) -> None:
@@ -261,13 +313,17 @@ class _OpenSlidePixels:
 class _ArrayPixels:
     """An image that is held in memory once it is asked for."""
 
-    def __init__(self, path: Path, load: Callable[[], NDArray[np.uint8]], *, width: int, height: int) -> None:
+    def __init__(
+        self, path: Path, load: Callable[[], NDArray[np.uint8]], *, width: int, height: int
+    ) -> None:
         if width < 1 or height < 1:
             raise ValueError(f"it says it has {width} x {height} pixels")
         if width * height > MAX_FLAT_PX:
             raise SlideError(
-                f"slide {path}: {width} x {height} pixels without tiles are too many to decode at once; convert it to "
-                "a tiled pyramid, for example with: vips tiffsave IN OUT.tif --tile --pyramid --compression jpeg"
+                f"slide {path}: {width} x {height} pixels without tiles are too many to decode at "
+                "once; convert it to "
+                "a tiled pyramid, for example with: vips tiffsave IN OUT.tif --tile --pyramid "
+                "--compression jpeg"
             )
         self.levels: tuple[_Level, ...] = (_Level(1.0, width, height),)
         self._path, self._load = path, load
@@ -287,15 +343,17 @@ class _ArrayPixels:
 def _open_flat(path: Path) -> _ArrayPixels:
     """JPEG, PNG or 8-bit flat TIFF through Pillow.
 
-    The decoders are called directly: `Image.open` would refuse 180 megapixels, which region exports reach, unless its
-    global limit is changed; `MAX_FLAT_PX` is the limit here. PNG of 16 bits per channel keep the high byte.
+    The decoders are called directly: `Image.open` would refuse 180 megapixels, which region exports
+    reach, unless its global limit is changed; `MAX_FLAT_PX` is the limit here. PNG of 16 bits per
+    channel keep the high byte.
     """
     from PIL.Image import Image
 
     with _open_pillow(path) as image:
         if Image.getexif(image).get(0x0112, 1) != 1:  # PngImageFile.getexif would decode the image
             raise SlideError(
-                f"slide {path}: an EXIF tag says to turn it, so annotations may be in either frame; save it upright, "
+                f"slide {path}: an EXIF tag says to turn it, so annotations may be in either "
+                "frame; save it upright, "
                 "without that tag"
             )
         if image.mode not in ("RGB", "RGBA", "RGBX", "P", "PA") or _is_gray_palette(image):
@@ -312,7 +370,8 @@ def _open_flat(path: Path) -> _ArrayPixels:
 
 def _wrong_color(path: Path, kind: str) -> SlideError:
     return SlideError(
-        f"slide {path}: its pixels are {kind}, but nuclei are measured in H&E color; save it as 8-bit RGB"
+        f"slide {path}: its pixels are {kind}, but nuclei are measured in H&E color; save it as "
+        "8-bit RGB"
     )
 
 
@@ -323,7 +382,9 @@ def _open_pillow(path: Path) -> ImageFile:
 
     with path.open("rb") as stream:
         magic = stream.read(4)
-    decoder = {b"\xff\xd8\xff": JpegImageFile, b"\x89PN": PngImageFile}.get(magic[:3], TiffImageFile)
+    decoder = {b"\xff\xd8\xff": JpegImageFile, b"\x89PN": PngImageFile}.get(
+        magic[:3], TiffImageFile
+    )
     return decoder(path)
 
 
@@ -347,14 +408,17 @@ def _on_white(image: Image) -> NDArray[np.uint8]:
     elif image.mode != "RGB":
         image = image.convert("RGB")
     pixels = np.empty((image.height, image.width, 3), np.uint8)
-    for top in range(0, image.height, STRIP_PX):  # in one piece Pillow's conversion takes three times as long
+    for top in range(
+        0, image.height, STRIP_PX
+    ):  # in one piece Pillow's conversion takes three times as long
         strip = image.crop((0, top, image.width, min(top + STRIP_PX, image.height)))
         pixels[top : top + STRIP_PX] = np.asarray(strip)
     return pixels
 
 
 def _inspect_tiff(path: Path) -> tuple[_ArrayPixels | None, float | None]:
-    """A decoder if the TIFF is flat (else OpenSlide's task), and the um per pixel that its tags or OME-XML state."""
+    """A decoder if the TIFF is flat (else OpenSlide's task), and the um per pixel that its tags or
+    OME-XML state."""
     import tifffile
 
     with tifffile.TiffFile(path) as file:
@@ -377,7 +441,9 @@ def _inspect_tiff(path: Path) -> tuple[_ArrayPixels | None, float | None]:
         rgb = values if values.shape[-1] in (3, 4) else np.moveaxis(values, 0, -1)
         if rgb.shape[:2] != (height, width) or rgb.ndim != 3 or rgb.shape[2] < 3:
             raise ValueError(f"an array of shape {values.shape} is no RGB image")
-        eight_bits: NDArray[np.uint8] = np.rint(np.arange(2**bits) * (255 / (2**bits - 1))).astype(np.uint8)
+        eight_bits: NDArray[np.uint8] = np.rint(np.arange(2**bits) * (255 / (2**bits - 1))).astype(
+            np.uint8
+        )
         rgb8: NDArray[np.uint8] = eight_bits[rgb[..., :3]]
         return rgb8
 
@@ -395,7 +461,9 @@ def _tiff_mpp(path: Path, file: Any) -> float | None:
         if sizes is not None and "PhysicalSizeX" in sizes.attrib:
             factor = {"µm": 1.0, "nm": 1e-3, "mm": 1e3}.get(sizes.get("PhysicalSizeXUnit", "µm"))
             x = float(sizes.attrib["PhysicalSizeX"])
-            return factor and _square(path, x * factor, float(sizes.get("PhysicalSizeY", x)) * factor)
+            return factor and _square(
+                path, x * factor, float(sizes.get("PhysicalSizeY", x)) * factor
+            )
     if "XResolution" not in page.tags or "YResolution" not in page.tags:
         return None
     x, y = (page.tags[name].value for name in ("XResolution", "YResolution"))
@@ -416,7 +484,9 @@ def _square(path: Path, x: float, y: float) -> float | None:
     if not (x > 0 and y > 0):
         return None
     if abs(x / y - 1) > 0.01:
-        raise SlideError(f"slide {path}: its pixels are {x:g} x {y:g} um; resample it to square pixels")
+        raise SlideError(
+            f"slide {path}: its pixels are {x:g} x {y:g} um; resample it to square pixels"
+        )
     return (x + y) / 2
 
 
@@ -425,7 +495,8 @@ RegionSource = Literal["annotation", "white", "tissue", "whole"]
 
 @dataclass(frozen=True)
 class Region:
-    """A connected tumor area of an image, outline in level-0 pixels; `index` counts within the slide."""
+    """A connected tumor area of an image, outline in level-0 pixels; `index` counts within the
+    slide."""
 
     image: int
     index: int
@@ -435,12 +506,18 @@ class Region:
 
 
 def find_regions(
-    image: SlideImage, source: ImageSource, *, image_index: int, first_index: int, settings: PatchSettings
+    image: SlideImage,
+    source: ImageSource,
+    *,
+    image_index: int,
+    first_index: int,
+    settings: PatchSettings,
 ) -> list[Region]:
     """The tumor regions of an image, disjoint, from the top left; none on a blank slide.
 
-    Mode auto takes the annotation where there is one; else all that isn't white, where a twentieth or more of the
-    image is pure white and more than half of the rest is tissue (a region cut out as in BCNB); else the tissue.
+    Mode auto takes the annotation where there is one; else all that isn't white, where a twentieth
+    or more of the image is pure white and more than half of the rest is tissue (a region cut out as
+    in BCNB); else the tissue.
 
     Raises:
         InputError: the annotation can't be read, or there is none and the mode asks for it.
@@ -449,7 +526,10 @@ def find_regions(
     mode = settings.regions
     origin: RegionSource
     if mode == "annotation" and source.annotation is None:
-        raise InputError(f"slide {source.path}: regions are to be annotated, but the manifest names no annotation")
+        raise InputError(
+            f"slide {source.path}: regions are to be annotated, but the manifest "
+            "names no annotation"
+        )
     if mode in ("auto", "annotation") and source.annotation is not None:
         named, origin = _annotated(image, source.annotation), "annotation"
     elif mode == "whole":
@@ -458,14 +538,22 @@ def find_regions(
         named, origin = _detected(image, mode)
     named.sort(key=lambda pair: (pair[1].bounds[1], pair[1].bounds[0]))
     return [
-        Region(image_index, first_index + number, polygon, name or f"region {first_index + number}", origin)
+        Region(
+            image_index,
+            first_index + number,
+            polygon,
+            name or f"region {first_index + number}",
+            origin,
+        )
         for number, (name, polygon) in enumerate(named)
     ]
 
 
 def _parts(shape: shapely.Geometry) -> list[shapely.Polygon]:
     """The connected polygons of a shape, those below a pixel left out."""
-    return [part for part in shapely.get_parts(shape) if part.geom_type == "Polygon" and part.area >= 1]
+    return [
+        part for part in shapely.get_parts(shape) if part.geom_type == "Polygon" and part.area >= 1
+    ]
 
 
 def _annotated(image: SlideImage, path: Path) -> list[tuple[str, shapely.Polygon]]:
@@ -474,17 +562,27 @@ def _annotated(image: SlideImage, path: Path) -> list[tuple[str, shapely.Polygon
     wanted = [area for area in areas if area.kind == kind]
     if not wanted:
         names = ", ".join(sorted({area.name for area in areas}))
-        raise InputError(f"annotation {path} marks no tumor, only: {names}; give tumor areas a class such as Tumor")
+        raise InputError(
+            f"annotation {path} marks no tumor, only: {names}; give tumor areas a "
+            "class such as Tumor"
+        )
     union = shapely.union_all([area.polygon for area in wanted])
     inside = shapely.intersection(union, shapely.box(0, 0, image.width, image.height))
     if inside.area < (1 - MAX_OUTSIDE) * union.area:
         raise SlideError(
-            f"slide {image.path}: {1 - inside.area / union.area:.0%} of annotation {path} lies outside the image "
-            f"({image.width} x {image.height} pixels); it belongs to another slide or isn't in level-0 pixels"
+            f"slide {image.path}: {1 - inside.area / union.area:.0%} of annotation {path} lies "
+            "outside the image "
+            f"({image.width} x {image.height} pixels); it belongs to another slide or isn't in "
+            "level-0 pixels"
         )
-    tumor = inside.difference(shapely.union_all([area.polygon for area in areas if area.kind == "other"]))
+    tumor = inside.difference(
+        shapely.union_all([area.polygon for area in areas if area.kind == "other"])
+    )
     parts = _parts(tumor)
-    titles = [{area.name for area in wanted if area.name and area.polygon.intersects(part)} for part in parts]
+    titles = [
+        {area.name for area in wanted if area.name and area.polygon.intersects(part)}
+        for part in parts
+    ]
     return [(" + ".join(sorted(some)), part) for some, part in zip(titles, parts, strict=True)]
 
 
@@ -495,7 +593,9 @@ CELL_UM = 8.0
 MIN_OBJECT_MM2 = 0.02
 
 
-def _detected(image: SlideImage, mode: RegionMode) -> tuple[list[tuple[str, shapely.Polygon]], RegionSource]:
+def _detected(
+    image: SlideImage, mode: RegionMode
+) -> tuple[list[tuple[str, shapely.Polygon]], RegionSource]:
     from scipy import ndimage
 
     downsample = max(1.0, CELL_UM / image.mpp)
@@ -504,7 +604,9 @@ def _detected(image: SlideImage, mode: RegionMode) -> tuple[list[tuple[str, shap
     cell_mm2 = (downsample * image.mpp / 1000) ** 2
     tissue = tissue_mask(rgb, cell_mm2=cell_mm2)
     filled = rgb.min(axis=-1) < 250
-    is_crop = _is_white(rgb).mean() >= WHITE_SHARE and tissue.sum() > TISSUE_SHARE_OF_CROP * filled.sum()
+    is_crop = (
+        _is_white(rgb).mean() >= WHITE_SHARE and tissue.sum() > TISSUE_SHARE_OF_CROP * filled.sum()
+    )
     origin: RegionSource = "white" if mode == "white" or (mode == "auto" and is_crop) else "tissue"
     if origin == "white":
         solid = _drop_small(filled, cells=_least_cells(filled, cell_mm2))
@@ -512,16 +614,20 @@ def _detected(image: SlideImage, mode: RegionMode) -> tuple[list[tuple[str, shap
     else:
         mask = tissue
     frame = shapely.box(0, 0, image.width, image.height)
-    outlines = [shapely.intersection(outline, frame) for outline in mask_polygons(mask, cell_px=downsample)]
+    outlines = [
+        shapely.intersection(outline, frame) for outline in mask_polygons(mask, cell_px=downsample)
+    ]
     return [("", part) for outline in outlines for part in _parts(outline)], origin
 
 
 def tissue_mask(rgb: NDArray[np.uint8], *, cell_mm2: float) -> NDArray[np.bool_]:
-    """Where an H&E thumbnail shows tissue, at about 8 um per pixel; `cell_mm2` is the area of its pixel.
+    """Where an H&E thumbnail shows tissue, at about 8 um per pixel; `cell_mm2` is the area of its
+    pixel.
 
-    Tissue absorbs green more than the weaker of red and blue; glass, dust, shadows and black ink absorb all alike,
-    blue and green ink mostly red. That difference of optical densities, relative to the glass's own color, is cut at
-    Otsu's threshold, held within 0.03 to 0.06 (natural units) so that a blank slide has none and pale stroma stays.
+    Tissue absorbs green more than the weaker of red and blue; glass, dust, shadows and black ink
+    absorb all alike, blue and green ink mostly red. That difference of optical densities, relative
+    to the glass's own color, is cut at Otsu's threshold, held within 0.03 to 0.06 (natural units)
+    so that a blank slide has none and pale stroma stays.
     """
     from scipy import ndimage
     from skimage.filters import threshold_otsu
@@ -551,7 +657,8 @@ def _least_cells(mask: NDArray[np.bool_], cell_mm2: float) -> float:
 
 
 def _glass(rgb: NDArray[np.float32]) -> NDArray[np.float32]:
-    """Color of the empty glass: the median of the brightest nearly gray pixels; neutral where these are few."""
+    """Color of the empty glass: the median of the brightest nearly gray pixels; neutral where these
+    are few."""
     low, high = rgb.min(axis=-1), rgb.max(axis=-1)
     gray = (high - low < 12) & (low > 150) & (low < 254.5)
     if gray.mean() < 0.01:
@@ -572,7 +679,8 @@ def _drop_small(mask: NDArray[np.bool_], *, cells: float) -> NDArray[np.bool_]:
 
 
 def mask_polygons(mask: NDArray[np.bool_], *, cell_px: float) -> list[shapely.Polygon]:
-    """The outlines, with holes, of a mask's 4-connected parts; a cell is a square of `cell_px`, so areas are exact."""
+    """The outlines, with holes, of a mask's 4-connected parts; a cell is a square of `cell_px`, so
+    areas are exact."""
     edges = np.diff(np.pad(mask.astype(np.int8), ((0, 0), (1, 1))), axis=1)
     row, start = np.nonzero(edges == 1)
     end = np.nonzero(edges == -1)[1]
@@ -590,9 +698,10 @@ def _is_white(rgb: NDArray[np.uint8]) -> NDArray[np.bool_]:
 class RegionPatches:
     """The patches of a region, on a grid from the top left corner (x_px, y_px) of its bounding box.
 
-    `table` has the schema PATCHES, row by row of the grid. `kept_cells` (rows, columns) marks the kept ones. `tissue`
-    (rows * patch_px // 4, columns * patch_px // 4) marks what lies inside the region and isn't blank, by blocks of
-    4 x 4 working pixels. `downsample` is level-0 pixels per working pixel.
+    `table` has the schema PATCHES, row by row of the grid. `kept_cells` (rows, columns) marks the
+    kept ones. `tissue` (rows * patch_px // 4, columns * patch_px // 4) marks what lies inside the
+    region and isn't blank, by blocks of 4 x 4 working pixels. `downsample` is level-0 pixels per
+    working pixel.
     """
 
     table: pd.DataFrame
@@ -606,11 +715,18 @@ class RegionPatches:
 
 
 def cut_patches(
-    image: SlideImage, region: Region, *, slide_id: str, first_patch_id: int, settings: PatchSettings
+    image: SlideImage,
+    region: Region,
+    *,
+    slide_id: str,
+    first_patch_id: int,
+    settings: PatchSettings,
 ) -> RegionPatches:
-    """Lay a grid of patches over a region; those that it touches make the table, one row of patches read at a time.
+    """Lay a grid of patches over a region; those that it touches make the table, one row of patches
+    read at a time.
 
-    Blank is what lies outside the region or is pure white (255, 255, 255) at working resolution, as in BCNB.
+    Blank is what lies outside the region or is pure white (255, 255, 255) at working resolution, as
+    in BCNB.
 
     Raises:
         SlideError: the image is damaged there, or every patch is covered by ink.
@@ -619,7 +735,9 @@ def cut_patches(
     downsample = settings.working_mpp / image.mpp
     left, top, right, bottom = region.polygon.bounds
     x, y = float(math.floor(left)), float(math.floor(top))
-    columns, rows = (max(1, math.ceil(span / (side * downsample) - 1e-9)) for span in (right - x, bottom - y))
+    columns, rows = (
+        max(1, math.ceil(span / (side * downsample) - 1e-9)) for span in (right - x, bottom - y)
+    )
     outline = _edges(region.polygon, x, y, downsample)
     tissue = np.zeros((rows * side // 4, columns * side // 4), bool)
     blank, ink, sharp = np.full((3, rows, columns), np.nan)
@@ -634,16 +752,23 @@ def cut_patches(
             with reading:
                 rgb = image.read(*corner, (last - first) * side, side, downsample=downsample)
             solid = inside[:, span] & ~_is_white(rgb)
-            # 4 x 4 pixels at a time; two short sums are several times faster than one over both axes
+            # 4 x 4 pixels at a time; two short sums are several times faster than one over both
+            # axes
             cells = solid.view(np.uint8).reshape(side // 4, 4, -1).sum(axis=1, dtype=np.uint8)
             cells = cells.reshape(side // 4, -1, 4).sum(axis=2, dtype=np.uint8)
-            blank[row, first:last] = 1 - cells.reshape(side // 4, last - first, -1).sum(axis=(0, 2)) / side**2
+            blank[row, first:last] = (
+                1 - cells.reshape(side // 4, last - first, -1).sum(axis=(0, 2)) / side**2
+            )
             for column, start in enumerate(range(0, solid.shape[1], side), start=first):
                 patch = np.s_[:, start : start + side]
                 if solid[patch].any():
                     ink[row, column] = is_ink(rgb[patch])[solid[patch]].mean()
-                    sharp[row, column] = sharpness(rgb[patch], solid[patch], mpp=settings.working_mpp)
-            tissue[row * side // 4 : (row + 1) * side // 4, span.start // 4 : span.stop // 4] = cells >= 8
+                    sharp[row, column] = sharpness(
+                        rgb[patch], solid[patch], mpp=settings.working_mpp
+                    )
+            tissue[row * side // 4 : (row + 1) * side // 4, span.start // 4 : span.stop // 4] = (
+                cells >= 8
+            )
 
     with ThreadPoolExecutor(CORES) as pool:
         list(pool.map(measure, range(rows)))  # raises what a row raised
@@ -651,8 +776,10 @@ def cut_patches(
     kept = filled & (ink < settings.max_ink)
     if filled.any() and not kept.any():
         raise SlideError(
-            f"{image.path.name}: every patch of region {region.index} has ink or colors that H&E doesn't yield "
-            f"(median share {np.median(ink[filled]):.0%}): is the image inverted, fluorescence, or under a pen mark? "
+            f"{image.path.name}: every patch of region {region.index} has ink or colors that H&E "
+            "doesn't yield "
+            f"(median share {np.median(ink[filled]):.0%}): is the image inverted, fluorescence, "
+            "or under a pen mark? "
             "--max-ink 1 takes it as it is"
         )
     row_of, column_of = np.nonzero(~np.isnan(blank))
@@ -676,24 +803,36 @@ def cut_patches(
 
 
 def _edges(polygon: shapely.Polygon, x: float, y: float, downsample: float) -> NDArray[np.float64]:
-    """All edges of a polygon and its holes as rows (x0, y0, x1, y1), y0 <= y1, in working pixels from (x, y)."""
-    rings = [(shapely.get_coordinates(ring) - (x, y)) / downsample for ring in (polygon.exterior, *polygon.interiors)]
+    """All edges of a polygon and its holes as rows (x0, y0, x1, y1), y0 <= y1, in working pixels
+    from (x, y)."""
+    rings = [
+        (shapely.get_coordinates(ring) - (x, y)) / downsample
+        for ring in (polygon.exterior, *polygon.interiors)
+    ]
     edges = np.concatenate([np.hstack([ring[:-1], ring[1:]]) for ring in rings])
     falling = edges[:, 1] > edges[:, 3]
     edges[falling] = edges[falling][:, [2, 3, 0, 1]]
     return edges
 
 
-def _rasterize(edges: NDArray[np.float64], *, top: int, shape: tuple[int, int]) -> NDArray[np.bool_]:
-    """Which pixels' centers are inside, even-odd, in the rows from `top` on: every edge toggles all to its right.
+def _rasterize(
+    edges: NDArray[np.float64], *, top: int, shape: tuple[int, int]
+) -> NDArray[np.bool_]:
+    """Which pixels' centers are inside, even-odd, in the rows from `top` on: every edge toggles all
+    to its right.
 
-    A row is crossed an even number of times, so that pixels row after row are outside and inside by turns.
+    A row is crossed an even number of times, so that pixels row after row are outside and inside by
+    turns.
     """
     height, width = shape
     first = np.clip(np.ceil(edges[:, 1] - 0.5) - top, 0, height).astype(int)
     last = np.clip(np.ceil(edges[:, 3] - 0.5) - top, 0, height).astype(int)
     crossing = np.repeat(np.arange(len(edges)), last - first)
-    row = np.arange(len(crossing)) - np.repeat(np.cumsum(last - first) - last + first, last - first) + first[crossing]
+    row = (
+        np.arange(len(crossing))
+        - np.repeat(np.cumsum(last - first) - last + first, last - first)
+        + first[crossing]
+    )
     x0, y0, x1, y1 = edges[crossing].T
     at = x0 + (row + top + 0.5 - y0) * (x1 - x0) / (y1 - y0)
     crossed = np.sort(row * width + np.clip(np.ceil(at - 0.5), 0, width).astype(int))
@@ -708,17 +847,25 @@ def _spans(flags: NDArray[np.bool_]) -> Iterator[tuple[int, int]]:
 
 
 def regions_geojson(regions: Sequence[Region]) -> dict[str, Any]:
-    """The regions as a GeoJSON FeatureCollection of QuPath annotations, level-0 pixels of each region's image."""
+    """The regions as a GeoJSON FeatureCollection of QuPath annotations, level-0 pixels of each
+    region's image."""
     return {"type": "FeatureCollection", "features": [_feature(region) for region in regions]}
 
 
 def _feature(region: Region) -> dict[str, Any]:
     known = region.source in ("annotation", "white")
-    classification = {"name": "Tumor", "color": [200, 0, 0]} if known else {"name": "Tissue", "color": [0, 120, 120]}
+    classification = (
+        {"name": "Tumor", "color": [200, 0, 0]}
+        if known
+        else {"name": "Tissue", "color": [0, 120, 120]}
+    )
     rings = (region.polygon.exterior, *region.polygon.interiors)
     return {
         "type": "Feature",
-        "geometry": {"type": "Polygon", "coordinates": [shapely.get_coordinates(ring).tolist() for ring in rings]},
+        "geometry": {
+            "type": "Polygon",
+            "coordinates": [shapely.get_coordinates(ring).tolist() for ring in rings],
+        },
         "properties": {
             "objectType": "annotation",
             "name": region.name,

@@ -1,4 +1,5 @@
-"""Stain normalization: the hematoxylin and eosin of an image, brought to a reference (Macenko et al. 2009).
+"""Stain normalization: the hematoxylin and eosin of an image, brought to a reference (Macenko et
+al. 2009).
 
 normalize = fit_normalizer(sample)      # pixels of the whole slide, so that tiling leaves no trace
 patch = normalize(patch)
@@ -20,19 +21,23 @@ if TYPE_CHECKING:
 GLASS = 240.0
 """Brightness of unstained glass."""
 FAINT = 0.25
-"""Pixels of less optical density (length of the vector of three channels) tell nothing of the stains."""
+"""Pixels of less optical density (length of the vector of three channels) tell nothing of the
+stains."""
 Stains = tuple["NDArray[np.float64]", "NDArray[np.float64]"]
 REFERENCE = np.array([[0.5626, 0.7201, 0.4062], [0.2159, 0.8012, 0.5581]])
-"""Optical density of hematoxylin and eosin in red, green, blue; the reference of Macenko's published code."""
+"""Optical density of hematoxylin and eosin in red, green, blue; the reference of Macenko's
+published code."""
 REFERENCE_STRENGTH = np.array([1.9705, 1.0308])
 """99th percentile of both stains' concentrations in the reference."""
 MIN_PIXELS = 1000
 
 
 def estimate_stains(rgb: NDArray[np.uint8]) -> Stains:
-    """Optical density of hematoxylin and eosin (2, 3), unit vectors, and the 99th percentile of each one's amount (2,).
+    """Optical density of hematoxylin and eosin (2, 3), unit vectors, and the 99th percentile of
+    each one's amount (2,).
 
-    As Macenko's published code, but for the percentiles, which are of stained pixels: glass tells nothing of a stain.
+    As Macenko's published code, but for the percentiles, which are of stained pixels: glass tells
+    nothing of a stain.
 
     Args:
         rgb: pixels (..., 3) of one slide.
@@ -52,12 +57,15 @@ def estimate_stains(rgb: NDArray[np.uint8]) -> Stains:
     ends = [plane @ (np.cos(a), np.sin(a)) for a in np.percentile(angles, (1, 99))]
     stains = np.array(sorted(ends, key=lambda stain: -stain[0]))  # hematoxylin takes more red
     stains /= np.linalg.norm(stains, axis=1, keepdims=True)
-    amounts = np.linalg.lstsq(stains.T, stained.T, rcond=None)[0]  # of all pixels, an image of much glass looked pale
+    amounts = np.linalg.lstsq(stains.T, stained.T, rcond=None)[
+        0
+    ]  # of all pixels, an image of much glass looked pale
     return stains, np.maximum(np.percentile(amounts, 99, axis=1), 1e-3)
 
 
 def change_of_stains(own: Stains, other: Stains) -> NDArray[np.float64]:
-    """The matrix (3, 3) that brings optical densities (..., 3) of one slide to the stains of another."""
+    """The matrix (3, 3) that brings optical densities (..., 3) of one slide to the stains of
+    another."""
     return np.asarray(np.linalg.pinv(own[0]) * (other[1] / own[1]) @ other[0])
 
 
@@ -70,7 +78,8 @@ def restain(image: NDArray[np.float32], change: NDArray[np.float64]) -> NDArray[
 def fit_normalizer(
     sample: NDArray[np.uint8], *, reference: Stains = (REFERENCE, REFERENCE_STRENGTH)
 ) -> Callable[[NDArray[np.uint8]], NDArray[np.uint8]]:
-    """A function that brings pixels (..., 3) of the slide that `sample` is from to the reference's stains.
+    """A function that brings pixels (..., 3) of the slide that `sample` is from to the reference's
+    stains.
 
     `reference` is Macenko's or what `estimate_stains` says of another slide.
 

@@ -21,10 +21,12 @@ if TYPE_CHECKING:
 
 @contextmanager
 def atomic_path(path: Path) -> Iterator[Path]:
-    """A temporary path beside `path`; what the block wrote there is flushed and renamed to `path` when it succeeds.
+    """A temporary path beside `path`; what the block wrote there is flushed and renamed to `path`
+    when it succeeds.
 
-    Works for files and for folders (Zarr). After an error or a kill the old content of `path` is intact, and what is
-    left of the temporary is removed by the next write; a path has one writer at a time.
+    Works for files and for folders (Zarr). After an error or a kill the old content of `path` is
+    intact, and what is left of the temporary is removed by the next write; a path has one writer at
+    a time.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(f".{path.name}.tmp")
@@ -64,7 +66,8 @@ def write_json(path: Path, value: Any) -> None:
 
 
 def write_table_csv(path: Path, table: pd.DataFrame) -> None:
-    """Write a table as CSV for people and spreadsheets; text that a spreadsheet would run as a formula is escaped."""
+    """Write a table as CSV for people and spreadsheets; text that a spreadsheet would run as a
+    formula is escaped."""
     safe = table.copy()
     for name in safe.columns:
         if not pd.api.types.is_numeric_dtype(safe[name]):
@@ -74,8 +77,13 @@ def write_table_csv(path: Path, table: pd.DataFrame) -> None:
 
 
 def _escape_formula(value: Any) -> Any:
-    """OWASP ASVS 1.2.10: a cell that starts like a formula is prefixed with an apostrophe; numbers are left alone."""
-    return f"'{value}" if isinstance(value, str) and value.startswith(("=", "+", "-", "@", "\t", "\0")) else value
+    """OWASP ASVS 1.2.10: a cell that starts like a formula is prefixed with an apostrophe; numbers
+    are left alone."""
+    return (
+        f"'{value}"
+        if isinstance(value, str) and value.startswith(("=", "+", "-", "@", "\t", "\0"))
+        else value
+    )
 
 
 def write_bytes(path: Path, content: bytes) -> None:
@@ -108,7 +116,8 @@ def digest(path: Path) -> str:
 
 
 def fingerprint(path: Path) -> str:
-    """What tells a changed input from an unchanged one: size, first and last MiB (slides are too large to hash)."""
+    """What tells a changed input from an unchanged one: size, first and last MiB (slides are too
+    large to hash)."""
     size = path.stat().st_size
     with path.open("rb") as stream:
         head = stream.read(2**20)

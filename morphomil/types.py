@@ -1,7 +1,7 @@
 """The nouns of morphomil: cohorts, slides, settings, table schemas, errors.
 
-Coordinates are level-0 pixels (x right, y down) of the image that a row belongs to. Lengths are um, areas um2,
-densities nuclei/mm2, angles degrees; the unit stands in the column name.
+Coordinates are level-0 pixels (x right, y down) of the image that a row belongs to. Lengths are um,
+areas um2, densities nuclei/mm2, angles degrees; the unit stands in the column name.
 """
 
 from __future__ import annotations
@@ -20,7 +20,8 @@ RegionMode = Literal["auto", "annotation", "white", "tissue", "whole"]
 Split = Literal["train", "val", "test"]
 
 CORES = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-"""Processors that this process may use: so many slides, and so many blocks, are worked side by side."""
+"""Processors that this process may use: so many slides, and so many blocks, are worked side by
+side."""
 
 
 class ExitStatus(IntEnum):
@@ -59,7 +60,8 @@ class SlideError(MorphomilError):
 
 
 class RefusedError(MorphomilError):
-    """A result that would mislead: leakage across splits, or statistics that can't be had from these data."""
+    """A result that would mislead: leakage across splits, or statistics that can't be had from
+    these data."""
 
     exit_status = ExitStatus.REFUSED
 
@@ -74,7 +76,8 @@ class BusyError(MorphomilError):
 class ImageSource:
     """One image file of a slide: a whole slide, or one of several region images.
 
-    `mpp` (um per level-0 pixel) and `annotation` are what the manifest says; None: take it from the file, or none.
+    `mpp` (um per level-0 pixel) and `annotation` are what the manifest says; None: take it from the
+    file, or none.
     """
 
     path: Path
@@ -110,7 +113,13 @@ class Cohort:
 
         return pd.DataFrame(
             [
-                {"slide_id": s.slide_id, "patient": s.patient, "label": s.label, "split": s.split, "site": s.site}
+                {
+                    "slide_id": s.slide_id,
+                    "patient": s.patient,
+                    "label": s.label,
+                    "split": s.split,
+                    "site": s.site,
+                }
                 | s.covariates
                 for s in self.slides
             ]
@@ -119,7 +128,8 @@ class Cohort:
 
 @dataclass(frozen=True)
 class SegmenterSettings:
-    """Which segmenter, run how; the arguments of `segment.model.load_segmenter`, where they are described."""
+    """Which segmenter, run how; the arguments of `segment.model.load_segmenter`, where they are
+    described."""
 
     model: str = "default"
     normalize: Literal["unit", "percentile"] | None = None
@@ -138,19 +148,28 @@ class PatchSettings:
     patch_px: int = 256
     """Side of a patch in working pixels."""
     max_blank: float = 0.3
-    """A patch is dropped when this share of it, or more, is blank (outside the region, or pure white)."""
+    """A patch is dropped when this share of it, or more, is blank (outside the region, or pure
+    white)."""
     max_ink: float = 0.1
-    """A patch is dropped when this share of its tissue, or more, is ink (green, blue, black) or inverted."""
+    """A patch is dropped when this share of its tissue, or more, is ink (green, blue, black) or
+    inverted."""
     regions: RegionMode = "auto"
-    """Where tumor is: annotation if there is one, else the white-filled crop, else detected tissue."""
+    """Where tumor is: annotation if there is one, else the white-filled crop, else detected
+    tissue."""
 
     def __post_init__(self) -> None:
         if not 0.05 <= self.working_mpp <= 5:
-            raise InputError(f"working resolution must be 0.05 to 5 um/px, got {self.working_mpp:g}")
+            raise InputError(
+                f"working resolution must be 0.05 to 5 um/px, got {self.working_mpp:g}"
+            )
         if self.patch_px < 64 or self.patch_px % 4:
-            raise InputError(f"patch side must be a multiple of 4 and at least 64 px, got {self.patch_px}")
+            raise InputError(
+                f"patch side must be a multiple of 4 and at least 64 px, got {self.patch_px}"
+            )
         if not 0 < self.max_blank <= 1:
-            raise InputError(f"max blank share must be above 0 and at most 1, got {self.max_blank:g}")
+            raise InputError(
+                f"max blank share must be above 0 and at most 1, got {self.max_blank:g}"
+            )
         if not 0 < self.max_ink <= 1:
             raise InputError(f"max ink share must be above 0 and at most 1, got {self.max_ink:g}")
 
@@ -162,7 +181,8 @@ class PatchSettings:
 
 @dataclass(frozen=True)
 class Column:
-    """A column of a stored table: numpy/pandas dtype, meaning (with unit), whether it may be missing."""
+    """A column of a stored table: numpy/pandas dtype, meaning (with unit), whether it may be
+    missing."""
 
     name: str
     dtype: str
@@ -172,7 +192,8 @@ class Column:
 
 @dataclass(frozen=True)
 class Schema:
-    """Names, types and meanings of a table's columns; each step checks its table once, on leaving."""
+    """Names, types and meanings of a table's columns; each step checks its table once, on
+    leaving."""
 
     name: str
     columns: tuple[Column, ...]
@@ -189,17 +210,25 @@ class Schema:
         return pd.DataFrame({c.name: pd.Series(dtype=c.dtype) for c in self.columns})
 
     def check(self, table: pd.DataFrame) -> pd.DataFrame:
-        """The table with the schema's columns first, in order and cast to their types; further columns follow.
+        """The table with the schema's columns first, in order and cast to their types; further
+        columns follow.
 
         Raises:
-            ValueError: a column is missing, can't be cast, or holds missing values where none may be.
+            ValueError: a column is missing, can't be cast, or holds missing values where none may
+                be.
         """
         if missing := [c.name for c in self.columns if c.name not in table.columns]:
-            raise ValueError(f"{self.name} table lacks {', '.join(missing)}; it has {', '.join(map(str, table))}")
+            raise ValueError(
+                f"{self.name} table lacks {', '.join(missing)}; it has {', '.join(map(str, table))}"
+            )
         if holes := [c.name for c in self.columns if not c.nullable and table[c.name].isna().any()]:
             raise ValueError(f"{self.name} table has missing values in {', '.join(holes)}")
         further = [name for name in table.columns if name not in self.names]
-        return table[self.names + further].astype({c.name: c.dtype for c in self.columns}).reset_index(drop=True)
+        return (
+            table[self.names + further]
+            .astype({c.name: c.dtype for c in self.columns})
+            .reset_index(drop=True)
+        )
 
 
 PATCHES = Schema(
@@ -226,7 +255,11 @@ PATCHES = Schema(
             "variance of the Laplacian over 20 variances of brightness, in the tissue",
             nullable=True,
         ),
-        Column("kept", "bool", "blank_fraction and ink_fraction below their limits: the patch is analyzed"),
+        Column(
+            "kept",
+            "bool",
+            "blank_fraction and ink_fraction below their limits: the patch is analyzed",
+        ),
     ),
 )
 
@@ -237,14 +270,34 @@ NUCLEI = Schema(
         Column("patch_id", "int32", "patch that holds the centroid"),
         Column("label", "int32", "number of the nucleus in the slide's masks, from 1"),
         Column("image", "int32", "which of the slide's image files"),
-        Column("x_px", "float64", "centroid, level-0 pixels; a pixel's corners have integer coordinates"),
-        Column("y_px", "float64", "centroid, level-0 pixels; a pixel's corners have integer coordinates"),
+        Column(
+            "x_px",
+            "float64",
+            "centroid, level-0 pixels; a pixel's corners have integer coordinates",
+        ),
+        Column(
+            "y_px",
+            "float64",
+            "centroid, level-0 pixels; a pixel's corners have integer coordinates",
+        ),
         Column("area_um2", "float64", "area, um2"),
-        Column("major_axis_um", "float64", "long axis of the ellipse with the same second moments, um"),
+        Column(
+            "major_axis_um", "float64", "long axis of the ellipse with the same second moments, um"
+        ),
         Column("minor_axis_um", "float64", "short axis of that ellipse, um"),
-        Column("orientation_deg", "float64", "direction of the long axis, degrees in [0, 180), axial", nullable=True),
+        Column(
+            "orientation_deg",
+            "float64",
+            "direction of the long axis, degrees in [0, 180), axial",
+            nullable=True,
+        ),
         Column("circumference_um", "float64", "Crofton perimeter, um"),
-        Column("density_per_mm2", "float64", "other nuclei within 50 um per mm2 of analyzed tissue", nullable=True),
+        Column(
+            "density_per_mm2",
+            "float64",
+            "other nuclei within 50 um per mm2 of analyzed tissue",
+            nullable=True,
+        ),
         Column("circularity", "float64", "4 pi area / circumference^2"),
         Column("rectangularity", "float64", "area / area of the minimum-area rectangle"),
     ),

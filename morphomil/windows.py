@@ -1,4 +1,5 @@
-"""Windows between the patches: attention of a model on a finer grid than the one its slides were cut on."""
+"""Windows between the patches: attention of a model on a finer grid than the one its slides were
+cut on."""
 
 from __future__ import annotations
 
@@ -25,27 +26,36 @@ MAX_PER_SIDE = 8
 
 
 def windows_per_side(overlap: float) -> int:
-    """How many windows begin within a patch's side if neighbors share this part of theirs: 0.5 gives 2, 0.75 gives 4.
+    """How many windows begin within a patch's side if neighbors share this part of theirs: 0.5
+    gives 2, 0.75 gives 4.
 
     Raises:
-        InputError: the overlap isn't a share from 0 on, or so large that a slide is read too many times.
+        InputError: the overlap isn't a share from 0 on, or so large that a slide is read too many
+            times.
     """
     if not 0 <= overlap <= 1 - 1 / MAX_PER_SIDE:
-        raise InputError(f"windows overlap by 0 (not at all) to {1 - 1 / MAX_PER_SIDE} of their side, got {overlap:g}")
+        raise InputError(
+            f"windows overlap by 0 (not at all) to {1 - 1 / MAX_PER_SIDE} of their "
+            f"side, got {overlap:g}"
+        )
     return round(1 / (1 - overlap))
 
 
 def overlapping_windows(patches: pd.DataFrame, *, per_side: int) -> pd.DataFrame:
-    """Windows of a patch's size, `per_side` to a side, that lie on kept patches alone; the kept patches are among them.
+    """Windows of a patch's size, `per_side` to a side, that lie on kept patches alone; the kept
+    patches are among them.
 
-    `patches` are the kept ones of a slide (schema PATCHES). One row per window: `image`, `region`, `x_px`, `y_px`,
-    `side_px`, its `row` and `column` on the fine grid of its region, and `shifted`: it is none of the patches.
+    `patches` are the kept ones of a slide (schema PATCHES). One row per window: `image`, `region`,
+    `x_px`, `y_px`, `side_px`, its `row` and `column` on the fine grid of its region, and `shifted`:
+    it is none of the patches.
     """
     tables = []
     for (image, region), own in patches.groupby(["image", "region"], sort=True):
         side = float(own["side_px"].iloc[0])
         x, y = float(own["x_px"].min()), float(own["y_px"].min())
-        row, column = ((own[name] - start).to_numpy() / side for name, start in (("y_px", y), ("x_px", x)))
+        row, column = (
+            (own[name] - start).to_numpy() / side for name, start in (("y_px", y), ("x_px", x))
+        )
         kept = np.zeros((round(row.max()) + 2, round(column.max()) + 2), bool)
         kept[row.round().astype(int), column.round().astype(int)] = True
         for down in range(per_side):
@@ -63,13 +73,19 @@ def overlapping_windows(patches: pd.DataFrame, *, per_side: int) -> pd.DataFrame
                 tables.append(pd.DataFrame(places | about | {"shifted": bool(right or down)}))
     windows = pd.concat(tables, ignore_index=True)
     step = windows["side_px"] / per_side
-    return windows.assign(x_px=windows["x_px"] + windows["column"] * step, y_px=windows["y_px"] + windows["row"] * step)
+    return windows.assign(
+        x_px=windows["x_px"] + windows["column"] * step,
+        y_px=windows["y_px"] + windows["row"] * step,
+    )
 
 
 def spread(windows: pd.DataFrame, values: NDArray[np.float64], *, per_side: int) -> pd.DataFrame:
-    """Cells of the fine grid with the mean of the windows over each: `image, region, x_px, y_px, side_px, value`."""
+    """Cells of the fine grid with the mean of the windows over each:
+    `image, region, x_px, y_px, side_px, value`."""
     tables = []
-    for (image, region), own in windows.assign(value=values).groupby(["image", "region"], sort=True):
+    for (image, region), own in windows.assign(value=values).groupby(
+        ["image", "region"], sort=True
+    ):
         row, column = own["row"].to_numpy(), own["column"].to_numpy()
         total = np.zeros((row.max() + per_side, column.max() + per_side))
         count = np.zeros_like(total)
@@ -89,18 +105,23 @@ def spread(windows: pd.DataFrame, values: NDArray[np.float64], *, per_side: int)
 def attend_windows(
     run: Run, slide: Slide, *, per_side: int, outside: Literal["white", "keep"], score: Score
 ) -> pd.DataFrame:
-    """`relative_attention` of the cells of a slide's fine grid, 1 for what an average patch has (`spread`).
+    """`relative_attention` of the cells of a slide's fine grid, 1 for what an average patch has
+    (`spread`).
 
     Raises:
         SlideError: the slide can't be read.
     """
     windows = overlapping_windows(run.patches(slide.slide_id).query("kept"), per_side=per_side)
-    windows = windows.assign(blank_fraction=1.0)  # none is known, so all are painted where the region isn't
+    windows = windows.assign(
+        blank_fraction=1.0
+    )  # none is known, so all are painted where the region isn't
     pixels = patch_pixels(run, slide, outside=outside, patches=windows)
     scores = np.concatenate([score(batch) for batch in _batches(pixels)])
     weight = np.exp(scores - scores.max())
     relative = weight / weight[~windows["shifted"].to_numpy()].mean()
-    return spread(windows, relative, per_side=per_side).rename(columns={"value": "relative_attention"})
+    return spread(windows, relative, per_side=per_side).rename(
+        columns={"value": "relative_attention"}
+    )
 
 
 def _batches(pixels: Iterator[NDArray[np.uint8]]) -> Iterator[NDArray[np.uint8]]:

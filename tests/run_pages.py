@@ -1,4 +1,5 @@
-"""Runs blocks of the pages, as `test_docs` lists them, in the folder that it is started in: one process for them all.
+"""Runs blocks of the pages, as `test_docs` lists them, in the folder that it is started in: one
+process for them all.
 
 python run_pages.py < steps.json    # [[where, language, text], ...]; the first problem ends it
 """
@@ -18,8 +19,8 @@ SHORTER = {
     "figures": ["--format", "png"],
     "heatmap": ["--slide", "P001"],
 }
-# These aren't run again, because they take long: the demo that all works on was made by `report` too, and a test of its
-# own runs `doctor`.
+# These aren't run again, because they take long: the demo that all works on was made by `report`
+# too, and a test of its own runs `doctor`.
 RUN_ELSEWHERE = {"report", "doctor"}
 
 
@@ -37,7 +38,8 @@ def main() -> None:
 
 
 def run_python(where: str, text: str, names: dict[str, Any]) -> None:
-    """A block in the names of the blocks before it; one that begins with a file's name is written there too."""
+    """A block in the names of the blocks before it; one that begins with a file's name is written
+    there too."""
     first = text.splitlines()[0]
     if first.startswith("# ") and first.endswith(".py"):
         Path(first[2:]).write_text(text, encoding="utf-8")

@@ -1,4 +1,5 @@
-"""Models side by side: correlations against scipy, planted and absent associations, and the stored tables."""
+"""Models side by side: correlations against scipy, planted and absent associations, and the stored
+tables."""
 
 from __future__ import annotations
 
@@ -32,11 +33,17 @@ from morphomil.types import InputError
 NONE = pd.DataFrame(columns=["model", "part", "fold", "patient", "label", "score"])
 
 
-def scores(values: dict[str, np.ndarray], label: np.ndarray, fold: np.ndarray | None = None) -> pd.DataFrame:
+def scores(
+    values: dict[str, np.ndarray], label: np.ndarray, fold: np.ndarray | None = None
+) -> pd.DataFrame:
     tables = []
     for model, score in values.items():
         table = pd.DataFrame({"model": model, "part": "test", "label": label, "score": score})
-        tables.append(table.assign(fold=0 if fold is None else fold, patient=[f"p{i}" for i in range(len(label))]))
+        tables.append(
+            table.assign(
+                fold=0 if fold is None else fold, patient=[f"p{i}" for i in range(len(label))]
+            )
+        )
     return pd.concat(tables)
 
 
@@ -80,7 +87,9 @@ def test_equal_scores_have_rho_1_and_no_interval():
 def test_patches_without_a_value_count_in_no_correlation():
     rng = np.random.default_rng(3)
     attention = pd.Series(rng.random(40))
-    values = pd.DataFrame({"area": rng.normal(size=40), "constant": np.ones(40), "rare": np.full(40, np.nan)})
+    values = pd.DataFrame(
+        {"area": rng.normal(size=40), "constant": np.ones(40), "rare": np.full(40, np.nan)}
+    )
     values.loc[:4, "area"] = np.nan
     values.loc[: MIN_PATCHES - 2, "rare"] = rng.normal(size=MIN_PATCHES - 1)
     found = associate_patches(attention, values)
@@ -89,7 +98,9 @@ def test_patches_without_a_value_count_in_no_correlation():
 
 
 def associations(rho: np.ndarray, **more: object) -> pd.DataFrame:
-    table = pd.DataFrame({"model": "dl-cnb", "evidence": "attention", "feature": "area_um2", "rho": rho})
+    table = pd.DataFrame(
+        {"model": "dl-cnb", "evidence": "attention", "feature": "area_um2", "rho": rho}
+    )
     return table.assign(patient=[f"p{i}" for i in range(len(rho))], **more)
 
 
@@ -98,7 +109,9 @@ def test_pooling_is_a_t_test_of_fishers_z_over_patients():
     row = pool_associations(associations(rho)).iloc[0]
     witness = ttest_1samp(np.arctanh(rho), 0)
     assert row["p_value"] == pytest.approx(witness.pvalue)
-    assert (row["rho_low"], row["rho_high"]) == pytest.approx(np.tanh(witness.confidence_interval(0.95)))
+    assert (row["rho_low"], row["rho_high"]) == pytest.approx(
+        np.tanh(witness.confidence_interval(0.95))
+    )
     assert row["patients"] == 25
 
 
@@ -122,7 +135,9 @@ def test_without_an_association_few_p_values_are_small():
 
 
 def test_the_report_of_a_slide_goes_by_attention_and_says_which_way():
-    patches = pd.DataFrame({"attention": [0.1, 0.6, 0.3], "area": [1.0, 9.0, 2.0], "flat": [1.0, 1.0, 1.0]})
+    patches = pd.DataFrame(
+        {"attention": [0.1, 0.6, 0.3], "area": [1.0, 9.0, 2.0], "flat": [1.0, 1.0, 1.0]}
+    )
     report = report_patches(patches, ["area", "flat"])
     assert report["attention"].tolist() == [0.6, 0.3, 0.1]
     assert report["relative_attention"].tolist() == pytest.approx([1.8, 0.9, 0.3])
@@ -131,19 +146,30 @@ def test_the_report_of_a_slide_goes_by_attention_and_says_which_way():
 
 
 def test_attention_that_follows_area_is_found_in_a_run(demo):
-    """The demo's nuclei, and attention drawn here: by the patch's median area in all test slides of the fold."""
+    """The demo's nuclei, and attention drawn here: by the patch's median area in all test slides of
+    the fold."""
     run = Run.open(demo / "run")
     measured = run.done("featurize")
     home = run.path / "models" / "dl-cnb" / "fold0"
     tables, slides = [], []
     for name in measured:
         patches = run.patches(name).query("kept")
-        area = run.nuclei(name).groupby("patch_id")["area_um2"].median().reindex(patches["patch_id"]).to_numpy()
+        area = (
+            run.nuclei(name)
+            .groupby("patch_id")["area_um2"]
+            .median()
+            .reindex(patches["patch_id"])
+            .to_numpy()
+        )
         evidence = np.where(np.isnan(area), 0, area)
-        own = pd.DataFrame({"slide_id": name, "patch_id": patches["patch_id"], "bag": 0, "bag_attention": 0.1})
+        own = pd.DataFrame(
+            {"slide_id": name, "patch_id": patches["patch_id"], "bag": 0, "bag_attention": 0.1}
+        )
         tables.append(own.assign(attention=evidence / evidence.sum(), occlusion=-evidence))
         part = "test" if name != measured[0] else "train"
-        slides.append({"slide_id": name, "patient": run.slide(name).patient, "part": part, "score": 0.5})
+        slides.append(
+            {"slide_id": name, "patient": run.slide(name).patient, "part": part, "score": 0.5}
+        )
     try:
         assert image_models(run) == []
         assert set_alongside(run, NONE) == []
@@ -158,7 +184,9 @@ def test_attention_that_follows_area_is_found_in_a_run(demo):
         assert found.loc[("occlusion", "area_um2"), "rho"] < -0.95
         assert found.loc[("attention", "area_um2"), "p_holm"] < 1e-6
         shown = pd.read_csv(written[2])
-        most, least = (shown[shown["end"] == end]["area_um2_z"].median() for end in ("most", "least"))
+        most, least = (
+            shown[shown["end"] == end]["area_um2_z"].median() for end in ("most", "least")
+        )
         assert most > 0 > least
     finally:
         shutil.rmtree(home.parent)
@@ -171,13 +199,16 @@ def test_a_model_without_attention_is_named(demo):
 
 
 def test_morphometry_and_clinical_data_in_one_model(demo, tmp_path):
-    """Trained and scored by the commands on the demo's slides, with the covariate that the demo's manifest has."""
+    """Trained and scored by the commands on the demo's slides, with the covariate that the demo's
+    manifest has."""
     run = Run(shutil.copytree(demo / "run", tmp_path / "run"))
     run.save_cohort(read_manifest(demo / "cohort" / "manifest.csv", covariates=("age",)).cohort)
     program = Path(sys.executable).with_name("morphomil")
 
     def morphomil(*words: object) -> str:
-        done = subprocess.run([program, *map(str, words)], capture_output=True, text=True, check=False)
+        done = subprocess.run(
+            [program, *map(str, words)], capture_output=True, text=True, check=False
+        )
         assert done.returncode == 0, done.stderr
         return done.stdout
 
@@ -185,8 +216,14 @@ def test_morphometry_and_clinical_data_in_one_model(demo, tmp_path):
     assert "AUC" in morphomil("predict", run.path)
     home = run.path / "models" / "morphometry+clinical"
     table = pd.read_parquet(home / "predictions.parquet")
-    assert sorted(table.loc[table["part"] == "test", "patient"]) == sorted(run.cohort.table()["patient"])
-    assert pd.read_csv(home / "fold0" / "log.csv")["term"].tolist() == ["intercept", "age", "morphometry"]
+    assert sorted(table.loc[table["part"] == "test", "patient"]) == sorted(
+        run.cohort.table()["patient"]
+    )
+    assert pd.read_csv(home / "fold0" / "log.csv")["term"].tolist() == [
+        "intercept",
+        "age",
+        "morphometry",
+    ]
     first = (home / "fold0" / "predictions.parquet").read_bytes()
     shutil.rmtree(home)
     morphomil("train", run.path, "--model", "morphometry+clinical", "--folds", "2")
@@ -194,10 +231,18 @@ def test_morphometry_and_clinical_data_in_one_model(demo, tmp_path):
     assert (home / "fold0" / "predictions.parquet").read_bytes() == first
     assert "scores.csv" in morphomil("compare", run.path)
     pair = pd.read_csv(run.path / "alongside" / "scores.csv").iloc[0]
-    assert (pair["model_a"], pair["model_b"], pair["patients"]) == ("morphometry+clinical", "morphometry", 24)
-    Run.open(run.path).mark_done("P001", "featurize", "other", outputs=["nuclei.parquet"], figures={"nuclei": 1})
+    assert (pair["model_a"], pair["model_b"], pair["patients"]) == (
+        "morphometry+clinical",
+        "morphometry",
+        24,
+    )
+    Run.open(run.path).mark_done(
+        "P001", "featurize", "other", outputs=["nuclei.parquet"], figures={"nuclei": 1}
+    )
     shutil.rmtree(home / "fold1")
     (home / "test_log.csv").unlink()
-    done = subprocess.run([program, "predict", run.path], capture_output=True, text=True, check=False)
+    done = subprocess.run(
+        [program, "predict", run.path], capture_output=True, text=True, check=False
+    )
     assert done.returncode == 2
     assert "has changed since" in done.stderr

@@ -36,14 +36,18 @@ def polygon(*rings: list[list[float]]) -> dict[str, Any]:
 
 def asap(*annotations: str) -> str:
     return (
-        f'<?xml version="1.0"?><ASAP_Annotations><Annotations>{"".join(annotations)}</Annotations></ASAP_Annotations>'
+        "<?xml "
+        f'version="1.0"?><ASAP_Annotations><Annotations>{"".join(annotations)}</Annotations></ASAP_Annotations>'
     )
 
 
-def asap_annotation(points: list[list[float]], *, kind: str = "Polygon", group: str = "None", name: str = "A 0") -> str:
+def asap_annotation(
+    points: list[list[float]], *, kind: str = "Polygon", group: str = "None", name: str = "A 0"
+) -> str:
     coordinates = [f'<Coordinate Order="{i}" X="{x}" Y="{y}" />' for i, (x, y) in enumerate(points)]
     return (
-        f'<Annotation Name="{name}" Type="{kind}" PartOfGroup="{group}" Color="#F4FA58"><Coordinates>'
+        f'<Annotation Name="{name}" Type="{kind}" PartOfGroup="{group}" '
+        'Color="#F4FA58"><Coordinates>'
         f"{''.join(reversed(coordinates))}</Coordinates></Annotation>"
     )
 
@@ -74,28 +78,46 @@ def test_asap_xml_takes_areas_in_the_order_of_their_points_and_leaves_dots(tmp_p
         ),
     )
     found = [(area.name, area.kind, area.polygon.area) for area in read_annotation(path)]
-    assert found == [("Tumor", "tumor", 5000), ("A 0", "unknown", 100), ("Exclusion", "other", 5000)]
+    assert found == [
+        ("Tumor", "tumor", 5000),
+        ("A 0", "unknown", 100),
+        ("Exclusion", "other", 5000),
+    ]
 
 
 @pytest.mark.parametrize("packed", [False, True])
 @pytest.mark.parametrize("layout", ["collection", "list"])
 def test_qupath_geojson(tmp_path: Path, packed: bool, layout: str) -> None:
     features = [
-        feature(polygon(SQUARE, HOLE), objectType="annotation", classification={"name": "Tumor", "color": [200, 0, 0]}),
         feature(
-            {"type": "MultiPolygon", "coordinates": [[SQUARE], [[[200, 0], [210, 0], [210, 10], [200, 10]]]]},
+            polygon(SQUARE, HOLE),
+            objectType="annotation",
+            classification={"name": "Tumor", "color": [200, 0, 0]},
+        ),
+        feature(
+            {
+                "type": "MultiPolygon",
+                "coordinates": [[SQUARE], [[[200, 0], [210, 0], [210, 10], [200, 10]]]],
+            },
             name="mine",
         ),
         feature(polygon(HOLE), objectType="detection", classification={"name": "Tumor"}),
         feature({"type": "Point", "coordinates": [1, 2]}, objectType="annotation"),
         feature(None),
     ]
-    tree = {"type": "FeatureCollection", "features": features} if layout == "collection" else features
+    tree = (
+        {"type": "FeatureCollection", "features": features} if layout == "collection" else features
+    )
     content = b"\xef\xbb\xbf" + json.dumps(tree).encode()
     path = tmp_path / "a.anything"
     path.write_bytes(gzip.compress(content) if packed else content)
     tumor, mine = read_annotation(path)
-    assert (tumor.name, tumor.kind, tumor.polygon.area, len(tumor.polygon.interiors)) == ("Tumor", "tumor", 4900, 1)
+    assert (tumor.name, tumor.kind, tumor.polygon.area, len(tumor.polygon.interiors)) == (
+        "Tumor",
+        "tumor",
+        4900,
+        1,
+    )
     assert (mine.name, mine.kind, mine.polygon.area) == ("mine", "unknown", 5100)
 
 
@@ -177,7 +199,9 @@ def test_broken_gzip_and_missing_file(tmp_path: Path) -> None:
             read_annotation(tmp_path / name)
 
 
-def test_a_file_that_unpacks_too_large_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_file_that_unpacks_too_large_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     assert MAX_BYTES >= 2**28
     monkeypatch.setattr("morphomil.annotations.MAX_BYTES", 2**20)
     (tmp_path / "a.gz").write_bytes(gzip.compress(b" " * 2**21))

@@ -35,7 +35,11 @@ def cohort_of(counts, *, slides=2):
 
 
 @settings(deadline=None, max_examples=30)
-@given(counts=st.lists(st.integers(5, 30), min_size=2, max_size=3), folds=st.integers(2, 5), seed=st.integers(0, 10**6))
+@given(
+    counts=st.lists(st.integers(5, 30), min_size=2, max_size=3),
+    folds=st.integers(2, 5),
+    seed=st.integers(0, 10**6),
+)
 def test_folds_spread_every_class_and_all_patients_evenly(counts, folds, seed):
     cohort = cohort_of({f"class{i}": n for i, n in enumerate(counts)})
     fold = stratified_folds(cohort, folds=folds, seed=seed)
@@ -54,7 +58,11 @@ def test_folds_depend_on_the_seed_and_not_on_the_rows_order():
 
 
 def test_splits_that_cannot_be_had_are_refused():
-    with pytest.raises(RefusedError, match=r"5-fold cross-validation needs at least 5 patients .* 4 of N\+, 20 of N0"):
+    with pytest.raises(
+        RefusedError,
+        match=r"5-fold cross-validation needs at least 5 patients .* "
+        r"4 of N\+, 20 of N0",
+    ):
         stratified_folds(cohort_of({"N0": 20, "N+": 4}), folds=5, seed=0)
     with pytest.raises(RefusedError, match="two classes"):
         stratified_folds(cohort_of({"N0": 20}), folds=5, seed=0)
@@ -100,7 +108,9 @@ def test_the_manifests_split_becomes_one_fold():
 def test_folds_predict_every_patient_once():
     cohort = cohort_of({"N0": 11, "N+": 7})
     folds = make_folds(cohort, folds=5, seed=2)
-    assert sorted(patient for fold in folds for patient in fold.test) == sorted(cohort["patient"].unique())
+    assert sorted(patient for fold in folds for patient in fold.test) == sorted(
+        cohort["patient"].unique()
+    )
     assert all(set(fold.train) | set(fold.test) == set(cohort["patient"]) for fold in folds)
 
 

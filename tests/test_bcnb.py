@@ -1,4 +1,5 @@
-"""The public data set's layout -> manifest, from folders built as it is published and from its real sample crops."""
+"""The public data set's layout -> manifest, from folders built as it is published and from its real
+sample crops."""
 
 from __future__ import annotations
 
@@ -26,9 +27,13 @@ def folder(tmp_path) -> Path:
     rng = np.random.default_rng(0)
     (tmp_path / "WSIs").mkdir()
     for number in range(1, 6):  # the sixth patient has no image
-        Image.fromarray(rng.integers(100, 240, (400, 500, 3)).astype(np.uint8)).save(tmp_path / f"WSIs/{number}.jpg")
+        Image.fromarray(rng.integers(100, 240, (400, 500, 3)).astype(np.uint8)).save(
+            tmp_path / f"WSIs/{number}.jpg"
+        )
         area = {"name": "Annotation 0", "vertices": [[50, 50], [450, 50], [450, 350], [50, 350]]}
-        (tmp_path / f"WSIs/{number}.json").write_text(json.dumps({"positive": [area], "negative": []}))
+        (tmp_path / f"WSIs/{number}.json").write_text(
+            json.dumps({"positive": [area], "negative": []})
+        )
     pd.DataFrame(
         {
             "Patient ID": range(1, 7),
@@ -66,18 +71,27 @@ def test_every_task_has_its_patients(folder, task, labels):
 def test_the_manifest_is_one_that_segment_reads(folder, tmp_path):
     out = tmp_path / "manifest.csv"
     words = ["cohort", "bcnb", folder, "--task", 0, "--mpp", 0.5, "--out", out]
-    done = subprocess.run([str(PROGRAM), *map(str, words)], capture_output=True, text=True, check=False)
+    done = subprocess.run(
+        [str(PROGRAM), *map(str, words)], capture_output=True, text=True, check=False
+    )
     assert done.returncode == 0, done.stderr
     assert "3 N+, 2 N0 patients" in done.stdout
     cohort = read_manifest(out, covariates=("age", "tumor_size", "er")).cohort
     assert [slide.patient for slide in cohort.slides] == ["1", "2", "3", "4", "5"]
     assert cohort.slides[0].images[0].annotation == (folder / "WSIs/1.json").absolute()
     assert cohort.slides[4].covariates == {"age": 55, "tumor_size": None, "er": "Negative"}
-    again = subprocess.run([str(PROGRAM), *map(str, words)], capture_output=True, text=True, check=False)
+    again = subprocess.run(
+        [str(PROGRAM), *map(str, words)], capture_output=True, text=True, check=False
+    )
     assert again.returncode == 2
     assert "exists" in again.stderr
     unsized = [word for word in words if word not in ("--mpp", 0.5)]
-    assert subprocess.run([str(PROGRAM), *map(str, unsized)], capture_output=True, check=False).returncode == 2
+    assert (
+        subprocess.run(
+            [str(PROGRAM), *map(str, unsized)], capture_output=True, check=False
+        ).returncode
+        == 2
+    )
 
 
 def test_the_published_split_is_task_0s(folder):
@@ -101,7 +115,9 @@ def write_patches(folder: Path, task: int, parts: dict[str, dict[str, int]]) -> 
             home.mkdir(parents=True, exist_ok=True)
             names = [f"{patient}_0_{x}_0.jpg" for x in (0, 256)]
             for name in names:
-                noise = np.random.default_rng(len(name) * label + int(patient)).integers(100, 240, (256, 256, 3))
+                noise = np.random.default_rng(len(name) * label + int(patient)).integers(
+                    100, 240, (256, 256, 3)
+                )
                 Image.fromarray(noise.astype(np.uint8)).save(home / name)
             paths = [f"patches/{patient}/{name}" for name in names]
             bags.append({"id": patient, "label": str(label), "patch_paths": paths})
@@ -131,8 +147,14 @@ def test_the_released_patches_and_bags(tmp_path):
 def test_bags_without_patches_hold_the_split_of_their_task(folder):
     home = folder / "dataset_json" / "N0 vs. N + (＞2)"  # noqa: RUF001
     home.mkdir(parents=True)
-    for part, bags in {"train": [(1, 0), (1, 0), (3, 1)], "val": [(4, 0)], "test": [(5, 1)]}.items():
-        (home / f"{part}.json").write_text(json.dumps([{"id": name, "label": label} for name, label in bags]))
+    for part, bags in {
+        "train": [(1, 0), (1, 0), (3, 1)],
+        "val": [(4, 0)],
+        "test": [(5, 1)],
+    }.items():
+        (home / f"{part}.json").write_text(
+            json.dumps([{"id": name, "label": label} for name, label in bags])
+        )
     made = bcnb_manifest(folder, task=4, mpp=0.5)
     assert dict(zip(made.table["patient"], made.table["split"], strict=True)) == {
         **{"1": "train", "3": "train"},
@@ -173,7 +195,9 @@ def test_what_is_wrong_is_said(folder):
 def test_the_real_region_crops(shared_data, tmp_path):
     """Two patients of the published samples: their crops are region images of one slide each."""
     table = tmp_path / "patients.csv"
-    pd.DataFrame({"Patient ID": ["351899", "469387"], "ALN status": ["N+(>2)", "N+(1-2)"]}).to_csv(table, index=False)
+    pd.DataFrame({"Patient ID": ["351899", "469387"], "ALN status": ["N+(>2)", "N+(1-2)"]}).to_csv(
+        table, index=False
+    )
     made = bcnb_manifest(shared_data / "bcnb" / "regions", task=1, mpp=0.5, table=table)
     assert made.table["slide_id"].tolist() == ["351899"] * 3 + ["469387"] * 2
     made.table.to_csv(tmp_path / "manifest.csv", index=False)

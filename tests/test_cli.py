@@ -1,4 +1,5 @@
-"""The commands as a user types them: what they leave, what they say of bad input, and their exit status."""
+"""The commands as a user types them: what they leave, what they say of bad input, and their exit
+status."""
 
 from __future__ import annotations
 
@@ -22,7 +23,9 @@ from morphomil.run import Run
 
 def morphomil(*words: str | Path) -> subprocess.CompletedProcess[str]:
     program = Path(sys.executable).with_name("morphomil")
-    return subprocess.run([str(program), *map(str, words)], capture_output=True, text=True, check=False)
+    return subprocess.run(
+        [str(program), *map(str, words)], capture_output=True, text=True, check=False
+    )
 
 
 def write_image(path: Path) -> Path:
@@ -51,7 +54,10 @@ def test_the_demo_finds_the_planted_feature(demo: Path) -> None:
 def test_the_demo_leaves_figures_and_a_report(demo: Path) -> None:
     run = demo / "run"
     for stem in ("ranking", "features_by_group", "roc"):
-        assert all((run / "figures" / f"{stem}.{kind}").stat().st_size > 500 for kind in ("png", "pdf", "svg", "csv"))
+        assert all(
+            (run / "figures" / f"{stem}.{kind}").stat().st_size > 500
+            for kind in ("png", "pdf", "svg", "csv")
+        )
     for slide in Run.open(run).cohort.slides:
         assert (run / "slides" / slide.slide_id / "overview.png").is_file()
         for name in ("overview", "density_per_mm2", "nuclei"):
@@ -73,9 +79,20 @@ def test_every_command_has_help_with_an_example() -> None:
     overview = morphomil("--help")
     assert overview.returncode == 0
     commands = re.findall(r"^│ ([a-z-]+) ", overview.stdout, flags=re.MULTILINE)
-    assert {"segment", "featurize", "rank", "report", "demo", "phantom", "init", "train-segmenter"} <= set(commands)
+    assert {
+        "segment",
+        "featurize",
+        "rank",
+        "report",
+        "demo",
+        "phantom",
+        "init",
+        "train-segmenter",
+    } <= set(commands)
     for name in ("segment", "rank", "train-segmenter"):
-        assert f"Example: morphomil {name}" in " ".join(morphomil(name, "--help").stdout.replace("│", "").split())
+        assert f"Example: morphomil {name}" in " ".join(
+            morphomil(name, "--help").stdout.replace("│", "").split()
+        )
 
 
 @pytest.mark.parametrize(
@@ -119,7 +136,12 @@ def test_leakage_is_refused(tmp_path: Path) -> None:
         Image.fromarray(np.full((300, 300, 3), 100 + number, np.uint8)).save(path)
         images.append(str(path))
     path = write_manifest(
-        tmp_path, slide=images, patient=["1", "1"], label=["0", "0"], mpp=["0.5", "0.5"], split=["train", "test"]
+        tmp_path,
+        slide=images,
+        patient=["1", "1"],
+        label=["0", "0"],
+        mpp=["0.5", "0.5"],
+        split=["train", "test"],
     )
     result = morphomil("segment", path, "--out", tmp_path / "run")
     assert result.returncode == 4
@@ -128,11 +150,17 @@ def test_leakage_is_refused(tmp_path: Path) -> None:
 
 def test_a_failing_slide_gives_status_3_and_its_cause(demo: Path, tmp_path: Path) -> None:
     torn = tmp_path / "torn.jpg"
-    Image.fromarray(np.random.default_rng(1).integers(0, 255, (400, 400, 3)).astype(np.uint8)).save(torn)
+    Image.fromarray(np.random.default_rng(1).integers(0, 255, (400, 400, 3)).astype(np.uint8)).save(
+        torn
+    )
     torn.write_bytes(torn.read_bytes()[:20000])
     good = demo / "cohort" / "slides" / "P001.tif"
     path = write_manifest(
-        tmp_path, slide=[str(torn), str(good)], patient=["1", "2"], label=["0", "1"], mpp=["0.5", "0.5"]
+        tmp_path,
+        slide=[str(torn), str(good)],
+        patient=["1", "2"],
+        label=["0", "1"],
+        mpp=["0.5", "0.5"],
     )
     result = morphomil("segment", path, "--out", tmp_path / "run")
     assert result.returncode == 3
@@ -160,7 +188,9 @@ def test_one_class_is_refused(demo: Path, tmp_path: Path) -> None:
 
 
 def test_a_model_that_is_none_is_refused(demo: Path, tmp_path: Path) -> None:
-    result = morphomil("segment", demo / "cohort" / "manifest.csv", "--out", tmp_path / "run", "--model", tmp_path)
+    result = morphomil(
+        "segment", demo / "cohort" / "manifest.csv", "--out", tmp_path / "run", "--model", tmp_path
+    )
     assert result.returncode == 2
     assert "no folder with a config.json" in result.stderr
     assert "\nmorphomil: model " in result.stderr
@@ -176,7 +206,10 @@ def test_init_of_a_folder_writes_commands_that_exist(tmp_path: Path) -> None:
     assert morphomil("init", tmp_path / "new").returncode == 0
     assert (tmp_path / "new" / "cohort.csv").read_text(encoding="utf-8") == EXAMPLE_MANIFEST
     script = (tmp_path / "new" / "analysis.sh").read_text(encoding="utf-8")
-    assert subprocess.run(["bash", "-n", tmp_path / "new" / "analysis.sh"], check=False).returncode == 0
+    assert (
+        subprocess.run(["bash", "-n", tmp_path / "new" / "analysis.sh"], check=False).returncode
+        == 0
+    )
     program = typer.main.get_command(app)
     commands = re.findall(r"^ *morphomil ([a-z]+) (.+)$", script, flags=re.MULTILINE)
     assert len(commands) == 10

@@ -1,4 +1,5 @@
-"""The clinical model: encoders that see training patients only, and the paper's AUC on its own covariates."""
+"""The clinical model: encoders that see training patients only, and the paper's AUC on its own
+covariates."""
 
 from __future__ import annotations
 
@@ -41,14 +42,22 @@ def test_numbers_are_standardized_and_categories_one_hot(patients):
         [0, 0, 1],
         [1, 0, 0],
     ]
-    assert list(encoder.encode_contrasts(patients)) == ["age", "age missing", "er", "grade=1", "grade=missing"]
+    assert list(encoder.encode_contrasts(patients)) == [
+        "age",
+        "age missing",
+        "er",
+        "grade=1",
+        "grade=missing",
+    ]
     assert [note.split(" is")[0] for note in encoder.notes] == ["age", "grade", "same"]
     assert "1 of 4 training patients" in encoder.notes[0]
 
 
 def test_only_training_patients_decide_the_encoding(patients):
     encoder = ClinicalEncoder.fit(patients.loc[["a", "b"]].drop(columns="same"))
-    others = pd.DataFrame({"age": [90.0, np.nan], "er": [1, np.nan], "grade": ["3", None], "same": [9, 9]})
+    others = pd.DataFrame(
+        {"age": [90.0, np.nan], "er": [1, np.nan], "grade": ["3", None], "same": [9, 9]}
+    )
     encoded = encoder.encode(others)
     assert encoded["age"].tolist() == [9, 0]
     assert encoded["er"].tolist() == [1, 0.5]
@@ -71,7 +80,9 @@ def test_identifiers_and_constants_are_refused():
 
 
 def test_covariates_belong_to_the_patient():
-    cohort = pd.DataFrame({"slide_id": list("abc"), "patient": ["p", "p", "q"], "age": [50, 50, 60]})
+    cohort = pd.DataFrame(
+        {"slide_id": list("abc"), "patient": ["p", "p", "q"], "age": [50, 50, 60]}
+    )
     assert patient_covariates(cohort, ["age"])["age"].to_dict() == {"p": 50, "q": 60}
     with pytest.raises(InputError, match="patient p has more than one age"):
         patient_covariates(cohort.assign(age=[50, 51, 60]), ["age"])
@@ -91,7 +102,8 @@ def test_columns_that_add_up_to_others_are_dropped():
 
 
 def test_three_classes_equal_a_multinomial_regression():
-    """Two regressions against the first class come close to the joint fit, within their standard error."""
+    """Two regressions against the first class come close to the joint fit, within their standard
+    error."""
     rng = np.random.default_rng(1)
     values = rng.normal(size=(6000, 2))
     logits = np.column_stack([np.zeros(6000), values @ [1, 0.5], values @ [-0.5, 1] - 0.5])
@@ -108,17 +120,27 @@ PAPER_TABLE_2 = {
     "val": {"acc": (60.84, 73.90), "sens": (54.29, 76.13), "spec": (60.02, 76.52)},
     "test": {"acc": (55.12, 68.40), "sens": (38.89, 61.11), "spec": (60.86, 77.07)},
 }
-"""Xu et al. 2021, Table 2, clinical data only: 95% intervals in percent at a cut-off fitted to each part."""
+"""Xu et al. 2021, Table 2, clinical data only: 95% intervals in percent at a cut-off fitted to each
+part."""
 
 
 def test_the_papers_auc_on_its_covariates(shared_data):
-    """Xu et al. 2021, clinical data only: AUC 0.661 / 0.709 / 0.613 in training, validation and test."""
-    table = pd.read_csv(shared_data / "bcnb" / "clinical_n0_vs_nplus.csv", dtype={"patient": str}).set_index("patient")
+    """Xu et al. 2021, clinical data only: AUC 0.661 / 0.709 / 0.613 in training, validation and
+    test."""
+    table = pd.read_csv(
+        shared_data / "bcnb" / "clinical_n0_vs_nplus.csv", dtype={"patient": str}
+    ).set_index("patient")
     covariates = table.drop(columns=["label", "split", "n_bags"])
     training = table["split"] == "train"
-    model = ClinicalModel.fit(covariates[training], table.loc[training, "label"].to_numpy(), names=("N0", "N+"))
+    model = ClinicalModel.fit(
+        covariates[training], table.loc[training, "label"].to_numpy(), names=("N0", "N+")
+    )
     score = model.predict(covariates)[:, 1]
-    for split, paper, tolerance in (("train", 0.661, 0.01), ("val", 0.709, 0.01), ("test", 0.613, 0.015)):
+    for split, paper, tolerance in (
+        ("train", 0.661, 0.01),
+        ("val", 0.709, 0.01),
+        ("test", 0.613, 0.015),
+    ):
         own = (table["split"] == split).to_numpy()
         assert auc(table["label"][own], score[own]) == pytest.approx(paper, abs=tolerance)
         own_labels, own_score = table["label"].to_numpy()[own], score[own]
@@ -135,7 +157,8 @@ def test_the_papers_auc_on_its_covariates(shared_data):
 
 
 def test_the_papers_characteristics_of_its_cohorts(shared_data):
-    """Table 1's counts and p values, training against test, and the subgroups of supplementary Table 5."""
+    """Table 1's counts and p values, training against test, and the subgroups of supplementary
+    Table 5."""
     table = pd.read_csv(shared_data / "bcnb" / "clinical_n0_vs_nplus.csv")
     held = table["split"] == "test"
     assert ((~held).sum(), held.sum(), table["label"].sum()) == (840, 218, 403)
@@ -143,7 +166,9 @@ def test_the_papers_characteristics_of_its_cohorts(shared_data):
     assert table.loc[~held, categories].sum().tolist() == [175, 207, 623, 319]
     assert table.loc[held, categories].sum().tolist() == [52, 61, 158, 84]
     columns = ["age_z", "tumour_size_z", *categories]
-    found = compare_groups(table[columns], np.where(held, "test", "training"), categories=categories)
+    found = compare_groups(
+        table[columns], np.where(held, "test", "training"), categories=categories
+    )
     assert found.set_index("feature").loc[columns, "p_value"].round(3).tolist() == [
         *(0.344, 0.898),
         *(0.333, 0.312, 0.613, 0.880),

@@ -9,7 +9,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from morphomil.cohort import EXAMPLE_MANIFEST, cohort_from_table, cohort_table, read_manifest, safe_name
+from morphomil.cohort import (
+    EXAMPLE_MANIFEST,
+    cohort_from_table,
+    cohort_table,
+    read_manifest,
+    safe_name,
+)
 from morphomil.types import Cohort, ExitStatus, ImageSource, InputError, RefusedError, Slide
 
 
@@ -69,14 +75,22 @@ def test_every_column_is_read(folder: Path) -> None:
 
 def test_the_id_is_the_stem_and_order_is_kept(folder: Path) -> None:
     read = read_manifest(manifest(folder, "slide,patient,label\nb.svs,2,0\na.svs,1,1\n"))
-    assert [(s.slide_id, s.patient, s.label) for s in read.cohort.slides] == [("b", "2", "0"), ("a", "1", "1")]
+    assert [(s.slide_id, s.patient, s.label) for s in read.cohort.slides] == [
+        ("b", "2", "0"),
+        ("a", "1", "1"),
+    ]
     assert read.notes == ()
 
 
 def test_rows_of_one_slide_id_are_images_of_one_slide(folder: Path) -> None:
-    text = "slide,slide_id,patient,label,mpp\na.svs,S1,1,x,0.5\nb.svs,S2,2,y,\nsub/a.svs,S1,1,x,0.25\n"
+    text = (
+        "slide,slide_id,patient,label,mpp\na.svs,S1,1,x,0.5\nb.svs,S2,2,y,\nsub/a.svs,S1,1,x,0.25\n"
+    )
     one, two = read_manifest(manifest(folder, text)).cohort.slides
-    assert one.images == (ImageSource(folder / "a.svs", mpp=0.5), ImageSource(folder / "sub/a.svs", mpp=0.25))
+    assert one.images == (
+        ImageSource(folder / "a.svs", mpp=0.5),
+        ImageSource(folder / "sub/a.svs", mpp=0.25),
+    )
     assert two.images == (ImageSource(folder / "b.svs"),)
 
 
@@ -96,11 +110,18 @@ def test_rows_of_one_slide_id_must_agree(folder: Path) -> None:
         (",", "utf-8-sig", "\r\n", None),
         (";", "utf-8", "\n", "cohort.csv is read with semicolons between cells"),
         ("\t", "utf-8", "\r\n", "cohort.csv is read with tabs between cells"),
-        (",", "cp1252", "\n", "cohort.csv isn't UTF-8; it is read as Windows-1252, so check accented letters"),
+        (
+            ",",
+            "cp1252",
+            "\n",
+            "cohort.csv isn't UTF-8; it is read as Windows-1252, so check accented letters",
+        ),
         (",", "utf-16", "\n", "cohort.csv is read as UTF-16"),
     ],
 )
-def test_separators_and_encodings(folder: Path, separator: str, encoding: str, line_end: str, note: str | None) -> None:
+def test_separators_and_encodings(
+    folder: Path, separator: str, encoding: str, line_end: str, note: str | None
+) -> None:
     text = 'slide,patient,label\na.svs,Gödel,"x, y"\n'.replace("\n", line_end)
     if separator != ",":
         text = text.replace('"x, y"', "x, y").replace(
@@ -114,7 +135,9 @@ def test_separators_and_encodings(folder: Path, separator: str, encoding: str, l
 
 def test_ids_are_normalized_text(folder: Path) -> None:
     (folder / "N+(\uff1e2).svs").write_bytes(b"x")
-    read = read_manifest(manifest(folder, "slide,patient,label\nN+(\uff1e2).svs,Go\u0308del , 1.0\n"))
+    read = read_manifest(
+        manifest(folder, "slide,patient,label\nN+(\uff1e2).svs,Go\u0308del , 1.0\n")
+    )
     (slide,) = read.cohort.slides
     assert (slide.slide_id, slide.patient, slide.label) == ("N+(\uff1e2)", "G\u00f6del", "1")
 
@@ -149,12 +172,16 @@ c.svs,E,5,1,,,
 
 def test_files_of_one_stem_need_a_slide_id(folder: Path) -> None:
     path = manifest(folder, "slide,patient,label\na.svs,1,0\nsub/a.svs,2,1\n")
-    assert problems(path) == ["lines 2, 3 have files of the same name a; tell them apart with a column slide_id"]
+    assert problems(path) == [
+        "lines 2, 3 have files of the same name a; tell them apart with a column slide_id"
+    ]
 
 
 def test_ids_that_differ_by_case_would_share_a_folder(folder: Path) -> None:
     path = manifest(folder, "slide,slide_id,patient,label\na.svs,s1,1,0\nb.svs,S1,2,1\n")
-    assert problems(path) == ["slide ids 'S1', 's1' would share a folder where case doesn't count; rename all but one"]
+    assert problems(path) == [
+        "slide ids 'S1', 's1' would share a folder where case doesn't count; rename all but one"
+    ]
 
 
 @pytest.mark.parametrize(
@@ -162,10 +189,19 @@ def test_ids_that_differ_by_case_would_share_a_folder(folder: Path) -> None:
     [
         (
             "case_id,slide_id,label",
-            ["column slide is missing; slide_id names", "column patient is missing; rename case_id"],
+            [
+                "column slide is missing; slide_id names",
+                "column patient is missing; rename case_id",
+            ],
         ),
-        ("PATIENT,FILENAME,label", ["missing; rename FILENAME to slide", "missing; rename PATIENT to patient"]),
-        ("wsi,patient_id,class", ["rename wsi to slide", "rename patient_id to patient", "rename class to label"]),
+        (
+            "PATIENT,FILENAME,label",
+            ["missing; rename FILENAME to slide", "missing; rename PATIENT to patient"],
+        ),
+        (
+            "wsi,patient_id,class",
+            ["rename wsi to slide", "rename patient_id to patient", "rename class to label"],
+        ),
         ("slide,pateint,label", ["column patient is missing; rename pateint to patient"]),
         ("slide,patient,x1", ["column label is missing; the columns are slide, patient, x1"]),
         ("slide,patient,label,Split", ["column Split isn't read; rename it to split"]),
@@ -174,7 +210,9 @@ def test_ids_that_differ_by_case_would_share_a_folder(folder: Path) -> None:
     ],
 )
 def test_near_misses_of_column_names(folder: Path, header: str, says: list[str]) -> None:
-    found = problems(manifest(folder, f"{header}\n" + ",".join("abcd"[: header.count(",") + 1]) + "\n"))
+    found = problems(
+        manifest(folder, f"{header}\n" + ",".join("abcd"[: header.count(",") + 1]) + "\n")
+    )
     assert len(found) == len(says)
     assert all(part in problem for part, problem in zip(says, found, strict=True)), found
 
@@ -202,7 +240,10 @@ def test_rows_without_label_are_dropped_on_request_and_counted(folder: Path) -> 
         ("\n\n", "is empty"),
         ("slide,patient,label\n", "there are no rows"),
         ("slide,patient,label\n,,\n", "there are no rows"),
-        ("slide,patient,label\na.svs,1,0,9,9\n", "more cells than the header has columns in line 2"),
+        (
+            "slide,patient,label\na.svs,1,0,9,9\n",
+            "more cells than the header has columns in line 2",
+        ),
         ('slide,patient,label\n"a.svs,1,0\n', "line"),
         ("slide,patient,label\na\0.svs,1,0\n", "no usable path|doesn't exist|NUL"),
         (f"slide,patient,label\n{'x' * 5000},1,0\n", "no usable path"),
@@ -234,14 +275,20 @@ def test_images_without_a_pixel_size_are_told_before_any_work(folder: Path) -> N
 def test_mrxs_needs_its_folder(folder: Path) -> None:
     (folder / "m.mrxs").write_bytes(b"x")
     path = manifest(folder, "slide,patient,label\nm.mrxs,1,0\n")
-    assert problems(path) == ["line 2: slide m.mrxs lacks the folder m that belongs to an MRXS file"]
+    assert problems(path) == [
+        "line 2: slide m.mrxs lacks the folder m that belongs to an MRXS file"
+    ]
     (folder / "m").mkdir()
     assert len(read_manifest(path).cohort) == 1
 
 
 def test_a_patient_in_two_splits_is_refused(folder: Path) -> None:
     text = "slide,patient,label,split\na.svs,1,0,train\nb.svs,1,0,test\nc.svs,2,1,val\n"
-    with pytest.raises(RefusedError, match=r"patient 1 \(lines 2, 3\) stands in test and train") as error:
+    with pytest.raises(
+        RefusedError,
+        match=r"patient 1 \(lines 2, 3\) stands in test and "
+        r"train",
+    ) as error:
         read_manifest(manifest(folder, text))
     assert error.value.exit_status == ExitStatus.REFUSED
 
@@ -253,7 +300,9 @@ def test_copies_of_a_file_are_refused_across_splits_and_patients(folder: Path) -
         read_manifest(manifest(folder, header + "a.svs,1,0,train\ncopy.svs,2,0,test\n"))
     with pytest.raises(RefusedError, match="copies"):
         read_manifest(manifest(folder, "slide,patient,label\na.svs,1,0\ncopy.svs,2,0\n"))
-    read = read_manifest(manifest(folder, header + "a.svs,1,0,train\ncopy.svs,2,0,train\nb.svs,3,1,test\n"))
+    read = read_manifest(
+        manifest(folder, header + "a.svs,1,0,train\ncopy.svs,2,0,train\nb.svs,3,1,test\n")
+    )
     assert read.notes == ("the files of lines 2, 3 are copies of one another",)
 
 
@@ -310,7 +359,9 @@ def workbook(path: Path, rows: list[list[str | float]]) -> Path:
             return f'<c t="inlineStr"><is><t>{value}</t></is></c>' if value else "<c/>"
         return f"<c><v>{value}</v></c>"
 
-    body = "".join(f'<row r="{i}">{"".join(map(cell, row))}</row>' for i, row in enumerate(rows, start=1))
+    body = "".join(
+        f'<row r="{i}">{"".join(map(cell, row))}</row>' for i, row in enumerate(rows, start=1)
+    )
     main = "http://schemas.openxmlformats.org/spreadsheetml/2006/main"
     office = "http://schemas.openxmlformats.org/officeDocument/2006/relationships"
     package = "http://schemas.openxmlformats.org/package/2006/relationships"
@@ -322,12 +373,14 @@ def workbook(path: Path, rows: list[list[str | float]]) -> Path:
         )
         file.writestr(
             "_rels/.rels",
-            f'<Relationships xmlns="{package}"><Relationship Id="r1" Type="{office}/officeDocument" '
+            f'<Relationships xmlns="{package}"><Relationship Id="r1" '
+            f'Type="{office}/officeDocument" '
             'Target="xl/workbook.xml"/></Relationships>',
         )
         file.writestr(
             "xl/workbook.xml",
-            f'<workbook xmlns="{main}" xmlns:r="{office}"><sheets><sheet name="cohort" sheetId="1" r:id="r1"/></sheets>'
+            f'<workbook xmlns="{main}" xmlns:r="{office}"><sheets><sheet name="cohort" '
+            'sheetId="1" r:id="r1"/></sheets>'
             "</workbook>",
         )
         file.writestr(
@@ -336,7 +389,8 @@ def workbook(path: Path, rows: list[list[str | float]]) -> Path:
             'Target="worksheets/sheet1.xml"/></Relationships>',
         )
         file.writestr(
-            "xl/worksheets/sheet1.xml", f'<worksheet xmlns="{main}"><sheetData>{body}</sheetData></worksheet>'
+            "xl/worksheets/sheet1.xml",
+            f'<worksheet xmlns="{main}"><sheetData>{body}</sheetData></worksheet>',
         )
     return path
 
@@ -355,8 +409,18 @@ def test_workbook(folder: Path) -> None:
     assert problems(path) == [f"line 5: slide 'absent.svs' doesn't exist; looked in {folder}"]
     (folder / "absent.svs").write_bytes(b"xyz")
     one, two, three = read_manifest(path, covariates=("age",)).cohort.slides
-    assert (one.patient, one.label, one.images[0].mpp, one.covariates) == ("007", "1", 0.25, {"age": 52.0})
-    assert (two.patient, two.label, two.images[0].mpp, two.covariates) == ("8", "0", None, {"age": 61.5})
+    assert (one.patient, one.label, one.images[0].mpp, one.covariates) == (
+        "007",
+        "1",
+        0.25,
+        {"age": 52.0},
+    )
+    assert (two.patient, two.label, two.images[0].mpp, two.covariates) == (
+        "8",
+        "0",
+        None,
+        {"age": 61.5},
+    )
     assert three.patient == "NA"
 
 
@@ -390,14 +454,18 @@ text = st.text(st.characters(codec="utf-8", exclude_characters="\0"), min_size=1
             ).map(tuple),
             split=st.none() | st.sampled_from(["train", "val", "test"]),
             site=st.none() | text,
-            covariates=st.fixed_dictionaries({"age": st.none() | st.floats(-1e6, 1e6), "grade": st.none() | text}),
+            covariates=st.fixed_dictionaries(
+                {"age": st.none() | st.floats(-1e6, 1e6), "grade": st.none() | text}
+            ),
         ),
         min_size=1,
         max_size=5,
         unique_by=lambda slide: slide.slide_id,
     )
 )
-def test_the_stored_table_gives_the_cohort_back(tmp_path_factory: pytest.TempPathFactory, slides: list[Slide]) -> None:
+def test_the_stored_table_gives_the_cohort_back(
+    tmp_path_factory: pytest.TempPathFactory, slides: list[Slide]
+) -> None:
     cohort = Cohort(tuple(slides))
     table = cohort_table(cohort)
     assert len(table) == sum(len(slide.images) for slide in slides)

@@ -25,7 +25,9 @@ def test_tables_of_the_demo_with_a_second_model(demo: Path, tmp_path: Path) -> N
     folder.mkdir(parents=True)
     chance.drop(columns="group").to_parquet(folder / "predictions.parquet")
     program = Path(sys.executable).with_name("morphomil")
-    done = subprocess.run([str(program), "compare", str(run.path)], capture_output=True, text=True, check=False)
+    done = subprocess.run(
+        [str(program), "compare", str(run.path)], capture_output=True, text=True, check=False
+    )
     assert done.returncode == 0, done.stderr
     performance = pd.read_csv(run.path / "tables" / "performance.csv")
     assert set(performance["model"]) == {"dl-cnb", "morphometry"}
@@ -42,9 +44,15 @@ def test_tables_of_the_demo_with_a_second_model(demo: Path, tmp_path: Path) -> N
     checklist = (run.path / "tables" / "checklist.md").read_text(encoding="utf-8")
     assert "AUTHOR TO FILL" in checklist
     assert "24 patients; 0: 12; 1: 12" in checklist
-    answers = [line.split(" | ") for line in checklist.splitlines() if line.startswith("| ") and "item" not in line]
+    answers = [
+        line.split(" | ")
+        for line in checklist.splitlines()
+        if line.startswith("| ") and "item" not in line
+    ]
     numbers = [row[0].strip("| ") for row in answers]
-    tripod = [number for number in numbers if not number.isdigit()] + numbers[: numbers.index("27c") + 1]
+    tripod = [number for number in numbers if not number.isdigit()] + numbers[
+        : numbers.index("27c") + 1
+    ]
     assert {int(number.rstrip("abcdefg")) for number in tripod} == set(range(1, 28))
     assert numbers[numbers.index("27c") + 1 :] == [str(i) for i in range(1, 43)]
     answer = {row[1]: row[2] for row in answers}
@@ -63,14 +71,18 @@ def test_a_model_of_three_classes_has_tables_of_its_own(demo: Path, tmp_path: Pa
     shutil.copy(demo / "run" / "cohort.parquet", run.path)
     values = np.random.default_rng(0).dirichlet(np.ones(3), 30)
     table = pd.DataFrame(values, columns=[f"probability_{k}" for k in range(3)])
-    table = table.assign(patient=np.arange(30).astype(str), label=np.arange(30) % 3, fold="split", part="test")
+    table = table.assign(
+        patient=np.arange(30).astype(str), label=np.arange(30) % 3, fold="split", part="test"
+    )
     folder = run.path / "models" / "dl-cnb"
     folder.mkdir(parents=True)
     table.assign(score=values[:, 2], cutoff=0.4).to_parquet(folder / "predictions.parquet")
     names = {path.name for path in compare(run)}
     assert {"performance_by_class.csv", "confusion.tex", "methods.md", "checklist.md"} <= names
     assert "performance.csv" not in names
-    assert "the most probable class" in (run.path / "tables" / "checklist.md").read_text(encoding="utf-8")
+    assert "the most probable class" in (run.path / "tables" / "checklist.md").read_text(
+        encoding="utf-8"
+    )
     assert "most probable class" in (run.path / "tables" / "methods.md").read_text(encoding="utf-8")
 
 

@@ -1,6 +1,7 @@
 """Every block of the pages is run: commands on a copy of ten slides of the demo, Python beside it.
 
-A block that isn't run here has a line above it, which the reader sees too: *Not run in the tests: reason.*
+A block that isn't run here has a line above it, which the reader sees too: *Not run in the tests:
+reason.*
 """
 
 from __future__ import annotations
@@ -27,8 +28,22 @@ from morphomil.slides import open_image
 
 ROOT = Path(__file__).parents[1]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
-ORDER = ("README", "install", "tour", "howto", "formats", "features", "segmenter", "image_model", "ranking")
-BLOCK = re.compile(r"(?:^\*Not run in the tests: ([^\n]+)\.\*\n\n)?^```(\S*)\n(.*?)^```", re.MULTILINE | re.DOTALL)
+ORDER = (
+    "README",
+    "install",
+    "tour",
+    "howto",
+    "formats",
+    "features",
+    "segmenter",
+    "image_model",
+    "ranking",
+)
+BLOCK = re.compile(
+    r"(?:^\*Not run in the tests: "
+    r"([^\n]+)\.\*\n\n)?^```(\S*)\n(.*?)^```",
+    re.MULTILINE | re.DOTALL,
+)
 SHOWN = ("text", "json")
 """Languages of blocks that are only to be read."""
 
@@ -82,7 +97,11 @@ def steps(*languages: str) -> list[list[str]]:
 
 
 def test_every_block_is_of_a_known_kind_and_few_are_not_run() -> None:
-    kinds = [(page.name, *match.groups()[:2]) for page in PAGES for match in BLOCK.finditer(page.read_text("utf-8"))]
+    kinds = [
+        (page.name, *match.groups()[:2])
+        for page in PAGES
+        for match in BLOCK.finditer(page.read_text("utf-8"))
+    ]
     assert {kind for _, _, kind in kinds} <= {"", "python", *SHOWN, "{toctree}", "{eval-rst}"}
     assert sum(kind == "" and not reason for _, reason, kind in kinds) >= 15
     assert [kind for _, reason, kind in kinds if reason is not None] == 6 * [""]
@@ -90,19 +109,28 @@ def test_every_block_is_of_a_known_kind_and_few_are_not_run() -> None:
 
 @pytest.fixture(scope="module")
 def folder(demo: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """What the pages speak of: `cohort.csv`, `run`, `labels`, `data`, `region.jpg`, `nuclei.csv`; groups N0 and N+."""
+    """What the pages speak of: `cohort.csv`, `run`, `labels`, `data`, `region.jpg`, `nuclei.csv`;
+    groups N0 and N+."""
     folder = tmp_path_factory.mktemp("pages")
     cohort = pd.read_csv(demo / "cohort" / "manifest.csv").head(10)
     for column in ("slide", "annotation"):
         cohort[column] = [str(demo / "cohort" / path) for path in cohort[column]]
     rng = np.random.default_rng(0)
-    receptors = dict.fromkeys(("er", "pr", "her2"), 1)  # the same for all, so that models of so few patients end soon
-    cohort = cohort.assign(slide_id=cohort["patient"], label=np.where(cohort["label"] == 1, "N+", "N0"))
+    receptors = dict.fromkeys(
+        ("er", "pr", "her2"), 1
+    )  # the same for all, so that models of so few patients end soon
+    cohort = cohort.assign(
+        slide_id=cohort["patient"], label=np.where(cohort["label"] == 1, "N+", "N0")
+    )
     cohort.assign(tumor_size=rng.normal(2, 1, len(cohort)).round(1), **receptors).to_csv(
         folder / "cohort.csv", index=False
     )
     run = Run.open(demo / "run")
-    shutil.copytree(run.path, folder / "run", ignore=shutil.ignore_patterns("figures", "nuclei", "P01[1-9]", "P02*"))
+    shutil.copytree(
+        run.path,
+        folder / "run",
+        ignore=shutil.ignore_patterns("figures", "nuclei", "P01[1-9]", "P02*"),
+    )
     nuclei = pd.concat([run.nuclei(name) for name in cohort["slide_id"]])
     nuclei.to_csv(folder / "nuclei.csv", index=False)
     export_run(run, "qupath", out=folder / "labels", slides=cohort["slide_id"].tolist())
@@ -110,12 +138,14 @@ def folder(demo: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     box = np.s_[500:884, 700:1084]
     for number, name in enumerate(cohort["slide_id"][:2]):
         with open_image(run.slide(name).images[0]) as slide:
-            Image.fromarray(slide.read(700, 500, 384, 384, downsample=1)).save(folder / "data" / f"{number}.png")
+            Image.fromarray(slide.read(700, 500, 384, 384, downsample=1)).save(
+                folder / "data" / f"{number}.png"
+            )
         truth = tifffile.imread(demo / "cohort" / "truth" / f"{name}_labels.tif")[box]
         tifffile.imwrite(folder / "data" / f"{number}_labels.tif", truth)
-    pd.DataFrame({"image": ["0.png", "1.png"], "labels": ["0_labels.tif", "1_labels.tif"], "mpp": 0.5}).to_csv(
-        folder / "images.csv", index=False
-    )
+    pd.DataFrame(
+        {"image": ["0.png", "1.png"], "labels": ["0_labels.tif", "1_labels.tif"], "mpp": 0.5}
+    ).to_csv(folder / "images.csv", index=False)
     Image.open(folder / "data" / "0.png").save(folder / "region.jpg")
     return folder
 
@@ -125,5 +155,7 @@ def folder(demo: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_every_block_runs(language: str, folder: Path) -> None:
     script = Path(__file__).with_name("run_pages.py")
     given = json.dumps(steps(language))
-    done = subprocess.run([sys.executable, str(script)], input=given, cwd=folder, text=True, check=False)
+    done = subprocess.run(
+        [sys.executable, str(script)], input=given, cwd=folder, text=True, check=False
+    )
     assert done.returncode == 0

@@ -21,14 +21,30 @@ from morphomil.types import Cohort, ImageSource, PatchSettings, Slide
 
 def morphomil(*words: str | Path) -> subprocess.CompletedProcess[str]:
     program = Path(sys.executable).with_name("morphomil")
-    return subprocess.run([str(program), *map(str, words)], capture_output=True, text=True, check=False)
+    return subprocess.run(
+        [str(program), *map(str, words)], capture_output=True, text=True, check=False
+    )
 
 
 def test_this_installation_is_sound(demo: Path) -> None:
-    result = morphomil("doctor", "--manifest", demo / "cohort" / "manifest.csv", "--out", demo / "run")
+    result = morphomil(
+        "doctor", "--manifest", demo / "cohort" / "manifest.csv", "--out", demo / "run"
+    )
     assert result.returncode == 0, result.stdout
-    topics = {line.split()[1] for line in result.stdout.splitlines() if line.startswith(("ok", "note"))}
-    wanted = {"environment", "packages", "weights", "openvino", "torch", "tensorflow", "CUDA", "disk", "manifest"}
+    topics = {
+        line.split()[1] for line in result.stdout.splitlines() if line.startswith(("ok", "note"))
+    }
+    wanted = {
+        "environment",
+        "packages",
+        "weights",
+        "openvino",
+        "torch",
+        "tensorflow",
+        "CUDA",
+        "disk",
+        "manifest",
+    }
     assert wanted <= topics
     assert "24 slides of 24 patients" in result.stdout
 
@@ -105,14 +121,18 @@ def test_the_estimate_of_the_demo_is_what_it_took(demo: Path) -> None:
 
 
 def all_patches(run: Run) -> list[int]:
-    return [patch for slide in run.cohort.slides for patch in run.patches(slide.slide_id)["patch_id"]]
+    return [
+        patch for slide in run.cohort.slides for patch in run.patches(slide.slide_id)["patch_id"]
+    ]
 
 
 def test_a_slide_that_cannot_be_read_is_named_and_left_out(demo: Path, tmp_path: Path) -> None:
     good = Run.open(demo / "run").cohort.slides[0]
     torn = tmp_path / "torn.tif"
     torn.write_bytes(good.images[0].path.read_bytes()[:3000])
-    found = estimate_segment(Cohort((good, Slide("torn", "p", "1", (ImageSource(torn, mpp=0.5),)))), tmp_path)
+    found = estimate_segment(
+        Cohort((good, Slide("torn", "p", "1", (ImageSource(torn, mpp=0.5),)))), tmp_path
+    )
     assert list(found.problems) == ["torn"]
     alone = estimate_segment(Cohort((good,)), tmp_path)
     assert found.patches == pytest.approx(2 * alone.patches, abs=1)

@@ -1,4 +1,5 @@
-"""Deep features: real ImageNet weights on real photographs, the five architectures, a stage that resumes."""
+"""Deep features: real ImageNet weights on real photographs, the five architectures, a stage that
+resumes."""
 
 from __future__ import annotations
 
@@ -48,12 +49,17 @@ def segmented(tmp_path_factory) -> Path:
 def square(image: np.ndarray, size: int) -> np.ndarray:
     side = min(image.shape[:2])
     top, left = (image.shape[0] - side) // 2, (image.shape[1] - side) // 2
-    return np.asarray(Image.fromarray(image[top : top + side, left : left + side]).resize((size, size)))
+    return np.asarray(
+        Image.fromarray(image[top : top + side, left : left + side]).resize((size, size))
+    )
 
 
-@pytest.mark.parametrize(("picture", "classes"), [("chelsea", {281, 282, 285}), ("coffee", {967, 968})])
+@pytest.mark.parametrize(
+    ("picture", "classes"), [("chelsea", {281, 282, 285}), ("coffee", {967, 968})]
+)
 def test_the_default_backbone_knows_what_it_sees(picture, classes):
-    """Its features and its package's classifier name a cat and a cup: weights, names and normalization are right."""
+    """Its features and its package's classifier name a cat and a cup: weights, names and
+    normalization are right."""
     patch = square(getattr(skimage.data, picture)(), 224)[None]
     features = load_encoder(EmbedSettings(size=224)).encode(patch)
     state = _ready_weights("efficientnet-lite0")
@@ -64,7 +70,8 @@ def test_the_default_backbone_knows_what_it_sees(picture, classes):
 
 @pytest.mark.parametrize("backbone", [name for name in BACKBONES if name != "efficientnet-lite0"])
 def test_torchvision_backbones_are_torchvisions_networks(backbone, tmp_path):
-    """Random weights in a file, classifier included: features equal the input of torchvision's own classifier."""
+    """Random weights in a file, classifier included: features equal the input of torchvision's own
+    classifier."""
     torch.manual_seed(1)
     options = {"init_weights": False} if backbone == "inception_v3" else {}
     network = getattr(torchvision.models, backbone)(weights=None, **options).eval()
@@ -91,7 +98,9 @@ def test_torchvision_backbones_are_torchvisions_networks(backbone, tmp_path):
         network((torch.from_numpy(patches).permute(0, 3, 1, 2) / 255 - mean) / sd)
     np.testing.assert_allclose(features, seen[0].numpy(), rtol=1e-4, atol=1e-5)
 
-    pooled = load_encoder(EmbedSettings(backbone, size=224, pooling="max"), weights=path).encode(patches)
+    pooled = load_encoder(EmbedSettings(backbone, size=224, pooling="max"), weights=path).encode(
+        patches
+    )
     assert pooled.shape == (2, kind.channels)
 
 
@@ -100,8 +109,13 @@ def test_max_pooling_takes_the_largest_of_each_map(tmp_path):
     network = torchvision.models.vgg16_bn(weights=None).eval()
     save_file(network.state_dict(), tmp_path / "vgg.safetensors")
     patches = np.random.default_rng(0).integers(0, 256, (1, 224, 224, 3)).astype(np.uint8)
-    settings = EmbedSettings("vgg16_bn", size=224), EmbedSettings("vgg16_bn", size=224, pooling="max")
-    flat, largest = (load_encoder(s, weights=tmp_path / "vgg.safetensors").encode(patches) for s in settings)
+    settings = (
+        EmbedSettings("vgg16_bn", size=224),
+        EmbedSettings("vgg16_bn", size=224, pooling="max"),
+    )
+    flat, largest = (
+        load_encoder(s, weights=tmp_path / "vgg.safetensors").encode(patches) for s in settings
+    )
     np.testing.assert_allclose(flat.reshape(512, 49).max(axis=1), largest[0], rtol=1e-6)
 
 
@@ -121,10 +135,14 @@ def test_weights_that_cannot_be_used_say_why(tmp_path):
 
 def test_without_a_network_the_message_names_the_way_out(tmp_path):
     """A process whose downloads fail at once: its proxy is a closed port."""
-    closed = dict.fromkeys(("http_proxy", "https_proxy", "HTTP_PROXY", "HTTPS_PROXY"), "http://127.0.0.1:9")
+    closed = dict.fromkeys(
+        ("http_proxy", "https_proxy", "HTTP_PROXY", "HTTPS_PROXY"), "http://127.0.0.1:9"
+    )
     environment = os.environ | closed | {"TORCH_HOME": str(tmp_path)}
     code = "from morphomil.embed import *; load_encoder(EmbedSettings('resnet50'))"
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=environment, check=False)
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, env=environment, check=False
+    )
     last = done.stderr.strip().splitlines()[-1]
     assert "ImageNet weights of resnet50 can't be downloaded" in last
     assert "--weights" in last
@@ -138,7 +156,9 @@ def test_the_stage_gives_a_row_per_kept_patch_and_resumes(segmented):
         stored = np.load(made.features_path(slide.slide_id))
         assert stored.shape == (run.patches(slide.slide_id)["kept"].sum(), 1280)
         assert stored.dtype == np.float16
-        expected = load_encoder(EmbedSettings()).encode(np.stack(list(patch_pixels(run, slide, outside="white"))))
+        expected = load_encoder(EmbedSettings()).encode(
+            np.stack(list(patch_pixels(run, slide, outside="white")))
+        )
         np.testing.assert_allclose(stored, expected, atol=2e-2)
     table = embedded_backbones(run)
     assert table.to_dict("records") == [
@@ -157,7 +177,9 @@ def test_the_stage_gives_a_row_per_kept_patch_and_resumes(segmented):
 def test_pixels_outside_the_region_are_white(segmented):
     run = Run.open(segmented)
     slide = run.cohort.slides[0]
-    painted, kept = (np.stack(list(patch_pixels(run, slide, outside=outside))) for outside in ("white", "keep"))
+    painted, kept = (
+        np.stack(list(patch_pixels(run, slide, outside=outside))) for outside in ("white", "keep")
+    )
     blank = run.patches(slide.slide_id).query("kept")["blank_fraction"].to_numpy()
     white = (painted == 255).all(axis=-1).mean(axis=(1, 2))
     np.testing.assert_allclose(white, blank, atol=0.01)
@@ -172,7 +194,9 @@ def test_any_function_is_an_encoder(segmented, tmp_path):
     )
     run = Run.open(segmented)
     words = [PROGRAM, "embed", segmented, "--encoder", f"{tmp_path / 'colors.py'}:mean_color"]
-    done = subprocess.run([str(word) for word in words], capture_output=True, text=True, check=False)
+    done = subprocess.run(
+        [str(word) for word in words], capture_output=True, text=True, check=False
+    )
     assert done.returncode == 0, done.stderr
     assert "3 features and 0.0 KiB a patch" in done.stdout
     stored = np.load(Embeddings(run.path, "colors").features_path("P002"))

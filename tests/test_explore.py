@@ -27,10 +27,14 @@ def test_tables_of_one_slide_and_of_all(run: LoadedRun) -> None:
     every = run.nuclei()
     assert every["slide_id"].nunique() == len(run.cohort)
     pd.testing.assert_frame_equal(
-        every[every["slide_id"] == "P007"].reset_index(drop=True), run.nuclei("P007"), check_like=False
+        every[every["slide_id"] == "P007"].reset_index(drop=True),
+        run.nuclei("P007"),
+        check_like=False,
     )
     assert list(every)[: len(NUCLEI.names)] == NUCLEI.names
-    assert len(run.patches()) == sum(len(run.patches(slide.slide_id)) for slide in run.cohort.slides)
+    assert len(run.patches()) == sum(
+        len(run.patches(slide.slide_id)) for slide in run.cohort.slides
+    )
 
 
 def test_the_ranking_and_a_slides_attention(run: LoadedRun) -> None:
@@ -47,10 +51,19 @@ def test_attention_of_an_image_model_is_by_patch(run: LoadedRun, tmp_path: Path)
     copy = morphomil.load_run(shutil.copytree(run.path, tmp_path / "run"))
     folder = copy.path / "models" / "dl-cnb" / "fold0"
     folder.mkdir(parents=True)
-    table = pd.DataFrame({"slide_id": ["P003", "P003", "P004"], "patch_id": [3, 5, 1], "attention": [0.25, 0.75, 1.0]})
+    table = pd.DataFrame(
+        {
+            "slide_id": ["P003", "P003", "P004"],
+            "patch_id": [3, 5, 1],
+            "attention": [0.25, 0.75, 1.0],
+        }
+    )
     table.to_parquet(folder / "attention.parquet")
     found = copy.attention("P003").query("model == 'dl-cnb'")
-    assert found[["patch_id", "attention", "fold"]].to_numpy().tolist() == [[3, 0.25, "fold0"], [5, 0.75, "fold0"]]
+    assert found[["patch_id", "attention", "fold"]].to_numpy().tolist() == [
+        [3, 0.25, "fold0"],
+        [5, 0.75, "fold0"],
+    ]
 
 
 def test_a_thumbnail_is_the_slide(run: LoadedRun) -> None:
@@ -70,7 +83,10 @@ def test_nuclei_are_drawn_in_the_color_of_a_feature(run: LoadedRun) -> None:
     figure = run.show_nuclei("P001", "area_um2")
     assert "Area" in " ".join(axes.get_ylabel() for axes in figure.axes)
     plain = run.show_nuclei("P001", patch_id=int(run.nuclei("P001")["patch_id"].iloc[0]))
-    pixels = [np.asarray(Image.open(io.BytesIO(render(drawn, "png", dpi=80)))) for drawn in (figure, plain)]
+    pixels = [
+        np.asarray(Image.open(io.BytesIO(render(drawn, "png", dpi=80))))
+        for drawn in (figure, plain)
+    ]
     assert all(shown.std() > 10 for shown in pixels)
     assert len(plain.axes) == 1
     most = run.nuclei("P001")["patch_id"].value_counts().head(4)

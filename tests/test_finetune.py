@@ -1,4 +1,5 @@
-"""A backbone that learns with the head, windows that overlap, and models that are applied to another cohort."""
+"""A backbone that learns with the head, windows that overlap, and models that are applied to
+another cohort."""
 
 from __future__ import annotations
 
@@ -44,11 +45,14 @@ TUNED = FitSettings("dl-cnb", changes={"epochs": 2}, split="holdout", finetune=T
 
 
 def morphomil(*words: str | Path) -> subprocess.CompletedProcess[str]:
-    return subprocess.run([str(PROGRAM), *map(str, words)], capture_output=True, text=True, check=False)
+    return subprocess.run(
+        [str(PROGRAM), *map(str, words)], capture_output=True, text=True, check=False
+    )
 
 
 def make_slides(path: Path, *, patients: int = 10, seed: int = 0, prefix: str = "p") -> Run:
-    """A run as `segment` leaves it: noise in patches of 64 pixels, redder in positive patients; the last is dropped."""
+    """A run as `segment` leaves it: noise in patches of 64 pixels, redder in positive patients; the
+    last is dropped."""
     rng = np.random.default_rng(seed)
     path.mkdir(parents=True)
     (path / ".lock").touch()
@@ -61,16 +65,28 @@ def make_slides(path: Path, *, patients: int = 10, seed: int = 0, prefix: str = 
         image.parent.mkdir(exist_ok=True)
         Image.fromarray(rgb).save(image)
         slides.append(
-            Slide(name, name, str(label), (ImageSource(image, None, 0.5),), covariates={"age": 50.0 + number})
+            Slide(
+                name,
+                name,
+                str(label),
+                (ImageSource(image, None, 0.5),),
+                covariates={"age": 50.0 + number},
+            )
         )
     run.save_cohort(Cohort(tuple(slides)))
     for slide in slides:
         folder = run.slide_folder(slide.slide_id)
         grid = [(x, y) for y in (0, SIDE) for x in range(0, 4 * SIDE, SIDE)]
         table = pd.DataFrame(grid, columns=["x_px", "y_px"]).assign(
-            slide_id=slide.slide_id, patch_id=range(len(grid)), image=0, region=0, side_px=float(SIDE)
+            slide_id=slide.slide_id,
+            patch_id=range(len(grid)),
+            image=0,
+            region=0,
+            side_px=float(SIDE),
         )
-        table = table.assign(blank_fraction=0.0, tissue_mm2=1e-4, ink_fraction=0.0, sharpness=1.0, kept=True)
+        table = table.assign(
+            blank_fraction=0.0, tissue_mm2=1e-4, ink_fraction=0.0, sharpness=1.0, kept=True
+        )
         table.loc[table.index[-1], "kept"] = False
         write_parquet(folder / "patches.parquet", PATCHES.check(table))
         square = [[0, 0], [4 * SIDE, 0], [4 * SIDE, 2 * SIDE], [0, 2 * SIDE], [0, 0]]
@@ -78,9 +94,15 @@ def make_slides(path: Path, *, patients: int = 10, seed: int = 0, prefix: str = 
         region["properties"] = {"region": 0, "image": 0, "name": "region 0"}
         write_json(folder / "regions.geojson", {"type": "FeatureCollection", "features": [region]})
         stored = zarr.open_group(folder / "masks.zarr", mode="w").create_group("0")
-        stored.attrs.update({"x_px": 0, "y_px": 0, "downsample": 1.0, "mpp": 0.5, "patch_px": SIDE, "image": 0})
+        stored.attrs.update(
+            {"x_px": 0, "y_px": 0, "downsample": 1.0, "mpp": 0.5, "patch_px": SIDE, "image": 0}
+        )
         run.mark_done(slide.slide_id, "segment", "k", outputs=["patches.parquet"], figures={})
-    run.record("segment", {"mpp": None, "model": "default", "working_mpp": 0.5, "patch_px": SIDE}, seconds=0)
+    run.record(
+        "segment",
+        {"mpp": None, "model": "default", "working_mpp": 0.5, "patch_px": SIDE},
+        seconds=0,
+    )
     return run
 
 
@@ -117,9 +139,15 @@ def tuned(embedded, tmp_path_factory) -> Run:
 def test_the_backbone_learns_and_its_statistics_stay(tuned):
     about = load_file(tuned.path / "models" / "dl-cnb" / "holdout" / "weights.safetensors")
     start = load_backbone(EmbedSettings(size=SIDE))[0].state_dict()
-    own = {name.removeprefix("backbone."): value for name, value in about.items() if name.startswith("backbone.")}
+    own = {
+        name.removeprefix("backbone."): value
+        for name, value in about.items()
+        if name.startswith("backbone.")
+    }
     assert own.keys() == start.keys()
-    changed = {name for name, value in own.items() if not np.array_equal(value, start[name].numpy())}
+    changed = {
+        name for name, value in own.items() if not np.array_equal(value, start[name].numpy())
+    }
     kept = {name for name in own if "running_" in name or name.endswith("num_batches_tracked")}
     assert changed
     assert not changed & kept
@@ -128,25 +156,35 @@ def test_the_backbone_learns_and_its_statistics_stay(tuned):
 
 def test_the_command_tunes_to_the_same_bytes(tuned, embedded, tmp_path):
     run = Run(shutil.copytree(embedded.path, tmp_path / "run"))
-    done = morphomil("train", run.path, "--model", "dl-cnb", "--finetune", "--split", "holdout", "--epochs", "2")
+    done = morphomil(
+        "train", run.path, "--model", "dl-cnb", "--finetune", "--split", "holdout", "--epochs", "2"
+    )
     assert done.returncode == 0, done.stderr
-    one, two = (path / "models" / "dl-cnb" / "holdout" / "weights.safetensors" for path in (run.path, tuned.path))
+    one, two = (
+        path / "models" / "dl-cnb" / "holdout" / "weights.safetensors"
+        for path in (run.path, tuned.path)
+    )
     assert one.read_bytes() == two.read_bytes()
     assert embedded_backbones(run)["backbone"].tolist() == ["efficientnet-lite0", "pixels-64-white"]
 
 
 def test_a_tuned_model_predicts_the_same_on_its_maps(tuned):
-    slides = pd.read_parquet(tuned.path / "models" / "dl-cnb" / "holdout" / "slides.parquet").set_index("slide_id")
-    assert {found.slide_id: found.probability for found in pipeline.heatmap(tuned, "dl-cnb")} == slides[
-        "score"
-    ].to_dict()
+    slides = pd.read_parquet(
+        tuned.path / "models" / "dl-cnb" / "holdout" / "slides.parquet"
+    ).set_index("slide_id")
+    assert {
+        found.slide_id: found.probability for found in pipeline.heatmap(tuned, "dl-cnb")
+    } == slides["score"].to_dict()
     assert predictions(tuned).query("part == 'test'")["score"].between(0, 1).all()
     assert pipeline.train(tuned, TUNED).skipped == ("holdout",)
 
 
 def pixel_cohort() -> ImageCohort:
     rng = np.random.default_rng(0)
-    rows = [rng.integers(0, 256, (6, 3 * SIDE**2)).astype(np.uint8) // (1 + number % 2) for number in range(4)]
+    rows = [
+        rng.integers(0, 256, (6, 3 * SIDE**2)).astype(np.uint8) // (1 + number % 2)
+        for number in range(4)
+    ]
     return ImageCohort(tuple("abcd"), Rows(rows), np.arange(4), np.arange(4) % 2, 2)
 
 
@@ -184,7 +222,9 @@ def test_a_stopped_tuning_goes_on_to_the_same_weights(tmp_path):
 def test_patches_seen_a_few_at_a_time_have_the_gradient_of_all_at_once():
     cohort = pixel_cohort()
     backbone, _ = load_backbone(EmbedSettings(size=SIDE))
-    head = build_head(backbone.features, classes=2, clinical=0, recipe=settle_recipe("default", dropout=0.0))
+    head = build_head(
+        backbone.features, classes=2, clinical=0, recipe=settle_recipe("default", dropout=0.0)
+    )
     model = ImageModel(head, np.zeros(1280, np.float32), np.ones(1280, np.float32), backbone)
     gradients = []
     rows = cohort.rows.read(np.arange(12))
@@ -239,8 +279,12 @@ def test_overlapping_windows_refine_the_map_and_leave_the_prediction(kind, reque
     pd.testing.assert_frame_equal(plain.patches, fine.patches)
     assert len(fine.cells) == 4 * len(plain.patches)
     assert (fine.cells["side_px"] == SIDE / 2).all()
-    corner = fine.cells.set_index(["x_px", "y_px"])["relative_attention"][0, 0]  # no window but the first patch
-    assert corner == pytest.approx(plain.patches["attention"].iloc[0] * len(plain.patches), rel=2e-3)
+    corner = fine.cells.set_index(["x_px", "y_px"])["relative_attention"][
+        0, 0
+    ]  # no window but the first patch
+    assert corner == pytest.approx(
+        plain.patches["attention"].iloc[0] * len(plain.patches), rel=2e-3
+    )
     if kind == "frozen":
         paths = draw_map(run, "dl-cnb", fine)
         assert "attention-windows.csv" in {path.name for path in paths}
@@ -261,7 +305,9 @@ def test_a_model_scores_another_cohort(frozen, tuned, tmp_path):
     assert table[["patient", "label", "part", "fold"]].to_numpy().tolist() == [
         [f"q{number}", number % 2, "test", "external"] for number in range(4)
     ]
-    cutoffs = [json.loads((about / f"fold{n}" / "settings.json").read_text())["cutoff"] for n in (0, 1)]
+    cutoffs = [
+        json.loads((about / f"fold{n}" / "settings.json").read_text())["cutoff"] for n in (0, 1)
+    ]
     assert table["cutoff"].unique() == pytest.approx([np.mean(cutoffs)])
     assert len(pd.read_parquet(home / "external" / "attention.parquet")) == 4 * 7
     assert pd.read_csv(home / "test_log.csv")["scoring"].tolist() == [1]
@@ -273,7 +319,9 @@ def test_a_model_scores_another_cohort(frozen, tuned, tmp_path):
     assert predictions(other)["score"].tolist() != table["score"].tolist()
     assert pd.read_csv(home / "test_log.csv")["scoring"].tolist() == [1, 2]
     with pytest.raises(RefusedError, match=r"was trained on \d+ patient"):
-        pipeline.predict(Run(shutil.copytree(tuned.path, tmp_path / "same")), "clinical", origin=frozen)
+        pipeline.predict(
+            Run(shutil.copytree(tuned.path, tmp_path / "same")), "clinical", origin=frozen
+        )
     with pytest.raises(InputError, match="of its own"):
         pipeline.predict(tuned, "dl-cnb", origin=frozen)
 
@@ -297,7 +345,9 @@ def test_what_cannot_be_tuned_is_said(embedded, tmp_path):
     state = load_backbone(EmbedSettings(size=SIDE))[0].network.state_dict()
     first = next(iter(state))
     torch.save(state | {first: state[first] + 1}, tmp_path / "other.pth")
-    other = FitSettings("dl-cnb", split="holdout", finetune=True, weights=str(tmp_path / "other.pth"))
+    other = FitSettings(
+        "dl-cnb", split="holdout", finetune=True, weights=str(tmp_path / "other.pth")
+    )
     with pytest.raises(InputError, match="were made with other weights"):
         pipeline.train(run, other)
     assert not list((run.path / "embeddings").glob("pixels*"))

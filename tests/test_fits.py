@@ -1,4 +1,5 @@
-"""Models of a run: splits, files, prediction logged once, heatmaps; on synthetic features and through the commands."""
+"""Models of a run: splits, files, prediction logged once, heatmaps; on synthetic features and
+through the commands."""
 
 from __future__ import annotations
 
@@ -31,11 +32,22 @@ PROGRAM = Path(sys.executable).with_name("morphomil")
 
 
 def morphomil(*words: str | Path) -> subprocess.CompletedProcess[str]:
-    return subprocess.run([str(PROGRAM), *map(str, words)], capture_output=True, text=True, check=False)
+    return subprocess.run(
+        [str(PROGRAM), *map(str, words)], capture_output=True, text=True, check=False
+    )
 
 
-def make_run(path: Path, *, patients: int = 60, shift: float = 2.0, seed: int = 0, classes: int = 2, **columns) -> Run:
-    """A run as `segment` and `embed` leave it, features drawn here; every third patient has two slides."""
+def make_run(
+    path: Path,
+    *,
+    patients: int = 60,
+    shift: float = 2.0,
+    seed: int = 0,
+    classes: int = 2,
+    **columns,
+) -> Run:
+    """A run as `segment` and `embed` leave it, features drawn here; every third patient has two
+    slides."""
     rng = np.random.default_rng(seed)
     path.mkdir(parents=True)
     (path / ".lock").touch()
@@ -47,19 +59,33 @@ def make_run(path: Path, *, patients: int = 60, shift: float = 2.0, seed: int = 
             image = path.parent / "slides" / f"{name}.jpg"
             image.parent.mkdir(exist_ok=True)
             Image.fromarray(rng.integers(150, 240, (256, 320, 3)).astype(np.uint8)).save(image)
-            covariates = {"age": float(rng.normal(50 + 8 * label, 8)), "er": str(rng.choice(["yes", "no"]))}
+            covariates = {
+                "age": float(rng.normal(50 + 8 * label, 8)),
+                "er": str(rng.choice(["yes", "no"])),
+            }
             if number == 5:
                 covariates["age"] = None
             extra = {key: value[number] for key, value in columns.items()}
             first = covariates if part == 0 else slides[-1].covariates
-            slides.append(Slide(name, patient, str(label), (ImageSource(image, None, 0.5),), covariates=first, **extra))
+            slides.append(
+                Slide(
+                    name,
+                    patient,
+                    str(label),
+                    (ImageSource(image, None, 0.5),),
+                    covariates=first,
+                    **extra,
+                )
+            )
             side = 32
             grid = [(x, y) for y in range(0, 256, side) for x in range(0, 320, side)]
             grid = grid[: int(rng.integers(5, 60))]
             table = pd.DataFrame(grid, columns=["x_px", "y_px"]).assign(
                 slide_id=name, patch_id=range(len(grid)), image=0, region=0, side_px=float(side)
             )
-            table = table.assign(blank_fraction=0.0, tissue_mm2=1e-4, ink_fraction=0.0, sharpness=1.0)
+            table = table.assign(
+                blank_fraction=0.0, tissue_mm2=1e-4, ink_fraction=0.0, sharpness=1.0
+            )
             table["kept"] = np.arange(len(grid)) % 5 != 4
             rows = rng.normal(size=(int(table["kept"].sum()), 24))
             rows[: len(rows) // 2, 0] += shift * (2 * label / (classes - 1) - 1)
@@ -68,7 +94,10 @@ def make_run(path: Path, *, patients: int = 60, shift: float = 2.0, seed: int = 
     made = Embeddings(path, "efficientnet-lite0")
     for name, (table, rows) in drawn.items():
         write_parquet(run.slide_folder(name) / "patches.parquet", table)
-        write_json(run.slide_folder(name) / "regions.geojson", {"type": "FeatureCollection", "features": []})
+        write_json(
+            run.slide_folder(name) / "regions.geojson",
+            {"type": "FeatureCollection", "features": []},
+        )
         run.mark_done(name, "segment", "k", outputs=["patches.parquet"], figures={})
         figures = {"patches": len(rows), "features": rows.shape[1]}
         made.mark_done(name, "embed", "k", outputs=[made.save(name, rows)], figures=figures)
@@ -111,7 +140,9 @@ def test_every_patient_is_predicted_by_a_model_that_did_not_see_it(trained, mode
 def test_the_planted_signal_is_found(trained):
     for model in ("dl-cnb", "dl-cnb+c"):
         test = predictions(trained, model).query("part == 'test'")
-        assert np.mean([auc(fold["label"], fold["score"]) for _, fold in test.groupby("fold")]) > 0.9
+        assert (
+            np.mean([auc(fold["label"], fold["score"]) for _, fold in test.groupby("fold")]) > 0.9
+        )
     clinical = predictions(trained, "clinical").query("part == 'test'")
     assert auc(clinical["label"], clinical["score"]) > 0.6
     assert "pairs within folds" in describe_test(trained, "clinical")
@@ -129,7 +160,13 @@ def test_shuffled_labels_are_not_learned(tmp_path):
 def test_a_fold_leaves_what_was_promised(trained):
     folder = trained.path / "models" / "dl-cnb+c" / "fold1"
     names = {path.name for path in folder.iterdir()}
-    assert {"weights.safetensors", "settings.json", "log.csv", "predictions.parquet", "attention.parquet"} <= names
+    assert {
+        "weights.safetensors",
+        "settings.json",
+        "log.csv",
+        "predictions.parquet",
+        "attention.parquet",
+    } <= names
     assert "checkpoint.safetensors" not in names
     about = json.loads((folder / "settings.json").read_text())
     assert about["classes"] == ["0", "1"]
@@ -142,7 +179,9 @@ def test_a_fold_leaves_what_was_promised(trained):
     inside = attention[attention["bag"] >= 0].groupby(["slide_id", "bag"])["bag_attention"]
     np.testing.assert_allclose(inside.sum(), 1, atol=1e-6)
     for slide_id, own in by_slide:
-        assert own["patch_id"].tolist() == trained.patches(slide_id).query("kept")["patch_id"].tolist()
+        assert (
+            own["patch_id"].tolist() == trained.patches(slide_id).query("kept")["patch_id"].tolist()
+        )
     assert {trained.slide(name).patient for name in by_slide.groups} == set(about["parts"]["test"])
     assert set(trained.attention("p000-0")["model"]) == {"dl-cnb", "dl-cnb+c"}
     ratios = pd.read_csv(trained.path / "models" / "clinical" / "fold1" / "log.csv")
@@ -164,7 +203,14 @@ def test_the_test_patients_are_scored_once_and_that_is_logged(trained, tmp_path)
     scoring = pipeline.predict(run, "dl-cnb")
     assert len(scoring.notes) == 3
     assert "have now been scored by 2 trainings" in scoring.notes[0]
-    assert pd.read_csv(run.path / "models" / "dl-cnb" / "test_log.csv")["scoring"].tolist() == [1, 1, 1, 2, 2, 2]
+    assert pd.read_csv(run.path / "models" / "dl-cnb" / "test_log.csv")["scoring"].tolist() == [
+        1,
+        1,
+        1,
+        2,
+        2,
+        2,
+    ]
 
 
 def test_a_second_training_skips_and_a_changed_one_does_not(trained, tmp_path):
@@ -186,15 +232,26 @@ def test_the_heatmap_run_gives_the_evaluations_prediction(trained, model):
     seen = {found.slide_id: found for found in pipeline.heatmap(trained, model)}
     assert len(seen) == 80
     stored = pd.concat(
-        [pd.read_parquet(path) for path in (trained.path / "models" / model).glob("*/slides.parquet")]
+        [
+            pd.read_parquet(path)
+            for path in (trained.path / "models" / model).glob("*/slides.parquet")
+        ]
     ).set_index("slide_id")
     assert {name: found.probability for name, found in seen.items()} == stored["score"].to_dict()
     patients = pd.Series({name: found.patient for name, found in seen.items()})
-    means = pd.Series({name: found.probability for name, found in seen.items()}).groupby(patients).mean()
+    means = (
+        pd.Series({name: found.probability for name, found in seen.items()})
+        .groupby(patients)
+        .mean()
+    )
     test = predictions(trained, model).query("part == 'test'").set_index("patient")["score"]
     np.testing.assert_allclose(means[test.index], test, rtol=1e-12)
-    scores = json.loads((trained.path / "models" / model / "maps" / "p004-0.geojson").read_text())["features"]
-    attention = trained.attention("p004-0").query("model == @model").set_index("patch_id")["attention"]
+    scores = json.loads((trained.path / "models" / model / "maps" / "p004-0.geojson").read_text())[
+        "features"
+    ]
+    attention = (
+        trained.attention("p004-0").query("model == @model").set_index("patch_id")["attention"]
+    )
     assert len(scores) == len(attention)
     total = sum(feature["properties"]["measurements"][f"{model} attention"] for feature in scores)
     assert total == pytest.approx(1)
@@ -222,7 +279,12 @@ def test_heatmaps_are_drawn_with_their_tables(trained):
 def test_three_classes_have_a_column_each(tmp_path):
     run = make_run(tmp_path / "run", classes=3, shift=3.0, patients=75)
     for model in ("dl-cnb", "clinical"):
-        pipeline.train(run, FitSettings(model, changes={"epochs": 25} if model == "dl-cnb" else {}, split="holdout"))
+        pipeline.train(
+            run,
+            FitSettings(
+                model, changes={"epochs": 25} if model == "dl-cnb" else {}, split="holdout"
+            ),
+        )
         pipeline.predict(run, model)
         table = predictions(run, model)
         columns = ["probability_0", "probability_1", "probability_2"]
@@ -253,9 +315,13 @@ def test_a_patient_in_two_splits_is_refused(tmp_path):
 
 
 def test_splits():
-    cohort = pd.DataFrame({"patient": [f"p{i}" for i in range(60)], "label": [str(i % 2) for i in range(60)]})
+    cohort = pd.DataFrame(
+        {"patient": [f"p{i}" for i in range(60)], "label": [str(i % 2) for i in range(60)]}
+    )
     cohort = cohort.assign(
-        slide_id=cohort["patient"], split=None, site=[("A", "B", "C")[i // 2 % 3] for i in range(60)]
+        slide_id=cohort["patient"],
+        split=None,
+        site=[("A", "B", "C")[i // 2 % 3] for i in range(60)],
     )
     (held,) = split_cohort(cohort, how="holdout", folds=5, seed=0)
     assert (len(held.train), len(held.val), len(held.test)) == (36, 12, 12)
@@ -274,8 +340,16 @@ def test_classes_in_order():
     assert order_classes(pd.Series(["1", "0"]), None) == ("0", "1")
     assert order_classes(pd.Series(["10", "2", "1"]), None) == ("1", "2", "10")
     assert order_classes(pd.Series(["N+", "N0"]), "N+") == ("N0", "N+")
-    assert order_classes(pd.Series(["N+(>2)", "N0", "N+(1-2)"]), "N+(>2)") == ("N0", "N+(1-2)", "N+(>2)")
-    assert order_classes(pd.Series(["grade 10", "grade 9", "b"]), "b") == ("grade 9", "grade 10", "b")
+    assert order_classes(pd.Series(["N+(>2)", "N0", "N+(1-2)"]), "N+(>2)") == (
+        "N0",
+        "N+(1-2)",
+        "N+(>2)",
+    )
+    assert order_classes(pd.Series(["grade 10", "grade 9", "b"]), "b") == (
+        "grade 9",
+        "grade 10",
+        "b",
+    )
     with pytest.raises(InputError, match="--positive"):
         order_classes(pd.Series(["N+", "N0"]), None)
     with pytest.raises(RefusedError, match="every patient has the label 0"):
@@ -285,7 +359,8 @@ def test_classes_in_order():
 def test_a_covariate_that_is_the_label_is_refused(tmp_path):
     run = make_run(tmp_path / "run", patients=12)
     cohort = tuple(
-        Slide(s.slide_id, s.patient, s.label, s.images, covariates={"outcome": s.label}) for s in run.cohort.slides
+        Slide(s.slide_id, s.patient, s.label, s.images, covariates={"outcome": s.label})
+        for s in run.cohort.slides
     )
     run.save_cohort(Cohort(cohort))
     with pytest.raises(RefusedError, match="outcome is the label itself"):
@@ -293,7 +368,8 @@ def test_a_covariate_that_is_the_label_is_refused(tmp_path):
 
 
 def test_a_fold_that_fails_leaves_the_others(tmp_path):
-    """One site's slides hold a value that overflows; the fold that predicts that site never trains on it."""
+    """One site's slides hold a value that overflows; the fold that predicts that site never trains
+    on it."""
     sites = ["A" if number < 10 else "B" for number in range(30)]
     run = make_run(tmp_path / "run", patients=30, site=sites)
     made = Embeddings(run.path, "efficientnet-lite0")
@@ -321,22 +397,38 @@ def test_a_killed_command_ends_with_the_same_bytes(tmp_path):
         os.kill(process.pid, signal.SIGKILL)
         process.wait()
     assert morphomil(*words).returncode == 0
-    names = [f"models/dl-cnb/fold{fold}/{name}" for fold in (0, 1) for name in ("weights.safetensors", "log.csv")]
+    names = [
+        f"models/dl-cnb/fold{fold}/{name}"
+        for fold in (0, 1)
+        for name in ("weights.safetensors", "log.csv")
+    ]
     names += [
-        f"models/dl-cnb/fold{fold}/{name}" for fold in (0, 1) for name in ("settings.json", "predictions.parquet")
+        f"models/dl-cnb/fold{fold}/{name}"
+        for fold in (0, 1)
+        for name in ("settings.json", "predictions.parquet")
     ]
     for name in [*names, "models/dl-cnb/predictions.parquet"]:
-        one, two = (hashlib.sha256((path / name).read_bytes()).hexdigest() for path in (run.path, other.path))
+        one, two = (
+            hashlib.sha256((path / name).read_bytes()).hexdigest()
+            for path in (run.path, other.path)
+        )
         assert one == two, name
 
 
 def test_the_clinical_model_of_the_paper_through_a_run(shared_data, tmp_path):
     """The paper's split and covariates; AUC 0.661 / 0.709 / 0.613."""
-    table = pd.read_csv(shared_data / "bcnb" / "clinical_n0_vs_nplus.csv", dtype={"patient": str, "label": str})
+    table = pd.read_csv(
+        shared_data / "bcnb" / "clinical_n0_vs_nplus.csv", dtype={"patient": str, "label": str}
+    )
     names = [column for column in table if column.endswith(("_z", "_negative"))]
     slides = tuple(
         Slide(
-            row["patient"], row["patient"], row["label"], (), split=row["split"], covariates={n: row[n] for n in names}
+            row["patient"],
+            row["patient"],
+            row["label"],
+            (),
+            split=row["split"],
+            covariates={n: row[n] for n in names},
         )
         for row in table.to_dict("records")
     )
@@ -348,16 +440,23 @@ def test_the_clinical_model_of_the_paper_through_a_run(shared_data, tmp_path):
     pipeline.train(run, FitSettings("clinical"))
     pipeline.predict(run, "clinical")
     found = predictions(run, "clinical")
-    for part, paper, tolerance in (("train", 0.661, 0.01), ("val", 0.709, 0.01), ("test", 0.613, 0.015)):
+    for part, paper, tolerance in (
+        ("train", 0.661, 0.01),
+        ("val", 0.709, 0.01),
+        ("test", 0.613, 0.015),
+    ):
         own = found[found["part"] == part]
         assert auc(own["label"], own["score"]) == pytest.approx(paper, abs=tolerance)
     assert "one test split" in describe_test(run, "clinical")
 
 
 def test_an_image_signal_planted_in_phantoms_is_found(tmp_path):
-    """Nuclei of the positive patients are larger; from rendered slides to test patients by the commands."""
+    """Nuclei of the positive patients are larger; from rendered slides to test patients by the
+    commands."""
     settings = PhantomSettings(width_px=1024, height_px=768)
-    manifest = write_cohort(tmp_path / "cohort", seed=11, slides=40, effect="area_um2", shift=5, settings=settings)
+    manifest = write_cohort(
+        tmp_path / "cohort", seed=11, slides=40, effect="area_um2", shift=5, settings=settings
+    )
     run = tmp_path / "run"
     for words in (
         ["segment", manifest, "--out", run, "--quiet"],

@@ -1,4 +1,5 @@
-"""The image model: parity with the released architecture, planted signals, weights of patients, kill and resume."""
+"""The image model: parity with the released architecture, planted signals, weights of patients,
+kill and resume."""
 
 from __future__ import annotations
 
@@ -39,9 +40,9 @@ from morphomil.types import InputError
 class ReleasedHead(nn.Module):
     """The released architecture as the paper's code has it, written down from its description.
 
-    Linear(F, 256), Dropout, ReLU; attention Linear(256, 1), Dropout, Tanh, Linear(1, 1), Dropout, softmax over the N
-    instances; the weighted sum of the 256-vectors; covariates repeated ten times and concatenated; classifier
-    Linear(256 [+ 50], 64), ReLU, Linear(64, classes).
+    Linear(F, 256), Dropout, ReLU; attention Linear(256, 1), Dropout, Tanh, Linear(1, 1), Dropout,
+    softmax over the N instances; the weighted sum of the 256-vectors; covariates repeated ten times
+    and concatenated; classifier Linear(256 [+ 50], 64), ReLU, Linear(64, classes).
     """
 
     def __init__(self, features: int, *, classes: int, clinical: int, inner: int) -> None:
@@ -50,7 +51,9 @@ class ReleasedHead(nn.Module):
         self.attention = nn.Sequential(
             nn.Linear(256, inner), nn.Dropout(), nn.Tanh(), nn.Linear(inner, 1), nn.Dropout()
         )
-        self.classifier = nn.Sequential(nn.Linear(256 + 10 * clinical, 64), nn.ReLU(), nn.Linear(64, classes))
+        self.classifier = nn.Sequential(
+            nn.Linear(256 + 10 * clinical, 64), nn.ReLU(), nn.Linear(64, classes)
+        )
 
     def forward(self, bag, clinical=None):
         instances = self.fc(bag)  # (N, 256)
@@ -66,11 +69,16 @@ def same_weights(head: AttentionMIL, released: ReleasedHead) -> None:
     pairs = [("embed.0", "fc.0"), ("attend.0", "attention.0"), ("attend.2", "attention.3")]
     pairs += [("classify.0", "classifier.0"), ("classify.2", "classifier.2")]
     state = released.state_dict()
-    head.load_state_dict({f"{own}.{k}": state[f"{theirs}.{k}"] for own, theirs in pairs for k in ("weight", "bias")})
+    head.load_state_dict(
+        {f"{own}.{k}": state[f"{theirs}.{k}"] for own, theirs in pairs for k in ("weight", "bias")}
+    )
 
 
-def cohort_of(seed=0, *, patients=60, patches=(4, 60), width=16, shift=0.0, classes=2, clinical=None, slides=1):
-    """Patients of so many patches; a third of the patches of each is moved along one direction by its class."""
+def cohort_of(
+    seed=0, *, patients=60, patches=(4, 60), width=16, shift=0.0, classes=2, clinical=None, slides=1
+):
+    """Patients of so many patches; a third of the patches of each is moved along one direction by
+    its class."""
     rng = np.random.default_rng(seed)
     labels = np.arange(patients) % classes
     direction = rng.normal(size=width) / np.sqrt(width)
@@ -97,7 +105,14 @@ def test_the_forward_pass_is_the_released_one(preset, clinical, classes):
     rng = np.random.default_rng(7)
     covariates = rng.normal(size=(3, clinical)).astype(np.float32) if clinical else None
     rows = [rng.normal(size=(n, 512)).astype(np.float32) for n in (10, 47, 3)]
-    cohort = ImageCohort(("a", "b", "c"), Rows(rows), np.arange(3), np.array([0, 1, classes - 1]), classes, covariates)
+    cohort = ImageCohort(
+        ("a", "b", "c"),
+        Rows(rows),
+        np.arange(3),
+        np.array([0, 1, classes - 1]),
+        classes,
+        covariates,
+    )
     model = ImageModel(head, np.zeros(512, np.float32), np.ones(512, np.float32))
     for slide, own in enumerate(rows):
         given = None if covariates is None else torch.from_numpy(covariates[slide])
@@ -107,14 +122,18 @@ def test_the_forward_pass_is_the_released_one(preset, clinical, classes):
             own_logits, own_attention = head(torch.from_numpy(own), given)
         np.testing.assert_allclose(own_logits, logits[0], atol=1e-6)
         np.testing.assert_allclose(own_attention, attention[0], atol=1e-6)
-        np.testing.assert_allclose(reading.attention, attention[0], atol=1e-6)  # all instances as one bag
+        np.testing.assert_allclose(
+            reading.attention, attention[0], atol=1e-6
+        )  # all instances as one bag
         for number, probability in enumerate(reading.bag_probability):
             members = np.flatnonzero(reading.bag == number)
             with torch.no_grad():
                 logits, attention = released(torch.from_numpy(own[members]), given)
             np.testing.assert_allclose(probability, torch.softmax(logits[0], 0), atol=1e-6)
             np.testing.assert_allclose(reading.bag_attention[members], attention[0], atol=1e-6)
-        assert np.bincount(reading.bag[reading.bag >= 0]).tolist() == [min(10, len(own))] * max(1, len(own) // 10)
+        assert np.bincount(reading.bag[reading.bag >= 0]).tolist() == [min(10, len(own))] * max(
+            1, len(own) // 10
+        )
         np.testing.assert_allclose(reading.probability, reading.bag_probability.mean(axis=0))
         largest = read_slide(model, cohort, slide, recipe=replace(recipe, pool="max"), seed=3)
         assert largest.probability[-1] == reading.bag_probability[:, -1].max()
@@ -134,7 +153,8 @@ def test_training_sees_bags_of_any_size_as_the_head_does():
 
 
 def test_dropout_stands_where_the_released_code_has_it():
-    """The mean over many dropout draws and its spread agree; attention's own dropout shows in inner width 1."""
+    """The mean over many dropout draws and its spread agree; attention's own dropout shows in inner
+    width 1."""
     torch.manual_seed(0)
     recipe = PRESETS["released-code"]
     released = ReleasedHead(6, classes=2, clinical=0, inner=1).train()
@@ -188,7 +208,9 @@ def test_attention_falls_on_the_patches_that_carry_the_signal():
         marked.append(special)
     names = tuple(map(str, range(120)))
     cohort = ImageCohort(names, Rows(arrays), np.arange(120), np.arange(120) % 2, 2)
-    trained = train_image_model(cohort, train=np.arange(80), val=np.arange(80, 100), recipe=recipe, seed=0)
+    trained = train_image_model(
+        cohort, train=np.arange(80), val=np.arange(80, 100), recipe=recipe, seed=0
+    )
     share, drop = [], []
     for slide in range(101, 120, 2):
         reading = read_slide(trained.model, cohort, slide, recipe=recipe, seed=0)
@@ -202,18 +224,29 @@ def test_attention_falls_on_the_patches_that_carry_the_signal():
 def test_clinical_covariates_reach_the_prediction():
     rng = np.random.default_rng(0)
     labels = np.arange(160) % 2
-    covariates = np.column_stack([rng.normal(size=160) + 2.5 * labels, rng.normal(size=160)]).astype(np.float32)
+    covariates = np.column_stack(
+        [rng.normal(size=160) + 2.5 * labels, rng.normal(size=160)]
+    ).astype(np.float32)
     cohort = cohort_of(2, patients=160, patches=(10, 30), clinical=covariates)
     recipe = replace(PRESETS["default"], epochs=40)
-    trained = train_image_model(cohort, train=np.arange(100), val=np.arange(100, 130), recipe=recipe, seed=0)
+    trained = train_image_model(
+        cohort, train=np.arange(100), val=np.arange(100, 130), recipe=recipe, seed=0
+    )
     test = np.arange(130, 160)
-    assert macro_auc(labels[test], predict_patients(trained.model, cohort, test, recipe=recipe, seed=0)) > 0.9
+    assert (
+        macro_auc(
+            labels[test], predict_patients(trained.model, cohort, test, recipe=recipe, seed=0)
+        )
+        > 0.9
+    )
 
 
 def test_three_classes():
     cohort = cohort_of(3, patients=180, shift=2.5, classes=3)
     recipe = replace(PRESETS["default"], epochs=40)
-    trained = train_image_model(cohort, train=np.arange(120), val=np.arange(120, 150), recipe=recipe, seed=0)
+    trained = train_image_model(
+        cohort, train=np.arange(120), val=np.arange(120, 150), recipe=recipe, seed=0
+    )
     test = np.arange(150, 180)
     score = predict_patients(trained.model, cohort, test, recipe=recipe, seed=0)
     assert score.shape == (30, 3)
@@ -225,7 +258,9 @@ def test_three_classes():
 def test_bags_all_or_ten(bag_size):
     cohort = cohort_of(patients=20)
     recipe = replace(PRESETS["default"], epochs=1, bag_size=bag_size)
-    trained = train_image_model(cohort, train=np.arange(14), val=np.arange(14, 20), recipe=recipe, seed=0)
+    trained = train_image_model(
+        cohort, train=np.arange(14), val=np.arange(14, 20), recipe=recipe, seed=0
+    )
     for slide in range(20):
         count = int(np.diff(cohort.rows.starts)[slide])
         bags = len(read_slide(trained.model, cohort, slide, recipe=recipe, seed=0).bag_probability)
@@ -248,7 +283,9 @@ def test_the_learning_rate_is_torchs_warm_restarts():
     optimizer = torch.optim.SGD([nn.Parameter(torch.zeros(1))], lr=recipe.learning_rate)
     schedule = torch.optim.lr_scheduler.CosineAnnealingWarmRestarts(optimizer, 20, 2)
     for epoch in range(150):
-        assert cosine_rate(epoch, recipe) == pytest.approx(optimizer.param_groups[0]["lr"], abs=1e-12)
+        assert cosine_rate(epoch, recipe) == pytest.approx(
+            optimizer.param_groups[0]["lr"], abs=1e-12
+        )
         optimizer.step()
         schedule.step()
 
@@ -269,7 +306,10 @@ def test_presets_are_the_papers():
 def test_standardization_weighs_patients_alike():
     cohort = cohort_of(5, patients=6, slides=2)
     mean, sd = fit_scale(cohort, np.arange(6))  # the slides of the first three patients
-    arrays = [cohort.rows.read(np.arange(*cohort.rows.starts[i : i + 2])).double().numpy() for i in range(6)]
+    arrays = [
+        cohort.rows.read(np.arange(*cohort.rows.starts[i : i + 2])).double().numpy()
+        for i in range(6)
+    ]
     expected = np.mean([rows.mean(axis=0) for rows in arrays], axis=0)
     square = np.mean([(rows**2).mean(axis=0) for rows in arrays], axis=0)
     np.testing.assert_allclose(mean, expected, atol=1e-6)
@@ -328,8 +368,10 @@ recipe = replace(PRESETS[sys.argv[1]], epochs=int(sys.argv[2]), patience=100, st
 folder = Path(sys.argv[3])
 def said(done, total):
     print(done, flush=True)
-trained = train_image_model(cohort, train=np.arange(60), val=np.arange(60, 80), recipe=recipe, seed=4,
-                            checkpoint=folder / "checkpoint.safetensors", checkpoint_seconds=0, on_epoch=said)
+trained = train_image_model(
+    cohort, train=np.arange(60), val=np.arange(60, 80), recipe=recipe, seed=4,
+    checkpoint=folder / "checkpoint.safetensors", checkpoint_seconds=0, on_epoch=said,
+)
 write_arrays(folder / "weights.safetensors", trained.model.weights())
 trained.log.to_csv(folder / "log.csv", index=False)
 """

@@ -60,7 +60,9 @@ def modules() -> list[tuple[str, Path]]:
         (path.relative_to(ROOT / "morphomil").parts[0].removesuffix(".py"), path)
         for path in (ROOT / "morphomil").rglob("*.py")
     ]
-    outside = [(folder, path) for folder in ("figures", "cli") for path in (ROOT / folder).rglob("*.py")]
+    outside = [
+        (folder, path) for folder in ("figures", "cli") for path in (ROOT / folder).rglob("*.py")
+    ]
     return [(name, path) for name, path in library + outside if name != "__init__"]
 
 
@@ -75,7 +77,9 @@ def imported(path: Path) -> set[str]:
 
 
 @pytest.mark.parametrize(
-    ("name", "path"), modules(), ids=lambda value: str(value) if isinstance(value, str) else value.name
+    ("name", "path"),
+    modules(),
+    ids=lambda value: str(value) if isinstance(value, str) else value.name,
 )
 def test_modules_import_only_from_those_above(name: str, path: Path) -> None:
     above = {*ORDER[: ORDER.index(name) + 1], "__version__"}
@@ -83,20 +87,36 @@ def test_modules_import_only_from_those_above(name: str, path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "path", [path for name, path in modules() if name not in {"cli", "figures"}], ids=lambda path: path.name
+    "path",
+    [path for name, path in modules() if name not in {"cli", "figures"}],
+    ids=lambda path: path.name,
 )
 def test_the_library_never_prints(path: Path) -> None:
-    calls = [node for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))) if isinstance(node, ast.Call)]
-    assert not [call.lineno for call in calls if isinstance(call.func, ast.Name) and call.func.id == "print"]
+    calls = [
+        node
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
+        if isinstance(node, ast.Call)
+    ]
+    assert not [
+        call.lineno for call in calls if isinstance(call.func, ast.Name) and call.func.id == "print"
+    ]
 
 
 def loads(code: str) -> str:
     report = f"import sys; {code}; print(*[name for name in {HEAVY!r} if name in sys.modules])"
-    return subprocess.run([sys.executable, "-c", report], capture_output=True, text=True, check=True).stdout.strip()
+    return subprocess.run(
+        [sys.executable, "-c", report], capture_output=True, text=True, check=True
+    ).stdout.strip()
 
 
 @pytest.mark.parametrize(
-    "code", ["import morphomil", "import morphomil.cli.main", "import morphomil.pipeline", "import morphomil.rank"]
+    "code",
+    [
+        "import morphomil",
+        "import morphomil.cli.main",
+        "import morphomil.pipeline",
+        "import morphomil.rank",
+    ],
 )
 def test_heavy_libraries_wait_until_needed(code: str) -> None:
     assert loads(code) == ""

@@ -1,4 +1,5 @@
-"""Histogram matrices: closed forms, NumPy's histogram as witness, laws of rotation and rebinning."""
+"""Histogram matrices: closed forms, NumPy's histogram as witness, laws of rotation and
+rebinning."""
 
 from __future__ import annotations
 
@@ -66,7 +67,9 @@ def test_counts_agree_with_numpys_histogram():
 
 
 def test_values_beyond_the_range_fall_in_the_end_bins_and_missing_ones_nowhere():
-    nuclei = pd.DataFrame({"patch_id": [0] * 6, "area_um2": [-1.0, 0.0, 399.99, 400.0, 1e9, np.nan]})
+    nuclei = pd.DataFrame(
+        {"patch_id": [0] * 6, "area_um2": [-1.0, 0.0, 399.99, 400.0, 1e9, np.nan]}
+    )
     counts = count_nuclei(nuclei, [0], features=["area_um2"])
     assert counts[0, 0, 0] == 2
     assert counts[0, 0, -1] == 3
@@ -74,10 +77,13 @@ def test_values_beyond_the_range_fall_in_the_end_bins_and_missing_ones_nowhere()
 
 
 def test_orientation_is_the_deviation_from_the_other_nuclei_of_the_patch():
-    nuclei = pd.DataFrame({"patch_id": [7, 7, 7, 3, 3], "orientation_deg": [10.0, 10.0, 40.0, 0.0, 90.0]})
+    nuclei = pd.DataFrame(
+        {"patch_id": [7, 7, 7, 3, 3], "orientation_deg": [10.0, 10.0, 40.0, 0.0, 90.0]}
+    )
     counts = count_nuclei(nuclei, [3, 7], features=["orientation_deg"])
     per_degree = FINE_BINS / 90
-    # Patch 3: each lies across the other. Patch 7: 15 from the mean of 10 and 40 (twice), 30 from 10.
+    # Patch 3: each lies across the other. Patch 7: 15 from the mean of 10 and 40 (twice), 30 from
+    # 10.
     assert counts[0, 0, -1] == 2
     assert counts[0, 1, int(15 * per_degree)] == 2
     assert counts[0, 1, int(30 * per_degree)] == 1
@@ -86,7 +92,9 @@ def test_orientation_is_the_deviation_from_the_other_nuclei_of_the_patch():
 def test_absolute_orientation_spans_half_a_turn():
     nuclei = pd.DataFrame({"patch_id": [0, 0], "orientation_deg": [45.0, 135.0]})
     counts = count_nuclei(nuclei, [0], features=["orientation_deg"], orientation="absolute")
-    np.testing.assert_array_equal(np.flatnonzero(counts[0, 0]), [FINE_BINS // 4, 3 * FINE_BINS // 4])
+    np.testing.assert_array_equal(
+        np.flatnonzero(counts[0, 0]), [FINE_BINS // 4, 3 * FINE_BINS // 4]
+    )
 
 
 @settings(deadline=None, max_examples=25)
@@ -133,7 +141,9 @@ def test_edges_span_the_first_to_the_99th_percentile_in_equal_bins():
             np.testing.assert_allclose(values[[0, -1]], [0, 90])
             continue
         low, high = np.nanpercentile(nuclei[name], [1, 99])
-        slack = (BINS + 2) * step  # each bin is a whole number of fine bins, so up to one more fine bin for each
+        slack = (
+            BINS + 2
+        ) * step  # each bin is a whole number of fine bins, so up to one more fine bin for each
         assert low - slack <= values[0] <= low + step
         assert high - step <= values[-1] <= high + slack
 
@@ -148,7 +158,9 @@ def test_edges_weigh_patients_equally_and_are_the_same_from_counts():
         for _, part in nuclei.groupby("patient")
     ]
     assert fit_edges_to_counts(np.stack(totals), features=FEATURE_NAMES) == edges
-    assert edges.values("area_um2")[0] < few["area_um2"].quantile(0.1)  # its 20 nuclei are half of the weight
+    assert edges.values("area_um2")[0] < few["area_um2"].quantile(
+        0.1
+    )  # its 20 nuclei are half of the weight
     assert fit_edges(nuclei.drop(columns="patient")).values("area_um2")[0] > 100
 
 
@@ -202,7 +214,9 @@ def test_a_subset_of_the_features_is_possible():
 
 def test_matrices_refuse_rows_that_are_no_frequencies():
     with pytest.raises(ValueError, match="rows must sum to 1"):
-        HistogramMatrices(np.array(["s"]), np.array([0]), ("area_um2",), np.ones((1, 1, BINS), np.float32), 0)
+        HistogramMatrices(
+            np.array(["s"]), np.array([0]), ("area_um2",), np.ones((1, 1, BINS), np.float32), 0
+        )
 
 
 def test_slide_values_by_hand():
@@ -215,7 +229,9 @@ def test_slide_values_by_hand():
         }
     )
     names = ["area_um2", "orientation_deg", "density_per_mm2"]
-    patches = pd.DataFrame({"patch_id": [0, 1, 2], "tissue_mm2": [0.01, 0.02, 5.0], "kept": [True, True, False]})
+    patches = pd.DataFrame(
+        {"patch_id": [0, 1, 2], "tissue_mm2": [0.01, 0.02, 5.0], "kept": [True, True, False]}
+    )
     assert slide_values(nuclei, features=names).tolist() == pytest.approx([5, 1, 20])
     assert slide_values(nuclei, patches, features=names).tolist() == pytest.approx([5, 1, 300])
 
@@ -225,16 +241,29 @@ def test_uniform_angles_have_no_polarity_at_any_number_of_nuclei():
     for per_patch in (5, 80):
         nuclei = pd.DataFrame({"patch_id": np.repeat(np.arange(4000), per_patch)})
         nuclei["orientation_deg"] = rng.uniform(0, 180, len(nuclei))
-        assert slide_values(nuclei, features=["orientation_deg"]).iloc[0] == pytest.approx(0, abs=0.015)
+        assert slide_values(nuclei, features=["orientation_deg"]).iloc[0] == pytest.approx(
+            0, abs=0.015
+        )
 
 
 def test_patient_values_are_means_over_slides():
     values = pd.DataFrame(
-        {"slide_id": ["a", "b", "c", "x"], "area_um2": [1.0, 3, 5, 9], "circularity": [np.nan, 2, 4, 9]}
+        {
+            "slide_id": ["a", "b", "c", "x"],
+            "area_um2": [1.0, 3, 5, 9],
+            "circularity": [np.nan, 2, 4, 9],
+        }
     )
-    cohort = pd.DataFrame({"slide_id": ["c", "a", "b"], "patient": ["q", "p", "p"], "label": ["N+", "N0", "N0"]})
+    cohort = pd.DataFrame(
+        {"slide_id": ["c", "a", "b"], "patient": ["q", "p", "p"], "label": ["N+", "N0", "N0"]}
+    )
     table = patient_values(values, cohort)
     expected = pd.DataFrame(
-        {"patient": ["p", "q"], "label": ["N0", "N+"], "area_um2": [2.0, 5.0], "circularity": [2.0, 4.0]}
+        {
+            "patient": ["p", "q"],
+            "label": ["N0", "N+"],
+            "area_um2": [2.0, 5.0],
+            "circularity": [2.0, 4.0],
+        }
     )
     pd.testing.assert_frame_equal(table, expected)

@@ -1,4 +1,5 @@
-"""The attention-MIL head and the morphometry model: formulas by hand, PyTorch's Adam as witness, planted features."""
+"""The attention-MIL head and the morphometry model: formulas by hand, PyTorch's Adam as witness,
+planted features."""
 
 from __future__ import annotations
 
@@ -29,7 +30,8 @@ BINS = 32
 
 
 def random_bags(seed, *, patients=60, bags=3, planted=None, features=4, classes=2):
-    """Histograms of a bell curve whose center differs by patient and, in feature `planted`, by class."""
+    """Histograms of a bell curve whose center differs by patient and, in feature `planted`, by
+    class."""
     rng = np.random.default_rng(seed)
     labels = rng.permutation(np.arange(patients) % classes)
     center = rng.normal(16, 1.5, (patients, features))
@@ -54,7 +56,11 @@ def validation_rows(labels, *, replicates, seed=0):
 @pytest.fixture(scope="module")
 def trained():
     bags, labels = random_bags(0, planted=2)
-    return bags, labels, train_morphometry(bags, labels, validation=validation_rows(labels, replicates=3), seed=1)
+    return (
+        bags,
+        labels,
+        train_morphometry(bags, labels, validation=validation_rows(labels, replicates=3), seed=1),
+    )
 
 
 def test_the_head_is_the_papers_formula():
@@ -108,7 +114,10 @@ def test_the_head_refuses_covariates_that_it_does_not_take():
 def test_adam_equals_pytorchs():
     torch.manual_seed(3)
     ours, theirs = (torch.nn.Parameter(torch.arange(6.0).reshape(2, 3)) for _ in range(2))
-    own, witness = _AdamW([ours], rate=0.1, decay=0.05), torch.optim.AdamW([theirs], lr=0.1, weight_decay=0.05)
+    own, witness = (
+        _AdamW([ours], rate=0.1, decay=0.05),
+        torch.optim.AdamW([theirs], lr=0.1, weight_decay=0.05),
+    )
     for _ in range(20):
         target = torch.randn(2, 3)
         own.step(torch.autograd.grad(((ours - target) ** 4).sum(), [ours]))
@@ -119,10 +128,16 @@ def test_adam_equals_pytorchs():
 
 def test_the_scaler_weighs_patients_equally_and_skips_absent_instances():
     values = np.zeros((4, 1, 3), np.float32)
-    values[0, 0], values[1, 0], values[2, 0] = [1, 0, 0], [1, 0, 0], [0, 0, 1]  # bag 3 has no values
+    values[0, 0], values[1, 0], values[2, 0] = (
+        [1, 0, 0],
+        [1, 0, 0],
+        [0, 0, 1],
+    )  # bag 3 has no values
     bags = InstanceBags(values, np.array([0, 0, 1, 2]), np.array([0.5, 0.5, 1, 1]))
     scaler = Scaler.fit(bags)
-    np.testing.assert_allclose(scaler.mean, [[0.5, 0.5]])  # cumulative shares, the last one left out
+    np.testing.assert_allclose(
+        scaler.mean, [[0.5, 0.5]]
+    )  # cumulative shares, the last one left out
     np.testing.assert_allclose(scaler.sd, [[0.5, 0.5]])
     np.testing.assert_allclose(scaler(values)[:, 0], [[1, 1], [1, 1], [-1, -1], [0, 0]])
 
@@ -137,7 +152,9 @@ def test_bags_must_be_sorted_and_weigh_one_per_patient():
 
 def test_replicates_do_not_touch_each_other():
     """Changing the weights of one leaves the others' answers as they were."""
-    model = MorphometryMIL(3, features=4, bins=6, classes=2, recipe=Recipe(), rng=torch.Generator().manual_seed(0))
+    model = MorphometryMIL(
+        3, features=4, bins=6, classes=2, recipe=Recipe(), rng=torch.Generator().manual_seed(0)
+    )
     torch.nn.init.normal_(model.attend_out, generator=torch.Generator().manual_seed(1))
     bags = torch.randn(5, 4, 6).expand(3, 5, 4, 6)
     before = [part.detach().clone() for part in model(bags)]
@@ -151,7 +168,9 @@ def test_replicates_do_not_touch_each_other():
 
 
 def test_absent_members_of_a_coalition_get_no_attention_and_have_no_say():
-    model = MorphometryMIL(1, features=4, bins=6, classes=2, recipe=Recipe(), rng=torch.Generator().manual_seed(0))
+    model = MorphometryMIL(
+        1, features=4, bins=6, classes=2, recipe=Recipe(), rng=torch.Generator().manual_seed(0)
+    )
     bags = torch.randn(1, 3, 4, 6)
     present = torch.tensor([True, False, True, False]).expand(1, 3, 4)
     logits, attention = model(bags, present)
@@ -179,7 +198,9 @@ def test_training_is_the_same_again_and_ignores_labels_of_absent_patients(traine
     rows = validation_rows(labels, replicates=3)
     again = train_morphometry(bags, labels, validation=rows, seed=1)
     other = train_morphometry(bags, labels, validation=rows, seed=2)
-    assert all(np.array_equal(value, again.weights()[name]) for name, value in model.weights().items())
+    assert all(
+        np.array_equal(value, again.weights()[name]) for name, value in model.weights().items()
+    )
     assert not np.array_equal(other.weights()["embed"], model.weights()["embed"])
     learning = np.arange(60) < 48
     part = bags.of_patients(learning)
@@ -197,7 +218,9 @@ def test_the_kept_weights_are_those_of_the_best_validation_loss(trained):
     assert rows["loss_val"].min() < np.log(2)
     short = Recipe(steps=int(rows.loc[rows["loss_val"].idxmin(), "step"]))
     bags, labels, _ = trained
-    stopped = train_morphometry(bags, labels, validation=validation_rows(labels, replicates=3), seed=1, recipe=short)
+    stopped = train_morphometry(
+        bags, labels, validation=validation_rows(labels, replicates=3), seed=1, recipe=short
+    )
     np.testing.assert_array_equal(stopped.weights()["embed"][0], model.weights()["embed"][0])
 
 
@@ -217,16 +240,20 @@ def test_replicates_may_have_labels_of_their_own():
 
 def test_three_classes_and_balanced_classes():
     bags, labels = random_bags(4, planted=0, classes=3, patients=90)
-    prediction = train_morphometry(bags, labels, validation=validation_rows(labels, replicates=2), seed=0).predict(
-        bags.values
-    )
+    prediction = train_morphometry(
+        bags, labels, validation=validation_rows(labels, replicates=2), seed=0
+    ).predict(bags.values)
     np.testing.assert_allclose(prediction.probability.sum(-1), 1, rtol=1e-6)
     assert (prediction.probability.mean(0).argmax(-1) == labels[bags.patient]).mean() > 0.5
     bags, labels = random_bags(5, patients=80)
     rare = np.where(np.arange(80) % 4 == 0, labels, 0)
     means = [
         train_morphometry(
-            bags, rare, validation=validation_rows(rare, replicates=2), seed=0, recipe=Recipe(balanced=balanced)
+            bags,
+            rare,
+            validation=validation_rows(rare, replicates=2),
+            seed=0,
+            recipe=Recipe(balanced=balanced),
         )
         .predict(bags.values)
         .probability[..., 1]
@@ -241,7 +268,11 @@ def test_a_loss_that_is_no_number_stops_training():
     bags, labels = random_bags(6)
     with pytest.raises(TrainingError, match="not a number after 10 steps"):
         train_morphometry(
-            bags, labels, validation=validation_rows(labels, replicates=1), seed=0, recipe=Recipe(learning_rate=1e30)
+            bags,
+            labels,
+            validation=validation_rows(labels, replicates=1),
+            seed=0,
+            recipe=Recipe(learning_rate=1e30),
         )
 
 
@@ -262,7 +293,8 @@ def test_smoothing_is_a_damped_cosine_transform():
 
 
 def test_coalitions_are_answered_as_one_by_one(trained):
-    """Against the model's own masked pass, for every coalition of four features and more bags than fit at once."""
+    """Against the model's own masked pass, for every coalition of four features and more bags than
+    fit at once."""
     _, _, model = trained
     fresh, _ = random_bags(8, planted=2)
     members = (np.arange(16)[:, None] >> np.arange(4)) & 1 > 0
@@ -279,16 +311,21 @@ def test_coalitions_are_answered_as_one_by_one(trained):
 
 
 def test_a_feature_that_is_not_available_leaves_no_trace():
-    """Its values may be anything, in training and after; where it carries the label, nothing is learned without it."""
+    """Its values may be anything, in training and after; where it carries the label, nothing is
+    learned without it."""
     bags, labels = random_bags(9, planted=2)
     rows = np.repeat(validation_rows(labels, replicates=1), 3, axis=0)
     available = np.array([[True] * 4, [True, True, False, True], [False, False, True, False]])
     streams = np.zeros(3, np.int64)
-    model = train_morphometry(bags, labels, validation=rows, seed=0, available=available, streams=streams)
+    model = train_morphometry(
+        bags, labels, validation=rows, seed=0, available=available, streams=streams
+    )
     noise = bags.values.copy()
     noise[:, 2] = noise[::-1, 2]
     other = InstanceBags(noise, bags.patient, bags.weight)
-    again = train_morphometry(other, labels, validation=rows, seed=0, available=available, streams=streams)
+    again = train_morphometry(
+        other, labels, validation=rows, seed=0, available=available, streams=streams
+    )
     np.testing.assert_array_equal(model.weights()["attend_in"][1], again.weights()["attend_in"][1])
     answer = model.predict(bags.values)
     assert (answer.attention[1, :, 2] == 0).all()
@@ -302,9 +339,15 @@ def test_a_feature_that_is_not_available_leaves_no_trace():
 def test_replicates_are_trained_as_if_alone_and_streams_share_their_luck(trained):
     bags, labels, _ = trained
     rows = validation_rows(labels, replicates=3)
-    alone = train_morphometry(bags, labels, validation=rows[:1], seed=1, streams=np.zeros(1, np.int64))
+    alone = train_morphometry(
+        bags, labels, validation=rows[:1], seed=1, streams=np.zeros(1, np.int64)
+    )
     twice = train_morphometry(
-        bags, labels, validation=np.concatenate([rows[:1], rows[:1]]), seed=1, streams=np.zeros(2, np.int64)
+        bags,
+        labels,
+        validation=np.concatenate([rows[:1], rows[:1]]),
+        seed=1,
+        streams=np.zeros(2, np.int64),
     )
     for name in ("embed", "attend_in", "classify_out"):
         np.testing.assert_array_equal(twice.weights()[name][0], twice.weights()[name][1])
@@ -314,7 +357,9 @@ def test_replicates_are_trained_as_if_alone_and_streams_share_their_luck(trained
 def test_stored_weights_give_the_same_answers(trained):
     bags, _, model = trained
     again = restore_morphometry(load(save(model.weights())))
-    np.testing.assert_array_equal(again.predict(bags.values).probability, model.predict(bags.values).probability)
+    np.testing.assert_array_equal(
+        again.predict(bags.values).probability, model.predict(bags.values).probability
+    )
     weights = model.weights()
     with pytest.raises(ValueError, match="lack 'scaler_sd'"):
         restore_morphometry({name: array for name, array in weights.items() if name != "scaler_sd"})
@@ -332,7 +377,9 @@ def test_a_thousand_bags_in_all_coalitions_take_less_than_ten_seconds():
     model = train_morphometry(bags, labels, validation=rows, seed=0, recipe=Recipe(steps=10))
     coalitions = Coalitions.exact(8)
     begun = time.process_time()  # of all threads, so that a busy machine doesn't count
-    answers = model.predict_coalitions(values, coalitions.members, empty=np.array([0.5, 0.5]))[..., 1]
+    answers = model.predict_coalitions(values, coalitions.members, empty=np.array([0.5, 0.5]))[
+        ..., 1
+    ]
     area = contrast_auc(answers, labels, np.repeat(np.arange(5), 200), coalitions.weights, seed=0)
     contrast_log_likelihood(answers, labels, coalitions.weights, seed=0)
     assert time.process_time() - begun < 2 * 10

@@ -26,7 +26,15 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 SHAPES = [name for name in FEATURE_NAMES if name != "density_per_mm2"]
-WITNESS = ("label", "area", "axis_major_length", "axis_minor_length", "orientation", "perimeter_crofton", "centroid")
+WITNESS = (
+    "label",
+    "area",
+    "axis_major_length",
+    "axis_minor_length",
+    "orientation",
+    "perimeter_crofton",
+    "centroid",
+)
 LAW = settings(deadline=None, max_examples=25)
 IMAGES = ("Breast_TCGA-A7-A13E-01Z-00-DX1", "Kidney_TCGA-HE-7130-01Z-00-DX1")
 
@@ -36,7 +44,9 @@ def blobs(seed: int, shape: tuple[int, int] = (96, 64), width: float = 2) -> NDA
     rng = np.random.default_rng(seed)
     noise = ndimage.gaussian_filter(rng.normal(size=shape), width)
     labels, count = ndimage.label(noise > 0.3 * noise.std())
-    labels = np.where(labels > 0, 2 * labels - (rng.random(shape) < 0.02), 0)  # touching one-pixel neighbors
+    labels = np.where(
+        labels > 0, 2 * labels - (rng.random(shape) < 0.02), 0
+    )  # touching one-pixel neighbors
     return np.concatenate([[0], 1 + rng.permutation(2 * count)])[labels].astype(np.int32)
 
 
@@ -51,7 +61,10 @@ def axial_difference(a: Any, b: Any) -> NDArray[np.float64]:
 
 
 def assert_equals_skimage(labels: NDArray[Any], mpp: float = 0.25) -> None:
-    ours, theirs = measure_shapes(labels, mpp=mpp), pd.DataFrame(regionprops_table(labels, properties=WITNESS))
+    ours, theirs = (
+        measure_shapes(labels, mpp=mpp),
+        pd.DataFrame(regionprops_table(labels, properties=WITNESS)),
+    )
     assert ours["label"].tolist() == theirs["label"].tolist()
     for column, name, unit in (
         ("x_px", "centroid-1", 1),
@@ -61,8 +74,11 @@ def assert_equals_skimage(labels: NDArray[Any], mpp: float = 0.25) -> None:
         ("circumference_um", "perimeter_crofton", mpp),
     ):
         np.testing.assert_allclose(ours[column], theirs[name] * unit, rtol=1e-12, atol=1e-12)
-    # A zero eigenvalue carries scikit-image's rounding, 1e-16 of the larger one, under a square root.
-    np.testing.assert_allclose(ours["minor_axis_um"], theirs["axis_minor_length"] * mpp, rtol=1e-9, atol=1e-6)
+    # A zero eigenvalue carries scikit-image's rounding, 1e-16 of the larger one, under a square
+    # root.
+    np.testing.assert_allclose(
+        ours["minor_axis_um"], theirs["axis_minor_length"] * mpp, rtol=1e-9, atol=1e-6
+    )
     oriented = ours["orientation_deg"].notna()
     ratio = theirs["axis_major_length"] - 1.1 * theirs["axis_minor_length"]
     clear = (ratio.abs() > 1e-6) | (theirs["area"] == 1)
@@ -74,7 +90,9 @@ def assert_equals_skimage(labels: NDArray[Any], mpp: float = 0.25) -> None:
 
 def corners(mask: NDArray[np.bool_]) -> NDArray[np.int64]:
     y, x = np.nonzero(mask)
-    return np.unique(np.concatenate([np.column_stack([x + i, y + j]) for i in (0, 1) for j in (0, 1)]), axis=0)
+    return np.unique(
+        np.concatenate([np.column_stack([x + i, y + j]) for i in (0, 1) for j in (0, 1)]), axis=0
+    )
 
 
 def smallest_rectangle(points: NDArray[np.int64]) -> float:
@@ -90,7 +108,9 @@ def ellipse(major: float, minor: float, degrees: float, side: int = 128) -> NDAr
     """Full axes in pixels, off the pixel grid."""
     y, x = np.mgrid[:side, :side] - (side / 2 + 0.3)
     c, s = math.cos(math.radians(degrees)), math.sin(math.radians(degrees))
-    return (((x * c + y * s) / major) ** 2 + ((y * c - x * s) / minor) ** 2 <= 0.25).astype(np.uint8)
+    return (((x * c + y * s) / major) ** 2 + ((y * c - x * s) / minor) ** 2 <= 0.25).astype(
+        np.uint8
+    )
 
 
 # Witnesses
@@ -98,7 +118,9 @@ def ellipse(major: float, minor: float, degrees: float, side: int = 128) -> NDAr
 
 @pytest.mark.parametrize("name", IMAGES)
 def test_real_nuclei_equal_scikit_image(shared_data: Path, name: str) -> None:
-    assert_equals_skimage(imread(shared_data / "nuclei" / "monuseg_train" / "labels" / f"{name}.png"))
+    assert_equals_skimage(
+        imread(shared_data / "nuclei" / "monuseg_train" / "labels" / f"{name}.png")
+    )
 
 
 @pytest.mark.parametrize("seed", range(4))
@@ -130,7 +152,9 @@ def test_rectangularity_equals_brute_force_and_opencv(shared_data: Path) -> None
         mask = labels[box] == row.label
         points = corners(mask)
         _, (width, height), _ = cv2.minAreaRect(points.astype(np.float32))
-        assert row.rectangularity == pytest.approx(mask.sum() / smallest_rectangle(points), rel=1e-9)
+        assert row.rectangularity == pytest.approx(
+            mask.sum() / smallest_rectangle(points), rel=1e-9
+        )
         assert row.rectangularity == pytest.approx(mask.sum() / (width * height), rel=1e-4)
 
 
@@ -157,7 +181,9 @@ def test_ellipse(degrees: float) -> None:
     assert axial_difference(row["orientation_deg"], degrees) < 0.5
     assert row["area_um2"] == pytest.approx(math.pi * 50, rel=0.005)
     assert row["circumference_um"] == pytest.approx(48.442241, rel=0.02)  # 4 a E(e), a = 10, b = 5
-    assert row["rectangularity"] == pytest.approx(math.pi / 4, rel=0.05)  # corners stand out by up to 0.7 px a side
+    assert row["rectangularity"] == pytest.approx(
+        math.pi / 4, rel=0.05
+    )  # corners stand out by up to 0.7 px a side
 
 
 @pytest.mark.parametrize("degrees", range(0, 180, 15))
@@ -182,7 +208,9 @@ def test_upright_rectangle_counts_image_borders_as_edges(corner: tuple[int, int]
     assert row["minor_axis_um"] == pytest.approx(2 * 4 * math.sqrt((4**2 - 1) / 12), rel=1e-14)
     assert row["orientation_deg"] == 0
     # 7 + 4 upright grid lines cross it, and 7 + 4 - 1 along each diagonal.
-    assert row["circumference_um"] == pytest.approx(2 * math.pi / 4 * (11 + 20 / math.sqrt(2)), rel=1e-14)
+    assert row["circumference_um"] == pytest.approx(
+        2 * math.pi / 4 * (11 + 20 / math.sqrt(2)), rel=1e-14
+    )
     assert (row["x_px"], row["y_px"]) == (corner[1] + 3, corner[0] + 1.5)
 
 
@@ -196,12 +224,19 @@ def test_line_of_pixels_has_no_short_axis(step: tuple[int, int], degrees: float)
     row = measure_shapes(labels, mpp=1).iloc[0]
     assert row["minor_axis_um"] == 0
     assert row["orientation_deg"] == degrees
-    assert row["major_axis_um"] == pytest.approx(4 * math.sqrt((9**2 - 1) / 12) * math.hypot(*step), rel=1e-14)
+    assert row["major_axis_um"] == pytest.approx(
+        4 * math.sqrt((9**2 - 1) / 12) * math.hypot(*step), rel=1e-14
+    )
 
 
 def test_one_pixel() -> None:
     row = measure_shapes(np.ones((1, 1), np.int8), mpp=1).iloc[0]
-    assert row[["area_um2", "major_axis_um", "minor_axis_um", "rectangularity"]].tolist() == [1, 0, 0, 1]
+    assert row[["area_um2", "major_axis_um", "minor_axis_um", "rectangularity"]].tolist() == [
+        1,
+        0,
+        0,
+        1,
+    ]
     assert math.isnan(row["orientation_deg"])
     assert row["circumference_um"] == pytest.approx(math.pi / 4 * (2 + math.sqrt(2)), rel=1e-14)
 
@@ -209,7 +244,9 @@ def test_one_pixel() -> None:
 def test_orientation_ends_at_an_axis_ratio_of_1_1() -> None:
     sides = [(16, 14), (17, 16)]  # axis ratios 1.144 and 1.064
     tables = [measure_shapes(np.ones(shape, np.uint8), mpp=0.5) for shape in sides]
-    assert [t["orientation_deg"].iloc[0] for t in tables] == pytest.approx([90, math.nan], nan_ok=True)
+    assert [t["orientation_deg"].iloc[0] for t in tables] == pytest.approx(
+        [90, math.nan], nan_ok=True
+    )
 
 
 # Labels
@@ -252,11 +289,15 @@ def test_more_labels_than_uint16_holds() -> None:
     assert side**2 > 70_000
     np.testing.assert_array_equal(table["label"], ids.ravel())
     assert (table["area_um2"] == 3 / 16).all()
-    np.testing.assert_allclose(table["x_px"], np.tile(np.arange(side) * step + 1 / 3, side), rtol=1e-14)
+    np.testing.assert_allclose(
+        table["x_px"], np.tile(np.arange(side) * step + 1 / 3, side), rtol=1e-14
+    )
     inside = table["x_px"].between(204, 875) & table["y_px"].between(204, 875)
     y, x = np.mgrid[-50:51, -50:51]
     in_disc = np.count_nonzero(np.hypot(x, y) <= 50) - 1
-    np.testing.assert_allclose(table["density_per_mm2"][inside], 1e6 * in_disc / (math.pi * 2500), rtol=1e-9)
+    np.testing.assert_allclose(
+        table["density_per_mm2"][inside], 1e6 * in_disc / (math.pi * 2500), rtol=1e-9
+    )
 
 
 def test_moments_are_sound_far_from_the_origin() -> None:
@@ -264,7 +305,9 @@ def test_moments_are_sound_far_from_the_origin() -> None:
     labels = np.zeros((50, 40_000), np.uint8)
     labels[7:47, -40:] = mask
     pd.testing.assert_frame_equal(
-        measure_shapes(labels, mpp=0.5)[SHAPES], measure_shapes(mask, mpp=0.5)[SHAPES], check_exact=True
+        measure_shapes(labels, mpp=0.5)[SHAPES],
+        measure_shapes(mask, mpp=0.5)[SHAPES],
+        check_exact=True,
     )
 
 
@@ -278,11 +321,18 @@ def test_moments_are_sound_far_from_the_origin() -> None:
         (np.ones(4, int), {}, r"2-D array of integers, got int64 of shape \(4,\)"),
         (np.ones((2, 2), int), {"mpp": 0.0}, "mpp must be positive, got 0"),
         (np.ones((2, 2), int), {"mpp": math.nan}, "mpp must be positive, got nan"),
-        (np.ones((2, 2), int), {"tissue": np.ones((2, 3), bool)}, r"of shape \(2, 2\), got bool of shape \(2, 3\)"),
+        (
+            np.ones((2, 2), int),
+            {"tissue": np.ones((2, 3), bool)},
+            r"of shape \(2, 2\), got bool "
+            r"of shape \(2, 3\)",
+        ),
         (np.ones((2, 2), int), {"tissue": np.ones((2, 2))}, "tissue must be bool"),
     ],
 )
-def test_unusable_arguments_are_refused(labels: NDArray[Any], arguments: dict[str, Any], message: str) -> None:
+def test_unusable_arguments_are_refused(
+    labels: NDArray[Any], arguments: dict[str, Any], message: str
+) -> None:
     with pytest.raises(ValueError, match=message):
         measure_nuclei(labels, **({"mpp": 0.5} | arguments))
 
@@ -300,7 +350,12 @@ def test_turning_by_90_degrees(seed: int, turns: int) -> None:
     rest = ["label"] + [name for name in FEATURE_NAMES if name != "orientation_deg"]
     pd.testing.assert_frame_equal(turned[rest], table[rest], rtol=1e-11, atol=1e-11)
     assert (turned["orientation_deg"].isna() == table["orientation_deg"].isna()).all()
-    assert np.nanmax(axial_difference(turned["orientation_deg"], table["orientation_deg"] + 90 * turns)) < 1e-9
+    assert (
+        np.nanmax(
+            axial_difference(turned["orientation_deg"], table["orientation_deg"] + 90 * turns)
+        )
+        < 1e-9
+    )
 
 
 @LAW
@@ -310,8 +365,12 @@ def test_mirror(seed: int) -> None:
     table, mirrored = (measure_nuclei(image, mpp=1) for image in (labels, labels[:, ::-1]))
     rest = ["label", "y_px"] + [name for name in FEATURE_NAMES if name != "orientation_deg"]
     pd.testing.assert_frame_equal(mirrored[rest], table[rest], rtol=1e-11, atol=1e-11)
-    np.testing.assert_allclose(mirrored["x_px"], labels.shape[1] - 1 - table["x_px"], rtol=0, atol=1e-10)
-    assert np.nanmax(axial_difference(mirrored["orientation_deg"], -table["orientation_deg"])) < 1e-9
+    np.testing.assert_allclose(
+        mirrored["x_px"], labels.shape[1] - 1 - table["x_px"], rtol=0, atol=1e-10
+    )
+    assert (
+        np.nanmax(axial_difference(mirrored["orientation_deg"], -table["orientation_deg"])) < 1e-9
+    )
 
 
 @LAW
@@ -331,7 +390,9 @@ def test_ids_only_name_the_nuclei(seed: int) -> None:
     renamed = measure_nuclei(np.concatenate([[0], ids])[labels], mpp=0.5)
     table = measure_nuclei(labels, mpp=0.5)
     table["label"] = ids[table["label"] - 1]
-    pd.testing.assert_frame_equal(renamed, table.sort_values("label", ignore_index=True), check_exact=True)
+    pd.testing.assert_frame_equal(
+        renamed, table.sort_values("label", ignore_index=True), check_exact=True
+    )
 
 
 def test_memory_layout_and_integer_type_do_not_matter() -> None:
@@ -339,7 +400,12 @@ def test_memory_layout_and_integer_type_do_not_matter() -> None:
     table = measure_nuclei(labels, mpp=0.5)
     read_only = labels.astype(np.uint64)
     read_only.flags.writeable = False
-    for same in (np.asfortranarray(labels), labels.astype(np.uint16), read_only, labels.astype(">i4")):
+    for same in (
+        np.asfortranarray(labels),
+        labels.astype(np.uint16),
+        read_only,
+        labels.astype(">i4"),
+    ):
         pd.testing.assert_frame_equal(measure_nuclei(same, mpp=0.5), table, check_exact=True)
 
 
@@ -351,11 +417,15 @@ def half_plane_area(distance: float, radius: float) -> float:
     return radius**2 * math.acos(-distance / radius) + distance * math.sqrt(radius**2 - distance**2)
 
 
-def disc_areas(tissue: NDArray[Any], x: NDArray[np.float64], y: NDArray[np.float64], mpp: float) -> NDArray[np.float64]:
+def disc_areas(
+    tissue: NDArray[Any], x: NDArray[np.float64], y: NDArray[np.float64], mpp: float
+) -> NDArray[np.float64]:
     """The area behind `local_density` in um2: every point has all others as neighbors 1 nm away."""
     areas = []
     for i, j in zip(x, y, strict=True):
-        pair = local_density(np.array([i, i + 1e-3]), np.array([j, j]), tissue=tissue, tissue_mpp=mpp)
+        pair = local_density(
+            np.array([i, i + 1e-3]), np.array([j, j]), tissue=tissue, tissue_mpp=mpp
+        )
         areas.append(1e6 / pair[0])
     return np.array(areas)
 
@@ -382,7 +452,9 @@ def test_ragged_tissue_against_a_fine_grained_witness(block: int) -> None:
     fine = noise > -0.3 * noise.std()
     x, y = rng.uniform(20, 232, (2, 60))
     rows, columns = (np.mgrid[:1008, :1008] + 0.5) * 0.25
-    expected = np.array([fine[np.hypot(columns - i, rows - j) <= 50].sum() / 16 for i, j in zip(x, y, strict=True)])
+    expected = np.array(
+        [fine[np.hypot(columns - i, rows - j) <= 50].sum() / 16 for i, j in zip(x, y, strict=True)]
+    )
     tissue = fine.reshape(1008 // block, block, 1008 // block, block).mean(axis=(1, 3))
     clear = np.abs(expected - math.pi * 1250) > 20
     areas = disc_areas(tissue, x, y, 0.25 * block)[clear]
@@ -425,7 +497,9 @@ def test_density_is_missing_where_less_than_half_of_the_disc_is_tissue() -> None
 def test_nuclei_outside_the_tissue_are_neighbors_too() -> None:
     tissue = np.zeros((100, 100), bool)
     tissue[:, 45:] = True
-    density = local_density(np.array([110.0, 70]), np.array([100.0, 100]), tissue=tissue, tissue_mpp=2)
+    density = local_density(
+        np.array([110.0, 70]), np.array([100.0, 100]), tissue=tissue, tissue_mpp=2
+    )
     assert density[0] == pytest.approx(1e6 / half_plane_area(20, 50), rel=1e-3)
     assert math.isnan(density[1])
 
@@ -458,7 +532,9 @@ def test_no_points_and_no_tissue() -> None:
     none = np.empty(0)
     assert local_density(none, none, tissue=np.ones((3, 3), bool), tissue_mpp=2).shape == (0,)
     for shape in ((0, 0), (3, 0), (3, 3)):
-        density = local_density(np.array([1.0, 2]), np.ones(2), tissue=np.zeros(shape, bool), tissue_mpp=2)
+        density = local_density(
+            np.array([1.0, 2]), np.ones(2), tissue=np.zeros(shape, bool), tissue_mpp=2
+        )
         assert np.isnan(density).all()
 
 
@@ -475,7 +551,12 @@ def test_no_points_and_no_tissue() -> None:
     ],
 )
 def test_unusable_points_or_tissue_are_refused(changes: dict[str, Any], message: str) -> None:
-    arguments = {"x_um": np.ones(2), "y_um": np.ones(2), "tissue": np.ones((3, 3)), "tissue_mpp": 2.0} | changes
+    arguments = {
+        "x_um": np.ones(2),
+        "y_um": np.ones(2),
+        "tissue": np.ones((3, 3)),
+        "tissue_mpp": 2.0,
+    } | changes
     with pytest.raises(ValueError, match=message):
         local_density(**arguments)
 
@@ -493,22 +574,41 @@ def test_registry_holds_the_eight_features_in_order() -> None:
 
 
 def test_ranges_hold_real_nuclei(shared_data: Path) -> None:
-    # Three kidney images of MoNuSeg (HE-...) look like 0.5 um/px; at 0.25 their density would be four times too high.
+    # Three kidney images of MoNuSeg (HE-...) look like 0.5 um/px; at 0.25 their density would be
+    # four times too high.
     paths = sorted((shared_data / "nuclei").glob("*/labels/*.png"))
-    table = pd.concat([measure_nuclei(imread(p), mpp=0.5 if "TCGA-HE" in p.name else 0.25) for p in paths])
+    table = pd.concat(
+        [measure_nuclei(imread(p), mpp=0.5 if "TCGA-HE" in p.name else 0.25) for p in paths]
+    )
     for name in [*SHAPES, "density_per_mm2"]:
         if not FEATURES[name].axial:
-            assert table[name].dropna().between(FEATURES[name].low, FEATURES[name].high).mean() > 0.999
+            assert (
+                table[name].dropna().between(FEATURES[name].low, FEATURES[name].high).mean() > 0.999
+            )
 
 
 def test_a_user_adds_a_feature_with_one_function(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(nuclei, "FEATURES", dict(FEATURES))
 
-    @feature("elongation", of=("major_axis_um", "minor_axis_um"), unit="1", low=1, high=5, meaning="axis ratio")
+    @feature(
+        "elongation",
+        of=("major_axis_um", "minor_axis_um"),
+        unit="1",
+        low=1,
+        high=5,
+        meaning="axis ratio",
+    )
     def elongation(major: Any, minor: Any) -> Any:
         return major / minor
 
-    @feature("crowding", of=("density_per_mm2", "area_um2"), unit="1", low=0, high=1, meaning="area per free area")
+    @feature(
+        "crowding",
+        of=("density_per_mm2", "area_um2"),
+        unit="1",
+        low=0,
+        high=1,
+        meaning="area per free area",
+    )
     def crowding(density: Any, area: Any) -> Any:
         return density * area / 1e6
 
@@ -517,14 +617,24 @@ def test_a_user_adds_a_feature_with_one_function(monkeypatch: pytest.MonkeyPatch
     table = measure_nuclei(labels, mpp=0.5)
     assert list(table)[-2:] == ["elongation", "crowding"]
     assert table["elongation"].tolist() == pytest.approx([2, math.inf], rel=0.01)
-    np.testing.assert_allclose(table["crowding"], table["density_per_mm2"] * table["area_um2"] / 1e6)
+    np.testing.assert_allclose(
+        table["crowding"], table["density_per_mm2"] * table["area_um2"] / 1e6
+    )
     assert list(measure_shapes(labels, mpp=0.5)) == ["label", "x_px", "y_px", *SHAPES, "elongation"]
     assert elongation(6, 3) == 2
 
 
-def test_a_feature_that_can_not_work_is_refused_when_it_is_added(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_feature_that_can_not_work_is_refused_when_it_is_added(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     monkeypatch.setattr(nuclei, "FEATURES", dict(FEATURES))
-    usual: dict[str, Any] = {"of": ("area_um2",), "unit": "1", "low": 0, "high": 1, "meaning": "test"}
+    usual: dict[str, Any] = {
+        "of": ("area_um2",),
+        "unit": "1",
+        "low": 0,
+        "high": 1,
+        "meaning": "test",
+    }
     for name, changes, message in (
         ("area_um2", {}, "the name area_um2 is taken"),
         ("label", {}, "the name label is taken"),

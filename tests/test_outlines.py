@@ -13,7 +13,11 @@ from morphomil.outlines import fill_polygons, trace_outlines
 
 
 @settings(max_examples=100, deadline=None)
-@given(labels=arrays(np.int32, st.tuples(st.integers(1, 14), st.integers(1, 14)), elements=st.integers(0, 3)))
+@given(
+    labels=arrays(
+        np.int32, st.tuples(st.integers(1, 14), st.integers(1, 14)), elements=st.integers(0, 3)
+    )
+)
 def test_outlines_are_valid_exact_and_lead_back(labels: np.ndarray) -> None:
     """Of any image: holes, corners that touch, parts apart, nuclei at the border."""
     again = np.zeros_like(labels)

@@ -68,11 +68,20 @@ def test_slide_repeats_and_differs_by_number_and_seed(phantom: Phantom) -> None:
         assert not other.tumor.equals(phantom.plan.tumor)
 
 
-def test_slide_is_the_same_in_a_cohort_of_any_length_and_size_of_cohort_is_told(cohort: Path, tmp_path: Path) -> None:
+def test_slide_is_the_same_in_a_cohort_of_any_length_and_size_of_cohort_is_told(
+    cohort: Path, tmp_path: Path
+) -> None:
     calls = []
-    write_cohort(tmp_path, seed=1, slides=2, settings=SMALL, on_slide=lambda *done: calls.append(done))
+    write_cohort(
+        tmp_path, seed=1, slides=2, settings=SMALL, on_slide=lambda *done: calls.append(done)
+    )
     assert calls == [(1, 2), (2, 2)]
-    names = ["slides/P00?.tif", "annotations/P00?.geojson", "truth/P00?.parquet", "truth/P00?_labels.tif"]
+    names = [
+        "slides/P00?.tif",
+        "annotations/P00?.geojson",
+        "truth/P00?.parquet",
+        "truth/P00?_labels.tif",
+    ]
     for name in (name.replace("?", number) for name in names for number in "12"):
         assert digest(tmp_path / name) == digest(cohort.parent / name), name
 
@@ -86,9 +95,15 @@ def test_labels_agree_with_truth(phantom: Phantom) -> None:
     ratio = seen["area"] * mpp**2 / nuclei["area_um2"]
     assert ratio.between(0.9, 1.1).all()
     assert ratio.mean() == pytest.approx(1, abs=0.006)
-    np.testing.assert_allclose(seen[["centroid-1", "centroid-0"]] + 0.5, nuclei[["x_px", "y_px"]], atol=0.35)
-    assert (seen["axis_major_length"] * mpp / nuclei["major_axis_um"]).median() == pytest.approx(1, abs=0.01)
-    assert (seen["axis_minor_length"] * mpp / nuclei["minor_axis_um"]).median() == pytest.approx(1, abs=0.01)
+    np.testing.assert_allclose(
+        seen[["centroid-1", "centroid-0"]] + 0.5, nuclei[["x_px", "y_px"]], atol=0.35
+    )
+    assert (seen["axis_major_length"] * mpp / nuclei["major_axis_um"]).median() == pytest.approx(
+        1, abs=0.01
+    )
+    assert (seen["axis_minor_length"] * mpp / nuclei["minor_axis_um"]).median() == pytest.approx(
+        1, abs=0.01
+    )
     long = nuclei["major_axis_um"] > 1.5 * nuclei["minor_axis_um"]
     turn = (90 - np.degrees(seen["orientation"]) - nuclei["orientation_deg"] + 90) % 180 - 90
     assert turn[long].abs().max() < 6
@@ -104,7 +119,9 @@ def test_truth_measures_the_outlines(phantom: Phantom) -> None:
     np.testing.assert_allclose(nuclei["circumference_um"], length)
     np.testing.assert_allclose(nuclei["circularity"], 4 * np.pi * area / length**2)
     np.testing.assert_allclose(nuclei["rectangularity"], area / rectangle, rtol=5e-3)
-    np.testing.assert_allclose(nuclei[["x_px", "y_px"]], np.stack([shapely.get_x(center), shapely.get_y(center)], 1))
+    np.testing.assert_allclose(
+        nuclei[["x_px", "y_px"]], np.stack([shapely.get_x(center), shapely.get_y(center)], 1)
+    )
 
 
 def test_truth_of_density_is_that_of_the_tumors_nuclei(phantom: Phantom) -> None:
@@ -114,20 +131,28 @@ def test_truth_of_density_is_that_of_the_tumors_nuclei(phantom: Phantom) -> None
     np.testing.assert_array_equal(nuclei["in_tumor"], inside)
     rows, columns = np.indices((SMALL.height_px, SMALL.width_px)) + 0.5
     tissue = shapely.contains_xy(tumor, columns, rows)
-    expected = local_density(x[inside] * SMALL.mpp, y[inside] * SMALL.mpp, tissue=tissue, tissue_mpp=SMALL.mpp)
+    expected = local_density(
+        x[inside] * SMALL.mpp, y[inside] * SMALL.mpp, tissue=tissue, tissue_mpp=SMALL.mpp
+    )
     np.testing.assert_allclose(nuclei.loc[inside, "density_per_mm2"], expected, rtol=0.02)
     assert nuclei.loc[~inside, "density_per_mm2"].isna().all()
 
 
 @examples(deadline=None, max_examples=6)
-@given(seed=st.integers(0, 2**31), mpp=st.sampled_from([0.25, 0.5, 1.0]), shift=st.sampled_from([-5.0, 5.0]))
+@given(
+    seed=st.integers(0, 2**31),
+    mpp=st.sampled_from([0.25, 0.5, 1.0]),
+    shift=st.sampled_from([-5.0, 5.0]),
+)
 def test_nuclei_keep_apart_and_lie_in_the_image(seed: int, mpp: float, shift: float) -> None:
     settings = PhantomSettings(mpp=mpp, width_px=round(300 / mpp), height_px=round(260 / mpp))
     plan = plan_slide(settings, seed=seed, effect=Effect("density_per_mm2", shift), label=1)
     centers = plan.nuclei[["x_px", "y_px"]].to_numpy() * mpp
     outlines = shapely.polygons(plan.outlines + centers[:, None, :])
     assert shapely.is_valid(outlines).all()
-    first, second = shapely.STRtree(outlines).query(outlines, predicate="dwithin", distance=GAP_UM * 0.999)
+    first, second = shapely.STRtree(outlines).query(
+        outlines, predicate="dwithin", distance=GAP_UM * 0.999
+    )
     assert (first == second).all()
     left, top, right, bottom = shapely.total_bounds(outlines)
     assert min(left, top) > 0
@@ -141,10 +166,14 @@ def test_planned_number_and_classes_are_reached() -> None:
     nest_mm2 = (plan.layout.nest > 0).sum() * 16e-6
     counts = nuclei["nucleus_class"].value_counts()
     assert counts["tumor"] / nest_mm2 == pytest.approx(COHORT.tumor_per_mm2 * factor, rel=0.05)
-    assert counts["lymphocyte"] / (counts["lymphocyte"] + counts["stroma"]) == pytest.approx(0.25, abs=0.02)
+    assert counts["lymphocyte"] / (counts["lymphocyte"] + counts["stroma"]) == pytest.approx(
+        0.25, abs=0.02
+    )
     assert set(counts.index) == set(NUCLEUS_CLASSES)
     tumor = nuclei[nuclei["nucleus_class"] == "tumor"]
-    assert tumor["area_um2"].median() == pytest.approx(COHORT.area_um2 * np.exp(plan.traits["size"]), rel=0.06)
+    assert tumor["area_um2"].median() == pytest.approx(
+        COHORT.area_um2 * np.exp(plan.traits["size"]), rel=0.06
+    )
     ratio = (tumor["major_axis_um"] / tumor["minor_axis_um"]).median()
     assert ratio == pytest.approx(COHORT.axis_ratio, rel=0.08)
 
@@ -156,7 +185,9 @@ def test_stroma_follows_the_fibers_and_tumor_its_polarity() -> None:
         down, right = np.gradient(layout.fiber_um)
         column, row = (nuclei[["x_px", "y_px"]].to_numpy() * 0.5 // 4).astype(int).T
         direction = np.arctan2(-right, down) if name == "stroma" else layout.axis
-        return float(np.cos(2 * (np.radians(nuclei["orientation_deg"]) - direction[row, column])).mean())
+        return float(
+            np.cos(2 * (np.radians(nuclei["orientation_deg"]) - direction[row, column])).mean()
+        )
 
     assert alignment(1, "stroma") > 0.85
     assert abs(alignment(0, "tumor")) < 0.1
@@ -190,7 +221,12 @@ def cliffs_delta(effect: Effect) -> pd.Series:
     """Group 1 against group 0, per feature."""
     table = patient_values(effect)
     high, low = table.iloc[1::2], table.iloc[::2]
-    return pd.Series({f: 2 * mannwhitneyu(high[f], low[f]).statistic / (PATIENTS / 2) ** 2 - 1 for f in FEATURE_NAMES})
+    return pd.Series(
+        {
+            f: 2 * mannwhitneyu(high[f], low[f]).statistic / (PATIENTS / 2) ** 2 - 1
+            for f in FEATURE_NAMES
+        }
+    )
 
 
 @pytest.mark.parametrize("feature", PLANTABLE)
@@ -199,7 +235,9 @@ def test_planted_feature_differs_and_the_others_stay(feature: str) -> None:
     assert planted[feature] > 0.7
     assert planted[feature] - null[feature] > 0.4
     size_family = {"area_um2", "major_axis_um", "minor_axis_um", "circumference_um"}
-    bound = size_family if feature in ("area_um2", "circularity") else set()  # a rounder nucleus has less circumference
+    bound = (
+        size_family if feature in ("area_um2", "circularity") else set()
+    )  # a rounder nucleus has less circumference
     others = [name for name in FEATURE_NAMES if name != feature and name not in bound]
     assert (planted[others] - null[others]).abs().max() < 0.5
 
@@ -213,7 +251,10 @@ def test_null_cohort_has_no_effect_but_patients_differ() -> None:
 
 
 def test_shift_of_zero_ignores_the_group() -> None:
-    one, other = (plan_slide(SMALL, seed=6, effect=Effect("circularity", 0.0), label=label) for label in (0, 1))
+    one, other = (
+        plan_slide(SMALL, seed=6, effect=Effect("circularity", 0.0), label=label)
+        for label in (0, 1)
+    )
     pd.testing.assert_frame_equal(one.nuclei, other.nuclei)
     assert one.traits == plan_slide(SMALL, seed=6, effect=Effect(NO_EFFECT, 3.0), label=1).traits
 
@@ -229,11 +270,20 @@ def test_picture_has_glass_stroma_and_dark_nuclei(phantom: Phantom) -> None:
     rgb, nuclei = phantom.rgb.astype(float), phantom.plan.nuclei
     glass = np.concatenate([rgb[:10, :10].reshape(-1, 3), rgb[-10:, -10:].reshape(-1, 3)])
     assert ((glass.mean(0) > 235) & (glass.mean(0) < 248)).all()
-    dark = rgb[np.isin(phantom.labels, nuclei.loc[nuclei["nucleus_class"] == "lymphocyte", "label"])].mean(0)
-    pale = rgb[np.isin(phantom.labels, nuclei.loc[nuclei["nucleus_class"] == "tumor", "label"])].mean(0)
-    around = rgb[SMALL.height_px // 4 : -SMALL.height_px // 4, SMALL.width_px // 4 : -SMALL.width_px // 4]
+    dark = rgb[
+        np.isin(phantom.labels, nuclei.loc[nuclei["nucleus_class"] == "lymphocyte", "label"])
+    ].mean(0)
+    pale = rgb[
+        np.isin(phantom.labels, nuclei.loc[nuclei["nucleus_class"] == "tumor", "label"])
+    ].mean(0)
+    around = rgb[
+        SMALL.height_px // 4 : -SMALL.height_px // 4, SMALL.width_px // 4 : -SMALL.width_px // 4
+    ]
     around = around[
-        phantom.labels[SMALL.height_px // 4 : -SMALL.height_px // 4, SMALL.width_px // 4 : -SMALL.width_px // 4] == 0
+        phantom.labels[
+            SMALL.height_px // 4 : -SMALL.height_px // 4, SMALL.width_px // 4 : -SMALL.width_px // 4
+        ]
+        == 0
     ]
     assert dark[0] < pale[0] < around.mean(0)[0] - 30
     assert pale[2] > pale[0]
@@ -257,7 +307,9 @@ def test_openslide_reads_levels_size_pixel_size_and_picture(cohort: Path) -> Non
 def test_slide_is_a_sound_tiff(cohort: Path) -> None:
     with tifffile.TiffFile(cohort.parent / "slides" / "P002.tif") as tiff:
         assert [page.shape for page in tiff.pages] == [(530, 700, 3), (265, 350, 3), (133, 175, 3)]
-        assert [page.is_tiled and page.is_reduced == bool(page.index) for page in tiff.pages] == [True] * 3
+        assert [page.is_tiled and page.is_reduced == bool(page.index) for page in tiff.pages] == [
+            True
+        ] * 3
         first, second = (page.tags["XResolution"].value for page in tiff.pages[:2])
         assert first[0] / first[1] == 2 * second[0] / second[1] == 20_000
 
@@ -270,7 +322,13 @@ def test_cohort_holds_manifest_annotations_and_truth(cohort: Path) -> None:
     assert manifest["age"].between(25, 90).all()
     truth = pd.read_csv(folder / "truth" / "patients.csv").set_index("patient")
     for number, row in enumerate(manifest.itertuples()):
-        plan = plan_slide(SMALL, seed=1, number=number, effect=Effect("density_per_mm2", 2.0), label=int(row.label))
+        plan = plan_slide(
+            SMALL,
+            seed=1,
+            number=number,
+            effect=Effect("density_per_mm2", 2.0),
+            label=int(row.label),
+        )
         (area,) = read_annotation(folder / str(row.annotation))
         assert area.kind == "tumor"
         assert area.polygon.equals(plan.tumor)
@@ -281,7 +339,9 @@ def test_cohort_holds_manifest_annotations_and_truth(cohort: Path) -> None:
         labels = tifffile.imread(folder / "truth" / f"{row.patient}_labels.tif")
         assert labels.shape == (SMALL.height_px, SMALL.width_px)
         assert np.unique(labels).tolist() == [0, *nuclei["label"]]
-        assert truth.loc[row.patient, "size"] == pytest.approx(plan.traits["size"] / TRAIT_SD["size"])
+        assert truth.loc[row.patient, "size"] == pytest.approx(
+            plan.traits["size"] / TRAIT_SD["size"]
+        )
     about = json.loads((folder / "truth" / "phantom.json").read_text())
     assert (about["seed"], about["effect"], about["shift"]) == (1, "density_per_mm2", 2.0)
     assert PhantomSettings(**about["settings"]) == SMALL
@@ -290,10 +350,18 @@ def test_cohort_holds_manifest_annotations_and_truth(cohort: Path) -> None:
 def test_refuses_bad_settings_naming_all_of_them() -> None:
     with pytest.raises(InputError) as caught:
         PhantomSettings(mpp=0.0, jpeg_quality=5, noise=float("nan"))
-    assert [problem.split()[2] for problem in caught.value.problems[:3]] == ["mpp", "noise", "jpeg_quality"]
+    assert [problem.split()[2] for problem in caught.value.problems[:3]] == [
+        "mpp",
+        "noise",
+        "jpeg_quality",
+    ]
     with pytest.raises(InputError, match="at most 25% of the nests, got 48%"):
         PhantomSettings(tumor_per_mm2=6000, area_um2=80)
-    with pytest.raises(InputError, match=r"sides must be at least 150 um, got 256 x 2000 px of 0\.25 um"):
+    with pytest.raises(
+        InputError,
+        match=r"sides must be at least 150 um, got 256 x 2000 px of "
+        r"0\.25 um",
+    ):
         PhantomSettings(width_px=256, height_px=2000, mpp=0.25)
     with pytest.raises(InputError, match="painted in memory"):
         PhantomSettings(width_px=20_000, height_px=20_000)
@@ -305,7 +373,9 @@ def test_refuses_effects_and_cohorts_that_cant_be(tmp_path: Path) -> None:
     for shift in (7.0, float("nan")):
         with pytest.raises(InputError, match="-6 to 6 SDs"):
             Effect("area_um2", shift)
-    with pytest.raises(InputError, match="at least 2 slides and a seed from 0, got 1 slides and seed 0"):
+    with pytest.raises(
+        InputError, match="at least 2 slides and a seed from 0, got 1 slides and seed 0"
+    ):
         write_cohort(tmp_path, seed=0, slides=1)
     with pytest.raises(InputError, match="seed -1"):
         write_cohort(tmp_path, seed=-1)

@@ -1,4 +1,5 @@
-"""The stages on phantoms and on real tissue: resume, kill, faults, shards, and what the tables say."""
+"""The stages on phantoms and on real tissue: resume, kill, faults, shards, and what the tables
+say."""
 
 from __future__ import annotations
 
@@ -22,7 +23,14 @@ from morphomil.segment import segment_image
 from morphomil.store import digest
 from morphomil.types import FEATURE_NAMES, Cohort, ImageSource, InputError, PatchSettings, Slide
 
-RESULTS = ("patches.parquet", "regions.geojson", "masks.zarr", "nuclei.parquet", "counts.zarr", "status.json")
+RESULTS = (
+    "patches.parquet",
+    "regions.geojson",
+    "masks.zarr",
+    "nuclei.parquet",
+    "counts.zarr",
+    "status.json",
+)
 
 
 class Recorder(pipeline.Silence):
@@ -106,10 +114,13 @@ def few_manifest(demo: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def undisturbed(few_manifest: Path) -> tuple[Run, float]:
-    """The three slides as the commands make them, each command in a process of its own; the seconds of `segment`."""
+    """The three slides as the commands make them, each command in a process of its own; the seconds
+    of `segment`."""
     out = few_manifest.parent / "run"
     begun = time.monotonic()
-    subprocess.run(morphomil("segment", few_manifest, "--out", out), check=True, capture_output=True)
+    subprocess.run(
+        morphomil("segment", few_manifest, "--out", out), check=True, capture_output=True
+    )
     seconds = time.monotonic() - begun
     subprocess.run(morphomil("featurize", out), check=True, capture_output=True)
     return Run.open(out), seconds
@@ -124,7 +135,9 @@ def test_killed_runs_resume_to_the_same_bytes(
     chance = random.Random(7)
     kills = 0
     for _ in range(6):
-        with subprocess.Popen(words, stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL) as process:
+        with subprocess.Popen(
+            words, stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL
+        ) as process:
             try:
                 process.wait(timeout=chance.uniform(0.3, 0.9) * seconds)
                 break
@@ -141,7 +154,9 @@ def test_killed_runs_resume_to_the_same_bytes(
 
 def test_an_interrupted_command_says_how_to_go_on(few_manifest: Path, tmp_path: Path) -> None:
     words = morphomil("segment", few_manifest, "--out", tmp_path / "run")
-    with subprocess.Popen(words, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True) as process:
+    with subprocess.Popen(
+        words, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True
+    ) as process:
         while not (tmp_path / "run" / "slides").is_dir():  # the first slide is begun
             time.sleep(0.01)
             assert process.poll() is None
@@ -185,14 +200,21 @@ def test_a_blank_slide_is_empty_and_not_an_error(tmp_path: Path) -> None:
 
     path = tmp_path / "glass.png"
     Image.fromarray(np.full((600, 600, 3), 241, np.uint8)).save(path)
-    run, result = pipeline.segment(Cohort((Slide("glass", "p", "1", (ImageSource(path, mpp=0.5),)),)), tmp_path / "run")
+    run, result = pipeline.segment(
+        Cohort((Slide("glass", "p", "1", (ImageSource(path, mpp=0.5),)),)), tmp_path / "run"
+    )
     assert result.done == ("glass",)
     assert pipeline.featurize(run).done == ("glass",)
     assert run.nuclei("glass").empty
 
 
-def test_shards_share_the_work_and_give_the_same_bytes(few: Cohort, clean: Run, tmp_path: Path) -> None:
-    parts = [pipeline.segment(few, tmp_path / "run", shard=pipeline.Shard(i, 3))[1].done for i in (1, 2, 3)]
+def test_shards_share_the_work_and_give_the_same_bytes(
+    few: Cohort, clean: Run, tmp_path: Path
+) -> None:
+    parts = [
+        pipeline.segment(few, tmp_path / "run", shard=pipeline.Shard(i, 3))[1].done
+        for i in (1, 2, 3)
+    ]
     assert sorted(sum(parts, ())) == sorted(slide.slide_id for slide in few.slides)
     run = Run.open(tmp_path / "run")
     pipeline.featurize(run)
@@ -210,12 +232,17 @@ def test_phantom_nuclei_are_found(demo: Path, clean: Run) -> None:
             here |= ((x >= 0) & (x < patch.side_px) & (y >= 0) & (y < patch.side_px)).to_numpy()
         inside = here & truth["in_tumor"].to_numpy() if "in_tumor" in truth else here
         assert len(found) == pytest.approx(inside.sum(), rel=0.2)
-        assert found["area_um2"].median() == pytest.approx(truth.loc[inside, "area_um2"].median(), rel=0.2)
+        assert found["area_um2"].median() == pytest.approx(
+            truth.loc[inside, "area_um2"].median(), rel=0.2
+        )
 
 
 def test_every_nucleus_lies_in_its_patch(clean: Run) -> None:
     for slide in clean.cohort.slides:
-        nuclei, patches = clean.nuclei(slide.slide_id), clean.patches(slide.slide_id).set_index("patch_id")
+        nuclei, patches = (
+            clean.nuclei(slide.slide_id),
+            clean.patches(slide.slide_id).set_index("patch_id"),
+        )
         own = patches.loc[nuclei["patch_id"]]
         assert own["kept"].all()
         for axis in "xy":
@@ -239,7 +266,11 @@ def test_bands_and_stages_measure_what_the_mask_shows(
     assert len(common) > 100
     shapes = [name for name in FEATURE_NAMES if name != "density_per_mm2"]
     pd.testing.assert_frame_equal(
-        table.loc[common, shapes], whole.loc[common, shapes], check_names=False, check_index_type=False, rtol=1e-9
+        table.loc[common, shapes],
+        whole.loc[common, shapes],
+        check_names=False,
+        check_index_type=False,
+        rtol=1e-9,
     )
     run = Run(shutil.copytree(clean.path, tmp_path / "run"))
     monkeypatch.setattr(pipeline, "BAND_PX", 300)
@@ -249,7 +280,8 @@ def test_bands_and_stages_measure_what_the_mask_shows(
 
 
 def test_real_biopsy_regions(shared_data: Path, tmp_path: Path) -> None:
-    """What a pathologist would expect of breast cancer; and whole and in patches give the same nuclei."""
+    """What a pathologist would expect of breast cancer; and whole and in patches give the same
+    nuclei."""
     from PIL import Image
 
     from morphomil.segment.agreement import agreement

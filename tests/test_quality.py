@@ -1,4 +1,5 @@
-"""Focus and ink: what blurring, staining, pens and inversion do to the measures; what the pipeline makes of it."""
+"""Focus and ink: what blurring, staining, pens and inversion do to the measures; what the pipeline
+makes of it."""
 
 from __future__ import annotations
 
@@ -20,7 +21,9 @@ def tissue_like(side: int = 256, seed: int = 0) -> np.ndarray:
     """Violet spots on pink, with fine texture."""
     rng = np.random.default_rng(seed)
     spots = gaussian_filter(rng.normal(size=(side, side)), 4) > 0.03
-    rgb = np.where(spots[..., None], [100, 60, 140], [225, 170, 200]) + rng.normal(0, 6, (side, side, 1))
+    rgb = np.where(spots[..., None], [100, 60, 140], [225, 170, 200]) + rng.normal(
+        0, 6, (side, side, 1)
+    )
     return gaussian_filter(rgb, (0.7, 0.7, 0)).clip(0, 255).astype(np.uint8)
 
 
@@ -29,7 +32,9 @@ def test_sharpness_is_the_ratio_that_it_says() -> None:
     gray = rgb.mean(axis=2)
     expected = laplace(gray)[1:-1, 1:-1].var() / (20 * gray[1:-1, 1:-1].var())
     assert sharpness(rgb) == pytest.approx(expected, rel=1e-4)
-    noise = np.random.default_rng(0).integers(0, 256, (300, 300, 1)).astype(np.uint8).repeat(3, axis=2)
+    noise = (
+        np.random.default_rng(0).integers(0, 256, (300, 300, 1)).astype(np.uint8).repeat(3, axis=2)
+    )
     assert sharpness(noise) == pytest.approx(1, rel=0.02)
     assert sharpness(np.full((9, 9, 3), 7, np.uint8)) == 0
     assert np.isnan(sharpness(rgb, np.zeros(rgb.shape[:2], bool)))
@@ -77,10 +82,14 @@ def test_real_biopsies_have_no_ink(shared_data: Path) -> None:
         assert is_ink(np.asarray(Image.open(path).convert("RGB").reduce(2))).mean() < 0.002
 
 
-def segment_one(folder: Path, rgb: np.ndarray, **settings: float) -> tuple[pipeline.Run, pipeline.StageResult]:
+def segment_one(
+    folder: Path, rgb: np.ndarray, **settings: float
+) -> tuple[pipeline.Run, pipeline.StageResult]:
     Image.fromarray(rgb).save(folder / "slide.png")
     slide = Slide("slide", "p", "1", (ImageSource(folder / "slide.png", mpp=0.5),))
-    return pipeline.segment(Cohort((slide,)), folder / "run", settings=PatchSettings(regions="whole", **settings))  # type: ignore[arg-type]
+    return pipeline.segment(
+        Cohort((slide,)), folder / "run", settings=PatchSettings(regions="whole", **settings)
+    )  # type: ignore[arg-type]
 
 
 def test_ink_is_dropped_and_blur_is_counted(tmp_path: Path) -> None:

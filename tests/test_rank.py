@@ -1,4 +1,5 @@
-"""Ranking: planted features come first, shuffled labels yield nothing, nothing leaks, faults are named."""
+"""Ranking: planted features come first, shuffled labels yield nothing, nothing leaks, faults are
+named."""
 
 from __future__ import annotations
 
@@ -36,11 +37,13 @@ TRAITS = {
     "polarity": {"orientation_deg"},
     "size": SIZE_FAMILY,
 }
-"""Each trait of a synthetic patient, and the features of which one must rank first when groups differ in it."""
+"""Each trait of a synthetic patient, and the features of which one must rank first when groups
+differ in it."""
 
 
 def synthetic_cohort(seed, *, trait=None, patients=90, patches=12, per_patch=30, shift=SHIFT):
-    """Nuclei and cohort; every patient has a random level of each trait, positives more of `trait`."""
+    """Nuclei and cohort; every patient has a random level of each trait, positives more of
+    `trait`."""
     rng = np.random.default_rng(seed)
     label = rng.permutation(np.arange(patients) % 5 < 2).astype(int)
     level = {name: rng.normal(size=patients) + shift * (name == trait) * label for name in TRAITS}
@@ -70,7 +73,8 @@ def synthetic_cohort(seed, *, trait=None, patients=90, patches=12, per_patch=30,
             "minor_axis_um": minor,
             "orientation_deg": (mean_angle + np.degrees(rng.vonmises(0, kappa)) / 2) % 180,
             "circumference_um": circumference,
-            "density_per_mm2": 4000 * np.exp(0.2 * level["density"][owner] + 0.15 * local + noise(0.2)),
+            "density_per_mm2": 4000
+            * np.exp(0.2 * level["density"][owner] + 0.15 * local + noise(0.2)),
             "circularity": 4 * np.pi * area / circumference**2,
             "rectangularity": 0.78 + 0.012 * level["boxiness"][owner] + noise(0.03),
         }
@@ -105,24 +109,33 @@ def test_the_ranking_says_what_was_planted_and_how_surely(outline):
     assert set(table["feature"]) == set(FEATURE_NAMES)
     assert table["attention"].is_monotonic_decreasing
     assert table["attention"].mean() == pytest.approx(1)
-    assert ((table["attention_low"] <= table["attention"]) & (table["attention"] <= table["attention_high"])).all()
+    assert (
+        (table["attention_low"] <= table["attention"])
+        & (table["attention"] <= table["attention_high"])
+    ).all()
     first = table.iloc[0]
     assert first["feature"] == "circularity"
     assert first["attention_low"] > 1
     assert first["direction"] == "lower"  # a rougher outline is less circular
     assert first["median_positive"] < first["median_reference"]
     assert first["cliffs_delta_low"] <= first["cliffs_delta"] <= first["cliffs_delta_high"] < 0
-    assert (first["n_positive"], first["n_reference"]) == (cohort["label"].sum(), (cohort["label"] == 0).sum())
+    assert (first["n_positive"], first["n_reference"]) == (
+        cohort["label"].sum(),
+        (cohort["label"] == 0).sum(),
+    )
 
 
 def test_intervals_of_attention_cover_patients_and_seeds(outline):
-    """They are wider than those of patients alone, whose attention is stored as the mean over seeds."""
+    """They are wider than those of patients alone, whose attention is stored as the mean over
+    seeds."""
     _, _, ranking = outline
     table = ranking.table.set_index("feature")
     shares = ranking.attention[list(FEATURE_NAMES)].to_numpy() * len(FEATURE_NAMES)
     patients = np.random.default_rng(0).integers(len(shares), size=(2000, len(shares)))
     low, high = np.percentile(shares[patients].mean(axis=1), (2.5, 97.5), axis=0)
-    wider = (table["attention_high"] - table["attention_low"])[list(FEATURE_NAMES)].to_numpy() / (high - low)
+    wider = (table["attention_high"] - table["attention_low"])[list(FEATURE_NAMES)].to_numpy() / (
+        high - low
+    )
     assert wider.min() > 1.3
 
 
@@ -131,7 +144,9 @@ def test_tests_compare_the_patients_values(outline):
     values, table = ranking.patient_values, ranking.table.set_index("feature")
     positive = values["label"] == "1"
     for name in FEATURE_NAMES:
-        witness = mannwhitneyu(values.loc[positive, name], values.loc[~positive, name], method="asymptotic")
+        witness = mannwhitneyu(
+            values.loc[positive, name], values.loc[~positive, name], method="asymptotic"
+        )
         assert table.loc[name, "p_value"] == pytest.approx(witness.pvalue, rel=1e-6)
 
 
@@ -167,20 +182,26 @@ def test_the_predicted_patients_shape_neither_edges_nor_weights(outline):
 def test_the_order_of_rows_has_no_say(outline):
     nuclei, cohort, ranking = outline
     again = rank_nuclei(
-        nuclei.sample(frac=1, random_state=0), cohort.sample(frac=1, random_state=1), seed=0, **ONLY_MODELS
+        nuclei.sample(frac=1, random_state=0),
+        cohort.sample(frac=1, random_state=1),
+        seed=0,
+        **ONLY_MODELS,
     )
     pd.testing.assert_frame_equal(again.table, ranking.table, rtol=1e-9)
     pd.testing.assert_frame_equal(again.predictions, ranking.predictions, rtol=1e-9)
 
 
 def test_shuffled_labels_are_not_called_significant_more_often_than_alpha():
-    """Tests of 400 shuffles on the values that a ranking tests: any Holm p below 0.05 in at most 5 %, within 3 SE."""
+    """Tests of 400 shuffles on the values that a ranking tests: any Holm p below 0.05 in at most 5
+    %, within 3 SE."""
     nuclei, cohort = synthetic_cohort(3, patients=40, patches=3, per_patch=12)
     values = rank_nuclei(nuclei, cohort, seed=0, quick=True, folds=2).patient_values
     rng = np.random.default_rng(0)
     found = 0
     for _ in range(400):
-        compared = compare_groups(values[list(FEATURE_NAMES)], rng.permutation(values["label"]), positive="1")
+        compared = compare_groups(
+            values[list(FEATURE_NAMES)], rng.permutation(values["label"]), positive="1"
+        )
         found += bool((compared["p_holm"] < 0.05).any())
     assert found / 400 <= 0.05 + 3 * np.sqrt(0.05 * 0.95 / 400)
 
@@ -203,7 +224,11 @@ def test_more_nuclei_in_one_group_do_not_light_up_orientation():
     table = ranking.table.set_index("feature")
     assert ranking.table["feature"][0] == table["shapley_auc"].idxmax() == "density_per_mm2"
     assert table.loc["orientation_deg", "p_holm"] > 0.05
-    assert table.loc["orientation_deg", "shapley_auc_low"] < 0 < table.loc["density_per_mm2", "shapley_auc_low"]
+    assert (
+        table.loc["orientation_deg", "shapley_auc_low"]
+        < 0
+        < table.loc["density_per_mm2", "shapley_auc_low"]
+    )
 
 
 @pytest.fixture(scope="module")
@@ -236,12 +261,17 @@ def test_patients_weigh_alike_however_many_slides_and_patches_they_have(small):
     two = rank_nuclei(pd.concat([nuclei, double]), pd.concat([cohort, row]), seed=0, quick=True)
     pd.testing.assert_frame_equal(one.patient_values, two.patient_values)
     shared = ["feature", "p_value", "cliffs_delta"]
-    pd.testing.assert_frame_equal(*(r.table[shared].sort_values("feature", ignore_index=True) for r in (one, two)))
+    pd.testing.assert_frame_equal(
+        *(r.table[shared].sort_values("feature", ignore_index=True) for r in (one, two))
+    )
 
 
 def test_slides_without_enough_nuclei_leave_and_are_counted_by_label(small):
     nuclei, cohort = small
-    sparse = nuclei[~nuclei["slide_id"].isin(["s0", "s1"]) | (nuclei.groupby(["slide_id", "patch_id"]).cumcount() < 4)]
+    sparse = nuclei[
+        ~nuclei["slide_id"].isin(["s0", "s1"])
+        | (nuclei.groupby(["slide_id", "patch_id"]).cumcount() < 4)
+    ]
     gone = nuclei["slide_id"] == "s2"
     ranking = rank_nuclei(sparse[~gone.reindex(sparse.index)], cohort, seed=0, quick=True)
     assert len(ranking.predictions) == 27
@@ -264,7 +294,9 @@ def test_a_subset_of_features_and_quick_and_progress(small):
     assert set(ranking.table["feature"]) == {"area_um2", "rectangularity"}
     assert ranking.table["attention"].mean() == pytest.approx(1)
     assert heard == [(1, 3), (2, 3), (3, 3)]
-    assert all(model.weights["embed"].shape == (1, 2, BINS - 1, 16) for model in ranking.models.values())
+    assert all(
+        model.weights["embed"].shape == (1, 2, BINS - 1, 16) for model in ranking.models.values()
+    )
 
 
 def test_a_given_split_is_kept_and_the_seed_decides_the_rest(small):
@@ -275,14 +307,20 @@ def test_a_given_split_is_kept_and_the_seed_decides_the_rest(small):
     assert sorted(ranking.predictions["patient"]) == sorted(cohort.loc[split == "test", "patient"])
     assert len(ranking.patient_values) == 30
     again, other = (rank_nuclei(nuclei, cohort, seed=seed, quick=True) for seed in (8, 9))
-    pd.testing.assert_frame_equal(again.table, rank_nuclei(nuclei, cohort, seed=8, quick=True).table)
+    pd.testing.assert_frame_equal(
+        again.table, rank_nuclei(nuclei, cohort, seed=8, quick=True).table
+    )
     assert not np.allclose(again.predictions["probability"], other.predictions["probability"])
 
 
 def test_labels_and_direction(small):
     nuclei, cohort = small
     named = cohort.assign(label=cohort["label"].map({0: "N0", 1: "N+"}))
-    with pytest.raises(InputError, match=r"which label is positive\? Say --positive N\+ or --positive N0"):
+    with pytest.raises(
+        InputError,
+        match=r"which label is positive\? Say --positive N\+ or "
+        r"--positive N0",
+    ):
         rank_nuclei(nuclei, named, seed=0)
     with pytest.raises(InputError, match="no slide has the positive label 'N1'"):
         rank_nuclei(nuclei, named, seed=0, positive="N1")
@@ -303,8 +341,12 @@ def test_what_cannot_be_ranked_is_refused_in_a_sentence(small):
     with pytest.raises(RefusedError, match="5-fold cross-validation needs at least 5 patients"):
         rank_nuclei(nuclei, cohort.assign(label=[1, 1, 1] + [0] * 27), seed=0)
     with pytest.raises(InputError, match="patient p000 has two labels"):
-        rank_nuclei(nuclei, cohort.assign(patient=["p000"] * 10 + cohort["patient"].tolist()[10:]), seed=0)
-    twice = cohort.assign(patient=[f"p{i // 2}" for i in range(30)], label=[i // 2 % 2 for i in range(30)])
+        rank_nuclei(
+            nuclei, cohort.assign(patient=["p000"] * 10 + cohort["patient"].tolist()[10:]), seed=0
+        )
+    twice = cohort.assign(
+        patient=[f"p{i // 2}" for i in range(30)], label=[i // 2 % 2 for i in range(30)]
+    )
     with pytest.raises(RefusedError, match="leakage"):
         rank_nuclei(nuclei, twice.assign(split=["train", "test"] * 15), seed=0)
     with pytest.raises(RefusedError, match=f"{BAG_SIZE} patches of 5 nuclei"):
@@ -319,10 +361,15 @@ def test_what_cannot_be_ranked_is_refused_in_a_sentence(small):
 
 @pytest.fixture(scope="module")
 def full():
-    """Everything, of a cohort whose features boxiness alone tells apart: two folds and few permutations."""
-    nuclei, cohort = synthetic_cohort(6, trait="boxiness", patients=60, patches=6, per_patch=25, shift=2.5)
+    """Everything, of a cohort whose features boxiness alone tells apart: two folds and few
+    permutations."""
+    nuclei, cohort = synthetic_cohort(
+        6, trait="boxiness", patients=60, patches=6, per_patch=25, shift=2.5
+    )
     heard = []
-    ranking = rank_nuclei(nuclei, cohort, seed=0, folds=2, permutations=39, on_estimate=heard.append)
+    ranking = rank_nuclei(
+        nuclei, cohort, seed=0, folds=2, permutations=39, on_estimate=heard.append
+    )
     return ranking, heard
 
 
@@ -342,7 +389,12 @@ def test_the_estimate_foretells_all_training_that_follows(trait, monkeypatch):
     monkeypatch.setattr(mil, "train_morphometry", train_and_move_the_clock)
     monkeypatch.setattr(rank, "time", SimpleNamespace(monotonic=lambda: clock[0]))
     rank_nuclei(
-        nuclei, cohort, seed=0, folds=3, permutations=60, on_estimate=lambda left: heard.append((clock[0], left))
+        nuclei,
+        cohort,
+        seed=0,
+        folds=3,
+        permutations=60,
+        on_estimate=lambda left: heard.append((clock[0], left)),
     )
     ((when, left),) = heard
     assert left == pytest.approx(clock[0] - when, rel=0.3)
@@ -353,8 +405,12 @@ def test_shapley_values_sum_to_what_the_model_gained(outline):
     table, predictions = ranking.table, ranking.predictions
     assert table["shapley_auc"].sum() == pytest.approx(ranking.auc.auc - 0.5, abs=1e-6)
     truth, probability = predictions["label"].to_numpy(), predictions["probability"].to_numpy()
-    prevalence = (36 - predictions.groupby("fold")["label"].transform("sum")) / 72  # of the patients not in the fold
-    gained = np.where(truth == 1, np.log(probability / prevalence), np.log((1 - probability) / (1 - prevalence)))
+    prevalence = (
+        36 - predictions.groupby("fold")["label"].transform("sum")
+    ) / 72  # of the patients not in the fold
+    gained = np.where(
+        truth == 1, np.log(probability / prevalence), np.log((1 - probability) / (1 - prevalence))
+    )
     assert table["shapley_log_loss"].sum() == pytest.approx(gained.mean(), abs=1e-6)
     sums = ranking.shapley[list(FEATURE_NAMES)].sum(axis=1)
     np.testing.assert_allclose(sums, probability - prevalence, atol=1e-6)
@@ -387,10 +443,14 @@ def test_stability_and_faithfulness_of_a_strong_effect(outline):
         np.testing.assert_allclose(places @ np.arange(1, 9), part["rank_mean"])
     faithful = ranking.faithfulness.set_index(["order", "curve"])
     assert len(faithful) == 4
-    assert (faithful["gain"] > 0).all()  # deleting circularity first costs, inserting it first helps
+    assert (
+        faithful["gain"] > 0
+    ).all()  # deleting circularity first costs, inserting it first helps
     correlation = ranking.correlation
     places = [list(correlation).index(name) for name in SIZE_FAMILY]
-    assert max(places) - min(places) <= 4  # circularity, kin of the circumference here, may stand among them
+    assert (
+        max(places) - min(places) <= 4
+    )  # circularity, kin of the circumference here, may stand among them
     np.testing.assert_allclose(np.diag(correlation), 1)
 
 
@@ -426,7 +486,9 @@ def test_p_values_under_permuted_labels_ablation_and_agreement(full):
 
 def test_models_of_permuted_labels_are_judged_by_these_labels():
     """With every label turned round, what is planted helps as much as before."""
-    nuclei, cohort = synthetic_cohort(9, trait="boxiness", patients=40, patches=4, per_patch=25, shift=3)
+    nuclei, cohort = synthetic_cohort(
+        9, trait="boxiness", patients=40, patches=4, per_patch=25, shift=3
+    )
     cohort = cohort.astype({"label": str})
     counts = {name: count_nuclei(part, range(4)) for name, part in nuclei.groupby("slide_id")}
     bags = PatientBags.collect(counts.__getitem__, cohort, seed=0)
@@ -438,11 +500,14 @@ def test_models_of_permuted_labels_are_judged_by_these_labels():
 
 
 def test_without_labels_meaning_p_values_are_not_small():
-    """With labels drawn at random the smallest p over all features is below 0.1 in 1 of 10 cohorts, not in 3 of 3."""
+    """With labels drawn at random the smallest p over all features is below 0.1 in 1 of 10 cohorts,
+    not in 3 of 3."""
     smallest = []
     for seed in range(3):
         nuclei, cohort = synthetic_cohort(20 + seed, patients=24, patches=2, per_patch=12)
-        table = rank_nuclei(nuclei, cohort, seed=seed, folds=2, permutations=19, ablation=False).table
+        table = rank_nuclei(
+            nuclei, cohort, seed=seed, folds=2, permutations=19, ablation=False
+        ).table
         smallest += [table["shapley_p_any"].min(), table["attention_p_any"].min()]
     assert min(smallest) >= 1 / 20
     assert max(smallest) > 0.1
@@ -453,8 +518,15 @@ def shares(outline):
     """A test patient's nuclei and their shares, by the model that didn't see it."""
     nuclei, cohort, ranking = outline
     row = ranking.predictions.sort_values("probability").iloc[-1]
-    slide = nuclei[nuclei["slide_id"] == cohort.set_index("patient").loc[row["patient"], "slide_id"]]
-    return slide, row, attribute_nuclei(slide, ranking.models[row["fold"]]), ranking.models[row["fold"]]
+    slide = nuclei[
+        nuclei["slide_id"] == cohort.set_index("patient").loc[row["patient"], "slide_id"]
+    ]
+    return (
+        slide,
+        row,
+        attribute_nuclei(slide, ranking.models[row["fold"]]),
+        ranking.models[row["fold"]],
+    )
 
 
 def test_the_shares_of_nuclei_sum_to_what_the_slide_is_above_the_training_mean(shares):
@@ -476,7 +548,10 @@ def test_the_shares_of_nuclei_sum_to_what_the_slide_is_above_the_training_mean(s
 
 def test_rough_nuclei_speak_for_a_label_that_goes_with_rough_outlines(shares):
     slide, _, result, _ = shares
-    assert result.nuclei.drop(columns="contribution").sum().abs().idxmax() == "contribution_circularity"
+    assert (
+        result.nuclei.drop(columns="contribution").sum().abs().idxmax()
+        == "contribution_circularity"
+    )
     rank = spearmanr(slide["circularity"], result.nuclei["contribution_circularity"]).statistic
     assert rank < -0.5
 
@@ -487,14 +562,18 @@ def test_a_nucleus_is_worth_what_moving_it_changes(shares):
     trained = restore_morphometry(model.weights)
     counts = count_nuclei(slide, np.unique(slide["patch_id"]))
     bag = mean_rows(relative_frequencies(rebin(counts, model.edges)))
-    assert trained.predict(bag[None]).probability[:, 0, 1].mean() == pytest.approx(result.probability, abs=1e-5)
+    assert trained.predict(bag[None]).probability[:, 0, 1].mean() == pytest.approx(
+        result.probability, abs=1e-5
+    )
     circularity = FEATURE_NAMES.index("circularity")
     gradient, before, after = trained.integrate_gradients(trained.scaler.baseline, steps=4)
     assert before == after == pytest.approx(result.baseline)
     moved = trained.scaler.baseline.copy()
     moved[circularity, [8, 20]] += [0.001, -0.001]
     change = trained.integrate_gradients(moved, steps=4)[2] - before
-    assert change == pytest.approx(0.001 * (gradient[circularity, 8] - gradient[circularity, 20]), rel=0.05)
+    assert change == pytest.approx(
+        0.001 * (gradient[circularity, 8] - gradient[circularity, 20]), rel=0.05
+    )
 
 
 def test_deleting_the_patches_that_contribute_most_beats_random_order(shares):
@@ -504,7 +583,9 @@ def test_deleting_the_patches_that_contribute_most_beats_random_order(shares):
     np.testing.assert_allclose(curves[:2, 0], result.probability, atol=1e-5)
     np.testing.assert_allclose(curves[2:, -1], result.probability, atol=1e-5)
     np.testing.assert_allclose(curves[:2, -1], result.baseline, atol=1e-5)
-    gain = measure_faithfulness(np.stack([curves, curves], axis=-1), seed=0).set_index("curve")["gain"]
+    gain = measure_faithfulness(np.stack([curves, curves], axis=-1), seed=0).set_index("curve")[
+        "gain"
+    ]
     assert (gain > 0).all()
 
 
@@ -525,8 +606,11 @@ def test_sparse_patches_and_missing_values_have_no_say(shares):
 
 @pytest.mark.parametrize("trait", ["density", "boxiness"])
 def test_a_planted_feature_is_found_and_little_of_it_is_wasted(trait):
-    """100 patients per group, Cliff's delta 0.6; the feature alone: logistic regression, same folds."""
-    nuclei, cohort = synthetic_cohort(30, trait=trait, patients=200, patches=10, per_patch=25, shift=1.19)
+    """100 patients per group, Cliff's delta 0.6; the feature alone: logistic regression, same
+    folds."""
+    nuclei, cohort = synthetic_cohort(
+        30, trait=trait, patients=200, patches=10, per_patch=25, shift=1.19
+    )
     ranking = rank_nuclei(nuclei, cohort, seed=0, **ONLY_MODELS)
     (name,) = TRAITS[trait]
     assert ranking.table.loc[ranking.table["shapley_rank"] == 1, "feature"].item() == name
@@ -548,7 +632,10 @@ def test_permutations_keep_the_classes_of_every_part(small):
     bags = PatientBags.collect(counts.__getitem__, cohort, seed=0)
     truth = (patient_labels(cohort) == "1").to_numpy().astype(np.int64)
     split = cohort.groupby("label").cumcount().mod(5).map({0: "test", 1: "val"}).fillna("train")
-    for folds in (make_folds(cohort, folds=3, seed=0), make_folds(cohort.assign(split=split), folds=3, seed=0)):
+    for folds in (
+        make_folds(cohort, folds=3, seed=0),
+        make_folds(cohort.assign(split=split), folds=3, seed=0),
+    ):
         rows = permute_labels(truth, folds, bags, permutations=20, seed=0)
         np.testing.assert_array_equal(rows[0], truth)
         assert len(np.unique(rows, axis=0)) == 21

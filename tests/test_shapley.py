@@ -1,4 +1,5 @@
-"""Shapley values: textbook games, efficiency, sampled against exact, and the AUC against a count of every coalition."""
+"""Shapley values: textbook games, efficiency, sampled against exact, and the AUC against a count of
+every coalition."""
 
 from __future__ import annotations
 
@@ -7,7 +8,13 @@ from itertools import permutations
 import numpy as np
 import pytest
 
-from morphomil.shapley import EXACT_FEATURES, Coalitions, contrast_auc, contrast_log_likelihood, log_likelihood
+from morphomil.shapley import (
+    EXACT_FEATURES,
+    Coalitions,
+    contrast_auc,
+    contrast_log_likelihood,
+    log_likelihood,
+)
 from morphomil.stats import within_fold_auc
 
 
@@ -31,11 +38,14 @@ def test_exact_values_are_shapleys_definition():
     rng = np.random.default_rng(0)
     table = {frozenset(np.flatnonzero(row)): rng.normal() for row in Coalitions.exact(5).members}
     exact = Coalitions.exact(5)
-    np.testing.assert_allclose(exact.weights @ values_of(table.get, exact), by_definition(table.get, 5), atol=1e-12)
+    np.testing.assert_allclose(
+        exact.weights @ values_of(table.get, exact), by_definition(table.get, 5), atol=1e-12
+    )
 
 
 def test_the_glove_game():
-    """One left glove, two right ones; a pair is worth 1: the left glove gets 2/3, each right one 1/6."""
+    """One left glove, two right ones; a pair is worth 1: the left glove gets 2/3, each right one
+    1/6."""
     exact = Coalitions.exact(3)
     values = values_of(lambda s: float(0 in s and len(s) > 1), exact)
     np.testing.assert_allclose(exact.weights @ values, [2 / 3, 1 / 6, 1 / 6])
@@ -81,7 +91,9 @@ def test_more_than_twelve_features_are_sampled():
     assert coalitions.members[-1].all()
     assert Coalitions.of(EXACT_FEATURES).steps is None
     additive = coalitions.members @ np.arange(EXACT_FEATURES + 1.0)
-    np.testing.assert_allclose(coalitions.weights @ additive, np.arange(EXACT_FEATURES + 1), atol=1e-9)
+    np.testing.assert_allclose(
+        coalitions.weights @ additive, np.arange(EXACT_FEATURES + 1), atol=1e-9
+    )
     np.testing.assert_allclose(coalitions.standard_error(additive), 0, atol=1e-12)
     with pytest.raises(ValueError, match="1 to 12 features, got 13"):
         Coalitions.exact(13)
@@ -107,7 +119,8 @@ def test_a_group_is_one_player():
 
 @pytest.fixture(scope="module")
 def answers():
-    """Probabilities (seeds, coalitions, patients) with ties, labels and folds; feature 0 carries the label."""
+    """Probabilities (seeds, coalitions, patients) with ties, labels and folds; feature 0 carries
+    the label."""
     rng = np.random.default_rng(4)
     labels = np.arange(60) % 2
     folds = np.repeat(np.array(["a", "b", "c"]), 20)
@@ -141,7 +154,11 @@ def test_the_interval_of_the_auc_is_that_of_a_resampled_cohort(answers):
     drawn = []
     for _ in range(400):
         cases = np.concatenate(
-            [rng.choice(np.flatnonzero((folds == f) & (labels == k)), size=10) for f in ("a", "b", "c") for k in (0, 1)]
+            [
+                rng.choice(np.flatnonzero((folds == f) & (labels == k)), size=10)
+                for f in ("a", "b", "c")
+                for k in (0, 1)
+            ]
         )
         areas = [within_fold_auc(labels[cases], row[cases], folds[cases]) for row in one[0]]
         drawn.append(exact.weights @ areas)

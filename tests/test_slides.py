@@ -50,7 +50,12 @@ def png(path: Path, rgb: Rgb) -> Path:
 
 
 def pyramid(
-    path: Path, rgb: Rgb, *, factors: tuple[int, ...] = (1,), mpp: float | None = 0.25, tile: int = 128
+    path: Path,
+    rgb: Rgb,
+    *,
+    factors: tuple[int, ...] = (1,),
+    mpp: float | None = 0.25,
+    tile: int = 128,
 ) -> Path:
     """A tiled TIFF as scanners write it; level k holds every k-th pixel."""
     with tifffile.TiffWriter(path) as file:
@@ -75,7 +80,7 @@ def opened(path: Path, **known: float) -> SlideImage:
     return open_image(ImageSource(path, mpp=known.get("mpp", 0.5)))
 
 
-# -------------------------------------------------------------------------------------------------------------- pixels
+# ------------------------------------------------------------------------------------------- pixels
 
 
 @pytest.mark.parametrize("kind", ["png", "flat tiff", "tiled tiff"])
@@ -98,13 +103,17 @@ def test_level_0_pixels_come_back_and_white_lies_around(tmp_path: Path, kind: st
     assert (beyond == 255).all()
 
 
-def in_parts(image: SlideImage, x: float, y: float, *, downsample: float, row: int, column: int) -> Rgb:
+def in_parts(
+    image: SlideImage, x: float, y: float, *, downsample: float, row: int, column: int
+) -> Rgb:
     """80 x 70 pixels, read as four areas."""
     parts = np.empty((70, 80, 3), np.uint8)
     for top, bottom in ((0, row), (row, 70)):
         for left, right in ((0, column), (column, 80)):
             corner = (x + left * downsample, y + top * downsample)
-            parts[top:bottom, left:right] = image.read(*corner, right - left, bottom - top, downsample=downsample)
+            parts[top:bottom, left:right] = image.read(
+                *corner, right - left, bottom - top, downsample=downsample
+            )
     return parts
 
 
@@ -123,7 +132,9 @@ def test_whole_positions_and_scales_do_not_depend_on_tiling(
 ) -> None:
     image = pair_of_images["flat"]
     whole = image.read(x, y, 80, 70, downsample=downsample)
-    assert np.array_equal(in_parts(image, x, y, downsample=downsample, row=row, column=column), whole)
+    assert np.array_equal(
+        in_parts(image, x, y, downsample=downsample, row=row, column=column), whole
+    )
 
 
 @settings(deadline=None, max_examples=25)
@@ -135,7 +146,13 @@ def test_whole_positions_and_scales_do_not_depend_on_tiling(
     **rows_and_columns,
 )
 def test_other_positions_and_scales_hardly_depend_on_tiling(
-    pair_of_images: dict[str, SlideImage], x: float, y: float, downsample: float, row: int, column: int, kind: str
+    pair_of_images: dict[str, SlideImage],
+    x: float,
+    y: float,
+    downsample: float,
+    row: int,
+    column: int,
+    kind: str,
 ) -> None:
     image = pair_of_images[kind]
     whole = image.read(x, y, 80, 70, downsample=downsample).astype(int)
@@ -146,7 +163,8 @@ def test_other_positions_and_scales_hardly_depend_on_tiling(
 
 @pytest.fixture(scope="module")
 def pair_of_images(tmp_path_factory: pytest.TempPathFactory) -> Any:
-    """The same noise flat and as a pyramid whose levels have downsamples that aren't whole (1301 / 326 = 3.99)."""
+    """The same noise flat and as a pyramid whose levels have downsamples that aren't whole (1301 /
+    326 = 3.99)."""
     folder = tmp_path_factory.mktemp("pair")
     rgb = noise(1001, 1301)
     flat = opened(png(folder / "a.png", rgb))
@@ -155,7 +173,9 @@ def pair_of_images(tmp_path_factory: pytest.TempPathFactory) -> Any:
         yield {"flat": flat, "pyramid": levels}
 
 
-def test_large_areas_are_resampled_in_blocks_without_seams(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_large_areas_are_resampled_in_blocks_without_seams(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     with opened(png(tmp_path / "a.png", noise(600, 900))) as image:
         whole = image.read(3.5, 2, 290, 190, downsample=3)
         monkeypatch.setattr("morphomil.slides.BLOCK_PX", 64)
@@ -206,11 +226,14 @@ def test_read_rejects_empty_areas(tmp_path: Path) -> None:
                 image.read(0, 0, width, 5, downsample=downsample)
 
 
-# ---------------------------------------------------------------------------------------------------------- pixel size
+# --------------------------------------------------------------------------------------- pixel size
 
 
 def test_pixel_size_is_the_manifests_else_the_files_else_the_default(tmp_path: Path) -> None:
-    stated, silent = pyramid(tmp_path / "a.tif", noise(99, 99)), png(tmp_path / "a.png", noise(99, 99))
+    stated, silent = (
+        pyramid(tmp_path / "a.tif", noise(99, 99)),
+        png(tmp_path / "a.png", noise(99, 99)),
+    )
     with open_image(ImageSource(stated)) as image:
         assert image.mpp == pytest.approx(0.25)
     with open_image(ImageSource(stated), default_mpp=0.26) as image:
@@ -225,7 +248,11 @@ def test_pixel_size_is_the_manifests_else_the_files_else_the_default(tmp_path: P
 
 def test_pixel_size_that_the_file_contradicts_is_refused(tmp_path: Path) -> None:
     path = pyramid(tmp_path / "a.tif", noise(99, 99))
-    with pytest.raises(InputError, match=r"a\.tif: the manifest says 0\.5 um per pixel, the file 0\.25"):
+    with pytest.raises(
+        InputError,
+        match=r"a\.tif: the manifest says 0\.5 um per pixel, the file "
+        r"0\.25",
+    ):
         open_image(ImageSource(path, mpp=0.5))
     with pytest.raises(InputError, match=r"a\.tif: --mpp says 0\.2 um per pixel, the file 0\.25"):
         open_image(ImageSource(path), default_mpp=0.2)
@@ -233,7 +260,9 @@ def test_pixel_size_that_the_file_contradicts_is_refused(tmp_path: Path) -> None
 
 def test_unknown_pixel_size_names_the_ways_to_give_it(tmp_path: Path) -> None:
     with pytest.raises(
-        InputError, match=r"a\.png: pixel size unknown \(the file doesn't record it\).*column mpp.*--mpp"
+        InputError,
+        match=r"a\.png: pixel size unknown \(the file doesn't record it\).*column "
+        r"mpp.*--mpp",
     ):
         open_image(ImageSource(png(tmp_path / "a.png", noise(9, 9))))
 
@@ -241,7 +270,14 @@ def test_unknown_pixel_size_names_the_ways_to_give_it(tmp_path: Path) -> None:
 def test_72_dpi_is_no_pixel_size(tmp_path: Path) -> None:
     for name, tile in (("tiled.tif", (16, 16)), ("flat.tif", None)):
         path = tmp_path / name
-        tifffile.imwrite(path, noise(64, 64), tile=tile, photometric="rgb", resolution=(72, 72), resolutionunit="INCH")
+        tifffile.imwrite(
+            path,
+            noise(64, 64),
+            tile=tile,
+            photometric="rgb",
+            resolution=(72, 72),
+            resolutionunit="INCH",
+        )
         with pytest.raises(InputError, match=r"the file says 352\.8 um, which no microscope gives"):
             open_image(ImageSource(path))
         with open_image(ImageSource(path), default_mpp=0.5) as image:
@@ -256,8 +292,20 @@ def test_absurd_stated_pixel_size_is_refused(tmp_path: Path, mpp: float) -> None
 
 def test_pixel_size_of_ome_and_imagej_tiffs(tmp_path: Path) -> None:
     ome = tmp_path / "a.ome.tif"
-    size = {"PhysicalSizeX": 250.0, "PhysicalSizeXUnit": "nm", "PhysicalSizeY": 250.0, "PhysicalSizeYUnit": "nm"}
-    tifffile.imwrite(ome, noise(64, 64), photometric="rgb", tile=(16, 16), ome=True, metadata={"axes": "YXS"} | size)
+    size = {
+        "PhysicalSizeX": 250.0,
+        "PhysicalSizeXUnit": "nm",
+        "PhysicalSizeY": 250.0,
+        "PhysicalSizeYUnit": "nm",
+    }
+    tifffile.imwrite(
+        ome,
+        noise(64, 64),
+        photometric="rgb",
+        tile=(16, 16),
+        ome=True,
+        metadata={"axes": "YXS"} | size,
+    )
     with open_image(ImageSource(ome)) as image:
         assert image.mpp == pytest.approx(0.25)
     imagej = tmp_path / "a.tif"
@@ -268,12 +316,18 @@ def test_pixel_size_of_ome_and_imagej_tiffs(tmp_path: Path) -> None:
 
 def test_oblong_pixels_are_refused(tmp_path: Path) -> None:
     path = tmp_path / "a.tif"
-    tifffile.imwrite(path, noise(64, 64), photometric="rgb", resolution=(40000, 20000), resolutionunit="CENTIMETER")
+    tifffile.imwrite(
+        path,
+        noise(64, 64),
+        photometric="rgb",
+        resolution=(40000, 20000),
+        resolutionunit="CENTIMETER",
+    )
     with pytest.raises(SlideError, match=r"pixels are 0\.25 x 0\.5 um; resample"):
         open_image(ImageSource(path))
 
 
-# ----------------------------------------------------------------------------------------------- faulty and odd files
+# ----------------------------------------------------------------------------- faulty and odd files
 
 
 def fails(path: Path, says: str) -> None:
@@ -301,7 +355,9 @@ def test_missing_empty_and_foreign_files(tmp_path: Path) -> None:
 
 def test_damaged_tile_fails_where_it_is_read(tmp_path: Path) -> None:
     path = tmp_path / "a.tif"
-    tifffile.imwrite(path, noise(1024, 1024), tile=(256, 256), photometric="rgb", compression="deflate")
+    tifffile.imwrite(
+        path, noise(1024, 1024), tile=(256, 256), photometric="rgb", compression="deflate"
+    )
     whole = path.read_bytes()
     path.write_bytes(whole[:-1000])
     fails(path, "Short read")
@@ -353,7 +409,8 @@ def bomb(side: int) -> bytes:
     header = side.to_bytes(4, "big") * 2 + b"\x08\x02\0\0\0"
     chunks = [(b"IHDR", header), (b"IDAT", zlib.compress(b"")), (b"IEND", b"")]
     packed = [
-        len(body).to_bytes(4, "big") + kind + body + zlib.crc32(kind + body).to_bytes(4, "big") for kind, body in chunks
+        len(body).to_bytes(4, "big") + kind + body + zlib.crc32(kind + body).to_bytes(4, "big")
+        for kind, body in chunks
     ]
     return b"\x89PNG\r\n\x1a\n" + b"".join(packed)
 
@@ -363,7 +420,9 @@ def test_bomb_header_is_refused_before_decoding(tmp_path: Path) -> None:
     fails(tmp_path / "a.png", "60000 x 60000 pixels without tiles are too many")
 
 
-def test_flat_images_may_be_larger_than_pillows_own_limit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_flat_images_may_be_larger_than_pillows_own_limit(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 1000)
     with opened(png(tmp_path / "a.png", plain(100, 100, PINK))) as image:
         assert (image.read(0, 0, 100, 100, downsample=1) == PINK).all()
@@ -373,7 +432,9 @@ def test_transparent_pixels_are_white_paper(tmp_path: Path) -> None:
     rgba = np.dstack([noise(64, 64), np.full((64, 64), 255, np.uint8)])
     rgba[:32, :, 3] = 0
     Image.fromarray(rgba).save(tmp_path / "a.png")
-    tifffile.imwrite(tmp_path / "a.tif", rgba, photometric="rgb", extrasamples=["unassalpha"], tile=(16, 16))
+    tifffile.imwrite(
+        tmp_path / "a.tif", rgba, photometric="rgb", extrasamples=["unassalpha"], tile=(16, 16)
+    )
     for name in ("a.png", "a.tif"):
         with opened(tmp_path / name) as image:
             rgb = image.read(0, 0, 64, 64, downsample=1)
@@ -384,7 +445,9 @@ def test_transparent_pixels_are_white_paper(tmp_path: Path) -> None:
 def test_sixteen_bits_are_rescaled(tmp_path: Path) -> None:
     rgb = noise(64, 64)
     tifffile.imwrite(tmp_path / "flat.tif", rgb.astype(np.uint16) * 257, photometric="rgb")
-    tifffile.imwrite(tmp_path / "tiled.tif", rgb.astype(np.uint16) * 257, photometric="rgb", tile=(32, 32))
+    tifffile.imwrite(
+        tmp_path / "tiled.tif", rgb.astype(np.uint16) * 257, photometric="rgb", tile=(32, 32)
+    )
     for name in ("flat.tif", "tiled.tif"):
         with opened(tmp_path / name) as image:
             assert np.array_equal(image.read(0, 0, 64, 64, downsample=1), rgb)
@@ -394,25 +457,34 @@ def test_palette_of_colors_is_read(tmp_path: Path) -> None:
     image = Image.fromarray(noise(64, 64)).quantize(16)
     image.save(tmp_path / "a.png")
     with opened(tmp_path / "a.png") as opened_image:
-        assert np.array_equal(opened_image.read(0, 0, 64, 64, downsample=1), np.asarray(image.convert("RGB")))
+        assert np.array_equal(
+            opened_image.read(0, 0, 64, 64, downsample=1), np.asarray(image.convert("RGB"))
+        )
 
 
-# ------------------------------------------------------------------------------------------------------------- regions
+# ------------------------------------------------------------------------------------------ regions
 
 
-def regions_of(path: Path, *, annotation: Path | None = None, mpp: float = 0.5, **options: Any) -> list[Region]:
+def regions_of(
+    path: Path, *, annotation: Path | None = None, mpp: float = 0.5, **options: Any
+) -> list[Region]:
     source = ImageSource(path, annotation, mpp)
     with open_image(source) as image:
-        return find_regions(image, source, image_index=1, first_index=3, settings=PatchSettings(**options))
+        return find_regions(
+            image, source, image_index=1, first_index=3, settings=PatchSettings(**options)
+        )
 
 
 def annotate(path: Path, polygons: list[Any], *, negative: list[Any] | None = None) -> Path:
     def entries(shapes: list[Any]) -> list[dict[str, Any]]:
         return [
-            {"name": f"A{i}", "vertices": [list(xy) for xy in shape.exterior.coords]} for i, shape in enumerate(shapes)
+            {"name": f"A{i}", "vertices": [list(xy) for xy in shape.exterior.coords]}
+            for i, shape in enumerate(shapes)
         ]
 
-    path.write_text(json.dumps({"positive": entries(polygons), "negative": entries(negative or [])}))
+    path.write_text(
+        json.dumps({"positive": entries(polygons), "negative": entries(negative or [])})
+    )
     return path
 
 
@@ -422,7 +494,11 @@ def pink_png(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_overlapping_annotations_become_one_region(pink_png: Path, tmp_path: Path) -> None:
-    polygons = [shapely.box(600, 500, 700, 600), shapely.box(100, 100, 300, 300), shapely.box(200, 200, 400, 400)]
+    polygons = [
+        shapely.box(600, 500, 700, 600),
+        shapely.box(100, 100, 300, 300),
+        shapely.box(200, 200, 400, 400),
+    ]
     hole = [shapely.box(120, 120, 130, 130)]
     found = regions_of(pink_png, annotation=annotate(tmp_path / "a.json", polygons, negative=hole))
     assert [(r.image, r.index, r.name, r.source) for r in found] == [
@@ -434,7 +510,11 @@ def test_overlapping_annotations_become_one_region(pink_png: Path, tmp_path: Pat
 
 def test_annotation_of_another_slide_is_told(pink_png: Path, tmp_path: Path) -> None:
     far = annotate(tmp_path / "far.json", [shapely.box(900, 900, 1500, 1500)])
-    with pytest.raises(SlideError, match=r"97% of annotation .*far\.json lies outside the image \(1000 x 1000"):
+    with pytest.raises(
+        SlideError,
+        match=r"97% of annotation .*far\.json lies outside the image "
+        r"\(1000 x 1000",
+    ):
         regions_of(pink_png, annotation=far)
     edge = annotate(tmp_path / "edge.json", [shapely.box(900, -50, 1050, 400)])
     (region,) = regions_of(pink_png, annotation=edge)
@@ -468,7 +548,9 @@ def scene(*, glass: tuple[int, int, int] = GLASS) -> Rgb:
 
 
 @pytest.mark.parametrize("glass", [GLASS, (185, 185, 185), (238, 236, 228)])
-def test_pale_tissue_is_found_with_its_hole_on_any_glass(tmp_path: Path, glass: tuple[int, int, int]) -> None:
+def test_pale_tissue_is_found_with_its_hole_on_any_glass(
+    tmp_path: Path, glass: tuple[int, int, int]
+) -> None:
     (region,) = regions_of(png(tmp_path / "a.png", scene(glass=glass)), mpp=2.0)
     truth = shapely.box(256, 256, 640, 640) - shapely.box(400, 400, 500, 500)
     assert region.source == "tissue"
@@ -479,7 +561,11 @@ def test_pale_tissue_is_found_with_its_hole_on_any_glass(tmp_path: Path, glass: 
 
 def test_blank_slide_has_no_region(tmp_path: Path) -> None:
     rgb = np.clip(np.random.default_rng(0).normal(235, 4, (800, 800, 3)), 0, 255).astype(np.uint8)
-    for name, image in {"noise": rgb, "glass": plain(800, 800, GLASS), "white": plain(800, 800, (255,) * 3)}.items():
+    for name, image in {
+        "noise": rgb,
+        "glass": plain(800, 800, GLASS),
+        "white": plain(800, 800, (255,) * 3),
+    }.items():
         assert regions_of(png(tmp_path / f"{name}.png", image), mpp=2.0) == []
 
 
@@ -501,7 +587,9 @@ def test_dust_is_no_tissue(tmp_path: Path) -> None:
 
 def test_a_white_filled_crop_is_one_region_with_its_holes_filled(tmp_path: Path) -> None:
     rgb = plain(1600, 1600, (255, 255, 255))
-    rgb[200:1400, 300:1300] = np.clip(np.random.default_rng(0).normal(PINK, 15, (1200, 1000, 3)), 0, 254)
+    rgb[200:1400, 300:1300] = np.clip(
+        np.random.default_rng(0).normal(PINK, 15, (1200, 1000, 3)), 0, 254
+    )
     rgb[700:800, 700:800] = 255
     Image.fromarray(rgb).save(tmp_path / "a.jpg", quality=90)
     (region,) = regions_of(tmp_path / "a.jpg")
@@ -525,7 +613,9 @@ def test_tissue_mask_of_nothing() -> None:
 
 @settings(deadline=None, max_examples=40)
 @given(st.integers(1, 9), st.integers(1, 9), st.integers(0, 2**30), st.floats(0.3, 20))
-def test_mask_polygons_keep_area_parts_and_holes(height: int, width: int, seed: int, cell_px: float) -> None:
+def test_mask_polygons_keep_area_parts_and_holes(
+    height: int, width: int, seed: int, cell_px: float
+) -> None:
     from skimage.measure import label
 
     mask = np.random.default_rng(seed).random((height, width)) < 0.6
@@ -533,7 +623,9 @@ def test_mask_polygons_keep_area_parts_and_holes(height: int, width: int, seed: 
     assert sum(p.area for p in polygons) == pytest.approx(mask.sum() * (cell_px * 4) ** 2)
     assert len(polygons) == label(mask, connectivity=1).max()
     rows, columns = np.mgrid[:height, :width] + 0.5
-    inside = shapely.contains_xy(shapely.union_all(polygons), columns * cell_px * 4, rows * cell_px * 4)
+    inside = shapely.contains_xy(
+        shapely.union_all(polygons), columns * cell_px * 4, rows * cell_px * 4
+    )
     assert np.array_equal(inside, mask)
 
 
@@ -562,20 +654,28 @@ def test_nothing_annotated_is_analyzed_twice_or_lost(
     assert shapely.union_all(found).symmetric_difference(union).area == pytest.approx(0, abs=1e-6)
 
 
-# ------------------------------------------------------------------------------------------------------------- patches
+# ------------------------------------------------------------------------------------------ patches
 
 
 def cut(path: Path, polygon: Any, *, mpp: float = 0.5, index: int = 0, **options: Any) -> Any:
     with open_image(ImageSource(path, mpp=mpp)) as image:
         region = Region(0, index, polygon, "", "annotation")
-        return cut_patches(image, region, slide_id="S", first_patch_id=10, settings=PatchSettings(**options))
+        return cut_patches(
+            image, region, slide_id="S", first_patch_id=10, settings=PatchSettings(**options)
+        )
 
 
 def test_the_grid_starts_at_the_bounding_box_and_lists_patches_by_rows(pink_png: Path) -> None:
     patches = cut(pink_png, shapely.box(100, 50, 100 + 300, 50 + 200), patch_px=128, index=7)
     table = patches.table
     assert list(table.columns) == PATCHES.names
-    assert (patches.x_px, patches.y_px, patches.rows, patches.columns, patches.downsample) == (100, 50, 2, 3, 1)
+    assert (patches.x_px, patches.y_px, patches.rows, patches.columns, patches.downsample) == (
+        100,
+        50,
+        2,
+        3,
+        1,
+    )
     assert table["patch_id"].tolist() == [10, 11, 12, 13, 14, 15]
     assert table["x_px"].tolist() == [100, 228, 356] * 2
     assert table["y_px"].tolist() == [50] * 3 + [178] * 3
@@ -605,14 +705,23 @@ def test_pure_white_is_blank_and_nearly_white_is_not(tmp_path: Path) -> None:
     assert table["blank_fraction"].tolist() == [0, 0.5]
 
 
-def test_tissue_is_marked_where_half_a_cell_of_4_x_4_pixels_or_more_is_not_blank(tmp_path: Path) -> None:
+def test_tissue_is_marked_where_half_a_cell_of_4_x_4_pixels_or_more_is_not_blank(
+    tmp_path: Path,
+) -> None:
     solid = np.random.default_rng(0).random((128, 256)) < 0.5
     rgb = np.where(solid[..., None], np.array(PINK, np.uint8), np.uint8(255))
-    patches = cut(png(tmp_path / "a.png", rgb), shapely.box(0, 0, 256, 128), patch_px=128, max_blank=0.9)
-    shares = np.array([[solid[y : y + 4, x : x + 4].mean() for x in range(0, 256, 4)] for y in range(0, 128, 4)])
+    patches = cut(
+        png(tmp_path / "a.png", rgb), shapely.box(0, 0, 256, 128), patch_px=128, max_blank=0.9
+    )
+    shares = np.array(
+        [[solid[y : y + 4, x : x + 4].mean() for x in range(0, 256, 4)] for y in range(0, 128, 4)]
+    )
     assert (shares == 0.5).any()
     np.testing.assert_array_equal(patches.tissue, shares >= 0.5)
-    assert patches.table["blank_fraction"].tolist() == [1 - solid[:, :128].mean(), 1 - solid[:, 128:].mean()]
+    assert patches.table["blank_fraction"].tolist() == [
+        1 - solid[:, :128].mean(),
+        1 - solid[:, 128:].mean(),
+    ]
 
 
 def test_patches_that_the_region_does_not_touch_are_no_rows(pink_png: Path) -> None:
@@ -638,8 +747,13 @@ def test_other_pixel_sizes_scale_the_grid(tmp_path: Path) -> None:
 
 
 @settings(deadline=None, max_examples=25)
-@given(st.lists(st.tuples(st.floats(0, 999), st.floats(0, 999)), min_size=3, max_size=9), st.sampled_from([0.5, 0.31]))
-def test_blank_shares_follow_the_polygon(pink_png: Path, points: list[tuple[float, float]], mpp: float) -> None:
+@given(
+    st.lists(st.tuples(st.floats(0, 999), st.floats(0, 999)), min_size=3, max_size=9),
+    st.sampled_from([0.5, 0.31]),
+)
+def test_blank_shares_follow_the_polygon(
+    pink_png: Path, points: list[tuple[float, float]], mpp: float
+) -> None:
     ring = shapely.Polygon(points)
     if not ring.is_valid or ring.area < 1:
         ring = shapely.MultiPoint(points).convex_hull.buffer(20) & shapely.box(0, 0, 1000, 1000)
@@ -667,16 +781,25 @@ def test_pixels_belong_to_the_region_that_holds_their_center(pink_png: Path) -> 
 
 
 def test_neighbors_share_no_pixel_and_leave_none_out(pink_png: Path) -> None:
-    """Two regions on either side of a slanted line: their areas add up to the whole, pixel for pixel."""
+    """Two regions on either side of a slanted line: their areas add up to the whole, pixel for
+    pixel."""
     one = shapely.Polygon([(0, 0), (300, 0), (437, 512), (0, 512)])
     two = shapely.Polygon([(0, 0), (512, 0), (512, 512), (437, 512), (300, 0)])
-    counts = [round((1 - cut(pink_png, p, patch_px=64).table["blank_fraction"]).sum() * 64**2) for p in (one, two)]
+    counts = [
+        round((1 - cut(pink_png, p, patch_px=64).table["blank_fraction"]).sum() * 64**2)
+        for p in (one, two)
+    ]
     assert sum(counts) == 512 * 512
 
 
 def test_geojson_opens_as_annotations_again(pink_png: Path, tmp_path: Path) -> None:
-    polygon = shapely.Polygon([(1, 2), (90, 2), (90, 80), (1, 80)], [[(10, 10), (20, 10), (20, 20)]])
-    regions = [Region(0, 0, polygon, "core", "annotation"), Region(0, 1, shapely.box(200, 0, 300, 9), "b", "tissue")]
+    polygon = shapely.Polygon(
+        [(1, 2), (90, 2), (90, 80), (1, 80)], [[(10, 10), (20, 10), (20, 20)]]
+    )
+    regions = [
+        Region(0, 0, polygon, "core", "annotation"),
+        Region(0, 1, shapely.box(200, 0, 300, 9), "b", "tissue"),
+    ]
     tree = regions_geojson(regions)
     (tmp_path / "regions.geojson").write_text(json.dumps(tree))
     tumor, tissue = read_annotation(tmp_path / "regions.geojson")
@@ -686,22 +809,33 @@ def test_geojson_opens_as_annotations_again(pink_png: Path, tmp_path: Path) -> N
     assert (tumor.kind, tissue.name, tissue.polygon.area) == ("tumor", "Tissue", 900)
 
 
-# ------------------------------------------------------------------------------------------------------ real and large
+# ----------------------------------------------------------------------------------- real and large
 
 
 @pytest.mark.parametrize(
     ("name", "source", "kept"),
-    [("351899_0", "white", 113), ("351899_2", "white", 20), ("469387_3", "white", 19), ("351899", "tissue", None)],
+    [
+        ("351899_0", "white", 113),
+        ("351899_2", "white", 20),
+        ("469387_3", "white", 19),
+        ("351899", "tissue", None),
+    ],
 )
 def test_bcnb_regions(shared_data: Path, name: str, source: str, kept: int | None) -> None:
     path = shared_data / "bcnb" / "regions" / f"{name}.jpg"
     with opened(path) as image:
-        (region,) = find_regions(image, ImageSource(path), image_index=0, first_index=0, settings=PatchSettings())
-        table = cut_patches(image, region, slide_id=name, first_patch_id=0, settings=PatchSettings()).table
+        (region,) = find_regions(
+            image, ImageSource(path), image_index=0, first_index=0, settings=PatchSettings()
+        )
+        table = cut_patches(
+            image, region, slide_id=name, first_patch_id=0, settings=PatchSettings()
+        ).table
     assert region.source == source
     if kept is not None:
         white = (np.asarray(Image.open(path)).min(axis=-1) == 255).mean()
-        assert table["tissue_mm2"].sum() == pytest.approx((1 - white) * image.width * image.height * 0.25e-6, rel=0.01)
+        assert table["tissue_mm2"].sum() == pytest.approx(
+            (1 - white) * image.width * image.height * 0.25e-6, rel=0.01
+        )
         assert table["kept"].sum() == kept
 
 
@@ -715,21 +849,28 @@ source = ImageSource(Path(sys.argv[1]), Path(sys.argv[2]))
 begun = time.monotonic()
 kept = 0
 with open_image(source) as image:
-    tissue = find_regions(image, source, image_index=0, first_index=0, settings=PatchSettings(regions="tissue"))
-    for region in find_regions(image, source, image_index=0, first_index=0, settings=PatchSettings()):
-        patches = cut_patches(image, region, slide_id="s", first_patch_id=0, settings=PatchSettings())
+    first = {"image_index": 0, "first_index": 0}
+    tissue = find_regions(image, source, **first, settings=PatchSettings(regions="tissue"))
+    settings = PatchSettings()
+    for region in find_regions(image, source, **first, settings=settings):
+        patches = cut_patches(image, region, slide_id="s", first_patch_id=0, settings=settings)
         kept += int(patches.table["kept"].sum())
-status = Path("/proc/self/status").read_text()  # getrusage would give the parent's peak if that is higher
+# getrusage would give the parent's peak if that is higher
+status = Path("/proc/self/status").read_text()
 peak = int(status.split("VmHWM:")[1].split()[0])
 print(kept, sum(r.polygon.area for r in tissue), peak, time.monotonic() - begun)
 """
 
 
 def write_large(path: Path, side: int = 60_000) -> None:
-    """A pyramid of 1024-pixel tiles, every other one tissue; each tile is compressed once and written many times."""
+    """A pyramid of 1024-pixel tiles, every other one tissue; each tile is compressed once and
+    written many times."""
     rng = np.random.default_rng(0)
     tissue = zlib.compress(
-        np.clip(rng.normal(PINK, 12, (128, 128, 3)), 0, 255).astype(np.uint8).repeat(8, 0).repeat(8, 1)
+        np.clip(rng.normal(PINK, 12, (128, 128, 3)), 0, 255)
+        .astype(np.uint8)
+        .repeat(8, 0)
+        .repeat(8, 1)
     )
     glass = zlib.compress(plain(1024, 1024, GLASS))
     with tifffile.TiffWriter(path, bigtiff=True) as file:
@@ -755,10 +896,16 @@ def write_large(path: Path, side: int = 60_000) -> None:
 
 def test_a_slide_of_60000_pixels_is_cut_in_bounded_memory(tmp_path: Path) -> None:
     write_large(tmp_path / "a.tif")
-    regions = [shapely.box(100, 20_000, 59_900, 21_024), shapely.Point(30_000, 45_000).buffer(2_000)]
+    regions = [
+        shapely.box(100, 20_000, 59_900, 21_024),
+        shapely.Point(30_000, 45_000).buffer(2_000),
+    ]
     annotation = annotate(tmp_path / "a.json", regions)
     result = subprocess.run(
-        [sys.executable, "-c", LARGE, tmp_path / "a.tif", annotation], capture_output=True, text=True, check=True
+        [sys.executable, "-c", LARGE, tmp_path / "a.tif", annotation],
+        capture_output=True,
+        text=True,
+        check=True,
     )
     kept, tissue_px, peak_kb, _ = map(float, result.stdout.split())
     assert 116 * 2 + 30 <= kept <= 117 * 2 + 50

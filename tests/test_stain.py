@@ -1,4 +1,5 @@
-"""Stains recovered from images mixed of known ones; a paler slide becomes the same picture; what can't be told."""
+"""Stains recovered from images mixed of known ones; a paler slide becomes the same picture; what
+can't be told."""
 
 from __future__ import annotations
 
@@ -7,7 +8,14 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from morphomil.stain import GLASS, REFERENCE, change_of_stains, estimate_stains, fit_normalizer, restain
+from morphomil.stain import (
+    GLASS,
+    REFERENCE,
+    change_of_stains,
+    estimate_stains,
+    fit_normalizer,
+    restain,
+)
 from morphomil.types import SlideError
 
 
@@ -23,7 +31,9 @@ def mixed(stains: np.ndarray, *, strength: float = 1.0, seed: int = 0) -> np.nda
 
 @settings(max_examples=20, deadline=None)
 @given(st.floats(0.55, 0.72), st.floats(0.2, 0.4), st.floats(0.02, 0.25), st.floats(0.05, 0.5))
-def test_the_stains_of_a_mixture_are_recovered(h_red: float, h_blue: float, e_red: float, e_blue: float) -> None:
+def test_the_stains_of_a_mixture_are_recovered(
+    h_red: float, h_blue: float, e_red: float, e_blue: float
+) -> None:
     truth = np.array([[h_red, 0.7, h_blue], [e_red, 0.9, e_blue]])
     truth /= np.linalg.norm(truth, axis=1, keepdims=True)
     found, _ = estimate_stains(mixed(truth))
@@ -57,6 +67,8 @@ def test_stains_change_as_the_normalizer_changes_them() -> None:
     own, wanted = estimate_stains(one), (estimate_stains(other)[0], np.array([1.1, 0.4]))
     floats = (one / 255).astype(np.float32)
     expected = fit_normalizer(one, reference=wanted)(one)
-    np.testing.assert_allclose(restain(floats, change_of_stains(own, wanted)) * 255, expected, atol=1.5)
+    np.testing.assert_allclose(
+        restain(floats, change_of_stains(own, wanted)) * 255, expected, atol=1.5
+    )
     kept = restain(floats, change_of_stains(own, own))
     assert np.abs(kept * 255 - one).mean() < 4  # what no mixture of two stains yields is lost

@@ -13,13 +13,25 @@ import pytest
 
 from morphomil import store
 from morphomil.run import Run, key_of
-from morphomil.store import atomic_path, digest, fingerprint, write_json, write_parquet, write_table_csv
+from morphomil.store import (
+    atomic_path,
+    digest,
+    fingerprint,
+    write_json,
+    write_parquet,
+    write_table_csv,
+)
 from morphomil.types import BusyError, Cohort, ImageSource, InputError, Slide
 
 
 @pytest.fixture
 def cohort(tmp_path: Path) -> Cohort:
-    return Cohort(tuple(Slide(f"s{i}", f"p{i}", str(i % 2), (ImageSource(tmp_path / f"{i}.tif"),)) for i in range(4)))
+    return Cohort(
+        tuple(
+            Slide(f"s{i}", f"p{i}", str(i % 2), (ImageSource(tmp_path / f"{i}.tif"),))
+            for i in range(4)
+        )
+    )
 
 
 @pytest.fixture
@@ -39,7 +51,9 @@ def test_a_failed_write_leaves_the_old_file(tmp_path: Path) -> None:
     assert [p.name for p in tmp_path.iterdir()] == ["a.json"]
 
 
-def test_every_failing_system_call_leaves_old_or_new(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_every_failing_system_call_leaves_old_or_new(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     path = tmp_path / "a.json"
     write_json(path, "old")
     calls = failing = 0
@@ -52,7 +66,9 @@ def test_every_failing_system_call_leaves_old_or_new(tmp_path: Path, monkeypatch
             raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(store.os, "fsync", lambda handle: (maybe_fail(), real_fsync(handle))[1])
-    monkeypatch.setattr(Path, "replace", lambda self, target: (maybe_fail(), real_replace(self, target))[1])
+    monkeypatch.setattr(
+        Path, "replace", lambda self, target: (maybe_fail(), real_replace(self, target))[1]
+    )
     for failing in range(1, 10):  # noqa: B007 - read by maybe_fail
         calls = 0
         try:
@@ -75,7 +91,10 @@ def test_folders_are_replaced_whole(tmp_path: Path) -> None:
 
 
 def test_csv_escapes_formulas_but_not_numbers(tmp_path: Path) -> None:
-    write_table_csv(tmp_path / "t.csv", pd.DataFrame({"label": ["=HYPERLINK()", "-x", "plain"], "value": [-0.3, 1, 2]}))
+    write_table_csv(
+        tmp_path / "t.csv",
+        pd.DataFrame({"label": ["=HYPERLINK()", "-x", "plain"], "value": [-0.3, 1, 2]}),
+    )
     assert (tmp_path / "t.csv").read_text().splitlines() == [
         "label,value",
         "'=HYPERLINK(),-0.3",
@@ -120,7 +139,10 @@ def test_a_harmed_status_means_not_done(run: Run, content: str) -> None:
     (folder / "status.json").write_text(content)
     assert not run.is_done("s1", "segment", "k")
     run.mark_failed("s1", "segment", "k", "why")
-    assert run.figures("segment").set_index("slide_id").loc["s1", ["state", "cause"]].tolist() == ["failed", "why"]
+    assert run.figures("segment").set_index("slide_id").loc["s1", ["state", "cause"]].tolist() == [
+        "failed",
+        "why",
+    ]
 
 
 def test_figures_have_one_row_per_slide(run: Run) -> None:
@@ -146,15 +168,24 @@ def test_foreign_folders_are_refused(tmp_path: Path) -> None:
 
 
 def test_two_processes_do_not_write_one_run(run: Run) -> None:
-    code = f"from morphomil.run import Run; from pathlib import Path\nwith Run(Path({str(run.path)!r})).lock(): pass"
+    code = (
+        "from morphomil.run import Run; from pathlib import Path\nwith "
+        f"Run(Path({str(run.path)!r})).lock(): pass"
+    )
     with run.lock():
-        other = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+        other = subprocess.run(
+            [sys.executable, "-c", code], capture_output=True, text=True, check=False
+        )
     assert BusyError.__name__ in other.stderr
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 
 
 def test_keys_and_digests_tell_changes(tmp_path: Path) -> None:
-    assert key_of("a", {"x": 1, "y": 2}) == key_of("a", {"y": 2, "x": 1}) != key_of("a", {"x": 1, "y": 3})
+    assert (
+        key_of("a", {"x": 1, "y": 2})
+        == key_of("a", {"y": 2, "x": 1})
+        != key_of("a", {"x": 1, "y": 3})
+    )
     (tmp_path / "f").write_bytes(bytes(3 * 2**20))
     before = digest(tmp_path), fingerprint(tmp_path / "f")
     (tmp_path / "f").write_bytes(bytes(3 * 2**20 - 1) + b"1")

@@ -28,11 +28,13 @@ def export_run(
     slides: Sequence[str] = (),
     on_file: Callable[[Path], None] | None = None,
 ) -> list[Path]:
-    """Write a measured run's results for another tool; files that are there are replaced, each whole or not at all.
+    """Write a measured run's results for another tool; files that are there are replaced, each
+    whole or not at all.
 
     Args:
         run: with nuclei tables (`featurize`).
-        target: qupath: GeoJSON of every image; anndata: `patches.h5ad`, `histograms.h5ad`, `slides.h5ad`; trident and
+        target: qupath: GeoJSON of every image; anndata: `patches.h5ad`, `histograms.h5ad`,
+            `slides.h5ad`; trident and
             clam: HDF5 bags of every image; csv: tables.
         out: folder, `RUN/export/TARGET` if not given.
         slides: names of the slides to export; all measured ones if empty.
@@ -74,15 +76,20 @@ def _chosen(run: Run, names: Sequence[str]) -> list[Slide]:
         raise InputError(f"{run.path} has no measured slides; run: morphomil featurize {run.path}")
     wanted = [run.slide(name) for name in dict.fromkeys(names)] or run.cohort.slides
     if missing := [slide.slide_id for slide in wanted if names and slide.slide_id not in measured]:
-        raise InputError([f"slide {name} isn't measured; run: morphomil featurize {run.path}" for name in missing])
+        raise InputError(
+            [
+                f"slide {name} isn't measured; run: morphomil featurize {run.path}"
+                for name in missing
+            ]
+        )
     return [slide for slide in wanted if slide.slide_id in measured]
 
 
 def file_stems(run: Run) -> dict[tuple[str, int], str]:
     """A file name without ending for every image of the cohort, by slide and number of the image.
 
-    The slide's name where that is safe, with the image's number where the slide has several; no two are alike, not even
-    where case doesn't count.
+    The slide's name where that is safe, with the image's number where the slide has several; no two
+    are alike, not even where case doesn't count.
     """
     stems: dict[tuple[str, int], str] = {}
     used: set[str] = set()
@@ -91,7 +98,9 @@ def file_stems(run: Run) -> dict[tuple[str, int], str]:
             several = len(slide.images) > 1
             stem = safe_name(f"{slide.slide_id}_{number}" if several else slide.slide_id)
             if stem.casefold() in used:
-                mark = hashlib.blake2b(f"{number}/{slide.slide_id}".encode(), digest_size=8).hexdigest()
+                mark = hashlib.blake2b(
+                    f"{number}/{slide.slide_id}".encode(), digest_size=8
+                ).hexdigest()
                 stem = f"{stem}-{mark}"
             used.add(stem.casefold())
             stems[slide.slide_id, number] = stem

@@ -1,4 +1,5 @@
-"""TRIDENT and CLAM: one HDF5 file for each image with `coords` (level-0 pixels) and, where embedded, `features`.
+"""TRIDENT and CLAM: one HDF5 file for each image with `coords` (level-0 pixels) and, where
+embedded, `features`.
 
 For CLAM the features also as a tensor of torch, which is what its training reads.
 """
@@ -28,7 +29,8 @@ MAGNIFICATION_MPP = 10.0
 
 
 def write_trident(run: Run, slides: Sequence[Slide], folder: Path) -> Iterator[Path]:
-    """`patches/STEM_patches.h5` of every image; `features_BACKBONE/STEM.h5` where the patches are embedded."""
+    """`patches/STEM_patches.h5` of every image; `features_BACKBONE/STEM.h5` where the patches are
+    embedded."""
     for slide, stem, patches in _images(run, slides):
         frame = _frame(run, slide, patches)
         attributes = {
@@ -43,13 +45,17 @@ def write_trident(run: Run, slides: Sequence[Slide], folder: Path) -> Iterator[P
         coords = _coords(patches)
         yield _write(folder / "patches" / f"{stem}_patches.h5", coords, attributes)
         for backbone, features in _features(run, slide, patches):
-            yield _write(folder / f"features_{backbone}" / f"{stem}.h5", coords, attributes, features)
+            yield _write(
+                folder / f"features_{backbone}" / f"{stem}.h5", coords, attributes, features
+            )
 
 
 def write_clam(run: Run, slides: Sequence[Slide], folder: Path) -> Iterator[Path]:
-    """`patches/STEM.h5` of every image, its features as `h5_files/STEM.h5` and `pt_files/STEM.pt`, and `dataset.csv`.
+    """`patches/STEM.h5` of every image, its features as `h5_files/STEM.h5` and `pt_files/STEM.pt`,
+    and `dataset.csv`.
 
-    CLAM cuts patches from a level of the slide; here it is level 0, where a patch is `patch_size` pixels wide.
+    CLAM cuts patches from a level of the slide; here it is level 0, where a patch is `patch_size`
+    pixels wide.
     """
     rows = []
     for slide, stem, patches in _images(run, slides):
@@ -67,7 +73,9 @@ def write_clam(run: Run, slides: Sequence[Slide], folder: Path) -> Iterator[Path
             bags = folder / f"features_{backbone}"
             yield _write(bags / "h5_files" / f"{stem}.h5", coords, attributes, features)
             yield _write_tensor(bags / "pt_files" / f"{stem}.pt", features)
-    write_table_csv(folder / "dataset.csv", pd.DataFrame(rows, columns=["case_id", "slide_id", "label"]))
+    write_table_csv(
+        folder / "dataset.csv", pd.DataFrame(rows, columns=["case_id", "slide_id", "label"])
+    )
     yield folder / "dataset.csv"
 
 
@@ -98,7 +106,10 @@ def _coords(patches: pd.DataFrame) -> NDArray[np.int64]:
 
 
 def _write(
-    path: Path, coords: NDArray[np.int64], attributes: dict[str, Any], features: NDArray[np.float32] | None = None
+    path: Path,
+    coords: NDArray[np.int64],
+    attributes: dict[str, Any],
+    features: NDArray[np.float32] | None = None,
 ) -> Path:
     import h5py
 
@@ -111,7 +122,8 @@ def _write(
 
 
 def _write_tensor(path: Path, features: NDArray[np.float32]) -> Path:
-    """CLAM's bag: the tensor (patches, channels) alone, which `torch.load(..., weights_only=True)` reads."""
+    """CLAM's bag: the tensor (patches, channels) alone, which `torch.load(..., weights_only=True)`
+    reads."""
     import torch
 
     with atomic_path(path) as partial:
@@ -119,18 +131,24 @@ def _write_tensor(path: Path, features: NDArray[np.float32]) -> Path:
     return path
 
 
-def _features(run: Run, slide: Slide, patches: pd.DataFrame) -> Iterator[tuple[str, NDArray[np.float32]]]:
-    """Backbone and deep features (patches, channels) of these patches, for every backbone that has them all.
+def _features(
+    run: Run, slide: Slide, patches: pd.DataFrame
+) -> Iterator[tuple[str, NDArray[np.float32]]]:
+    """Backbone and deep features (patches, channels) of these patches, for every backbone that has
+    them all.
 
     Raises:
         InputError: the stored features aren't one row per kept patch.
     """
     kept = run.patches(slide.slide_id).query("kept")["patch_id"].to_numpy()
     rows = np.flatnonzero(np.isin(kept, patches["patch_id"].to_numpy()))
-    for path in sorted(run.path.glob(f"embeddings/*/{escape(run.slide_folder(slide.slide_id).name)}.npy")):
+    for path in sorted(
+        run.path.glob(f"embeddings/*/{escape(run.slide_folder(slide.slide_id).name)}.npy")
+    ):
         stored = np.load(path, mmap_mode="r")
         if stored.ndim != 2 or len(stored) != len(kept):
             raise InputError(
-                f"{path} has shape {stored.shape} for {len(kept)} kept patches; run: morphomil embed {run.path}"
+                f"{path} has shape {stored.shape} for {len(kept)} kept patches; run: morphomil "
+                f"embed {run.path}"
             )
         yield path.parent.name, np.asarray(stored[rows], dtype=np.float32)

@@ -1,4 +1,5 @@
-"""scverse: .h5ad files, written by AnnData's specification of 0.1.0, so that anndata isn't needed to write them.
+"""scverse: .h5ad files, written by AnnData's specification of 0.1.0, so that anndata isn't needed
+to write them.
 
 https://anndata.readthedocs.io/en/stable/fileformat-prose.html
 """
@@ -26,17 +27,19 @@ if TYPE_CHECKING:
     from morphomil.types import Slide
 
 COARSE_BINS = 32
-"""Bins of a feature in `histograms.h5ad`: its registered range in equal parts, the fine grid's bins added up."""
+"""Bins of a feature in `histograms.h5ad`: its registered range in equal parts, the fine grid's bins
+added up."""
 _TEXT_COLUMNS = ("patient", "label", "split", "site")
 
 
 def write_run(run: Run, slides: Sequence[Slide], folder: Path) -> Iterator[Path]:
     """`patches.h5ad` and `histograms.h5ad` (obs: kept patches) and `slides.h5ad` (obs: slides).
 
-    X of the patches are each feature's value in the patch (`matrix.patch_values`), of the histograms the numbers of
-    nuclei in `COARSE_BINS` bins of every feature, of the slides the slide's values (`matrix.slide_values`).
-    `obsm["spatial"]` are centers of patches in um from the image's top left corner, `obsm["spatial_px"]` the same in
-    level-0 pixels. `uns["morphomil"]` tells settings and versions.
+    X of the patches are each feature's value in the patch (`matrix.patch_values`), of the
+    histograms the numbers of nuclei in `COARSE_BINS` bins of every feature, of the slides the
+    slide's values (`matrix.slide_values`). `obsm["spatial"]` are centers of patches in um from the
+    image's top left corner, `obsm["spatial_px"]` the same in level-0 pixels. `uns["morphomil"]`
+    tells settings and versions.
     """
     tables = [_patches(run, slide) for slide in slides]
     table = pd.concat(tables, ignore_index=True)
@@ -45,12 +48,23 @@ def write_run(run: Run, slides: Sequence[Slide], folder: Path) -> Iterator[Path]
     obs = table.drop(columns=[*names, "x_um", "y_um"]).set_index(pd.Index(index, name="patch"))
     spatial = {
         "spatial": table[["x_um", "y_um"]].to_numpy(np.float64),
-        "spatial_px": (table[["x_px", "y_px"]].to_numpy() + table[["side_px"]].to_numpy() / 2).astype(np.float64),
+        "spatial_px": (
+            table[["x_px", "y_px"]].to_numpy() + table[["side_px"]].to_numpy() / 2
+        ).astype(np.float64),
     }
     values = table[names].to_numpy(np.float64)
-    yield write_h5ad(folder / "patches.h5ad", values, obs=obs, var=_features(names), obsm=spatial, uns=_about(run))
+    yield write_h5ad(
+        folder / "patches.h5ad",
+        values,
+        obs=obs,
+        var=_features(names),
+        obsm=spatial,
+        uns=_about(run),
+    )
     counts = np.concatenate([_histograms(run, slide, names) for slide in slides])
-    yield write_h5ad(folder / "histograms.h5ad", counts, obs=obs, var=_bins(names), obsm=spatial, uns=_about(run))
+    yield write_h5ad(
+        folder / "histograms.h5ad", counts, obs=obs, var=_bins(names), obsm=spatial, uns=_about(run)
+    )
     rows = [_slide_row(run, slide, names) for slide in slides]
     wide = pd.DataFrame(rows).set_index("slide_id")
     obs = wide.drop(columns=names)
@@ -65,10 +79,16 @@ def write_run(run: Run, slides: Sequence[Slide], folder: Path) -> Iterator[Path]
 
 
 def _patches(run: Run, slide: Slide) -> pd.DataFrame:
-    table = patch_values(run.nuclei(slide.slide_id), run.patches(slide.slide_id)).drop(columns="kept")
+    table = patch_values(run.nuclei(slide.slide_id), run.patches(slide.slide_id)).drop(
+        columns="kept"
+    )
     masks = run.masks(slide.slide_id)
     frames = {int(name): dict(stored.attrs) for name, stored in masks.groups()}
-    mpp = table["region"].map(lambda region: frames[region]["mpp"] / frames[region]["downsample"]).to_numpy(float)
+    mpp = (
+        table["region"]
+        .map(lambda region: frames[region]["mpp"] / frames[region]["downsample"])
+        .to_numpy(float)
+    )
     for axis in "xy":
         table[f"{axis}_um"] = (table[f"{axis}_px"] + table["side_px"] / 2) * mpp
     return table.assign(mpp=mpp, **_clinical(slide))
@@ -86,7 +106,11 @@ def _free(covariates: dict[str, Any]) -> dict[str, Any]:
 def _slide_row(run: Run, slide: Slide, names: list[str]) -> dict[str, Any]:
     nuclei, patches = run.nuclei(slide.slide_id), run.patches(slide.slide_id)
     kept = patches[patches["kept"]]
-    sizes = {"nuclei": len(nuclei), "patches": len(kept), "tissue_mm2": float(kept["tissue_mm2"].sum())}
+    sizes = {
+        "nuclei": len(nuclei),
+        "patches": len(kept),
+        "tissue_mm2": float(kept["tissue_mm2"].sum()),
+    }
     values = dict(slide_values(nuclei, patches, features=names))
     return {"slide_id": slide.slide_id} | _clinical(slide) | sizes | values
 
@@ -96,14 +120,28 @@ def _histograms(run: Run, slide: Slide, names: list[str]) -> NDArray[np.uint32]:
     stored = run.counts(slide.slide_id)
     order = [stored.features.index(name) for name in names]
     features, patches, fine = stored.counts[order].shape
-    coarse = stored.counts[order].reshape(features, patches, COARSE_BINS, fine // COARSE_BINS).sum(axis=-1)
-    return np.asarray(np.moveaxis(coarse, 0, 1).reshape(patches, features * COARSE_BINS), dtype=np.uint32)
+    coarse = (
+        stored.counts[order]
+        .reshape(features, patches, COARSE_BINS, fine // COARSE_BINS)
+        .sum(axis=-1)
+    )
+    return np.asarray(
+        np.moveaxis(coarse, 0, 1).reshape(patches, features * COARSE_BINS), dtype=np.uint32
+    )
 
 
 def _features(names: list[str]) -> pd.DataFrame:
-    polarity = {"unit": "1", "meaning": "polarity: 0 where directions are uniform, 1 where all nuclei are parallel"}
-    median = [{"unit": FEATURES[name].unit, "meaning": f"median {FEATURES[name].meaning}"} for name in names]
-    rows = [polarity if FEATURES[name].axial else row for name, row in zip(names, median, strict=True)]
+    polarity = {
+        "unit": "1",
+        "meaning": "polarity: 0 where directions are uniform, 1 where all nuclei are parallel",
+    }
+    median = [
+        {"unit": FEATURES[name].unit, "meaning": f"median {FEATURES[name].meaning}"}
+        for name in names
+    ]
+    rows = [
+        polarity if FEATURES[name].axial else row for name, row in zip(names, median, strict=True)
+    ]
     return pd.DataFrame(rows, index=pd.Index(names, name="feature"))
 
 
@@ -114,7 +152,12 @@ def _bins(names: list[str]) -> pd.DataFrame:
         low, high = (0.0, 90.0) if feature.axial else (feature.low, feature.high)
         edges = np.linspace(low, high, COARSE_BINS + 1)
         rows += [
-            {"bin": f"{name}:{number}", "feature": name, "low": edges[number], "high": edges[number + 1]}
+            {
+                "bin": f"{name}:{number}",
+                "feature": name,
+                "low": edges[number],
+                "high": edges[number + 1],
+            }
             for number in range(COARSE_BINS)
         ]
     return pd.DataFrame(rows).set_index("bin")
@@ -124,10 +167,14 @@ def _about(run: Run) -> dict[str, Any]:
     """Provenance: what `uns["morphomil"]` holds, as text that every reader takes."""
     commands = {name: entry["settings"] for name, entry in run.commands().items()}
     said = {"settings": commands, "versions": versions(), "ranking": run.ranking_about()}
-    return {"morphomil": {name: json.dumps(value, sort_keys=True, default=str) for name, value in said.items()}}
+    return {
+        "morphomil": {
+            name: json.dumps(value, sort_keys=True, default=str) for name, value in said.items()
+        }
+    }
 
 
-# --------------------------------------------------------------------------------------------- the format
+# --------------------------------------------------------------------------------------- the format
 
 
 def write_h5ad(
@@ -178,7 +225,9 @@ def _write_strings(group: Any, name: str, texts: list[str]) -> None:
     import h5py
 
     safe = [text.replace("\0", "\ufffd").encode("utf-8", "replace").decode() for text in texts]
-    stored = group.create_dataset(name, data=np.array(safe, dtype=object), dtype=h5py.string_dtype("utf-8"))
+    stored = group.create_dataset(
+        name, data=np.array(safe, dtype=object), dtype=h5py.string_dtype("utf-8")
+    )
     _mark(stored, "string-array", "0.2.0")
 
 
@@ -213,7 +262,9 @@ def _keys(names: list[str], *, taken: str) -> list[str]:
 def _write_attribute(group: Any, name: str, texts: list[str]) -> None:
     import h5py
 
-    group.attrs.create(name, np.array(texts, dtype=object), shape=(len(texts),), dtype=h5py.string_dtype("utf-8"))
+    group.attrs.create(
+        name, np.array(texts, dtype=object), shape=(len(texts),), dtype=h5py.string_dtype("utf-8")
+    )
 
 
 def _write_categories(file: Any, name: str, series: pd.Series[Any]) -> None:
@@ -234,4 +285,8 @@ def _write_texts(group: Any, texts: dict[str, Any]) -> None:
             _mark(inner, "dict", "0.1.0")
             _write_texts(inner, value)
         else:
-            _mark(group.create_dataset(name, data=str(value), dtype=h5py.string_dtype("utf-8")), "string", "0.2.0")
+            _mark(
+                group.create_dataset(name, data=str(value), dtype=h5py.string_dtype("utf-8")),
+                "string",
+                "0.2.0",
+            )

@@ -1,4 +1,5 @@
-"""QuPath: GeoJSON with regions as annotations, patches as tiles, nuclei as detections; written as a stream."""
+"""QuPath: GeoJSON with regions as annotations, patches as tiles, nuclei as detections; written as a
+stream."""
 
 from __future__ import annotations
 
@@ -56,32 +57,49 @@ def write_features(path: Path, features: Iterable[dict[str, Any]]) -> None:
         stream.write(b'{"type":"FeatureCollection","features":[')
         between = b"\n"
         for feature in features:
-            stream.write(between + json.dumps(feature, allow_nan=False, separators=(",", ":")).encode("ascii"))
+            stream.write(
+                between
+                + json.dumps(feature, allow_nan=False, separators=(",", ":")).encode("ascii")
+            )
             between = b",\n"
         stream.write(b"\n]}\n")
 
 
 @contextmanager
 def _gzipped(path: Path) -> Iterator[gzip.GzipFile]:
-    with path.open("wb") as raw, gzip.GzipFile("", "wb", compresslevel=4, fileobj=raw, mtime=0) as stream:
+    with (
+        path.open("wb") as raw,
+        gzip.GzipFile("", "wb", compresslevel=4, fileobj=raw, mtime=0) as stream,
+    ):
         yield stream
 
 
 def slide_features(run: Run, slide: Slide, *, image: int) -> Iterator[dict[str, Any]]:
-    """GeoJSON features of one image in its level-0 pixels: regions, then patches with values, then nuclei.
+    """GeoJSON features of one image in its level-0 pixels: regions, then patches with values, then
+    nuclei.
 
-    Nuclei are those of the nuclei table; their measurements are its columns and, once ranked, what they contribute to
-    the slide's probability (`attribution`), missing values left out.
+    Nuclei are those of the nuclei table; their measurements are its columns and, once ranked, what
+    they contribute to the slide's probability (`attribution`), missing values left out.
     """
     patches = run.patches(slide.slide_id)
-    nuclei = run.nuclei(slide.slide_id).drop(columns="slide_id").sort_values("label", ignore_index=True)
-    contributions = run.path / "rank" / "nuclei" / f"{run.slide_folder(slide.slide_id).name}.parquet"
+    nuclei = (
+        run.nuclei(slide.slide_id).drop(columns="slide_id").sort_values("label", ignore_index=True)
+    )
+    contributions = (
+        run.path / "rank" / "nuclei" / f"{run.slide_folder(slide.slide_id).name}.parquet"
+    )
     if contributions.is_file():  # what each nucleus adds to the slide's probability
-        nuclei = nuclei.merge(pd.read_parquet(contributions).drop(columns="patch_id"), on="label", how="left")
-    regions = [region for region in run.regions(slide.slide_id) if region["properties"]["image"] == image]
+        nuclei = nuclei.merge(
+            pd.read_parquet(contributions).drop(columns="patch_id"), on="label", how="left"
+        )
+    regions = [
+        region for region in run.regions(slide.slide_id) if region["properties"]["image"] == image
+    ]
     for region in regions:
         own = {"id": _identity(slide, "region", region["properties"]["region"])}
-        yield {"type": "Feature"} | own | {name: region[name] for name in ("geometry", "properties")}
+        yield (
+            {"type": "Feature"} | own | {name: region[name] for name in ("geometry", "properties")}
+        )
     yield from _tiles(run, slide, patches, nuclei, image)
     masks = run.masks(slide.slide_id)
     yield from chain.from_iterable(
@@ -94,15 +112,25 @@ def _identity(slide: Slide, kind: str, number: int) -> str:
     return str(uuid.uuid5(_NAMESPACE, f"{kind}/{number}/{slide.slide_id}"))
 
 
-def _tiles(run: Run, slide: Slide, patches: pd.DataFrame, nuclei: pd.DataFrame, image: int) -> Iterator[dict[str, Any]]:
+def _tiles(
+    run: Run, slide: Slide, patches: pd.DataFrame, nuclei: pd.DataFrame, image: int
+) -> Iterator[dict[str, Any]]:
     values = patch_values(nuclei, patches).set_index("patch_id")
     measured = ["nuclei", *(name for name in FEATURES if name in values)]
     table = patches[patches["image"] == image].set_index("patch_id")
-    table = table.join(values[measured].rename(columns=_patch_column)).join(patch_scores(run, slide.slide_id))
+    table = table.join(values[measured].rename(columns=_patch_column)).join(
+        patch_scores(run, slide.slide_id)
+    )
     shown = table.drop(columns=["slide_id", "image", "region", "x_px", "y_px", "side_px", "kept"])
     names = [str(name) for name in shown]
-    frames = zip(table.index.tolist(), table[["x_px", "y_px", "side_px"]].to_numpy(float).tolist(), strict=True)
-    for (number, (x, y, side)), kept, row in zip(frames, table["kept"], shown.to_numpy(float).tolist(), strict=True):
+    frames = zip(
+        table.index.tolist(),
+        table[["x_px", "y_px", "side_px"]].to_numpy(float).tolist(),
+        strict=True,
+    )
+    for (number, (x, y, side)), kept, row in zip(
+        frames, table["kept"], shown.to_numpy(float).tolist(), strict=True
+    ):
         corners = [[x, y], [x + side, y], [x + side, y + side], [x, y + side], [x, y]]
         yield {
             "type": "Feature",
@@ -111,23 +139,30 @@ def _tiles(run: Run, slide: Slide, patches: pd.DataFrame, nuclei: pd.DataFrame, 
             "properties": {
                 "objectType": "tile",
                 "name": f"patch {number}",
-                "classification": {"name": "Patch" if kept else "Dropped patch", "color": [118, 118, 118]},
+                "classification": {
+                    "name": "Patch" if kept else "Dropped patch",
+                    "color": [118, 118, 118],
+                },
                 "measurements": _measurements(dict(zip(names, row, strict=True))),
             },
         }
 
 
 def _patch_column(name: str) -> str:
-    """What a patch's value of a feature is (`matrix.patch_values`): a median, a count per mm2, a polarity."""
+    """What a patch's value of a feature is (`matrix.patch_values`): a median, a count per mm2, a
+    polarity."""
     if name in FEATURES and FEATURES[name].axial:
         return f"polarity of {name.removesuffix('_deg')}"
     return name if name in ("nuclei", "density_per_mm2") else f"median {name}"
 
 
 def patch_scores(run: Run, slide_id: str) -> pd.DataFrame:
-    """Attention of the trained image models by patch, mean over folds: index `patch_id`, a column for each model."""
+    """Attention of the trained image models by patch, mean over folds: index `patch_id`, a column
+    for each model."""
     attention = run.attention(slide_id).dropna(subset=["patch_id"])
-    wide = attention.pivot_table(index="patch_id", columns="model", values="attention", aggfunc="mean")
+    wide = attention.pivot_table(
+        index="patch_id", columns="model", values="attention", aggfunc="mean"
+    )
     wide.columns = [f"attention {model}" for model in wide.columns]
     return wide.astype("float64").rename(index=int)
 
@@ -144,7 +179,11 @@ def _measurements(values: dict[str, float]) -> dict[str, float]:
 def _detections(slide: Slide, stored: Any, nuclei: pd.DataFrame) -> Iterator[dict[str, Any]]:
     frame = dict(stored.attrs)
     known = nuclei["label"].to_numpy()
-    names = [str(name) for name in nuclei.select_dtypes("number") if name not in ("image", "x_px", "y_px")]
+    names = [
+        str(name)
+        for name in nuclei.select_dtypes("number")
+        if name not in ("image", "x_px", "y_px")
+    ]
     values = nuclei[names].to_numpy(dtype=np.float64)
     for outline in _outlines(stored["labels"], known, halo=round(HALO_UM / frame["mpp"])):
         row = values[np.searchsorted(known, outline.label)].tolist()
@@ -161,9 +200,11 @@ def _detections(slide: Slide, stored: Any, nuclei: pd.DataFrame) -> Iterator[dic
 
 
 def _outlines(labels: Any, known: NDArray[np.int32], *, halo: int) -> Iterator[Outline]:
-    """The outlines of the known labels (sorted), from the stored masks tile by tile, in pixels of the whole mask.
+    """The outlines of the known labels (sorted), from the stored masks tile by tile, in pixels of
+    the whole mask.
 
-    A label that earlier tiles of the raster don't show reaches at most `halo` further down and to either side.
+    A label that earlier tiles of the raster don't show reaches at most `halo` further down and to
+    either side.
     """
     if not len(known):
         return
@@ -181,7 +222,9 @@ def _outlines(labels: Any, known: NDArray[np.int32], *, halo: int) -> Iterator[O
         done[places] = True
         for outline in trace_outlines(np.where(np.isin(window, begun), window, 0)):
             shift = np.array([first, top])
-            yield Outline(outline.label, [[ring + shift for ring in rings] for rings in outline.polygons])
+            yield Outline(
+                outline.label, [[ring + shift for ring in rings] for rings in outline.polygons]
+            )
 
 
 def _geometry(outline: Outline, frame: dict[str, Any]) -> dict[str, Any]:

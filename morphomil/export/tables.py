@@ -20,7 +20,8 @@ if TYPE_CHECKING:
 
 
 def write_run(run: Run, slides: Sequence[Slide], folder: Path) -> Iterator[Path]:
-    """`slides.csv`, `patches/STEM.csv` and `nuclei/STEM.csv` of every slide, `ranking.csv` where there is one."""
+    """`slides.csv`, `patches/STEM.csv` and `nuclei/STEM.csv` of every slide, `ranking.csv` where
+    there is one."""
     rows = []
     for slide in slides:
         nuclei, patches = run.nuclei(slide.slide_id), run.patches(slide.slide_id)
@@ -36,9 +37,15 @@ def write_run(run: Run, slides: Sequence[Slide], folder: Path) -> Iterator[Path]
 
 
 def _slide_row(slide: Slide, nuclei: pd.DataFrame, patches: pd.DataFrame) -> dict[str, Any]:
-    named = {name: getattr(slide, name) for name in ("slide_id", "patient", "label", "split", "site")}
+    named = {
+        name: getattr(slide, name) for name in ("slide_id", "patient", "label", "split", "site")
+    }
     kept = patches[patches["kept"]]
-    sizes = {"patches": len(kept), "tissue_mm2": float(kept["tissue_mm2"].sum()), "nuclei": len(nuclei)}
+    sizes = {
+        "patches": len(kept),
+        "tissue_mm2": float(kept["tissue_mm2"].sum()),
+        "nuclei": len(nuclei),
+    }
     values = slide_values(nuclei, patches, features=[name for name in FEATURES if name in nuclei])
     covariates = {_free(name, values): value for name, value in slide.covariates.items()}
     return named | sizes | dict(values) | covariates
@@ -51,6 +58,10 @@ def _free(name: str, values: pd.Series[float]) -> str:
 
 def _write(path: Path, table: pd.DataFrame) -> Path:
     """One table; a column's name that starts like a formula is prefixed as its cells are."""
-    names = {name: f"'{name}" for name in table.columns if str(name).startswith(("=", "+", "-", "@", "\t", "\r", "\0"))}
+    names = {
+        name: f"'{name}"
+        for name in table.columns
+        if str(name).startswith(("=", "+", "-", "@", "\t", "\r", "\0"))
+    }
     write_table_csv(path, table.rename(columns=names))
     return path

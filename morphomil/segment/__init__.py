@@ -1,4 +1,5 @@
-"""Nuclei of H&E images: StarDist with weights of our own, run in blocks so that tiling leaves no trace."""
+"""Nuclei of H&E images: StarDist with weights of our own, run in blocks so that tiling leaves no
+trace."""
 
 from __future__ import annotations
 
@@ -22,7 +23,8 @@ __all__ = ["MIN_AREA_UM2", "find_labels", "segment_image"]
 MAX_INK = 0.5
 """A larger share of ink-like pixels is no H&E image."""
 MIN_AREA_UM2 = 6.0
-"""Smaller objects are dropped: a sphere of chromatin 2.8 um across is debris, not a nucleus in section."""
+"""Smaller objects are dropped: a sphere of chromatin 2.8 um across is debris, not a nucleus in
+section."""
 
 
 def segment_image(
@@ -38,8 +40,8 @@ def segment_image(
 ) -> NDArray[np.int32]:
     """Instance labels of the nuclei of an H&E image.
 
-    The image is brought to a resolution that the model was trained for when it is off by more than a factor of 1.2; the
-    outlines are drawn at the image's own resolution.
+    The image is brought to a resolution that the model was trained for when it is off by more than
+    a factor of 1.2; the outlines are drawn at the image's own resolution.
 
     Args:
         rgb: uint8 (H, W, 3), of any size; it is worked in blocks.
@@ -47,7 +49,8 @@ def segment_image(
         model: "default", a StarDist model folder, or a StarDist pretrained name.
         normalize: how pixel values enter the network; None: what the model says.
         engine: "openvino" (fast on CPUs) or "tensorflow" (the reference).
-        precision: of the openvino engine: "auto" (int8 with the shipped weights), "float32", "bfloat16" or "int8".
+        precision: of the openvino engine: "auto" (int8 with the shipped weights), "float32",
+            "bfloat16" or "int8".
         accurate: average over four mirrorings; takes four times as long.
         normalize_stain: bring the image's stains to a reference first (`stain.fit_normalizer`).
 
@@ -57,8 +60,8 @@ def segment_image(
     Raises:
         ValueError: not an RGB uint8 image, or an impossible pixel size.
         InputError: the model can't be loaded.
-        SlideError: the model finds nuclei nearly everywhere; the image is no H&E (shipped weights); or its stains can't
-            be told apart.
+        SlideError: the model finds nuclei nearly everywhere; the image is no H&E (shipped weights);
+            or its stains can't be told apart.
 
     References:
         Schmidt et al. 2018, Cell Detection with Star-convex Polygons; Weigert & Schmidt 2022.
@@ -67,10 +70,14 @@ def segment_image(
 
     rgb = np.asarray(rgb)
     if rgb.dtype != np.uint8 or rgb.ndim != 3 or rgb.shape[2] != 3 or 0 in rgb.shape:
-        raise ValueError(f"an RGB image is uint8 (H, W, 3), got {rgb.dtype} {rgb.shape}{_how_to_mend(rgb)}")
+        raise ValueError(
+            f"an RGB image is uint8 (H, W, 3), got {rgb.dtype} {rgb.shape}{_how_to_mend(rgb)}"
+        )
     if not 0.05 <= mpp <= 5:
         raise ValueError(f"pixel size must be 0.05 to 5 um, got {mpp:g}")
-    segmenter = load_segmenter(model, normalize=normalize, engine=engine, precision=precision, accurate=accurate)
+    segmenter = load_segmenter(
+        model, normalize=normalize, engine=engine, precision=precision, accurate=accurate
+    )
     return find_labels(rgb, mpp=mpp, segmenter=segmenter)
 
 
@@ -82,7 +89,10 @@ def _how_to_mend(array: NDArray[np.generic]) -> str:
     if array.dtype == np.uint16:
         return "; bring 16 bits to 8: (rgb // 257).astype('uint8')"
     if np.issubdtype(array.dtype, np.floating):
-        return "; bring values from 0..1 to 0..255, none of them NaN: (rgb * 255).round().astype('uint8')"
+        return (
+            "; bring values from 0..1 to 0..255, none of them NaN: (rgb * "
+            "255).round().astype('uint8')"
+        )
     return ""
 
 
@@ -91,12 +101,15 @@ def find_labels(rgb: NDArray[np.uint8], *, mpp: float, segmenter: Segmenter) -> 
     factor = segmenter.network_mpp(mpp) / mpp
     if segmenter.stain == "H&E" and (share := is_ink(rgb).mean()) > MAX_INK:
         raise SlideError(
-            f"{share:.0%} of the image has colors that H&E doesn't yield: is it inverted, fluorescence, or a pen mark?"
+            f"{share:.0%} of the image has colors that H&E doesn't yield: is it inverted, "
+            "fluorescence, or a pen mark?"
         )
     image = rgb if factor == 1 else _resized(rgb, factor)
     if segmenter.normalize_stain:
         image = fit_normalizer(image)(image)
-    found = list(find_nuclei(array_reader(image), block_rows(*image.shape[:2]), segmenter=segmenter))
+    found = list(
+        find_nuclei(array_reader(image), block_rows(*image.shape[:2]), segmenter=segmenter)
+    )
     nuclei = join(found, rays=0).scaled(factor)
     bands = render(nuclei, shape=rgb.shape[:2], min_px=MIN_AREA_UM2 / mpp**2)
     return np.concatenate([labels for _, labels in bands])

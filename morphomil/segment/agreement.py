@@ -1,4 +1,5 @@
-"""Agreement of found with annotated nuclei: panoptic quality, F1 and AP by overlap, aggregated Jaccard index, Dice."""
+"""Agreement of found with annotated nuclei: panoptic quality, F1 and AP by overlap, aggregated
+Jaccard index, Dice."""
 
 from __future__ import annotations
 
@@ -15,9 +16,11 @@ IOU_LEVELS = (0.5, 0.6, 0.7, 0.8, 0.9)
 
 @dataclass(frozen=True)
 class Pairs:
-    """Overlapping pairs of annotated and found nuclei: labels, shared pixels, intersection over union; and all areas.
+    """Overlapping pairs of annotated and found nuclei: labels, shared pixels, intersection over
+    union; and all areas.
 
-    Pairs come in the order of (annotated, found) label. Areas are indexed by label; 0 where a label is unused.
+    Pairs come in the order of (annotated, found) label. Areas are indexed by label; 0 where a label
+    is unused.
     """
 
     annotated: NDArray[np.intp]
@@ -57,7 +60,9 @@ def overlaps(annotated: NDArray[np.integer], found: NDArray[np.integer]) -> Pair
         ValueError: their shapes differ.
     """
     if annotated.shape != found.shape:
-        raise ValueError(f"label images must have one shape, got {annotated.shape} and {found.shape}")
+        raise ValueError(
+            f"label images must have one shape, got {annotated.shape} and {found.shape}"
+        )
     flat_a, flat_f = annotated.ravel().astype(np.int64), found.ravel().astype(np.int64)
     areas_a, areas_f = np.bincount(flat_a, minlength=1), np.bincount(flat_f, minlength=1)
     areas_a[0] = areas_f[0] = 0
@@ -70,8 +75,9 @@ def overlaps(annotated: NDArray[np.integer], found: NDArray[np.integer]) -> Pair
 def agreement(annotated: NDArray[np.integer], found: NDArray[np.integer]) -> Agreement:
     """How well the labels `found` (H, W) match the labels `annotated` (H, W); 0 is background.
 
-    Pairs match when their IoU exceeds 0.5 or more, which makes the match unique. For the AJI each annotated nucleus
-    takes the found one of the highest IoU, as in the definition (a found nucleus may serve twice).
+    Pairs match when their IoU exceeds 0.5 or more, which makes the match unique. For the AJI each
+    annotated nucleus takes the found one of the highest IoU, as in the definition (a found nucleus
+    may serve twice).
 
     Raises:
         ValueError: the shapes differ.

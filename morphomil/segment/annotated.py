@@ -23,7 +23,8 @@ FINE_MPP = 0.35
 
 @dataclass(frozen=True)
 class AnnotatedImage:
-    """One annotated image: RGB uint8 (H, W, 3), instance labels (H, W), resolution, and the group it belongs to."""
+    """One annotated image: RGB uint8 (H, W, 3), instance labels (H, W), resolution, and the group
+    it belongs to."""
 
     name: str
     rgb: NDArray[np.uint8]
@@ -32,7 +33,8 @@ class AnnotatedImage:
     group: str
 
     def levels(self) -> list[AnnotatedImage]:
-        """The image itself, and if it is fine at half its resolution (area mean; labels by nearest neighbor)."""
+        """The image itself, and if it is fine at half its resolution (area mean; labels by nearest
+        neighbor)."""
         if self.mpp > FINE_MPP:
             return [self]
         height, width = (side // 2 * 2 for side in self.labels.shape)
@@ -45,8 +47,9 @@ def read_annotated(table: pd.DataFrame, root: Path) -> list[AnnotatedImage]:
     """The images named in a table with the columns `image`, `labels`, `mpp` and optionally `group`.
 
     Args:
-        table: paths are relative to `root`. Images of one group share the chance to be drawn in training and are
-            reported together (say, data sets of different size); without the column all images are one group.
+        table: paths are relative to `root`. Images of one group share the chance to be drawn in
+            training and are reported together (say, data sets of different size); without the
+            column all images are one group.
         root: folder that the paths start from.
 
     Raises:
@@ -65,7 +68,11 @@ def read_annotated(table: pd.DataFrame, root: Path) -> list[AnnotatedImage]:
                 raise ValueError(f"mpp must be 0.05 to 5, got {row['mpp']}")
             group = row.get("group", "")
             name = str(row["image"])
-            images.append(AnnotatedImage(name, rgb, labels, float(row["mpp"]), "" if pd.isna(group) else str(group)))
+            images.append(
+                AnnotatedImage(
+                    name, rgb, labels, float(row["mpp"]), "" if pd.isna(group) else str(group)
+                )
+            )
         except (OSError, ValueError, KeyError) as error:
             problems.append(f"{row.get('image')}: {error}")
     if problems:

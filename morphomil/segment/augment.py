@@ -1,4 +1,5 @@
-"""Training patches of annotated nuclei: random position, scale, rotation, stain, focus, compression, brightness.
+"""Training patches of annotated nuclei: random position, scale, rotation, stain, focus,
+compression, brightness.
 
 Pure functions of arrays and a random generator; images are float RGB in [0, 1], (H, W, 3).
 """
@@ -27,11 +28,13 @@ class AugmentSettings:
     scale_jitter: float = 1.3
     """The drawn resolution is multiplied by a log-uniform factor in [1/jitter, jitter]."""
     elastic: float = 0.06
-    """SD of the displacements at the nodes of a coarse grid, as a share of its spacing (a fifth of the patch)."""
+    """SD of the displacements at the nodes of a coarse grid, as a share of its spacing (a fifth of
+    the patch)."""
     stain_swap: float = 0.6
     """Probability of the stains of another image of the training."""
     stain_gain: float = 0.9
-    """Log-SD-like half width: each stain's optical density is multiplied by exp(uniform(-gain, gain))."""
+    """Log-SD-like half width: each stain's optical density is multiplied by exp(uniform(-gain,
+    gain))."""
     stain_shift: float = 0.05
     """Each stain's optical density is shifted by up to this."""
     stain_tilt: float = 0.08
@@ -51,8 +54,8 @@ def jitter_stain(
 ) -> NDArray[np.float32]:
     """The image with its hematoxylin and eosin made stronger, weaker and of another hue.
 
-    Optical density is split by Ruifrok and Johnston's stain matrix (as scikit-image's `rgb2hed`), scaled and shifted
-    per stain, and recomposed with a slightly tilted matrix (Tellez et al. 2018).
+    Optical density is split by Ruifrok and Johnston's stain matrix (as scikit-image's `rgb2hed`),
+    scaled and shifted per stain, and recomposed with a slightly tilted matrix (Tellez et al. 2018).
     """
     density = -np.log(np.clip(image, 1e-3, 1.0))
     stains = density @ hed_from_rgb.astype(np.float32)
@@ -60,7 +63,9 @@ def jitter_stain(
     shift = rng.uniform(-settings.stain_shift, settings.stain_shift, 3)
     tilted = rgb_from_hed + rng.uniform(-settings.stain_tilt, settings.stain_tilt, (3, 3))
     stains = stains * gain.astype(np.float32) + shift.astype(np.float32)
-    return np.asarray(np.clip(np.exp(-(stains @ tilted.astype(np.float32))), 0, 1), dtype=np.float32)
+    return np.asarray(
+        np.clip(np.exp(-(stains @ tilted.astype(np.float32))), 0, 1), dtype=np.float32
+    )
 
 
 def jitter_optics(
@@ -80,7 +85,9 @@ def jitter_optics(
     if rng.random() < settings.jpeg_probability:
         buffer = io.BytesIO()
         quality = int(rng.integers(*settings.jpeg_quality))
-        Image.fromarray((image * 255).round().astype(np.uint8)).save(buffer, "JPEG", quality=quality)
+        Image.fromarray((image * 255).round().astype(np.uint8)).save(
+            buffer, "JPEG", quality=quality
+        )
         image[:] = np.asarray(Image.open(buffer), dtype=np.float32) / 255
     return image
 
@@ -96,8 +103,8 @@ def sample_patch(
 ) -> tuple[NDArray[np.float32], NDArray[np.int32]]:
     """A random window of image (H, W, 3) and labels (H, W), rotated, mirrored and bent at random.
 
-    One patch pixel covers `zoom` image pixels; `elastic` as in `AugmentSettings`. Where the window reaches beyond the
-    image, the image is mirrored.
+    One patch pixel covers `zoom` image pixels; `elastic` as in `AugmentSettings`. Where the window
+    reaches beyond the image, the image is mirrored.
 
     Returns:
         Float RGB in [0, 1], (side, side, 3), bilinear; labels int32 (side, side), nearest neighbor.
@@ -115,14 +122,18 @@ def sample_patch(
     if elastic:
         nodes = torch.from_numpy(rng.normal(0, elastic * side / 5, (1, 2, 6, 6)).astype(np.float32))
         places += functional.interpolate(nodes, (side, side), mode="bicubic")[0].numpy()
-    where = np.tensordot(matrix.astype(np.float32), places, axes=1) + center[:, None, None].astype(np.float32)
+    where = np.tensordot(matrix.astype(np.float32), places, axes=1) + center[:, None, None].astype(
+        np.float32
+    )
     low = np.clip(np.floor(where.min(axis=(1, 2))).astype(int) - 1, 0, None)
     high = np.ceil(where.max(axis=(1, 2))).astype(int) + 2
     frame = np.s_[low[0] : high[0], low[1] : high[1]]
     where -= low[:, None, None].astype(np.float32)
     turned = _interpolate(np.moveaxis(image[frame], -1, 0), where, "bilinear")
     turned_labels = _interpolate(labels[frame][None], where, "nearest")[0]
-    return np.ascontiguousarray(np.moveaxis(turned, 0, -1)) / np.float32(255), turned_labels.astype(np.int32)
+    return np.ascontiguousarray(np.moveaxis(turned, 0, -1)) / np.float32(255), turned_labels.astype(
+        np.int32
+    )
 
 
 def _interpolate(
@@ -135,5 +146,7 @@ def _interpolate(
     size = np.array(image.shape[1:], np.float32)[:, None, None]
     grid = torch.from_numpy(((2 * where + 1) / size - 1)[::-1].copy()).permute(1, 2, 0)[None]
     values = torch.from_numpy(image.astype(np.float32))[None]
-    found = functional.grid_sample(values, grid, mode, padding_mode="reflection", align_corners=False)
+    found = functional.grid_sample(
+        values, grid, mode, padding_mode="reflection", align_corners=False
+    )
     return np.asarray(found[0].numpy())

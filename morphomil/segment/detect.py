@@ -1,9 +1,11 @@
-"""Pixels -> nuclei, the same however the image is cut up: blocks with context, candidates, suppression, rendering.
+"""Pixels -> nuclei, the same however the image is cut up: blocks with context, candidates,
+suppression, rendering.
 
-An image of any size is read in blocks. The network sees each block with `MARGIN_PX` of context, and each network
-pixel is predicted once, in the block that owns it. Suppression of overlapping candidates then works on a block's own
-candidates together with those within `MARGIN_PX` around it; what an earlier block has accepted stays accepted. So a
-nucleus across a seam is found whole and once.
+An image of any size is read in blocks. The network sees each block with `MARGIN_PX` of context, and
+each network pixel is predicted once, in the block that owns it. Suppression of overlapping
+candidates then works on a block's own candidates together with those within `MARGIN_PX` around it;
+what an earlier block has accepted stays accepted. So a nucleus across a seam is found whole and
+once.
 """
 
 from __future__ import annotations
@@ -31,15 +33,19 @@ if TYPE_CHECKING:
     from morphomil.segment.model import Segmenter
 
 BLOCK_PX = 512
-"""Height of a block, network pixels; multiple of every network's `multiple`. It may be half as wide again."""
+"""Height of a block, network pixels; multiple of every network's `multiple`. It may be half as wide
+again."""
 MARGIN_PX = 96
-"""Context around a block, network pixels: beyond the largest nucleus and most of what the shipped network looks at."""
+"""Context around a block, network pixels: beyond the largest nucleus and most of what the shipped
+network looks at."""
 MIN_RAY_PX = 1e-3
 MAX_CANDIDATE_SHARE = 0.6
-"""More grid points than this above the threshold: the model doesn't fit the image (StarDist would run for hours)."""
+"""More grid points than this above the threshold: the model doesn't fit the image (StarDist would
+run for hours)."""
 
 Read = Callable[[int, int, int, int], "NDArray[np.uint8]"]
-"""(row, column, height, width) in network pixels, possibly beyond the image -> RGB uint8 (height, width, 3)."""
+"""(row, column, height, width) in network pixels, possibly beyond the image -> RGB uint8 (height,
+width, 3)."""
 
 
 @dataclass(frozen=True)
@@ -54,7 +60,8 @@ class Block:
 
 @dataclass(frozen=True)
 class Polygons:
-    """Star-convex polygons: centers (n, 2) as (row, column), probabilities (n,), ray lengths (n, rays), in pixels."""
+    """Star-convex polygons: centers (n, 2) as (row, column), probabilities (n,), ray lengths (n,
+    rays), in pixels."""
 
     points: NDArray[np.float32]
     prob: NDArray[np.float32]
@@ -67,7 +74,8 @@ class Polygons:
         return Polygons(self.points[keep], self.prob[keep], self.dist[keep])
 
     def scaled(self, factor: float) -> Polygons:
-        """The same polygons where a pixel is `factor` times smaller (pixel centers at integer coordinates)."""
+        """The same polygons where a pixel is `factor` times smaller (pixel centers at integer
+        coordinates)."""
         return Polygons((self.points + 0.5) * factor - 0.5, self.prob, self.dist * factor)
 
     def shifted(self, pixels: float) -> Polygons:
@@ -85,7 +93,9 @@ def join(parts: Sequence[Polygons], *, rays: int) -> Polygons:
     """All polygons of `parts`, in order."""
     parts = [part for part in parts if len(part)]
     if not parts:
-        return Polygons(np.empty((0, 2), np.float32), np.empty(0, np.float32), np.empty((0, rays), np.float32))
+        return Polygons(
+            np.empty((0, 2), np.float32), np.empty(0, np.float32), np.empty((0, rays), np.float32)
+        )
     return Polygons(
         np.concatenate([p.points for p in parts]),
         np.concatenate([p.prob for p in parts]),
@@ -98,8 +108,9 @@ def block_rows(
 ) -> list[list[Block]]:
     """Blocks that cover the cells wanted, row by row of `BLOCK_PX`, in the widths that cost least.
 
-    A block is as high as the wanted cells in it are, up to `BLOCK_PX`, and up to half as wide again: a wide block has
-    less context for its size, and one with unwanted cells does what nobody needs.
+    A block is as high as the wanted cells in it are, up to `BLOCK_PX`, and up to half as wide
+    again: a wide block has less context for its size, and one with unwanted cells does what nobody
+    needs.
 
     Args:
         height: of the image, network pixels.
@@ -118,17 +129,23 @@ def block_rows(
         for left, right in _cheapest_cuts(row, widest=3 * deep // 2, context=context):
             used = top + np.flatnonzero(wanted[top : top + deep, left:right].any(axis=1))
             first, end = int(used[0]) * cell, min((int(used[-1]) + 1) * cell, height)
-            blocks.append(Block(first, left * cell, end - first, min(right * cell, width) - left * cell))
+            blocks.append(
+                Block(first, left * cell, end - first, min(right * cell, width) - left * cell)
+            )
         rows.append(blocks)
     return rows
 
 
 DECODER_COST = 2
-"""What the decoder, which sees a block without its context, costs per pixel, in costs of the encoder (measured)."""
+"""What the decoder, which sees a block without its context, costs per pixel, in costs of the
+encoder (measured)."""
 
 
-def _cheapest_cuts(wanted: NDArray[np.bool_], *, widest: int, context: float) -> list[tuple[int, int]]:
-    """Spans of columns (first, end) that hold all wanted cells of a row of blocks and cost least together.
+def _cheapest_cuts(
+    wanted: NDArray[np.bool_], *, widest: int, context: float
+) -> list[tuple[int, int]]:
+    """Spans of columns (first, end) that hold all wanted cells of a row of blocks and cost least
+    together.
 
     Args:
         wanted: bool (cells of a block's height, columns).
@@ -136,7 +153,8 @@ def _cheapest_cuts(wanted: NDArray[np.bool_], *, widest: int, context: float) ->
         context: of a block, both sides together, cells.
     """
     least: list[tuple[float, int]] = [(0.0, 0)]
-    """For the columns before each: the least cost, and where the last block begins; there itself: unwanted column."""
+    """For the columns before each: the least cost, and where the last block begins; there itself:
+    unwanted column."""
     for end in range(1, wanted.shape[1] + 1):
         choices = [] if wanted[:, end - 1].any() else [(least[end - 1][0], end)]
         for start in range(max(end - widest, 0), end):
@@ -168,7 +186,9 @@ def find_candidates(read: Read, block: Block, *, segmenter: Segmenter) -> Polygo
         -(-width // segmenter.multiple) * segmenter.multiple,
     )
     pixels = read(block.row - MARGIN_PX, block.column - MARGIN_PX, *padded)
-    if all((part == pixels[0, 0]).all() for part in (pixels[::16, ::16], pixels)):  # most blocks differ in the first
+    if all(
+        (part == pixels[0, 0]).all() for part in (pixels[::16, ::16], pixels)
+    ):  # most blocks differ in the first
         return join([], rays=0)
     probability, distance = segmenter.predict(pixels, margin=MARGIN_PX)
     grid = segmenter.grid
@@ -191,8 +211,9 @@ def find_candidates(read: Read, block: Block, *, segmenter: Segmenter) -> Polygo
 def suppress(candidates: Polygons, *, threshold: float) -> Polygons:
     """Greedy suppression as StarDist's: of overlapping candidates the most probable stays.
 
-    Two polygons overlap when they share more than `threshold` of the smaller one's area. Areas are counted in pixels
-    here, where StarDist clips polygons: the same nuclei but for pairs at the very threshold, in a tenth of the time.
+    Two polygons overlap when they share more than `threshold` of the smaller one's area. Areas are
+    counted in pixels here, where StarDist clips polygons: the same nuclei but for pairs at the very
+    threshold, in a tenth of the time.
     """
     if not len(candidates):
         return candidates
@@ -206,17 +227,26 @@ LAYERS = 4
 
 
 @njit(cache=True, nogil=True)  # type: ignore[untyped-decorator, unused-ignore]
-def _survivors(points: NDArray[np.float32], dist: NDArray[np.float32], threshold: float) -> NDArray[np.bool_]:
-    """Which of the polygons, most probable first, share no more than `threshold` with an accepted one before them.
+def _survivors(
+    points: NDArray[np.float32], dist: NDArray[np.float32], threshold: float
+) -> NDArray[np.bool_]:
+    """Which of the polygons, most probable first, share no more than `threshold` with an accepted
+    one before them.
 
-    Accepted polygons are drawn into a canvas of a few layers, so each polygon is compared with what lies under its own
-    pixels only.
+    Accepted polygons are drawn into a canvas of a few layers, so each polygon is compared with what
+    lies under its own pixels only.
     """
     count, rays = dist.shape
-    sines, cosines = np.sin(np.arange(rays) * (2 * np.pi / rays)), np.cos(np.arange(rays) * (2 * np.pi / rays))
+    sines, cosines = (
+        np.sin(np.arange(rays) * (2 * np.pi / rays)),
+        np.cos(np.arange(rays) * (2 * np.pi / rays)),
+    )
     reach = dist.max() + 2
     top, left = int(np.floor(points[:, 0].min() - reach)), int(np.floor(points[:, 1].min() - reach))
-    height, width = int(points[:, 0].max() + reach) + 1 - top, int(points[:, 1].max() + reach) + 1 - left
+    height, width = (
+        int(points[:, 0].max() + reach) + 1 - top,
+        int(points[:, 1].max() + reach) + 1 - left,
+    )
     canvas = np.zeros((LAYERS, height, width), np.int32)  # the upper ones are hardly touched
     corners, rows = np.empty((rays, 2)), int(2 * reach + 2)
     crossings, counts = np.empty((rows, rays)), np.empty(rows, np.int64)
@@ -268,10 +298,12 @@ def _scan(
     counts: NDArray[np.int64],
     spans: NDArray[np.int64],
 ) -> tuple[int, int]:
-    """Fill `spans` with (row, first column, column after the last) of the pixels whose centers a polygon holds.
+    """Fill `spans` with (row, first column, column after the last) of the pixels whose centers a
+    polygon holds.
 
-    Even-odd rule, as scikit-image's `polygon`. `crossings` and `counts` are room for the crossings of its edges with
-    each row of pixels, and their number. Returns the number of spans and of pixels.
+    Even-odd rule, as scikit-image's `polygon`. `crossings` and `counts` are room for the crossings
+    of its edges with each row of pixels, and their number. Returns the number of spans and of
+    pixels.
     """
     top = max(int(np.ceil(corners[:, 0].min())), 0)
     bottom = min(int(np.floor(corners[:, 0].max())), height - 1)
@@ -282,7 +314,9 @@ def _scan(
         if y0 != y1:
             slope = (x1 - x0) / (y1 - y0)
             # rows with (y0 <= row) != (y1 <= row)
-            for row in range(max(int(np.ceil(min(y0, y1))), top), min(int(np.ceil(max(y0, y1))), bottom + 1)):
+            for row in range(
+                max(int(np.ceil(min(y0, y1))), top), min(int(np.ceil(max(y0, y1))), bottom + 1)
+            ):
                 crossing = x0 + (row - y0) * slope
                 place = counts[row - top]
                 while place > 0 and crossings[row - top, place - 1] > crossing:
@@ -304,20 +338,25 @@ def _scan(
 
 @cache
 def native_threads() -> ThreadpoolController:
-    """StarDist opens a parallel section for each candidate; on a busy machine the threads' waiting takes minutes."""
+    """StarDist opens a parallel section for each candidate; on a busy machine the threads' waiting
+    takes minutes."""
     import stardist.lib.stardist2d  # noqa: F401 - the controller finds only what is loaded
     from threadpoolctl import ThreadpoolController
 
     return ThreadpoolController()
 
 
-def find_nuclei(read: Read, rows: Sequence[Sequence[Block]], *, segmenter: Segmenter) -> Iterator[Polygons]:
+def find_nuclei(
+    read: Read, rows: Sequence[Sequence[Block]], *, segmenter: Segmenter
+) -> Iterator[Polygons]:
     """The nuclei of each row of blocks in turn, in network pixels.
 
-    The network runs ahead on threads of its own while earlier rows are settled; at most three rows of candidates and a
-    few blocks of pixels are held in memory.
+    The network runs ahead on threads of its own while earlier rows are settled; at most three rows
+    of candidates and a few blocks of pixels are held in memory.
     """
-    with closing(_candidates_ahead(read, [b for blocks in rows for b in blocks], segmenter=segmenter)) as candidates:
+    with closing(
+        _candidates_ahead(read, [b for blocks in rows for b in blocks], segmenter=segmenter)
+    ) as candidates:
         above: list[Polygons] = []
         current = list(islice(candidates, len(rows[0]))) if rows else []
         for index, blocks in enumerate(rows):
@@ -326,12 +365,16 @@ def find_nuclei(read: Read, rows: Sequence[Sequence[Block]], *, segmenter: Segme
             for position, block in enumerate(blocks):
                 settled = [part for part in (*above, *accepted) if len(part)]
                 open_ones = [part for part in (*current[position + 1 :], *below) if len(part)]
-                accepted.append(_settle(block, current[position], settled, open_ones, segmenter.nms_threshold))
+                accepted.append(
+                    _settle(block, current[position], settled, open_ones, segmenter.nms_threshold)
+                )
             yield join(accepted, rays=0)
             above, current = accepted, below
 
 
-def _candidates_ahead(read: Read, blocks: Sequence[Block], *, segmenter: Segmenter) -> Generator[Polygons]:
+def _candidates_ahead(
+    read: Read, blocks: Sequence[Block], *, segmenter: Segmenter
+) -> Generator[Polygons]:
     """The candidates of each block in order; the next blocks are being worked meanwhile."""
     reading = Lock()
 
@@ -353,14 +396,20 @@ def _candidates_ahead(read: Read, blocks: Sequence[Block], *, segmenter: Segment
 
 @cache
 def _pool() -> ThreadPoolExecutor:
-    """The threads that networks run on; they keep the networks' memory. One more than cores: some one is reading."""
+    """The threads that networks run on; they keep the networks' memory. One more than cores: some
+    one is reading."""
     return ThreadPoolExecutor(CORES + 1)
 
 
 def _settle(
-    block: Block, own: Polygons, settled: Sequence[Polygons], open_ones: Sequence[Polygons], threshold: float
+    block: Block,
+    own: Polygons,
+    settled: Sequence[Polygons],
+    open_ones: Sequence[Polygons],
+    threshold: float,
 ) -> Polygons:
-    """A block's nuclei: its candidates against each other, settled neighbors (they win) and open ones."""
+    """A block's nuclei: its candidates against each other, settled neighbors (they win) and open
+    ones."""
     if not len(own):
         return own
     low = np.array([block.row, block.column]) - MARGIN_PX
@@ -370,19 +419,26 @@ def _settle(
         return part[np.flatnonzero(((part.points >= low) & (part.points < high)).all(axis=1))]
 
     winners = [Polygons(p.points, p.prob + 2, p.dist) for p in map(nearby, settled)]
-    survivors = suppress(join([own, *winners, *map(nearby, open_ones)], rays=own.dist.shape[1]), threshold=threshold)
+    survivors = suppress(
+        join([own, *winners, *map(nearby, open_ones)], rays=own.dist.shape[1]), threshold=threshold
+    )
     inside = (survivors.points >= low + MARGIN_PX) & (survivors.points < high - MARGIN_PX)
     kept = survivors[np.flatnonzero((survivors.prob <= 1) & inside.all(axis=1))]
     return kept[np.lexsort((kept.points[:, 1], kept.points[:, 0]))]
 
 
 def render(
-    polygons: Polygons, *, shape: tuple[int, int], min_px: float, first_label: int = 1, band: int = BLOCK_PX
+    polygons: Polygons,
+    *,
+    shape: tuple[int, int],
+    min_px: float,
+    first_label: int = 1,
+    band: int = BLOCK_PX,
 ) -> Iterator[tuple[int, NDArray[np.int32]]]:
     """The label image of polygons, band by band: (first row, int32 (rows, width)).
 
-    Labels follow the order of the polygons. Where two overlap, the more probable one is on top; of a nucleus that
-    another one cuts in pieces the largest piece stays, if it has `min_px` pixels.
+    Labels follow the order of the polygons. Where two overlap, the more probable one is on top; of
+    a nucleus that another one cuts in pieces the largest piece stays, if it has `min_px` pixels.
 
     Args:
         polygons: in pixels of the label image.
@@ -393,18 +449,28 @@ def render(
     """
     height, width = shape
     outlines = polygons.outlines()
-    low, high = (f(outlines[..., 0], axis=1) if len(polygons) else np.empty(0) for f in (np.min, np.max))
+    low, high = (
+        f(outlines[..., 0], axis=1) if len(polygons) else np.empty(0) for f in (np.min, np.max)
+    )
     halo = int(np.ceil((high - low).max(initial=0))) + 2
     for top in range(0, height, band):
         rows = min(band, height - top)
         near = np.flatnonzero((high >= top - halo) & (low < top + rows + halo))
         window = (rows + 2 * halo, width)
-        canvas = _draw(outlines[near] - np.array([top - halo, 0]), polygons.prob[near], near + first_label, window)
+        canvas = _draw(
+            outlines[near] - np.array([top - halo, 0]),
+            polygons.prob[near],
+            near + first_label,
+            window,
+        )
         yield top, keep_largest_parts(canvas, min_px=min_px)[halo : halo + rows]
 
 
 def _draw(
-    outlines: NDArray[np.float64], prob: NDArray[np.float32], numbers: NDArray[np.intp], shape: tuple[int, int]
+    outlines: NDArray[np.float64],
+    prob: NDArray[np.float32],
+    numbers: NDArray[np.intp],
+    shape: tuple[int, int],
 ) -> NDArray[np.int32]:
     canvas = np.zeros(shape, np.int32)
     _fill(canvas, outlines, np.lexsort((numbers, prob)), numbers)
@@ -413,7 +479,10 @@ def _draw(
 
 @njit(cache=True, nogil=True)  # type: ignore[untyped-decorator, unused-ignore]
 def _fill(
-    canvas: NDArray[np.int32], outlines: NDArray[np.float64], order: NDArray[np.intp], numbers: NDArray[np.intp]
+    canvas: NDArray[np.int32],
+    outlines: NDArray[np.float64],
+    order: NDArray[np.intp],
+    numbers: NDArray[np.intp],
 ) -> None:
     """Write each polygon's number to its pixels, in the given order."""
     height, width = canvas.shape
@@ -428,13 +497,16 @@ def _fill(
 
 @njit(cache=True, nogil=True)  # type: ignore[untyped-decorator, unused-ignore]
 def keep_largest_parts(labels: NDArray[np.int32], min_px: float = 0) -> NDArray[np.int32]:
-    """The label image with only the largest 4-connected part of each label, if it has `min_px` pixels or more.
+    """The label image with only the largest 4-connected part of each label, if it has `min_px`
+    pixels or more.
 
     Of parts of the same size the one that begins first, row by row, stays.
     """
     height, width = labels.shape
     result = labels.copy()
-    runs = np.empty((labels.size, 3), np.int32)  # of one label in a row: row, first column, last + 1
+    runs = np.empty(
+        (labels.size, 3), np.int32
+    )  # of one label in a row: row, first column, last + 1
     parent = np.empty(labels.size, np.int32)  # the root of a part is its first run
     sizes = np.empty(labels.size, np.int32)
     count, above = 0, 0
@@ -467,7 +539,11 @@ def keep_largest_parts(labels: NDArray[np.int32], min_px: float = 0) -> NDArray[
     best = np.full(max(highest - lowest + 1, 0), -1, np.int64)
     for i in range(count):
         place = labels[runs[i, 0], runs[i, 1]] - lowest
-        if parent[i] == i and sizes[i] >= min_px and (best[place] < 0 or sizes[i] > sizes[best[place]]):
+        if (
+            parent[i] == i
+            and sizes[i] >= min_px
+            and (best[place] < 0 or sizes[i] > sizes[best[place]])
+        ):
             best[place] = i
     for i in range(count):
         row, start, end = runs[i]

@@ -1,7 +1,9 @@
-"""What runs a network: the Keras reference (StarDist, TensorFlow) and OpenVINO, the fast one on CPUs.
+"""What runs a network: the Keras reference (StarDist, TensorFlow) and OpenVINO, the fast one on
+CPUs.
 
-Both give `Network`: pixels -> object probability and star-convex distances. The shipped architecture is built from
-`network.forward` for each; any other StarDist model is converted from its Keras graph.
+Both give `Network`: pixels -> object probability and star-convex distances. The shipped
+architecture is built from `network.forward` for each; any other StarDist model is converted from
+its Keras graph.
 """
 
 from __future__ import annotations
@@ -33,16 +35,20 @@ Folded = dict[str, tuple["NDArray[np.float32]", "NDArray[np.float32]"]]
 class Network(Protocol):
     """A network ready to run; safe to call from several threads."""
 
-    def __call__(self, pixels: NDArray[np.float32], margin: int = 0) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-        """(1, H, W, 3) -> probability (1, h, w, 1) and distances in pixels (1, h, w, rays), without the margin.
+    def __call__(
+        self, pixels: NDArray[np.float32], margin: int = 0
+    ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+        """(1, H, W, 3) -> probability (1, h, w, 1) and distances in pixels (1, h, w, rays), without
+        the margin.
 
-        `margin` is a number of pixels on each side, 0 or a multiple of 16 from 32 on. The results may lie in memory of
-        the network's own: they hold until the same thread calls again.
+        `margin` is a number of pixels on each side, 0 or a multiple of 16 from 32 on. The results
+        may lie in memory of the network's own: they hold until the same thread calls again.
         """
 
 
 def import_tensorflow() -> None:
-    """Import TensorFlow without the notes that it writes to the process's standard error before logging is set up."""
+    """Import TensorFlow without the notes that it writes to the process's standard error before
+    logging is set up."""
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     with tempfile.TemporaryFile() as notes:
         stderr = os.dup(2)
@@ -110,9 +116,10 @@ def keras_network(folded: Folded, design: Design) -> Any:
 class _OpenVINOOperations:
     """Nodes of an OpenVINO graph, images (B, C, H, W).
 
-    With `ranges` (what enters each layer, from `activation_ranges`) the convolutions that have one are quantized:
-    activations to 8 bits on their range, weights to 8 bits on each filter's largest value (Krishnamoorthi 2018).
-    With `half` the decoder multiplies bfloat16 numbers and sums them in float32.
+    With `ranges` (what enters each layer, from `activation_ranges`) the convolutions that have one
+    are quantized: activations to 8 bits on their range, weights to 8 bits on each filter's largest
+    value (Krishnamoorthi 2018). With `half` the decoder multiplies bfloat16 numbers and sums them
+    in float32.
     """
 
     def __init__(self, folded: Folded, ranges: Ranges | None = None, *, half: bool = False) -> None:
@@ -121,26 +128,43 @@ class _OpenVINOOperations:
 
     def conv(self, x: Any, layer: Layer) -> Any:
         self.entering[layer.name] = [x]
-        return _activated(self._with_bias(self._product(x, self.folded[layer.name][0], layer), layer), layer)
+        return _activated(
+            self._with_bias(self._product(x, self.folded[layer.name][0], layer), layer), layer
+        )
 
     def join(self, x: Any, skips: list[Any], layer: Layer) -> Any:
         from openvino import opset13 as ops
 
         self.entering[layer.name] = [x, *skips]
-        weight, channels = self.folded[layer.name][0], x.output(0).get_partial_shape()[1].get_length()
+        weight, channels = (
+            self.folded[layer.name][0],
+            x.output(0).get_partial_shape()[1].get_length(),
+        )
         larger = self._product(x, _of_twice_the_size(weight[:, :channels]), layer, enlarge=True)
-        rest = self._with_bias(self._product(ops.concat(skips, 1), weight[:, channels:], layer), layer)
+        rest = self._with_bias(
+            self._product(ops.concat(skips, 1), weight[:, channels:], layer), layer
+        )
         return _activated(ops.add(rest, larger), layer)
 
-    def _product(self, x: Any, weight: NDArray[np.float32], layer: Layer, *, enlarge: bool = False) -> Any:
-        """x convolved, without bias and activation; `enlarge`: at twice its size, `weight` of `_of_twice_the_size`."""
+    def _product(
+        self, x: Any, weight: NDArray[np.float32], layer: Layer, *, enlarge: bool = False
+    ) -> Any:
+        """x convolved, without bias and activation; `enlarge`: at twice its size, `weight` of
+        `_of_twice_the_size`."""
         from openvino import opset13 as ops
 
-        filters: Any = ops.constant(np.ascontiguousarray(weight[:, None] if layer.depthwise else weight))
+        filters: Any = ops.constant(
+            np.ascontiguousarray(weight[:, None] if layer.depthwise else weight)
+        )
         halved = self.half and layer.name.startswith(DECODER)
         if layer.name in self.ranges:
             low, high = self.ranges[layer.name]
-            x = _quantized(x, np.float32(low).reshape(1, 1, 1, 1), np.float32(high).reshape(1, 1, 1, 1), levels=256)
+            x = _quantized(
+                x,
+                np.float32(low).reshape(1, 1, 1, 1),
+                np.float32(high).reshape(1, 1, 1, 1),
+                levels=256,
+            )
             of_one_filter = (0, 2, 3) if enlarge else (1, 2, 3)
             largest = np.maximum(np.abs(weight).max(axis=of_one_filter, keepdims=True), 1e-9)
             filters = _quantized(filters, -largest, largest, levels=255)
@@ -169,7 +193,9 @@ class _OpenVINOOperations:
     def crop(self, x: Any, rim: int) -> Any:
         from openvino import opset13 as ops
 
-        start, stop, step, axes = (ops.constant(np.array(pair)) for pair in ([rim] * 2, [-rim] * 2, [1] * 2, [2, 3]))
+        start, stop, step, axes = (
+            ops.constant(np.array(pair)) for pair in ([rim] * 2, [-rim] * 2, [1] * 2, [2, 3])
+        )
         return ops.slice(x, start, stop, step, axes) if rim else x
 
 
@@ -182,13 +208,16 @@ def _activated(x: Any, layer: Layer) -> Any:
 
 
 _SHARED = np.array([[0, 0, 1], [0, 1, 1], [1, 1, 0], [1, 0, 0]], np.float32)
-"""Which taps of a 3-tap filter meet the same pixel of an image of half the size, for each tap of the transposed one."""
+"""Which taps of a 3-tap filter meet the same pixel of an image of half the size, for each tap of
+the transposed one."""
 
 
 def _of_twice_the_size(weight: NDArray[np.float32]) -> NDArray[np.float32]:
-    """The transposed convolution of stride 2 that equals a 3 x 3 one of the image enlarged by nearest neighbor.
+    """The transposed convolution of stride 2 that equals a 3 x 3 one of the image enlarged by
+    nearest neighbor.
 
-    A pixel of the enlarged image sees 2 x 2 pixels of the small one, so this takes 4 products instead of 9.
+    A pixel of the enlarged image sees 2 x 2 pixels of the small one, so this takes 4 products
+    instead of 9.
     """
     return np.asarray(np.einsum("ak,bl,oikl->ioab", _SHARED, _SHARED, weight), np.float32)
 
@@ -201,24 +230,34 @@ def _quantized(x: Any, low: NDArray[np.float32], high: NDArray[np.float32], *, l
 
 
 def openvino_graph(
-    folded: Folded, design: Design, ranges: Ranges | None = None, *, half: bool = False, margin: int = 0
+    folded: Folded,
+    design: Design,
+    ranges: Ranges | None = None,
+    *,
+    half: bool = False,
+    margin: int = 0,
 ) -> Any:
-    """The architecture as an OpenVINO model, quantized to 8 bits with `ranges` (of `activation_ranges`).
+    """The architecture as an OpenVINO model, quantized to 8 bits with `ranges` (of
+    `activation_ranges`).
 
-    `half`: the decoder multiplies in bfloat16; the encoder, on which the nuclei depend more, is left as it is. The
-    results leave out the margin (`network.forward`).
+    `half`: the decoder multiplies in bfloat16; the encoder, on which the nuclei depend more, is
+    left as it is. The results leave out the margin (`network.forward`).
     """
     import openvino
     from openvino import opset13 as ops
 
-    pixels, logit, log_rays = _openvino_nodes(_OpenVINOOperations(folded, ranges, half=half), design, margin)
+    pixels, logit, log_rays = _openvino_nodes(
+        _OpenVINOOperations(folded, ranges, half=half), design, margin
+    )
     to_last = ops.constant(np.array([0, 2, 3, 1]))
     probability = ops.transpose(ops.sigmoid(logit), to_last)
     distance = ops.transpose(ops.exp(log_rays), to_last)
     return openvino.Model([probability, distance], [pixels], "starnet")
 
 
-def _openvino_nodes(operations: _OpenVINOOperations, design: Design, margin: int = 0) -> tuple[Any, Any, Any]:
+def _openvino_nodes(
+    operations: _OpenVINOOperations, design: Design, margin: int = 0
+) -> tuple[Any, Any, Any]:
     from openvino import opset13 as ops
 
     pixels = ops.parameter([1, -1, -1, 3], np.float32, name="input")
@@ -228,33 +267,49 @@ def _openvino_nodes(operations: _OpenVINOOperations, design: Design, margin: int
 
 
 DECODER = "decoder"
-"""Layers that 8 bits, or bfloat16, are for begin so: two thirds of the work. The same in the encoder, whose layers are
-thin, costs three times as many nuclei that differ from the reference with 8 bits, four and more with bfloat16."""
+"""Layers that 8 bits, or bfloat16, are for begin so: two thirds of the work. The same in the
+encoder, whose layers are thin, costs three times as many nuclei that differ from the reference with
+8 bits, four and more with bfloat16."""
 
 
-def activation_ranges(folded: Folded, design: Design, images: Iterable[NDArray[np.float32]]) -> Ranges:
-    """What enters each quantizable layer: the span of all but a hundred-thousandth of the values on either side.
+def activation_ranges(
+    folded: Folded, design: Design, images: Iterable[NDArray[np.float32]]
+) -> Ranges:
+    """What enters each quantizable layer: the span of all but a hundred-thousandth of the values on
+    either side.
 
     Args:
         folded: weights, of `network.fold_norms`.
         design: the network.
-        images: (1, H, W, 3) in [0, 1], H and W multiples of `network.MULTIPLE`; some of the training images.
+        images: (1, H, W, 3) in [0, 1], H and W multiples of `network.MULTIPLE`; some of the
+            training images.
     """
     import openvino
     from openvino import opset13 as ops
 
     operations = _OpenVINOOperations(folded)
     pixels, *_ = _openvino_nodes(operations, design)
-    entering = {name: parts for name, parts in operations.entering.items() if name.startswith(DECODER)}
-    model = openvino.Model([ops.result(part) for parts in entering.values() for part in parts], [pixels], "entering")
-    run = openvino.Core().compile_model(model, "CPU", {openvino.properties.hint.inference_precision: openvino.Type.f32})
+    entering = {
+        name: parts for name, parts in operations.entering.items() if name.startswith(DECODER)
+    }
+    model = openvino.Model(
+        [ops.result(part) for parts in entering.values() for part in parts], [pixels], "entering"
+    )
+    run = openvino.Core().compile_model(
+        model, "CPU", {openvino.properties.hint.inference_precision: openvino.Type.f32}
+    )
     lows, highs = [], []
     for image in images:
         outputs = iter(run(image).to_tuple())
-        ends = [[np.quantile(next(outputs), (1e-5, 1 - 1e-5)) for _ in parts] for parts in entering.values()]
+        ends = [
+            [np.quantile(next(outputs), (1e-5, 1 - 1e-5)) for _ in parts]
+            for parts in entering.values()
+        ]
         lows.append([min(float(low) for low, _ in parts) for parts in ends])
         highs.append([max(float(high) for _, high in parts) for parts in ends])
-    spans = zip(entering, np.min(lows, axis=0).tolist(), np.max(highs, axis=0).tolist(), strict=True)
+    spans = zip(
+        entering, np.min(lows, axis=0).tolist(), np.max(highs, axis=0).tolist(), strict=True
+    )
     return {name: _eight_bit_span(low, high) for name, low, high in spans}
 
 
@@ -286,7 +341,8 @@ def openvino_graph_of(keras_model: Any, *, grid: int, margin: int = 0) -> Any:
 
 
 def multiplied_in(precision: Precision) -> Literal["float32", "bfloat16"]:
-    """What the processor multiplies: "auto" is bfloat16 where it has it (AVX512-BF16, AMX), else float32.
+    """What the processor multiplies: "auto" is bfloat16 where it has it (AVX512-BF16, AMX), else
+    float32.
 
     Raises:
         InputError: bfloat16 is asked for and the processor doesn't have it.
@@ -296,18 +352,21 @@ def multiplied_in(precision: Precision) -> Literal["float32", "bfloat16"]:
 
     able = "BF16" in openvino.Core().get_property("CPU", properties.device.capabilities)
     if precision == "bfloat16" and not able:
-        raise InputError("this processor can't multiply bfloat16; leave --precision out or say float32")
+        raise InputError(
+            "this processor can't multiply bfloat16; leave --precision out or say float32"
+        )
     return "float32" if precision == "float32" or not able else "bfloat16"
 
 
 def openvino_network(graph: Callable[[int], Any], *, precision: Precision) -> tuple[Network, str]:
-    """The network compiled for this machine's CPU, and the precision of what in it states none (`multiplied_in`).
+    """The network compiled for this machine's CPU, and the precision of what in it states none
+    (`multiplied_in`).
 
     `graph` gives the graph that leaves out so many pixels of margin.
 
-    Each size of image is compiled on its own (a fifth of a second), which runs a quarter faster than one graph for all.
-    Each call may come from another thread: there are as many streams as cores, one core each, so that calls side by
-    side don't wait for each other's threads.
+    Each size of image is compiled on its own (a fifth of a second), which runs a quarter faster
+    than one graph for all. Each call may come from another thread: there are as many streams as
+    cores, one core each, so that calls side by side don't wait for each other's threads.
 
     Raises:
         InputError: bfloat16 is asked for and the processor doesn't have it.
@@ -335,10 +394,14 @@ def openvino_network(graph: Callable[[int], Any], *, precision: Precision) -> tu
         with compiling:
             return compiled(height, width, margin).create_infer_request()
 
-    def network(pixels: NDArray[np.float32], margin: int = 0) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    def network(
+        pixels: NDArray[np.float32], margin: int = 0
+    ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
         if not hasattr(own, "request"):
             own.request = lru_cache(maxsize=COMPILED_SHAPES)(request)
-        found = own.request(*pixels.shape[1:3], margin).infer(pixels, share_inputs=True, share_outputs=True)
+        found = own.request(*pixels.shape[1:3], margin).infer(
+            pixels, share_inputs=True, share_outputs=True
+        )
         return found[0], found[1]
 
     return network, chosen
@@ -353,10 +416,14 @@ def tensorflow_network(keras_model: Any) -> Network:
         input_signature=[tf.TensorSpec((None, None, None, 3), tf.float32)],
     )
 
-    def network(pixels: NDArray[np.float32], margin: int = 0) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    def network(
+        pixels: NDArray[np.float32], margin: int = 0
+    ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
         probability, distance = (part.numpy() for part in compiled(pixels))
         grid = pixels.shape[1] // probability.shape[1]
-        rows, columns = (slice(margin // grid, side - margin // grid) for side in probability.shape[1:3])
+        rows, columns = (
+            slice(margin // grid, side - margin // grid) for side in probability.shape[1:3]
+        )
         return probability[:, rows, columns], distance[:, rows, columns]
 
     return network

@@ -1,4 +1,5 @@
-"""How good a segmenter is: agreement with annotated images, bias of every feature, thresholds that suit it best."""
+"""How good a segmenter is: agreement with annotated images, bias of every feature, thresholds that
+suit it best."""
 
 from __future__ import annotations
 
@@ -12,7 +13,14 @@ import pandas as pd
 from morphomil.nuclei import FEATURES, measure_nuclei
 from morphomil.segment import MIN_AREA_UM2, find_labels
 from morphomil.segment.agreement import IOU_LEVELS, agreement, overlaps
-from morphomil.segment.detect import array_reader, block_rows, find_candidates, join, render, suppress
+from morphomil.segment.detect import (
+    array_reader,
+    block_rows,
+    find_candidates,
+    join,
+    render,
+    suppress,
+)
 from morphomil.stats.axial import axial_difference
 from morphomil.types import SlideError
 
@@ -46,8 +54,9 @@ class Example:
 class Evaluation:
     """Results of `evaluate_segmenter`.
 
-    `images` has a row per image and resolution; `summary` their means by group and resolution, with intervals;
-    `features` the bias of each feature; `worst` and `best` are tiles by panoptic quality.
+    `images` has a row per image and resolution; `summary` their means by group and resolution, with
+    intervals; `features` the bias of each feature; `worst` and `best` are tiles by panoptic
+    quality.
     """
 
     images: pd.DataFrame
@@ -68,9 +77,9 @@ def evaluate_segmenter(
 ) -> Evaluation:
     """Compare what a segmenter finds with annotated nuclei.
 
-    Intervals are percentile bootstraps over images, the unit that a new user's image is like. Features are compared on
-    pairs of nuclei with IoU above 0.5 that don't touch the image's edge; for orientation pairs where both sides have
-    one, by the axial difference.
+    Intervals are percentile bootstraps over images, the unit that a new user's image is like.
+    Features are compared on pairs of nuclei with IoU above 0.5 that don't touch the image's edge;
+    for orientation pairs where both sides have one, by the axial difference.
 
     Args:
         images: annotated images, none of which the segmenter was trained on.
@@ -96,21 +105,36 @@ def evaluate_segmenter(
     table = pd.DataFrame(rows)
     rng = np.random.default_rng(seed)
     best = sorted(tiles, key=lambda tile: -tile.pq)[:examples]
-    return Evaluation(table, _summary(table, rng), _feature_bias(pairs, rng), tiles[: min(examples, len(tiles))], best)
+    return Evaluation(
+        table,
+        _summary(table, rng),
+        _feature_bias(pairs, rng),
+        tiles[: min(examples, len(tiles))],
+        best,
+    )
 
 
 def _scores(annotated: NDArray[np.int32], found: NDArray[np.int32]) -> dict[str, float]:
     score = agreement(annotated, found)
-    figures: dict[str, float] = {name: getattr(score, name) for name in ("pq", "dq", "sq", "aji", "dice")}
+    figures: dict[str, float] = {
+        name: getattr(score, name) for name in ("pq", "dq", "sq", "aji", "dice")
+    }
     for name in ("f1", "ap"):
-        figures |= {f"{name}_{level:.1f}": value for level, value in zip(IOU_LEVELS, getattr(score, name), strict=True)}
+        figures |= {
+            f"{name}_{level:.1f}": value
+            for level, value in zip(IOU_LEVELS, getattr(score, name), strict=True)
+        }
     ratio = score.found / score.annotated if score.annotated else np.nan
     return figures | {"annotated": score.annotated, "found": score.found, "count_ratio": ratio}
 
 
 def _summary(images: pd.DataFrame, rng: np.random.Generator) -> pd.DataFrame:
     """Mean, low, high of each score over the images of a group and resolution."""
-    scores = [name for name in images.columns if name not in ("image", "group", "mpp", "annotated", "found")]
+    scores = [
+        name
+        for name in images.columns
+        if name not in ("image", "group", "mpp", "annotated", "found")
+    ]
     rows = []
     for (group, mpp), own in images.groupby(["group", "mpp"]):
         for name in scores:
@@ -133,22 +157,31 @@ def _matched_features(image: AnnotatedImage, found: NDArray[np.int32]) -> pd.Dat
     """Each feature of both nuclei of every matched pair, `FEATURE` and `FEATURE_found`."""
     pairs = overlaps(image.labels, found)
     matched = pairs.iou > 0.5
-    rim = [np.unique(np.concatenate([x[0], x[-1], x[:, 0], x[:, -1]])) for x in (image.labels, found)]
+    rim = [
+        np.unique(np.concatenate([x[0], x[-1], x[:, 0], x[:, -1]])) for x in (image.labels, found)
+    ]
     matched &= ~np.isin(pairs.annotated, rim[0]) & ~np.isin(pairs.found, rim[1])
     sides = [
-        measure_nuclei(labels, mpp=image.mpp).set_index("label").loc[numbers[matched], list(FEATURES)]
+        measure_nuclei(labels, mpp=image.mpp)
+        .set_index("label")
+        .loc[numbers[matched], list(FEATURES)]
         for labels, numbers in ((image.labels, pairs.annotated), (found, pairs.found))
     ]
-    return pd.concat([side.reset_index(drop=True) for side in (sides[0], sides[1].add_suffix("_found"))], axis=1)
+    return pd.concat(
+        [side.reset_index(drop=True) for side in (sides[0], sides[1].add_suffix("_found"))], axis=1
+    )
 
 
-def _feature_bias(pairs: dict[tuple[str, float], list[pd.DataFrame]], rng: np.random.Generator) -> pd.DataFrame:
+def _feature_bias(
+    pairs: dict[tuple[str, float], list[pd.DataFrame]], rng: np.random.Generator
+) -> pd.DataFrame:
     """One row per group, resolution and feature.
 
-    `bias` is the mean difference found - annotated (mean of the images' means), `low` and `high` its interval over
-    images, `relative_bias` its share of the annotated mean, `agree_low` and `agree_high` the 2.5th and 97.5th
-    percentile of the differences (limits of agreement without assuming a normal distribution), `spearman` the rank
-    correlation of the pairs (for orientation, of which ranks mean nothing: the mean cosine of twice the difference).
+    `bias` is the mean difference found - annotated (mean of the images' means), `low` and `high`
+    its interval over images, `relative_bias` its share of the annotated mean, `agree_low` and
+    `agree_high` the 2.5th and 97.5th percentile of the differences (limits of agreement without
+    assuming a normal distribution), `spearman` the rank correlation of the pairs (for orientation,
+    of which ranks mean nothing: the mean cosine of twice the difference).
     """
     rows = []
     for (group, mpp), tables in sorted(pairs.items()):
@@ -161,7 +194,9 @@ def _feature_bias(pairs: dict[tuple[str, float], list[pd.DataFrame]], rng: np.ra
             bias = float(by_image.mean()) if len(by_image) else np.nan
             mean = float(annotated.mean()) if len(annotated) else np.nan
             if feature.axial:
-                likeness = float(np.cos(2 * np.radians(difference)).mean()) if len(known) else np.nan
+                likeness = (
+                    float(np.cos(2 * np.radians(difference)).mean()) if len(known) else np.nan
+                )
             else:
                 likeness = float(known[name].corr(known[f"{name}_found"], method="spearman"))
             limits = np.quantile(difference, (0.025, 0.975)) if len(known) else (np.nan, np.nan)
@@ -193,7 +228,14 @@ def _tiles(image: AnnotatedImage, found: NDArray[np.int32]) -> list[Example]:
             if score.annotated >= MIN_TILE_NUCLEI:
                 name = f"{Path(image.name).stem} ({left}, {top})"
                 tiles.append(
-                    Example(name, image.mpp, score.pq, image.rgb[frame], image.labels[frame], found[frame].copy())
+                    Example(
+                        name,
+                        image.mpp,
+                        score.pq,
+                        image.rgb[frame],
+                        image.labels[frame],
+                        found[frame].copy(),
+                    )
                 )
     return tiles
 
@@ -212,14 +254,16 @@ INDIFFERENT = 0.001
 def tune_thresholds(
     validation: Sequence[AnnotatedImage], segmenter: Segmenter
 ) -> tuple[dict[str, float], pd.DataFrame]:
-    """The thresholds of best mean of PQ and AJI on the validation images, each at its own and at half resolution.
+    """The thresholds of best mean of PQ and AJI on the validation images, each at its own and at
+    half resolution.
 
-    Of pairs that differ by less than `INDIFFERENT` the one with the highest probability is taken: a few images don't
-    tell them apart, and a doubtful nucleus does more harm to morphometry than a missed one.
+    Of pairs that differ by less than `INDIFFERENT` the one with the highest probability is taken: a
+    few images don't tell them apart, and a doubtful nucleus does more harm to morphometry than a
+    missed one.
 
     Returns:
-        {"prob", "nms"}, and the table of all pairs: `prob`, `nms`, `group`, `mpp`, `pq`, `aji`, `dq`, `count_ratio`,
-        means over images. Groups and resolutions weigh the same.
+        {"prob", "nms"}, and the table of all pairs: `prob`, `nms`, `group`, `mpp`, `pq`, `aji`,
+        `dq`, `count_ratio`, means over images. Groups and resolutions weigh the same.
     """
     low = replace(segmenter, prob_threshold=min(PROB_GRID))
     rows = []
@@ -227,8 +271,12 @@ def tune_thresholds(
         shape = (image.labels.shape[0], image.labels.shape[1])
         blocks = [block for row in block_rows(*shape) for block in row]
         try:
-            found = [find_candidates(array_reader(image.rgb), block, segmenter=low) for block in blocks]
-        except SlideError:  # nuclei nearly everywhere: a network that has learned nothing agrees with nothing
+            found = [
+                find_candidates(array_reader(image.rgb), block, segmenter=low) for block in blocks
+            ]
+        except (
+            SlideError
+        ):  # nuclei nearly everywhere: a network that has learned nothing agrees with nothing
             found = []
         candidates = join(found, rays=0)
         for prob in PROB_GRID:
@@ -238,9 +286,15 @@ def tune_thresholds(
                 bands = render(nuclei, shape=shape, min_px=MIN_AREA_UM2 / image.mpp**2)
                 score = _scores(image.labels, np.concatenate([labels for _, labels in bands]))
                 key = {"prob": prob, "nms": nms, "group": image.group, "mpp": image.mpp}
-                rows.append(key | {name: score[name] for name in ("pq", "aji", "dq", "count_ratio")})
+                rows.append(
+                    key | {name: score[name] for name in ("pq", "aji", "dq", "count_ratio")}
+                )
     table = pd.DataFrame(rows).groupby(["prob", "nms", "group", "mpp"], as_index=False).mean()
     mean = table.groupby(["prob", "nms"], as_index=False)[["pq", "aji"]].mean()
     mean["both"] = (mean["pq"] + mean["aji"]) / 2
-    best = mean[mean["both"] >= mean["both"].max() - INDIFFERENT].sort_values(["prob", "both"]).iloc[-1]
+    best = (
+        mean[mean["both"] >= mean["both"].max() - INDIFFERENT]
+        .sort_values(["prob", "both"])
+        .iloc[-1]
+    )
     return {"prob": float(best["prob"]), "nms": float(best["nms"])}, table

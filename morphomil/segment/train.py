@@ -1,7 +1,8 @@
 """Training of the nucleus segmenter: annotated images -> a model folder.
 
-The targets are StarDist's (Schmidt et al. 2018, Weigert & Schmidt 2022); the patches come from `augment`. Batch k of
-epoch e depends on the seed, e and k alone, so that a resumed training sees the same patches.
+The targets are StarDist's (Schmidt et al. 2018, Weigert & Schmidt 2022); the patches come from
+`augment`. Batch k of epoch e depends on the seed, e and k alone, so that a resumed training sees
+the same patches.
 """
 
 from __future__ import annotations
@@ -44,7 +45,8 @@ if TYPE_CHECKING:
     Batch = tuple[NDArray[np.float32], NDArray[np.float32], NDArray[np.float32]]
 
 HALO_PX = 32
-"""Targets are computed on a patch larger by this on each side: nuclei cut by the patch's edge keep their shape."""
+"""Targets are computed on a patch larger by this on each side: nuclei cut by the patch's edge keep
+their shape."""
 
 
 @dataclass(frozen=True)
@@ -53,7 +55,8 @@ class TrainSettings:
 
     design: Design = field(default_factory=Design)
     start: str = "imagenet"
-    """First weights: "imagenet" (encoder only), "default" (the shipped model), "random", or a model folder."""
+    """First weights: "imagenet" (encoder only), "default" (the shipped model), "random", or a model
+    folder."""
     patch_px: int = 256
     batch: int = 8
     epochs: int = 48
@@ -70,12 +73,16 @@ class TrainSettings:
 
 
 class PatchSampler:
-    """Batches of augmented patches with StarDist's targets, reproducible by (seed, epoch, index)."""
+    """Batches of augmented patches with StarDist's targets, reproducible by (seed, epoch,
+    index)."""
 
     def __init__(self, images: Sequence[AnnotatedImage], settings: TrainSettings) -> None:
         self.settings = settings
         groups = {image.group for image in images}
-        self.groups = [[i for i, image in enumerate(images) if image.group == group] for group in sorted(groups)]
+        self.groups = [
+            [i for i, image in enumerate(images) if image.group == group]
+            for group in sorted(groups)
+        ]
         self.levels = [image.levels() for image in images]
         self.stains = [_stains_of(image) for image in images]
 
@@ -90,14 +97,17 @@ class PatchSampler:
         mpp = max(mpp, levels[0].mpp / settings.scale_jitter)  # no invented detail
         level = min(levels, key=lambda image: abs(math.log(image.mpp / mpp)))
         side, zoom = self.settings.patch_px + 2 * HALO_PX, mpp / level.mpp
-        rgb, labels = sample_patch(level.rgb, level.labels, side=side, zoom=zoom, elastic=settings.elastic, rng=rng)
+        rgb, labels = sample_patch(
+            level.rgb, level.labels, side=side, zoom=zoom, elastic=settings.elastic, rng=rng
+        )
         own, other = self.stains[chosen], self.stains[rng.integers(len(self.stains))]
         if rng.random() < settings.stain_swap and own is not None and other is not None:
             rgb = restain(rgb, change_of_stains(own, other))
         return jitter_optics(jitter_stain(rgb, rng, settings), rng, settings), labels
 
     def batch(self, epoch: int, index: int) -> Batch:
-        """Input (B, S, S, 3), object probability (B, s, s, 1) and distances (B, s, s, rays), all float32."""
+        """Input (B, S, S, 3), object probability (B, s, s, 1) and distances (B, s, s, rays), all
+        float32."""
         from stardist.geometry import star_dist
         from stardist.utils import edt_prob
 
@@ -110,7 +120,9 @@ class PatchSampler:
                 rgb, labels = self.patch(rng)
                 inputs.append(rgb[inner, inner])
                 probabilities.append(edt_prob(labels[::GRID, ::GRID])[small, small, None])
-                distances.append(star_dist(labels, self.settings.design.rays, grid=(GRID, GRID))[small, small])
+                distances.append(
+                    star_dist(labels, self.settings.design.rays, grid=(GRID, GRID))[small, small]
+                )
         return np.stack(inputs), np.stack(probabilities), np.stack(distances)
 
 
@@ -133,27 +145,28 @@ def train_segmenter(
 ) -> Path:
     """Train the network of `network.forward` and write it to the folder `out`.
 
-    AdamW; the learning rate rises for 200 steps and falls to zero on a cosine; what is validated and kept is the moving
-    average of the weights. The loss is StarDist's cross-entropy of the object probability, and for the distances minus
-    the logarithm of the overlap of the two polygons in polar coordinates (PolarMask, Xie et al. 2020), weighted by the
-    probability: it measures what the masks are judged by, and nuclei of every size alike. In bfloat16 where the
-    processor has it.
+    AdamW; the learning rate rises for 200 steps and falls to zero on a cosine; what is validated
+    and kept is the moving average of the weights. The loss is StarDist's cross-entropy of the
+    object probability, and for the distances minus the logarithm of the overlap of the two polygons
+    in polar coordinates (PolarMask, Xie et al. 2020), weighted by the
+    probability: it measures what the masks are judged by, and nuclei of every size alike. In
+    bfloat16 where the processor has it.
 
-    `out` receives `config.json`, `weights.safetensors`, `ranges.json`, `settings.json` and `log.csv`;
-    thresholds are tuned afterwards (`tune_thresholds`).
+    `out` receives `config.json`, `weights.safetensors`, `ranges.json`, `settings.json` and
+    `log.csv`; thresholds are tuned afterwards (`tune_thresholds`).
 
     Args:
         train: images to draw patches from.
         validation: images for the validation loss.
         out: the model folder.
         settings: the network and its training.
-        resume: go on with the training that `out` holds, from its last epoch; the result is the same as without the
-            interruption.
+        resume: go on with the training that `out` holds, from its last epoch; the result is the
+            same as without the interruption.
         on_epoch: hears the number and the losses of each epoch.
 
     Raises:
-        InputError: `out` holds a training and `resume` isn't set, or one with other settings or images; or
-            `settings.start` can't be used.
+        InputError: `out` holds a training and `resume` isn't set, or one with other settings or
+            images; or `settings.start` can't be used.
     """
     import torch
 
@@ -164,8 +177,16 @@ def train_segmenter(
     network = TorchNetwork(settings.design, start=settings.start)
     average = TorchNetwork(settings.design).requires_grad_(False).eval()
     average.load_state_dict(network.state_dict())
-    encoder = [p for name, p in network.named_parameters() if name.startswith(("layers.stem", "layers.block"))]
-    decoder = [p for name, p in network.named_parameters() if not name.startswith(("layers.stem", "layers.block"))]
+    encoder = [
+        p
+        for name, p in network.named_parameters()
+        if name.startswith(("layers.stem", "layers.block"))
+    ]
+    decoder = [
+        p
+        for name, p in network.named_parameters()
+        if not name.startswith(("layers.stem", "layers.block"))
+    ]
     optimizer = torch.optim.AdamW(
         [{"params": encoder, "share": settings.encoder_share}, {"params": decoder, "share": 1.0}],
         weight_decay=settings.weight_decay,
@@ -174,7 +195,9 @@ def train_segmenter(
     checked = PatchSampler(validation, settings)
     held_out = [checked.batch(2**31, index) for index in range(8)]
     first = _resume(out, network, average, optimizer)
-    batches = _batches(PatchSampler(train, settings), range(first * settings.steps_per_epoch, total), settings)
+    batches = _batches(
+        PatchSampler(train, settings), range(first * settings.steps_per_epoch, total), settings
+    )
     for epoch in range(first, settings.epochs):
         network.train()
         sums = np.zeros(3)
@@ -187,17 +210,24 @@ def train_segmenter(
             torch.nn.utils.clip_grad_norm_(network.parameters(), 5.0)
             optimizer.step()
             keep = min(settings.average, (step + 1) / (step + 10))
-            for mean, value in zip(average.state_dict().values(), network.state_dict().values(), strict=True):
+            for mean, value in zip(
+                average.state_dict().values(), network.state_dict().values(), strict=True
+            ):
                 if mean.is_floating_point():
                     mean.lerp_(value, 1 - keep)
             sums += [loss.item() for loss in losses]
         with torch.inference_mode():
-            unseen = np.mean([[float(x) for x in _losses(average, batch, settings)] for batch in held_out], axis=0)
+            unseen = np.mean(
+                [[float(x) for x in _losses(average, batch, settings)] for batch in held_out],
+                axis=0,
+            )
         names = ("loss", "probability_loss", "distance_loss")
         figures = dict(zip(names, sums / settings.steps_per_epoch, strict=True))
         figures |= {f"val_{name}": value for name, value in zip(names, unseen, strict=True)}
         if not math.isfinite(figures["loss"]):
-            raise InputError(f"the training of {out} diverged in epoch {epoch + 1}; lower the learning rate")
+            raise InputError(
+                f"the training of {out} diverged in epoch {epoch + 1}; lower the learning rate"
+            )
         _append_log(out / "log.csv", epoch, figures)
         _checkpoint(out, epoch + 1, network, average, optimizer)
         if on_epoch is not None:
@@ -207,9 +237,14 @@ def train_segmenter(
     sampler = PatchSampler(train, settings)
     seen = (sampler.batch(2**31, index)[0] for index in range(16))
     folded = fold_norms(average.arrays(), settings.design)
-    ranges = activation_ranges(folded, settings.design, (patch[None] for batch in seen for patch in batch))
+    ranges = activation_ranges(
+        folded, settings.design, (patch[None] for batch in seen for patch in batch)
+    )
     write_json(out / "ranges.json", ranges)
-    write_json(out / "morphomil.json", {"resolutions_mpp": list(settings.augment.target_mpp), "normalize": "unit"})
+    write_json(
+        out / "morphomil.json",
+        {"resolutions_mpp": list(settings.augment.target_mpp), "normalize": "unit"},
+    )
     return out
 
 
@@ -229,10 +264,16 @@ def _rate(step: int, total: int, settings: TrainSettings) -> float:
     warm = min(200, max(total // 10, 1))
     if step < warm:
         return settings.learning_rate * (step + 1) / warm
-    return settings.learning_rate * 0.5 * (1 + math.cos(math.pi * (step - warm) / max(total - warm, 1)))
+    return (
+        settings.learning_rate
+        * 0.5
+        * (1 + math.cos(math.pi * (step - warm) / max(total - warm, 1)))
+    )
 
 
-def _losses(network: TorchNetwork, batch: Batch, settings: TrainSettings) -> tuple[Tensor, Tensor, Tensor]:
+def _losses(
+    network: TorchNetwork, batch: Batch, settings: TrainSettings
+) -> tuple[Tensor, Tensor, Tensor]:
     """Total, probability and distance loss."""
     import torch
     from torch.nn import functional
@@ -284,7 +325,11 @@ def _claim_folder(out: Path, settings: TrainSettings, images: str, *, resume: bo
 
 
 def _checkpoint(
-    out: Path, epoch: int, network: TorchNetwork, average: TorchNetwork, optimizer: torch.optim.Optimizer
+    out: Path,
+    epoch: int,
+    network: TorchNetwork,
+    average: TorchNetwork,
+    optimizer: torch.optim.Optimizer,
 ) -> None:
     arrays = {f"network/{name}": value for name, value in network.arrays().items()}
     arrays |= {f"average/{name}": value for name, value in average.arrays().items()}
@@ -293,7 +338,9 @@ def _checkpoint(
     write_arrays(out / "checkpoint.safetensors", arrays | {"epoch": np.array(epoch)})
 
 
-def _resume(out: Path, network: TorchNetwork, average: TorchNetwork, optimizer: torch.optim.Optimizer) -> int:
+def _resume(
+    out: Path, network: TorchNetwork, average: TorchNetwork, optimizer: torch.optim.Optimizer
+) -> int:
     """Load the last checkpoint, if any; the epoch to go on with."""
     path = out / "checkpoint.safetensors"
     if not path.exists():
@@ -337,7 +384,8 @@ def train_from_table(
     resume: bool = False,
     on_epoch: Callable[[int, dict[str, float]], None] | None = None,
 ) -> Path:
-    """Train on the images of a CSV (`read_annotated`, with a column `split`: train or val) and tune the thresholds.
+    """Train on the images of a CSV (`read_annotated`, with a column `split`: train or val) and tune
+    the thresholds.
 
     Raises:
         InputError: the table lacks a column, an image is unusable, or a split is empty.
@@ -347,7 +395,9 @@ def train_from_table(
     if empty := [name for name, rows in parts.items() if rows.empty]:
         raise InputError(f"training table {path} has no rows with split {' or '.join(empty)}")
     images = {name: read_annotated(rows, root or path.parent) for name, rows in parts.items()}
-    train_segmenter(images["train"], images["val"], out, settings=settings, resume=resume, on_epoch=on_epoch)
+    train_segmenter(
+        images["train"], images["val"], out, settings=settings, resume=resume, on_epoch=on_epoch
+    )
     thresholds, scores = tune_thresholds(images["val"], load_segmenter(str(out)))
     write_table_csv(out / "thresholds.csv", scores)
     write_json(out / "thresholds.json", thresholds)

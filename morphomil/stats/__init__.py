@@ -1,4 +1,5 @@
-"""Statistics as pure functions: arrays in, numbers or tables out; rows are patients unless stated."""
+"""Statistics as pure functions: arrays in, numbers or tables out; rows are patients unless
+stated."""
 
 from __future__ import annotations
 

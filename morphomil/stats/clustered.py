@@ -1,7 +1,7 @@
 """Rows that belong to patients (nuclei, patches, slides) compared between groups of patients.
 
-Rows of a patient are alike: a thousand nuclei of one patient say little more than a hundred. Three ways count the
-patients; the one that counts the rows is refused.
+Rows of a patient are alike: a thousand nuclei of one patient say little more than a hundred. Three
+ways count the patients; the one that counts the rows is refused.
 """
 
 from __future__ import annotations
@@ -42,14 +42,17 @@ def compare_clustered(
 ) -> pd.DataFrame:
     """Each numeric column of many rows per patient, compared between two groups of patients.
 
-    `aggregate`: Mann-Whitney test and Cliff's delta of the patients' medians, which is what `compare_groups` does.
+    `aggregate`: Mann-Whitney test and Cliff's delta of the patients' medians, which is what
+    `compare_groups` does.
 
-    `bootstrap`: Cliff's delta of rows, every patient weighing the same: how much more probable a row of a random
-    positive patient is above one of a random reference patient than below. BCa interval, patients resampled within
-    groups, NaN where all resamples agree; p from permutations of the patients' labels, (b + 1) / (B + 1). Needs
-    `seed`. Memory is patients x patients beside the rows.
+    `bootstrap`: Cliff's delta of rows, every patient weighing the same: how much more probable a
+    row of a random positive patient is above one of a random reference patient than below. BCa
+    interval, patients resampled within groups, NaN where all resamples agree; p from permutations
+    of the patients' labels, (b + 1) / (B + 1). Needs `seed`. Memory is patients x patients beside
+    the rows.
 
-    `mixed`: difference of means in a linear model with a random intercept per patient (REML), Student's t with patients
+    `mixed`: difference of means in a linear model with a random intercept per patient (REML),
+    Student's t with patients
     - 2 degrees of freedom (as R's nlme). It takes normal patients' means and one variance.
 
     `naive` is refused: see the message.
@@ -65,28 +68,35 @@ def compare_clustered(
         level: of the intervals.
 
     Returns:
-        `feature, method, rows, missing, patients_positive, patients_reference`, `icc` (intraclass correlation: the
-        share of variance that lies between patients of a group), `effective_rows` (so many independent rows would say
-        as much), `effect` (its name), `estimate, low, high, p_value, p_holm, p_bh, positive`. NaN with fewer than two
-        patients in a group.
+        `feature, method, rows, missing, patients_positive, patients_reference`, `icc` (intraclass
+        correlation: the share of variance that lies between patients of a group), `effective_rows`
+            (so many independent rows would say
+        as much), `effect` (its name), `estimate, low, high, p_value, p_holm, p_bh, positive`. NaN
+        with fewer than two patients in a group.
 
     Raises:
         RefusedError: there is one group, or the method is naive.
-        ValueError: lengths differ, a column isn't numeric, a patient stands in two groups, there are three groups, or
-            the bootstrap has no seed.
+        ValueError: lengths differ, a column isn't numeric, a patient stands in two groups, there
+            are three groups, or the bootstrap has no seed.
     """
     if method not in ("aggregate", "bootstrap", "mixed", "naive"):
         raise ValueError(f"method must be aggregate, bootstrap or mixed, got {method!r}")
     if method == "bootstrap" and seed is None:
         raise ValueError("the bootstrap needs a seed, got None")
-    if other := [str(name) for name, values in table.items() if not pd.api.types.is_numeric_dtype(values)]:
+    if other := [
+        str(name) for name, values in table.items() if not pd.api.types.is_numeric_dtype(values)
+    ]:
         raise ValueError(f"columns must be numeric, got {', '.join(other)}")
     medians, labels = aggregate_to_patients(table, groups, patients)
     names = sorted(labels.unique().tolist(), key=lambda name: (str(type(name)), name))
     if len(names) < 2:
-        raise RefusedError(f"groups can't be compared: all {len(labels)} patients have the label {names}")
+        raise RefusedError(
+            f"groups can't be compared: all {len(labels)} patients have the label {names}"
+        )
     if len(names) > 2 or (positive is not None and positive not in names):
-        raise ValueError(f"clustered rows are compared between two groups, got {names} and positive {positive!r}")
+        raise ValueError(
+            f"clustered rows are compared between two groups, got {names} and positive {positive!r}"
+        )
     chosen: Any = names[-1] if positive is None else positive
     in_positive = (labels == chosen).to_numpy()
     owner = pd.Index(labels.index).get_indexer(pd.Index(np.asarray(patients)))
@@ -105,20 +115,30 @@ def compare_clustered(
         about |= {"icc": mixed.icc, "effective_rows": clusters.effective_rows(mixed.icc)}
         if method == "naive":
             raise RefusedError(
-                f"{len(clusters.values)} rows of {len(clusters.positive)} patients are not independent: the intraclass "
-                f"correlation of {name} is {mixed.icc:.2f}, so they say as much as {about['effective_rows']:.0f} "
-                "independent rows, and a p value that counts rows is far too small. Use the method aggregate, "
+                f"{len(clusters.values)} rows of {len(clusters.positive)} patients are not "
+                "independent: the intraclass "
+                f"correlation of {name} is {mixed.icc:.2f}, so they say as much as "
+                f"{about['effective_rows']:.0f} "
+                "independent rows, and a p value that counts rows is far too small. Use the "
+                "method aggregate, "
                 "bootstrap or mixed, which count patients"
             )
         if method == "aggregate":
             own = medians[name].to_numpy(dtype=np.float64, na_value=np.nan)
             test = mann_whitney(own[in_positive], own[~in_positive], level=level)
-            found = _Effect("Cliff's delta of medians", test.cliffs_delta, test.low, test.high, test.p_value)
+            found = _Effect(
+                "Cliff's delta of medians", test.cliffs_delta, test.low, test.high, test.p_value
+            )
         elif method == "bootstrap":
             rng = np.random.default_rng(seed)
-            found = _Effect("Cliff's delta of rows", *_bootstrap(clusters, rng, resamples=resamples, level=level))
+            found = _Effect(
+                "Cliff's delta of rows",
+                *_bootstrap(clusters, rng, resamples=resamples, level=level),
+            )
         else:
-            found = _Effect("difference of means", mixed.difference, mixed.low, mixed.high, mixed.p_value)
+            found = _Effect(
+                "difference of means", mixed.difference, mixed.low, mixed.high, mixed.p_value
+            )
         rows.append(about | found._asdict())
     result = pd.DataFrame(rows)
     place = list(result).index("p_value") + 1
@@ -141,14 +161,17 @@ class _Effect(NamedTuple):
 
 @dataclass(frozen=True)
 class Clusters:
-    """Values sorted by patient; `size` rows of each patient, who is in the positive group or not."""
+    """Values sorted by patient; `size` rows of each patient, who is in the positive group or
+    not."""
 
     values: NDArray[np.float64]  # (rows,)
     size: NDArray[np.int64]  # (patients,)
     positive: NDArray[np.bool_]  # (patients,)
 
     @classmethod
-    def of(cls, values: NDArray[np.float64], owner: NDArray[np.intp], in_positive: NDArray[np.bool_]) -> Clusters:
+    def of(
+        cls, values: NDArray[np.float64], owner: NDArray[np.intp], in_positive: NDArray[np.bool_]
+    ) -> Clusters:
         """Of values (no NaN) with their patients' numbers; patients without values are left out."""
         size = np.bincount(owner, minlength=len(in_positive))
         return cls(values[np.argsort(owner, kind="stable")], size[size > 0], in_positive[size > 0])
@@ -156,7 +179,9 @@ class Clusters:
     @property
     def means(self) -> NDArray[np.float64]:
         """(patients,)."""
-        return np.asarray(np.add.reduceat(self.values, np.cumsum(self.size) - self.size) / self.size)
+        return np.asarray(
+            np.add.reduceat(self.values, np.cumsum(self.size) - self.size) / self.size
+        )
 
     def effective_rows(self, icc: float) -> float:
         """Independent rows that would say as much (Kish's design effect)."""
@@ -164,12 +189,15 @@ class Clusters:
         return n / (1 + (float((self.size**2).sum()) / n - 1) * icc)
 
     def dominance(self) -> NDArray[np.float64]:
-        """(patients, patients): how much more often a row of one patient is above than below one of another."""
+        """(patients, patients): how much more often a row of one patient is above than below one of
+        another."""
         starts = np.cumsum(self.size) - self.size
         result = np.empty((len(self.size), len(self.size)))
         for j, own in enumerate(np.split(self.values, starts[1:])):
             ordered = np.sort(own)
-            balance = np.searchsorted(ordered, self.values, "left") + np.searchsorted(ordered, self.values, "right")
+            balance = np.searchsorted(ordered, self.values, "left") + np.searchsorted(
+                ordered, self.values, "right"
+            )
             result[:, j] = np.add.reduceat(balance / len(own) - 1, starts) / self.size
         return result
 
@@ -208,7 +236,8 @@ class RandomIntercept(NamedTuple):
 
 
 def fit_random_intercept(clusters: Clusters, *, level: float = 0.95) -> RandomIntercept:
-    """Restricted maximum likelihood; the ratio of variances is found in one dimension, everything else is closed form.
+    """Restricted maximum likelihood; the ratio of variances is found in one dimension, everything
+    else is closed form.
 
     Without any variance the difference is exact and its interval, t and p are NaN.
     """
@@ -220,24 +249,39 @@ def fit_random_intercept(clusters: Clusters, *, level: float = 0.95) -> RandomIn
         """-2 log restricted likelihood, difference, its variance and the residual variance."""
         weight = size / (1 + size * ratio)
         totals = [float(weight[side].sum()) for side in (positive, ~positive)]
-        centers = [float(weight[s] @ means[s]) / t for s, t in zip((positive, ~positive), totals, strict=True)]
+        centers = [
+            float(weight[s] @ means[s]) / t
+            for s, t in zip((positive, ~positive), totals, strict=True)
+        ]
         away = means - np.where(positive, *centers)
         residual = (within + float(weight @ away**2)) / freedom
         if residual <= 0:
             return math.inf, centers[0] - centers[1], 0.0, 0.0
-        deviance = freedom * math.log(residual) + float(np.log1p(size * ratio).sum()) + math.log(math.prod(totals))
+        deviance = (
+            freedom * math.log(residual)
+            + float(np.log1p(size * ratio).sum())
+            + math.log(math.prod(totals))
+        )
         return deviance, centers[0] - centers[1], residual * sum(1 / t for t in totals), residual
 
     if within == 0 and not any(np.ptp(means[side]) for side in (positive, ~positive)):
         difference = at(0.0)[1]
-        return RandomIntercept(difference, math.nan, math.nan, math.nan, degrees, math.nan, math.nan)
-    found = minimize_scalar(lambda x: at(math.exp(x))[0], bounds=(-15, 15), method="bounded", options={"xatol": 1e-9})
+        return RandomIntercept(
+            difference, math.nan, math.nan, math.nan, degrees, math.nan, math.nan
+        )
+    found = minimize_scalar(
+        lambda x: at(math.exp(x))[0], bounds=(-15, 15), method="bounded", options={"xatol": 1e-9}
+    )
     ratio = math.exp(float(found.x))
     ratio = 0.0 if at(0.0)[0] <= at(ratio)[0] else ratio
     _, difference, variance, _ = at(ratio)
     if variance <= 0 or degrees < 1:
-        return RandomIntercept(difference, math.nan, math.nan, math.nan, degrees, math.nan, math.nan)
+        return RandomIntercept(
+            difference, math.nan, math.nan, math.nan, degrees, math.nan, math.nan
+        )
     t = difference / math.sqrt(variance)
     reach = float(stdtrit(degrees, (1 + level) / 2)) * math.sqrt(variance)
     p_value = 2 * float(stdtr(degrees, -abs(t)))
-    return RandomIntercept(difference, difference - reach, difference + reach, t, degrees, p_value, ratio / (1 + ratio))
+    return RandomIntercept(
+        difference, difference - reach, difference + reach, t, degrees, p_value, ratio / (1 + ratio)
+    )

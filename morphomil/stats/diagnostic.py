@@ -1,7 +1,9 @@
-"""Diagnostic performance at a cutoff: accuracy to likelihood ratios with intervals, McNemar, calibration, net benefit.
+"""Diagnostic performance at a cutoff: accuracy to likelihood ratios with intervals, McNemar,
+calibration, net benefit.
 
-Net reclassification is left out on purpose: it can improve when a useless marker is added (Pepe et al. 2014, Hilden &
-Gerds 2014). The difference of AUCs (`delong_test`) and of net benefit (`decision_curve`) answer its question.
+Net reclassification is left out on purpose: it can improve when a useless marker is added (Pepe et
+al. 2014, Hilden & Gerds 2014). The difference of AUCs (`delong_test`) and of net benefit
+(`decision_curve`) answer its question.
 """
 
 from __future__ import annotations
@@ -22,22 +24,26 @@ if TYPE_CHECKING:
 def diagnostic_table(tp: int, fp: int, fn: int, tn: int, *, level: float = 0.95) -> pd.DataFrame:
     """Performance of a test at one cutoff, from its four counts.
 
-    ACC, SENS, SPEC: exact intervals (Clopper & Pearson 1934). PPV, NPV: Mercaldo's logit interval at the sample's
-    prevalence (Mercaldo et al. 2007), as MedCalc; where sensitivity or specificity is 0 or 1 it doesn't exist and the
-    exact interval of the called cases is given. F1: exact interval of tp / (tp + fp + fn), of which it is a function.
-    LR+, LR-: log method (Simel et al. 1991); where a count that it divides by is 0, with 0.5 added to all four counts,
-    and the limit on the estimate's side is the estimate.
+    ACC, SENS, SPEC: exact intervals (Clopper & Pearson 1934). PPV, NPV: Mercaldo's logit interval
+    at the sample's prevalence (Mercaldo et al. 2007), as MedCalc; where sensitivity or specificity
+    is 0 or 1 it doesn't exist and the exact interval of the called cases is given. F1: exact
+    interval of tp / (tp + fp + fn), of which it is a function. LR+, LR-: log method (Simel et al.
+    1991); where a count that it divides by is 0, with 0.5 added to all four counts, and the limit
+    on the estimate's side is the estimate.
 
     Returns:
-        Index ACC, SENS, SPEC, PPV, NPV, F1, LR+, LR-; columns `estimate`, `low`, `high`, fractions (ratios for LR). NaN
-        where nothing is known: PPV if nobody is called positive, LR- and SPEC without negatives, and so on.
+        Index ACC, SENS, SPEC, PPV, NPV, F1, LR+, LR-; columns `estimate`, `low`, `high`, fractions
+        (ratios for LR). NaN where nothing is known: PPV if nobody is called positive, LR- and SPEC
+        without negatives, and so on.
 
     Raises:
         ValueError: a count is negative or not whole, all are 0, or the level is not in (0, 1).
     """
     counts = (tp, fp, fn, tn)
     if any(not float(count).is_integer() or count < 0 for count in counts):
-        raise ValueError(f"counts must be whole numbers from 0, got tp={tp}, fp={fp}, fn={fn}, tn={tn}")
+        raise ValueError(
+            f"counts must be whole numbers from 0, got tp={tp}, fp={fp}, fn={fn}, tn={tn}"
+        )
     tp, fp, fn, tn = map(int, counts)
     if tp + fp + fn + tn == 0:
         raise ValueError("a diagnostic table needs at least one case, got none")
@@ -82,8 +88,8 @@ def _mercaldo(
 ) -> tuple[float, float, float]:
     """A predictive value with its limits.
 
-    The variance of its logit is the odds missed / hit of the own class per case plus right / wrong of the other class
-    per case; `own` and `other` are these pairs of counts.
+    The variance of its logit is the odds missed / hit of the own class per case plus right / wrong
+    of the other class per case; `own` and `other` are these pairs of counts.
     """
     if 0 in (*own, *other):
         return _exact(right, right + wrong, level)
@@ -101,12 +107,17 @@ def _ratio(a: int, of_a: int, b: int, of_b: int, level: float) -> tuple[float, f
     x, n, y, m = (a, of_a, b, of_b) if a and b else (a + 0.5, of_a + 1, b + 0.5, of_b + 1)
     center = math.log(x / n / (y / m))
     reach = -ndtri(_tail(level)) * math.sqrt(1 / x - 1 / n + 1 / y - 1 / m)
-    return estimate, 0.0 if a == 0 else math.exp(center - reach), math.inf if b == 0 else math.exp(center + reach)
+    return (
+        estimate,
+        0.0 if a == 0 else math.exp(center - reach),
+        math.inf if b == 0 else math.exp(center + reach),
+    )
 
 
 @dataclass(frozen=True)
 class McnemarResult:
-    """Two classifiers' accuracies on the same cases: `difference` is a minus b, `p_value` exact and two-sided."""
+    """Two classifiers' accuracies on the same cases: `difference` is a minus b, `p_value` exact and
+    two-sided."""
 
     accuracy_a: float
     accuracy_b: float
@@ -117,18 +128,24 @@ class McnemarResult:
     p_value: float
 
 
-def mcnemar_test(labels: ArrayLike, calls_a: ArrayLike, calls_b: ArrayLike, *, level: float = 0.95) -> McnemarResult:
-    """McNemar's exact test: of the cases that one classifier alone gets right, is the share a's a half?
+def mcnemar_test(
+    labels: ArrayLike, calls_a: ArrayLike, calls_b: ArrayLike, *, level: float = 0.95
+) -> McnemarResult:
+    """McNemar's exact test: of the cases that one classifier alone gets right, is the share a's a
+    half?
 
-    The interval of the difference is Agresti and Min's (2005): Wald with 0.5 added to each of the four cells. Without
-    a case that the classifiers disagree on, p is 1.
+    The interval of the difference is Agresti and Min's (2005): Wald with 0.5 added to each of the
+    four cells. Without a case that the classifiers disagree on, p is 1.
 
     Raises:
         ValueError: lengths differ, there is no case, or a value is missing.
     """
     truth, a, b = (np.asarray(values) for values in (labels, calls_a, calls_b))
     if truth.ndim != 1 or not truth.shape == a.shape == b.shape or not len(truth):
-        raise ValueError(f"labels and calls must be vectors of one length, got {truth.shape}, {a.shape}, {b.shape}")
+        raise ValueError(
+            f"labels and calls must be vectors of one length, got {truth.shape}, "
+            f"{a.shape}, {b.shape}"
+        )
     if any(pd.isna(values).any() for values in (truth, a, b)):
         raise ValueError("labels and calls must not be missing")
     right_a, right_b, n = a == truth, b == truth, len(truth)
@@ -151,9 +168,10 @@ def mcnemar_test(labels: ArrayLike, calls_a: ArrayLike, calls_b: ArrayLike, *, l
 class Calibration:
     """Agreement of probabilities with outcomes.
 
-    `slope` (1: right; below: too extreme) and `intercept` (0: right; calibration in the large, with the slope held at
-    1) are (estimate, low, high); `brier` is the mean squared error, `scaled_brier` 1 - brier / that of the prevalence.
-    `curve`: one row per group of cases of like probability: `n`, `predicted` (mean), `observed`, `low`, `high`.
+    `slope` (1: right; below: too extreme) and `intercept` (0: right; calibration in the large, with
+    the slope held at 1) are (estimate, low, high); `brier` is the mean squared error,
+    `scaled_brier` 1 - brier / that of the prevalence. `curve`: one row per group of cases of like
+    probability: `n`, `predicted` (mean), `observed`, `low`, `high`.
     """
 
     slope: tuple[float, float, float]
@@ -163,12 +181,14 @@ class Calibration:
     curve: pd.DataFrame
 
 
-def calibration(labels: ArrayLike, probabilities: ArrayLike, *, groups: int = 10, level: float = 0.95) -> Calibration:
+def calibration(
+    labels: ArrayLike, probabilities: ArrayLike, *, groups: int = 10, level: float = 0.95
+) -> Calibration:
     """Calibration slope and intercept (Cox 1958), Brier score, and the calibration curve.
 
-    Probabilities are kept from 0 and 1 by 1e-6 before their logit is taken. Groups are quantiles of the probability;
-    equal probabilities share a group. The curve's intervals are exact. Where probabilities separate the classes or are
-    all equal the slope doesn't exist and is NaN.
+    Probabilities are kept from 0 and 1 by 1e-6 before their logit is taken. Groups are quantiles of
+    the probability; equal probabilities share a group. The curve's intervals are exact. Where
+    probabilities separate the classes or are all equal the slope doesn't exist and is NaN.
 
     Raises:
         ValueError: one class only, a probability outside [0, 1] or missing, or lengths that differ.
@@ -203,12 +223,14 @@ def _limits(center: float, error: float, z: float) -> tuple[float, float, float]
     return float(center), float(center - z * error), float(center + z * error)
 
 
-def decision_curve(labels: ArrayLike, probabilities: ArrayLike, *, thresholds: ArrayLike | None = None) -> pd.DataFrame:
+def decision_curve(
+    labels: ArrayLike, probabilities: ArrayLike, *, thresholds: ArrayLike | None = None
+) -> pd.DataFrame:
     """Net benefit of treating who has a probability of a threshold or more (Vickers & Elkin 2006).
 
     Returns:
-        `threshold`, `net_benefit` (true positives - false positives x odds of the threshold, per case), `treat_all`,
-        `treat_none` (0).
+        `threshold`, `net_benefit` (true positives - false positives x odds of the threshold, per
+        case), `treat_all`, `treat_none` (0).
 
     Raises:
         ValueError: as `calibration`, or a threshold not in (0, 1).
@@ -225,14 +247,24 @@ def decision_curve(labels: ArrayLike, probabilities: ArrayLike, *, thresholds: A
     odds, n = at / (1 - at), len(p)
     treat_all = truth.mean() - (1 - truth.mean()) * odds
     return pd.DataFrame(
-        {"threshold": at, "net_benefit": (true - false * odds) / n, "treat_all": treat_all, "treat_none": 0.0}
+        {
+            "threshold": at,
+            "net_benefit": (true - false * odds) / n,
+            "treat_all": treat_all,
+            "treat_none": 0.0,
+        }
     )
 
 
-def _checked(labels: ArrayLike, probabilities: ArrayLike) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+def _checked(
+    labels: ArrayLike, probabilities: ArrayLike
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     truth, p = np.asarray(labels), np.asarray(probabilities, dtype=np.float64)
     if truth.ndim != 1 or truth.shape != p.shape:
-        raise ValueError(f"labels and probabilities must be vectors of one length, got {truth.shape} and {p.shape}")
+        raise ValueError(
+            "labels and probabilities must be vectors of one length, got "
+            f"{truth.shape} and {p.shape}"
+        )
     if pd.isna(truth).any() or not ((truth == 0) | (truth == 1)).all() or len(np.unique(truth)) < 2:
         raise ValueError("labels must be 0/1 and of both classes")
     if not ((p >= 0) & (p <= 1)).all():

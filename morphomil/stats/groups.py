@@ -1,4 +1,5 @@
-"""Groups compared feature by feature: rank tests with effect sizes, and p-values adjusted over the features.
+"""Groups compared feature by feature: rank tests with effect sizes, and p-values adjusted over the
+features.
 
 Every row of data is one patient: nuclei or patches of one patient are no independent observations.
 """
@@ -31,10 +32,11 @@ EXACT_BELOW = 50
 
 @dataclass(frozen=True)
 class MannWhitney:
-    """A Mann-Whitney test of x against y with Cliff's delta and its confidence limits `low`, `high`.
+    """A Mann-Whitney test of x against y with Cliff's delta and its confidence limits `low`,
+    `high`.
 
-    `u` counts pairs with x above y, ties half; `cliffs_delta` = 2 u / (n_x n_y) - 1 is positive where x is higher.
-    `missing` values were left out of x and y.
+    `u` counts pairs with x above y, ties half; `cliffs_delta` = 2 u / (n_x n_y) - 1 is positive
+    where x is higher. `missing` values were left out of x and y.
     """
 
     u: float
@@ -50,10 +52,11 @@ class MannWhitney:
 def mann_whitney(x: ArrayLike, y: ArrayLike, *, level: float = 0.95) -> MannWhitney:
     """Two-sided Mann-Whitney U test (scipy's) with Cliff's delta.
 
-    p is exact without ties in groups below 50, else normal with tie and continuity correction. Delta's interval is
-    that of the AUC, delta = 2 AUC - 1, by DeLong's variance on the logit scale, with `auc_interval`'s rule at -1 and 1:
-    unlike Newcombe's method 5 it keeps its coverage where the groups differ in spread. NaN are left out. An empty group
-    gives NaN throughout; values all alike give p 1 and delta 0.
+    p is exact without ties in groups below 50, else normal with tie and continuity correction.
+    Delta's interval is that of the AUC, delta = 2 AUC - 1, by DeLong's variance on the logit scale,
+    with `auc_interval`'s rule at -1 and 1: unlike Newcombe's method 5 it keeps its coverage where
+    the groups differ in spread. NaN are left out. An empty group gives NaN throughout; values all
+    alike give p 1 and delta 0.
     """
     from scipy.stats import mannwhitneyu
 
@@ -76,17 +79,21 @@ def mann_whitney(x: ArrayLike, y: ArrayLike, *, level: float = 0.95) -> MannWhit
 
 
 def holm(p_values: ArrayLike) -> NDArray[np.float64]:
-    """P-values adjusted after Holm (1979): family-wise error. NaN stays NaN and doesn't count in the family."""
+    """P-values adjusted after Holm (1979): family-wise error. NaN stays NaN and doesn't count in
+    the family."""
     adjusted, known = _checked_p(p_values)
     family = adjusted[known]
     order = np.argsort(family)
-    family[order] = np.minimum(np.maximum.accumulate(family[order] * np.arange(len(family), 0, -1)), 1)
+    family[order] = np.minimum(
+        np.maximum.accumulate(family[order] * np.arange(len(family), 0, -1)), 1
+    )
     adjusted[known] = family
     return adjusted
 
 
 def benjamini_hochberg(p_values: ArrayLike) -> NDArray[np.float64]:
-    """P-values adjusted after Benjamini and Hochberg (1995): false discovery rate. NaN as in `holm`."""
+    """P-values adjusted after Benjamini and Hochberg (1995): false discovery rate. NaN as in
+    `holm`."""
     from scipy.stats import false_discovery_control
 
     adjusted, known = _checked_p(p_values)
@@ -110,58 +117,74 @@ def compare_groups(
 ) -> pd.DataFrame:
     """Each column of `table` compared between groups of its rows, one row of the result per column.
 
-    Rows are patients, one each. Where patients have several rows (nuclei, patches, slides), `patients` says whose each
-    row is, and patients' medians are compared (`compare_clustered` has other ways). Columns that aren't numbers, and
-    those in `categories`, are compared as `compare_categories` does; their results stand in its columns.
+    Rows are patients, one each. Where patients have several rows (nuclei, patches, slides),
+    `patients` says whose each row is, and patients' medians are compared (`compare_clustered` has
+    other ways). Columns that aren't numbers, and those in `categories`, are compared as
+    `compare_categories` does; their results stand in its columns.
 
     Args:
         table: (n, columns): a DataFrame, a mapping of names to columns, or an array.
         groups: (n,), a label per row, in the rows' order.
-        positive: which of two labels the direction refers to; by default 1 of 0/1, else the last in sorted order.
+        positive: which of two labels the direction refers to; by default 1 of 0/1, else the last in
+            sorted order.
         test: of numbers in two groups; `welch` and `t` (equal variances) compare means.
         categories: numeric columns to compare as categories.
-        axial: columns of axes in degrees (period 180, such as orientations), compared by Watson and Williams's test;
-            patients' values are their mean directions. It takes angles against one common direction.
+        axial: columns of axes in degrees (period 180, such as orientations), compared by Watson and
+            Williams's test; patients' values are their mean directions. It takes angles against one
+            common direction.
         patients: (n,), see above.
-        correction: adds `p_adjusted`, the p values adjusted in this way; Holm's and Benjamini and Hochberg's are there
-            anyway.
-        family: how the result's column `family` names the p values that are adjusted together: those of all columns.
-            A column without a p value doesn't count in it.
+        correction: adds `p_adjusted`, the p values adjusted in this way; Holm's and Benjamini and
+            Hochberg's are there anyway.
+        family: how the result's column `family` names the p values that are adjusted together:
+            those of all columns. A column without a p value doesn't count in it.
         level: of intervals.
 
     Returns:
-        Two groups: `feature, test, n_positive, n_reference, missing, missing_positive, missing_reference,
-        median_positive, median_reference, u, p_value, p_holm, p_bh`, `cliffs_delta` (which is the rank-biserial
-        correlation) and `hodges_lehmann` (median of the differences positive - reference) with `_low` and `_high`,
-        `direction`: "higher", "lower" or "equal" in positive by the sign of the effect, missing where a group has no
-        value; `positive` (its label), `family`. With `welch` and `t`: `mean_`, `sd_`, `t, degrees, difference` (of
-        means) and `hedges_g` with `_low` and `_high` instead of medians, u and rank effects.
+        Two groups:
+            `feature, test, n_positive, n_reference, missing, missing_positive, missing_reference,
+        median_positive, median_reference, u, p_value, p_holm,
+        p_bh`, `cliffs_delta` (which is the rank-biserial correlation) and `hodges_lehmann` (median
+        of the differences positive - reference) with `_low` and `_high`, `direction`: "higher",
+        "lower" or "equal" in positive by the sign of the effect, missing where a group has no
+        value; `positive` (its label), `family`. With `welch` and `t`: `mean_`, `sd_`,
+        `t, degrees, difference` (of means) and `hedges_g` with `_low` and `_high` instead of
+        medians, u and rank effects.
 
-        Three or more groups: `feature, test, n_LABEL ..., missing, median_LABEL ..., h, p_value, p_holm, p_bh,
-        epsilon_squared, family`: Kruskal-Wallis, and its effect size H / (n - 1), from 0 to 1 (Tomczak & Tomczak
-        2014); NaN where a group has no value; values all alike give H 0 and p 1. `positive` has no meaning then and is
-        refused.
+        Three or more groups:
+            `feature, test, n_LABEL ..., missing, median_LABEL ..., h, p_value, p_holm, p_bh,
+        epsilon_squared,
+        family`: Kruskal-Wallis, and its effect size H / (n - 1), from 0 to 1 (Tomczak & Tomczak
+        2014); NaN where a group has no value; values all alike give H 0 and p 1. `positive` has no
+        meaning then and is refused.
 
-        Axial columns have, per group, `mean_direction_`, `resultant_length_` and `rayleigh_p_` beside, and Watson and
-        Williams's F in `statistic`; p is missing where the test is refused (`watson_williams_test`).
+        Axial columns have, per group, `mean_direction_`, `resultant_length_` and `rayleigh_p_`
+        beside, and Watson and Williams's F in `statistic`; p is missing where the test is refused
+        (`watson_williams_test`).
 
     Raises:
-        RefusedError: there is just one group; or `table` has a column `patient` with repeated values, which would make
-            each row count as an independent observation.
-        ValueError: lengths or indices differ, a label is missing, a value is infinite, `positive` or `test` doesn't
-            fit, or a patient stands in two groups.
+        RefusedError: there is just one group; or `table` has a column `patient` with repeated
+            values, which would make each row count as an independent observation.
+        ValueError: lengths or indices differ, a label is missing, a value is infinite, `positive`
+            or `test` doesn't fit, or a patient stands in two groups.
     """
     table = table if isinstance(table, pd.DataFrame) else pd.DataFrame(table)
     for name, values in table.items():
-        if pd.api.types.is_float_dtype(values) and np.isinf(values.to_numpy(np.float64, na_value=np.nan)).any():
-            raise ValueError(f"column {name} has infinite values; make them missing if they stand for nothing")
+        if (
+            pd.api.types.is_float_dtype(values)
+            and np.isinf(values.to_numpy(np.float64, na_value=np.nan)).any()
+        ):
+            raise ValueError(
+                f"column {name} has infinite values; make them missing if they stand for nothing"
+            )
     if test not in ("mann-whitney", "welch", "t"):
         raise ValueError(f"test must be mann-whitney, welch or t, got {test!r}")
     adjust = _adjustment(correction)
     if absent := [name for name in axial if name not in table]:
         raise ValueError(f"axial columns must be in the table, got {absent}")
     if patients is not None:
-        axes = {name: pd.Series(table[name].to_numpy(np.float64, na_value=np.nan)) for name in axial}
+        axes = {
+            name: pd.Series(table[name].to_numpy(np.float64, na_value=np.nan)) for name in axial
+        }
         table, groups = aggregate_to_patients(table, groups, patients)
         for name, angles in axes.items():
             table[name] = angles.groupby(np.asarray(patients), sort=True).agg(axial_mean)
@@ -170,23 +193,41 @@ def compare_groups(
     names = sorted(pd.unique(labels).tolist(), key=lambda name: (str(type(name)), name))
     if len(names) < 2:
         raise RefusedError(
-            f"groups can't be compared: the {len(labels)} patients have {len(names)} label(s) {names}; two are needed"
+            f"groups can't be compared: the {len(labels)} patients have {len(names)} label(s) "
+            f"{names}; two are needed"
         )
     if len(names) > 2 and (positive is not None or test != "mann-whitney"):
-        raise ValueError(f"positive, welch and t are for two groups, got {positive!r} and {test} with {len(names)}")
+        raise ValueError(
+            f"positive, welch and t are for two groups, got {positive!r} and {test} "
+            f"with {len(names)}"
+        )
     chosen = _positive_label(names, positive) if len(names) == 2 else None
     rows: list[dict[str, Any]] = []
     for name, values in table.items():
         if name in axial:
             suffixes = {label: str(label) for label in names}
             if chosen is not None:
-                suffixes = {label: "positive" if label == chosen else "reference" for label in names}
+                suffixes = {
+                    label: "positive" if label == chosen else "reference" for label in names
+                }
             rows.append({"feature": name} | _axial_row(values, labels, suffixes))
             continue
-        if name in categories or pd.api.types.is_bool_dtype(values) or not pd.api.types.is_numeric_dtype(values):
+        if (
+            name in categories
+            or pd.api.types.is_bool_dtype(values)
+            or not pd.api.types.is_numeric_dtype(values)
+        ):
             found = _category_row(values, labels, level=level)
-            sizes = _sizes_of_groups(values, labels, names) if chosen is None else _sizes(values, labels == chosen)
-            found = {"test": found.pop("test")} | sizes | {key: x for key, x in found.items() if key != "n"}
+            sizes = (
+                _sizes_of_groups(values, labels, names)
+                if chosen is None
+                else _sizes(values, labels == chosen)
+            )
+            found = (
+                {"test": found.pop("test")}
+                | sizes
+                | {key: x for key, x in found.items() if key != "n"}
+            )
         elif chosen is None:
             found = _kruskal_row(values, labels, names)
         elif test == "mann-whitney":
@@ -204,15 +245,20 @@ def compare_groups(
 
 
 def aggregate_to_patients(
-    table: pd.DataFrame, groups: ArrayLike, patients: ArrayLike, *, by: Literal["median", "mean"] = "median"
+    table: pd.DataFrame,
+    groups: ArrayLike,
+    patients: ArrayLike,
+    *,
+    by: Literal["median", "mean"] = "median",
 ) -> tuple[pd.DataFrame, pd.Series[Any]]:
-    """One row per patient, sorted: each numeric column's median (or mean) over the patient's rows, and its group.
+    """One row per patient, sorted: each numeric column's median (or mean) over the patient's rows,
+    and its group.
 
     Columns that aren't numbers must be the same in all rows of a patient.
 
     Raises:
-        ValueError: lengths differ, a patient or group is missing, a patient stands in two groups, or a column that
-            isn't numeric differs within a patient.
+        ValueError: lengths differ, a patient or group is missing, a patient stands in two groups,
+            or a column that isn't numeric differs within a patient.
     """
     owners, labels = np.asarray(patients), np.asarray(groups)
     if owners.shape != (len(table),) or labels.shape != owners.shape:
@@ -239,9 +285,12 @@ def _refuse_repeated_patients(table: pd.DataFrame) -> None:
         if name in table and table[name].duplicated().any():
             count, owners = len(table), table[name].nunique()
             raise RefusedError(
-                f"{count} rows of {owners} patients are not {count} independent observations: rows of one patient are "
-                "alike, so a p value that takes them as cases is far too small. Leave the column out and give "
-                f"patients=table[{name!r}], which compares patients' medians, or use compare_clustered"
+                f"{count} rows of {owners} patients are not {count} independent observations: "
+                "rows of one patient are "
+                "alike, so a p value that takes them as cases is far too small. Leave the column "
+                "out and give "
+                f"patients=table[{name!r}], which compares patients' medians, or use "
+                "compare_clustered"
             )
 
 
@@ -254,7 +303,9 @@ def _adjustment(correction: str | None) -> Callable[[ArrayLike], NDArray[np.floa
         "none": lambda p_values: np.array(p_values, dtype=np.float64),
     }
     if correction not in ways:
-        raise ValueError(f"correction must be holm, bh (benjamini-hochberg) or none, got {correction!r}")
+        raise ValueError(
+            f"correction must be holm, bh (benjamini-hochberg) or none, got {correction!r}"
+        )
     return ways[correction]
 
 
@@ -269,18 +320,23 @@ SMALL_EXPECTED = 5.0
 """A fourfold table with an expected count below this is tested by Fisher."""
 
 
-def compare_categories(table: pd.DataFrame, groups: ArrayLike, *, level: float = 0.95) -> pd.DataFrame:
-    """Each column of categories compared between groups of the rows, one row of the result per column.
+def compare_categories(
+    table: pd.DataFrame, groups: ArrayLike, *, level: float = 0.95
+) -> pd.DataFrame:
+    """Each column of categories compared between groups of the rows, one row of the result per
+    column.
 
-    Rows are patients. Pearson's chi-square test without Yates's correction; Fisher's exact test for fourfold tables
-    with an expected count below 5. Larger tables with such counts keep the chi-square and say so in `test`. Missing
-    values are left out and counted.
+    Rows are patients. Pearson's chi-square test without Yates's correction; Fisher's exact test for
+    fourfold tables with an expected count below 5. Larger tables with such counts keep the
+    chi-square and say so in `test`. Missing values are left out and counted.
 
     Returns:
-        `feature, n, missing, test, statistic, degrees, p_value, p_holm, p_bh, cramers_v, cramers_v_low,
-        cramers_v_high`: V with the interval that inverts the noncentral chi-square distribution (Smithson 2003); its
-        upper limit is never below that at the statistic's mean without association, since an unusually small statistic
-        would else give an interval without width. A column with one category or known in one group only has NaN.
+        `feature, n, missing, test, statistic, degrees, p_value, p_holm, p_bh, cramers_v,
+        cramers_v_low,
+        cramers_v_high`: V with the interval that inverts the noncentral chi-square distribution
+        (Smithson 2003); its upper limit is never below that at the statistic's mean without
+        association, since an unusually small statistic would else give an interval without width. A
+        column with one category or known in one group only has NaN.
 
     Raises:
         RefusedError: there is just one group.
@@ -290,7 +346,10 @@ def compare_categories(table: pd.DataFrame, groups: ArrayLike, *, level: float =
     if len(pd.unique(labels)) < 2:
         raise RefusedError("groups can't be compared: all patients have one label")
     result = pd.DataFrame(
-        [{"feature": name} | _category_row(values, labels, level=level) for name, values in table.items()]
+        [
+            {"feature": name} | _category_row(values, labels, level=level)
+            for name, values in table.items()
+        ]
     )
     return _with_adjusted(result)
 
@@ -304,7 +363,8 @@ def _category_row(values: pd.Series[Any], labels: NDArray[Any], *, level: float)
     row: dict[str, Any] = {"n": n, "missing": int((~known).sum())}
     if min(counts.shape, default=0) < 2:
         nothing = dict.fromkeys(
-            ("statistic", "degrees", "p_value", "cramers_v", "cramers_v_low", "cramers_v_high"), np.nan
+            ("statistic", "degrees", "p_value", "cramers_v", "cramers_v_low", "cramers_v_high"),
+            np.nan,
         )
         return row | {"test": "none"} | nothing
     chi = chi2_contingency(counts, correction=False)
@@ -312,7 +372,10 @@ def _category_row(values: pd.Series[Any], labels: NDArray[Any], *, level: float)
     if small and counts.shape == (2, 2):
         test, p_value = "Fisher", float(fisher_exact(counts)[1])
     else:
-        test, p_value = "chi-square, expected counts below 5" if small else "chi-square", float(chi.pvalue)
+        test, p_value = (
+            "chi-square, expected counts below 5" if small else "chi-square",
+            float(chi.pvalue),
+        )
     dimension = n * (min(counts.shape) - 1)
     low, high = _noncentrality(float(chi.statistic), int(chi.dof), level=level)
     return row | {
@@ -334,12 +397,16 @@ def _noncentrality(statistic: float, degrees: int, *, level: float) -> tuple[flo
     def limit(observed: float, share: float) -> float:
         if chndtr(observed, degrees, 0) <= share:
             return 0.0
-        return float(brentq(lambda nc: chndtr(observed, degrees, nc) - share, 0, 4 * observed + 100))
+        return float(
+            brentq(lambda nc: chndtr(observed, degrees, nc) - share, 0, 4 * observed + 100)
+        )
 
     return limit(statistic, (1 + level) / 2), limit(max(statistic, float(degrees)), (1 - level) / 2)
 
 
-def _two_group_row(values: pd.Series[Any], in_positive: NDArray[np.bool_], *, level: float) -> dict[str, Any]:
+def _two_group_row(
+    values: pd.Series[Any], in_positive: NDArray[np.bool_], *, level: float
+) -> dict[str, Any]:
     numbers = values.to_numpy(dtype=np.float64, na_value=np.nan)
     positive, reference = numbers[in_positive], numbers[~in_positive]
     test = mann_whitney(positive, reference, level=level)
@@ -374,13 +441,25 @@ def _sizes(values: pd.Series[Any], in_positive: NDArray[np.bool_]) -> dict[str, 
     }
 
 
-def _sizes_of_groups(values: pd.Series[Any], labels: NDArray[Any], names: list[Any]) -> dict[str, int]:
+def _sizes_of_groups(
+    values: pd.Series[Any], labels: NDArray[Any], names: list[Any]
+) -> dict[str, int]:
     known = values.notna().to_numpy()
-    return {f"n_{name}": int((known & (labels == name)).sum()) for name in names} | {"missing": int((~known).sum())}
+    return {f"n_{name}": int((known & (labels == name)).sum()) for name in names} | {
+        "missing": int((~known).sum())
+    }
 
 
 def _direction(effect: float) -> str | None:
-    return None if math.isnan(effect) else "higher" if effect > 0 else "lower" if effect < 0 else "equal"
+    return (
+        None
+        if math.isnan(effect)
+        else "higher"
+        if effect > 0
+        else "lower"
+        if effect < 0
+        else "equal"
+    )
 
 
 def _means_row(
@@ -411,12 +490,22 @@ def _means_row(
         return row | nothing | {"difference": difference, "direction": _direction(difference)}
     if not equal_variances:
         freedom = variance**2 / ((v / n) ** 2 / (n - 1) + (w / m) ** 2 / (m - 1))
-    t, reach = difference / math.sqrt(variance), float(stdtrit(freedom, (1 + level) / 2)) * math.sqrt(variance)
+    t, reach = (
+        difference / math.sqrt(variance),
+        float(stdtrit(freedom, (1 + level) / 2)) * math.sqrt(variance),
+    )
     half = (n + m - 2) / 2
     small_sample = math.exp(gammaln(half) - gammaln(half - 0.5)) / math.sqrt(half)
     g = small_sample * difference / math.sqrt(pooled)
     away = float(ndtri((1 + level) / 2)) * math.sqrt((n + m) / (n * m) + g**2 / (2 * (n + m)))
-    found = (t, freedom, 2 * float(stdtr(freedom, -abs(t))), difference, difference - reach, difference + reach)
+    found = (
+        t,
+        freedom,
+        2 * float(stdtr(freedom, -abs(t))),
+        difference,
+        difference - reach,
+        difference + reach,
+    )
     row |= dict(zip(names, (*found, g, g - away, g + away), strict=True))
     return row | {"direction": _direction(difference)}
 
@@ -441,7 +530,9 @@ def _kruskal_row(values: pd.Series[Any], labels: NDArray[Any], names: list[Any])
     )
 
 
-def _axial_row(values: pd.Series[Any], labels: NDArray[Any], suffixes: dict[Any, str]) -> dict[str, Any]:
+def _axial_row(
+    values: pd.Series[Any], labels: NDArray[Any], suffixes: dict[Any, str]
+) -> dict[str, Any]:
     """Directions of each label, and whether they are one; columns end in `suffixes`."""
     angles = values.to_numpy(dtype=np.float64, na_value=np.nan)
     known = ~np.isnan(angles)
@@ -466,11 +557,17 @@ def _median(values: NDArray[np.float64]) -> float:
 
 
 def _checked_labels(table: pd.DataFrame, groups: ArrayLike) -> NDArray[Any]:
-    if isinstance(groups, pd.Series) and len(groups) == len(table) and not groups.index.equals(table.index):
+    if (
+        isinstance(groups, pd.Series)
+        and len(groups) == len(table)
+        and not groups.index.equals(table.index)
+    ):
         raise ValueError("groups must have the table's index, got another one of the same length")
     labels = np.asarray(groups)
     if labels.shape != (len(table),):
-        raise ValueError(f"groups must be one label for each of {len(table)} rows, got shape {labels.shape}")
+        raise ValueError(
+            f"groups must be one label for each of {len(table)} rows, got shape {labels.shape}"
+        )
     if missing := int(pd.isna(labels).sum()):
         raise ValueError(f"groups must not be missing, got {missing} of {len(labels)}")
     if table.columns.empty:
@@ -491,5 +588,7 @@ def _checked_p(p_values: ArrayLike) -> tuple[NDArray[np.float64], NDArray[np.boo
     values = np.array(p_values, dtype=np.float64)
     known = ~np.isnan(values)
     if not ((values[known] >= 0) & (values[known] <= 1)).all():
-        raise ValueError(f"p-values must be in [0, 1], got {values[known].min()} to {values[known].max()}")
+        raise ValueError(
+            f"p-values must be in [0, 1], got {values[known].min()} to {values[known].max()}"
+        )
     return values, known

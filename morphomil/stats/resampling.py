@@ -1,4 +1,5 @@
-"""Bootstrap and permutation by patient: any statistic, seeded; whole blocks of draws at once where it can take them."""
+"""Bootstrap and permutation by patient: any statistic, seeded; whole blocks of draws at once where
+it can take them."""
 
 from __future__ import annotations
 
@@ -26,7 +27,8 @@ BLOCK_CELLS = 2**21
 
 @dataclass(frozen=True)
 class BootstrapResult:
-    """An estimate with its limits; `replicates` holds the statistic of every resample that had one."""
+    """An estimate with its limits; `replicates` holds the statistic of every resample that had
+    one."""
 
     estimate: float
     low: float
@@ -71,21 +73,26 @@ def bootstrap_by_patient(
     """Bias-corrected and accelerated interval (Efron 1987), all rows of a patient drawn together.
 
     Args:
-        statistic: of rows, by their numbers; may raise ValueError or give NaN where it doesn't exist.
+        statistic: of rows, by their numbers; may raise ValueError or give NaN where it doesn't
+            exist.
         patients: (rows,) of each row.
         seed: of the draws.
-        strata: (rows,), the same for all rows of a patient; patients are drawn within strata, say labels.
+        strata: (rows,), the same for all rows of a patient; patients are drawn within strata, say
+            labels.
         resamples: how many.
         level: of the interval.
-        vectorized: `statistic` takes how often each row is drawn, (draws, rows), and gives one value per draw, as
-            `resampled_mean` and `resampled_auc` make them: no loop over draws. The draws are the same either way.
+        vectorized: `statistic` takes how often each row is drawn, (draws, rows), and gives one
+            value per draw, as `resampled_mean` and `resampled_auc` make them: no loop over draws.
+            The draws are the same either way.
 
-    The acceleration comes from leaving out one patient at a time, or one of 200 groups of patients where there are
-    more. Where all resamples agree the interval has no width, and its limits are NaN: the bootstrap then says nothing.
+    The acceleration comes from leaving out one patient at a time, or one of 200 groups of patients
+    where there are more. Where all resamples agree the interval has no width, and its limits are
+    NaN: the bootstrap then says nothing.
 
     Raises:
-        ValueError: the statistic doesn't exist for the rows themselves or for a tenth of the resamples; lengths differ;
-            there is no row; a patient stands in two strata; or there are no resamples.
+        ValueError: the statistic doesn't exist for the rows themselves or for a tenth of the
+            resamples; lengths differ; there is no row; a patient stands in two strata; or there are
+            no resamples.
     """
     if not 0 < level < 1:
         raise ValueError(f"level must be between 0 and 1, got {level}")
@@ -102,7 +109,10 @@ def bootstrap_by_patient(
     replicates = np.sort(found[~np.isnan(found)])
     undefined = resamples - len(replicates)
     if undefined > resamples / 10:
-        raise ValueError(f"the statistic doesn't exist in {undefined} of {resamples} resamples; draw within strata")
+        raise ValueError(
+            f"the statistic doesn't exist in {undefined} of {resamples} resamples; "
+            "draw within strata"
+        )
     low, high = bca_limits(estimate, replicates, _left_out(of_counts, of_row), level=level)
     return BootstrapResult(estimate, low, high, replicates, undefined)
 
@@ -127,13 +137,15 @@ def resampled_mean(values: ArrayLike) -> Vectorized:
 def drawn_counts(
     strata: NDArray[np.intp], rng: np.random.Generator, *, resamples: int, width: int = 0
 ) -> Iterator[NDArray[np.int64]]:
-    """How often each member is drawn, with replacement within strata: blocks (draws, members), `resamples` in all.
+    """How often each member is drawn, with replacement within strata: blocks (draws, members),
+    `resamples` in all.
 
     Args:
         strata: (members,), numbers from 0.
         rng: of the draws.
         resamples: how many.
-        width: columns that the caller makes of a draw, if more than the members; blocks are the shorter.
+        width: columns that the caller makes of a draw, if more than the members; blocks are the
+            shorter.
     """
     n = len(strata)
     members = np.argsort(strata, kind="stable")
@@ -158,7 +170,8 @@ def bca_limits(
     Args:
         estimate: of the whole sample.
         replicates: (resamples,) of the statistic.
-        left_out: (patients,) the statistic without each patient in turn, for the acceleration; NaN are skipped.
+        left_out: (patients,) the statistic without each patient in turn, for the acceleration; NaN
+            are skipped.
         level: of the interval.
     """
     if replicates.min() == replicates.max():
@@ -182,7 +195,9 @@ def _left_out(statistic: Vectorized, of_row: NDArray[np.intp]) -> NDArray[np.flo
     groups = min(patients, JACKKNIFE_GROUPS)
     if groups < 2:
         return np.array([math.nan])
-    group = np.repeat(np.arange(groups), [len(part) for part in np.array_split(np.arange(patients), groups)])[of_row]
+    group = np.repeat(
+        np.arange(groups), [len(part) for part in np.array_split(np.arange(patients), groups)]
+    )[of_row]
     most = max(1, BLOCK_CELLS // len(of_row))
     blocks = np.split(np.arange(groups), range(most, groups, most))
     return np.concatenate([statistic((group != own[:, None]).astype(np.int64)) for own in blocks])
@@ -200,7 +215,8 @@ def _one_by_one(statistic: Statistic) -> Vectorized:
 
 @dataclass(frozen=True)
 class PermutationResult:
-    """`p_value` is (b + 1) / (B + 1), b of B permutations being at least as far from the null's center."""
+    """`p_value` is (b + 1) / (B + 1), b of B permutations being at least as far from the null's
+    center."""
 
     estimate: float
     p_value: float
@@ -217,7 +233,8 @@ def permutation_test(
     center: float = 0.0,
     vectorized: bool = False,
 ) -> PermutationResult:
-    """Two-sided test of a statistic of the patients' labels against shuffled labels (within strata, if given).
+    """Two-sided test of a statistic of the patients' labels against shuffled labels (within strata,
+    if given).
 
     Args:
         statistic: of the labels (patients,), one per patient.
@@ -225,14 +242,20 @@ def permutation_test(
         seed: of the shuffles.
         strata: (patients,), such as site: labels change places within a stratum only.
         permutations: how many.
-        center: the statistic's value where there is no association, from which distance is measured (0.5 for an AUC).
-        vectorized: `statistic` takes labels (permutations, patients) and gives one value per permutation.
+        center: the statistic's value where there is no association, from which distance is measured
+            (0.5 for an AUC).
+        vectorized: `statistic` takes labels (permutations, patients) and gives one value per
+            permutation.
 
     Raises:
         ValueError: lengths differ, or fewer than one permutation is asked for.
     """
     marks = np.asarray(labels)
-    stratum = np.zeros(len(marks), int) if strata is None else np.unique(np.asarray(strata), return_inverse=True)[1]
+    stratum = (
+        np.zeros(len(marks), int)
+        if strata is None
+        else np.unique(np.asarray(strata), return_inverse=True)[1]
+    )
     if stratum.shape != marks.shape or marks.ndim != 1:
         raise ValueError(f"strata must be as long as the {len(marks)} labels, got {stratum.shape}")
     if permutations < 1:
@@ -245,14 +268,20 @@ def permutation_test(
         shuffled = np.tile(marks, (min(most, permutations - done), 1))
         for own in members:
             shuffled[:, own] = rng.permuted(shuffled[:, own], axis=1)
-        null.append(statistic(shuffled) if vectorized else np.array([float(statistic(row)) for row in shuffled]))
+        null.append(
+            statistic(shuffled)
+            if vectorized
+            else np.array([float(statistic(row)) for row in shuffled])
+        )
     values = np.concatenate(null)
     estimate = float(statistic(marks[None, :])[0] if vectorized else statistic(marks))
     as_far = int((np.abs(values - center) >= abs(estimate - center) - 1e-12).sum())
     return PermutationResult(estimate, (as_far + 1) / (permutations + 1), values)
 
 
-def _patients(patients: ArrayLike, strata: ArrayLike | None) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
+def _patients(
+    patients: ArrayLike, strata: ArrayLike | None
+) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
     """Each row's patient, numbered, and each patient's stratum."""
     _, number = np.unique(np.asarray(patients), return_inverse=True)
     if number.ndim != 1 or not len(number):

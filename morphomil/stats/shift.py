@@ -13,7 +13,8 @@ if TYPE_CHECKING:
     from numpy.typing import ArrayLike, NDArray
 
 EXACT_BELOW = 50
-"""Without ties, ranks of the limits are exact when both samples have fewer values (as R's wilcox.test)."""
+"""Without ties, ranks of the limits are exact when both samples have fewer values (as R's
+wilcox.test)."""
 
 
 class Shift(NamedTuple):
@@ -25,13 +26,15 @@ class Shift(NamedTuple):
 
 
 def hodges_lehmann(x: ArrayLike, y: ArrayLike, *, level: float = 0.95) -> Shift:
-    """Median of all differences x - y, with the interval that inverts the Mann-Whitney test (Moses 1965).
+    """Median of all differences x - y, with the interval that inverts the Mann-Whitney test (Moses
+    1965).
 
-    The limits are the k-th smallest and largest difference, k from the test's null distribution: exact without ties in
-    samples below 50 (then R's `wilcox.test(conf.int = TRUE)`), else normal with tie correction (Hollander & Wolfe
-    1999, 4.3). Only ties within a sample count: those between samples come and go with a shift, and the interval must
-    shift with x. With very few values the exact interval, from smallest to largest difference, has less than `level`.
-    NaN are left out; an empty sample gives NaN. Time is O(n log n) per digit, memory O(n).
+    The limits are the k-th smallest and largest difference, k from the test's null distribution:
+    exact without ties in samples below 50 (then R's `wilcox.test(conf.int = TRUE)`), else normal
+    with tie correction (Hollander & Wolfe 1999, 4.3). Only ties within a sample count: those
+    between samples come and go with a shift, and the interval must shift with x. With very few
+    values the exact interval, from smallest to largest difference, has less than `level`. NaN are
+    left out; an empty sample gives NaN. Time is O(n log n) per digit, memory O(n).
 
     Raises:
         ValueError: not vectors, an infinite value, or a level not in (0, 1).
@@ -40,7 +43,9 @@ def hodges_lehmann(x: ArrayLike, y: ArrayLike, *, level: float = 0.95) -> Shift:
         raise ValueError(f"level must be between 0 and 1, got {level}")
     a, b = np.asarray(x, dtype=np.float64), np.asarray(y, dtype=np.float64)
     if a.ndim != 1 or b.ndim != 1 or np.isinf(a).any() or np.isinf(b).any():
-        raise ValueError(f"samples must be vectors of finite numbers or NaN, got shapes {a.shape}, {b.shape}")
+        raise ValueError(
+            f"samples must be vectors of finite numbers or NaN, got shapes {a.shape}, {b.shape}"
+        )
     a, b = np.sort(a[~np.isnan(a)]), np.sort(b[~np.isnan(b)])
     n, m = len(a), len(b)
     if not n * m:
@@ -51,14 +56,21 @@ def hodges_lehmann(x: ArrayLike, y: ArrayLike, *, level: float = 0.95) -> Shift:
         rank = int(np.searchsorted(_null_distribution(n, m), (1 - level) / 2))
     else:
         total = n + m
-        tied = float((ties.astype(float) ** 3 - ties).sum()) / (total * (total - 1)) if total > 1 else 0.0
-        rank = math.floor(n * m / 2 + float(ndtri((1 - level) / 2)) * math.sqrt(n * m / 12 * (total + 1 - tied)))
+        tied = (
+            float((ties.astype(float) ** 3 - ties).sum()) / (total * (total - 1))
+            if total > 1
+            else 0.0
+        )
+        rank = math.floor(
+            n * m / 2 + float(ndtri((1 - level) / 2)) * math.sqrt(n * m / 12 * (total + 1 - tied))
+        )
     rank = max(rank, 1)
     return Shift(middle, _difference(a, b, rank), _difference(a, b, n * m + 1 - rank))
 
 
 def _difference(a: NDArray[np.float64], b: NDArray[np.float64], rank: int) -> float:
-    """The rank-th smallest of all a - b, both sorted: bisection for where the count reaches the rank."""
+    """The rank-th smallest of all a - b, both sorted: bisection for where the count reaches the
+    rank."""
 
     def count(limit: float) -> int:
         """How many differences are at most so large, give or take rounding."""

@@ -1,8 +1,9 @@
-"""The tables of a paper: characteristics, performance of each model, their comparison, subgroups; and how they print.
+"""The tables of a paper: characteristics, performance of each model, their comparison, subgroups;
+and how they print.
 
-`predictions` has one row per patient, model, fold and part: `model`, `patient`, `label` (0/1), `fold`, `part` (train,
-val, test), `score` (of class 1), `cutoff` (at or above it: called 1). Predictions of several classes have `label` from
-0 and `probability_0`, `probability_1`, ... beside.
+`predictions` has one row per patient, model, fold and part: `model`, `patient`, `label` (0/1),
+`fold`, `part` (train, val, test), `score` (of class 1), `cutoff` (at or above it: called 1).
+Predictions of several classes have `label` from 0 and `probability_0`, `probability_1`, ... beside.
 """
 
 from __future__ import annotations
@@ -51,11 +52,12 @@ def performance_table(predictions: pd.DataFrame, *, level: float = 0.95) -> pd.D
     """AUC and the measures at the stored cutoff, of each model in each part.
 
     Returns:
-        Long form: `model, part, n, positives, measure, estimate, low, high`. The AUC counts pairs within folds, with
-        the influence-curve interval (`within_fold_auc_interval`), and is missing where no fold has both classes; the
-        others are `diagnostic_table`'s. Several folds make them approximate, as folds share training patients. Where a
-        patient stands in a part more than once (the training patients of several folds) rows are no independent cases
-        and limits are missing.
+        Long form: `model, part, n, positives, measure, estimate, low, high`. The AUC counts pairs
+            within folds, with
+        the influence-curve interval (`within_fold_auc_interval`), and is missing where no fold has
+        both classes; the others are `diagnostic_table`'s. Several folds make them approximate, as
+        folds share training patients. Where a patient stands in a part more than once (the training
+        patients of several folds) rows are no independent cases and limits are missing.
 
     Raises:
         ValueError: columns are missing, or a patient stands twice in a model's test part.
@@ -64,13 +66,20 @@ def performance_table(predictions: pd.DataFrame, *, level: float = 0.95) -> pd.D
     _check(predictions)
     rows: list[dict[str, Any]] = []
     for (model, part), own in _by_model_and_part(predictions):
-        about: dict[str, Any] = {"model": model, "part": part, "n": len(own), "positives": int(own["label"].sum())}
+        about: dict[str, Any] = {
+            "model": model,
+            "part": part,
+            "n": len(own),
+            "positives": int(own["label"].sum()),
+        }
         table = diagnostic_table(*_counts(own, own["cutoff"]), level=level).loc[list(MEASURES)]
         table.loc["AUC"] = list(_auc(own, level=level))
         if own["patient"].duplicated().any():
             table[["low", "high"]] = math.nan
         rows += [
-            about | {"measure": name} | dict(zip(table.columns.astype(str), table.loc[name], strict=True))
+            about
+            | {"measure": name}
+            | dict(zip(table.columns.astype(str), table.loc[name], strict=True))
             for name in ("AUC", *MEASURES)
         ]
     return pd.DataFrame(rows)
@@ -86,12 +95,12 @@ def _auc(own: pd.DataFrame, *, level: float) -> AucInterval:
 def comparison_table(predictions: pd.DataFrame, *, level: float = 0.95) -> pd.DataFrame:
     """DeLong's test of each pair of models in each part, on the patients that both predict.
 
-    A part in which patients stand more than once (training patients of several folds) is left out, and so is a pair
-    that shares fewer than two patients of a class.
+    A part in which patients stand more than once (training patients of several folds) is left out,
+    and so is a pair that shares fewer than two patients of a class.
 
     Returns:
-        `part, model_a, model_b, n, auc_a, auc_b, difference, low, high, z, p_value, p_holm` (the part's pairs are the
-        family), `approximate` (out-of-fold scores).
+        `part, model_a, model_b, n, auc_a, auc_b, difference, low, high, z, p_value, p_holm` (the
+        part's pairs are the family), `approximate` (out-of-fold scores).
 
     Raises:
         ValueError: as `performance_table`, or two models say different labels of a patient.
@@ -103,7 +112,9 @@ def comparison_table(predictions: pd.DataFrame, *, level: float = 0.95) -> pd.Da
         for a, b, both, folds in pairs:
             if not _enough(both.assign(fold=folds)):
                 continue
-            test = delong_test(both["label"], both["score_a"], both["score_b"], folds=folds, level=level)
+            test = delong_test(
+                both["label"], both["score_a"], both["score_b"], folds=folds, level=level
+            )
             tests.append(
                 {"part": part, "model_a": a, "model_b": b, "n": len(both)}
                 | _difference(test)
@@ -131,14 +142,19 @@ def _with_holm(tests: list[dict[str, Any]]) -> list[dict[str, Any]]:
 def _pairs_of_models(
     predictions: pd.DataFrame,
 ) -> dict[str, list[tuple[str, str, pd.DataFrame, pd.Series[Any]]]]:
-    """Per part: two models' names, the patients that both predict (columns `_a`, `_b`, one `label`), and their folds.
+    """Per part: two models' names, the patients that both predict (columns `_a`, `_b`, one
+    `label`), and their folds.
 
     Models in whose part a patient stands more than once are left out.
     """
     models = _by_model_and_part(predictions)
     found = {}
     for part in [part for part in PARTS if part in set(predictions["part"])]:
-        own = {str(model): t for (model, p), t in models if p == part and not t["patient"].duplicated().any()}
+        own = {
+            str(model): t
+            for (model, p), t in models
+            if p == part and not t["patient"].duplicated().any()
+        }
         pairs = []
         for a, b in combinations(own, 2):
             both = own[a].merge(own[b], on="patient", suffixes=("_a", "_b"))
@@ -162,14 +178,17 @@ def subgroup_table(
         level: of intervals.
 
     Returns:
-        `model, variable, subgroup, n, positives, auc, low, high`, the measures with `_low` and `_high`, `p_value`:
-        unpaired DeLong against the variable's other patients, `p_holm` over the model's tests (two subgroups share
-        one), `p_interaction`: likelihood ratio of label ~ score * variable (`interaction_test`), one for a variable,
-        `p_interaction_holm` over the model's variables. `refitted_..._optimistic`: Youden's cutoff fitted to the
-        subgroup itself, which flatters ACC, SENS and SPEC there. Subgroups with fewer than two patients of a class have
-        their count only; the interaction is missing where a group is separated by the score or has one class.
+        `model, variable, subgroup, n, positives, auc, low, high`, the measures with `_low` and
+        `_high`, `p_value`: unpaired DeLong against the variable's other patients, `p_holm` over the
+        model's tests (two subgroups share one), `p_interaction`: likelihood ratio of label ~ score
+        * variable (`interaction_test`), one for a variable, `p_interaction_holm` over the model's
+          variables. `refitted_..._optimistic`: Youden's cutoff fitted to the
+        subgroup itself, which flatters ACC, SENS and SPEC there. Subgroups with fewer than two
+        patients of a class have their count only; the interaction is missing where a group is
+        separated by the score or has one class.
 
-        Out-of-fold scores: AUCs and their test count pairs within folds, nothing is refitted, and all is approximate.
+        Out-of-fold scores: AUCs and their test count pairs within folds, nothing is refitted, and
+        all is approximate.
 
     Raises:
         ValueError: as `performance_table`.
@@ -182,17 +201,40 @@ def subgroup_table(
         found: list[dict[str, Any]] = []
         for variable in subgroups:
             value = own["patient"].map(subgroups[variable])
-            about = {"model": model, "variable": str(variable), "p_interaction": _interaction(own, value)}
+            about = {
+                "model": model,
+                "variable": str(variable),
+                "p_interaction": _interaction(own, value),
+            }
             for name in sorted(value.dropna().unique(), key=str):
                 inside = own[value == name]
-                row = about | {"subgroup": str(name), "n": len(inside), "positives": int(inside["label"].sum())}
-                found.append(row | _subgroup(inside, own[value.notna() & (value != name)], level=level))
+                row = about | {
+                    "subgroup": str(name),
+                    "n": len(inside),
+                    "positives": int(inside["label"].sum()),
+                }
+                found.append(
+                    row | _subgroup(inside, own[value.notna() & (value != name)], level=level)
+                )
         rows += found
         _adjust_subgroups(found)
     limits = [f"{name}{suffix}" for name in MEASURES for suffix in ("", "_low", "_high")]
     tests = ["p_value", "p_holm", "p_interaction", "p_interaction_holm"]
-    names = ["model", "variable", "subgroup", "n", "positives", "auc", "low", "high", *limits, *tests]
-    return pd.DataFrame(rows, columns=[*names, *(f"refitted_{name}_optimistic" for name in REFITTED)])
+    names = [
+        "model",
+        "variable",
+        "subgroup",
+        "n",
+        "positives",
+        "auc",
+        "low",
+        "high",
+        *limits,
+        *tests,
+    ]
+    return pd.DataFrame(
+        rows, columns=[*names, *(f"refitted_{name}_optimistic" for name in REFITTED)]
+    )
 
 
 REFITTED = ("cutoff", "ACC", "SENS", "SPEC")
@@ -202,16 +244,21 @@ def _interaction(own: pd.DataFrame, value: pd.Series[Any]) -> float:
     """p; NaN where the models can't be fitted."""
     known = value.notna()
     try:
-        return interaction_test(own["label"][known], own["score"][known], value[known].astype(str)).p_value
+        return interaction_test(
+            own["label"][known], own["score"][known], value[known].astype(str)
+        ).p_value
     except ValueError:
         return math.nan
 
 
 def _adjust_subgroups(rows: list[dict[str, Any]]) -> None:
-    """Add Holm's p: each variable has one interaction, and two subgroups have one test between them."""
+    """Add Holm's p: each variable has one interaction, and two subgroups have one test between
+    them."""
     count = Counter(row["variable"] for row in rows)
     tests = {
-        (row["variable"], "" if count[row["variable"]] == 2 else row["subgroup"]): row.get("p_value", math.nan)
+        (row["variable"], "" if count[row["variable"]] == 2 else row["subgroup"]): row.get(
+            "p_value", math.nan
+        )
         for row in rows
     }
     interactions = {row["variable"]: row["p_interaction"] for row in rows}
@@ -237,7 +284,9 @@ def _subgroup(inside: pd.DataFrame, outside: pd.DataFrame, *, level: float) -> d
         row["p_value"] = delong_test_unpaired(*sides[0], *sides[1], **folds, level=level).p_value
     if inside["fold"].nunique() == 1:
         cutoff = youden_cutoff(inside["label"], inside["score"])
-        refitted = diagnostic_table(*_counts(inside, cutoff))["estimate"].to_dict() | {"cutoff": cutoff}
+        refitted = diagnostic_table(*_counts(inside, cutoff))["estimate"].to_dict() | {
+            "cutoff": cutoff
+        }
         row |= {f"refitted_{name}_optimistic": refitted[name] for name in REFITTED}
     return row
 
@@ -254,8 +303,8 @@ def calibration_table(predictions: pd.DataFrame, *, level: float = 0.95) -> pd.D
     """Calibration of each model in validation and test, scores being probabilities.
 
     Returns:
-        `model, part, n, slope, slope_low, slope_high, intercept, intercept_low, intercept_high, brier, scaled_brier`.
-        Models whose scores leave [0, 1] and parts of one class have no row.
+        `model, part, n, slope, slope_low, slope_high, intercept, intercept_low, intercept_high,
+        brier, scaled_brier`. Models whose scores leave [0, 1] and parts of one class have no row.
 
     Raises:
         ValueError, RefusedError: as `performance_table`.
@@ -281,11 +330,14 @@ def net_benefit_table(predictions: pd.DataFrame) -> pd.DataFrame:
         for model, part, own in _probabilities(predictions)
     ]
     columns = ["model", "part", "threshold", "net_benefit", "treat_all", "treat_none"]
-    return pd.concat(tables, ignore_index=True)[columns] if tables else pd.DataFrame(columns=columns)
+    return (
+        pd.concat(tables, ignore_index=True)[columns] if tables else pd.DataFrame(columns=columns)
+    )
 
 
 def _probabilities(predictions: pd.DataFrame) -> list[tuple[str, str, pd.DataFrame]]:
-    """Models and parts (but training) whose scores can be probabilities, each patient once, both classes."""
+    """Models and parts (but training) whose scores can be probabilities, each patient once, both
+    classes."""
     _check(predictions)
     return [
         (model, part, own)
@@ -300,14 +352,16 @@ def _probabilities(predictions: pd.DataFrame) -> list[tuple[str, str, pd.DataFra
 def multiclass_table(
     predictions: pd.DataFrame, *, seed: int, resamples: int = 1000, level: float = 0.95
 ) -> pd.DataFrame:
-    """Performance of models of three or more classes in each part; a patient is called the most probable class.
+    """Performance of models of three or more classes in each part; a patient is called the most
+    probable class.
 
     Returns:
-        Long form: `model, part, n, measure, class, estimate, low, high`. Of all classes: `AUC macro` (one against the
-        rest) and `AUC Hand-Till`, means over folds that have every class, with BCa intervals (patients drawn within
-        folds and classes), and `ACC`. Of each class: `AUC` against the rest, `recall` and `precision`. Shares have
-        exact intervals. Limits are missing where a patient stands in a part more than once, or the interval has no
-        width.
+        Long form: `model, part, n, measure, class, estimate, low, high`. Of all classes:
+            `AUC macro` (one against the
+        rest) and `AUC Hand-Till`, means over folds that have every class, with BCa intervals
+        (patients drawn within folds and classes), and `ACC`. Of each class: `AUC` against the rest,
+        `recall` and `precision`. Shares have exact intervals. Limits are missing where a patient
+        stands in a part more than once, or the interval has no width.
 
     Raises:
         ValueError: columns are missing, or labels and probabilities don't fit.
@@ -320,17 +374,38 @@ def multiclass_table(
         about: dict[str, Any] = {"model": model, "part": part, "n": len(own)}
 
         def add(
-            measure: str, which: object, limits: Sequence[float], about: dict[str, Any] = about, once: bool = once
+            measure: str,
+            which: object,
+            limits: Sequence[float],
+            about: dict[str, Any] = about,
+            once: bool = once,
         ) -> None:
             low, high = limits[1:] if once else (math.nan, math.nan)
-            rows.append(about | {"measure": measure, "class": which, "estimate": limits[0], "low": low, "high": high})
+            rows.append(
+                about
+                | {
+                    "measure": measure,
+                    "class": which,
+                    "estimate": limits[0],
+                    "low": low,
+                    "high": high,
+                }
+            )
 
         folds = own["fold"].to_numpy()
         for method, measure in _MACRO.items():
             add(
                 measure,
                 "all",
-                _macro(labels, values, folds, method=method, seed=seed, resamples=resamples, level=level),
+                _macro(
+                    labels,
+                    values,
+                    folds,
+                    method=method,
+                    seed=seed,
+                    resamples=resamples,
+                    level=level,
+                ),
             )
         calls = values.argmax(axis=1)
         add("ACC", "all", exact_interval(int((calls == labels).sum()), len(own), level=level))
@@ -338,20 +413,37 @@ def multiclass_table(
         for k in range(len(names)):
             add("AUC", k, _auc(own.assign(label=labels == k, score=values[:, k]), level=level))
             add("recall", k, exact_interval(int(counts[k, k]), int(counts[k].sum()), level=level))
-            add("precision", k, exact_interval(int(counts[k, k]), int(counts[:, k].sum()), level=level))
+            add(
+                "precision",
+                k,
+                exact_interval(int(counts[k, k]), int(counts[:, k].sum()), level=level),
+            )
     return pd.DataFrame(rows)
 
 
 def _macro(
-    labels: Any, values: Any, folds: Any, *, method: MulticlassMethod, seed: int, resamples: int, level: float
+    labels: Any,
+    values: Any,
+    folds: Any,
+    *,
+    method: MulticlassMethod,
+    seed: int,
+    resamples: int,
+    level: float,
 ) -> AucInterval:
     """Mean of folds' multiclass AUC with its BCa interval; NaN where no fold has every class."""
     mean = _mean_of_folds(labels, values, folds, method=method)
-    found = None if mean is None else _resample_macro(mean, labels, folds, seed=seed, resamples=resamples, level=level)
+    found = (
+        None
+        if mean is None
+        else _resample_macro(mean, labels, folds, seed=seed, resamples=resamples, level=level)
+    )
     return AucInterval(math.nan, math.nan, math.nan) if found is None else AucInterval(*found[:3])
 
 
-def _mean_of_folds(labels: Any, values: Any, folds: Any, *, method: MulticlassMethod) -> Vectorized | None:
+def _mean_of_folds(
+    labels: Any, values: Any, folds: Any, *, method: MulticlassMethod
+) -> Vectorized | None:
     """Of the multiclass AUC, for the bootstrap; none where no fold has every class."""
     areas = []
     for fold in np.unique(folds):
@@ -372,7 +464,13 @@ def _resample_macro(
     strata = pd.factorize(pd.Series(folds).astype(str) + "/" + pd.Series(labels).astype(str))[0]
     patients = np.arange(len(labels))
     found = bootstrap_by_patient(
-        statistic, patients, seed=seed, strata=strata, resamples=resamples, level=level, vectorized=True
+        statistic,
+        patients,
+        seed=seed,
+        strata=strata,
+        resamples=resamples,
+        level=level,
+        vectorized=True,
     )
     return found.estimate, found.low, found.high, float(found.replicates.std(ddof=1))
 
@@ -380,16 +478,18 @@ def _resample_macro(
 def multiclass_comparison_table(
     predictions: pd.DataFrame, *, seed: int, resamples: int = 1000, level: float = 0.95
 ) -> pd.DataFrame:
-    """Differences of AUC of each pair of models of three or more classes in each part, on the patients of both.
+    """Differences of AUC of each pair of models of three or more classes in each part, on the
+    patients of both.
 
-    Of all classes (`AUC macro`, `AUC Hand-Till`): BCa interval of the difference, patients drawn within folds and
-    classes, and z = difference / its bootstrap standard error, as pROC's `roc.test(method = "bootstrap")`; without
-    spread p is 1 for equal AUCs and limits are missing. Of each class against the rest (`AUC`): DeLong's test. Parts
-    and pairs are left out as in `comparison_table`.
+    Of all classes (`AUC macro`, `AUC Hand-Till`): BCa interval of the difference, patients drawn
+    within folds and classes, and z = difference / its bootstrap standard error, as pROC's
+    `roc.test(method = "bootstrap")`; without spread p is 1 for equal AUCs and limits are missing.
+    Of each class against the rest (`AUC`): DeLong's test. Parts and pairs are left out as in
+    `comparison_table`.
 
     Returns:
-        `part, model_a, model_b, n, measure, class, auc_a, auc_b, difference, low, high, z, p_value, p_holm` (a part's
-        tests of a measure are the family), `approximate` (out-of-fold scores).
+        `part, model_a, model_b, n, measure, class, auc_a, auc_b, difference, low, high, z, p_value,
+        p_holm` (a part's tests of a measure are the family), `approximate` (out-of-fold scores).
 
     Raises:
         ValueError: as `multiclass_table`, or two models say different labels of a patient.
@@ -399,27 +499,60 @@ def multiclass_comparison_table(
     for part, pairs in _pairs_of_models(predictions).items():
         tests: dict[str, list[dict[str, Any]]] = {"AUC macro": [], "AUC Hand-Till": [], "AUC": []}
         for a, b, both, folds in pairs:
-            about = {"part": part, "model_a": a, "model_b": b, "n": len(both), "approximate": folds.nunique() > 1}
+            about = {
+                "part": part,
+                "model_a": a,
+                "model_b": b,
+                "n": len(both),
+                "approximate": folds.nunique() > 1,
+            }
             labels = both["label"].to_numpy(np.int64)
-            values = [both[[f"{name}_{side}" for name in names]].to_numpy(np.float64) for side in "ab"]
+            values = [
+                both[[f"{name}_{side}" for name in names]].to_numpy(np.float64) for side in "ab"
+            ]
             for method, measure in _MACRO.items():
                 found = _macro_difference(
-                    labels, values, folds.to_numpy(), method=method, seed=seed, resamples=resamples, level=level
+                    labels,
+                    values,
+                    folds.to_numpy(),
+                    method=method,
+                    seed=seed,
+                    resamples=resamples,
+                    level=level,
                 )
                 if found:
                     tests[measure].append(about | {"measure": measure, "class": "all"} | found)
             for k in range(len(names)):
                 if _enough(both.assign(fold=folds, label=labels == k)):
-                    test = delong_test(labels == k, values[0][:, k], values[1][:, k], folds=folds, level=level)
+                    test = delong_test(
+                        labels == k, values[0][:, k], values[1][:, k], folds=folds, level=level
+                    )
                     tests["AUC"].append(about | {"measure": "AUC", "class": k} | _difference(test))
         for family in tests.values():
             rows += _with_holm(family)
-    columns = ["part", "model_a", "model_b", "n", "measure", "class", *DIFFERENCE, "p_holm", "approximate"]
+    columns = [
+        "part",
+        "model_a",
+        "model_b",
+        "n",
+        "measure",
+        "class",
+        *DIFFERENCE,
+        "p_holm",
+        "approximate",
+    ]
     return pd.DataFrame(rows, columns=columns)
 
 
 def _macro_difference(
-    labels: Any, values: list[Any], folds: Any, *, method: MulticlassMethod, seed: int, resamples: int, level: float
+    labels: Any,
+    values: list[Any],
+    folds: Any,
+    *,
+    method: MulticlassMethod,
+    seed: int,
+    resamples: int,
+    level: float,
 ) -> dict[str, float]:
     """As `_difference`; empty where no fold has every class."""
     means = [_mean_of_folds(labels, own, folds, method=method) for own in values]
@@ -428,17 +561,25 @@ def _macro_difference(
         return {}
     areas = [float(mean(np.ones((1, len(labels)), np.int64))[0]) for mean in (first, second)]
     difference, low, high, error = _resample_macro(
-        lambda counts: first(counts) - second(counts), labels, folds, seed=seed, resamples=resamples, level=level
+        lambda counts: first(counts) - second(counts),
+        labels,
+        folds,
+        seed=seed,
+        resamples=resamples,
+        level=level,
     )
     z = difference / error if error > 0 else 0.0 if difference == 0 else math.nan
-    return dict(zip(DIFFERENCE, (*areas, difference, low, high, z, 2 * float(ndtr(-abs(z)))), strict=True))
+    return dict(
+        zip(DIFFERENCE, (*areas, difference, low, high, z, 2 * float(ndtr(-abs(z)))), strict=True)
+    )
 
 
 _MACRO: dict[MulticlassMethod, str] = {"ovr": "AUC macro", "hand-till": "AUC Hand-Till"}
 
 
 def confusion_counts(predictions: pd.DataFrame) -> pd.DataFrame:
-    """Labels by calls of each model and part: `model, part, label`, then a column `called_k` for each class.
+    """Labels by calls of each model and part: `model, part, label`, then a column `called_k` for
+    each class.
 
     Raises:
         ValueError: as `multiclass_table`.
@@ -446,7 +587,9 @@ def confusion_counts(predictions: pd.DataFrame) -> pd.DataFrame:
     names = class_columns(predictions)
     tables = []
     for (model, part), own in _by_model_and_part(predictions):
-        counts, _ = confusion_table(own["label"], own[names].to_numpy().argmax(axis=1), classes=len(names))
+        counts, _ = confusion_table(
+            own["label"], own[names].to_numpy().argmax(axis=1), classes=len(names)
+        )
         tables.append(counts.add_prefix("called_").reset_index().assign(model=model, part=part))
     table = pd.concat(tables, ignore_index=True)
     return table[["model", "part", *(name for name in table if name not in ("model", "part"))]]
@@ -461,37 +604,47 @@ def class_columns(predictions: pd.DataFrame) -> list[str]:
 def _class_names(predictions: pd.DataFrame) -> list[str]:
     names = class_columns(predictions)
     if len(names) < 3 or predictions[[*names, "label"]].isna().any(axis=None):
-        raise ValueError(f"a table of several classes needs probabilities of three or more for all, got {names}")
+        raise ValueError(
+            f"a table of several classes needs probabilities of three or more for all, got {names}"
+        )
     return names
 
 
 def characteristics_table(
     patients: pd.DataFrame, by: pd.Series[Any], *, categories: Sequence[Hashable] = ()
 ) -> pd.DataFrame:
-    """Table 1: each column by group, numbers as median (quartiles), categories as count (percent), with p values.
+    """Table 1: each column by group, numbers as median (quartiles), categories as count (percent),
+    with p values.
 
     Args:
-        patients: one row per patient; columns that aren't numbers, and those named in `categories`, are categories.
+        patients: one row per patient; columns that aren't numbers, and those named in `categories`,
+            are categories.
         by: the group of each row.
         categories: numeric columns to count.
 
     Returns:
-        `variable, category`, one text column per group, `all`, `missing`, `p_value`, `p_holm` (all variables are the
-        family): Mann-Whitney (Kruskal-Wallis for more groups) for numbers, Pearson's chi-square without Yates or
-        Fisher for categories. With one group p is missing.
+        `variable, category`, one text column per group, `all`, `missing`, `p_value`, `p_holm` (all
+        variables are the family): Mann-Whitney (Kruskal-Wallis for more groups) for numbers,
+        Pearson's chi-square without Yates or Fisher for categories. With one group p is missing.
 
     Raises:
         ValueError: indices differ, or a group is missing.
     """
     if not by.index.equals(patients.index) or by.isna().any():
         raise ValueError("by must give a group to each row of patients")
-    counted = [name for name in patients if name in categories or not pd.api.types.is_numeric_dtype(patients[name])]
+    counted = [
+        name
+        for name in patients
+        if name in categories or not pd.api.types.is_numeric_dtype(patients[name])
+    ]
     measured = [name for name in patients if name not in counted]
     groups = sorted(by.unique(), key=str)
     p_values = dict.fromkeys(patients, math.nan)
     if len(groups) > 1:
         if counted:
-            p_values |= compare_categories(patients[counted], by).set_index("feature")["p_value"].to_dict()
+            p_values |= (
+                compare_categories(patients[counted], by).set_index("feature")["p_value"].to_dict()
+            )
         if measured:
             positive = groups[-1] if len(groups) == 2 else None
             found = compare_groups(patients[measured].astype(float), by, positive=positive)
@@ -500,10 +653,18 @@ def characteristics_table(
     rows: list[dict[str, Any]] = []
     for name in patients:
         values = patients[name]
-        about = {"missing": int(values.isna().sum()), "p_value": p_values[name], "p_holm": adjusted[name]}
+        about = {
+            "missing": int(values.isna().sum()),
+            "p_value": p_values[name],
+            "p_holm": adjusted[name],
+        }
         parts = {str(group): values[by == group] for group in groups} | {"all": values}
         if name in measured:
-            rows.append({"variable": str(name), "category": ""} | {k: _median(v) for k, v in parts.items()} | about)
+            rows.append(
+                {"variable": str(name), "category": ""}
+                | {k: _median(v) for k, v in parts.items()}
+                | about
+            )
             continue
         for category in sorted(values.dropna().unique(), key=str):
             shares = {k: _share(v, category) for k, v in parts.items()}
@@ -527,11 +688,14 @@ def _share(values: pd.Series[Any], category: Any) -> str:
 
 
 def print_performance(table: pd.DataFrame) -> pd.DataFrame:
-    """`performance_table` as journals print it: one row per model and part, AUC with three digits, percent with two."""
+    """`performance_table` as journals print it: one row per model and part, AUC with three digits,
+    percent with two."""
     cells = zip(table["measure"], table["estimate"], table["low"], table["high"], strict=True)
     text = table.assign(text=[_cell(*cell) for cell in cells], part=table["part"].map(PARTS))
     columns = list(dict.fromkeys(text["measure"]))
-    wide = text.pivot_table(index=["model", "part"], columns="measure", values="text", aggfunc="first", sort=False)
+    wide = text.pivot_table(
+        index=["model", "part"], columns="measure", values="text", aggfunc="first", sort=False
+    )
     return wide[columns].reset_index().rename_axis(columns=None)
 
 
@@ -545,7 +709,8 @@ def _cell(measure: str, estimate: float, low: float, high: float) -> str:
 
 
 def print_multiclass(table: pd.DataFrame) -> pd.DataFrame:
-    """`multiclass_table` as journals print it: one row per model, part and class, as `print_performance`."""
+    """`multiclass_table` as journals print it: one row per model, part and class, as
+    `print_performance`."""
     names = table["class"].map(lambda name: name if name == "all" else f"class {name}")
     printed = print_performance(table.assign(model=table["model"].astype(str) + "\t" + names))
     parted = printed["model"].str.split("\t", expand=True)
@@ -553,7 +718,8 @@ def print_multiclass(table: pd.DataFrame) -> pd.DataFrame:
 
 
 def print_subgroups(table: pd.DataFrame) -> pd.DataFrame:
-    """`subgroup_table` as journals print it, digits as `print_performance`; what is optimistic says so."""
+    """`subgroup_table` as journals print it, digits as `print_performance`; what is optimistic says
+    so."""
     printed = table[["model", "variable", "subgroup", "n", "positives"]].copy()
     for name in ("AUC", *MEASURES):
         columns = ["auc", "low", "high"] if name == "AUC" else [name, f"{name}_low", f"{name}_high"]
@@ -564,7 +730,9 @@ def print_subgroups(table: pd.DataFrame) -> pd.DataFrame:
         printed[f"{head} (Holm)"] = [print_p(x) for x in table[f"p{name}_holm"].astype(float)]
     for name in REFITTED[1:]:
         values = table[f"refitted_{name}_optimistic"].astype(float)
-        printed[f"{name}, cutoff refitted (optimistic)"] = [_cell(name, x, math.nan, math.nan) for x in values]
+        printed[f"{name}, cutoff refitted (optimistic)"] = [
+            _cell(name, x, math.nan, math.nan) for x in values
+        ]
     return printed
 
 
@@ -585,7 +753,8 @@ def to_html(table: pd.DataFrame, *, caption: str, notes: Sequence[str] = ()) -> 
         "th{border-bottom:1pt solid;text-align:left}td,th{padding:2pt 6pt}"
     )
     return (
-        f'<!DOCTYPE html><html lang="en"><head><meta charset="utf-8"><title>{html.escape(caption)}</title>'
+        '<!DOCTYPE html><html lang="en"><head><meta '
+        f'charset="utf-8"><title>{html.escape(caption)}</title>'
         f"<style>{style}</style></head><body><p><b>{html.escape(caption)}</b></p>{body}{foot}</body></html>\n"
     )
 
@@ -596,7 +765,9 @@ def to_latex(table: pd.DataFrame, *, caption: str) -> str:
     signs |= {sign: f"\\{sign}" for sign in "&%$#_{}"}
 
     def escape(value: Any) -> str:
-        text = "" if value is None or (isinstance(value, float) and math.isnan(value)) else str(value)
+        text = (
+            "" if value is None or (isinstance(value, float) and math.isnan(value)) else str(value)
+        )
         return "".join(signs.get(sign, sign) for sign in text)
 
     lines = [" & ".join(map(escape, row)) + r" \\" for row in table.itertuples(index=False)]
@@ -631,7 +802,9 @@ def _by_model_and_part(predictions: pd.DataFrame) -> list[tuple[tuple[str, str],
 def _counts(own: pd.DataFrame, cutoff: Any) -> tuple[int, int, int, int]:
     """tp, fp, fn, tn."""
     called, ill = (own["score"] >= cutoff).to_numpy(), (own["label"] == 1).to_numpy()
-    return tuple(int(cell.sum()) for cell in (called & ill, called & ~ill, ~called & ill, ~called & ~ill))  # type: ignore[return-value]
+    return tuple(
+        int(cell.sum()) for cell in (called & ill, called & ~ill, ~called & ill, ~called & ~ill)
+    )  # type: ignore[return-value]
 
 
 def _check(predictions: pd.DataFrame) -> None:

@@ -27,7 +27,9 @@ HOSTILE = (
 )
 
 
-def _draw_nuclei(shape: tuple[int, int], *, first: int = 1, step: int = 24, seed: int = 0) -> np.ndarray:
+def _draw_nuclei(
+    shape: tuple[int, int], *, first: int = 1, step: int = 24, seed: int = 0
+) -> np.ndarray:
     """Label image of tilted ellipses on a grid."""
     rng = np.random.default_rng(seed)
     labels = np.zeros(shape, np.int32)
@@ -45,15 +47,21 @@ def _draw_nuclei(shape: tuple[int, int], *, first: int = 1, step: int = 24, seed
     return labels
 
 
-def _make_run(path: Path, slide_ids: tuple[str, ...] = HOSTILE, *, images: int = 1, downsample: float = 2.0) -> Run:
-    """A measured run: per slide `images` files with one region of 2 x 2 patches each, nuclei of known shape."""
+def _make_run(
+    path: Path, slide_ids: tuple[str, ...] = HOSTILE, *, images: int = 1, downsample: float = 2.0
+) -> Run:
+    """A measured run: per slide `images` files with one region of 2 x 2 patches each, nuclei of
+    known shape."""
     run = Run.create(path)
     slides = tuple(
         Slide(
             slide_id,
             f"patient {number}" if number else "=1+1",
             str(number % 2),
-            tuple(ImageSource(path / f"{number}_{image}.png", mpp=0.5 / downsample) for image in range(images)),
+            tuple(
+                ImageSource(path / f"{number}_{image}.png", mpp=0.5 / downsample)
+                for image in range(images)
+            ),
             site="@site",
             covariates={"age": 40.0 + number, "=cmd|' /C calc'!A0": "+1", "a/b": None},
         )
@@ -71,22 +79,51 @@ def _store_masks(run: Run, slide: Slide, seed: int, downsample: float) -> None:
     group = zarr.open_group(folder / "masks.zarr", mode="w")
     pad, side, first, tables, regions = pipeline.PAD_PX, 128, 1, [], []
     for image in range(len(slide.images)):
-        labels = _draw_nuclei((2 * side + 2 * pad, 2 * side + 2 * pad), first=first, seed=seed + image)
+        labels = _draw_nuclei(
+            (2 * side + 2 * pad, 2 * side + 2 * pad), first=first, seed=seed + image
+        )
         first = int(labels.max()) + 1
         x, y = 100.0, 60.0
         stored = group.create_group(str(image))
         stored.create_array("labels", data=labels, chunks=(256, 256))
         stored.create_array("tissue", data=np.ones((side // 2, side // 2), bool))
-        frame = {"x_px": x - pad * downsample, "y_px": y - pad * downsample, "downsample": downsample, "mpp": 0.5}
+        frame = {
+            "x_px": x - pad * downsample,
+            "y_px": y - pad * downsample,
+            "downsample": downsample,
+            "mpp": 0.5,
+        }
         stored.attrs.update(frame | {"patch_px": side, "image": image})
         width = side * downsample
         for row, column in np.ndindex(2, 2):
             place = {"x_px": x + column * width, "y_px": y + row * width, "side_px": width}
-            shares = {"blank_fraction": 0.0, "tissue_mm2": (side * 0.5e-3) ** 2, "ink_fraction": 0.0, "sharpness": 0.01}
-            names = {"slide_id": slide.slide_id, "patch_id": len(tables), "image": image, "region": image}
+            shares = {
+                "blank_fraction": 0.0,
+                "tissue_mm2": (side * 0.5e-3) ** 2,
+                "ink_fraction": 0.0,
+                "sharpness": 0.01,
+            }
+            names = {
+                "slide_id": slide.slide_id,
+                "patch_id": len(tables),
+                "image": image,
+                "region": image,
+            }
             tables.append(names | place | shares | {"kept": True})
-        ring = [[x, y], [x + 2 * width, y], [x + 2 * width, y + 2 * width], [x, y + 2 * width], [x, y]]
-        properties = {"objectType": "annotation", "name": "r", "image": image, "region": image, "source": "whole"}
+        ring = [
+            [x, y],
+            [x + 2 * width, y],
+            [x + 2 * width, y + 2 * width],
+            [x, y + 2 * width],
+            [x, y],
+        ]
+        properties = {
+            "objectType": "annotation",
+            "name": "r",
+            "image": image,
+            "region": image,
+            "source": "whole",
+        }
         geometry = {"type": "Polygon", "coordinates": [ring]}
         regions.append({"type": "Feature", "geometry": geometry, "properties": properties})
     write_parquet(folder / "patches.parquet", PATCHES.check(pd.DataFrame(tables)))
@@ -103,7 +140,8 @@ def hostile() -> tuple[str, ...]:
 
 @pytest.fixture(scope="session")
 def make_run() -> Callable[..., Run]:
-    """Makes a measured run at a path: slide ids, number of images per slide, level-0 pixels per working pixel."""
+    """Makes a measured run at a path: slide ids, number of images per slide, level-0 pixels per
+    working pixel."""
     return _make_run
 
 

@@ -1,4 +1,5 @@
-"""Reads the h5ad files of a folder with anndata, writes them again, and prints what they hold as JSON."""
+"""Reads the h5ad files of a folder with anndata, writes them again, and prints what they hold as
+JSON."""
 
 from __future__ import annotations
 

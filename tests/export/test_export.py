@@ -1,4 +1,5 @@
-"""What other tools read of a run: QuPath's GeoJSON, h5ad, HDF5 bags, CSV; hostile names everywhere."""
+"""What other tools read of a run: QuPath's GeoJSON, h5ad, HDF5 bags, CSV; hostile names
+everywhere."""
 
 from __future__ import annotations
 
@@ -48,12 +49,16 @@ def test_hostile_names_stay_in_the_folder(run: Run, tmp_path: Path, target: Any)
     before = set(tmp_path.parent.rglob("*"))
     written = export_run(run, target, out=tmp_path / "out")
     assert len(set(written)) == len(written) > 0
-    assert all(path.is_file() and path.resolve().is_relative_to(tmp_path / "out") for path in written)
+    assert all(
+        path.is_file() and path.resolve().is_relative_to(tmp_path / "out") for path in written
+    )
     new = {path for path in set(tmp_path.parent.rglob("*")) - before if path.is_file()}
     assert new == set(written)
 
 
-def test_every_nucleus_is_a_detection_with_its_measurements(run: Run, hostile: tuple[str, ...], tmp_path: Path) -> None:
+def test_every_nucleus_is_a_detection_with_its_measurements(
+    run: Run, hostile: tuple[str, ...], tmp_path: Path
+) -> None:
     slide_id = hostile[1]
     (path,) = export_run(run, "qupath", out=tmp_path, slides=[slide_id])
     features = read_geojson(path)
@@ -75,7 +80,9 @@ def test_every_nucleus_is_a_detection_with_its_measurements(run: Run, hostile: t
         assert (center.x, center.y) == pytest.approx((row["x_px"], row["y_px"]), abs=1e-6)
         for name in FEATURE_NAMES:
             assert said.get(name, np.nan) == pytest.approx(row[name], rel=1e-6, nan_ok=True)
-    places = sorted(tuple(shapely.geometry.shape(f["geometry"]).bounds[:2]) for f in of_type(features, "tile"))
+    places = sorted(
+        tuple(shapely.geometry.shape(f["geometry"]).bounds[:2]) for f in of_type(features, "tile")
+    )
     assert places == sorted(zip(patches["x_px"], patches["y_px"], strict=True))
 
 
@@ -87,7 +94,10 @@ def test_tiles_carry_the_scores_of_image_models(run: Run, tmp_path: Path) -> Non
         table = pd.DataFrame({"slide_id": ["plain"], "patch_id": [2], "attention": [attention]})
         table.to_parquet(folder / "attention.parquet")
     (path,) = export_run(copy, "qupath", out=tmp_path / "out", slides=["plain"])
-    tiles = {f["properties"]["name"]: f["properties"]["measurements"] for f in of_type(read_geojson(path), "tile")}
+    tiles = {
+        f["properties"]["name"]: f["properties"]["measurements"]
+        for f in of_type(read_geojson(path), "tile")
+    }
     assert tiles["patch 2"]["attention dl-cnb"] == 0.5
     assert "attention dl-cnb" not in tiles["patch 0"]
     assert tiles["patch 0"]["nuclei"] == (copy.nuclei("plain")["patch_id"] == 0).sum()
@@ -103,7 +113,10 @@ def test_equal_runs_give_equal_bytes_and_windows_leave_no_trace(
     assert first.read_bytes() == second.read_bytes()
     monkeypatch.setattr(qupath, "TILE_PX", 50)
     (tiled,) = export_run(run, "qupath", out=tmp_path / "3", slides=["plain"])
-    ordered = [sorted(read_geojson(path), key=lambda feature: str(feature["id"])) for path in (first, tiled)]
+    ordered = [
+        sorted(read_geojson(path), key=lambda feature: str(feature["id"]))
+        for path in (first, tiled)
+    ]
     assert ordered[0] == ordered[1]
 
 
@@ -121,7 +134,8 @@ def test_no_two_images_share_a_file(tmp_path: Path) -> None:
     run = Run.create(tmp_path / "run")
     image = ImageSource(tmp_path / "a.png")
     cohort = [
-        Slide(name, name, "1", (image,) * count) for name, count in (("a", 2), ("a_1", 1), ("A_0", 1), ("a_0", 1))
+        Slide(name, name, "1", (image,) * count)
+        for name, count in (("a", 2), ("a_1", 1), ("A_0", 1), ("a_0", 1))
     ]
     run.save_cohort(Cohort(tuple(cohort)))
     stems = list(file_stems(run).values())
@@ -134,7 +148,9 @@ def test_h5ad_by_the_specification(run: Run, hostile: tuple[str, ...], tmp_path:
     with h5py.File(patches) as file:
         assert dict(file.attrs) == {"encoding-type": "anndata", "encoding-version": "0.1.0"}
         assert file["X"].shape == (sum(run.patches()["kept"]), 8)
-        assert file["obsm/spatial"][0].tolist() == pytest.approx([(100 + 128) * 0.25, (60 + 128) * 0.25])
+        assert file["obsm/spatial"][0].tolist() == pytest.approx(
+            [(100 + 128) * 0.25, (60 + 128) * 0.25]
+        )
         assert file["obsm/spatial_px"][0].tolist() == [228, 188]
     with h5py.File(histograms) as file:
         counts = file["X"][:]
@@ -146,12 +162,16 @@ def test_h5ad_by_the_specification(run: Run, hostile: tuple[str, ...], tmp_path:
         assert names == list(hostile)
 
 
-@pytest.mark.skipif(not READER.is_file(), reason="make test builds .venv-readers; anndata needs another pandas")
+@pytest.mark.skipif(
+    not READER.is_file(), reason="make test builds .venv-readers; anndata needs another pandas"
+)
 def test_anndata_reads_and_writes_it(run: Run, hostile: tuple[str, ...], tmp_path: Path) -> None:
     """In an environment of its own: anndata asks for an older pandas than morphomil."""
     export_run(run, "anndata", out=tmp_path)
     script = Path(__file__).parent / "read_h5ad.py"
-    done = subprocess.run([READER, "-W", "error", script, tmp_path], capture_output=True, text=True, check=False)
+    done = subprocess.run(
+        [READER, "-W", "error", script, tmp_path], capture_output=True, text=True, check=False
+    )
     assert done.returncode == 0, done.stderr
     said = json.loads(done.stdout)
     values = run.nuclei("plain").query("patch_id == 0")["area_um2"]
@@ -197,7 +217,13 @@ def test_a_slide_without_nuclei_is_exported(make_run: MakeRun, tmp_path: Path) -
 
     run = make_run(tmp_path / "run", ("bare", "full"))
     zarr.open_group(run.slide_folder("bare") / "masks.zarr")["0"]["labels"][:] = 0
-    run.mark_done("bare", "segment", "bare", outputs=["patches.parquet", "regions.geojson", "masks.zarr"], figures={})
+    run.mark_done(
+        "bare",
+        "segment",
+        "bare",
+        outputs=["patches.parquet", "regions.geojson", "masks.zarr"],
+        figures={},
+    )
     pipeline.featurize(run)
     for target in ("qupath", "anndata", "trident", "clam", "csv"):
         assert export_run(run, target, out=tmp_path / target, slides=["bare"])  # type: ignore[arg-type]
@@ -206,10 +232,24 @@ def test_a_slide_without_nuclei_is_exported(make_run: MakeRun, tmp_path: Path) -
 
 def test_the_command(run: Run, tmp_path: Path) -> None:
     program = Path(sys.executable).with_name("morphomil")
-    words = [str(program), "export", str(run.path), "--to", "csv", "--out", str(tmp_path), "--slide", "plain"]
+    words = [
+        str(program),
+        "export",
+        str(run.path),
+        "--to",
+        "csv",
+        "--out",
+        str(tmp_path),
+        "--slide",
+        "plain",
+    ]
     done = subprocess.run(words, capture_output=True, text=True, check=True)
     assert "3 files" in done.stdout
-    assert sorted(path.name for path in tmp_path.rglob("*.csv")) == ["plain.csv", "plain.csv", "slides.csv"]
+    assert sorted(path.name for path in tmp_path.rglob("*.csv")) == [
+        "plain.csv",
+        "plain.csv",
+        "slides.csv",
+    ]
     done = subprocess.run([*words[:-1], "nowhere"], capture_output=True, text=True, check=False)
     assert done.returncode == 2
     assert "no slide 'nowhere'" in done.stderr

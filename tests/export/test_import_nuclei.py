@@ -1,4 +1,5 @@
-"""Nuclei from other programs: label images and GeoJSON lead to the nuclei that they show; exports lead back."""
+"""Nuclei from other programs: label images and GeoJSON lead to the nuclei that they show; exports
+lead back."""
 
 from __future__ import annotations
 
@@ -38,7 +39,9 @@ def labels(draw_nuclei: Callable[..., np.ndarray]) -> np.ndarray:
 def cohort(tmp_path: Path) -> Cohort:
     """One slide of pink tissue, 512 x 384 pixels of 0.5 um."""
     rng = np.random.default_rng(1)
-    pixels = np.clip(rng.normal(0, 12, (384, 512, 1)) + np.array([200, 130, 180]), 0, 250).astype(np.uint8)
+    pixels = np.clip(rng.normal(0, 12, (384, 512, 1)) + np.array([200, 130, 180]), 0, 250).astype(
+        np.uint8
+    )
     Image.fromarray(pixels).save(tmp_path / "slide.png")
     return Cohort((Slide("slide", "p", "1", (ImageSource(tmp_path / "slide.png", mpp=0.5),)),))
 
@@ -52,16 +55,23 @@ def run_with(cohort: Cohort, nuclei: Path, out: Path, **options: Any) -> Run:
 
 
 def failure(cohort: Cohort, nuclei: Path, out: Path) -> str:
-    _, result = import_nuclei(cohort, {cohort.slides[0].images[0].path: nuclei}, out, settings=WHOLE)
+    _, result = import_nuclei(
+        cohort, {cohort.slides[0].images[0].path: nuclei}, out, settings=WHOLE
+    )
     return result.failed["slide"]
 
 
-def geojson(labels: np.ndarray, kind: str | None = "detection", scale: float = 1) -> list[dict[str, Any]]:
+def geojson(
+    labels: np.ndarray, kind: str | None = "detection", scale: float = 1
+) -> list[dict[str, Any]]:
     properties = {"objectType": kind} if kind else {}
     return [
         {
             "type": "Feature",
-            "geometry": {"type": "Polygon", "coordinates": [(ring * scale).tolist() for ring in outline.polygons[0]]},
+            "geometry": {
+                "type": "Polygon",
+                "coordinates": [(ring * scale).tolist() for ring in outline.polygons[0]],
+            },
             "properties": properties,
         }
         for outline in trace_outlines(labels)
@@ -80,11 +90,15 @@ def write_labels(path: Path, labels: np.ndarray) -> Path:
 @pytest.mark.parametrize(
     "name", ["a.png", "a.tif", "tiled.tif", "a.geojson", "a.geojson.gz", "list.json", "plain.json"]
 )
-def test_each_format_gives_the_nuclei_it_shows(name: str, labels: np.ndarray, cohort: Cohort, tmp_path: Path) -> None:
+def test_each_format_gives_the_nuclei_it_shows(
+    name: str, labels: np.ndarray, cohort: Cohort, tmp_path: Path
+) -> None:
     path = tmp_path / name
     if "json" in name:
         features = geojson(labels, None if name == "plain.json" else "detection")
-        tree: Any = features if name == "list.json" else {"type": "FeatureCollection", "features": features}
+        tree: Any = (
+            features if name == "list.json" else {"type": "FeatureCollection", "features": features}
+        )
         content = json.dumps(tree).encode()
         path.write_bytes(gzip.compress(content) if name.endswith("gz") else content)
     else:
@@ -92,16 +106,22 @@ def test_each_format_gives_the_nuclei_it_shows(name: str, labels: np.ndarray, co
     run = run_with(cohort, path, tmp_path / "run")
     found, truth = run.nuclei("slide"), measure_nuclei(labels, mpp=0.5)
     assert len(found) == len(truth) == labels.max()
-    found, truth = (table.sort_values(["y_px", "x_px"], ignore_index=True) for table in (found, truth))
+    found, truth = (
+        table.sort_values(["y_px", "x_px"], ignore_index=True) for table in (found, truth)
+    )
     pd.testing.assert_frame_equal(found[SHAPES], truth[SHAPES], rtol=1e-9)
     np.testing.assert_allclose(found[["x_px", "y_px"]], truth[["x_px", "y_px"]] + 0.5)
     assert run.segmented_with()["model"] == "imported"
 
 
 @pytest.mark.parametrize("factor", [0.5, 2])
-def test_a_label_image_of_another_scale(factor: float, labels: np.ndarray, cohort: Cohort, tmp_path: Path) -> None:
+def test_a_label_image_of_another_scale(
+    factor: float, labels: np.ndarray, cohort: Cohort, tmp_path: Path
+) -> None:
     other = np.kron(labels, np.ones((2, 2), int)) if factor == 2 else labels[::2, ::2]
-    run = run_with(cohort, write_labels(tmp_path / "a.tif", other.astype(np.int32)), tmp_path / "run")
+    run = run_with(
+        cohort, write_labels(tmp_path / "a.tif", other.astype(np.int32)), tmp_path / "run"
+    )
     truth = measure_nuclei(labels, mpp=0.5)
     assert len(run.nuclei("slide")) == len(truth)
     assert run.nuclei("slide")["area_um2"].sum() == pytest.approx(truth["area_um2"].sum(), rel=0.02)
@@ -109,7 +129,9 @@ def test_a_label_image_of_another_scale(factor: float, labels: np.ndarray, cohor
 
 def annotate(slide: Slide, run: Run) -> Slide:
     """The slide with the run's regions as its annotation."""
-    image = replace(slide.images[0], annotation=run.slide_folder(slide.slide_id) / "regions.geojson")
+    image = replace(
+        slide.images[0], annotation=run.slide_folder(slide.slide_id) / "regions.geojson"
+    )
     return replace(slide, images=(image,))
 
 
@@ -123,7 +145,9 @@ def test_qupath_export_leads_back_to_the_same_nuclei(
     export_run(first, "qupath", out=tmp_path / "out")
     files = find_files(first.cohort, tmp_path / "out")
     annotated = Cohort(tuple(annotate(slide, first) for slide in first.cohort.slides))
-    again, result = import_nuclei(annotated, files, tmp_path / "again", settings=PatchSettings(patch_px=128))
+    again, result = import_nuclei(
+        annotated, files, tmp_path / "again", settings=PatchSettings(patch_px=128)
+    )
     assert not result.failed
     pipeline.featurize(again)
     for name in hostile:
@@ -150,20 +174,28 @@ def test_an_unchanged_import_is_skipped_and_a_changed_one_done_anew(
 ) -> None:
     path, image = write_labels(tmp_path / "a.tif", labels), cohort.slides[0].images[0].path
     run_with(cohort, path, tmp_path / "run")
-    assert import_nuclei(cohort, {image: path}, tmp_path / "run", settings=WHOLE)[1].skipped == ("slide",)
+    assert import_nuclei(cohort, {image: path}, tmp_path / "run", settings=WHOLE)[1].skipped == (
+        "slide",
+    )
     write_labels(path, np.where(labels == 3, 0, labels))
     run, result = import_nuclei(cohort, {image: path}, tmp_path / "run", settings=WHOLE)
     assert result.done == ("slide",)
     assert run.figures("segment")["nuclei_found"].item() == labels.max() - 1
 
 
-def test_overlaps_pieces_and_nuclei_outside_the_region(labels: np.ndarray, cohort: Cohort, tmp_path: Path) -> None:
+def test_overlaps_pieces_and_nuclei_outside_the_region(
+    labels: np.ndarray, cohort: Cohort, tmp_path: Path
+) -> None:
     square = np.array([[100, 100], [120, 100], [120, 120], [100, 120], [100, 100]], float)
     bow_tie = np.array([[200, 200], [216, 216], [216, 200], [200, 216]], float)
     shapes = [square, square + 10, bow_tie, square + 5000]
     polygons = [{"type": "Polygon", "coordinates": [ring.tolist()]} for ring in shapes]
-    features = [{"type": "Feature", "geometry": polygon, "properties": None} for polygon in polygons]
-    features.append({"type": "Feature", "geometry": {"type": "Point", "coordinates": [1, 2]}, "properties": {}})
+    features = [
+        {"type": "Feature", "geometry": polygon, "properties": None} for polygon in polygons
+    ]
+    features.append(
+        {"type": "Feature", "geometry": {"type": "Point", "coordinates": [1, 2]}, "properties": {}}
+    )
     path = tmp_path / "a.json"
     path.write_text(json.dumps(features), encoding="utf-8")
     run = run_with(cohort, path, tmp_path / "run")
@@ -173,12 +205,25 @@ def test_overlaps_pieces_and_nuclei_outside_the_region(labels: np.ndarray, cohor
 
 
 def test_cells_give_their_nucleus(cohort: Cohort, tmp_path: Path) -> None:
-    cell = {"type": "Polygon", "coordinates": [[[90, 90], [130, 90], [130, 130], [90, 130], [90, 90]]]}
-    nucleus = {"type": "Polygon", "coordinates": [[[100, 100], [120, 100], [120, 110], [100, 110], [100, 100]]]}
-    feature = {"type": "Feature", "geometry": cell, "nucleusGeometry": nucleus, "properties": {"objectType": "cell"}}
+    cell = {
+        "type": "Polygon",
+        "coordinates": [[[90, 90], [130, 90], [130, 130], [90, 130], [90, 90]]],
+    }
+    nucleus = {
+        "type": "Polygon",
+        "coordinates": [[[100, 100], [120, 100], [120, 110], [100, 110], [100, 100]]],
+    }
+    feature = {
+        "type": "Feature",
+        "geometry": cell,
+        "nucleusGeometry": nucleus,
+        "properties": {"objectType": "cell"},
+    }
     drawn = {"type": "Feature", "geometry": cell, "properties": {"objectType": "annotation"}}
     path = tmp_path / "a.geojson"
-    path.write_text(json.dumps({"type": "FeatureCollection", "features": [drawn, feature]}), encoding="utf-8")
+    path.write_text(
+        json.dumps({"type": "FeatureCollection", "features": [drawn, feature]}), encoding="utf-8"
+    )
     assert (run_with(cohort, path, tmp_path / "run").nuclei("slide")["area_um2"] == 50).all()
 
 
@@ -190,10 +235,14 @@ def test_no_nuclei_are_no_error(cohort: Cohort, tmp_path: Path) -> None:
     assert run_with(cohort, blank, tmp_path / "run").nuclei("slide").empty
 
 
-def test_features_are_read_across_chunks(labels: np.ndarray, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_features_are_read_across_chunks(
+    labels: np.ndarray, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     features = geojson(labels)
     path = tmp_path / "a.geojson"
-    path.write_text(json.dumps({"type": "FeatureCollection", "features": features}, indent=1), encoding="utf-8")
+    path.write_text(
+        json.dumps({"type": "FeatureCollection", "features": features}, indent=1), encoding="utf-8"
+    )
     for size in (64, 1000, 2**20):
         monkeypatch.setattr("morphomil.import_nuclei.READ_CHARS", size)
         assert list(read_features(path)) == features
@@ -207,13 +256,33 @@ def test_features_are_read_across_chunks(labels: np.ndarray, tmp_path: Path, mon
         ("mask.png", lambda labels: (labels > 0).astype(np.int32) * 255, "a number of its own"),
         ("shape.tif", lambda labels: labels[:, :300], "don't fit the slide's 512 x 384"),
         ("float.tif", lambda labels: labels.astype(np.float32), "one whole number per pixel"),
-        ("rgb.tif", lambda labels: np.dstack([labels.astype(np.uint8)] * 3), "one whole number per pixel"),
+        (
+            "rgb.tif",
+            lambda labels: np.dstack([labels.astype(np.uint8)] * 3),
+            "one whole number per pixel",
+        ),
         ("negative.tif", lambda labels: -labels, "negative label"),
-        ("cut.geojson", '{"type":"FeatureCollection","features":[{"type":"Feature","geom', "cut off"),
+        (
+            "cut.geojson",
+            '{"type":"FeatureCollection","features":[{"type":"Feature","geom',
+            "cut off",
+        ),
         ("other.geojson", '{"type":"Topology","objects":{}}', "no GeoJSON"),
-        ("nan.geojson", [[[[1, 1], [9, 1], [9, float("nan")], [1, 1]]], "detection"], "no finite pixel positions"),
-        ("far.geojson", [[[[9000, 1], [9009, 1], [9009, 9], [9000, 1]]], "detection"], "belong to another slide"),
-        ("huge.geojson", [[[[0, 0], [500, 0], [500, 300], [0, 0]]], "detection"], "more than a nucleus can"),
+        (
+            "nan.geojson",
+            [[[[1, 1], [9, 1], [9, float("nan")], [1, 1]]], "detection"],
+            "no finite pixel positions",
+        ),
+        (
+            "far.geojson",
+            [[[[9000, 1], [9009, 1], [9009, 9], [9000, 1]]], "detection"],
+            "belong to another slide",
+        ),
+        (
+            "huge.geojson",
+            [[[[0, 0], [500, 0], [500, 300], [0, 0]]], "detection"],
+            "more than a nucleus can",
+        ),
         (
             "drawn.geojson",
             [[[[10, 10], [19, 10], [19, 19], [10, 10]]], "annotation"],
@@ -229,13 +298,19 @@ def test_bad_files_are_told_in_a_sentence(
     path = tmp_path / name
     if callable(content):
         array = content(labels)
-        Image.fromarray(array.astype(np.uint8)).save(path) if name.endswith("png") else tifffile.imwrite(path, array)
+        Image.fromarray(array.astype(np.uint8)).save(path) if name.endswith(
+            "png"
+        ) else tifffile.imwrite(path, array)
     elif isinstance(content, str):
         path.write_text(content, encoding="utf-8")
     else:
         coordinates, kind = content
         geometry = {"type": "Polygon", "coordinates": coordinates}
-        path.write_text(json.dumps([{"type": "Feature", "geometry": geometry, "properties": {"objectType": kind}}]))
+        path.write_text(
+            json.dumps(
+                [{"type": "Feature", "geometry": geometry, "properties": {"objectType": kind}}]
+            )
+        )
     said = failure(cohort, path, tmp_path / "run")
     assert message in said
     assert name in said
@@ -268,10 +343,18 @@ def test_files_are_found_by_name_or_all_problems_are_told(cohort: Cohort, tmp_pa
     assert not (tmp_path / "run").exists()
 
 
-def test_the_command_by_column_and_by_folder(labels: np.ndarray, cohort: Cohort, tmp_path: Path) -> None:
+def test_the_command_by_column_and_by_folder(
+    labels: np.ndarray, cohort: Cohort, tmp_path: Path
+) -> None:
     (tmp_path / "nuclei").mkdir()
     write_labels(tmp_path / "nuclei" / "slide.png", labels)
-    rows = {"slide": ["slide.png"], "patient": ["p"], "label": ["1"], "mpp": ["0.5"], "nuclei": ["nuclei/slide.png"]}
+    rows = {
+        "slide": ["slide.png"],
+        "patient": ["p"],
+        "label": ["1"],
+        "mpp": ["0.5"],
+        "nuclei": ["nuclei/slide.png"],
+    }
     pd.DataFrame(rows).to_csv(tmp_path / "cohort.csv", index=False)
     program = Path(sys.executable).with_name("morphomil")
     for number, further in enumerate([[], ["--nuclei", tmp_path / "nuclei"]]):

@@ -1,4 +1,5 @@
-"""Drives a real headless Chromium over its debugging pipe: pages, keys, console, screenshots; nothing to install."""
+"""Drives a real headless Chromium over its debugging pipe: pages, keys, console, screenshots;
+nothing to install."""
 
 from __future__ import annotations
 
@@ -11,7 +12,9 @@ import time
 from pathlib import Path
 from typing import Any
 
-PROGRAM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+PROGRAM = (
+    shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+)
 
 
 class Browser:
@@ -20,7 +23,14 @@ class Browser:
     def __init__(self, profile: Path) -> None:
         to_browser, self._write = os.pipe()
         self._read, from_browser = os.pipe()
-        words = [PROGRAM, "--headless", "--no-sandbox", "--disable-gpu", "--hide-scrollbars", "--no-first-run"]
+        words = [
+            PROGRAM,
+            "--headless",
+            "--no-sandbox",
+            "--disable-gpu",
+            "--hide-scrollbars",
+            "--no-first-run",
+        ]
         words += ["--remote-debugging-pipe", f"--user-data-dir={profile}", "about:blank"]
 
         # Chromium reads commands from descriptor 3 and answers on 4.
@@ -30,7 +40,11 @@ class Browser:
             os.dup2(answers, 4)
 
         self._process = subprocess.Popen(
-            words, preexec_fn=place, close_fds=False, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+            words,
+            preexec_fn=place,
+            close_fds=False,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
         )
         os.close(to_browser)
         os.close(from_browser)
@@ -38,7 +52,9 @@ class Browser:
         self.problems: list[str] = []
         self.requests: list[str] = []
         target = self.call("Target.createTarget", url="about:blank")["targetId"]
-        self._session = self.call("Target.attachToTarget", targetId=target, flatten=True)["sessionId"]
+        self._session = self.call("Target.attachToTarget", targetId=target, flatten=True)[
+            "sessionId"
+        ]
         for domain in ("Page", "Runtime", "Log", "Network"):
             self.call(f"{domain}.enable")
 
@@ -81,22 +97,39 @@ class Browser:
             self.problems.append(json.dumps(about["exceptionDetails"])[:500])
         elif method == "Log.entryAdded" and about["entry"]["level"] in ("error", "warning"):
             self.problems.append(f"{about['entry']['text']} {about['entry'].get('url', '')}")
-        elif method == "Runtime.consoleAPICalled" and about["type"] in ("error", "warning", "assert"):
+        elif method == "Runtime.consoleAPICalled" and about["type"] in (
+            "error",
+            "warning",
+            "assert",
+        ):
             self.problems.append(json.dumps(about["args"])[:500])
         elif method == "Network.requestWillBeSent":
             self.requests.append(about["request"]["url"])
 
-    def open(self, address: str, *, width: int = 1280, height: int = 900, dark: bool = False) -> None:
+    def open(
+        self, address: str, *, width: int = 1280, height: int = 900, dark: bool = False
+    ) -> None:
         """Open a page and wait until it is loaded."""
-        self.call("Emulation.setDeviceMetricsOverride", width=width, height=height, deviceScaleFactor=1, mobile=False)
+        self.call(
+            "Emulation.setDeviceMetricsOverride",
+            width=width,
+            height=height,
+            deviceScaleFactor=1,
+            mobile=False,
+        )
         scheme = [{"name": "prefers-color-scheme", "value": "dark" if dark else "light"}]
         self.call("Emulation.setEmulatedMedia", features=scheme)
         self.call("Page.navigate", url=address)
-        self.wait(f"location.href.startsWith({json.dumps(address[:60])}) && document.readyState === 'complete'")
+        self.wait(
+            f"location.href.startsWith({json.dumps(address[:60])}) && document.readyState "
+            "=== 'complete'"
+        )
 
     def ask(self, script: str) -> Any:
         """The value of an expression in the page."""
-        found = self.call("Runtime.evaluate", expression=script, returnByValue=True, awaitPromise=True)
+        found = self.call(
+            "Runtime.evaluate", expression=script, returnByValue=True, awaitPromise=True
+        )
         if "exceptionDetails" in found:
             raise RuntimeError(f"{script}: {found['exceptionDetails']}")
         return found["result"].get("value")
@@ -110,15 +143,26 @@ class Browser:
         end = time.monotonic() + seconds
         while not self.ask(script):
             if time.monotonic() > end:
-                raise TimeoutError(f"{script} did not become true in {seconds:g} s; problems: {self.problems}")
+                raise TimeoutError(
+                    f"{script} did not become true in {seconds:g} s; problems: {self.problems}"
+                )
             time.sleep(0.1)
 
     def press(self, key: str, *, code: str = "", number: int = 0, text: str = "") -> None:
         """Press and release a key where the focus is."""
-        keys = {"key": key, "code": code or key, "windowsVirtualKeyCode": number, "nativeVirtualKeyCode": number}
-        self.call("Input.dispatchKeyEvent", type="keyDown", **keys, **({"text": text} if text else {}))
+        keys = {
+            "key": key,
+            "code": code or key,
+            "windowsVirtualKeyCode": number,
+            "nativeVirtualKeyCode": number,
+        }
+        self.call(
+            "Input.dispatchKeyEvent", type="keyDown", **keys, **({"text": text} if text else {})
+        )
         self.call("Input.dispatchKeyEvent", type="keyUp", **keys)
 
     def screenshot(self, path: Path) -> None:
         """What the page shows, as PNG."""
-        path.write_bytes(base64.b64decode(self.call("Page.captureScreenshot", format="png")["data"]))
+        path.write_bytes(
+            base64.b64decode(self.call("Page.captureScreenshot", format="png")["data"])
+        )

@@ -8,7 +8,14 @@ import pandas as pd
 from morphomil.figure_tables import Correlation, correlation_tables
 from morphomil.types import FEATURE_NAMES
 
-MODELS = ("clinical", "dl-cnb", "dl-cnb+c", "morphometry", "morphometry+clinical", "a model with a very long name")
+MODELS = (
+    "clinical",
+    "dl-cnb",
+    "dl-cnb+c",
+    "morphometry",
+    "morphometry+clinical",
+    "a model with a very long name",
+)
 
 
 def groups(count: int) -> list[str]:
@@ -27,10 +34,28 @@ def flow() -> pd.DataFrame:
             "69 with N0, 49 with N+",
             "3 slides and 2 patients (2 failed, 1 missing)",
         ),
-        ("With kept patches", 118, 137, 8000.0, np.nan, "69 with N0, 49 with N+", "1,000 patches, blank or outside"),
-        ("With measured nuclei", 117, 136, 7990.0, 1234567.0, "68 with N0, 49 with N+", "1 slide and 1 patient"),
+        (
+            "With kept patches",
+            118,
+            137,
+            8000.0,
+            np.nan,
+            "69 with N0, 49 with N+",
+            "1,000 patches, blank or outside",
+        ),
+        (
+            "With measured nuclei",
+            117,
+            136,
+            7990.0,
+            1234567.0,
+            "68 with N0, 49 with N+",
+            "1 slide and 1 patient",
+        ),
     ]
-    return pd.DataFrame(rows, columns=["step", "patients", "slides", "patches", "nuclei", "groups", "lost"])
+    return pd.DataFrame(
+        rows, columns=["step", "patients", "slides", "patches", "nuclei", "groups", "lost"]
+    )
 
 
 def predictions(models: int, patients: int = 80) -> pd.DataFrame:
@@ -39,7 +64,11 @@ def predictions(models: int, patients: int = 80) -> pd.DataFrame:
     tables = []
     for number, model in enumerate(MODELS[:models]):
         score = 1 / (1 + np.exp(-(0.5 * number * (2 * label - 1) + rng.normal(0, 1, patients))))
-        tables.append(pd.DataFrame({"model": model, "patient": range(patients), "label": label, "score": score}))
+        tables.append(
+            pd.DataFrame(
+                {"model": model, "patient": range(patients), "label": label, "score": score}
+            )
+        )
     return pd.concat(tables, ignore_index=True).assign(fold="test", part="test", cutoff=0.5)
 
 
@@ -50,7 +79,13 @@ def confusion(models: int, classes: int) -> pd.DataFrame:
         counts = rng.integers(0, 40, (classes, classes)) + 60 * np.eye(classes, dtype=int)
         shares = counts / counts.sum(axis=1, keepdims=True)
         rows += [
-            {"model": model, "label": a, "call": b, "n": int(counts[a, b]), "share": float(shares[a, b])}
+            {
+                "model": model,
+                "label": a,
+                "call": b,
+                "n": int(counts[a, b]),
+                "share": float(shares[a, b]),
+            }
             for a in range(classes)
             for b in range(classes)
         ]
@@ -68,8 +103,23 @@ def subgroups(models: int, variables: int = 2) -> pd.DataFrame:
         ):
             for at, name in enumerate(names):
                 auc = 0.6 + 0.05 * number + 0.04 * at
-                row = {"model": model, "variable": variable, "subgroup": name, "n": 30 + 9 * at, "positives": 12}
-                rows.append(row | {"auc": auc, "low": auc - 0.12, "high": auc + 0.1, "p_value": 0.03, "p_holm": 0.12})
+                row = {
+                    "model": model,
+                    "variable": variable,
+                    "subgroup": name,
+                    "n": 30 + 9 * at,
+                    "positives": 12,
+                }
+                rows.append(
+                    row
+                    | {
+                        "auc": auc,
+                        "low": auc - 0.12,
+                        "high": auc + 0.1,
+                        "p_value": 0.03,
+                        "p_holm": 0.12,
+                    }
+                )
     rows[-1] |= dict.fromkeys(("auc", "low", "high", "p_value", "p_holm"), np.nan)
     return pd.DataFrame(rows)
 
@@ -96,9 +146,15 @@ def histograms(count: int, patients: int = 4) -> pd.DataFrame:
             for feature in FEATURE_NAMES:
                 middle = 12 + 1.2 * number + rng.normal(0, 1)
                 shares = np.exp(-0.5 * ((np.arange(32) - middle) / 5) ** 2)
-                bins = {"low": np.arange(32.0), "high": np.arange(1.0, 33.0), "share": shares / shares.sum()}
+                bins = {
+                    "low": np.arange(32.0),
+                    "high": np.arange(1.0, 33.0),
+                    "share": shares / shares.sum(),
+                }
                 tables.append(
-                    pd.DataFrame({"patient": f"{group}/{patient}", "label": group, "feature": feature} | bins)
+                    pd.DataFrame(
+                        {"patient": f"{group}/{patient}", "label": group, "feature": feature} | bins
+                    )
                 )
     return pd.concat(tables, ignore_index=True)
 
@@ -109,7 +165,11 @@ def orientation(count: int) -> pd.DataFrame:
     for number, group in enumerate(groups(count)):
         shares = 1 + 0.15 * (number + 1) * np.cos(2 * np.radians(low + 5))
         bins = {"low": low, "high": low + 10, "share": shares / shares.sum()}
-        tables.append(pd.DataFrame({"label": group, "patients": 10 + number, "polarity": 0.03 * number} | bins))
+        tables.append(
+            pd.DataFrame(
+                {"label": group, "patients": 10 + number, "polarity": 0.03 * number} | bins
+            )
+        )
     return pd.concat(tables, ignore_index=True)
 
 
@@ -119,10 +179,14 @@ def evidence() -> tuple[pd.DataFrame, pd.DataFrame]:
     ranking = pd.DataFrame({"feature": FEATURE_NAMES})
     for name in ("attention", "shapley_auc", "ablation_auc"):
         value = rng.normal(0, 0.1, len(FEATURE_NAMES))
-        ranking = ranking.assign(**{name: value, f"{name}_low": value - 0.1, f"{name}_high": value + 0.1})
+        ranking = ranking.assign(
+            **{name: value, f"{name}_low": value - 0.1, f"{name}_high": value + 0.1}
+        )
     places = rng.dirichlet(np.ones(len(FEATURE_NAMES)), len(FEATURE_NAMES))
     names = [f"rank{place}" for place in range(1, len(FEATURE_NAMES) + 1)]
-    return ranking, pd.DataFrame(places, columns=names).assign(by="shapley", feature=FEATURE_NAMES, kendalls_w=0.18)
+    return ranking, pd.DataFrame(places, columns=names).assign(
+        by="shapley", feature=FEATURE_NAMES, kendalls_w=0.18
+    )
 
 
 def attended() -> pd.DataFrame:
@@ -130,5 +194,11 @@ def attended() -> pd.DataFrame:
     rng = np.random.default_rng(0)
     attention = np.sort(rng.lognormal(0, 1.5, 20))[::-1]
     z = {f"{name}_z": rng.normal(0, 2, 20) for name in FEATURE_NAMES}
-    ends = pd.DataFrame({"end": ["most"] * 10 + ["least"] * 10, "patch_id": range(20), "relative_attention": attention})
+    ends = pd.DataFrame(
+        {
+            "end": ["most"] * 10 + ["least"] * 10,
+            "patch_id": range(20),
+            "relative_attention": attention,
+        }
+    )
     return ends.assign(**z)

@@ -1,4 +1,5 @@
-"""The report and the slide browser in a real browser: no console errors, no foreign request, layers, zoom, keys."""
+"""The report and the slide browser in a real browser: no console errors, no foreign request,
+layers, zoom, keys."""
 
 from __future__ import annotations
 
@@ -49,7 +50,9 @@ def run(tmp_path_factory):
     from morphomil.phantom import write_cohort
 
     folder = tmp_path_factory.mktemp("cohort")
-    manifest = write_cohort(folder / "cohort", slides=2, effect="density_per_mm2", shift=2.0, seed=0)
+    manifest = write_cohort(
+        folder / "cohort", slides=2, effect="density_per_mm2", shift=2.0, seed=0
+    )
     table = pd.read_csv(manifest, dtype=str)
     table.loc[1, ["slide_id", "label"]] = [HOSTILE, f"N+{HOSTILE}"]
     table.to_csv(manifest, index=False)
@@ -105,9 +108,13 @@ def test_report_opens_offline_without_errors(run, browser, tmp_path, dark):
 @needs_chromium
 def test_tables_of_the_report_sort_by_keyboard(run, browser):
     browser.open(write_report(run).as_uri())
-    slides = "[...document.querySelectorAll('#segmentation tbody tr')].map(r => Number(r.cells[{}].dataset.key))"
+    slides = (
+        "[...document.querySelectorAll('#segmentation tbody tr')].map(r => "
+        "Number(r.cells[{}].dataset.key))"
+    )
     column = browser.ask(
-        "[...document.querySelectorAll('#segmentation th')].findIndex(h => h.textContent.trim() === 'Nuclei')"
+        "[...document.querySelectorAll('#segmentation th')].findIndex(h => h.textContent.trim() "
+        "=== 'Nuclei')"
     )
     browser.ask(f"document.querySelectorAll('#segmentation th button')[{column}].focus()")
     for expected in (sorted, lambda values: sorted(values, reverse=True)):
@@ -134,7 +141,9 @@ def test_slide_browser_zooms_switches_layers_and_obeys_keys(server, browser, tmp
     browser.wait(f"Number({layers}.zoom) > {zoomed_out * 1.5} && Number({layers}.nuclei) > 10")
     browser.wait("viewer.world.getItemAt(0).getFullyLoaded()")
     browser.screenshot(tmp_path / "zoomed.png")
-    seen = np.asarray(Image.open(tmp_path / "zoomed.png").convert("RGB"), dtype=float)[100:800, 400:1200]
+    seen = np.asarray(Image.open(tmp_path / "zoomed.png").convert("RGB"), dtype=float)[
+        100:800, 400:1200
+    ]
     assert np.ptp(seen.mean(axis=(0, 1))) > 5, "the tissue is not pink: no tiles are drawn"
     center = "document.querySelector('canvas.layers').dataset.zoom"
     browser.press("3", code="Digit3", number=51, text="3")
@@ -153,7 +162,17 @@ def test_every_control_is_reached_by_tab_and_hostile_slides_open(server, browser
     for _ in range(30):
         browser.press("Tab", number=9)
         reached.add(browser.ask("document.activeElement.id || document.activeElement.className"))
-    assert {"slide", "heatmap", "value", "patches", "nuclei", "feature", "in", "out", "home"} <= reached
+    assert {
+        "slide",
+        "heatmap",
+        "value",
+        "patches",
+        "nuclei",
+        "feature",
+        "in",
+        "out",
+        "home",
+    } <= reached
     assert any("openseadragon-canvas" in name for name in reached)
     browser.ask(
         "document.getElementById('slide').value = '1', "
@@ -168,7 +187,13 @@ def test_server_listens_on_loopback_and_refuses_other_names(server):
     assert ask(server, "/slides.json")[0] == 200
     assert ask(server, "/slides.json", host="evil.example")[0] == 403
     assert ask(server, "/slides.json", host="evil.example:80")[0] == 403
-    for path in ("/../pyproject.toml", "/slides/0/0/tiles/99/0_0.jpg", "/slides/9/0.json", "/slides/0/7.json", "/x"):
+    for path in (
+        "/../pyproject.toml",
+        "/slides/0/0/tiles/99/0_0.jpg",
+        "/slides/9/0.json",
+        "/slides/0/7.json",
+        "/x",
+    ):
         assert ask(server, path)[0] == 404
     headers = ask(server, "/")[2]
     assert headers["Content-Security-Policy"].startswith("default-src 'none'")
@@ -210,9 +235,14 @@ def test_outlines_have_the_areas_of_the_nuclei(run):
 def test_absent_results_are_sentences(run):
     outcomes = {outcome.name: outcome for outcome in draw_figures(run, formats=("png",))}
     assert list(outcomes) == list(FIGURES)
-    assert {"flow", "matrices", "orientation"} == {name for name, found in outcomes.items() if found.paths}
+    assert {"flow", "matrices", "orientation"} == {
+        name for name, found in outcomes.items() if found.paths
+    }
     assert "morphomil rank" in outcomes["ranking"].absent
-    assert all((run.path / "figures" / f"{name}.csv").is_file() for name in ("flow", "matrices", "orientation"))
+    assert all(
+        (run.path / "figures" / f"{name}.csv").is_file()
+        for name in ("flow", "matrices", "orientation")
+    )
     with pytest.raises(InputError, match="figure roc_models"):
         list(draw_figures(run, only=["roc_models"]))
     with pytest.raises(InputError, match="there is no figure nothing"):
@@ -220,7 +250,8 @@ def test_absent_results_are_sentences(run):
 
 
 def store_predictions(run, folder, first_patients):
-    """A run directory that holds predictions of two models, each of 40 patients from its first one on."""
+    """A run directory that holds predictions of two models, each of 40 patients from its first one
+    on."""
     rng = np.random.default_rng(0)
     label = np.arange(40) % 2
     (folder / "cohort.parquet").write_bytes((run.path / "cohort.parquet").read_bytes())
@@ -228,12 +259,16 @@ def store_predictions(run, folder, first_patients):
         score = 1 / (1 + np.exp(-(label - 0.5 + rng.normal(0, 1, 40))))
         patients = np.arange(first, first + 40).astype(str)
         table = pd.DataFrame({"patient": patients, "label": label, "fold": "fold0", "part": "test"})
-        write_parquet(folder / "models" / model / "predictions.parquet", table.assign(score=score, cutoff=0.4))
+        write_parquet(
+            folder / "models" / model / "predictions.parquet", table.assign(score=score, cutoff=0.4)
+        )
     return Run(folder)
 
 
 def test_models_without_a_common_patient_are_drawn_without_tests(run, tmp_path):
-    (found,) = draw_figures(store_predictions(run, tmp_path, (0, 40)), only=["roc_models"], formats=("png",))
+    (found,) = draw_figures(
+        store_predictions(run, tmp_path, (0, 40)), only=["roc_models"], formats=("png",)
+    )
     assert len(found.drawing.table) == 2
     assert found.drawing.further["pairs"].empty
 
@@ -254,15 +289,24 @@ def test_confusion_of_three_classes_takes_the_models_names_and_most_probable_cla
     label = np.arange(30) % 3
     probability = np.full((30, 3), 0.25)
     probability[np.arange(30), np.where(label == 0, 2, label)] = 0.5
-    table = pd.DataFrame({"patient": np.arange(30).astype(str), "label": label, "fold": "fold0", "part": "test"})
+    table = pd.DataFrame(
+        {"patient": np.arange(30).astype(str), "label": label, "fold": "fold0", "part": "test"}
+    )
     table = table.assign(
-        score=probability[:, 2], cutoff=0.9, **{f"probability_{k}": probability[:, k] for k in range(3)}
+        score=probability[:, 2],
+        cutoff=0.9,
+        **{f"probability_{k}": probability[:, k] for k in range(3)},
     )
     write_parquet(tmp_path / "models" / "dl-cnb" / "predictions.parquet", table)
-    write_json(tmp_path / "models" / "dl-cnb" / "fold0" / "settings.json", {"classes": ["N0", "N+(1-2)", "N+(>2)"]})
+    write_json(
+        tmp_path / "models" / "dl-cnb" / "fold0" / "settings.json",
+        {"classes": ["N0", "N+(1-2)", "N+(>2)"]},
+    )
     (found,) = draw_figures(Run(tmp_path), only=["confusion"], formats=("png",))
     counts = found.drawing.table.set_index(["label", "call"])["n"]
-    assert counts["N0", "N+(>2)"] == counts["N+(1-2)", "N+(1-2)"] == counts["N+(>2)", "N+(>2)"] == 10
+    assert (
+        counts["N0", "N+(>2)"] == counts["N+(1-2)", "N+(1-2)"] == counts["N+(>2)", "N+(>2)"] == 10
+    )
     assert counts.sum() == 30
     with pytest.raises(InputError, match="it is for two classes"):
         list(draw_figures(Run(tmp_path), only=["calibration"]))
@@ -271,11 +315,16 @@ def test_confusion_of_three_classes_takes_the_models_names_and_most_probable_cla
 def test_confusion_without_a_ranking_names_the_classes_as_the_model_counts_them(run, tmp_path):
     other = store_predictions(run, tmp_path, (0, 0))
     for model in ("clinical", "dl-cnb"):
-        write_json(tmp_path / "models" / model / "fold0" / "settings.json", {"classes": ["N0", "N+"]})
+        write_json(
+            tmp_path / "models" / model / "fold0" / "settings.json", {"classes": ["N0", "N+"]}
+        )
     (found,) = draw_figures(other, only=["confusion"], formats=("png",))
     predictions = pd.read_parquet(tmp_path / "models" / "clinical" / "predictions.parquet")
     called = int(((predictions["label"] == 1) & (predictions["score"] >= 0.4)).sum())
-    assert found.drawing.table.set_index(["model", "label", "call"])["n"]["clinical", "N+", "N+"] == called
+    assert (
+        found.drawing.table.set_index(["model", "label", "call"])["n"]["clinical", "N+", "N+"]
+        == called
+    )
 
 
 def test_attention_is_that_of_the_median_patient_out_of_fold(run, tmp_path):
@@ -285,31 +334,48 @@ def test_attention_is_that_of_the_median_patient_out_of_fold(run, tmp_path):
     kept = {name: run.patches(name).query("kept")["patch_id"] for name in slides}
     for fold, part in (("fold0", "test"), ("fold1", "train")):
         shares = [
-            pd.DataFrame({"slide_id": name, "patch_id": ids, "attention": 1 / len(ids)}) for name, ids in kept.items()
+            pd.DataFrame({"slide_id": name, "patch_id": ids, "attention": 1 / len(ids)})
+            for name, ids in kept.items()
         ]
         attention = pd.concat(shares, ignore_index=True)
         if part == "test":
-            first = attention["slide_id"].eq(slides[0]) & attention["patch_id"].eq(kept[slides[0]].iloc[3])
+            first = attention["slide_id"].eq(slides[0]) & attention["patch_id"].eq(
+                kept[slides[0]].iloc[3]
+            )
             attention.loc[first, "attention"] *= 2
         patients = [slide.patient for slide in run.cohort.slides]
         write_parquet(home / fold / "attention.parquet", attention)
         write_parquet(
-            home / fold / "slides.parquet", pd.DataFrame({"slide_id": slides, "patient": patients, "part": part})
+            home / fold / "slides.parquet",
+            pd.DataFrame({"slide_id": slides, "patient": patients, "part": part}),
         )
-    table = pd.DataFrame({"patient": patients, "label": [1, 0], "fold": "fold0", "part": "test", "score": 0.5})
+    table = pd.DataFrame(
+        {"patient": patients, "label": [1, 0], "fold": "fold0", "part": "test", "score": 0.5}
+    )
     write_parquet(home / "predictions.parquet", table.assign(cutoff=0.5))
     (found,) = draw_figures(Run(tmp_path / "run"), only=["attention"], formats=("pdf",))
     drawn = found.drawing.table
     assert set(drawn["slide_id"]) == {slides[0]} and set(drawn["fold"]) == {"fold0"}
     assert drawn["patch_id"].iloc[0] == kept[slides[0]].iloc[3]
-    np.testing.assert_allclose(drawn["relative_attention"].to_numpy(), [2.0] + [1.0] * (len(drawn) - 1))
+    np.testing.assert_allclose(
+        drawn["relative_attention"].to_numpy(), [2.0] + [1.0] * (len(drawn) - 1)
+    )
     assert "no explanation" in found.drawing.caption
     texts = [text.get_text() for text in found.drawing.figure.findobj(Text)]
     assert f"1  patch {drawn['patch_id'].iloc[0]}: 2 x" in texts
     about = SlideBrowser(Run(tmp_path / "run")).describe(0, 0)
-    shown = {p["patch_id"]: v for p, v in zip(about["patches"], about["values"]["attention dl-cnb"], strict=True)}
-    most = {patch: value for patch, value in shown.items() if value is not None and value > 1.2 / len(drawn)}
-    assert most == {drawn["patch_id"].iloc[0]: pytest.approx(1.5 / len(drawn), rel=1e-4)}  # mean of both folds
+    shown = {
+        p["patch_id"]: v
+        for p, v in zip(about["patches"], about["values"]["attention dl-cnb"], strict=True)
+    }
+    most = {
+        patch: value
+        for patch, value in shown.items()
+        if value is not None and value > 1.2 / len(drawn)
+    }
+    assert most == {
+        drawn["patch_id"].iloc[0]: pytest.approx(1.5 / len(drawn), rel=1e-4)
+    }  # mean of both folds
     assert {patch for patch, value in shown.items() if value is not None} == set(kept[slides[0]])
 
 
@@ -318,9 +384,17 @@ def test_of_a_patient_with_several_slides_the_one_with_most_patches_is_attended(
     home = tmp_path / "run" / "models" / "dl-cnb" / "fold0"
     slides = [slide.slide_id for slide in run.cohort.slides]
     for few, many in (slides, slides[::-1]):
-        ids = [run.patches(few).query("kept")["patch_id"][:4], run.patches(many).query("kept")["patch_id"][:9]]
-        own = [pd.DataFrame({"slide_id": name, "patch_id": i}) for name, i in zip((few, many), ids, strict=True)]
-        write_parquet(home / "attention.parquet", pd.concat(own, ignore_index=True).assign(attention=0.1))
+        ids = [
+            run.patches(few).query("kept")["patch_id"][:4],
+            run.patches(many).query("kept")["patch_id"][:9],
+        ]
+        own = [
+            pd.DataFrame({"slide_id": name, "patch_id": i})
+            for name, i in zip((few, many), ids, strict=True)
+        ]
+        write_parquet(
+            home / "attention.parquet", pd.concat(own, ignore_index=True).assign(attention=0.1)
+        )
         read = pd.DataFrame({"slide_id": slides, "patient": "P", "part": "test"})
         write_parquet(home / "slides.parquet", read)
         found = attended_patches(Run(tmp_path / "run"), "dl-cnb", "P")
@@ -330,9 +404,13 @@ def test_of_a_patient_with_several_slides_the_one_with_most_patches_is_attended(
 
 def test_report_of_a_large_cohort_shows_slides_of_every_group_and_says_so(run, monkeypatch):
     monkeypatch.setattr(figures_run, "MOST_SLIDES", 1)
-    assert [slide.label for slide in figures_run._shown_slides(run)] == [min(s.label for s in run.cohort.slides)]
+    assert [slide.label for slide in figures_run._shown_slides(run)] == [
+        min(s.label for s in run.cohort.slides)
+    ]
     text = write_report(run).read_text(encoding="utf-8")
     assert "1 of 2 slides, evenly over the groups" in text
     assert text.count('class="gallery"') == 1
     monkeypatch.setattr(figures_run, "MOST_SLIDES", 2)
-    assert {slide.label for slide in figures_run._shown_slides(run)} == {s.label for s in run.cohort.slides}
+    assert {slide.label for slide in figures_run._shown_slides(run)} == {
+        s.label for s in run.cohort.slides
+    }

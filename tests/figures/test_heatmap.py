@@ -13,14 +13,23 @@ from morphomil.figures.heatmap import ScoredPatch, attention_map, patch_sheet
 
 @pytest.fixture
 def patches():
-    table = pd.DataFrame({"x_px": [0.0, 256.0, 0.0, 256.0], "y_px": [0.0, 0.0, 256.0, 256.0], "side_px": 256.0})
-    return table.assign(relative_attention=[0.1, 2.5, 1.0, 0.4], occlusion=[-0.02, 0.3, np.nan, 0.0])
+    table = pd.DataFrame(
+        {"x_px": [0.0, 256.0, 0.0, 256.0], "y_px": [0.0, 0.0, 256.0, 256.0], "side_px": 256.0}
+    )
+    return table.assign(
+        relative_attention=[0.1, 2.5, 1.0, 0.4], occlusion=[-0.02, 0.3, np.nan, 0.0]
+    )
 
 
 def test_both_scores_are_drawn_where_the_patches_lie(patches):
     thumbnail = np.full((64, 64, 3), 200, np.uint8)
     figure = attention_map(
-        thumbnail, patches, level0_px_per_thumb_px=8, mpp=0.5, regions=[box(10, 10, 500, 500)], title="slide"
+        thumbnail,
+        patches,
+        level0_px_per_thumb_px=8,
+        mpp=0.5,
+        regions=[box(10, 10, 500, 500)],
+        title="slide",
     )
     left, right, *bars = figure.axes
     assert len(bars) == 2
@@ -44,9 +53,14 @@ def test_a_slide_of_one_patch_has_no_occlusion(patches):
 
 def test_a_sheet_shows_most_and_least():
     rng = np.random.default_rng(0)
-    shown = [ScoredPatch(rng.integers(0, 255, (64, 64, 3)).astype(np.uint8), f"patch {n}: 2 x") for n in range(7)]
+    shown = [
+        ScoredPatch(rng.integers(0, 255, (64, 64, 3)).astype(np.uint8), f"patch {n}: 2 x")
+        for n in range(7)
+    ]
     figure = patch_sheet(shown, shown[:3], mpp=0.5)
-    titles = [axes.get_title(loc="left") for axes in figure.findobj(lambda a: hasattr(a, "get_images"))]
+    titles = [
+        axes.get_title(loc="left") for axes in figure.findobj(lambda a: hasattr(a, "get_images"))
+    ]
     assert sum(title.startswith("patch") for title in titles) == 10
     with pytest.raises(ValueError, match="both kinds"):
         patch_sheet(shown, [], mpp=0.5)

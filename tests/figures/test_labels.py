@@ -65,7 +65,11 @@ def test_p_values(value: float, text: str) -> None:
 
 
 def test_p_in_sentences() -> None:
-    assert [p_phrase(p) for p in (0.0001, 0.03, math.nan)] == ["p < 0.001", "p = 0.030", "p not available"]
+    assert [p_phrase(p) for p in (0.0001, 0.03, math.nan)] == [
+        "p < 0.001",
+        "p = 0.030",
+        "p not available",
+    ]
 
 
 @pytest.mark.parametrize(

@@ -31,7 +31,9 @@ def ranking() -> pd.DataFrame:
     table["rank"] = [3, 6, 7, 4, 2, 1, 5, 8]
     for name, half in (("attention", 0.2), ("cliffs_delta", 0.15)):
         table[f"{name}_low"], table[f"{name}_high"] = table[name] - half, table[name] + half
-    return table.assign(p_value=[0.02, 0.3, 0.5, 0.02, 0.01, 0.0001, 0.04, np.nan], p_holm=0.2, p_bh=0.1)
+    return table.assign(
+        p_value=[0.02, 0.3, 0.5, 0.02, 0.01, 0.0001, 0.04, np.nan], p_holm=0.2, p_bh=0.1
+    )
 
 
 def drawn_texts(figure: Figure) -> list[Text]:
@@ -43,7 +45,9 @@ def drawn_texts(figure: Figure) -> list[Text]:
         low, high = sorted(axis.get_view_interval())
         # An axis with hidden labels returns none.
         texts += [
-            label for at, label in zip(axis.get_ticklocs(), axis.get_ticklabels(), strict=False) if low <= at <= high
+            label
+            for at, label in zip(axis.get_ticklocs(), axis.get_ticklabels(), strict=False)
+            if low <= at <= high
         ]
     return [text for text in texts if text.get_visible() and text.get_text().strip()]
 
@@ -54,11 +58,17 @@ def assert_legible(figure: Figure) -> None:
     boxes = [(t.get_text(), t.get_window_extent()) for t in texts]
     assert min(t.get_fontsize() for t in texts) >= 6
     crossed = [
-        (a, b) for (a, ba), (b, bb) in itertools.combinations(boxes, 2) if ba.padded(-0.5).overlaps(bb.padded(-0.5))
+        (a, b)
+        for (a, ba), (b, bb) in itertools.combinations(boxes, 2)
+        if ba.padded(-0.5).overlaps(bb.padded(-0.5))
     ]
     assert crossed == []
     canvas = figure.bbox.padded(1)
-    assert [t for t, box in boxes if not (canvas.contains(box.x0, box.y0) and canvas.contains(box.x1, box.y1))] == []
+    assert [
+        t
+        for t, box in boxes
+        if not (canvas.contains(box.x0, box.y0) and canvas.contains(box.x1, box.y1))
+    ] == []
 
 
 def test_ranking_draws_the_table_from_first_to_last() -> None:
@@ -71,7 +81,9 @@ def test_ranking_draws_the_table_from_first_to_last() -> None:
         assert [line.get_xdata()[0] for line in points] == ordered[name].tolist()
         assert [line.get_ydata()[0] for line in points] == list(range(8))
         bars = [
-            line.get_xdata() for line in axes.lines if line.get_marker() == "None" and len(set(line.get_ydata())) == 1
+            line.get_xdata()
+            for line in axes.lines
+            if line.get_marker() == "None" and len(set(line.get_ydata())) == 1
         ]
         assert np.array_equal(bars, ordered[[f"{name}_low", f"{name}_high"]])
     names = [label.get_text() for label in left.get_yticklabels()]
@@ -86,14 +98,26 @@ def test_ranking_draws_the_table_from_first_to_last() -> None:
 
 def test_direction_is_a_marker_and_a_color() -> None:
     figure = ranking_plot(ranking(), positive="N(+)")
-    looks = [(line.get_marker(), line.get_color()) for line in figure.axes[1].lines if line.get_marker() in "^vo"]
+    looks = [
+        (line.get_marker(), line.get_color())
+        for line in figure.axes[1].lines
+        if line.get_marker() in "^vo"
+    ]
     assert looks == [HIGHER, LOWER, HIGHER, HIGHER, LOWER, LOWER, HIGHER, NEITHER]
-    assert [t.get_text() for t in figure.legends[0].get_texts()] == ["higher in N(+)", "lower in N(+)", "no direction"]
+    assert [t.get_text() for t in figure.legends[0].get_texts()] == [
+        "higher in N(+)",
+        "lower in N(+)",
+        "no direction",
+    ]
 
 
 def test_ranking_without_effects_or_intervals() -> None:
-    table = ranking().assign(cliffs_delta=np.nan, cliffs_delta_low=np.nan, attention_low=np.nan, attention_high=np.nan)
-    figure = ranking_plot(table, positive="a very long label of a group", reference="another very long label of one")
+    table = ranking().assign(
+        cliffs_delta=np.nan, cliffs_delta_low=np.nan, attention_low=np.nan, attention_high=np.nan
+    )
+    figure = ranking_plot(
+        table, positive="a very long label of a group", reference="another very long label of one"
+    )
     assert [t.get_text() for t in figure.legends[0].get_texts()] == ["no direction"]
     assert_legible(figure)
 
@@ -102,10 +126,15 @@ def cohort(groups: int, size: int) -> tuple[pd.DataFrame, pd.Series[str]]:
     rng = np.random.default_rng(groups)
     index = [f"patient {n}" for n in range(groups * size)]
     labels = pd.Series(
-        [f"a group with a long name {n % groups}" if groups > 3 else f"N{n % groups}" for n in range(len(index))],
+        [
+            f"a group with a long name {n % groups}" if groups > 3 else f"N{n % groups}"
+            for n in range(len(index))
+        ],
         index=index,
     )
-    return pd.DataFrame(rng.normal(5000, 900, (len(index), 8)), index=index, columns=list(FEATURE_NAMES)), labels
+    return pd.DataFrame(
+        rng.normal(5000, 900, (len(index), 8)), index=index, columns=list(FEATURE_NAMES)
+    ), labels
 
 
 @pytest.mark.parametrize(("groups", "features"), [(2, 8), (3, 8), (4, 2), (5, 2), (7, 3), (10, 8)])
@@ -144,7 +173,9 @@ def test_groups_too_small_for_a_violin() -> None:
 
 def predictions(seed: int, folds: int, size: int) -> pd.DataFrame:
     rng = np.random.default_rng(seed)
-    table = pd.DataFrame({"fold": np.repeat(np.arange(folds), size), "label": np.tile(np.arange(size) % 2, folds)})
+    table = pd.DataFrame(
+        {"fold": np.repeat(np.arange(folds), size), "label": np.tile(np.arange(size) % 2, folds)}
+    )
     # One decimal makes ties.
     return table.assign(probability=np.round(rng.normal(0.4 + 0.2 * table["label"], 0.3), 1))
 
@@ -160,7 +191,9 @@ def test_the_average_curve_has_the_average_area(seed: int, folds: int, size: int
     pairs = [part["label"].sum() * (1 - part["label"]).sum() for part in parts]
     area = np.trapezoid(mean["tpr"], mean["fpr"])
     assert area == pytest.approx(np.average(areas, weights=pairs))
-    assert area == pytest.approx(within_fold_auc(table["label"], table["probability"], table["fold"]))
+    assert area == pytest.approx(
+        within_fold_auc(table["label"], table["probability"], table["fold"])
+    )
     assert mean["fpr"].is_monotonic_increasing and mean["tpr"].is_monotonic_increasing
     assert mean[["fpr", "tpr"]].iloc[[0, -1]].to_numpy().tolist() == [[0, 0], [1, 1]]
 

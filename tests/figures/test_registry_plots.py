@@ -1,4 +1,5 @@
-"""The figures beyond ranking, groups and ROC: legible at every size, and like their stored pictures."""
+"""The figures beyond ranking, groups and ROC: legible at every size, and like their stored
+pictures."""
 
 from __future__ import annotations
 
@@ -99,7 +100,9 @@ def disks(shift: int) -> PatchExample:
 def draw_plate() -> Figure:
     plates = []
     for number, group in enumerate(("N0", "N+")):
-        at = pd.DataFrame({"x_px": [0.0, 100.0, 200.0], "y_px": [50.0, 50.0, 50.0], "side_px": 100.0})
+        at = pd.DataFrame(
+            {"x_px": [0.0, 100.0, 200.0], "y_px": [50.0, 50.0, 50.0], "side_px": 100.0}
+        )
         plates.append(
             PatientPlate(
                 title=f"{group}: patient {number}",
@@ -115,9 +118,14 @@ def draw_plate() -> Figure:
         )
     values = tables.patient_values()[["density_per_mm2", "area_um2", "circularity"]]
     labels = pd.Series(pd.Categorical(["N0", "N+"] * 20, ["N0", "N+"]), values.index)
-    ranking = pd.DataFrame({"feature": values.columns, "p_value": [0.0001, 0.2, 0.6], "p_holm": [0.0008, 1, 1]})
+    ranking = pd.DataFrame(
+        {"feature": values.columns, "p_value": [0.0001, 0.2, 0.6], "p_holm": [0.0008, 1, 1]}
+    )
     ranking = ranking.assign(cliffs_delta=0.3, cliffs_delta_low=-0.1, cliffs_delta_high=0.6)
-    quantities = {"patch_quantity": Quantity("Density", "nuclei/mm²"), "nucleus_quantity": Quantity("Area", "µm²")}
+    quantities = {
+        "patch_quantity": Quantity("Density", "nuclei/mm²"),
+        "nucleus_quantity": Quantity("Area", "µm²"),
+    }
     return patient_plate(plates, values, labels, ranking, **quantities)
 
 
@@ -125,12 +133,24 @@ def draw_attention(side: float = 100.0) -> Figure:
     """A slide of 1600 x 1200 pixels whose patches of this side have less and less attention."""
     x, y = np.meshgrid(np.arange(4) * side + 200, np.arange(3) * side + 300)
     shares = np.linspace(2, 0.1, 12)
-    at = pd.DataFrame({"x_px": x.ravel(), "y_px": y.ravel(), "side_px": side, "relative_attention": shares})
+    at = pd.DataFrame(
+        {"x_px": x.ravel(), "y_px": y.ravel(), "side_px": side, "relative_attention": shares}
+    )
     thumbnail = np.full((300, 400, 3), (230, 190, 210), np.uint8)
-    top = [ScoredPatch(disks(0).rgb, f"{n}  patch {30 + n}: {shares[n - 1]:.2g} x") for n in range(1, 6)]
+    top = [
+        ScoredPatch(disks(0).rgb, f"{n}  patch {30 + n}: {shares[n - 1]:.2g} x")
+        for n in range(1, 6)
+    ]
     box = Polygon([(150, 250), (1000, 250), (1000, 900), (150, 900)])
     return attention_plate(
-        thumbnail, at, top, top_mpp=0.5, level0_px_per_thumb_px=4, mpp=0.5, regions=[box], title="P001 (N+): DL-CNB"
+        thumbnail,
+        at,
+        top,
+        top_mpp=0.5,
+        level0_px_per_thumb_px=4,
+        mpp=0.5,
+        regions=[box],
+        title="P001 (N+): DL-CNB",
     )
 
 
@@ -158,10 +178,13 @@ LEGIBLE = CASES | {
     "ranking": lambda: ranking_plot(plots.ranking(), positive="N(+)", reference="N0"),
     "attention_tiny": lambda: draw_attention(side=15.0),
     "subgroups_5": lambda: subgroup_forest(tables.subgroups(5, variables=4)),
-    "patches_of_attention": lambda: patches_plot(tables.attended(), FEATURE_NAMES, title="P001: DL-CNB"),
+    "patches_of_attention": lambda: patches_plot(
+        tables.attended(), FEATURE_NAMES, title="P001: DL-CNB"
+    ),
 }
 TOLERANCE = 0.012
-"""Share of the full range by which pictures may differ on average; a moved label or curve differs by more."""
+"""Share of the full range by which pictures may differ on average; a moved label or curve differs
+by more."""
 
 
 def picture(figure: Figure) -> Image.Image:
@@ -180,7 +203,10 @@ def test_a_changed_figure_is_noticed() -> None:
     stored = Image.open(REFERENCE / "decision.png").convert("RGB")
     drawn = picture(decision_plot(decision_table(tables.predictions(2))))
     same = drawn.size == stored.size
-    assert not same or np.asarray(ImageChops.difference(drawn, stored), dtype=float).mean() / 255 > TOLERANCE
+    assert (
+        not same
+        or np.asarray(ImageChops.difference(drawn, stored), dtype=float).mean() / 255 > TOLERANCE
+    )
 
 
 @pytest.mark.parametrize("look", LOOKS)
@@ -195,7 +221,9 @@ def test_figures_are_legible_in_every_look(name: str, look: str) -> None:
 
 
 def test_confusion_counts_calls_at_the_cutoff() -> None:
-    predictions = pd.DataFrame({"model": "m", "label": [0, 0, 1, 1, 1], "score": [0.1, 0.5, 0.5, 0.9, 0.2]})
+    predictions = pd.DataFrame(
+        {"model": "m", "label": [0, 0, 1, 1, 1], "score": [0.1, 0.5, 0.5, 0.9, 0.2]}
+    )
     found = confusion_tables(predictions.assign(cutoff=0.5)).set_index(["label", "call"])
     assert found["n"].to_dict() == {(0, 0): 1, (1, 0): 1, (0, 1): 1, (1, 1): 2}
     assert found.loc[(1, 1), "share"] == pytest.approx(2 / 3)
@@ -203,19 +231,31 @@ def test_confusion_counts_calls_at_the_cutoff() -> None:
 
 def test_brackets_state_every_pair() -> None:
     figure = draw_roc_models(3)
-    texts = [text.get_text() for axes in figure.findobj(lambda a: hasattr(a, "texts")) for text in axes.texts]
+    texts = [
+        text.get_text()
+        for axes in figure.findobj(lambda a: hasattr(a, "texts"))
+        for text in axes.texts
+    ]
     pairs = comparison_table(tables.predictions(3))
     assert len([t for t in texts if " p = " in t or " p < " in t]) == len(pairs) == 3
     assert [t for t in texts if t in "abc"] == ["a", "b", "c"]
 
 
-def lines(figure: Figure, marker: str = "None") -> list[tuple[NDArray[np.float64], NDArray[np.float64]]]:
+def lines(
+    figure: Figure, marker: str = "None"
+) -> list[tuple[NDArray[np.float64], NDArray[np.float64]]]:
     """x and y of every drawn line with this marker, in the order of drawing."""
-    drawn = [line for axes in figure.findobj(Axes) for line in axes.lines if line.get_marker() == marker]
-    return [(np.asarray(line.get_xdata(), float), np.asarray(line.get_ydata(), float)) for line in drawn]
+    drawn = [
+        line for axes in figure.findobj(Axes) for line in axes.lines if line.get_marker() == marker
+    ]
+    return [
+        (np.asarray(line.get_xdata(), float), np.asarray(line.get_ydata(), float)) for line in drawn
+    ]
 
 
-def assert_drawn(figure: Figure, x: pd.Series[float], y: pd.Series[float], marker: str = "None") -> None:
+def assert_drawn(
+    figure: Figure, x: pd.Series[float], y: pd.Series[float], marker: str = "None"
+) -> None:
     """A line has just these points."""
     found = [pair for pair in lines(figure, marker) if len(pair[0]) == len(x)]
     assert any(np.allclose(a, x) and np.allclose(b, y) for a, b in found)
@@ -248,7 +288,11 @@ def test_roc_curves_and_aucs_are_those_of_the_table() -> None:
     for row, (own, marker) in enumerate(zip(aucs.to_dict("records"), MARKERS, strict=False)):
         assert_drawn(figure, [own["estimate"]], [row], marker)
         assert_drawn(figure, [own["low"], own["high"]], [row, row])
-        points = roc_points(predictions[predictions["model"] == own["model"]].rename(columns={"score": "probability"}))
+        points = roc_points(
+            predictions[predictions["model"] == own["model"]].rename(
+                columns={"score": "probability"}
+            )
+        )
         mean = points[points["fold"] == MEAN]
         assert_drawn(figure, mean["fpr"], mean["tpr"])
 
@@ -294,7 +338,9 @@ def test_ranking_and_evidence_are_those_of_the_table() -> None:
 
 def test_evidence_shows_places_by_shapley_value_only() -> None:
     ranking, stability = tables.evidence()
-    other = stability.assign(by="attention", kendalls_w=0.9, **{f"rank{n}": 0.0 for n in range(1, 9)})
+    other = stability.assign(
+        by="attention", kendalls_w=0.9, **{f"rank{n}": 0.0 for n in range(1, 9)}
+    )
     figure = evidence_plot(ranking, pd.concat([stability, other]))
     assert float(figure.axes[3].images[0].get_array().sum()) == pytest.approx(8)
     assert "0.18" in figure.axes[3].get_xlabel()
@@ -316,34 +362,55 @@ def test_correlations_and_histograms_are_those_of_the_table() -> None:
 def test_plate_shows_each_group_s_patients_over_its_name() -> None:
     figure = draw_plate()
     values = tables.patient_values()
-    panel = next(axes for axes in figure.findobj(Axes) if axes.get_ylabel() == "Density (nuclei/mm²)")
+    panel = next(
+        axes for axes in figure.findobj(Axes) if axes.get_ylabel() == "Density (nuclei/mm²)"
+    )
     points = [line for line in panel.lines if line.get_marker() == "o"]
     assert [label.get_text() for label in panel.get_xticklabels()] == ["N0\nn = 20", "N+\nn = 20"]
     for number, line in enumerate(points):
-        np.testing.assert_allclose(line.get_ydata(), values["density_per_mm2"].to_numpy()[number::2])
+        np.testing.assert_allclose(
+            line.get_ydata(), values["density_per_mm2"].to_numpy()[number::2]
+        )
         assert np.abs(line.get_xdata() - number).max() < 0.5
 
 
 def test_roses_turn_clockwise_and_stand_at_both_ends() -> None:
     low = np.arange(-90.0, 90.0, 10.0)
-    rose = pd.DataFrame({"label": "N+", "patients": 3, "polarity": 0.5, "low": low, "high": low + 10, "share": 0.0})
+    rose = pd.DataFrame(
+        {"label": "N+", "patients": 3, "polarity": 0.5, "low": low, "high": low + 10, "share": 0.0}
+    )
     rose.loc[rose["low"] == 30, "share"] = 1.0
     axes = orientation_rose(rose, ["N+"]).axes[0]
     tall = [bar for bar in axes.patches if bar.get_height() > 0]
-    assert sorted(np.degrees(bar.get_x() + bar.get_width() / 2) for bar in tall) == pytest.approx([35, 215])
-    (right, down), middle = axes.transData.transform([(0, 1), (np.pi / 2, 1)]), axes.transData.transform((0, 0))
+    assert sorted(np.degrees(bar.get_x() + bar.get_width() / 2) for bar in tall) == pytest.approx(
+        [35, 215]
+    )
+    (right, down), middle = (
+        axes.transData.transform([(0, 1), (np.pi / 2, 1)]),
+        axes.transData.transform((0, 0)),
+    )
     assert right[0] > middle[0] and abs(right[1] - middle[1]) < 1
     assert down[1] < middle[1] and abs(down[0] - middle[0]) < 1
 
 
 def test_attention_is_drawn_on_its_patches() -> None:
     figure = draw_attention()
-    (cells,) = [c for axes in figure.findobj(Axes) for c in axes.collections if isinstance(c, PolyCollection)
-                and c.get_array() is not None and len(c.get_array()) == 12]  # fmt: skip
+    (cells,) = [
+        c
+        for axes in figure.findobj(Axes)
+        for c in axes.collections
+        if isinstance(c, PolyCollection) and c.get_array() is not None and len(c.get_array()) == 12
+    ]
     np.testing.assert_allclose(cells.get_array(), np.linspace(2, 0.1, 12))
     np.testing.assert_allclose(cells.get_paths()[0].vertices[0], [200, 300])
     slide = next(axes for axes in figure.findobj(Axes) if len(axes.patches) == 5)
-    assert [patch.get_xy() for patch in slide.patches] == [(200, 300), (300, 300), (400, 300), (500, 300), (200, 400)]
+    assert [patch.get_xy() for patch in slide.patches] == [
+        (200, 300),
+        (300, 300),
+        (400, 300),
+        (500, 300),
+        (200, 400),
+    ]
 
 
 if __name__ == "__main__":

@@ -14,7 +14,14 @@ import pytest
 from morphomil.figures.features import RHO
 from morphomil.figures.labels import MINUS
 from morphomil.figures.prose import Auc, describe_methods, say_auc, say_looks, say_plainly
-from morphomil.figures.report import Looks, Picture, ReportData, SlidePictures, render_report, summarize
+from morphomil.figures.report import (
+    Looks,
+    Picture,
+    ReportData,
+    SlidePictures,
+    render_report,
+    summarize,
+)
 from morphomil.figures.style import new_figure, render
 from morphomil.types import FEATURE_NAMES, PatchSettings
 
@@ -73,7 +80,9 @@ def ranking(p_holm: float = 0.004) -> pd.DataFrame:
 
 def report(**changes: object) -> ReportData:
     with_picture = Picture(
-        "Ranking.", "Ranking of three features", render(new_figure(width_mm=20, height_mm=20), "svg")
+        "Ranking.",
+        "Ranking of three features",
+        render(new_figure(width_mm=20, height_mm=20), "svg"),
     )
     slide = Picture("Density.", "Heatmap", render(new_figure(width_mm=20, height_mm=20), "png"))
     slides = pd.DataFrame(
@@ -94,7 +103,9 @@ def report(**changes: object) -> ReportData:
         title="Nuclei and N status",
         positive="N+",
         reference="N0",
-        flow=pd.DataFrame({"step": ["manifest", "segmented"], "patients": [2, 1], "lost": ["", "1 slide failed"]}),
+        flow=pd.DataFrame(
+            {"step": ["manifest", "segmented"], "patients": [2, 1], "lost": ["", "1 slide failed"]}
+        ),
         cohort=pd.DataFrame({"characteristic": ["age"], "p_value": [0.0002]}),
         slides=slides,
         ranking=ranking(),
@@ -112,8 +123,12 @@ def report(**changes: object) -> ReportData:
 
 
 def cells(text: str, caption: str) -> list[list[str]]:
-    table = next(t for t in re.findall(r"<table>.*?</table>", text, re.S) if f"<caption>{caption}" in t)
-    return [re.findall(r"<td[^>]*>(.*?)</td>", row) for row in re.findall(r"<tr>(<td.*?)</tr>", table)]
+    table = next(
+        t for t in re.findall(r"<table>.*?</table>", text, re.S) if f"<caption>{caption}" in t
+    )
+    return [
+        re.findall(r"<td[^>]*>(.*?)</td>", row) for row in re.findall(r"<tr>(<td.*?)</tr>", table)
+    ]
 
 
 def test_page_is_whole_and_asks_nothing_of_the_network() -> None:
@@ -132,7 +147,11 @@ def test_page_is_whole_and_asks_nothing_of_the_network() -> None:
 
 def test_policy_allows_only_the_page_s_own_script_and_style() -> None:
     text = render_report(report())
-    policy = next(m["content"] for m in Page(text).all("meta") if m.get("http-equiv") == "Content-Security-Policy")
+    policy = next(
+        m["content"]
+        for m in Page(text).all("meta")
+        if m.get("http-equiv") == "Content-Security-Policy"
+    )
     for tag, rule in (("script", "script-src"), ("style", "style-src")):
         content = re.search(f"<{tag}>(.*?)</{tag}>", text, re.S).group(1)
         digest = base64.b64encode(hashlib.sha256(content.encode()).digest()).decode()
@@ -153,7 +172,11 @@ def test_hostile_names_stay_text() -> None:
             cohort=pd.DataFrame({HOSTILE: [HOSTILE]}),
             gallery=(SlidePictures(HOSTILE, HOSTILE, (picture,)),),
             gallery_note=HOSTILE,
-            looks=Looks((HOSTILE,), pd.DataFrame({HOSTILE: [HOSTILE]}), pd.DataFrame({HOSTILE: [f"0.5 [{HOSTILE}]"]})),
+            looks=Looks(
+                (HOSTILE,),
+                pd.DataFrame({HOSTILE: [HOSTILE]}),
+                pd.DataFrame({HOSTILE: [f"0.5 [{HOSTILE}]"]}),
+            ),
             cautions=(HOSTILE,),
             settings={HOSTILE: HOSTILE},
         )
@@ -183,7 +206,18 @@ def test_tables_hold_the_numbers() -> None:
     dash = "\N{EN DASH}"
     slides = cells(text, "Segmentation of every slide")
     assert slides[0] == ["s1", "001", "N+", "done", "100", "10", "9,000", "5,200", "44.2", dash]
-    assert slides[2] == ["s3", "002", "N0", "failed", dash, dash, dash, dash, dash, "file is truncated"]
+    assert slides[2] == [
+        "s3",
+        "002",
+        "N0",
+        "failed",
+        dash,
+        dash,
+        dash,
+        dash,
+        dash,
+        "file is truncated",
+    ]
     assert cells(text, "The cohort") == [["age", "&lt;0.001"]]
     assert cells(text, "Settings of the run") == [["Working mpp", "0.5"]]
 
@@ -196,17 +230,22 @@ def test_cells_sort_by_value_not_by_text() -> None:
 
 def test_significant_summary() -> None:
     extent, lost, auc, first, differences, attention, density, quick = summarize(report())
-    assert extent == "1 patient (1 with N+) with 2 slides, 1,250 patches and 100,000 nuclei were analyzed."
+    assert (
+        extent
+        == "1 patient (1 with N+) with 2 slides, 1,250 patches and 100,000 nuclei were analyzed."
+    )
     assert lost == "1 of 3 slides gave no result and is left out (1 with N0); see the causes."
     assert auc == (
-        "From these features alone, the model separates the groups: out-of-fold AUC 0.78 [0.66, 0.88] (chance: 0.50)."
+        "From these features alone, the model separates the groups: out-of-fold AUC 0.78 [0.66, "
+        "0.88] (chance: 0.50)."
     )
     assert first == (
         "Of three features, density ranks first by attention: 1.50 times the average [1.20, 1.80]. "
         "It is higher in N+ than in N0 (Cliff's delta 0.42 [0.20, 0.60], adjusted p = 0.004)."
     )
     assert differences == (
-        "After adjustment for three tests (Holm), one of three features differs significantly between N+ and N0: "
+        "After adjustment for three tests (Holm), one of three features differs significantly "
+        "between N+ and N0: "
         "density higher in N+ (p = 0.004)."
     )
     assert "evidence" in attention and "not an explanation" in attention
@@ -248,7 +287,8 @@ def test_equal_data_give_equal_pages() -> None:
 
 
 @pytest.mark.parametrize(
-    ("data", "media"), [(b"\x89PNG\r\n", "png"), (b"\xff\xd8\xff\xe0", "jpeg"), (b"<?xml ?><svg/>", "svg+xml")]
+    ("data", "media"),
+    [(b"\x89PNG\r\n", "png"), (b"\xff\xd8\xff\xe0", "jpeg"), (b"<?xml ?><svg/>", "svg+xml")],
 )
 def test_pictures_tell_their_media_type(data: bytes, media: str) -> None:
     uri = Picture("a", "b", data).uri
@@ -257,7 +297,9 @@ def test_pictures_tell_their_media_type(data: bytes, media: str) -> None:
 
 
 def test_methods_name_the_settings() -> None:
-    text = describe_methods(PatchSettings(), segmenter="StarDist 2D", folds=5, seeds=3, bag_patches=10)
+    text = describe_methods(
+        PatchSettings(), segmenter="StarDist 2D", folds=5, seeds=3, bag_patches=10
+    )
     for part in (
         "256 x 256 pixels (128 µm)",
         "0.5 µm per pixel",
@@ -282,7 +324,9 @@ def test_methods_name_further_features_and_permutations() -> None:
 
 
 def test_counts_of_many_types_print() -> None:
-    table = pd.DataFrame({"flag": [True, False], "n": np.array([1200, 3], dtype=np.int32), "x": [None, "y"]})
+    table = pd.DataFrame(
+        {"flag": [True, False], "n": np.array([1200, 3], dtype=np.int32), "x": [None, "y"]}
+    )
     rows = cells(render_report(report(cohort=table)), "The cohort")
     assert rows == [["yes", "1,200", "\N{EN DASH}"], ["no", "3", "y"]]
 
@@ -301,7 +345,8 @@ def associations() -> pd.DataFrame:
 
 def test_what_the_image_model_looks_at_is_said_with_direction_and_interval() -> None:
     assert say_looks("DL-CNB", associations(), first="density_per_mm2") == [
-        f"Within a slide, DL-CNB attends more to patches with lower density ({RHO} {MINUS}0.40 [{MINUS}0.50, "
+        f"Within a slide, DL-CNB attends more to patches with lower density ({RHO} {MINUS}0.40 "
+        f"[{MINUS}0.50, "
         f"{MINUS}0.30]), smaller area ({RHO} {MINUS}0.20 [{MINUS}0.30, {MINUS}0.10]).",
         "What its probability loses without a patch goes with no feature significantly.",
         "The feature that ranks first, density, is among them.",
@@ -315,7 +360,9 @@ def test_what_the_image_model_looks_at_is_said_with_direction_and_interval() -> 
 
 
 def test_features_are_named_plainly() -> None:
-    said = say_plainly("Both put area_um2 first (tau -0.36), not area_um2_sd", ["area_um2", "area_um2_sd"])
+    said = say_plainly(
+        "Both put area_um2 first (tau -0.36), not area_um2_sd", ["area_um2", "area_um2_sd"]
+    )
     assert said == f"Both put area first (tau {MINUS}0.36), not area um2 sd"
 
 
@@ -332,5 +379,7 @@ def test_image_model_has_its_section_and_estimates_sort_as_numbers() -> None:
     assert cells(text, "Patches inside each slide") == [
         ["DL-CNB", f"{MINUS}0.40 [{MINUS}0.50, {MINUS}0.30]", "&lt;0.001"]
     ]
-    assert f'<td data-key="-0.40" class="number">{MINUS}0.40 [{MINUS}0.50, {MINUS}0.30]</td>' in text
+    assert (
+        f'<td data-key="-0.40" class="number">{MINUS}0.40 [{MINUS}0.50, {MINUS}0.30]</td>' in text
+    )
     assert "What the image model looks at" not in render_report(report())

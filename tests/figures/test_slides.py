@@ -16,7 +16,14 @@ from matplotlib.patches import Rectangle
 from matplotlib.text import Text
 from shapely import MultiPolygon, Polygon, box
 
-from morphomil.figures.slides import PatchExample, contact_sheet, contours, outline_nuclei, overview, slide_heatmap
+from morphomil.figures.slides import (
+    PatchExample,
+    contact_sheet,
+    contours,
+    outline_nuclei,
+    overview,
+    slide_heatmap,
+)
 from morphomil.figures.style import GRAY
 
 if TYPE_CHECKING:
@@ -76,7 +83,9 @@ def test_patches_past_the_edge_stay_in_view() -> None:
 
 def test_regions_show_holes_and_parts() -> None:
     ring = Polygon(box(0, 0, 900, 900).exterior, [box(200, 200, 300, 300).exterior])
-    figure = overview(THUMBNAIL, patches(()), regions=[MultiPolygon([ring, box(1000, 0, 1200, 100)])], **FRAME)
+    figure = overview(
+        THUMBNAIL, patches(()), regions=[MultiPolygon([ring, box(1000, 0, 1200, 100)])], **FRAME
+    )
     lines = next(c for c in figure.axes[0].collections if isinstance(c, LineCollection))
     assert len(lines.get_segments()) == 3
     assert figure.legends[0].get_texts()[-1].get_text() == "region (2)"
@@ -97,7 +106,13 @@ def test_scale_bar_has_the_length_it_states(mpp: float, columns: int, scale: flo
 
 def test_heatmap_colors_are_the_values() -> None:
     figure = slide_heatmap(
-        THUMBNAIL, patches(), [3.0, np.nan, 7.0], label="Density", unit="nuclei/mm²", regions=[box(0, 0, 9, 9)], **FRAME
+        THUMBNAIL,
+        patches(),
+        [3.0, np.nan, 7.0],
+        label="Density",
+        unit="nuclei/mm²",
+        regions=[box(0, 0, 9, 9)],
+        **FRAME,
     )
     missing, cells = squares(figure)
     assert cells.get_array().tolist() == [3, 7]
@@ -105,13 +120,18 @@ def test_heatmap_colors_are_the_values() -> None:
     assert missing.get_paths()[0].vertices[0, 0] == 500
     assert (cells.norm.vmin, cells.norm.vmax) == (3, 7)
     assert figure.axes[1].get_ylabel() == "Density (nuclei/mm²)"
-    assert [t.get_text() for t in figure.legends[0].get_texts()] == ["region (1)", "patch without a value"]
+    assert [t.get_text() for t in figure.legends[0].get_texts()] == [
+        "region (1)",
+        "patch without a value",
+    ]
     length_px, um = scale_bar(figure.axes[0])
     assert length_px == pytest.approx(um / MPP)
 
 
 def test_heatmaps_share_limits_and_show_what_lies_beyond() -> None:
-    figure = slide_heatmap(THUMBNAIL, patches(), [1, 5, 20], label="a", unit="", limits=(0, 10), **FRAME)
+    figure = slide_heatmap(
+        THUMBNAIL, patches(), [1, 5, 20], label="a", unit="", limits=(0, 10), **FRAME
+    )
     cells = squares(figure)[0]
     assert (cells.norm.vmin, cells.norm.vmax) == (0, 10)
     assert cells.colorbar.extend == "max"
@@ -135,8 +155,14 @@ def test_outlines_follow_the_pixels() -> None:
     labels[0:3, 0:3] = 3
     outlines = outline_nuclei(labels)
     assert sorted(outlines) == [2, 3, 7]
-    assert (outlines[2].min(axis=0).tolist(), outlines[2].max(axis=0).tolist()) == ([19.5, 4.5], [25.5, 14.5])
-    assert (outlines[3].min(axis=0).tolist(), outlines[3].max(axis=0).tolist()) == ([-0.5, -0.5], [2.5, 2.5])
+    assert (outlines[2].min(axis=0).tolist(), outlines[2].max(axis=0).tolist()) == (
+        [19.5, 4.5],
+        [25.5, 14.5],
+    )
+    assert (outlines[3].min(axis=0).tolist(), outlines[3].max(axis=0).tolist()) == (
+        [-0.5, -0.5],
+        [2.5, 2.5],
+    )
     x, y = outlines[2].T
     # A contour at half height cuts the four corner pixels: 60 minus 4 triangles of 1/8.
     assert abs(np.dot(x[:-1], y[1:]) - np.dot(x[1:], y[:-1])) / 2 == pytest.approx(60 - 4 / 8)
@@ -150,7 +176,9 @@ def two_nuclei() -> tuple[np.ndarray, np.ndarray]:
 
 def test_contours_are_colored_by_value() -> None:
     rgb, labels = two_nuclei()
-    figure = contours(rgb, labels, mpp=0.5, values={1: 25.0, 2: 100.0}, label="Area", unit="µm²", title="patch 3")
+    figure = contours(
+        rgb, labels, mpp=0.5, values={1: 25.0, 2: 100.0}, label="Area", unit="µm²", title="patch 3"
+    )
     lines = next(c for c in figure.axes[0].collections if isinstance(c, LineCollection))
     assert lines.get_array().tolist() == [25, 100]
     assert lines.get_cmap()(np.nan) == to_rgba(GRAY)
@@ -167,7 +195,9 @@ def test_contours_without_values_or_nuclei() -> None:
 
 def test_contact_sheet_shares_one_color_scale() -> None:
     rgb, labels = two_nuclei()
-    examples = [PatchExample(rgb, labels, title=f"p{n}", values={1: n, 2: 10.0 * n}) for n in range(1, 6)]
+    examples = [
+        PatchExample(rgb, labels, title=f"p{n}", values={1: n, 2: 10.0 * n}) for n in range(1, 6)
+    ]
     figure = contact_sheet(examples, mpp=0.5, label="Area", unit="µm²", columns=3)
     panels, bar = figure.axes[:6], figure.axes[6]
     assert [axes.get_title(loc="left") for axes in panels] == ["p1", "p2", "p3", "p4", "p5", ""]

@@ -10,7 +10,15 @@ import pandas as pd
 import pytest
 from matplotlib import font_manager
 
-from morphomil.figures.style import PALETTE, describe_font, journal_font, new_figure, render, save_figure, style
+from morphomil.figures.style import (
+    PALETTE,
+    describe_font,
+    journal_font,
+    new_figure,
+    render,
+    save_figure,
+    style,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -74,7 +82,12 @@ def test_width_is_the_journal_width() -> None:
 def test_save_writes_every_format_and_the_plotted_table(tmp_path: Path) -> None:
     table = pd.DataFrame({"label": ["=1+1", "N0"], "delta": [-0.3, 0.25]})
     paths = save_figure(example(), tmp_path / "slide.1", table=table)
-    assert [path.name for path in paths] == ["slide.1.png", "slide.1.pdf", "slide.1.svg", "slide.1.csv"]
+    assert [path.name for path in paths] == [
+        "slide.1.png",
+        "slide.1.pdf",
+        "slide.1.svg",
+        "slide.1.csv",
+    ]
     assert sorted(tmp_path.iterdir()) == sorted(paths)
     assert (tmp_path / "slide.1.csv").read_text() == "label,delta\n'=1+1,-0.3\nN0,0.25\n"
     assert (tmp_path / "slide.1.svg").read_bytes() == render(example(), "svg")
@@ -95,7 +108,9 @@ def test_palette_is_eight_different_colors() -> None:
 
 def test_import_needs_neither_pyplot_nor_an_engine() -> None:
     heavy = ("matplotlib.pyplot", "torch", "tensorflow")
-    code = f"import sys, morphomil.figures; print([name for name in {heavy} if name in sys.modules])"
+    code = (
+        f"import sys, morphomil.figures; print([name for name in {heavy} if name in sys.modules])"
+    )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout == "[]\n"
 
@@ -109,10 +124,16 @@ def forgotten_font() -> Iterator[None]:
 
 @pytest.mark.parametrize(
     ("installed", "said"),
-    [({"Arial", "DejaVu Sans"}, ""), ({"Liberation Sans"}, "Arial's widths"), ({"DejaVu Sans"}, "is wider")],
+    [
+        ({"Arial", "DejaVu Sans"}, ""),
+        ({"Liberation Sans"}, "Arial's widths"),
+        ({"DejaVu Sans"}, "is wider"),
+    ],
 )
 @pytest.mark.usefixtures("forgotten_font")
-def test_a_missing_font_is_told(installed: set[str], said: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_missing_font_is_told(
+    installed: set[str], said: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(font_manager, "get_font_names", lambda: sorted(installed))
     monkeypatch.setattr(font_manager, "findSystemFonts", list)
     assert describe_font("plain") == ""

@@ -1,4 +1,5 @@
-"""Agreement metrics against StarDist's matching and a plain transcription of the AJI's definition."""
+"""Agreement metrics against StarDist's matching and a plain transcription of the AJI's
+definition."""
 
 from __future__ import annotations
 
@@ -34,7 +35,9 @@ def plain_aji(truth: np.ndarray, found: np.ndarray) -> float:
             used.add(best)
         else:
             united += np.sum(truth == i)
-    return shared / (united + sum(np.sum(found == j) for j in np.unique(found[found > 0]) if j not in used))
+    return shared / (
+        united + sum(np.sum(found == j) for j in np.unique(found[found > 0]) if j not in used)
+    )
 
 
 @pytest.mark.parametrize("shift", [0, 2, 5, 9])

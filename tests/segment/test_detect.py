@@ -79,12 +79,16 @@ def test_polygons_are_filled_as_scikit_image_fills_them() -> None:
 
     rng = np.random.default_rng(0)
     points = rng.uniform(-10, 270, (300, 2)).astype(np.float32).round(1)
-    polygons = module.Polygons(points, rng.random(300, np.float32), rng.uniform(3, 20, (300, 32)).astype(np.float32))
+    polygons = module.Polygons(
+        points, rng.random(300, np.float32), rng.uniform(3, 20, (300, 32)).astype(np.float32)
+    )
     numbers, outlines = np.arange(1, 301), polygons.outlines()
     expected = np.zeros((256, 260), np.int32)
     for i in np.argsort(polygons.prob, kind="stable"):
         expected[polygon(outlines[i, :, 0], outlines[i, :, 1], expected.shape)] = numbers[i]
-    np.testing.assert_array_equal(module._draw(outlines, polygons.prob, numbers, expected.shape), expected)
+    np.testing.assert_array_equal(
+        module._draw(outlines, polygons.prob, numbers, expected.shape), expected
+    )
 
 
 def test_blocks_are_read_one_at_a_time_and_errors_come_through() -> None:
@@ -117,7 +121,9 @@ def test_every_nucleus_is_found_once_whatever_the_blocks(monkeypatch: pytest.Mon
     for side in (1024, 256, 128):
         monkeypatch.setattr(module, "BLOCK_PX", side)
         found = [
-            part for part in find_nuclei(array_reader(image), block_rows(700, 900), segmenter=segmenter) if len(part)
+            part
+            for part in find_nuclei(array_reader(image), block_rows(700, 900), segmenter=segmenter)
+            if len(part)
         ]
         results.append(labels_of(join(found, rays=32), truth.shape))
     for labels in results:
@@ -141,7 +147,9 @@ def test_blocks_cover_the_image_once() -> None:
 def test_blocks_are_trimmed_to_what_is_wanted(rows: int, columns: int, seed: int) -> None:
     wanted = np.random.default_rng(seed).random((rows, columns)) < 0.3
     covered = np.zeros((rows, columns), int)
-    for block in (b for row in block_rows(rows * 256 - 30, columns * 256 - 30, wanted=wanted) for b in row):
+    for block in (
+        b for row in block_rows(rows * 256 - 30, columns * 256 - 30, wanted=wanted) for b in row
+    ):
         assert block.row % 256 == block.column % 256 == 0
         assert block.height <= 512
         assert block.width <= 768
@@ -156,7 +164,8 @@ def test_blocks_are_trimmed_to_what_is_wanted(rows: int, columns: int, seed: int
 @settings(max_examples=60, deadline=None)
 @given(st.integers(1, 7), st.integers(0, 2**14 - 1))
 def test_no_other_widths_of_blocks_cost_less(columns: int, flags: int) -> None:
-    """Against every way to cut a row of blocks: 4.4 ms per cell with context, 9.2 ms per cell of its own (measured)."""
+    """Against every way to cut a row of blocks: 4.4 ms per cell with context, 9.2 ms per cell of
+    its own (measured)."""
     wanted = np.array([flags >> bit & 1 for bit in range(2 * columns)], bool).reshape(2, columns)
 
     context = 2 * module.MARGIN_PX / 256
@@ -167,7 +176,9 @@ def test_no_other_widths_of_blocks_cost_less(columns: int, flags: int) -> None:
     def cost_of_cuts(ends: tuple[int, ...]) -> float:
         total = 0.0
         for start, end in pairwise((0, *ends, columns)):
-            used_rows, used_columns = (np.flatnonzero(wanted[:, start:end].any(axis=axis)) for axis in (1, 0))
+            used_rows, used_columns = (
+                np.flatnonzero(wanted[:, start:end].any(axis=axis)) for axis in (1, 0)
+            )
             if len(used_rows):
                 height, width = (int(used[-1] - used[0]) + 1 for used in (used_rows, used_columns))
                 total += cost(height, width) if width <= 3 else np.inf
@@ -175,16 +186,21 @@ def test_no_other_widths_of_blocks_cost_less(columns: int, flags: int) -> None:
 
     cuts = chain.from_iterable(combinations(range(1, columns), number) for number in range(columns))
     (blocks,) = block_rows(512, columns * 256, wanted=wanted)
-    assert sum(cost(block.height // 256, block.width // 256) for block in blocks) == min(map(cost_of_cuts, cuts))
+    assert sum(cost(block.height // 256, block.width // 256) for block in blocks) == min(
+        map(cost_of_cuts, cuts)
+    )
 
 
 def polygon(row: float, column: float, radius: float, prob: float) -> Polygons:
-    return Polygons(np.float32([[row, column]]), np.float32([prob]), np.full((1, 32), radius, np.float32))
+    return Polygons(
+        np.float32([[row, column]]), np.float32([prob]), np.full((1, 32), radius, np.float32)
+    )
 
 
 def test_the_more_probable_of_two_overlapping_candidates_stays() -> None:
     kept = suppress(
-        join([polygon(20, 20, 8, 0.6), polygon(22, 20, 8, 0.9), polygon(60, 60, 8, 0.5)], rays=32), threshold=0.3
+        join([polygon(20, 20, 8, 0.6), polygon(22, 20, 8, 0.9), polygon(60, 60, 8, 0.5)], rays=32),
+        threshold=0.3,
     )
     assert sorted(kept.prob.tolist()) == pytest.approx([0.5, 0.9])
 
@@ -220,9 +236,19 @@ def test_only_the_largest_part_of_a_cut_nucleus_stays() -> None:
 
 
 @settings(max_examples=60, deadline=None)
-@given(st.integers(1, 30), st.integers(1, 30), st.integers(1, 4), st.integers(0, 9), st.integers(0, 2**20))
-def test_largest_parts_are_those_of_scikit_image(height: int, width: int, count: int, least: int, seed: int) -> None:
-    labels = np.random.default_rng(seed).integers(0, count + 1, (height, width)).astype(np.int32) * 17
+@given(
+    st.integers(1, 30),
+    st.integers(1, 30),
+    st.integers(1, 4),
+    st.integers(0, 9),
+    st.integers(0, 2**20),
+)
+def test_largest_parts_are_those_of_scikit_image(
+    height: int, width: int, count: int, least: int, seed: int
+) -> None:
+    labels = (
+        np.random.default_rng(seed).integers(0, count + 1, (height, width)).astype(np.int32) * 17
+    )
     expected = np.zeros_like(labels)
     for number in np.unique(labels[labels > 0]):
         parts = label(labels == number, connectivity=1)
@@ -245,7 +271,10 @@ def test_a_constant_block_has_no_nuclei_and_costs_no_network() -> None:
     segmenter, _ = oracle(np.zeros((4, 4), np.int32))
     image = np.full((300, 300, 3), 255, np.uint8)
     blank = Segmenter(**(vars(segmenter) | {"network": network}))
-    assert not any(len(part) for part in find_nuclei(array_reader(image), block_rows(300, 300), segmenter=blank))
+    assert not any(
+        len(part)
+        for part in find_nuclei(array_reader(image), block_rows(300, 300), segmenter=blank)
+    )
 
 
 def test_nuclei_nearly_everywhere_are_refused() -> None:

@@ -1,4 +1,5 @@
-"""One architecture, three engines, one answer: torch, Keras and OpenVINO; StarDist models; mirrored predictions."""
+"""One architecture, three engines, one answer: torch, Keras and OpenVINO; StarDist models; mirrored
+predictions."""
 
 from __future__ import annotations
 
@@ -38,7 +39,11 @@ def random_state(design: Design, seed: int = 0) -> dict[str, np.ndarray]:
         shape = (layer.filters, 1 if layer.depthwise else inputs, layer.kernel, layer.kernel)
         state[f"{name}.conv.weight"] = rng.normal(0, (2 / np.prod(shape[1:])) ** 0.5, shape)
         if layer.norm:
-            for part, low, high in (("weight", 0.5, 1.5), ("bias", -0.3, 0.3), ("running_mean", -0.3, 0.3)):
+            for part, low, high in (
+                ("weight", 0.5, 1.5),
+                ("bias", -0.3, 0.3),
+                ("running_mean", -0.3, 0.3),
+            ):
                 state[f"{name}.norm.{part}"] = rng.uniform(low, high, layer.filters)
             state[f"{name}.norm.running_var"] = rng.uniform(0.5, 2, layer.filters)
         else:
@@ -101,16 +106,26 @@ def test_torch_computes_what_keras_does(tmp_path: Path) -> None:
         "from morphomil.segment.network import Design\n"
         "from morphomil.segment.torch_network import TorchNetwork\n"
         "arrays = load_file(sys.argv[1]); pixels = torch.from_numpy(arrays.pop('pixels'))\n"
-        "network = TorchNetwork(Design(rays=8, widths=(8, 8, 8))).eval(); network.load_arrays(arrays)\n"
+        "network = TorchNetwork(Design(rays=8, widths=(8, 8, 8))).eval(); "
+        "network.load_arrays(arrays)\n"
         "with torch.inference_mode(): logit, log_rays = network(pixels)\n"
         "save_file({'p': logit.sigmoid().permute(0, 2, 3, 1).contiguous().numpy(),\n"
         "           'd': log_rays.exp().permute(0, 2, 3, 1).contiguous().numpy()}, sys.argv[2])\n"
     )
     subprocess.run(
-        [sys.executable, "-c", code, str(tmp_path / "in.safetensors"), str(tmp_path / "out.safetensors")], check=True
+        [
+            sys.executable,
+            "-c",
+            code,
+            str(tmp_path / "in.safetensors"),
+            str(tmp_path / "out.safetensors"),
+        ],
+        check=True,
     )
     got = load_file(tmp_path / "out.safetensors")
-    probability, distance = tensorflow_network(keras_network(fold_norms(state, DESIGN), DESIGN))(pixels)
+    probability, distance = tensorflow_network(keras_network(fold_norms(state, DESIGN), DESIGN))(
+        pixels
+    )
     np.testing.assert_allclose(got["p"], probability, rtol=2e-4, atol=2e-5)
     np.testing.assert_allclose(got["d"], distance, rtol=2e-4, atol=2e-5)
 
@@ -122,22 +137,31 @@ def test_eight_bits_stay_close_and_need_their_ranges() -> None:
     ranges = activation_ranges(folded, DESIGN, images)
     assert "stem" not in ranges
     assert all(low <= 0 < high for low, high in ranges.values())
-    full, _ = openvino_network(lambda margin: openvino_graph(folded, DESIGN, margin=margin), precision="float32")
-    eight, _ = openvino_network(lambda _: openvino_graph(folded, DESIGN, ranges), precision="float32")
+    full, _ = openvino_network(
+        lambda margin: openvino_graph(folded, DESIGN, margin=margin), precision="float32"
+    )
+    eight, _ = openvino_network(
+        lambda _: openvino_graph(folded, DESIGN, ranges), precision="float32"
+    )
     for expected, got in zip(full(images[0]), eight(images[0]), strict=True):
         assert not np.array_equal(got, expected)
         assert np.corrcoef(got.ravel(), expected.ravel())[0, 1] > 0.98
     clipped = {name: (low / 20, high / 20) for name, (low, high) in ranges.items()}
-    narrow, _ = openvino_network(lambda _: openvino_graph(folded, DESIGN, clipped), precision="float32")
+    narrow, _ = openvino_network(
+        lambda _: openvino_graph(folded, DESIGN, clipped), precision="float32"
+    )
     assert (
         np.abs(narrow(images[0])[1] - full(images[0])[1]).mean()
         > np.abs(eight(images[0])[1] - full(images[0])[1]).mean()
     )
 
 
-@pytest.mark.skipif(platform.machine() not in ("x86_64", "AMD64"), reason="other processors have other kernels")
+@pytest.mark.skipif(
+    platform.machine() not in ("x86_64", "AMD64"), reason="other processors have other kernels"
+)
 def test_every_product_of_the_decoder_is_of_eight_bits() -> None:
-    """Three transposed convolutions and six others, as they are executed: a range they can't use would go unseen."""
+    """Three transposed convolutions and six others, as they are executed: a range they can't use
+    would go unseen."""
     import openvino
     from safetensors.numpy import load_file
 
@@ -146,8 +170,13 @@ def test_every_product_of_the_decoder_is_of_eight_bits() -> None:
     graph = openvino_graph(folded, Design(), json.loads((folder / "ranges.json").read_text()))
     graph.reshape([1, 128, 128, 3])
     executed = openvino.Core().compile_model(graph, "CPU").get_runtime_model().get_ordered_ops()
-    kernels = [(node.get_rt_info()["layerType"].value, node.get_rt_info()["primitiveType"].value) for node in executed]
-    eight_bits = [kind for kind, kernel in kernels if kernel.lower().endswith("i8") and "onvolution" in kind]
+    kernels = [
+        (node.get_rt_info()["layerType"].value, node.get_rt_info()["primitiveType"].value)
+        for node in executed
+    ]
+    eight_bits = [
+        kind for kind, kernel in kernels if kernel.lower().endswith("i8") and "onvolution" in kind
+    ]
     assert sorted(eight_bits) == 6 * ["Convolution"] + 3 * ["Deconvolution"], kernels
 
 
@@ -161,14 +190,19 @@ def test_weights_that_do_not_fit_are_refused() -> None:
 
 @pytest.mark.parametrize("rays", [8, 32])
 def test_mirrored_predictions_return_to_their_place(rays: int) -> None:
-    """A network that knows the answer for any mirroring of one ellipse gives that answer, averaged or not."""
+    """A network that knows the answer for any mirroring of one ellipse gives that answer, averaged
+    or not."""
 
     def oracle(pixels: np.ndarray, margin: int = 0) -> tuple[np.ndarray, np.ndarray]:
-        """Distances from every second pixel to the far side of a window around it, told by the pixels themselves."""
+        """Distances from every second pixel to the far side of a window around it, told by the
+        pixels themselves."""
         image = pixels[0, ..., 0]
         angles = 2 * np.pi * np.arange(rays) / rays
         down, across = (np.round(6 * f(angles)).astype(int) for f in (np.sin, np.cos))
-        seen = [np.roll(image, (-dy, -dx), (0, 1))[::2, ::2] for dy, dx in zip(down, across, strict=True)]
+        seen = [
+            np.roll(image, (-dy, -dx), (0, 1))[::2, ::2]
+            for dy, dx in zip(down, across, strict=True)
+        ]
         return image[None, ::2, ::2, None], np.stack(seen, axis=-1)[None] + np.float32(0.01)
 
     rgb = np.random.default_rng(0).integers(0, 256, (48, 64, 3)).astype(np.uint8)
@@ -190,10 +224,14 @@ SHARE = {"float32": 0.999, "bfloat16": 0.99, "auto": 0.95}
 
 
 @pytest.mark.parametrize("precision", SHARE)
-def test_the_fast_engine_finds_the_nuclei_of_the_reference(shared_data: Path, precision: str) -> None:
+def test_the_fast_engine_finds_the_nuclei_of_the_reference(
+    shared_data: Path, precision: str
+) -> None:
     if precision == "bfloat16" and multiplied_in("auto") != "bfloat16":
         pytest.skip("this processor has no bfloat16")
-    image = np.asarray(Image.open(shared_data / "nuclei" / "tnbc" / "images" / "03_1.png").convert("RGB"))
+    image = np.asarray(
+        Image.open(shared_data / "nuclei" / "tnbc" / "images" / "03_1.png").convert("RGB")
+    )
     reference = segment_image(image, mpp=0.25, engine="tensorflow")
     fast = segment_image(image, mpp=0.25, precision=precision)  # type: ignore[arg-type]
     assert reference.max() > 20
@@ -213,16 +251,21 @@ def test_bfloat16_keeps_the_nuclei_of_a_biopsy(shared_data: Path) -> None:
 
 @pytest.mark.parametrize("model", ["default", "trial_segmenter"])
 def test_whole_images_as_stardist_itself_segments_them(shared_data: Path, model: str) -> None:
-    image = np.asarray(Image.open(shared_data / "nuclei" / "tnbc" / "images" / "03_1.png").convert("RGB"))
+    image = np.asarray(
+        Image.open(shared_data / "nuclei" / "tnbc" / "images" / "03_1.png").convert("RGB")
+    )
     name = model if model == "default" else str(shared_data / model)
     expected, _ = load_stardist(name).predict_instances(image.astype(np.float32) / 255)
     found = segment_image(image, mpp=0.25, model=name, precision="float32")
     small = np.bincount(expected.ravel())[expected] * 0.25**2 < 6
     expected = np.where(small, 0, expected)
-    # StarDist pads with zeros beyond the edges, where we mirror: nuclei that reach into the rim are left to it
+    # StarDist pads with zeros beyond the edges, where we mirror: nuclei that reach into the rim are
+    # left to it
     rim = np.ones(expected.shape, bool)
     rim[96:-96, 96:-96] = False
-    whole = [np.where(np.isin(labels, np.unique(labels[rim])), 0, labels) for labels in (expected, found)]
+    whole = [
+        np.where(np.isin(labels, np.unique(labels[rim])), 0, labels) for labels in (expected, found)
+    ]
     assert whole[0].max() > 0
     assert matched_share(whole[0], whole[1]) > 0.98
 
@@ -240,7 +283,8 @@ def test_loading_the_default_needs_neither_tensorflow_nor_torch() -> None:
     code = (
         "import sys, numpy as np\n"
         "from morphomil.segment import segment_image\n"
-        "segment_image(np.random.default_rng(0).integers(150, 255, (64, 64, 3)).astype(np.uint8), mpp=0.5)\n"
+        "segment_image(np.random.default_rng(0).integers(150, 255, (64, 64, 3)).astype(np.uint8), "
+        "mpp=0.5)\n"
         "assert not {'tensorflow', 'torch', 'keras'} & set(sys.modules), 'imported'\n"
     )
     subprocess.run([sys.executable, "-c", code], check=True)

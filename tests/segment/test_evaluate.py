@@ -1,4 +1,5 @@
-"""Evaluation: figures of a segmenter that is right, of one that is wrong in a known way, and the command's files."""
+"""Evaluation: figures of a segmenter that is right, of one that is wrong in a known way, and the
+command's files."""
 
 from __future__ import annotations
 
@@ -24,7 +25,10 @@ def annotated_image(seed: int, *, side: int = 600, mpp: float = 0.25) -> Annotat
     labels = np.zeros((side, side), np.int32)
     for number in range(1, 400):
         where = ellipse(
-            *rng.uniform(0, side, 2), *rng.uniform(9, 20, 2), shape=labels.shape, rotation=rng.uniform(0, 3)
+            *rng.uniform(0, side, 2),
+            *rng.uniform(9, 20, 2),
+            shape=labels.shape,
+            rotation=rng.uniform(0, 3),
         )
         if not labels[where].any():
             labels[where] = number
@@ -40,7 +44,9 @@ def answer_with(monkeypatch: pytest.MonkeyPatch, change) -> Segmenter:
         return change(truths[rgb.tobytes()])
 
     monkeypatch.setattr(evaluate, "find_labels", find)
-    segmenter = Segmenter("truth", "", lambda _: (np.empty(0), np.empty(0)), 2, 16, 0.5, 0.4, (), "unit")
+    segmenter = Segmenter(
+        "truth", "", lambda _: (np.empty(0), np.empty(0)), 2, 16, 0.5, 0.4, (), "unit"
+    )
     object.__setattr__(segmenter, "truths", truths)
     return segmenter
 
@@ -56,7 +62,9 @@ def test_the_truth_is_perfect_and_unbiased(monkeypatch: pytest.MonkeyPatch) -> N
     segmenter = answer_with(monkeypatch, lambda labels: labels.copy())
     result = evaluate_segmenter(know(segmenter, [annotated_image(i) for i in range(4)]), segmenter)
     assert set(result.images["mpp"]) == {0.25, 0.5}
-    assert (result.images[["pq", "dq", "sq", "aji", "dice", "f1_0.9", "count_ratio"]] == 1).all(axis=None)
+    assert (result.images[["pq", "dq", "sq", "aji", "dice", "f1_0.9", "count_ratio"]] == 1).all(
+        axis=None
+    )
     assert (result.features["bias"].abs() < 1e-9).all()
     assert result.features["spearman"].to_numpy() == pytest.approx(1)
     assert set(result.features["feature"]) == set(evaluate.FEATURES)
@@ -67,7 +75,9 @@ def test_enlarged_outlines_show_as_bias_of_the_right_size(monkeypatch: pytest.Mo
     from skimage.segmentation import expand_labels
 
     segmenter = answer_with(monkeypatch, lambda labels: expand_labels(labels, 1).astype(np.int32))
-    result = evaluate_segmenter(know(segmenter, [annotated_image(i) for i in range(4)]), segmenter, halve=False)
+    result = evaluate_segmenter(
+        know(segmenter, [annotated_image(i) for i in range(4)]), segmenter, halve=False
+    )
     bias = result.features.set_index("feature")["bias"]
     assert (result.images["count_ratio"] == 1).all()
     assert 0.3 < bias["major_axis_um"] < 0.6
@@ -80,7 +90,9 @@ def test_enlarged_outlines_show_as_bias_of_the_right_size(monkeypatch: pytest.Mo
 
 def test_half_the_nuclei_missed(monkeypatch: pytest.MonkeyPatch) -> None:
     segmenter = answer_with(monkeypatch, lambda labels: np.where(labels % 2, labels, 0))
-    result = evaluate_segmenter(know(segmenter, [annotated_image(i) for i in range(3)]), segmenter, halve=False)
+    result = evaluate_segmenter(
+        know(segmenter, [annotated_image(i) for i in range(3)]), segmenter, halve=False
+    )
     assert result.images["count_ratio"].between(0.35, 0.65).all()
     assert (result.images["sq"] == 1).all()
     assert result.images["dq"].between(0.5, 0.8).all()
@@ -111,7 +123,9 @@ def test_thresholds_are_tuned_to_the_image() -> None:
         assert pixels.shape == (1, 256 + 2 * margin, 256 + 2 * margin, 3)
         depth = distance_transform_edt(padded)
         probability = np.where(depth > 0.5 * depth.max(), 0.5, 0.0)
-        return probability[None, ::2, ::2, None].astype(np.float32), star_dist(padded, 16, grid=(2, 2))[None]
+        return probability[None, ::2, ::2, None].astype(np.float32), star_dist(
+            padded, 16, grid=(2, 2)
+        )[None]
 
     segmenter = Segmenter("half sure", "", network, 2, 16, 0.9, 0.4, (), "unit")
     best, table = tune_thresholds([image], segmenter)
@@ -126,10 +140,14 @@ def test_the_command_writes_tables_and_pictures(tmp_path: Path) -> None:
     image = annotated_image(1, side=320)
     Image.fromarray(image.rgb).save(tmp_path / "a.png")
     Image.fromarray(image.labels.astype(np.uint16)).save(tmp_path / "a_labels.png")
-    rows = [{"image": "a.png", "labels": "a_labels.png", "mpp": 0.25, "split": "val", "group": "mine"}]
+    rows = [
+        {"image": "a.png", "labels": "a_labels.png", "mpp": 0.25, "split": "val", "group": "mine"}
+    ]
     pd.DataFrame(rows).to_csv(tmp_path / "images.csv", index=False)
     out = tmp_path / "out"
-    result = CliRunner().invoke(app, ["evaluate-segmenter", str(tmp_path / "images.csv"), "--out", str(out)])
+    result = CliRunner().invoke(
+        app, ["evaluate-segmenter", str(tmp_path / "images.csv"), "--out", str(out)]
+    )
     assert result.exit_code == 0, result.output
     assert "mine" in result.output
     assert set(pd.read_csv(out / "images.csv")["mpp"]) == {0.25, 0.5}

@@ -1,4 +1,5 @@
-"""The shipped weights: that they load, segment real nuclei, work at both resolutions, and refuse what is no image."""
+"""The shipped weights: that they load, segment real nuclei, work at both resolutions, and refuse
+what is no image."""
 
 from __future__ import annotations
 
@@ -41,11 +42,21 @@ def test_nuclei_of_images_that_it_was_not_trained_on(shared_data: Path) -> None:
     scores = []
     for image in images:
         half = np.asarray(Image.fromarray(image.rgb).reduce(2))
-        for rgb, labels, mpp in ((image.rgb, image.labels, 0.25), (half, image.labels[::2, ::2], 0.5)):
+        for rgb, labels, mpp in (
+            (image.rgb, image.labels, 0.25),
+            (half, image.labels[::2, ::2], 0.5),
+        ):
             height, width = (min(a, b) for a, b in zip(rgb.shape, labels.shape, strict=False))
             found = segment_image(rgb[:height, :width], mpp=mpp)
             score = agreement(labels[:height, :width], found)
-            scores.append({"group": image.group, "mpp": mpp, "pq": score.pq, "ratio": score.found / score.annotated})
+            scores.append(
+                {
+                    "group": image.group,
+                    "mpp": mpp,
+                    "pq": score.pq,
+                    "ratio": score.found / score.annotated,
+                }
+            )
     means = pd.DataFrame(scores).groupby(["group", "mpp"]).mean()
     assert (means["pq"] > 0.5).all(), means
     assert means["ratio"].between(0.75, 1.3).all(), means
@@ -86,8 +97,12 @@ def test_images_of_any_size(shape: tuple[int, int]) -> None:
 
 
 def test_stardist_folders_are_taken(shared_data: Path) -> None:
-    image = np.asarray(Image.open(shared_data / "nuclei" / "tnbc" / "images" / "03_1.png").convert("RGB"))
-    truth = np.asarray(Image.open(shared_data / "nuclei" / "tnbc" / "labels" / "03_1.png")).astype(np.int32)
+    image = np.asarray(
+        Image.open(shared_data / "nuclei" / "tnbc" / "images" / "03_1.png").convert("RGB")
+    )
+    truth = np.asarray(Image.open(shared_data / "nuclei" / "tnbc" / "labels" / "03_1.png")).astype(
+        np.int32
+    )
     found = segment_image(image, mpp=0.25, model=str(shared_data / "trial_segmenter"))
     assert agreement(truth, found).dq > 0.5
 

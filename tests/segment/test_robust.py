@@ -1,4 +1,5 @@
-"""What a segmenter meets: blocks of any size, the pipeline, other stains, blur, pens, arrays that are no image."""
+"""What a segmenter meets: blocks of any size, the pipeline, other stains, blur, pens, arrays that
+are no image."""
 
 from __future__ import annotations
 
@@ -27,7 +28,9 @@ def fullest_crop(path: Path) -> np.ndarray:
         rgb = np.asarray(file.convert("RGB"))
     white = (rgb.min(axis=2) == 255)[::50, ::50]
     sums = [
-        (white[r : r + 26, c : c + 28].sum(), r, c) for r in range(len(white) - 26) for c in range(white.shape[1] - 28)
+        (white[r : r + 26, c : c + 28].sum(), r, c)
+        for r in range(len(white) - 26)
+        for c in range(white.shape[1] - 28)
     ]
     _, row, column = min(sums)
     return rgb[row * 50 : row * 50 + 1300, column * 50 : column * 50 + 1400]
@@ -52,7 +55,11 @@ def validation(shared_data: Path) -> list[AnnotatedImage]:
 
 def matched_share(one: np.ndarray, other: np.ndarray, iou: float = 0.9) -> float:
     pairs = overlaps(one, other)
-    return float(2 * (pairs.iou > iou).sum() / ((pairs.areas_annotated > 0).sum() + (pairs.areas_found > 0).sum()))
+    return float(
+        2
+        * (pairs.iou > iou).sum()
+        / ((pairs.areas_annotated > 0).sum() + (pairs.areas_found > 0).sum())
+    )
 
 
 @pytest.mark.parametrize("precision", ["auto", "float32"])
@@ -68,8 +75,11 @@ def test_one_piece_or_many_the_nuclei_are_the_same(
         assert matched_share(usual, segment_image(rgb, mpp=0.5, precision=precision)) >= 0.995  # type: ignore[arg-type]
 
 
-def test_no_nucleus_is_cut_at_a_seam_or_found_twice(biopsy: np.ndarray, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Nuclei that touch the seams of small blocks match those of one block as well as all others do."""
+def test_no_nucleus_is_cut_at_a_seam_or_found_twice(
+    biopsy: np.ndarray, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nuclei that touch the seams of small blocks match those of one block as well as all others
+    do."""
     whole = segment_image(biopsy, mpp=0.5)
     monkeypatch.setattr(detect, "BLOCK_PX", 256)
     cut = segment_image(biopsy, mpp=0.5)
@@ -84,15 +94,22 @@ def test_no_nucleus_is_cut_at_a_seam_or_found_twice(biopsy: np.ndarray, monkeypa
         assert len(at_seams) > 100
         assert np.isin(at_seams, partners).mean() > 0.98
     segmenter = load_segmenter()
-    found = join(list(find_nuclei(array_reader(biopsy), block_rows(1300, 1400), segmenter=segmenter)), rays=32)
+    found = join(
+        list(find_nuclei(array_reader(biopsy), block_rows(1300, 1400), segmenter=segmenter)),
+        rays=32,
+    )
     assert len(detect.suppress(found, threshold=segmenter.nms_threshold)) == len(found)
 
 
-def test_the_pipeline_stores_what_the_image_in_one_piece_gives(biopsy: np.ndarray, tmp_path: Path) -> None:
+def test_the_pipeline_stores_what_the_image_in_one_piece_gives(
+    biopsy: np.ndarray, tmp_path: Path
+) -> None:
     rgb = biopsy[:1024, :1280]
     Image.fromarray(rgb).save(tmp_path / "slide.png")
     slide = Slide("slide", "p", "1", (ImageSource(tmp_path / "slide.png", mpp=0.5),))
-    run, _ = pipeline.segment(Cohort((slide,)), tmp_path / "run", settings=PatchSettings(regions="whole"))
+    run, _ = pipeline.segment(
+        Cohort((slide,)), tmp_path / "run", settings=PatchSettings(regions="whole")
+    )
     pad = pipeline.PAD_PX
     stored = run.masks("slide")["0"]["labels"][pad:-pad, pad:-pad]
     inside = np.s_[96:-96, 96:-96]  # beyond its edges a file is white, an array is mirrored
@@ -123,7 +140,12 @@ def test_a_normalized_stain_is_an_option(validation: list[AnnotatedImage]) -> No
 
 def test_averaged_mirrorings_are_no_worse(validation: list[AnnotatedImage]) -> None:
     plain, averaged = (
-        np.mean([agreement(i.labels, segment_image(i.rgb, mpp=i.mpp, accurate=a)).pq for i in validation])
+        np.mean(
+            [
+                agreement(i.labels, segment_image(i.rgb, mpp=i.mpp, accurate=a)).pq
+                for i in validation
+            ]
+        )
         for a in (False, True)
     )
     assert averaged > plain - 0.005

@@ -1,4 +1,5 @@
-"""Training patches, an interrupted training that goes on, thresholds, and the folder that results."""
+"""Training patches, an interrupted training that goes on, thresholds, and the folder that
+results."""
 
 from __future__ import annotations
 
@@ -19,7 +20,12 @@ from morphomil.segment.train import PatchSampler, TrainSettings, train_from_tabl
 from morphomil.types import InputError
 
 TINY = TrainSettings(
-    design=Design(rays=8, widths=(8, 8, 8)), start="random", patch_px=64, batch=2, epochs=2, steps_per_epoch=2
+    design=Design(rays=8, widths=(8, 8, 8)),
+    start="random",
+    patch_px=64,
+    batch=2,
+    epochs=2,
+    steps_per_epoch=2,
 )
 
 
@@ -31,7 +37,9 @@ def dotted_image(side: int = 160, seed: int = 0) -> tuple[np.ndarray, np.ndarray
         rows, columns = disk(rng.uniform(0, side, 2), rng.uniform(6, 10), shape=labels.shape)
         if not labels[rows, columns].any():
             labels[rows, columns] = number
-    rgb = np.where(labels[..., None] > 0, [90, 50, 130], [230, 190, 210]) + rng.normal(0, 5, (side, side, 3))
+    rgb = np.where(labels[..., None] > 0, [90, 50, 130], [230, 190, 210]) + rng.normal(
+        0, 5, (side, side, 3)
+    )
     return rgb.clip(0, 255).astype(np.uint8), labels
 
 
@@ -42,9 +50,13 @@ def annotated() -> AnnotatedImage:
 
 @pytest.mark.parametrize("elastic", [0.0, 0.06])
 @pytest.mark.parametrize("zoom", [0.8, 1.0, 1.25])
-def test_image_and_labels_turn_together(annotated: AnnotatedImage, zoom: float, elastic: float) -> None:
+def test_image_and_labels_turn_together(
+    annotated: AnnotatedImage, zoom: float, elastic: float
+) -> None:
     rng = np.random.default_rng(3)
-    patch, labels = sample_patch(annotated.rgb, annotated.labels, side=96, zoom=zoom, elastic=elastic, rng=rng)
+    patch, labels = sample_patch(
+        annotated.rgb, annotated.labels, side=96, zoom=zoom, elastic=elastic, rng=rng
+    )
     inside, outside = patch[labels > 0].mean(), patch[labels == 0].mean()
     assert inside < 0.45
     assert outside > 0.75
@@ -74,11 +86,17 @@ def test_batches_depend_on_seed_epoch_and_index_alone(annotated: AnnotatedImage)
         np.testing.assert_array_equal(one, other)
     assert not np.array_equal(first[0], sampler.batch(3, 6)[0])
     pixels, probability, distance = first
-    assert (pixels.shape, probability.shape, distance.shape) == ((2, 64, 64, 3), (2, 32, 32, 1), (2, 32, 32, 8))
+    assert (pixels.shape, probability.shape, distance.shape) == (
+        (2, 64, 64, 3),
+        (2, 32, 32, 1),
+        (2, 32, 32, 8),
+    )
     assert distance[probability[..., 0] == 1].max() > 2
 
 
-def test_an_interrupted_training_goes_on_to_the_same_weights(annotated: AnnotatedImage, tmp_path: Path) -> None:
+def test_an_interrupted_training_goes_on_to_the_same_weights(
+    annotated: AnnotatedImage, tmp_path: Path
+) -> None:
     from safetensors.numpy import load_file
 
     def interrupt(epoch: int, figures: dict[str, float]) -> None:
@@ -86,7 +104,9 @@ def test_an_interrupted_training_goes_on_to_the_same_weights(annotated: Annotate
 
     train_segmenter([annotated], [annotated], tmp_path / "whole", settings=TINY)
     with pytest.raises(KeyboardInterrupt):
-        train_segmenter([annotated], [annotated], tmp_path / "cut", settings=TINY, on_epoch=interrupt)
+        train_segmenter(
+            [annotated], [annotated], tmp_path / "cut", settings=TINY, on_epoch=interrupt
+        )
     train_segmenter([annotated], [annotated], tmp_path / "cut", settings=TINY, resume=True)
     whole, cut = (load_file(tmp_path / name / "weights.safetensors") for name in ("whole", "cut"))
     for name, value in whole.items():
@@ -94,18 +114,24 @@ def test_an_interrupted_training_goes_on_to_the_same_weights(annotated: Annotate
     assert pd.read_csv(tmp_path / "cut" / "log.csv")["epoch"].tolist() == [0, 1]
 
 
-def test_other_images_do_not_go_on_with_a_training(annotated: AnnotatedImage, tmp_path: Path) -> None:
+def test_other_images_do_not_go_on_with_a_training(
+    annotated: AnnotatedImage, tmp_path: Path
+) -> None:
     def interrupt(epoch: int, figures: dict[str, float]) -> None:
         raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        train_segmenter([annotated], [annotated], tmp_path / "model", settings=TINY, on_epoch=interrupt)
+        train_segmenter(
+            [annotated], [annotated], tmp_path / "model", settings=TINY, on_epoch=interrupt
+        )
     darker = replace(annotated, rgb=annotated.rgb // 2)
     with pytest.raises(InputError, match="other images"):
         train_segmenter([darker], [annotated], tmp_path / "model", settings=TINY, resume=True)
 
 
-def test_other_settings_do_not_go_on_with_a_training(annotated: AnnotatedImage, tmp_path: Path) -> None:
+def test_other_settings_do_not_go_on_with_a_training(
+    annotated: AnnotatedImage, tmp_path: Path
+) -> None:
     (tmp_path / "model").mkdir()
     (tmp_path / "model" / "settings.json").write_text("{}")
     with pytest.raises(InputError, match="other settings"):
@@ -114,21 +140,31 @@ def test_other_settings_do_not_go_on_with_a_training(annotated: AnnotatedImage, 
         train_segmenter([annotated], [annotated], tmp_path / "model", settings=TINY)
 
 
-def test_training_starts_from_imagenet_or_a_model_or_says_why_not(annotated: AnnotatedImage, tmp_path: Path) -> None:
+def test_training_starts_from_imagenet_or_a_model_or_says_why_not(
+    annotated: AnnotatedImage, tmp_path: Path
+) -> None:
     short = replace(TINY, epochs=1, steps_per_epoch=1, learning_rate=0.0)
-    train_segmenter([annotated], [annotated], tmp_path / "first", settings=replace(short, start="imagenet"))
+    train_segmenter(
+        [annotated], [annotated], tmp_path / "first", settings=replace(short, start="imagenet")
+    )
     tuned = replace(short, start=str(tmp_path / "first"))
     train_segmenter([annotated], [annotated], tmp_path / "second", settings=tuned)
     from safetensors.numpy import load_file
 
-    one, other = (load_file(tmp_path / name / "weights.safetensors") for name in ("first", "second"))
+    one, other = (
+        load_file(tmp_path / name / "weights.safetensors") for name in ("first", "second")
+    )
     assert abs(one["stem.conv.weight"]).mean() > 0.05
     for name in (name for name in one if "running" not in name):
         np.testing.assert_array_equal(one[name], other[name])
     with pytest.raises(InputError, match="can't start from 'gone'"):
-        train_segmenter([annotated], [annotated], tmp_path / "third", settings=replace(short, start="gone"))
+        train_segmenter(
+            [annotated], [annotated], tmp_path / "third", settings=replace(short, start="gone")
+        )
     with pytest.raises(InputError, match="another network"):
-        train_segmenter([annotated], [annotated], tmp_path / "fourth", settings=replace(short, start="default"))
+        train_segmenter(
+            [annotated], [annotated], tmp_path / "fourth", settings=replace(short, start="default")
+        )
 
 
 def test_a_smaller_kernel_is_the_middle_of_imagenets() -> None:
@@ -147,7 +183,9 @@ def test_a_smaller_kernel_is_the_middle_of_imagenets() -> None:
 def test_a_network_learns_the_discs(annotated: AnnotatedImage, tmp_path: Path) -> None:
     """Thirty steps on one easy image bring both losses well down."""
     design = Design(rays=16, widths=(16, 16, 16))
-    settings = replace(TINY, design=design, start="imagenet", epochs=3, steps_per_epoch=10, learning_rate=3e-3)
+    settings = replace(
+        TINY, design=design, start="imagenet", epochs=3, steps_per_epoch=10, learning_rate=3e-3
+    )
     train_segmenter([annotated], [annotated], tmp_path / "model", settings=settings)
     log = pd.read_csv(tmp_path / "model" / "log.csv")
     assert log["distance_loss"].iloc[-1] < 0.85 * log["distance_loss"].iloc[0]
@@ -160,7 +198,9 @@ def test_a_table_of_images_becomes_a_model_that_segments(tmp_path: Path) -> None
         rgb, labels = dotted_image(seed=number)
         Image.fromarray(rgb).save(tmp_path / f"{number}.png")
         Image.fromarray(labels.astype(np.uint16)).save(tmp_path / f"{number}_labels.png")
-        rows.append({"image": f"{number}.png", "labels": f"{number}_labels.png", "mpp": 0.5, "split": split})
+        rows.append(
+            {"image": f"{number}.png", "labels": f"{number}_labels.png", "mpp": 0.5, "split": split}
+        )
     pd.DataFrame(rows).to_csv(tmp_path / "training.csv", index=False)
     out = train_from_table(tmp_path / "training.csv", tmp_path / "model", root=None, settings=TINY)
     segmenter = load_segmenter(str(out))
@@ -173,7 +213,9 @@ def test_a_table_of_images_becomes_a_model_that_segments(tmp_path: Path) -> None
 def test_all_unusable_images_are_told_at_once(tmp_path: Path) -> None:
     Image.fromarray(dotted_image()[0]).save(tmp_path / "a.png")
     Image.fromarray(np.zeros((9, 9), np.uint16)).save(tmp_path / "small.png")
-    table = pd.DataFrame({"image": ["a.png", "gone.png"], "labels": ["small.png", "gone.png"], "mpp": [0.5, 0.5]})
+    table = pd.DataFrame(
+        {"image": ["a.png", "gone.png"], "labels": ["small.png", "gone.png"], "mpp": [0.5, 0.5]}
+    )
     with pytest.raises(InputError) as refused:
         read_annotated(table, tmp_path)
     assert len(refused.value.problems) == 2

@@ -31,7 +31,9 @@ def fan(center, n, *, spread=20, seed=0):
 
 
 def test_means_by_hand():
-    assert axial_mean([170, 10]) == pytest.approx(0, abs=1e-12) or axial_mean([170, 10]) == pytest.approx(180)
+    assert axial_mean([170, 10]) == pytest.approx(0, abs=1e-12) or axial_mean(
+        [170, 10]
+    ) == pytest.approx(180)
     assert axial_mean([10, 50]) == pytest.approx(30)
     assert axial_mean([100, 140, np.nan]) == pytest.approx(120)
     assert axial_mean([20, 80], weights=[1, 0]) == pytest.approx(20)
@@ -59,7 +61,9 @@ def test_mean_equals_scipys_circular_mean(degrees):
         expected = stats.circmean(degrees, high=180, low=0)
         assert axial_deviation(axial_mean(degrees), expected) == pytest.approx(0, abs=1e-6)
         assert 0 <= axial_mean(degrees) < 180
-    assert axial_resultant(degrees) == pytest.approx(1 - stats.circvar(degrees, high=180, low=0), abs=1e-9)
+    assert axial_resultant(degrees) == pytest.approx(
+        1 - stats.circvar(degrees, high=180, low=0), abs=1e-9
+    )
 
 
 @laws
@@ -80,7 +84,9 @@ def test_turning_the_slide_turns_the_mean_and_nothing_else(degrees, turn):
     assert axial_resultant(turned) == pytest.approx(axial_resultant(degrees), abs=1e-9)
     assert axial_polarity(turned) == pytest.approx(axial_polarity(degrees), abs=1e-9)
     if axial_resultant(degrees) > 1e-4:
-        assert axial_deviation(axial_mean(turned), axial_mean(degrees) + turn) == pytest.approx(0, abs=1e-6)
+        assert axial_deviation(axial_mean(turned), axial_mean(degrees) + turn) == pytest.approx(
+            0, abs=1e-6
+        )
     before, after = leave_one_out_deviation(degrees, group), leave_one_out_deviation(turned, group)
     stable = [directed(degrees, group, i) for i in range(len(degrees))]
     np.testing.assert_allclose(after[stable], before[stable], atol=1e-6)
@@ -96,8 +102,12 @@ def directed(degrees, group, i):
 def test_polarity_of_uniform_angles_is_zero_at_every_n(n):
     samples = 20_000
     rng = np.random.default_rng(n)
-    polarity = grouped_polarity(rng.uniform(0, 180, n * samples), np.repeat(np.arange(samples), n)).polarity
-    error = 1 / math.sqrt(n * (n - 1) * samples)  # variance of the mean of cos over pairs is 1 / (n (n - 1))
+    polarity = grouped_polarity(
+        rng.uniform(0, 180, n * samples), np.repeat(np.arange(samples), n)
+    ).polarity
+    error = 1 / math.sqrt(
+        n * (n - 1) * samples
+    )  # variance of the mean of cos over pairs is 1 / (n (n - 1))
     assert polarity.std() == pytest.approx(error * math.sqrt(samples), rel=0.05)
     assert abs(polarity.mean()) < 3.5 * error
     r = np.sqrt((polarity * (n - 1) + 1) / n)
@@ -167,13 +177,22 @@ def test_leave_one_out_of_uniform_angles_is_uniform():
 
 
 def test_grouped_polarity_equals_the_single_groups():
-    parts = {"b": fan(20, 12), "a": fan(100, 30, spread=60), "d": np.array([np.nan, 4.0]), "c": np.array([np.nan])}
+    parts = {
+        "b": fan(20, 12),
+        "a": fan(100, 30, spread=60),
+        "d": np.array([np.nan, 4.0]),
+        "c": np.array([np.nan]),
+    }
     groups = np.repeat(list(parts), [len(part) for part in parts.values()])
     order = np.random.default_rng(3).permutation(len(groups))
-    names, polarity, n = grouped_polarity(np.concatenate(list(parts.values()))[order], groups[order])
+    names, polarity, n = grouped_polarity(
+        np.concatenate(list(parts.values()))[order], groups[order]
+    )
     assert names.tolist() == ["a", "b", "c", "d"]
     assert n.tolist() == [30, 12, 0, 1]
-    np.testing.assert_allclose(polarity, [axial_polarity(parts[name]) for name in names], atol=1e-12)
+    np.testing.assert_allclose(
+        polarity, [axial_polarity(parts[name]) for name in names], atol=1e-12
+    )
     assert polarity[1] > 0.5
     assert np.isnan(polarity[2:]).all()
 
@@ -200,7 +219,9 @@ def test_rayleigh_by_its_definition() -> None:
     angles = rng.normal(170, 20, 40) % 180
     assert rayleigh_test(angles).statistic == pytest.approx(40 * axial_resultant(angles) ** 2)
     assert rayleigh_test(angles).p_value < 1e-6
-    assert rayleigh_test((angles + 77) % 180).p_value == pytest.approx(rayleigh_test(angles).p_value)
+    assert rayleigh_test((angles + 77) % 180).p_value == pytest.approx(
+        rayleigh_test(angles).p_value
+    )
 
 
 def test_watson_williams_holds_its_level_and_finds_a_turn() -> None:
@@ -232,5 +253,7 @@ def test_rayleigh_and_watson_williams_equal_rs_circular() -> None:
     mean = np.average(lengths, weights=cases.groupby("group").size())
     kappa = brentq(lambda k: special.i1e(k) / special.i0e(k) - mean, 0.01, 100)
     found = watson_williams_test(cases["axis"], cases["group"])
-    assert found.statistic / (1 + 3 / (8 * kappa)) == pytest.approx(expected["watson_williams_ratio"], rel=1e-8)
+    assert found.statistic / (1 + 3 / (8 * kappa)) == pytest.approx(
+        expected["watson_williams_ratio"], rel=1e-8
+    )
     assert found.p_value == pytest.approx(stats.f.sf(found.statistic, 1, 88), rel=1e-8)

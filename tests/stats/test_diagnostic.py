@@ -1,4 +1,5 @@
-"""Every row of the paper's tables; intervals against their definitions; calibration, net benefit and McNemar."""
+"""Every row of the paper's tables; intervals against their definitions; calibration, net benefit
+and McNemar."""
 
 from __future__ import annotations
 
@@ -15,7 +16,13 @@ from scipy.stats import binomtest
 from statsmodels.stats.contingency_tables import mcnemar
 from statsmodels.stats.proportion import proportion_confint
 
-from morphomil.stats import binomial_auc_interval, calibration, decision_curve, diagnostic_table, mcnemar_test
+from morphomil.stats import (
+    binomial_auc_interval,
+    calibration,
+    decision_curve,
+    diagnostic_table,
+    mcnemar_test,
+)
 
 
 def test_the_papers_tables_to_the_printed_digits(shared_data: Path) -> None:
@@ -26,7 +33,8 @@ def test_the_papers_tables_to_the_printed_digits(shared_data: Path) -> None:
 
 
 def test_the_papers_supplement_to_the_printed_digits() -> None:
-    """Supplementary Tables 3 to 5; their counts are the only whole numbers that give all fifteen printed figures."""
+    """Supplementary Tables 3 to 5; their counts are the only whole numbers that give all fifteen
+    printed figures."""
     rows = pd.read_csv(Path(__file__).parents[1] / "reference" / "paper_supplement.csv")
     assert len(rows) == 28
     _agrees_with_the_print(rows)
@@ -37,14 +45,22 @@ MISPRINTED_AUC = "C T"
 
 
 def _agrees_with_the_print(rows: pd.DataFrame) -> None:
-    """To half a unit of the last digit or just over it; AUC limits for some AUC that rounds to the printed one."""
+    """To half a unit of the last digit or just over it; AUC limits for some AUC that rounds to the
+    printed one."""
     for row in rows.itertuples():
         table = 100 * diagnostic_table(row.tp, row.fp, row.fn, row.tn)
         for name in ("ACC", "SENS", "SPEC", "PPV", "NPV"):
             for column, suffix in (("estimate", "est"), ("low", "low"), ("high", "high")):
                 printed = getattr(row, f"{name.lower()}_{suffix}")
-                assert table.loc[name, column] == pytest.approx(printed, abs=0.0051), (row.row, name, column)
-        ends = [binomial_auc_interval(row.auc_est + step, row.n_pos + row.n_neg) for step in (-0.0005, 0.0005)]
+                assert table.loc[name, column] == pytest.approx(printed, abs=0.0051), (
+                    row.row,
+                    name,
+                    column,
+                )
+        ends = [
+            binomial_auc_interval(row.auc_est + step, row.n_pos + row.n_neg)
+            for step in (-0.0005, 0.0005)
+        ]
         possible = all(
             least - 0.0005 <= printed <= most + 0.0005
             for least, most, printed in zip(*ends, (row.auc_low, row.auc_high), strict=True)
@@ -53,7 +69,9 @@ def _agrees_with_the_print(rows: pd.DataFrame) -> None:
 
 
 @given(st.integers(0, 60), st.integers(0, 60), st.integers(0, 60), st.integers(0, 60))
-def test_limits_hold_the_estimate_and_swapping_classes_swaps_names(tp: int, fp: int, fn: int, tn: int) -> None:
+def test_limits_hold_the_estimate_and_swapping_classes_swaps_names(
+    tp: int, fp: int, fn: int, tn: int
+) -> None:
     if tp + fp + fn + tn == 0:
         with pytest.raises(ValueError, match="at least one case"):
             diagnostic_table(tp, fp, fn, tn)
@@ -74,12 +92,16 @@ def test_exact_intervals_are_clopper_and_pearsons() -> None:
     table = diagnostic_table(17, 4, 3, 30, level=0.9)
     for name, count, total in (("ACC", 47, 54), ("SENS", 17, 20), ("SPEC", 30, 34)):
         expected = proportion_confint(count, total, alpha=0.1, method="beta")
-        np.testing.assert_allclose(table.loc[name, ["low", "high"]].astype(float), expected, atol=1e-12)
+        np.testing.assert_allclose(
+            table.loc[name, ["low", "high"]].astype(float), expected, atol=1e-12
+        )
     assert table.loc["F1", "estimate"] == pytest.approx(2 * 17 / (2 * 17 + 4 + 3))
 
 
 def test_exact_limits_equal_r() -> None:
-    expected = pd.read_csv(Path(__file__).parents[1] / "reference" / "groups.csv").set_index("quantity")["value"]
+    expected = pd.read_csv(Path(__file__).parents[1] / "reference" / "groups.csv").set_index(
+        "quantity"
+    )["value"]
     accuracy = diagnostic_table(68, 39, 16, 95).loc["ACC"]
     assert [accuracy["low"], accuracy["high"]] == pytest.approx(
         expected[["exact_low", "exact_high"]].tolist(), abs=1e-7
@@ -90,7 +112,8 @@ def test_exact_limits_equal_r() -> None:
 
 
 def test_likelihood_ratios_by_the_log_method() -> None:
-    """The worked example of Simel et al. in numbers: sensitivity 0.9, specificity 0.8, a hundred cases each."""
+    """The worked example of Simel et al. in numbers: sensitivity 0.9, specificity 0.8, a hundred
+    cases each."""
     table = diagnostic_table(90, 20, 10, 80)
     error = math.sqrt(1 / 90 - 1 / 100 + 1 / 20 - 1 / 100)
     assert table.loc["LR+", "estimate"] == pytest.approx(4.5)
@@ -118,7 +141,10 @@ def test_mcnemar_is_statsmodels_exact_test() -> None:
     assert result.p_value == pytest.approx(mcnemar(right, exact=True).pvalue)
     assert result.difference == pytest.approx((a == truth).mean() - (b == truth).mean())
     assert result.interval[0] < result.difference < result.interval[1]
-    assert result.p_value == binomtest(result.only_a_right, result.only_a_right + result.only_b_right).pvalue
+    assert (
+        result.p_value
+        == binomtest(result.only_a_right, result.only_a_right + result.only_b_right).pvalue
+    )
     same = mcnemar_test(truth, a, a)
     assert (same.p_value, same.difference) == (1.0, 0.0)
     assert same.interval[0] < 0 < same.interval[1]
@@ -133,7 +159,8 @@ def test_calibration_of_right_and_of_too_extreme_probabilities() -> None:
     assert right.slope[1] < 1 < right.slope[2]
     assert right.intercept[0] == pytest.approx(0, abs=0.05)
     assert (
-        (right.curve["low"] <= right.curve["predicted"]) & (right.curve["predicted"] <= right.curve["high"])
+        (right.curve["low"] <= right.curve["predicted"])
+        & (right.curve["predicted"] <= right.curve["high"])
     ).sum() > 7
     extreme = calibration(truth, 1 / (1 + np.exp(-2 * score - 0.7)))
     assert extreme.slope[0] == pytest.approx(0.5, abs=0.03)

@@ -29,7 +29,9 @@ REFERENCE = json.loads((FOLDER / "stats.json").read_text(encoding="utf-8"))
 R = pd.read_csv(FOLDER / "groups.csv").set_index("quantity")["value"]
 R_CASES = pd.read_csv(FOLDER / "groups_cases.csv")
 laws = settings(deadline=None, max_examples=60)
-values = st.lists(st.integers(-4, 4), min_size=2, max_size=25).map(lambda v: np.array(v, dtype=float))
+values = st.lists(st.integers(-4, 4), min_size=2, max_size=25).map(
+    lambda v: np.array(v, dtype=float)
+)
 p_values = st.lists(st.one_of(st.floats(0, 1), st.just(math.nan)), max_size=12).map(np.array)
 
 
@@ -55,7 +57,9 @@ def test_mann_whitney_laws(x, y):
     assert -1 <= test.low < test.high <= 1
     assert test.low <= test.cliffs_delta <= test.high
     for other in (swapped, negated):
-        assert limits(other) == pytest.approx((-test.cliffs_delta, -test.high, -test.low), abs=1e-12)
+        assert limits(other) == pytest.approx(
+            (-test.cliffs_delta, -test.high, -test.low), abs=1e-12
+        )
         assert other.p_value == pytest.approx(test.p_value, rel=1e-12)
     assert mann_whitney(np.exp(x), np.exp(y)) == test
 
@@ -71,7 +75,9 @@ def test_p_is_exact_without_ties_below_fifty(n, decimals, method):
 
 
 def test_exact_p_of_separated_triples_by_hand():
-    assert mann_whitney([4, 5, 6], [1, 2, 3]).p_value == pytest.approx(2 / math.comb(6, 3), abs=1e-15)
+    assert mann_whitney([4, 5, 6], [1, 2, 3]).p_value == pytest.approx(
+        2 / math.comb(6, 3), abs=1e-15
+    )
 
 
 def test_missing_values_are_left_out_and_counted():
@@ -95,7 +101,9 @@ def test_empty_group_gives_nan_and_constant_values_give_one():
 
 
 def test_delta_of_separated_groups_has_an_interval_with_width():
-    assert limits(mann_whitney(np.arange(8, 16), np.arange(8))) == pytest.approx((1, 2 * 0.025 ** (1 / 8) - 1, 1))
+    assert limits(mann_whitney(np.arange(8, 16), np.arange(8))) == pytest.approx(
+        (1, 2 * 0.025 ** (1 / 8) - 1, 1)
+    )
 
 
 @pytest.mark.parametrize("spread", [1, 3])
@@ -145,7 +153,9 @@ def test_adjusted_p_equals_statsmodels(n):
     multitest = pytest.importorskip("statsmodels.stats.multitest")
     p = np.round(np.random.default_rng(n).random(n) ** 3, 2)  # with ties
     np.testing.assert_allclose(holm(p), multitest.multipletests(p, method="holm")[1], atol=1e-14)
-    np.testing.assert_allclose(benjamini_hochberg(p), multitest.multipletests(p, method="fdr_bh")[1], atol=1e-14)
+    np.testing.assert_allclose(
+        benjamini_hochberg(p), multitest.multipletests(p, method="fdr_bh")[1], atol=1e-14
+    )
 
 
 def test_adjusting_leaves_its_argument_alone_and_rejects_what_is_no_p():
@@ -173,20 +183,47 @@ def table():
 def test_compare_groups_by_hand(table):
     found = compare_groups(table, ["N0"] * 4 + ["N+"] * 4, positive="N+")
     assert list(found) == [
-        "feature", "test", "n_positive", "n_reference", "missing", "missing_positive", "missing_reference",
-        "median_positive", "median_reference", "u", "p_value", "p_holm", "p_bh", "cliffs_delta", "cliffs_delta_low",
-        "cliffs_delta_high", "hodges_lehmann", "hodges_lehmann_low", "hodges_lehmann_high", "direction", "positive",
+        "feature",
+        "test",
+        "n_positive",
+        "n_reference",
+        "missing",
+        "missing_positive",
+        "missing_reference",
+        "median_positive",
+        "median_reference",
+        "u",
+        "p_value",
+        "p_holm",
+        "p_bh",
+        "cliffs_delta",
+        "cliffs_delta_low",
+        "cliffs_delta_high",
+        "hodges_lehmann",
+        "hodges_lehmann_low",
+        "hodges_lehmann_high",
+        "direction",
+        "positive",
         "family",
-    ]  # fmt: skip
+    ]
     found = found.set_index("feature")
     assert found.loc["up", ["n_positive", "n_reference", "missing"]].tolist() == [4, 4, 0]
-    assert found.loc["up", ["median_positive", "median_reference", "u", "cliffs_delta"]].tolist() == [6.5, 2.5, 16, 1]
-    assert found.loc["down", ["n_positive", "missing", "median_positive", "u"]].tolist() == [3, 1, 2, 0]
+    assert found.loc[
+        "up", ["median_positive", "median_reference", "u", "cliffs_delta"]
+    ].tolist() == [6.5, 2.5, 16, 1]
+    assert found.loc["down", ["n_positive", "missing", "median_positive", "u"]].tolist() == [
+        3,
+        1,
+        2,
+        0,
+    ]
     np.testing.assert_allclose(found["p_value"], [2 / 70, 2 / 35, 1, np.nan], atol=1e-15)
     np.testing.assert_allclose(found["p_holm"], [6 / 70, 4 / 35, 1, np.nan], atol=1e-15)
     np.testing.assert_allclose(found["p_bh"], [6 / 70, 6 / 70, 1, np.nan], atol=1e-15)
     assert found["direction"].iloc[:3].tolist() == ["higher", "lower", "equal"]
-    assert found.loc["up", ["hodges_lehmann", "hodges_lehmann_low", "hodges_lehmann_high"]].tolist() == [4, 1, 7]
+    assert found.loc[
+        "up", ["hodges_lehmann", "hodges_lehmann_low", "hodges_lehmann_high"]
+    ].tolist() == [4, 1, 7]
     assert found.loc["down", ["missing_positive", "missing_reference"]].tolist() == [1, 0]
     assert set(found["family"]) == {"columns of this table (3 p values)"}
     assert set(found["positive"]) == {"N+"}
@@ -196,7 +233,10 @@ def test_compare_groups_by_hand(table):
 
 def test_the_other_positive_label_turns_direction_and_delta(table):
     labels = np.array(["N0"] * 4 + ["N+"] * 4)
-    forth, back = compare_groups(table, labels, positive="N+"), compare_groups(table, labels, positive="N0")
+    forth, back = (
+        compare_groups(table, labels, positive="N+"),
+        compare_groups(table, labels, positive="N0"),
+    )
     np.testing.assert_array_equal(forth["p_value"], back["p_value"])
     np.testing.assert_allclose(forth["cliffs_delta_low"], -back["cliffs_delta_high"], atol=1e-12)
     assert back["direction"].iloc[:3].tolist() == ["lower", "higher", "equal"]
@@ -236,13 +276,23 @@ def test_three_groups_equal_r():
 def test_three_groups_with_nothing_to_compare(table):
     found = compare_groups(table, ["a"] * 4 + ["b", "b", "c", "c"]).set_index("feature")
     assert found.loc["flat", ["h", "p_value", "epsilon_squared"]].tolist() == [0, 1, 0]
-    assert found.loc["absent", ["h", "p_value", "epsilon_squared", "p_holm", "median_a"]].isna().all()
-    np.testing.assert_allclose(found.loc[["up", "down", "flat"], "p_holm"], holm(found["p_value"].iloc[:3]))
-    assert compare_groups(table[["up"]], [2, 2, 2, 2, 0, 0, 1, 1]).loc[0, ["n_0", "n_1", "n_2"]].tolist() == [2, 2, 4]
+    assert (
+        found.loc["absent", ["h", "p_value", "epsilon_squared", "p_holm", "median_a"]].isna().all()
+    )
+    np.testing.assert_allclose(
+        found.loc[["up", "down", "flat"], "p_holm"], holm(found["p_value"].iloc[:3])
+    )
+    assert compare_groups(table[["up"]], [2, 2, 2, 2, 0, 0, 1, 1]).loc[
+        0, ["n_0", "n_1", "n_2"]
+    ].tolist() == [2, 2, 4]
 
 
 def test_one_group_is_refused(table):
-    with pytest.raises(RefusedError, match=r"the 8 patients have 1 label\(s\) \['N0'\]; two are needed"):
+    with pytest.raises(
+        RefusedError,
+        match=r"the 8 patients have 1 label\(s\) \['N0'\]; two are "
+        r"needed",
+    ):
         compare_groups(table, ["N0"] * 8, positive="N0")
 
 
@@ -310,9 +360,16 @@ def test_categories_by_chi_square_and_fisher() -> None:
     counts = pd.crosstab(table["grade"], labels[: len(table)])
     expected = chi2_contingency(counts, correction=False)
     assert found.loc["grade", "p_value"] == pytest.approx(expected.pvalue)
-    assert found.loc["grade", ["n", "missing", "degrees", "test"]].tolist() == [290, 10, 2, "chi-square"]
+    assert found.loc["grade", ["n", "missing", "degrees", "test"]].tolist() == [
+        290,
+        10,
+        2,
+        "chi-square",
+    ]
     assert found.loc["rare", "test"] == "Fisher"
-    assert found.loc["rare", "p_value"] == pytest.approx(fisher_exact(pd.crosstab(table["rare"], labels))[1])
+    assert found.loc["rare", "p_value"] == pytest.approx(
+        fisher_exact(pd.crosstab(table["rare"], labels))[1]
+    )
     assert np.isnan(found.loc["one", "p_value"])
     assert found.loc["same", "p_holm"] == pytest.approx(3 * found.loc["same", "p_value"])
     same = found.loc["same"]
@@ -331,7 +388,9 @@ def test_axes_are_compared_as_directions():
     rng = np.random.default_rng(8)
     groups = np.repeat([0, 1], 40)
     degrees = (rng.normal(0, 12, 80) + np.where(groups == 1, 15, -5)) % 180
-    table = pd.DataFrame({"orientation": degrees, "area": rng.normal(size=80), "spread": rng.uniform(0, 180, 80)})
+    table = pd.DataFrame(
+        {"orientation": degrees, "area": rng.normal(size=80), "spread": rng.uniform(0, 180, 80)}
+    )
     table.loc[3, "orientation"] = np.nan
     found = compare_groups(table, groups, axial=["orientation", "spread"]).set_index("feature")
     row, known = found.loc["orientation"], table["orientation"].notna()
@@ -340,13 +399,19 @@ def test_axes_are_compared_as_directions():
     assert row["p_value"] < 1e-6
     assert row["mean_direction_positive"] == pytest.approx(axial_mean(degrees[groups == 1]))
     assert row["n_reference"] == 39
-    assert found.loc["area", "p_holm"] == found.loc["area", "p_value"]  # Holm's last step of a family of two
+    assert (
+        found.loc["area", "p_holm"] == found.loc["area", "p_value"]
+    )  # Holm's last step of a family of two
     assert found.loc["spread", "rayleigh_p_positive"] > 0.01
     assert np.isnan(found.loc["spread", "p_value"])  # no common direction, no test
     rows = table.loc[table.index.repeat(3)]
     patients = np.repeat(np.arange(80), 3)
-    by_patient = compare_groups(rows, np.repeat(groups, 3), patients=patients, axial=["orientation", "spread"])
-    assert by_patient.set_index("feature").loc["orientation", "p_value"] == pytest.approx(row["p_value"])
+    by_patient = compare_groups(
+        rows, np.repeat(groups, 3), patients=patients, axial=["orientation", "spread"]
+    )
+    assert by_patient.set_index("feature").loc["orientation", "p_value"] == pytest.approx(
+        row["p_value"]
+    )
     with pytest.raises(ValueError, match="must be in the table"):
         compare_groups(table, groups, axial=["angle"])
 
@@ -354,10 +419,14 @@ def test_axes_are_compared_as_directions():
 def test_columns_may_come_as_a_mapping_or_an_array(table):
     labels = [0, 1] * 4
     expected = compare_groups(table, labels)
-    pd.testing.assert_frame_equal(compare_groups({name: table[name].tolist() for name in table}, labels), expected)
+    pd.testing.assert_frame_equal(
+        compare_groups({name: table[name].tolist() for name in table}, labels), expected
+    )
     numbers = table.select_dtypes("number")
     plain = compare_groups(numbers.to_numpy(), labels)
-    assert plain["p_value"].tolist() == pytest.approx(compare_groups(numbers, labels)["p_value"].tolist(), nan_ok=True)
+    assert plain["p_value"].tolist() == pytest.approx(
+        compare_groups(numbers, labels)["p_value"].tolist(), nan_ok=True
+    )
 
 
 def test_the_interval_of_cramers_v_covers() -> None:
@@ -366,21 +435,30 @@ def test_the_interval_of_cramers_v_covers() -> None:
     inside = 0
     for _ in range(400):
         labels = np.repeat([0, 1], 100)
-        values = pd.DataFrame({"x": (rng.random(200) < np.where(labels == 1, 0.65, 0.35)).astype(int)})
+        values = pd.DataFrame(
+            {"x": (rng.random(200) < np.where(labels == 1, 0.65, 0.35)).astype(int)}
+        )
         row = compare_categories(values, labels).iloc[0]
         inside += row["cramers_v_low"] <= 0.3 <= row["cramers_v_high"]
     assert 0.92 <= inside / 400 <= 0.98
 
 
 def test_numbers_and_categories_in_one_family():
-    categories = {"grade": R_CASES["grade"].map({1: "I", 2: "II", 3: "III"}), "rare": R_CASES["rare"]}
+    categories = {
+        "grade": R_CASES["grade"].map({1: "I", 2: "II", 3: "III"}),
+        "rare": R_CASES["rare"],
+    }
     table = R_CASES[["tied"]].assign(**categories)
-    found = compare_groups(table, R_CASES["group"], categories=["rare"], correction="bh").set_index("feature")
+    found = compare_groups(table, R_CASES["group"], categories=["rare"], correction="bh").set_index(
+        "feature"
+    )
     assert found["test"].tolist() == ["Mann-Whitney", "chi-square", "Fisher"]
     np.testing.assert_allclose(found["p_value"], R[["tied_p", "chi_p", "fisher_p"]], rtol=1e-9)
     assert found.loc["tied", "u"] == R["tied_u"]
     assert found.loc["grade", "statistic"] == pytest.approx(R["chi_statistic"], rel=1e-12)
-    np.testing.assert_allclose(found["p_adjusted"], benjamini_hochberg(R[["tied_p", "chi_p", "fisher_p"]]), rtol=1e-9)
+    np.testing.assert_allclose(
+        found["p_adjusted"], benjamini_hochberg(R[["tied_p", "chi_p", "fisher_p"]]), rtol=1e-9
+    )
     assert 0 < found.loc["grade", "cramers_v"] < 0.4
     assert np.isnan(found.loc["grade", "cliffs_delta"])
     uncorrected = compare_groups(table, R_CASES["group"], categories=["rare"], correction="none")
@@ -393,15 +471,21 @@ def test_means_equal_r(test):
     expected = R[[f"{test}_{name}" for name in ("t", "df", "p", "low", "high")]]
     columns = ["t", "degrees", "p_value", "difference_low", "difference_high"]
     np.testing.assert_allclose(found[columns].astype(float), expected, rtol=1e-9)
-    assert found["difference"] == pytest.approx(found["mean_positive"] - found["mean_reference"], abs=1e-12)
+    assert found["difference"] == pytest.approx(
+        found["mean_positive"] - found["mean_reference"], abs=1e-12
+    )
     x, y = (R_CASES.loc[R_CASES["group"] == g, "spread"] for g in (1, 0))
     pooled = math.sqrt((34 * x.var() + 54 * y.var()) / 88)
-    assert found["hedges_g"] == pytest.approx((1 - 3 / (4 * 88 - 1)) * (x.mean() - y.mean()) / pooled, rel=1e-3)
+    assert found["hedges_g"] == pytest.approx(
+        (1 - 3 / (4 * 88 - 1)) * (x.mean() - y.mean()) / pooled, rel=1e-3
+    )
     assert found["hedges_g_low"] < found["hedges_g"] < found["hedges_g_high"]
 
 
 def test_means_without_spread_or_cases():
-    table = pd.DataFrame({"same": [2.0] * 6, "apart": [1.0, 2, 1, 2, 1, 2], "few": [np.nan] * 4 + [1.0, 2]})
+    table = pd.DataFrame(
+        {"same": [2.0] * 6, "apart": [1.0, 2, 1, 2, 1, 2], "few": [np.nan] * 4 + [1.0, 2]}
+    )
     found = compare_groups(table, [0, 1] * 3, test="welch").set_index("feature")
     assert found.loc["same", "p_value"] == 1
     assert found.loc[["apart", "few"], "p_value"].isna().all()
@@ -416,16 +500,22 @@ def test_rank_tests_and_adjustments_equal_r():
     limits = found[["hodges_lehmann", "hodges_lehmann_low", "hodges_lehmann_high"]].astype(float)
     np.testing.assert_allclose(limits, R[["shift", "shift_low", "shift_high"]], rtol=1e-12)
     three = compare_groups(R_CASES[["smooth"]], R_CASES["grade"]).iloc[0]
-    assert [three["h"], three["p_value"]] == pytest.approx(R[["kruskal_h", "kruskal_p"]].tolist(), rel=1e-9)
+    assert [three["h"], three["p_value"]] == pytest.approx(
+        R[["kruskal_h", "kruskal_p"]].tolist(), rel=1e-9
+    )
     paper = [0.015, 0.012, 0.009, 0.010, 0.024, 0.083, 0.065, 0.149]
     for way, adjust in (("holm", holm), ("bh", benjamini_hochberg)):
-        np.testing.assert_allclose(adjust(paper), R[[f"{way}_{i}" for i in range(1, 9)]], rtol=1e-12)
+        np.testing.assert_allclose(
+            adjust(paper), R[[f"{way}_{i}" for i in range(1, 9)]], rtol=1e-12
+        )
 
 
 def test_rows_of_patients_are_aggregated_and_never_taken_as_cases():
     rng = np.random.default_rng(5)
     patients = np.repeat(np.arange(20), 30)
-    nuclei = pd.DataFrame({"area": rng.normal(size=20)[patients] + rng.normal(size=600), "site": "A"})
+    nuclei = pd.DataFrame(
+        {"area": rng.normal(size=20)[patients] + rng.normal(size=600), "site": "A"}
+    )
     groups = patients % 2
     found = compare_groups(nuclei, groups, patients=patients)
     medians = nuclei.groupby(patients)["area"].median().to_frame()
@@ -433,7 +523,9 @@ def test_rows_of_patients_are_aggregated_and_never_taken_as_cases():
     pd.testing.assert_frame_equal(
         found.loc[[0], list(expected)].drop(columns="family"), expected.drop(columns="family")
     )
-    with pytest.raises(RefusedError, match="600 rows of 20 patients are not 600 independent observations"):
+    with pytest.raises(
+        RefusedError, match="600 rows of 20 patients are not 600 independent observations"
+    ):
         compare_groups(nuclei.assign(patient=patients), groups)
     with pytest.raises(ValueError, match="stand in two groups"):
         compare_groups(nuclei, np.arange(600) % 2, patients=patients)

@@ -1,4 +1,5 @@
-"""Logistic regression against statsmodels; Firth's answer under separation; the clinical model of the data set."""
+"""Logistic regression against statsmodels; Firth's answer under separation; the clinical model of
+the data set."""
 
 from __future__ import annotations
 
@@ -12,14 +13,22 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.stats import chi2
 
-from morphomil.stats import adjusted_associations, auc, interaction_test, likelihood_ratio_test, logistic_model
+from morphomil.stats import (
+    adjusted_associations,
+    auc,
+    interaction_test,
+    likelihood_ratio_test,
+    logistic_model,
+)
 from morphomil.stats.models import is_separated
 
 
 def cases(n: int, seed: int) -> tuple[pd.DataFrame, np.ndarray]:
     rng = np.random.default_rng(seed)
     columns = pd.DataFrame(rng.normal(size=(n, 3)), columns=["age", "size", "grade"])
-    return columns, rng.random(n) < 1 / (1 + np.exp(-(columns["age"] - 0.5 * columns["size"] + 0.3)))
+    return columns, rng.random(n) < 1 / (
+        1 + np.exp(-(columns["age"] - 0.5 * columns["size"] + 0.3))
+    )
 
 
 @settings(max_examples=15, deadline=None)
@@ -29,7 +38,9 @@ def test_as_statsmodels_whatever_the_units(seed: int, unit: float) -> None:
     model = logistic_model(columns * [1, unit, 1], outcome)
     expected = sm.Logit(outcome.astype(float), sm.add_constant(columns)).fit(disp=0, tol=1e-12)
     scale = np.array([1, 1, unit, 1])
-    np.testing.assert_allclose(model.summary["coefficient"] * scale, expected.params, rtol=1e-6, atol=1e-8)
+    np.testing.assert_allclose(
+        model.summary["coefficient"] * scale, expected.params, rtol=1e-6, atol=1e-8
+    )
     np.testing.assert_allclose(model.summary["p_value"], expected.pvalues, rtol=1e-5)
     limits = np.log(model.summary[["low", "high"]].to_numpy()) * scale[:, None]
     np.testing.assert_allclose(limits, expected.conf_int(), rtol=1e-5, atol=1e-7)
@@ -40,7 +51,10 @@ def test_as_statsmodels_whatever_the_units(seed: int, unit: float) -> None:
 def test_likelihood_ratio_is_statsmodels() -> None:
     columns, outcome = cases(200, 3)
     found = likelihood_ratio_test(columns[["age"]], columns, outcome)
-    models = [sm.Logit(outcome.astype(float), sm.add_constant(c)).fit(disp=0) for c in (columns[["age"]], columns)]
+    models = [
+        sm.Logit(outcome.astype(float), sm.add_constant(c)).fit(disp=0)
+        for c in (columns[["age"]], columns)
+    ]
     assert found.statistic == pytest.approx(2 * (models[1].llf - models[0].llf), rel=1e-6)
     assert found.degrees == 2
     alone = likelihood_ratio_test(np.empty((200, 0)), columns, outcome)
@@ -52,13 +66,21 @@ def test_coefficients_and_likelihood_ratio_equal_r() -> None:
     expected = pd.read_csv(folder / "groups.csv").set_index("quantity")["value"]
     table = pd.read_csv(folder / "groups_cases.csv")
     names = ["smooth", "spread", "rare"]
-    found = logistic_model(table[names], table["group"]).summary.rename(index={"intercept": "(Intercept)"})
+    found = logistic_model(table[names], table["group"]).summary.rename(
+        index={"intercept": "(Intercept)"}
+    )
     for column, start in (("coefficient", "glm_"), ("p_value", "glm_p_")):
-        np.testing.assert_allclose(found[column], expected[[start + name for name in found.index]], rtol=1e-6)
+        np.testing.assert_allclose(
+            found[column], expected[[start + name for name in found.index]], rtol=1e-6
+        )
     errors = np.log(found["high"] / found["low"]) / 2 / 1.959963984540054
-    np.testing.assert_allclose(errors, expected[["glm_error_" + name for name in found.index]], rtol=1e-6)
+    np.testing.assert_allclose(
+        errors, expected[["glm_error_" + name for name in found.index]], rtol=1e-6
+    )
     ratio = likelihood_ratio_test(table[["spread"]], table[names], table["group"])
-    assert [ratio.statistic, ratio.p_value] == pytest.approx(expected[["lrt", "lrt_p"]].tolist(), rel=1e-8)
+    assert [ratio.statistic, ratio.p_value] == pytest.approx(
+        expected[["lrt", "lrt_p"]].tolist(), rel=1e-8
+    )
     found = interaction_test(table["group"], table["spread"], table["grade"])
     theirs = expected[["interaction", "interaction_p"]].tolist()
     assert [found.statistic, found.p_value] == pytest.approx(theirs, rel=1e-7)
@@ -89,18 +111,24 @@ def test_separation_is_found_and_answered() -> None:
 
 
 def test_firth_of_a_fourfold_table_adds_a_half_to_each_cell() -> None:
-    """Known exactly: for one binary column the penalized estimate is the log odds ratio of the counts plus 0.5."""
+    """Known exactly: for one binary column the penalized estimate is the log odds ratio of the
+    counts plus 0.5."""
     x = np.repeat([0.0, 0, 1, 1], [6, 4, 0, 9])
     y = np.repeat([0, 1, 0, 1], [6, 4, 0, 9])
     model = logistic_model(x, y)
     assert model.separated
-    assert model.summary.loc["x1", "coefficient"] == pytest.approx(np.log((9.5 / 0.5) / (4.5 / 6.5)), abs=1e-6)
-    assert model.summary.loc["intercept", "coefficient"] == pytest.approx(np.log(4.5 / 6.5), abs=1e-6)
+    assert model.summary.loc["x1", "coefficient"] == pytest.approx(
+        np.log((9.5 / 0.5) / (4.5 / 6.5)), abs=1e-6
+    )
+    assert model.summary.loc["intercept", "coefficient"] == pytest.approx(
+        np.log(4.5 / 6.5), abs=1e-6
+    )
 
 
 @pytest.mark.parametrize("seed", [43, 0, 1, 2])
 def test_profile_limits_of_few_events_are_found(seed: int) -> None:
-    """Where all probabilities near 0 or 1 make the information singular (seed 43), the profile is followed in steps."""
+    """Where all probabilities near 0 or 1 make the information singular (seed 43), the profile is
+    followed in steps."""
     rng = np.random.default_rng(seed)
     columns = rng.normal(size=(40, 2))
     outcome = rng.random(40) < 1 / (1 + np.exp(2.5 - 1.5 * columns[:, 0]))
@@ -128,7 +156,9 @@ def test_what_cannot_be_fitted_is_refused(columns: object, outcome: object, caus
 def test_columns_are_taken_by_name() -> None:
     columns, outcome = cases(100, 1)
     model = logistic_model(columns, outcome)
-    np.testing.assert_array_equal(model.predict(columns[["grade", "age", "size"]]), model.predict(columns))
+    np.testing.assert_array_equal(
+        model.predict(columns[["grade", "age", "size"]]), model.predict(columns)
+    )
     with pytest.raises(ValueError, match="columns age are missing"):
         model.predict(columns[["grade", "size"]])
 
@@ -141,7 +171,10 @@ def test_the_clinical_model_of_the_data_set(shared_data: Path) -> None:
     parts = dict(list(known.groupby("split")))
     train = next(part for name, part in parts.items() if str(name).lower().startswith("tr"))
     model = logistic_model(train[names], train["label"])
-    areas = {str(name)[:2].lower(): auc(part["label"], model.predict(part[names])) for name, part in parts.items()}
+    areas = {
+        str(name)[:2].lower(): auc(part["label"], model.predict(part[names]))
+        for name, part in parts.items()
+    }
     assert areas["tr"] == pytest.approx(0.661, abs=0.01)
     assert areas["va"] == pytest.approx(0.709, abs=0.01)
     assert areas["te"] == pytest.approx(0.613, abs=0.015)
@@ -150,7 +183,9 @@ def test_the_clinical_model_of_the_data_set(shared_data: Path) -> None:
 def test_associations_beside_covariates() -> None:
     rng = np.random.default_rng(5)
     clinical = pd.DataFrame({"size": rng.normal(size=300)})
-    columns = pd.DataFrame({"copy": clinical["size"] * 10 + rng.normal(0, 3, 300), "own": rng.normal(5, 2, 300)})
+    columns = pd.DataFrame(
+        {"copy": clinical["size"] * 10 + rng.normal(0, 3, 300), "own": rng.normal(5, 2, 300)}
+    )
     outcome = rng.random(300) < 1 / (1 + np.exp(-clinical["size"] - 0.6 * (columns["own"] - 5) / 2))
     columns.loc[:4, "own"] = np.nan
     crude = adjusted_associations(columns, outcome).set_index("feature")
@@ -160,11 +195,15 @@ def test_associations_beside_covariates() -> None:
     assert adjusted.loc["own", "low"] > 1
     assert adjusted.loc["own", ["n", "missing"]].tolist() == [295, 5]
     known = columns["own"].notna()
-    design = sm.add_constant(pd.DataFrame({"c": clinical["size"], "f": columns["own"] / columns["own"].std()})[known])
+    design = sm.add_constant(
+        pd.DataFrame({"c": clinical["size"], "f": columns["own"] / columns["own"].std()})[known]
+    )
     fitted = sm.Logit(outcome[known].astype(float), design).fit(disp=0)
     assert adjusted.loc["own", "odds_ratio"] == pytest.approx(np.exp(fitted.params["f"]))
     base = sm.Logit(outcome[known].astype(float), design[["const", "c"]]).fit(disp=0)
-    assert adjusted.loc["own", "lrt_p"] == pytest.approx(chi2.sf(2 * (fitted.llf - base.llf), 1), rel=1e-4)
+    assert adjusted.loc["own", "lrt_p"] == pytest.approx(
+        chi2.sf(2 * (fitted.llf - base.llf), 1), rel=1e-4
+    )
     assert (adjusted["p_holm"] >= adjusted["p_value"]).all()
 
 
@@ -174,7 +213,9 @@ def test_a_column_that_cannot_be_fitted_leaves_the_family_alone() -> None:
     good = pd.DataFrame({"a": rng.normal(size=80), "b": rng.normal(size=80)})
     outcome = np.arange(80) % 2
     one_class = np.where(outcome == 1, rng.normal(size=80), np.nan)
-    bad = pd.DataFrame({"same": 1.0, "none": np.nan, "endless": np.r_[np.inf, np.zeros(79)], "one": one_class})
+    bad = pd.DataFrame(
+        {"same": 1.0, "none": np.nan, "endless": np.r_[np.inf, np.zeros(79)], "one": one_class}
+    )
     bad["copy"] = clinical["size"]
     found = adjusted_associations(good.join(bad), outcome, covariates=clinical).set_index("feature")
     alone = adjusted_associations(good, outcome, covariates=clinical).set_index("feature")

@@ -56,7 +56,9 @@ def test_confusion() -> None:
 
 def test_precision_and_recall_with_ties() -> None:
     truth, scores = LABELS == 1, VALUES[:, 1]
-    assert average_precision(truth, scores) == pytest.approx(metrics.average_precision_score(truth, scores))
+    assert average_precision(truth, scores) == pytest.approx(
+        metrics.average_precision_score(truth, scores)
+    )
     precision, recall, cutoffs = metrics.precision_recall_curve(truth, scores)
     curve = precision_recall_curve(truth, scores)
     np.testing.assert_allclose(curve["cutoff"], cutoffs[::-1])
@@ -66,15 +68,28 @@ def test_precision_and_recall_with_ties() -> None:
 
 @pytest.mark.parametrize("method", ["ovr", "hand-till"])
 @pytest.mark.parametrize("decimals", [1, 6])
-def test_the_order_of_cases_and_classes_and_the_scale_do_not_matter(method: str, decimals: int) -> None:
+def test_the_order_of_cases_and_classes_and_the_scale_do_not_matter(
+    method: str, decimals: int
+) -> None:
     rng = np.random.default_rng(3)
     labels = rng.integers(0, 4, 90)
-    values = np.round(rng.random((90, 4)) + 0.4 * np.eye(4)[labels], decimals)  # with and without ties
+    values = np.round(
+        rng.random((90, 4)) + 0.4 * np.eye(4)[labels], decimals
+    )  # with and without ties
     found = multiclass_auc(labels, values, method=method)
     order, name = rng.permutation(90), rng.permutation(4)
-    assert multiclass_auc(labels[order], values[order], method=method) == pytest.approx(found, abs=1e-12)
-    assert multiclass_auc(name[labels], values[:, np.argsort(name)], method=method) == pytest.approx(found, abs=1e-12)
+    assert multiclass_auc(labels[order], values[order], method=method) == pytest.approx(
+        found, abs=1e-12
+    )
+    assert multiclass_auc(
+        name[labels], values[:, np.argsort(name)], method=method
+    ) == pytest.approx(found, abs=1e-12)
     assert multiclass_auc(labels, np.exp(3 * values), method=method) == found
     draws = rng.multinomial(90, np.full(90, 1 / 90), size=5)
-    each = [multiclass_auc(np.repeat(labels, t), np.repeat(values, t, axis=0), method=method) for t in draws]
-    np.testing.assert_allclose(resampled_multiclass_auc(labels, values, method=method)(draws), each, rtol=1e-12)
+    each = [
+        multiclass_auc(np.repeat(labels, t), np.repeat(values, t, axis=0), method=method)
+        for t in draws
+    ]
+    np.testing.assert_allclose(
+        resampled_multiclass_auc(labels, values, method=method)(draws), each, rtol=1e-12
+    )

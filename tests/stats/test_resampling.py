@@ -1,4 +1,5 @@
-"""Against scipy's BCa for one row per patient; patients stay whole; permutations are exact in a small case."""
+"""Against scipy's BCa for one row per patient; patients stay whole; permutations are exact in a
+small case."""
 
 from __future__ import annotations
 
@@ -20,23 +21,37 @@ from morphomil.stats import (
 
 def test_one_row_per_patient_is_scipys_interval() -> None:
     values = np.random.default_rng(0).exponential(1, 60)
-    ours = bootstrap_by_patient(lambda rows: float(values[rows].mean()), np.arange(60), seed=1, resamples=20_000)
-    theirs = bootstrap((values,), np.mean, n_resamples=20_000, method="BCa", rng=1).confidence_interval
+    ours = bootstrap_by_patient(
+        lambda rows: float(values[rows].mean()), np.arange(60), seed=1, resamples=20_000
+    )
+    theirs = bootstrap(
+        (values,), np.mean, n_resamples=20_000, method="BCa", rng=1
+    ).confidence_interval
     assert ours.estimate == values.mean()
     assert ours.low == pytest.approx(theirs.low, abs=0.01)
     assert ours.high == pytest.approx(theirs.high, abs=0.01)
-    again = bootstrap_by_patient(lambda rows: float(values[rows].mean()), np.arange(60), seed=1, resamples=500)
-    same = bootstrap_by_patient(lambda rows: float(values[rows].mean()), np.arange(60), seed=1, resamples=500)
+    again = bootstrap_by_patient(
+        lambda rows: float(values[rows].mean()), np.arange(60), seed=1, resamples=500
+    )
+    same = bootstrap_by_patient(
+        lambda rows: float(values[rows].mean()), np.arange(60), seed=1, resamples=500
+    )
     np.testing.assert_array_equal(again.replicates, same.replicates)
 
 
 def test_patients_stay_whole() -> None:
-    """Ten copies of each patient's row say no more than one: the interval is that of the patients."""
+    """Ten copies of each patient's row say no more than one: the interval is that of the
+    patients."""
     values = np.random.default_rng(0).normal(0, 1, 40)
     copies = np.repeat(values, 10)
-    one = bootstrap_by_patient(lambda rows: float(values[rows].mean()), np.arange(40), seed=0, resamples=4000)
+    one = bootstrap_by_patient(
+        lambda rows: float(values[rows].mean()), np.arange(40), seed=0, resamples=4000
+    )
     ten = bootstrap_by_patient(
-        lambda rows: float(copies[rows].mean()), np.repeat(np.arange(40), 10), seed=0, resamples=4000
+        lambda rows: float(copies[rows].mean()),
+        np.repeat(np.arange(40), 10),
+        seed=0,
+        resamples=4000,
     )
     assert ten.high - ten.low == pytest.approx(one.high - one.low, rel=0.02)
 
@@ -56,7 +71,9 @@ def test_strata_keep_both_classes_and_what_does_not_exist_is_said() -> None:
     with pytest.raises(ValueError, match="doesn't exist for these rows"):
         bootstrap_by_patient(lambda rows: float("nan"), np.arange(5), seed=0)
     with pytest.raises(ValueError, match="draw within strata"):
-        bootstrap_by_patient(lambda rows: 1.0 if 0 in rows and 1 in rows else np.nan, np.arange(9), seed=0)
+        bootstrap_by_patient(
+            lambda rows: 1.0 if 0 in rows and 1 in rows else np.nan, np.arange(9), seed=0
+        )
     with pytest.raises(ValueError, match="two strata"):
         bootstrap_by_patient(area, np.zeros(44), seed=0, strata=truth)
     assert np.isnan(bootstrap_by_patient(lambda rows: 3.0, np.arange(9), seed=0).low)
@@ -91,16 +108,22 @@ def test_blocks_of_draws_equal_single_ones(monkeypatch: pytest.MonkeyPatch) -> N
     for folded in (None, folds):
 
         def area(rows: np.ndarray, folded: np.ndarray | None = folded) -> float:
-            return within_fold_auc(labels[rows], scores[rows], np.zeros(90)[rows] if folded is None else folded[rows])
+            return within_fold_auc(
+                labels[rows], scores[rows], np.zeros(90)[rows] if folded is None else folded[rows]
+            )
 
         given = {"patients": patients, "seed": 2, "strata": labels, "resamples": 300}
         single = bootstrap_by_patient(area, **given)
         many = bootstrap_by_patient(resampled_auc(labels, scores, folded), vectorized=True, **given)
         np.testing.assert_allclose(many.replicates, single.replicates, rtol=1e-12)
         assert (many.low, many.high) == pytest.approx((single.low, single.high), rel=1e-12)
-    means = bootstrap_by_patient(resampled_mean(scores), patients, seed=1, resamples=400, vectorized=True)
+    means = bootstrap_by_patient(
+        resampled_mean(scores), patients, seed=1, resamples=400, vectorized=True
+    )
     monkeypatch.setattr("morphomil.stats.resampling.BLOCK_CELLS", 1000)
-    blocks = bootstrap_by_patient(lambda rows: float(scores[rows].mean()), patients, seed=1, resamples=400)
+    blocks = bootstrap_by_patient(
+        lambda rows: float(scores[rows].mean()), patients, seed=1, resamples=400
+    )
     np.testing.assert_allclose(means.replicates, blocks.replicates, rtol=1e-12)
     few = resampled_auc([0, 1], [1, 2])(np.array([[2, 0], [1, 3]]))
     assert np.isnan(few[0])

@@ -55,7 +55,9 @@ def planted(rng, n, *, shift=1.0, decimals=None):
 @st.composite
 def samples(draw):
     n = draw(st.integers(4, 40))
-    labels = np.array(draw(st.permutations([True, True, False, False] + [i % 2 == 0 for i in range(n - 4)])))
+    labels = np.array(
+        draw(st.permutations([True, True, False, False] + [i % 2 == 0 for i in range(n - 4)]))
+    )
     scores = np.array(draw(st.lists(st.integers(-5, 5), min_size=n, max_size=n)), dtype=float)
     return labels, scores
 
@@ -68,10 +70,16 @@ laws = settings(deadline=None, max_examples=60)
 def test_auc_equals_pair_counting_u_and_scikit_learn(sample):
     labels, scores = sample
     expected = placements(labels, scores)[0]
-    u = stats.mannwhitneyu(scores[labels], scores[~labels], method="asymptotic").statistic if np.ptp(scores) else None
+    u = (
+        stats.mannwhitneyu(scores[labels], scores[~labels], method="asymptotic").statistic
+        if np.ptp(scores)
+        else None
+    )
     assert auc(labels, scores) == pytest.approx(expected, abs=1e-14)
     assert auc(labels, scores) == pytest.approx(metrics.roc_auc_score(labels, scores), abs=1e-12)
-    assert u is None or auc(labels, scores) == pytest.approx(u / (labels.sum() * (~labels).sum()), abs=1e-14)
+    assert u is None or auc(labels, scores) == pytest.approx(
+        u / (labels.sum() * (~labels).sum()), abs=1e-14
+    )
 
 
 @laws
@@ -91,7 +99,8 @@ def test_auc_laws(sample, random):
 @laws
 @given(samples(), st.randoms(use_true_random=False))
 def test_curves_cutoffs_and_intervals_follow_the_same_laws(sample, random):
-    """Cases in any order, scores on any scale, either class as the positive one; `samples` are full of ties."""
+    """Cases in any order, scores on any scale, either class as the positive one; `samples` are full
+    of ties."""
     labels, scores = sample
     order = list(range(len(labels)))
     random.shuffle(order)
@@ -102,7 +111,9 @@ def test_curves_cutoffs_and_intervals_follow_the_same_laws(sample, random):
         turned = auc_interval(~labels, scores, method=method)
         assert turned == pytest.approx((1 - area, 1 - high, 1 - low), abs=1e-9)
         assert auc_interval(labels, stretched, method=method) == (area, low, high)
-        assert auc_interval(labels[order], scores[order], method=method) == pytest.approx((area, low, high), abs=1e-12)
+        assert auc_interval(labels[order], scores[order], method=method) == pytest.approx(
+            (area, low, high), abs=1e-12
+        )
     test = delong_test(labels, scores, other)
     moved = delong_test(labels[order], stretched[order], 2 * other[order] - 1)
     assert (moved.difference, *moved.interval, moved.p_value) == pytest.approx(
@@ -117,11 +128,15 @@ def test_curves_cutoffs_and_intervals_follow_the_same_laws(sample, random):
     assert youden_cutoff(labels[order], 3 * scores[order]) == 3 * youden_cutoff(labels, scores)
     curve, mirrored = roc_curve(labels, scores), roc_curve(~labels, -scores)
     np.testing.assert_allclose(mirrored["sensitivity"], curve["specificity"][::-1], atol=1e-12)
-    np.testing.assert_array_equal(roc_curve(labels[order], stretched[order]).iloc[:, 1:], curve.iloc[:, 1:])
+    np.testing.assert_array_equal(
+        roc_curve(labels[order], stretched[order]).iloc[:, 1:], curve.iloc[:, 1:]
+    )
 
 
 def test_auc_knows_infinite_scores_and_pandas_booleans():
-    assert auc(pd.array([True, False, True, False], dtype="boolean"), [np.inf, -np.inf, 1, 1]) == 0.875
+    assert (
+        auc(pd.array([True, False, True, False], dtype="boolean"), [np.inf, -np.inf, 1, 1]) == 0.875
+    )
 
 
 @pytest.mark.parametrize(
@@ -154,7 +169,9 @@ def test_delong_equals_the_formulas_of_the_paper(sample, seed):
     assert result.difference == pytest.approx(auc_a - auc_b, abs=1e-14)
     if error > 1e-9:
         assert result.z == pytest.approx((auc_a - auc_b) / error, rel=1e-9, abs=1e-12)
-        assert result.p_value == pytest.approx(2 * stats.norm.sf(abs(auc_a - auc_b) / error), rel=1e-7)
+        assert result.p_value == pytest.approx(
+            2 * stats.norm.sf(abs(auc_a - auc_b) / error), rel=1e-7
+        )
         low, high = auc_a - auc_b - Z * error, auc_a - auc_b + Z * error
         assert result.interval == pytest.approx((max(-1, low), min(1, high)), abs=1e-12)
 
@@ -163,7 +180,11 @@ def test_delong_swaps_sign_with_its_arguments_and_with_the_classes():
     rng = np.random.default_rng(1)
     labels, a = planted(rng, 90, decimals=1)
     b = np.round(a + rng.normal(size=90), 1)
-    forth, back, flipped = delong_test(labels, a, b), delong_test(labels, b, a), delong_test(~labels, a, b)
+    forth, back, flipped = (
+        delong_test(labels, a, b),
+        delong_test(labels, b, a),
+        delong_test(~labels, a, b),
+    )
     assert (back.z, back.p_value) == pytest.approx((-forth.z, forth.p_value), rel=1e-12)
     assert back.interval == pytest.approx((-forth.interval[1], -forth.interval[0]), abs=1e-14)
     assert (flipped.difference, flipped.z) == pytest.approx((-forth.difference, -forth.z), rel=1e-9)
@@ -209,25 +230,37 @@ def test_unpaired_delong_adds_the_variances():
 @pytest.mark.parametrize("name", ["distinct", "tied", "ratings", "small", "chance"])
 def test_delong_equals_proc(name):
     cases = pd.read_csv(FOLDER / "roc_cases.csv").query("sample == @name")
-    expected = pd.read_csv(FOLDER / "roc.csv").query("sample == @name").set_index("quantity")["value"]
+    expected = (
+        pd.read_csv(FOLDER / "roc.csv").query("sample == @name").set_index("quantity")["value"]
+    )
     labels, a, b = (cases[column].to_numpy() for column in ("label", "a", "b"))
     paired = delong_test(labels, a, b)
     odd = np.arange(len(labels)) % 2 == 0
     unpaired = delong_test_unpaired(labels[odd], a[odd], labels[~odd], b[~odd])
     area, low, high = auc_interval(labels, a, method="delong")
     found = {
-        "auc_a": area, "auc_b": paired.auc_b, "low_a": low, "high_a": high,
-        "paired_z": paired.z, "paired_p": paired.p_value,
-        "paired_low": paired.interval[0], "paired_high": paired.interval[1],
-        "unpaired_d": unpaired.z, "unpaired_p": unpaired.p_value,
-    }  # fmt: skip
+        "auc_a": area,
+        "auc_b": paired.auc_b,
+        "low_a": low,
+        "high_a": high,
+        "paired_z": paired.z,
+        "paired_p": paired.p_value,
+        "paired_low": paired.interval[0],
+        "paired_high": paired.interval[1],
+        "unpaired_d": unpaired.z,
+        "unpaired_p": unpaired.p_value,
+    }
     for quantity, value in found.items():
         assert value == pytest.approx(expected[quantity], abs=1e-9), quantity
-    assert (paired.auc_a, ((high - low) / 2 / Z) ** 2) == pytest.approx((area, expected["variance_a"]), abs=1e-9)
+    assert (paired.auc_a, ((high - low) / 2 / Z) ** 2) == pytest.approx(
+        (area, expected["variance_a"]), abs=1e-9
+    )
 
 
 def test_unpaired_delong_of_two_perfect_groups_claims_no_certainty():
-    result = delong_test_unpaired([0, 0, 1, 1], [1, 2, 3, 4], [0, 0, 0, 1, 1, 1], [1, 2, 3, 4, 5, 6])
+    result = delong_test_unpaired(
+        [0, 0, 1, 1], [1, 2, 3, 4], [0, 0, 0, 1, 1, 1], [1, 2, 3, 4, 5, 6]
+    )
     assert (result.difference, result.z, result.p_value) == (0, 0, 1)
     assert result.interval == pytest.approx((0.025**0.5 - 1, 1 - 0.025 ** (1 / 3)), abs=1e-12)
 
@@ -242,7 +275,9 @@ def test_delong_p_is_uniform_without_a_difference():
     p = []
     for _ in range(400):
         labels, truth = planted(rng, 120)
-        p.append(delong_test(labels, truth + rng.normal(size=120), truth + rng.normal(size=120)).p_value)
+        p.append(
+            delong_test(labels, truth + rng.normal(size=120), truth + rng.normal(size=120)).p_value
+        )
     assert stats.kstest(p, "uniform").pvalue > 0.01
 
 
@@ -272,7 +307,10 @@ def test_delong_interval_equals_stata():
     labels = np.repeat([0, 1], [sum(case["normal"]), sum(case["abnormal"])])
     scores = np.r_[np.repeat(ratings, case["normal"]), np.repeat(ratings, case["abnormal"])]
     area, low, high = auc_interval(labels, scores)
-    assert (round(area, 4), round((high - low) / 2 / Z, 4)) == (case["area"], case["standard_error"])
+    assert (round(area, 4), round((high - low) / 2 / Z, 4)) == (
+        case["area"],
+        case["standard_error"],
+    )
     assert [round(low, 5), round(high, 5)] == case["interval"]
 
 
@@ -281,7 +319,9 @@ def test_logit_interval_equals_its_formula():
     area, x, y = placements(labels, scores)
     error = math.sqrt(x.var(ddof=1) / len(x) + y.var(ddof=1) / len(y)) / (area * (1 - area))
     expected = stats.logistic.cdf(stats.logistic.ppf(area) + np.array([-Z, Z]) * error)
-    assert auc_interval(labels, scores, method="logit-delong")[1:] == pytest.approx(tuple(expected), abs=1e-12)
+    assert auc_interval(labels, scores, method="logit-delong")[1:] == pytest.approx(
+        tuple(expected), abs=1e-12
+    )
 
 
 @pytest.mark.parametrize(("smaller", "method"), [(49, "logit-delong"), (50, "delong")])
@@ -292,14 +332,20 @@ def test_auto_interval_changes_at_fifty_cases_of_a_class(smaller, method):
     assert auc_interval(labels, scores) == auc_interval(labels, scores, method=method)
 
 
-@pytest.mark.parametrize(("shift", "method"), [(1.7, "delong"), (2.2, "logit-delong"), (-2.2, "logit-delong")])
+@pytest.mark.parametrize(
+    ("shift", "method"), [(1.7, "delong"), (2.2, "logit-delong"), (-2.2, "logit-delong")]
+)
 def test_auto_interval_changes_near_one(shift, method):
     labels, scores = planted(np.random.default_rng(16), 240, shift=shift)
     assert auc_interval(labels, scores) == auc_interval(labels, scores, method=method)
-    assert auc_interval(labels, scores, method="delong") != auc_interval(labels, scores, method="logit-delong")
+    assert auc_interval(labels, scores, method="delong") != auc_interval(
+        labels, scores, method="logit-delong"
+    )
 
 
-@pytest.mark.parametrize(("area", "n", "m"), [(0.95, 50, 50), (0.95, 150, 150), (0.9, 79, 131), (0.8, 30, 30)])
+@pytest.mark.parametrize(
+    ("area", "n", "m"), [(0.95, 50, 50), (0.95, 150, 150), (0.9, 79, 131), (0.8, 30, 30)]
+)
 def test_default_interval_holds_as_often_as_it_says(area, n, m):
     rng = np.random.default_rng(n)
     labels, shift = np.arange(n + m) < n, stats.norm.ppf(area) * math.sqrt(2)
@@ -316,18 +362,26 @@ def test_interval_at_perfect_separation_has_width(method):
     area, low, high = auc_interval(labels, np.arange(30), method=method, seed=0)
     assert (area, high) == (1, 1)
     assert low == pytest.approx(0.025 ** (1 / 12), rel=1e-12)
-    assert auc_interval(labels, -np.arange(30), method=method, seed=0) == pytest.approx((0, 0, 1 - low), abs=1e-12)
+    assert auc_interval(labels, -np.arange(30), method=method, seed=0) == pytest.approx(
+        (0, 0, 1 - low), abs=1e-12
+    )
 
 
 def test_interval_of_constant_scores_and_of_a_single_positive_says_little():
     _, low, high = auc_interval([0] * 10 + [1] * 10, np.ones(20))
-    assert (low, high) == pytest.approx((stats.beta.ppf(0.025, 5, 6), stats.beta.ppf(0.975, 6, 5)), abs=1e-12)
+    assert (low, high) == pytest.approx(
+        (stats.beta.ppf(0.025, 5, 6), stats.beta.ppf(0.975, 6, 5)), abs=1e-12
+    )
     area, low, high = auc_interval([0] * 10 + [1], np.r_[np.arange(10), 7.5])
     assert (area, low < 0.1, high > 0.99) == (0.8, True, True)
 
 
 @laws
-@given(samples(), st.sampled_from(["delong", "logit-delong", "binomial", "bootstrap"]), st.floats(0.5, 0.99))
+@given(
+    samples(),
+    st.sampled_from(["delong", "logit-delong", "binomial", "bootstrap"]),
+    st.floats(0.5, 0.99),
+)
 def test_intervals_hold_the_estimate_have_width_and_stay_in_range(sample, method, level):
     area, low, high = auc_interval(*sample, method=method, level=level, seed=1, resamples=50)
     assert 0 <= low < high <= 1
@@ -396,8 +450,11 @@ def test_roc_curve_equals_scikit_learn_and_integrates_to_the_auc(sample):
 @given(samples())
 def test_youden_cutoff_is_the_lowest_of_the_best(sample):
     labels, scores = sample
-    gain = {c: (labels & (scores >= c)).sum() * (~labels).sum() - (~labels & (scores >= c)).sum() * labels.sum()
-            for c in np.unique(scores)}  # fmt: skip
+    gain = {
+        c: (labels & (scores >= c)).sum() * (~labels).sum()
+        - (~labels & (scores >= c)).sum() * labels.sum()
+        for c in np.unique(scores)
+    }
     assert youden_cutoff(labels, scores) == min(c for c in gain if gain[c] == max(gain.values()))
 
 
@@ -421,7 +478,9 @@ def test_within_fold_auc_counts_no_pair_across_folds():
         pairs += len(x) * len(y)
     names = np.array(["a", "b", "c", "d", "e"])[fold]
     assert within_fold_auc(labels, scores, fold) == pytest.approx(won / pairs, abs=1e-14)
-    assert within_fold_auc(labels, scores - 5 * fold, names) == pytest.approx(won / pairs, abs=1e-14)
+    assert within_fold_auc(labels, scores - 5 * fold, names) == pytest.approx(
+        won / pairs, abs=1e-14
+    )
     assert abs(auc(labels, scores) - won / pairs) > 0.1
 
 
@@ -462,7 +521,9 @@ def test_one_fold_is_a_plain_sample():
     labels, scores = planted(np.random.default_rng(13), 70)
     assert within_fold_auc_interval(labels, scores, np.zeros(70)) == auc_interval(labels, scores)
     seeded = {"method": "bootstrap", "seed": 4, "resamples": 100}
-    assert within_fold_auc_interval(labels, scores, np.zeros(70), **seeded) == auc_interval(labels, scores, **seeded)
+    assert within_fold_auc_interval(labels, scores, np.zeros(70), **seeded) == auc_interval(
+        labels, scores, **seeded
+    )
 
 
 def test_within_fold_bootstrap_agrees_with_the_influence_curve():

@@ -1,4 +1,5 @@
-"""Tables of known predictions: figures agree with the functions they come from, and print safely."""
+"""Tables of known predictions: figures agree with the functions they come from, and print
+safely."""
 
 from __future__ import annotations
 
@@ -45,7 +46,13 @@ def predictions(folds: int = 1, seed: int = 0) -> pd.DataFrame:
         score = 1 / (1 + np.exp(-(signal * label + rng.normal(0, 1, 120))))
         for i in range(120):
             part = "test" if folds > 1 or i >= 60 else "train"
-            row = {"model": model, "patient": f"P{i}", "label": label[i], "fold": f"fold{i % folds}", "part": part}
+            row = {
+                "model": model,
+                "patient": f"P{i}",
+                "label": label[i],
+                "fold": f"fold{i % folds}",
+                "part": part,
+            }
             rows.append(row | {"score": score[i], "cutoff": 0.55})
     return pd.DataFrame(rows)
 
@@ -80,15 +87,23 @@ def test_models_are_compared_on_the_same_patients() -> None:
     assert not table.loc["test", "approximate"]
     shuffled = given.sample(frac=1, random_state=1)
     pd.testing.assert_frame_equal(
-        comparison_table(shuffled.sort_values("model", kind="stable")).set_index("part").sort_index(),
+        comparison_table(shuffled.sort_values("model", kind="stable"))
+        .set_index("part")
+        .sort_index(),
         table.sort_index(),
     )
     folded = comparison_table(predictions(folds=4)).iloc[0]
     own = predictions(folds=4).query("model == 'clinical'")
     assert folded["approximate"]
-    assert folded["auc_a"] == pytest.approx(within_fold_auc(own["label"], own["score"], own["fold"]))
+    assert folded["auc_a"] == pytest.approx(
+        within_fold_auc(own["label"], own["score"], own["fold"])
+    )
     with pytest.raises(ValueError, match="other labels"):
-        comparison_table(given.assign(label=np.where(given["model"] == "clinical", 1 - given["label"], given["label"])))
+        comparison_table(
+            given.assign(
+                label=np.where(given["model"] == "clinical", 1 - given["label"], given["label"])
+            )
+        )
 
 
 def test_subgroups_keep_the_cutoff_and_are_compared_with_the_others() -> None:
@@ -103,7 +118,9 @@ def test_subgroups_keep_the_cutoff_and_are_compared_with_the_others() -> None:
     sides = [own[stage == name] for name in ("early", "late")]
     row = table.loc[("dl-cnb", "stage", "early")]
     assert row["n"] == len(sides[0])
-    expected = delong_test_unpaired(sides[0]["label"], sides[0]["score"], sides[1]["label"], sides[1]["score"])
+    expected = delong_test_unpaired(
+        sides[0]["label"], sides[0]["score"], sides[1]["label"], sides[1]["score"]
+    )
     assert row["p_value"] == pytest.approx(expected.p_value)
     assert row["p_holm"] >= row["p_value"]
     # Youden's cutoff is the best of all for the subgroup it was fitted to.
@@ -111,12 +128,18 @@ def test_subgroups_keep_the_cutoff_and_are_compared_with_the_others() -> None:
     assert youden >= row["SENS"] + row["SPEC"]
     assert row["refitted_cutoff_optimistic"] == youden_cutoff(sides[0]["label"], sides[0]["score"])
     both = own[stage.notna()]
-    expected_interaction = interaction_test(both["label"], both["score"], stage[stage.notna()]).p_value
+    expected_interaction = interaction_test(
+        both["label"], both["score"], stage[stage.notna()]
+    ).p_value
     late = table.loc[("dl-cnb", "stage", "late")]
     assert row["p_interaction"] == late["p_interaction"] == expected_interaction
-    assert row["p_holm"] == row["p_value"] == pytest.approx(late["p_value"])  # two subgroups, one test
+    assert (
+        row["p_holm"] == row["p_value"] == pytest.approx(late["p_value"])
+    )  # two subgroups, one test
     assert row["p_interaction_holm"] == expected_interaction  # the other variable has none
-    assert np.isnan(table.loc[("dl-cnb", "rare", "y"), ["auc", "p_interaction", "p_value"]].astype(float)).all()
+    assert np.isnan(
+        table.loc[("dl-cnb", "rare", "y"), ["auc", "p_interaction", "p_value"]].astype(float)
+    ).all()
     printed = print_subgroups(table.reset_index())
     assert list(printed)[-1] == "SPEC, cutoff refitted (optimistic)"
     assert printed.loc[printed["subgroup"] == "y", "AUC"].tolist() == ["-", "-"]
@@ -124,12 +147,15 @@ def test_subgroups_keep_the_cutoff_and_are_compared_with_the_others() -> None:
 
 
 def test_subgroups_of_out_of_fold_scores_count_pairs_within_folds() -> None:
-    """An offset of each fold's scores changes nothing but the interaction, and no cutoff is refitted across folds."""
+    """An offset of each fold's scores changes nothing but the interaction, and no cutoff is
+    refitted across folds."""
     given = predictions(folds=3)
     groups = pd.DataFrame({"stage": ["early", "late"] * 60}, index=[f"P{i}" for i in range(120)])
     offset = 10 * given["fold"].astype("category").cat.codes
     tables = [
-        subgroup_table(given.assign(score=given["score"] + step, cutoff=given["cutoff"] + step), groups)
+        subgroup_table(
+            given.assign(score=given["score"] + step, cutoff=given["cutoff"] + step), groups
+        )
         for step in (0, offset)
     ]
     kept = [name for name in tables[0] if "interaction" not in name]
@@ -140,7 +166,9 @@ def test_subgroups_of_out_of_fold_scores_count_pairs_within_folds() -> None:
 def test_characteristics_name_their_family() -> None:
     rng = np.random.default_rng(0)
     label = pd.Series(rng.integers(0, 2, 80).astype(str))
-    patients = pd.DataFrame({"age": rng.normal(50, 9, 80), "er": np.where(rng.random(80) < 0.6, "+", "-")})
+    patients = pd.DataFrame(
+        {"age": rng.normal(50, 9, 80), "er": np.where(rng.random(80) < 0.6, "+", "-")}
+    )
     patients.loc[:4, "age"] = np.nan
     table = characteristics_table(patients, label)
     assert table["variable"].tolist() == ["age", "er", "er"]
@@ -158,7 +186,12 @@ def test_text_is_escaped_and_digits_are_a_journals() -> None:
     assert "&lt;b&gt;" in page
     assert r"5 \% \& more" in latex
     assert r"a\_b" in latex
-    assert [print_p(p) for p in (0.0001, 0.0123, 0.999, float("nan"))] == ["< 0.001", "0.012", "1.00", ""]
+    assert [print_p(p) for p in (0.0001, 0.0123, 0.999, float("nan"))] == [
+        "< 0.001",
+        "0.012",
+        "1.00",
+        "",
+    ]
 
 
 def test_what_the_tables_cannot_hold_is_refused() -> None:
@@ -178,7 +211,14 @@ def three_classes() -> pd.DataFrame:
     values /= values.sum(axis=1, keepdims=True)
     table = pd.DataFrame(values, columns=[f"probability_{k}" for k in range(3)])
     fold = np.repeat(["a", "b"], 60)
-    about = {"model": "dl-cnb", "label": label, "fold": fold, "part": "test", "score": values[:, 2], "cutoff": 0.5}
+    about = {
+        "model": "dl-cnb",
+        "label": label,
+        "fold": fold,
+        "part": "test",
+        "score": values[:, 2],
+        "cutoff": 0.5,
+    }
     return table.assign(patient=[f"P{i}" for i in range(120)], **about)
 
 
@@ -191,7 +231,9 @@ def test_three_classes_have_their_table() -> None:
     assert macro["estimate"] == pytest.approx(np.mean(folds), abs=1e-12)
     assert macro["low"] < macro["estimate"] < macro["high"]
     one = table.loc[("AUC", 1)]
-    assert one["estimate"] == pytest.approx(within_fold_auc(given["label"] == 1, given["probability_1"], given["fold"]))
+    assert one["estimate"] == pytest.approx(
+        within_fold_auc(given["label"] == 1, given["probability_1"], given["fold"])
+    )
     counts = confusion_counts(given)
     assert counts[["called_0", "called_1", "called_2"]].to_numpy().sum() == 120
     right = counts.loc[counts["label"] == 2, "called_2"].item()
@@ -215,22 +257,31 @@ def test_models_of_three_classes_are_compared() -> None:
     assert table["approximate"].all()
     found = table.set_index(["model_a", "model_b", "measure", "class"])
     macro = found.loc[("dl-cnb", "clinical", "AUC macro", "all")]
-    single = multiclass_table(pd.concat([good, poor]), seed=0, resamples=20).query("measure == 'AUC macro'")
+    single = multiclass_table(pd.concat([good, poor]), seed=0, resamples=20).query(
+        "measure == 'AUC macro'"
+    )
     assert [macro["auc_a"], macro["auc_b"]] == pytest.approx(single["estimate"].tolist())
     assert macro["low"] < macro["difference"] < macro["high"]
     assert macro["p_value"] < 0.001
     own = found.loc[("dl-cnb", "clinical", "AUC", 2)]
     expected = delong_test(
-        good["label"] == 2, good["probability_2"], poor["probability_2"], folds=good["fold"] + "/" + poor["fold"]
+        good["label"] == 2,
+        good["probability_2"],
+        poor["probability_2"],
+        folds=good["fold"] + "/" + poor["fold"],
     )
     assert own["p_value"] == expected.p_value
     assert (table["p_holm"] >= table["p_value"]).all()
     copied = table.query("model_a == 'dl-cnb' and model_b == 'copy'")
     assert (copied["difference"] == 0).all()
     assert (copied["p_value"] == 1).all()
-    assert copied.query("measure == 'AUC macro'")[["low", "high"]].isna().all(axis=None)  # no spread is no certainty
+    assert (
+        copied.query("measure == 'AUC macro'")[["low", "high"]].isna().all(axis=None)
+    )  # no spread is no certainty
     with pytest.raises(ValueError, match="other labels"):
-        multiclass_comparison_table(pd.concat([good, poor.assign(label=(poor["label"] + 1) % 3)]), seed=0)
+        multiclass_comparison_table(
+            pd.concat([good, poor.assign(label=(poor["label"] + 1) % 3)]), seed=0
+        )
 
 
 def test_calibration_and_net_benefit_of_probabilities() -> None:
@@ -238,7 +289,9 @@ def test_calibration_and_net_benefit_of_probabilities() -> None:
     table = calibration_table(given).set_index("model")
     own = given.query("model == 'dl-cnb' and part == 'test'")
     expected = calibration(own["label"], own["score"])
-    assert table.loc["dl-cnb", ["slope", "slope_low", "slope_high"]].tolist() == pytest.approx(list(expected.slope))
+    assert table.loc["dl-cnb", ["slope", "slope_low", "slope_high"]].tolist() == pytest.approx(
+        list(expected.slope)
+    )
     assert table.loc["dl-cnb", "brier"] == expected.brier
     assert set(net_benefit_table(given)["part"]) == {"test"}
     assert calibration_table(given.assign(score=given["score"] * 3)).empty
