@@ -9,7 +9,7 @@ demo: $(VENV)/.installed
 	$(BIN)/morphomil demo --out demo
 
 # TensorFlow and torch don't share a process, so their tests don't either; the two run side by side.
-TORCH_TESTS := tests/test_mil.py tests/test_rank.py tests/segment/test_train.py tests/test_embed.py tests/test_image_model.py tests/test_fits.py tests/test_finetune.py tests/export/test_bags.py
+TORCH_TESTS := tests/rank tests/models tests/image_model tests/segment/test_train.py tests/export/test_bags.py
 
 test: lint docs .venv-readers/.installed
 	$(BIN)/python -m pytest -q tests/test_layout.py

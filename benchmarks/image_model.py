@@ -20,7 +20,10 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from morphomil.image_model import PRESETS, ImageCohort, Rows, build_head, train_image_model
+from morphomil.image_model.model import build_head
+from morphomil.image_model.recipe import PRESETS
+from morphomil.image_model.rows import ImageCohort, Rows
+from morphomil.image_model.training import train_image_model
 from morphomil.types import CORES
 
 

@@ -19,7 +19,7 @@ import numpy as np
 from skimage.io import imread
 from skimage.measure import regionprops_table
 
-from morphomil.nuclei import measure_nuclei
+from morphomil.nuclei.measure import measure_nuclei
 
 if TYPE_CHECKING:
     from collections.abc import Callable

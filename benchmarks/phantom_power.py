@@ -25,7 +25,7 @@ from scipy.stats import norm
 from statsmodels.stats.proportion import proportion_confint
 
 from morphomil.matrix import slide_values
-from morphomil.rank import Ranking, rank_nuclei
+from morphomil.rank.ranking import Ranking, rank_nuclei
 from morphomil.stats import compare_groups
 
 SIZE = ("area_um2", "major_axis_um", "minor_axis_um", "circumference_um")

@@ -13,7 +13,7 @@ import numpy as np
 import pandas as pd
 
 from morphomil.matrix import FINE_BINS
-from morphomil.rank import rank_counts
+from morphomil.rank.ranking import rank_counts
 from morphomil.types import FEATURE_NAMES
 
 

@@ -28,7 +28,7 @@ from morphomil import pipeline
 from morphomil.segment import detect
 from morphomil.segment.agreement import overlaps
 from morphomil.segment.model import load_segmenter, load_stardist
-from morphomil.slides import SlideImage, open_image
+from morphomil.slides.image import SlideImage, open_image
 from morphomil.types import CORES, Cohort, ImageSource, SegmenterSettings, Slide
 
 if TYPE_CHECKING:

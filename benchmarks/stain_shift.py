@@ -21,7 +21,7 @@ from morphomil.segment import find_labels
 from morphomil.segment.agreement import agreement
 from morphomil.segment.annotated import read_annotated, read_table
 from morphomil.segment.model import load_segmenter
-from morphomil.stain import estimate_stains, fit_normalizer
+from morphomil.slides.stain import estimate_stains, fit_normalizer
 
 
 def main() -> None:

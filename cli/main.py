@@ -9,10 +9,11 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, NoReturn
 
 import typer
 
-from morphomil.types import ExitStatus, InputError, MorphomilError, PatchSettings, SegmenterSettings
+from morphomil.errors import ExitStatus, InputError, MorphomilError
+from morphomil.types import PatchSettings, SegmenterSettings
 
 if TYPE_CHECKING:
-    from morphomil.pipeline import Shard, StageResult
+    from morphomil.pipeline.execution import Shard, StageResult
     from morphomil.types import Cohort
 
 app = typer.Typer(
@@ -281,10 +282,10 @@ def import_nuclei(
     """Take nuclei that another program found (label images, QuPath GeoJSON) instead of
     segmenting."""
     from morphomil.cli.progress import Display
-    from morphomil.cohort import read_paths
+    from morphomil.cohort.manifest import read_paths
     from morphomil.figures.run import draw_overviews
-    from morphomil.import_nuclei import find_files
-    from morphomil.import_nuclei import import_nuclei as work
+    from morphomil.pipeline.importing import find_files
+    from morphomil.pipeline.importing import import_nuclei as work
 
     settings = PatchSettings(
         working_mpp=working_mpp,
@@ -318,7 +319,7 @@ def featurize(path: RunArgument, shard: ShardOption = "1/1", quiet: QuietOption 
 def _featurize(path: Path, *, shard: Shard, quiet: bool) -> StageResult:
     from morphomil import pipeline
     from morphomil.cli.progress import Display
-    from morphomil.run import Run
+    from morphomil.run.directory import Run
 
     with Display(quiet=quiet) as display:
         return pipeline.featurize(Run.open(path), shard=shard, progress=display)
@@ -363,8 +364,10 @@ def embed(
     """Turn every kept patch into the deep features that the image model learns from."""
     from morphomil import pipeline
     from morphomil.cli.progress import Display
-    from morphomil.embed import EmbedSettings, embedded_backbones, load_function
-    from morphomil.run import Run
+    from morphomil.image_model.backbones import load_function
+    from morphomil.run.directory import Run
+    from morphomil.run.embeddings import embedded_backbones
+    from morphomil.types import EmbedSettings
 
     settings = EmbedSettings(backbone, size, pool, "keep" if keep_outside else "white")
     run = Run.open(path)
@@ -450,8 +453,8 @@ def train(
     """Train the clinical model or the image model, with or without clinical covariates."""
     from morphomil import pipeline
     from morphomil.cli.progress import Display
-    from morphomil.fits import FitSettings
-    from morphomil.run import Run
+    from morphomil.models.fits import FitSettings
+    from morphomil.run.directory import Run
 
     changes: dict[str, Any] = {
         "redraw": redraw,
@@ -507,8 +510,8 @@ def predict(
     """Score the test patients of trained models, once, or an external cohort: every scoring is
     logged."""
     from morphomil import pipeline
-    from morphomil.fits import describe_test, trained_models
-    from morphomil.run import Run
+    from morphomil.models.fits import describe_test, trained_models
+    from morphomil.run.directory import Run
 
     run = Run.open(path)
     origin = Run.open(model_from) if model_from else None
@@ -548,7 +551,7 @@ def heatmap(
     """Draw where the image model looks on every slide, and what its prediction rests on."""
     from morphomil import pipeline
     from morphomil.figures.maps import draw_map
-    from morphomil.run import Run
+    from morphomil.run.directory import Run
 
     run = Run.open(path)
     for found in pipeline.heatmap(run, model, slide or (), overlap=overlap, weights=weights):
@@ -593,7 +596,7 @@ def rank(
 def _rank(path: Path, *, quiet: bool, **options: Any) -> None:
     from morphomil import pipeline
     from morphomil.cli.progress import Display
-    from morphomil.run import Run
+    from morphomil.run.directory import Run
 
     with Display(quiet=quiet) as display:
         ranking = pipeline.rank(
@@ -650,7 +653,7 @@ def figures(
     """Draw the publication figures, each with a CSV of its numbers, into RUN/figures."""
     from morphomil.figures.registry import draw_figures
     from morphomil.figures.style import describe_font, parse_formats
-    from morphomil.run import Run
+    from morphomil.run.directory import Run
 
     run = Run.open(path)
     for outcome in draw_figures(run, only=only or (), look=style, formats=parse_formats(formats)):
@@ -674,7 +677,7 @@ def view(
     import webbrowser
 
     from morphomil.figures.viewer import make_server
-    from morphomil.run import Run
+    from morphomil.run.directory import Run
 
     with make_server(Run.open(path), port=port) as server:
         address = f"http://{server.server_address[0]}:{server.server_port}/"
@@ -691,7 +694,7 @@ def view(
 def report(path: RunArgument, quiet: QuietOption = False) -> None:
     """Draw the figures and write the report, one HTML file that opens offline."""
     from morphomil.figures.run import write_report
-    from morphomil.run import Run
+    from morphomil.run.directory import Run
 
     say(f"Report: {write_report(Run.open(path))}", quiet=quiet)
 
@@ -700,10 +703,10 @@ def report(path: RunArgument, quiet: QuietOption = False) -> None:
 def compare(path: RunArgument, quiet: QuietOption = False) -> None:
     """Write the paper's tables: characteristics, performance, DeLong's tests, subgroups; methods
     and a checklist."""
-    from morphomil.alongside import set_alongside
-    from morphomil.compare import compare as write_tables
-    from morphomil.compare import read_predictions
-    from morphomil.run import Run
+    from morphomil.run.directory import Run
+    from morphomil.tables.attention import set_alongside
+    from morphomil.tables.paper import compare as write_tables
+    from morphomil.tables.paper import read_predictions
 
     run = Run.open(path)
     written = write_tables(run)
@@ -733,7 +736,7 @@ def export(
 ) -> None:
     """Write the results for QuPath, scverse, TRIDENT, CLAM or a spreadsheet."""
     from morphomil.export import export_run
-    from morphomil.run import Run
+    from morphomil.run.directory import Run
 
     folder = out or path / "export" / to
     written = export_run(
@@ -804,7 +807,7 @@ def phantom(
 
 def _phantom(out: Path, *, slides: int, effect: str, shift: float, seed: int, quiet: bool) -> Path:
     from morphomil.cli.progress import Display
-    from morphomil.phantom import write_cohort
+    from morphomil.phantom.files import write_cohort
 
     with Display(quiet=quiet) as display:
         display.start("phantom", slides)
@@ -837,7 +840,7 @@ def doctor(
         problems += found.state == "problem"
         say(f"{found.state:<8} {found.topic:<12} {found.text}")
     if manifest:
-        from morphomil.pipeline import check_pixel_sizes
+        from morphomil.pipeline.segmentation import check_pixel_sizes
 
         cohort = _read_cohort(manifest, mpp=mpp)
         check_pixel_sizes(cohort, mpp)
@@ -856,7 +859,7 @@ def init(
 ) -> None:
     """Write an example manifest to fill in; in a folder also the settings and commands of an
     analysis."""
-    from morphomil.cohort import EXAMPLE_COMMANDS, EXAMPLE_MANIFEST
+    from morphomil.cohort.example import EXAMPLE_COMMANDS, EXAMPLE_MANIFEST
     from morphomil.store import write_bytes
 
     single = path.suffix.lower() == ".csv"
@@ -909,7 +912,7 @@ def bcnb(
     quiet: QuietOption = False,
 ) -> None:
     """Turn the folders of the paper's public data set into a manifest."""
-    from morphomil.bcnb import bcnb_manifest, write_bcnb_manifest
+    from morphomil.cohort.bcnb import bcnb_manifest, write_bcnb_manifest
 
     made = bcnb_manifest(folder, task=task, mpp=mpp, table=table)
     for note in made.notes:
@@ -1050,7 +1053,7 @@ def evaluate_segmenter(
 
 
 def _read_cohort(path: Path, covariates: str = "", **options: Any) -> Cohort:
-    from morphomil.cohort import read_manifest
+    from morphomil.cohort.manifest import read_manifest
 
     names = tuple(name.strip() for name in covariates.split(",") if name.strip())
     manifest = read_manifest(path, covariates=names, **options)
@@ -1060,7 +1063,7 @@ def _read_cohort(path: Path, covariates: str = "", **options: Any) -> Cohort:
 
 
 def _shard(text: str) -> Shard:
-    from morphomil.pipeline import Shard
+    from morphomil.pipeline.execution import Shard
 
     try:
         index, count = map(int, text.split("/"))

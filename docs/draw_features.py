@@ -14,7 +14,7 @@ from matplotlib.patches import Circle, Ellipse, Polygon
 from skimage.draw import polygon2mask
 from skimage.measure import find_contours
 
-from morphomil.nuclei import measure_nuclei
+from morphomil.nuclei.measure import measure_nuclei
 
 BLUE, ORANGE, GREEN, GRAY = "#0072B2", "#D55E00", "#009E73", "0.55"
 SIDE, MPP = 240, 0.05

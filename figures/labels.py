@@ -8,7 +8,7 @@ import unicodedata
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from morphomil.nuclei import FEATURES
+from morphomil.nuclei.registry import FEATURES
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

@@ -7,18 +7,18 @@ from typing import TYPE_CHECKING
 
 import pandas as pd
 
-from morphomil.figure_tables import image_regions
 from morphomil.figures.heatmap import ScoredPatch, attention_map, patch_sheet
 from morphomil.figures.style import render, save_figure
-from morphomil.slides import open_image
+from morphomil.slides.image import open_image
 from morphomil.store import write_bytes, write_table_csv
+from morphomil.tables.figures import image_regions
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from morphomil.fits import SlideMap
-    from morphomil.run import Run
-    from morphomil.slides import SlideImage
+    from morphomil.models.fits import SlideMap
+    from morphomil.run.directory import Run
+    from morphomil.slides.image import SlideImage
 
 SHOWN = 6
 """Patches with most attention, and as many with least."""

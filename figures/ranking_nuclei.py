@@ -13,8 +13,8 @@ from morphomil.figures.slides import PatchExample, contact_sheet
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-    from morphomil.run import Run
-    from morphomil.slides import SlideImage
+    from morphomil.run.directory import Run
+    from morphomil.slides.image import SlideImage
     from morphomil.types import Slide
 
 SHOWN = 8

@@ -9,9 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 
-from morphomil import figure_tables
-from morphomil.alongside import FOLDER, image_models
-from morphomil.compare import read_predictions
+from morphomil.errors import InputError
 from morphomil.figures.alongside import morphology_plot, patches_plot
 from morphomil.figures.features import correlation_plot, feature_matrices, orientation_rose
 from morphomil.figures.flow import flow_plot
@@ -35,10 +33,13 @@ from morphomil.figures.roc import MEAN, roc_plot, roc_points
 from morphomil.figures.slides import PatchExample, contact_sheet
 from morphomil.figures.style import save_figure, use_look
 from morphomil.matrix import patch_values
-from morphomil.slides import open_image
-from morphomil.stats.tables import class_columns, comparison_table, performance_table
+from morphomil.slides.image import open_image
+from morphomil.stats.performance import comparison_table, performance_table
+from morphomil.stats.predictions import class_columns
 from morphomil.store import write_table_csv
-from morphomil.types import InputError
+from morphomil.tables import figures as figure_tables
+from morphomil.tables.attention import FOLDER, image_models
+from morphomil.tables.paper import read_predictions
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -47,7 +48,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
     from morphomil.figures.style import Format, Look
-    from morphomil.run import Run
+    from morphomil.run.directory import Run
     from morphomil.types import Slide
 
 SHOWN_FEATURES = 3

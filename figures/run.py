@@ -9,9 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 
-from morphomil.alongside import FOLDER
-from morphomil.compare import read_predictions
-from morphomil.figure_tables import class_names, empty_patches, flow_table, image_regions
+from morphomil.errors import InputError, RefusedError
 from morphomil.figures.labels import (
     feature_quantity,
     format_interval,
@@ -26,16 +24,15 @@ from morphomil.figures.report import Looks, Picture, ReportData, SlidePictures, 
 from morphomil.figures.slides import PatchExample, contact_sheet, overview, slide_heatmap
 from morphomil.figures.style import ONE_AND_A_HALF_COLUMNS_MM, TWO_COLUMNS_MM, render
 from morphomil.matrix import patch_values
-from morphomil.slides import open_image
-from morphomil.stats.tables import (
-    class_columns,
-    comparison_table,
-    performance_table,
-    print_multiclass,
-    print_performance,
-)
+from morphomil.slides.image import open_image
+from morphomil.stats.performance import comparison_table, performance_table
+from morphomil.stats.predictions import class_columns
+from morphomil.stats.printing import print_multiclass, print_performance
 from morphomil.store import write_bytes
-from morphomil.types import FEATURE_NAMES, InputError, PatchSettings, RefusedError
+from morphomil.tables.attention import FOLDER
+from morphomil.tables.figures import class_names, empty_patches, flow_table, image_regions
+from morphomil.tables.paper import read_predictions
+from morphomil.types import FEATURE_NAMES, PatchSettings
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -43,8 +40,8 @@ if TYPE_CHECKING:
 
     from matplotlib.figure import Figure
 
-    from morphomil.run import Run
-    from morphomil.slides import SlideImage
+    from morphomil.run.directory import Run
+    from morphomil.slides.image import SlideImage
     from morphomil.types import Slide
 
 EXAMPLES = 4

@@ -15,8 +15,8 @@ import matplotlib.style
 from matplotlib import font_manager
 from matplotlib.figure import Figure
 
+from morphomil.errors import InputError
 from morphomil.store import write_bytes, write_table_csv
-from morphomil.types import InputError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence

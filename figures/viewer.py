@@ -19,19 +19,19 @@ from urllib.parse import urlsplit
 import numpy as np
 from PIL import Image
 
+from morphomil.errors import InputError, SlideError
 from morphomil.figures.labels import feature_quantity, patient_quantity
 from morphomil.matrix import features_in, patch_values
-from morphomil.outlines import trace_outlines
-from morphomil.slides import open_image
-from morphomil.types import InputError, SlideError
+from morphomil.nuclei.outlines import trace_outlines
+from morphomil.slides.image import open_image
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     import pandas as pd
 
-    from morphomil.run import Run
-    from morphomil.slides import SlideImage
+    from morphomil.run.directory import Run
+    from morphomil.slides.image import SlideImage
     from morphomil.types import Slide
 
 LOOPBACK = "127.0.0.1"

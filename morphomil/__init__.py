@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from morphomil.explore import LoadedRun
+    from morphomil.notebook import LoadedRun
 
 __all__ = ["load_run"]
 __version__ = version("morphomil")
@@ -25,6 +25,6 @@ def load_run(path: str | Path) -> LoadedRun:
     Raises:
         InputError: there is no run directory at `path`.
     """
-    from morphomil.explore import load_run as load
+    from morphomil.notebook import load_run as load
 
     return load(path)

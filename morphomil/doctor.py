@@ -18,18 +18,20 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
-from morphomil.run import versions
+from morphomil.errors import MorphomilError
+from morphomil.run.log import versions
 from morphomil.segment import find_labels
 from morphomil.segment.model import WEIGHTS, load_segmenter
-from morphomil.slides import find_regions, open_image
-from morphomil.types import CORES, MorphomilError, PatchSettings, SegmenterSettings
+from morphomil.slides.image import open_image
+from morphomil.slides.regions import find_regions
+from morphomil.types import CORES, PatchSettings, SegmenterSettings
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
     from morphomil.segment.model import Segmenter
-    from morphomil.slides import Region
+    from morphomil.slides.regions import Region
     from morphomil.types import Cohort
 
 State = Literal["ok", "note", "problem"]
@@ -273,7 +275,7 @@ def estimate_segment(
     Raises:
         InputError: the model can't be used, or a pixel size is unknown.
     """
-    from morphomil.pipeline import check_pixel_sizes
+    from morphomil.pipeline.segmentation import check_pixel_sizes
 
     settings = settings or PatchSettings()
     check_pixel_sizes(cohort, mpp)

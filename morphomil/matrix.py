@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 import pandas as pd
 
-from morphomil.nuclei import FEATURES
+from morphomil.nuclei.registry import FEATURES
 from morphomil.stats.axial import grouped_polarity, leave_one_out_deviation
 from morphomil.types import FEATURE_NAMES
 

@@ -5,8 +5,11 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import re
 import shutil
+import unicodedata
 from contextlib import contextmanager
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -123,3 +126,27 @@ def fingerprint(path: Path) -> str:
         head = stream.read(2**20)
         stream.seek(max(size - 2**20, 0))
         return hashlib.sha256(b"%d" % size + head + stream.read()).hexdigest()
+
+
+MAX_NAME_BYTES = 100
+_RESERVED = {
+    "CON",
+    "PRN",
+    "AUX",
+    "NUL",
+    *(f"{port}{number}" for port in ("COM", "LPT") for number in range(1, 10)),
+}
+
+
+def safe_name(slide_id: str) -> str:
+    """The folder name of a slide: its id where that is safe on every system, else what is left of
+    it and a hash."""
+    kept = re.sub(r"[^\w.+ -]", "_", slide_id).strip(" .")
+    if unicodedata.normalize("NFKC", kept).split(".")[0].strip().upper() in _RESERVED:
+        kept = f"_{kept}"
+    raw = slide_id.encode("utf-8", "surrogatepass")
+    if kept == slide_id and kept and len(raw) <= MAX_NAME_BYTES:
+        return kept
+    mark = hashlib.blake2b(raw, digest_size=4).hexdigest()
+    head = kept.encode()[: MAX_NAME_BYTES - len(mark) - 1].decode("utf-8", "ignore").rstrip(" .")
+    return f"{head}-{mark}"

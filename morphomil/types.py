@@ -8,8 +8,10 @@ from __future__ import annotations
 
 import os
 from dataclasses import dataclass, field
-from enum import IntEnum
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
+
+from morphomil.errors import InputError
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -18,58 +20,9 @@ if TYPE_CHECKING:
 
 RegionMode = Literal["auto", "annotation", "white", "tissue", "whole"]
 Split = Literal["train", "val", "test"]
-
 CORES = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 """Processors that this process may use: so many slides, and so many blocks, are worked side by
 side."""
-
-
-class ExitStatus(IntEnum):
-    """What a command's exit status means (documented in the user guide)."""
-
-    DONE = 0
-    INTERNAL_ERROR = 1
-    BAD_INPUT = 2
-    SOME_FAILED = 3
-    REFUSED = 4
-    BUSY = 5
-    INTERRUPTED = 130
-
-
-class MorphomilError(Exception):
-    """An error whose message tells the user what is wrong and how to mend it."""
-
-    exit_status = ExitStatus.INTERNAL_ERROR
-
-
-class InputError(MorphomilError):
-    """Unusable arguments, manifest or file; `problems` lists every one of them."""
-
-    exit_status = ExitStatus.BAD_INPUT
-
-    def __init__(self, problems: str | list[str]) -> None:
-        self.problems = [problems] if isinstance(problems, str) else list(problems)
-        head = "" if len(self.problems) == 1 else f"{len(self.problems)} problems:\n- "
-        super().__init__(head + "\n- ".join(self.problems))
-
-
-class SlideError(MorphomilError):
-    """One slide can't be read or segmented; the others go on."""
-
-    exit_status = ExitStatus.SOME_FAILED
-
-
-class RefusedError(MorphomilError):
-    """A result that would mislead: leakage across splits, or statistics that can't be had from
-    these data."""
-
-    exit_status = ExitStatus.REFUSED
-
-
-class BusyError(MorphomilError):
-    """Another process works in the run directory."""
-
-    exit_status = ExitStatus.BUSY
 
 
 @dataclass(frozen=True)
@@ -262,7 +215,6 @@ PATCHES = Schema(
         ),
     ),
 )
-
 NUCLEI = Schema(
     "nuclei",
     (
@@ -303,7 +255,6 @@ NUCLEI = Schema(
     ),
 )
 """`NUCLEI` is the stored table of `featurize`: one row per nucleus."""
-
 FEATURE_NAMES = (
     "area_um2",
     "major_axis_um",
@@ -314,3 +265,27 @@ FEATURE_NAMES = (
     "circularity",
     "rectangularity",
 )
+Pooling = Literal["own", "max", "mean"]
+"""Of the last maps: as the network itself does it, the largest value of each map, its mean."""
+DEFAULT_BACKBONE = "efficientnet-lite0"
+
+
+@dataclass(frozen=True)
+class EmbedSettings:
+    """Which features, from pixels prepared how."""
+
+    backbone: str = DEFAULT_BACKBONE
+    size: int = 256
+    """Side that a patch is resized to: 256 in the paper, 224 in its released code."""
+    pooling: Pooling = "own"
+    outside: Literal["white", "keep"] = "white"
+    """What lies outside the tumor region is painted white, as in BCNB, or left as it is."""
+
+    def __post_init__(self) -> None:
+        """Refuse what no backbone takes."""
+        if not 64 <= self.size <= 1024:
+            raise InputError(
+                f"patches are resized to 64 to 1024 pixels (224 or 256 are usual), got {self.size}"
+            )
+        if self.pooling not in ("own", "max", "mean"):
+            raise InputError(f"pooling is own, max or mean, not {self.pooling!r}")

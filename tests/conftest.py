@@ -4,9 +4,14 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+
+from morphomil.nuclei import FEATURES, Feature
+
+pytest_plugins = ["measured_run"]
 
 SHARED_DATA = Path(__file__).parents[2] / "shared" / "data"
 
@@ -31,3 +36,12 @@ def demo(tmp_path_factory: pytest.TempPathFactory) -> Path:
     )
     assert done.returncode == 0, done.stderr
     return out
+
+
+@pytest.fixture
+def registry() -> Iterator[dict[str, Feature]]:
+    """The registry of features, to which a test may add: afterwards it is as it was."""
+    before = dict(FEATURES)
+    yield FEATURES
+    FEATURES.clear()
+    FEATURES.update(before)

@@ -17,8 +17,8 @@ import typer
 from PIL import Image
 
 from morphomil.cli.main import app
-from morphomil.cohort import EXAMPLE_MANIFEST
-from morphomil.run import Run
+from morphomil.cohort.example import EXAMPLE_MANIFEST
+from morphomil.run.directory import Run
 
 
 def morphomil(*words: str | Path) -> subprocess.CompletedProcess[str]:

@@ -23,8 +23,8 @@ from typer.main import get_command
 
 from morphomil.cli.main import app
 from morphomil.export import export_run
-from morphomil.run import Run
-from morphomil.slides import open_image
+from morphomil.run.directory import Run
+from morphomil.slides.image import open_image
 
 ROOT = Path(__file__).parents[1]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]

@@ -14,7 +14,7 @@ import pytest
 
 from morphomil import doctor
 from morphomil.doctor import Finding, estimate_segment
-from morphomil.run import Run
+from morphomil.run.directory import Run
 from morphomil.segment.model import WEIGHTS
 from morphomil.types import Cohort, ImageSource, PatchSettings, Slide
 

@@ -29,7 +29,7 @@ from morphomil.matrix import (
     relative_frequencies,
     slide_values,
 )
-from morphomil.nuclei import FEATURES
+from morphomil.nuclei.registry import FEATURES
 from morphomil.types import FEATURE_NAMES
 
 

@@ -12,7 +12,9 @@ import pandas as pd
 import pytest
 
 from morphomil import store
-from morphomil.run import Run, key_of
+from morphomil.errors import BusyError, InputError
+from morphomil.run.directory import Run
+from morphomil.run.ledger import key_of
 from morphomil.store import (
     atomic_path,
     digest,
@@ -21,7 +23,7 @@ from morphomil.store import (
     write_parquet,
     write_table_csv,
 )
-from morphomil.types import BusyError, Cohort, ImageSource, InputError, Slide
+from morphomil.types import Cohort, ImageSource, Slide
 
 
 @pytest.fixture
@@ -169,7 +171,7 @@ def test_foreign_folders_are_refused(tmp_path: Path) -> None:
 
 def test_two_processes_do_not_write_one_run(run: Run) -> None:
     code = (
-        "from morphomil.run import Run; from pathlib import Path\nwith "
+        "from morphomil.run.directory import Run; from pathlib import Path\nwith "
         f"Run(Path({str(run.path)!r})).lock(): pass"
     )
     with run.lock():

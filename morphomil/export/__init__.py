@@ -5,14 +5,14 @@ from __future__ import annotations
 import hashlib
 from typing import TYPE_CHECKING, Literal, get_args
 
-from morphomil.cohort import safe_name
-from morphomil.types import InputError
+from morphomil.errors import InputError
+from morphomil.store import safe_name
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
     from pathlib import Path
 
-    from morphomil.run import Run
+    from morphomil.run.directory import Run
     from morphomil.types import Slide
 
 __all__ = ["Target", "export_run", "file_stems"]

@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 
+from morphomil.errors import InputError
 from morphomil.store import atomic_path, write_table_csv
-from morphomil.types import InputError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from morphomil.run import Run
+    from morphomil.run.directory import Run
     from morphomil.types import Slide
 
 MAGNIFICATION_MPP = 10.0

@@ -13,8 +13,8 @@ import numpy as np
 import pandas as pd
 
 from morphomil.matrix import patch_values, slide_values
-from morphomil.nuclei import FEATURES
-from morphomil.run import versions
+from morphomil.nuclei.registry import FEATURES
+from morphomil.run.log import versions
 from morphomil.store import atomic_path
 
 if TYPE_CHECKING:
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from morphomil.run import Run
+    from morphomil.run.directory import Run
     from morphomil.types import Slide
 
 COARSE_BINS = 32

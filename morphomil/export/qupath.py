@@ -15,8 +15,8 @@ import numpy as np
 import pandas as pd
 
 from morphomil.matrix import patch_values
-from morphomil.nuclei import FEATURES
-from morphomil.outlines import Outline, trace_outlines
+from morphomil.nuclei.outlines import Outline, trace_outlines
+from morphomil.nuclei.registry import FEATURES
 from morphomil.store import atomic_path
 
 if TYPE_CHECKING:
@@ -25,8 +25,8 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from morphomil.outlines import Rings
-    from morphomil.run import Run
+    from morphomil.nuclei.outlines import Rings
+    from morphomil.run.directory import Run
     from morphomil.types import Slide
 
 TILE_PX = 1024

@@ -6,16 +6,15 @@ from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
-from morphomil.cohort import safe_name
 from morphomil.matrix import patch_values, slide_values
-from morphomil.nuclei import FEATURES
-from morphomil.store import write_table_csv
+from morphomil.nuclei.registry import FEATURES
+from morphomil.store import safe_name, write_table_csv
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
     from pathlib import Path
 
-    from morphomil.run import Run
+    from morphomil.run.directory import Run
     from morphomil.types import Slide
 
 

@@ -7,10 +7,12 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from morphomil.quality import is_ink
-from morphomil.segment.detect import array_reader, block_rows, find_nuclei, join, render
-from morphomil.stain import fit_normalizer
-from morphomil.types import SlideError
+from morphomil.errors import SlideError
+from morphomil.segment.blocks import array_reader, block_rows
+from morphomil.segment.detect import find_nuclei
+from morphomil.segment.polygons import join, render
+from morphomil.slides.quality import is_ink
+from morphomil.slides.stain import fit_normalizer
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

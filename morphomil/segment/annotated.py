@@ -10,7 +10,7 @@ import pandas as pd
 from PIL import Image
 from skimage.transform import downscale_local_mean
 
-from morphomil.types import InputError
+from morphomil.errors import InputError
 
 if TYPE_CHECKING:
     from pathlib import Path

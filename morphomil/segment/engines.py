@@ -16,8 +16,9 @@ from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 import numpy as np
 
+from morphomil.errors import InputError
 from morphomil.segment.network import Design, Layer, forward
-from morphomil.types import CORES, InputError
+from morphomil.types import CORES
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable

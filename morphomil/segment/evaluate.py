@@ -10,19 +10,15 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 
-from morphomil.nuclei import FEATURES, measure_nuclei
+from morphomil.errors import SlideError
+from morphomil.nuclei.measure import measure_nuclei
+from morphomil.nuclei.registry import FEATURES
 from morphomil.segment import MIN_AREA_UM2, find_labels
 from morphomil.segment.agreement import IOU_LEVELS, agreement, overlaps
-from morphomil.segment.detect import (
-    array_reader,
-    block_rows,
-    find_candidates,
-    join,
-    render,
-    suppress,
-)
+from morphomil.segment.blocks import array_reader, block_rows
+from morphomil.segment.detect import find_candidates
+from morphomil.segment.polygons import join, render, suppress
 from morphomil.stats.axial import axial_difference
-from morphomil.types import SlideError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence

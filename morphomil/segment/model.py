@@ -17,6 +17,7 @@ import numpy as np
 from safetensors import SafetensorError
 from safetensors.numpy import load_file
 
+from morphomil.errors import InputError
 from morphomil.segment import network as own
 from morphomil.segment.engines import (
     Engine,
@@ -30,7 +31,6 @@ from morphomil.segment.engines import (
     openvino_network,
     tensorflow_network,
 )
-from morphomil.types import InputError
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -10,8 +10,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from morphomil.errors import InputError
 from morphomil.segment.network import NORM_EPSILON, Design, Layer, forward, layers_of
-from morphomil.types import InputError
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

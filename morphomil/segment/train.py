@@ -19,16 +19,16 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 
+from morphomil.errors import InputError, SlideError
 from morphomil.segment.annotated import read_annotated, read_table
 from morphomil.segment.augment import AugmentSettings, jitter_optics, jitter_stain, sample_patch
-from morphomil.segment.detect import native_threads
 from morphomil.segment.engines import activation_ranges
 from morphomil.segment.evaluate import tune_thresholds
 from morphomil.segment.model import load_segmenter
 from morphomil.segment.network import BACKBONE, GRID, Design, fold_norms
-from morphomil.stain import change_of_stains, estimate_stains, restain
+from morphomil.segment.polygons import native_threads
+from morphomil.slides.stain import change_of_stains, estimate_stains, restain
 from morphomil.store import write_arrays, write_json, write_table_csv
-from morphomil.types import InputError, SlideError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -40,7 +40,7 @@ if TYPE_CHECKING:
 
     from morphomil.segment.annotated import AnnotatedImage
     from morphomil.segment.torch_network import TorchNetwork
-    from morphomil.stain import Stains
+    from morphomil.slides.stain import Stains
 
     Batch = tuple[NDArray[np.float32], NDArray[np.float32], NDArray[np.float32]]
 

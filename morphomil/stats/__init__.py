@@ -3,6 +3,7 @@ stated."""
 
 from __future__ import annotations
 
+from morphomil.stats.adjustment import benjamini_hochberg, holm
 from morphomil.stats.axial import (
     axial_deviation,
     axial_mean,
@@ -13,6 +14,8 @@ from morphomil.stats.axial import (
     rayleigh_test,
     watson_williams_test,
 )
+from morphomil.stats.categories import compare_categories
+from morphomil.stats.characteristics import characteristics_table
 from morphomil.stats.clustered import compare_clustered
 from morphomil.stats.diagnostic import (
     calibration,
@@ -20,14 +23,8 @@ from morphomil.stats.diagnostic import (
     diagnostic_table,
     mcnemar_test,
 )
-from morphomil.stats.groups import (
-    aggregate_to_patients,
-    benjamini_hochberg,
-    compare_categories,
-    compare_groups,
-    holm,
-    mann_whitney,
-)
+from morphomil.stats.groups import aggregate_to_patients, compare_groups
+from morphomil.stats.mann_whitney import mann_whitney
 from morphomil.stats.models import (
     LogisticModel,
     adjusted_associations,
@@ -42,6 +39,8 @@ from morphomil.stats.multiclass import (
     precision_recall_curve,
     resampled_multiclass_auc,
 )
+from morphomil.stats.multiclass_tables import multiclass_comparison_table, multiclass_table
+from morphomil.stats.performance import calibration_table, comparison_table, performance_table
 from morphomil.stats.resampling import bootstrap_by_patient, permutation_test, resampled_mean
 from morphomil.stats.roc import (
     auc,
@@ -56,15 +55,7 @@ from morphomil.stats.roc import (
     youden_cutoff,
 )
 from morphomil.stats.shift import hodges_lehmann
-from morphomil.stats.tables import (
-    calibration_table,
-    characteristics_table,
-    comparison_table,
-    multiclass_comparison_table,
-    multiclass_table,
-    performance_table,
-    subgroup_table,
-)
+from morphomil.stats.subgroups import subgroup_table
 
 __all__ = [
     "LogisticModel",

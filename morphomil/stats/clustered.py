@@ -15,9 +15,11 @@ import pandas as pd
 from scipy.optimize import minimize_scalar
 from scipy.special import stdtr, stdtrit
 
-from morphomil.stats.groups import aggregate_to_patients, benjamini_hochberg, holm, mann_whitney
+from morphomil.errors import RefusedError
+from morphomil.stats.adjustment import benjamini_hochberg, holm
+from morphomil.stats.groups import aggregate_to_patients
+from morphomil.stats.mann_whitney import mann_whitney
 from morphomil.stats.resampling import bca_limits
-from morphomil.types import RefusedError
 
 if TYPE_CHECKING:
     from collections.abc import Hashable

@@ -7,99 +7,23 @@ Every row of data is one patient: nuclei or patches of one patient are no indepe
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import pandas as pd
 
+from morphomil.errors import RefusedError
+from morphomil.stats.adjustment import Correction, adjustment, with_adjusted
 from morphomil.stats.axial import axial_mean, axial_resultant, rayleigh_test, watson_williams_test
-from morphomil.stats.roc import auc_interval
+from morphomil.stats.categories import category_row, check_labels
+from morphomil.stats.mann_whitney import mann_whitney
 from morphomil.stats.shift import hodges_lehmann
-from morphomil.types import RefusedError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Hashable, Mapping, Sequence
+    from collections.abc import Hashable, Mapping, Sequence
 
     from numpy.typing import ArrayLike, NDArray
-
 NumberTest = Literal["mann-whitney", "welch", "t"]
-Correction = Literal["holm", "bh", "benjamini-hochberg", "none"]
-
-EXACT_BELOW = 50
-"""Without ties, p is exact when both groups have fewer values than this (as R's wilcox.test)."""
-
-
-@dataclass(frozen=True)
-class MannWhitney:
-    """A Mann-Whitney test of x against y with Cliff's delta and its confidence limits `low`,
-    `high`.
-
-    `u` counts pairs with x above y, ties half; `cliffs_delta` = 2 u / (n_x n_y) - 1 is positive
-    where x is higher. `missing` values were left out of x and y.
-    """
-
-    u: float
-    p_value: float
-    cliffs_delta: float
-    low: float
-    high: float
-    n_x: int
-    n_y: int
-    missing: int
-
-
-def mann_whitney(x: ArrayLike, y: ArrayLike, *, level: float = 0.95) -> MannWhitney:
-    """Two-sided Mann-Whitney U test (scipy's) with Cliff's delta.
-
-    p is exact without ties in groups below 50, else normal with tie and continuity correction.
-    Delta's interval is that of the AUC, delta = 2 AUC - 1, by DeLong's variance on the logit scale,
-    with `auc_interval`'s rule at -1 and 1: unlike Newcombe's method 5 it keeps its coverage where
-    the groups differ in spread. NaN are left out. An empty group gives NaN throughout; values all
-    alike give p 1 and delta 0.
-    """
-    from scipy.stats import mannwhitneyu
-
-    a, b = np.asarray(x, dtype=np.float64), np.asarray(y, dtype=np.float64)
-    if a.ndim != 1 or b.ndim != 1:
-        raise ValueError(f"groups must be vectors, got shapes {a.shape}, {b.shape}")
-    missing = int(np.isnan(a).sum() + np.isnan(b).sum())
-    a, b = a[~np.isnan(a)], b[~np.isnan(b)]
-    if not (len(a) and len(b)):
-        return MannWhitney(np.nan, np.nan, np.nan, np.nan, np.nan, len(a), len(b), missing)
-    pooled = np.concatenate([a, b])
-    area = auc_interval(np.arange(len(pooled)) < len(a), pooled, method="logit-delong", level=level)
-    delta, low, high = (2 * value - 1 for value in area)
-    distinct = len(np.unique(pooled))
-    if distinct == 1:
-        return MannWhitney(len(a) * len(b) / 2, 1.0, delta, low, high, len(a), len(b), missing)
-    exact = distinct == len(pooled) and max(len(a), len(b)) < EXACT_BELOW
-    u, p_value = mannwhitneyu(a, b, method="exact" if exact else "asymptotic")
-    return MannWhitney(float(u), float(p_value), delta, low, high, len(a), len(b), missing)
-
-
-def holm(p_values: ArrayLike) -> NDArray[np.float64]:
-    """P-values adjusted after Holm (1979): family-wise error. NaN stays NaN and doesn't count in
-    the family."""
-    adjusted, known = _checked_p(p_values)
-    family = adjusted[known]
-    order = np.argsort(family)
-    family[order] = np.minimum(
-        np.maximum.accumulate(family[order] * np.arange(len(family), 0, -1)), 1
-    )
-    adjusted[known] = family
-    return adjusted
-
-
-def benjamini_hochberg(p_values: ArrayLike) -> NDArray[np.float64]:
-    """P-values adjusted after Benjamini and Hochberg (1995): false discovery rate. NaN as in
-    `holm`."""
-    from scipy.stats import false_discovery_control
-
-    adjusted, known = _checked_p(p_values)
-    if known.any():
-        adjusted[known] = false_discovery_control(adjusted[known])
-    return adjusted
 
 
 def compare_groups(
@@ -178,7 +102,7 @@ def compare_groups(
             )
     if test not in ("mann-whitney", "welch", "t"):
         raise ValueError(f"test must be mann-whitney, welch or t, got {test!r}")
-    adjust = _adjustment(correction)
+    adjust = adjustment(correction)
     if absent := [name for name in axial if name not in table]:
         raise ValueError(f"axial columns must be in the table, got {absent}")
     if patients is not None:
@@ -189,7 +113,7 @@ def compare_groups(
         for name, angles in axes.items():
             table[name] = angles.groupby(np.asarray(patients), sort=True).agg(axial_mean)
     _refuse_repeated_patients(table)
-    labels = _checked_labels(table, groups)
+    labels = check_labels(table, groups)
     names = sorted(pd.unique(labels).tolist(), key=lambda name: (str(type(name)), name))
     if len(names) < 2:
         raise RefusedError(
@@ -217,7 +141,7 @@ def compare_groups(
             or pd.api.types.is_bool_dtype(values)
             or not pd.api.types.is_numeric_dtype(values)
         ):
-            found = _category_row(values, labels, level=level)
+            found = category_row(values, labels, level=level)
             sizes = (
                 _sizes_of_groups(values, labels, names)
                 if chosen is None
@@ -235,7 +159,7 @@ def compare_groups(
         else:
             found = _means_row(values, labels == chosen, equal_variances=test == "t", level=level)
         rows.append({"feature": name} | found)
-    result = _with_adjusted(pd.DataFrame(rows))
+    result = with_adjusted(pd.DataFrame(rows))
     if chosen is not None:
         result["positive"] = chosen
     if adjust is not None:
@@ -292,116 +216,6 @@ def _refuse_repeated_patients(table: pd.DataFrame) -> None:
                 f"patients=table[{name!r}], which compares patients' medians, or use "
                 "compare_clustered"
             )
-
-
-def _adjustment(correction: str | None) -> Callable[[ArrayLike], NDArray[np.float64]] | None:
-    ways: dict[str | None, Callable[[ArrayLike], NDArray[np.float64]] | None] = {
-        None: None,
-        "holm": holm,
-        "bh": benjamini_hochberg,
-        "benjamini-hochberg": benjamini_hochberg,
-        "none": lambda p_values: np.array(p_values, dtype=np.float64),
-    }
-    if correction not in ways:
-        raise ValueError(
-            f"correction must be holm, bh (benjamini-hochberg) or none, got {correction!r}"
-        )
-    return ways[correction]
-
-
-def _with_adjusted(result: pd.DataFrame) -> pd.DataFrame:
-    place = list(result).index("p_value") + 1
-    result.insert(place, "p_holm", holm(result["p_value"]))
-    result.insert(place + 1, "p_bh", benjamini_hochberg(result["p_value"]))
-    return result
-
-
-SMALL_EXPECTED = 5.0
-"""A fourfold table with an expected count below this is tested by Fisher."""
-
-
-def compare_categories(
-    table: pd.DataFrame, groups: ArrayLike, *, level: float = 0.95
-) -> pd.DataFrame:
-    """Each column of categories compared between groups of the rows, one row of the result per
-    column.
-
-    Rows are patients. Pearson's chi-square test without Yates's correction; Fisher's exact test for
-    fourfold tables with an expected count below 5. Larger tables with such counts keep the
-    chi-square and say so in `test`. Missing values are left out and counted.
-
-    Returns:
-        `feature, n, missing, test, statistic, degrees, p_value, p_holm, p_bh, cramers_v,
-        cramers_v_low,
-        cramers_v_high`: V with the interval that inverts the noncentral chi-square distribution
-        (Smithson 2003); its upper limit is never below that at the statistic's mean without
-        association, since an unusually small statistic would else give an interval without width. A
-        column with one category or known in one group only has NaN.
-
-    Raises:
-        RefusedError: there is just one group.
-        ValueError: lengths or indices differ, or a label is missing.
-    """
-    labels = _checked_labels(table, groups)
-    if len(pd.unique(labels)) < 2:
-        raise RefusedError("groups can't be compared: all patients have one label")
-    result = pd.DataFrame(
-        [
-            {"feature": name} | _category_row(values, labels, level=level)
-            for name, values in table.items()
-        ]
-    )
-    return _with_adjusted(result)
-
-
-def _category_row(values: pd.Series[Any], labels: NDArray[Any], *, level: float) -> dict[str, Any]:
-    from scipy.stats import chi2_contingency, fisher_exact
-
-    known = values.notna().to_numpy()
-    counts = pd.crosstab(values.to_numpy()[known], labels[known]).to_numpy()
-    n = int(known.sum())
-    row: dict[str, Any] = {"n": n, "missing": int((~known).sum())}
-    if min(counts.shape, default=0) < 2:
-        nothing = dict.fromkeys(
-            ("statistic", "degrees", "p_value", "cramers_v", "cramers_v_low", "cramers_v_high"),
-            np.nan,
-        )
-        return row | {"test": "none"} | nothing
-    chi = chi2_contingency(counts, correction=False)
-    small = bool((chi.expected_freq < SMALL_EXPECTED).any())
-    if small and counts.shape == (2, 2):
-        test, p_value = "Fisher", float(fisher_exact(counts)[1])
-    else:
-        test, p_value = (
-            "chi-square, expected counts below 5" if small else "chi-square",
-            float(chi.pvalue),
-        )
-    dimension = n * (min(counts.shape) - 1)
-    low, high = _noncentrality(float(chi.statistic), int(chi.dof), level=level)
-    return row | {
-        "test": test,
-        "statistic": float(chi.statistic),
-        "degrees": int(chi.dof),
-        "p_value": p_value,
-        "cramers_v": float(np.sqrt(chi.statistic / dimension)),
-        "cramers_v_low": float(np.sqrt(low / dimension)),
-        "cramers_v_high": float(min(1.0, np.sqrt(high / dimension))),
-    }
-
-
-def _noncentrality(statistic: float, degrees: int, *, level: float) -> tuple[float, float]:
-    """Limits of the noncentrality of a chi-square statistic."""
-    from scipy.optimize import brentq
-    from scipy.special import chndtr
-
-    def limit(observed: float, share: float) -> float:
-        if chndtr(observed, degrees, 0) <= share:
-            return 0.0
-        return float(
-            brentq(lambda nc: chndtr(observed, degrees, nc) - share, 0, 4 * observed + 100)
-        )
-
-    return limit(statistic, (1 + level) / 2), limit(max(statistic, float(degrees)), (1 - level) / 2)
 
 
 def _two_group_row(
@@ -556,39 +370,9 @@ def _median(values: NDArray[np.float64]) -> float:
     return float(np.median(known)) if len(known) else np.nan
 
 
-def _checked_labels(table: pd.DataFrame, groups: ArrayLike) -> NDArray[Any]:
-    if (
-        isinstance(groups, pd.Series)
-        and len(groups) == len(table)
-        and not groups.index.equals(table.index)
-    ):
-        raise ValueError("groups must have the table's index, got another one of the same length")
-    labels = np.asarray(groups)
-    if labels.shape != (len(table),):
-        raise ValueError(
-            f"groups must be one label for each of {len(table)} rows, got shape {labels.shape}"
-        )
-    if missing := int(pd.isna(labels).sum()):
-        raise ValueError(f"groups must not be missing, got {missing} of {len(labels)}")
-    if table.columns.empty:
-        raise ValueError("table must have a column to compare, got none")
-    return labels
-
-
 def _positive_label(names: list[Any], positive: Hashable | None) -> Any:
     if positive is None:
         return names[-1]
     if positive not in names:
         raise ValueError(f"positive must be one of the labels {names}, got {positive!r}")
     return positive
-
-
-def _checked_p(p_values: ArrayLike) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:
-    """A copy, and which of its values aren't NaN."""
-    values = np.array(p_values, dtype=np.float64)
-    known = ~np.isnan(values)
-    if not ((values[known] >= 0) & (values[known] <= 1)).all():
-        raise ValueError(
-            f"p-values must be in [0, 1], got {values[known].min()} to {values[known].max()}"
-        )
-    return values, known

@@ -216,7 +216,7 @@ def adjusted_associations(
     Raises:
         ValueError: lengths or indices differ, y isn't 0/1, or the covariates alone can't be fitted.
     """
-    from morphomil.stats.groups import benjamini_hochberg, holm
+    from morphomil.stats.adjustment import benjamini_hochberg, holm
 
     given = pd.DataFrame(index=table.index) if covariates is None else covariates
     if not given.index.equals(table.index):

@@ -12,9 +12,9 @@ import numpy as np
 import pytest
 import torch
 
+from morphomil.errors import InputError
 from morphomil.export import export_run
-from morphomil.run import Run
-from morphomil.types import InputError
+from morphomil.run.directory import Run
 
 
 @pytest.fixture(scope="module")

@@ -20,9 +20,10 @@ import pandas as pd
 import pytest
 import shapely
 
+from morphomil.errors import InputError
 from morphomil.export import export_run, file_stems
-from morphomil.run import Run
-from morphomil.types import FEATURE_NAMES, Cohort, ImageSource, InputError, Slide
+from morphomil.run.directory import Run
+from morphomil.types import FEATURE_NAMES, Cohort, ImageSource, Slide
 
 MakeRun = Callable[..., Run]
 READER = Path(__file__).parents[2] / ".venv-readers" / "bin" / "python"

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pandas as pd
 
-from morphomil.figure_tables import Correlation, correlation_tables
+from morphomil.tables.figures import Correlation, correlation_tables
 from morphomil.types import FEATURE_NAMES
 
 MODELS = (

@@ -18,15 +18,16 @@ from matplotlib.text import Text
 from PIL import Image
 
 from morphomil import pipeline
-from morphomil.cohort import read_manifest
-from morphomil.figure_tables import attended_patches
+from morphomil.cohort.manifest import read_manifest
+from morphomil.errors import InputError
 from morphomil.figures import run as figures_run
 from morphomil.figures.registry import FIGURES, draw_figures
 from morphomil.figures.run import write_report
 from morphomil.figures.viewer import SlideBrowser, make_server
-from morphomil.run import Run
+from morphomil.run.directory import Run
 from morphomil.store import write_json, write_parquet
-from morphomil.types import InputError, SegmenterSettings
+from morphomil.tables.figures import attended_patches
+from morphomil.types import SegmenterSettings
 
 HERE = Path(__file__).parent
 HOSTILE = "<img src=x onerror=alert(1)>"
@@ -47,7 +48,7 @@ needs_chromium = pytest.mark.skipif(chromium.PROGRAM is None, reason="no Chromiu
 @pytest.fixture(scope="module")
 def run(tmp_path_factory):
     """Two measured slides, one with a hostile name and label."""
-    from morphomil.phantom import write_cohort
+    from morphomil.phantom.files import write_cohort
 
     folder = tmp_path_factory.mktemp("cohort")
     manifest = write_cohort(

@@ -17,7 +17,6 @@ from matplotlib.collections import PolyCollection
 from PIL import Image, ImageChops
 from shapely.geometry import Polygon
 
-from morphomil.figure_tables import calibration_tables, confusion_tables, decision_table
 from morphomil.figures.alongside import patches_plot
 from morphomil.figures.features import correlation_plot, feature_matrices, orientation_rose
 from morphomil.figures.flow import flow_plot
@@ -36,7 +35,8 @@ from morphomil.figures.ranking_evidence import evidence_plot
 from morphomil.figures.roc import MEAN, roc_points
 from morphomil.figures.slides import PatchExample
 from morphomil.figures.style import LOOKS, MARKERS, render, use_look
-from morphomil.stats.tables import comparison_table, performance_table
+from morphomil.stats.performance import comparison_table, performance_table
+from morphomil.tables.figures import calibration_tables, confusion_tables, decision_table
 from morphomil.types import FEATURE_NAMES
 
 if TYPE_CHECKING:

@@ -12,21 +12,14 @@ from hypothesis import strategies as st
 from skimage.draw import disk, ellipse
 from skimage.measure import label
 
-from morphomil.segment import detect as module
+from morphomil.errors import SlideError
+from morphomil.segment import blocks
+from morphomil.segment import polygons as polygons_module
 from morphomil.segment.agreement import agreement
-from morphomil.segment.detect import (
-    Block,
-    Polygons,
-    array_reader,
-    block_rows,
-    find_nuclei,
-    join,
-    keep_largest_parts,
-    render,
-    suppress,
-)
+from morphomil.segment.blocks import MARGIN_PX, Block, array_reader, block_rows
+from morphomil.segment.detect import find_candidates, find_nuclei
 from morphomil.segment.model import Segmenter
-from morphomil.types import SlideError
+from morphomil.segment.polygons import Polygons, join, keep_largest_parts, render, suppress
 
 
 def oracle(labels: np.ndarray) -> tuple[Segmenter, np.ndarray]:
@@ -79,7 +72,7 @@ def test_polygons_are_filled_as_scikit_image_fills_them() -> None:
 
     rng = np.random.default_rng(0)
     points = rng.uniform(-10, 270, (300, 2)).astype(np.float32).round(1)
-    polygons = module.Polygons(
+    polygons = Polygons(
         points, rng.random(300, np.float32), rng.uniform(3, 20, (300, 32)).astype(np.float32)
     )
     numbers, outlines = np.arange(1, 301), polygons.outlines()
@@ -87,7 +80,7 @@ def test_polygons_are_filled_as_scikit_image_fills_them() -> None:
     for i in np.argsort(polygons.prob, kind="stable"):
         expected[polygon(outlines[i, :, 0], outlines[i, :, 1], expected.shape)] = numbers[i]
     np.testing.assert_array_equal(
-        module._draw(outlines, polygons.prob, numbers, expected.shape), expected
+        polygons_module._draw(outlines, polygons.prob, numbers, expected.shape), expected
     )
 
 
@@ -119,7 +112,7 @@ def test_every_nucleus_is_found_once_whatever_the_blocks(monkeypatch: pytest.Mon
     segmenter, image = oracle(truth)
     results = []
     for side in (1024, 256, 128):
-        monkeypatch.setattr(module, "BLOCK_PX", side)
+        monkeypatch.setattr(blocks, "BLOCK_PX", side)
         found = [
             part
             for part in find_nuclei(array_reader(image), block_rows(700, 900), segmenter=segmenter)
@@ -168,7 +161,7 @@ def test_no_other_widths_of_blocks_cost_less(columns: int, flags: int) -> None:
     its own (measured)."""
     wanted = np.array([flags >> bit & 1 for bit in range(2 * columns)], bool).reshape(2, columns)
 
-    context = 2 * module.MARGIN_PX / 256
+    context = 2 * MARGIN_PX / 256
 
     def cost(height: int, width: int) -> float:
         return (height + context) * (width + context) + 2 * height * width
@@ -281,4 +274,4 @@ def test_nuclei_nearly_everywhere_are_refused() -> None:
     segmenter, image = oracle(scattered_ellipses((256, 256), 60, seed=2))
     wild = Segmenter(**(vars(segmenter) | {"prob_threshold": -1.0}))
     with pytest.raises(SlideError, match="nuclei on 100% of a block"):
-        module.find_candidates(array_reader(image), Block(0, 0, 256, 256), segmenter=wild)
+        find_candidates(array_reader(image), Block(0, 0, 256, 256), segmenter=wild)

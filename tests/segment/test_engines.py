@@ -14,6 +14,7 @@ import pytest
 from PIL import Image
 from scipy.signal import correlate2d
 
+from morphomil.errors import InputError
 from morphomil.segment import engines, segment_image
 from morphomil.segment.agreement import overlaps
 from morphomil.segment.engines import (
@@ -26,7 +27,6 @@ from morphomil.segment.engines import (
 )
 from morphomil.segment.model import WEIGHTS, Segmenter, load_segmenter, load_stardist
 from morphomil.segment.network import Design, fold_norms, layers_of
-from morphomil.types import InputError
 
 DESIGN = Design(rays=8, widths=(8, 8, 8))
 

@@ -11,11 +11,11 @@ import pandas as pd
 import pytest
 from PIL import Image
 
+from morphomil.errors import InputError
 from morphomil.segment import segment_image
 from morphomil.segment.agreement import agreement
 from morphomil.segment.annotated import read_annotated
 from morphomil.segment.model import WEIGHTS, load_segmenter
-from morphomil.types import InputError
 
 
 def test_the_default_model_knows_its_resolutions() -> None:

@@ -12,14 +12,17 @@ from PIL import Image
 from scipy.ndimage import gaussian_filter
 
 from morphomil import pipeline
-from morphomil.quality import is_ink
-from morphomil.segment import detect, segment_image
+from morphomil.errors import SlideError
+from morphomil.segment import blocks, segment_image
 from morphomil.segment.agreement import agreement, overlaps
 from morphomil.segment.annotated import AnnotatedImage, read_annotated
-from morphomil.segment.detect import array_reader, block_rows, find_nuclei, join
+from morphomil.segment.blocks import array_reader, block_rows
+from morphomil.segment.detect import find_nuclei
 from morphomil.segment.model import WEIGHTS, load_segmenter
-from morphomil.stain import estimate_stains, fit_normalizer
-from morphomil.types import Cohort, ImageSource, PatchSettings, Slide, SlideError
+from morphomil.segment.polygons import join, suppress
+from morphomil.slides.quality import is_ink
+from morphomil.slides.stain import estimate_stains, fit_normalizer
+from morphomil.types import Cohort, ImageSource, PatchSettings, Slide
 
 
 def fullest_crop(path: Path) -> np.ndarray:
@@ -71,7 +74,7 @@ def test_one_piece_or_many_the_nuclei_are_the_same(
     usual = segment_image(rgb, mpp=0.5, precision=precision)  # type: ignore[arg-type]
     assert usual.max() > 1000
     for side in (256, 4096):
-        monkeypatch.setattr(detect, "BLOCK_PX", side)
+        monkeypatch.setattr(blocks, "BLOCK_PX", side)
         assert matched_share(usual, segment_image(rgb, mpp=0.5, precision=precision)) >= 0.995  # type: ignore[arg-type]
 
 
@@ -81,7 +84,7 @@ def test_no_nucleus_is_cut_at_a_seam_or_found_twice(
     """Nuclei that touch the seams of small blocks match those of one block as well as all others
     do."""
     whole = segment_image(biopsy, mpp=0.5)
-    monkeypatch.setattr(detect, "BLOCK_PX", 256)
+    monkeypatch.setattr(blocks, "BLOCK_PX", 256)
     cut = segment_image(biopsy, mpp=0.5)
     seams = np.zeros(whole.shape, bool)
     for position in range(256, 1400, 256):
@@ -98,7 +101,7 @@ def test_no_nucleus_is_cut_at_a_seam_or_found_twice(
         list(find_nuclei(array_reader(biopsy), block_rows(1300, 1400), segmenter=segmenter)),
         rays=32,
     )
-    assert len(detect.suppress(found, threshold=segmenter.nms_threshold)) == len(found)
+    assert len(suppress(found, threshold=segmenter.nms_threshold)) == len(found)
 
 
 def test_the_pipeline_stores_what_the_image_in_one_piece_gives(

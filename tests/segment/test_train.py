@@ -12,12 +12,12 @@ import pytest
 from PIL import Image
 from skimage.draw import disk
 
+from morphomil.errors import InputError
 from morphomil.segment.annotated import AnnotatedImage, read_annotated
 from morphomil.segment.augment import AugmentSettings, jitter_optics, jitter_stain, sample_patch
 from morphomil.segment.model import load_segmenter
 from morphomil.segment.network import Design
 from morphomil.segment.train import PatchSampler, TrainSettings, train_from_table, train_segmenter
-from morphomil.types import InputError
 
 TINY = TrainSettings(
     design=Design(rays=8, widths=(8, 8, 8)),

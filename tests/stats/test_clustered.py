@@ -10,8 +10,8 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from morphomil.errors import RefusedError
 from morphomil.stats import compare_clustered, compare_groups, mann_whitney
-from morphomil.types import RefusedError
 
 FOLDER = Path(__file__).parents[1] / "reference"
 R = pd.read_csv(FOLDER / "groups.csv").set_index("quantity")["value"]

@@ -12,6 +12,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from scipy import stats
 
+from morphomil.errors import RefusedError
 from morphomil.stats import (
     axial_mean,
     benjamini_hochberg,
@@ -22,7 +23,6 @@ from morphomil.stats import (
     mann_whitney,
     watson_williams_test,
 )
-from morphomil.types import RefusedError
 
 FOLDER = Path(__file__).parents[1] / "reference"
 REFERENCE = json.loads((FOLDER / "stats.json").read_text(encoding="utf-8"))

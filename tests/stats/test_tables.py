@@ -7,6 +7,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from morphomil.errors import RefusedError
 from morphomil.stats import (
     auc,
     calibration,
@@ -18,24 +19,27 @@ from morphomil.stats import (
     within_fold_auc,
     youden_cutoff,
 )
-from morphomil.stats.tables import (
-    calibration_table,
-    characteristics_table,
-    comparison_table,
+from morphomil.stats.characteristics import characteristics_table
+from morphomil.stats.multiclass_tables import (
     confusion_counts,
     multiclass_comparison_table,
     multiclass_table,
+)
+from morphomil.stats.performance import (
+    calibration_table,
+    comparison_table,
     net_benefit_table,
     performance_table,
+)
+from morphomil.stats.printing import (
     print_multiclass,
     print_p,
     print_performance,
     print_subgroups,
-    subgroup_table,
     to_html,
     to_latex,
 )
-from morphomil.types import RefusedError
+from morphomil.stats.subgroups import subgroup_table
 
 
 def predictions(folds: int = 1, seed: int = 0) -> pd.DataFrame:

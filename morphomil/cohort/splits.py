@@ -1,0 +1,306 @@
+"""Splits by patient: folds, held-out parts, inner validation; the order of the labels."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from itertools import combinations
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+import pandas as pd
+
+from morphomil.errors import InputError, RefusedError
+from morphomil.seeds import generator
+from morphomil.store import (
+    safe_name,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable
+
+    from numpy.typing import NDArray
+
+    OnEpoch = Callable[[str, int, int], None]
+    """Hears the fold, the finished epochs and the most there can be."""
+INNER_SHARE = 0.2
+"""Of the training patients, for early stopping, where no validation patients are given."""
+
+
+@dataclass(frozen=True)
+class Fold:
+    """Who trains, who decides when to stop, and who is predicted; patient ids, sorted.
+
+    `val` is empty in k-fold: each model then sets aside its own inner validation from `train`
+    (`inner_validation`).
+    """
+
+    name: str
+    train: tuple[str, ...]
+    val: tuple[str, ...]
+    test: tuple[str, ...]
+
+    def __post_init__(self) -> None:
+        """Refuse a patient in two parts."""
+        check_leakage({"training": self.train, "validation": self.val, "test": self.test})
+
+
+def check_leakage(parts: dict[str, Iterable[str]]) -> None:
+    """Make sure that no patient stands in two parts of a split.
+
+    Raises:
+        RefusedError: one does.
+    """
+    members = {name: set(patients) for name, patients in parts.items()}
+    for (one, here), (other, there) in combinations(members.items(), 2):
+        if shared := sorted(here & there):
+            raise RefusedError(
+                f"leakage: {len(shared)} patient(s) in both {one} and {other}: "
+                f"{', '.join(map(str, shared[:5]))}; "
+                "give all slides of a patient the same split"
+            )
+
+
+def patient_labels(cohort: pd.DataFrame) -> pd.Series[Any]:
+    """Label of each patient, sorted by patient id; `cohort` has one row per slide.
+
+    Raises:
+        InputError: a label is missing, or a patient has two.
+    """
+    if cohort["label"].isna().any():
+        slides = cohort.loc[cohort["label"].isna(), "slide_id"].astype(str).tolist()
+        raise InputError(
+            f"slides without a label: {', '.join(slides[:5])}; give one or leave the slides out"
+        )
+    labels = cohort.groupby("patient", sort=True)["label"]
+    if len(mixed := labels.nunique().loc[lambda count: count > 1]):
+        raise InputError(
+            [f"patient {name} has two labels; give every patient one" for name in mixed.index]
+        )
+    return labels.first()
+
+
+def stratified_folds(cohort: pd.DataFrame, *, folds: int, seed: int) -> pd.Series[int]:
+    """Fold (from 0) of each patient, sorted by patient id; every class is spread evenly. Row order
+    has no say.
+
+    Raises:
+        RefusedError: one class only, or a class with fewer patients than folds.
+        ValueError: fewer than two folds.
+    """
+    if folds < 2:
+        raise ValueError(f"cross-validation needs at least 2 folds, got {folds}")
+    labels = patient_labels(cohort)
+    _need_patients(labels, folds, f"{folds}-fold cross-validation")
+    return _deal(labels, folds, generator("folds", seed))
+
+
+def holdout_split(cohort: pd.DataFrame, *, seed: int) -> pd.Series[str]:
+    """`train`, `val` or `test` of each patient, sorted by id: test is 1 of 5, then validation 1 of
+    4 of the rest.
+
+    Raises:
+        RefusedError: one class only, or a class with fewer than 5 patients.
+    """
+    labels = patient_labels(cohort)
+    _need_patients(labels, 5, "a split 4:1, then 3:1,")
+    fifth = _deal(labels, 5, generator("holdout", seed))
+    return fifth.map({0: "test", 1: "val"}).fillna("train")
+
+
+def manifest_split(cohort: pd.DataFrame) -> pd.Series[str] | None:
+    """`train`, `val` or `test` of each patient as column `split` gives it, sorted by id; None if
+    nothing is given.
+
+    Raises:
+        RefusedError: a patient's slides stand in different splits.
+        InputError: a slide lacks its split, or it's none of the three.
+    """
+    if "split" not in cohort or cohort["split"].isna().all():
+        return None
+    known = cohort["split"].isin(["train", "val", "test"])
+    if not known.all():
+        slides = cohort.loc[~known, "slide_id"].astype(str).tolist()
+        raise InputError(
+            f"column split must say train, val or test for every slide or for none; it doesn't for "
+            f"{len(slides)} slide(s): {', '.join(slides[:5])}"
+        )
+    check_leakage({str(name): part["patient"] for name, part in cohort.groupby("split", sort=True)})
+    return cohort.groupby("patient", sort=True)["split"].first()
+
+
+def make_folds(cohort: pd.DataFrame, *, folds: int, seed: int) -> tuple[Fold, ...]:
+    """The manifest's split as one fold if there is one, else stratified cross-validation.
+
+    Raises:
+        RefusedError: leakage, one class, or too few patients of a class in training or test.
+        InputError: the manifest's split can't be used.
+    """
+    given = manifest_split(cohort)
+    if given is None:
+        fold = stratified_folds(cohort, folds=folds, seed=seed)
+        ids = range(folds)
+        return tuple(
+            Fold(f"fold{i}", tuple(fold.index[fold != i]), (), tuple(fold.index[fold == i]))
+            for i in ids
+        )
+    parts = {name: tuple(given.index[given == name]) for name in ("train", "val", "test")}
+    if not parts["test"]:
+        raise InputError(
+            "column split has no test patients; add some, or drop the column to cross-validate"
+        )
+    labels = patient_labels(cohort)
+    classes = set(labels)
+    for name, least in {"train": 2, "val": 1, "test": 1}.items():
+        if parts[name] and set(labels[list(parts[name])]) != classes:
+            raise RefusedError(
+                f"split {name} lacks patients of a class; it needs some of each of "
+                f"{_listed(labels)}"
+            )
+        if name == "train":
+            _need_patients(labels[list(parts[name])], least, "training")
+    return (Fold("holdout", **parts),)
+
+
+def inner_validation(
+    labels: pd.Series[Any], *, seed: int, share: float = INNER_SHARE
+) -> NDArray[np.bool_]:
+    """Which training patients decide when to stop: about `share` of each class, at least one and
+    never all.
+
+    `labels` is indexed by patient; the choice doesn't depend on its order.
+
+    Raises:
+        RefusedError: a class of fewer than two patients.
+    """
+    _need_patients(labels, 2, "an inner validation")
+    rng = generator("inner", seed)
+    chosen: list[Any] = []
+    for _, members in sorted(labels.groupby(labels), key=lambda item: str(item[0])):
+        ids = sorted(members.index)
+        count = min(max(round(share * len(ids)), 1), len(ids) - 1)
+        chosen += [ids[i] for i in rng.permutation(len(ids))[:count]]
+    return np.asarray(labels.index.isin(chosen))
+
+
+def _deal(labels: pd.Series[Any], hands: int, rng: np.random.Generator) -> pd.Series[int]:
+    """Deal each class's patients in random order, the next class going on where the last one
+    stopped."""
+    dealt: dict[Any, int] = {}
+    for _, members in sorted(labels.groupby(labels), key=lambda item: str(item[0])):
+        for patient in rng.permutation(members.index.to_numpy(dtype=object)):
+            dealt[patient] = len(dealt) % hands
+    return pd.Series(dealt, name="fold").reindex(labels.index)
+
+
+def _need_patients(labels: pd.Series[Any], least: int, purpose: str) -> None:
+    counts = labels.value_counts()
+    if len(counts) < 2:
+        raise RefusedError(
+            f"{purpose} needs patients of two classes at least; there are {_listed(labels)}"
+        )
+    if counts.min() < least:
+        raise RefusedError(
+            f"{purpose} needs at least {least} patients of each class; there are {_listed(labels)}"
+        )
+
+
+def _listed(labels: pd.Series[Any]) -> str:
+    counts = labels.value_counts().sort_index()
+    return ", ".join(f"{count} of {name}" for name, count in counts.items()) or "none"
+
+
+SplitMode = Literal["auto", "kfold", "holdout", "site"]
+
+
+def order_classes(labels: pd.Series[Any], positive: str | None) -> tuple[str, ...]:
+    """The labels' names, the positive one last; scores are its probability.
+
+    The others are sorted by their letters and numbers: N0 comes before N+(1-2), 2 before 10.
+
+    Raises:
+        RefusedError: there is one label only.
+        InputError: which one is positive isn't known, or no patient has it.
+    """
+    names = sorted(labels.astype(str).unique(), key=_letters_and_numbers)
+    if len(names) < 2:
+        raise RefusedError(
+            f"nothing can be learned: every patient has the label {names[0] if names else '(none)'}"
+        )
+    if len(names) > 10:
+        raise InputError(
+            f"labels are classes, and there are {len(names)}: {', '.join(names[:5])}..."
+        )
+    if positive is None and len(names) == 2 and names != ["0", "1"]:
+        raise InputError(
+            f"which label is positive? Say --positive {names[0]} or --positive {names[1]}"
+        )
+    last = names[-1] if positive is None else str(positive)
+    if last not in names:
+        raise InputError(
+            f"no patient has the positive label {last!r}; the labels are {', '.join(names)}"
+        )
+    return (*[name for name in names if name != last], last)
+
+
+def _letters_and_numbers(name: str) -> tuple[list[tuple[int, int, str]], str]:
+    """To sort by: numbers by size and before letters; other signs count only where all else is the
+    same."""
+    parts = re.findall(r"\d+|[^\W\d]+", name)
+    return [(0, int(part), "") if part.isdecimal() else (1, 0, part) for part in parts], name
+
+
+def split_cohort(
+    cohort: pd.DataFrame, *, how: SplitMode, folds: int, seed: int
+) -> tuple[Fold, ...]:
+    """The folds of a cohort (one row per slide): patients, never slides, are divided.
+
+    Raises:
+        RefusedError: leakage, one class, or too few patients of a class.
+        InputError: the manifest's split or sites can't be used.
+    """
+    if how == "auto":
+        return make_folds(cohort, folds=folds, seed=seed)
+    manifest_split(cohort)  # a patient in two parts is refused whatever split is asked for
+    blank = cohort.assign(split=None)
+    if how == "kfold":
+        return make_folds(blank, folds=folds, seed=seed)
+    if how == "holdout":
+        given = holdout_split(blank, seed=seed)
+        return make_folds(blank.assign(split=blank["patient"].map(given)), folds=folds, seed=seed)
+    return _leave_sites_out(cohort)
+
+
+def _leave_sites_out(cohort: pd.DataFrame) -> tuple[Fold, ...]:
+    if "site" not in cohort or cohort["site"].isna().any():
+        raise InputError(
+            "leaving sites out needs the manifest's column site, filled for every slide"
+        )
+    sites = {
+        str(name): sorted(part["patient"].unique())
+        for name, part in cohort.groupby("site", sort=True)
+    }
+    if len(sites) < 2:
+        raise RefusedError(f"leaving sites out needs two sites, there is only {', '.join(sites)}")
+    check_leakage({f"site {name}": patients for name, patients in sites.items()})
+    labels = patient_labels(cohort)
+    made = []
+    for name, test in sites.items():
+        train = tuple(labels.index.difference(test))
+        lacking = set(labels) - set(labels[list(train)])
+        if lacking or labels[list(train)].value_counts().min() < 2:
+            raise RefusedError(
+                f"without site {name} there are too few patients of a class to train on"
+            )
+        made.append(Fold(f"site-{safe_name(name)}", train, (), tuple(test)))
+    return tuple(made)
+
+
+def fold_parts(fold: Fold, labels: pd.Series[Any], *, seed: int) -> dict[str, tuple[str, ...]]:
+    """Patients by part; where a fold has no validation patients, part of the training patients
+    stand in."""
+    if fold.val:
+        return {"train": fold.train, "val": fold.val, "test": fold.test}
+    own = labels[list(fold.train)]
+    inner = inner_validation(own, seed=int(generator("stop", seed, fold.name).integers(2**31)))
+    return {"train": tuple(own.index[~inner]), "val": tuple(own.index[inner]), "test": fold.test}

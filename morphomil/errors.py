@@ -1,0 +1,55 @@
+"""Errors whose message tells the user what is wrong and how to mend it, and what a command's exit
+status means.
+"""
+
+from __future__ import annotations
+
+from enum import IntEnum
+
+
+class ExitStatus(IntEnum):
+    """What a command's exit status means (documented in the user guide)."""
+
+    DONE = 0
+    INTERNAL_ERROR = 1
+    BAD_INPUT = 2
+    SOME_FAILED = 3
+    REFUSED = 4
+    BUSY = 5
+    INTERRUPTED = 130
+
+
+class MorphomilError(Exception):
+    """An error whose message tells the user what is wrong and how to mend it."""
+
+    exit_status = ExitStatus.INTERNAL_ERROR
+
+
+class InputError(MorphomilError):
+    """Unusable arguments, manifest or file; `problems` lists every one of them."""
+
+    exit_status = ExitStatus.BAD_INPUT
+
+    def __init__(self, problems: str | list[str]) -> None:
+        self.problems = [problems] if isinstance(problems, str) else list(problems)
+        head = "" if len(self.problems) == 1 else f"{len(self.problems)} problems:\n- "
+        super().__init__(head + "\n- ".join(self.problems))
+
+
+class SlideError(MorphomilError):
+    """One slide can't be read or segmented; the others go on."""
+
+    exit_status = ExitStatus.SOME_FAILED
+
+
+class RefusedError(MorphomilError):
+    """A result that would mislead: leakage across splits, or statistics that can't be had from
+    these data."""
+
+    exit_status = ExitStatus.REFUSED
+
+
+class BusyError(MorphomilError):
+    """Another process works in the run directory."""
+
+    exit_status = ExitStatus.BUSY

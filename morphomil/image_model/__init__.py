@@ -1,0 +1,1 @@
+"""The image model: recipe, backbones, embedding, model, training, windows."""

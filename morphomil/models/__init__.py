@@ -1,0 +1,1 @@
+"""The models of a run: clinical, image, morphometry and their combinations."""

@@ -1,0 +1,17 @@
+"""Mask -> nuclei table: the registry of features, and what they are computed from."""
+
+from morphomil.nuclei.density import DENSITY_RADIUS_UM, local_density
+from morphomil.nuclei.measure import measure_nuclei, measure_shapes
+from morphomil.nuclei.registry import FEATURES, NEIGHBOR_ROOTS, SHAPE_ROOTS, Feature, feature
+
+__all__ = [
+    "DENSITY_RADIUS_UM",
+    "FEATURES",
+    "NEIGHBOR_ROOTS",
+    "SHAPE_ROOTS",
+    "Feature",
+    "feature",
+    "local_density",
+    "measure_nuclei",
+    "measure_shapes",
+]

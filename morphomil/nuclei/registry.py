@@ -1,0 +1,108 @@
+"""Mask -> nuclei table: one row per nucleus, and the registry of features with unit, range and
+formula.
+
+A feature is a pure function of roots (what one pass over the mask yields, in pixels) and of
+features registered before it. To add one, decorate its formula::
+
+    @feature("elongation", of=("major_axis_um", "minor_axis_um"), unit="1", low=1, high=5,
+    meaning="axis ratio") def elongation(major, minor):
+        return major / minor
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+FloatArray = NDArray[np.float64]
+Formula = TypeVar("Formula", bound=Callable[..., Any])
+SHAPE_ROOTS = {
+    "mpp": "um per pixel",
+    "x_px": "centroid, pixel centers at integers",
+    "y_px": "centroid, pixel centers at integers",
+    "pixels": "number of pixels",
+    "var_x_px2": "variance of the pixel centers' x",
+    "var_y_px2": "variance of the pixel centers' y",
+    "cov_xy_px2": "covariance of the pixel centers' x and y",
+    "straight_exits": "how often grid lines along x or y leave the nucleus",
+    "diagonal_exits": "how often grid lines along the two diagonals leave the nucleus",
+    "rectangle_px2": "area of the smallest rotated rectangle around the pixels' corners",
+}
+NEIGHBOR_ROOTS = {
+    "neighbors": "other nuclei with centroid within the radius",
+    "nearby_tissue_um2": "area of the disc of that radius inside the tissue",
+    "radius_um": "radius of the disc",
+}
+"""`SHAPE_ROOTS` come from the mask; `NEIGHBOR_ROOTS` need all nuclei of a slide and its tissue."""
+
+
+@dataclass(frozen=True)
+class Feature:
+    """A column of the nuclei table: its unit, the range of its histogram and the formula that
+    yields it.
+
+    `low` and `high` bound the fixed fine grid of its histograms (values beyond fall in the end
+    bins). `of` names the roots and earlier features that `formula` takes. `axial`: a direction
+    without head, modulo 180 degrees. `fixed_edges`: histograms always span `low` to `high` instead
+    of the training patients' percentiles.
+    """
+
+    name: str
+    unit: str
+    meaning: str
+    low: float
+    high: float
+    of: tuple[str, ...]
+    formula: Callable[..., Any]
+    axial: bool = False
+    fixed_edges: bool = False
+
+    def __post_init__(self) -> None:
+        """Refuse an empty range and arguments that nothing provides."""
+        if not (math.isfinite(self.low) and math.isfinite(self.high) and self.low < self.high):
+            raise ValueError(
+                f"feature {self.name} needs finite low < high, got {self.low} and {self.high}"
+            )
+        known = {**SHAPE_ROOTS, **NEIGHBOR_ROOTS, **FEATURES}
+        if unknown := [name for name in self.of if name not in known]:
+            raise ValueError(
+                f"feature {self.name} asks for {', '.join(unknown)}; there are {', '.join(known)}"
+            )
+
+
+FEATURES: dict[str, Feature] = {}
+"""Every feature by name, in the order of the table's columns."""
+
+
+def feature(
+    name: str,
+    *,
+    of: tuple[str, ...],
+    unit: str,
+    low: float,
+    high: float,
+    meaning: str,
+    axial: bool = False,
+    fixed_edges: bool = False,
+) -> Callable[[Formula], Formula]:
+    """Register the decorated formula as a feature; see `Feature` for the arguments.
+
+    The formula takes the arrays that `of` names (`mpp` and `radius_um` are numbers) and returns one
+    value per nucleus.
+
+    Raises:
+        ValueError: the name is taken, `of` asks for something unknown, or the range is empty.
+    """
+
+    def register(formula: Formula) -> Formula:
+        if name in {**SHAPE_ROOTS, **NEIGHBOR_ROOTS, **FEATURES, "label": None}:
+            raise ValueError(f"the name {name} is taken")
+        FEATURES[name] = Feature(name, unit, meaning, low, high, of, formula, axial, fixed_edges)
+        return formula
+
+    return register

@@ -1,0 +1,1 @@
+"""Synthetic H&E slides whose nuclei and group effect are known."""

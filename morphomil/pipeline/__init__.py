@@ -1,0 +1,25 @@
+"""The stages of a run, from manifest to ranking."""
+
+from morphomil.pipeline.embedding import embed
+from morphomil.pipeline.execution import Progress, Shard, Silence, StageResult
+from morphomil.pipeline.importing import import_nuclei
+from morphomil.pipeline.measurement import featurize
+from morphomil.pipeline.modeling import heatmap, predict, train
+from morphomil.pipeline.ranking import rank
+from morphomil.pipeline.segmentation import check_pixel_sizes, segment
+
+__all__ = [
+    "Progress",
+    "Shard",
+    "Silence",
+    "StageResult",
+    "check_pixel_sizes",
+    "embed",
+    "featurize",
+    "heatmap",
+    "import_nuclei",
+    "predict",
+    "rank",
+    "segment",
+    "train",
+]

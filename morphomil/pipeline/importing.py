@@ -1,0 +1,195 @@
+"""Nuclei segmented elsewhere -> the masks of a run: label images (PNG, TIFF) and GeoJSON (QuPath,
+plain or gzipped).
+
+A run made so goes through `featurize` and `rank` like one of `segment`.
+"""
+
+from __future__ import annotations
+
+import time
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import shapely
+
+from morphomil.errors import InputError
+from morphomil.pipeline.execution import Shard, Silence, StageResult, each_slide
+from morphomil.pipeline.segmentation import check_pixel_sizes, cut_slide
+from morphomil.run.directory import Run
+from morphomil.run.ledger import key_of
+from morphomil.segment.polygons import keep_largest_parts
+from morphomil.slides.masks import BAND_PX, HALO_UM, Masks, mask_frame
+from morphomil.slides.nuclei_files import Nuclei, read_nuclei
+from morphomil.store import fingerprint, safe_name
+from morphomil.types import PatchSettings
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping
+    from pathlib import Path
+
+    from numpy.typing import NDArray
+
+    from morphomil.pipeline.execution import Progress, Step
+    from morphomil.slides.image import SlideImage
+    from morphomil.slides.patches import RegionPatches
+    from morphomil.slides.regions import Region
+    from morphomil.types import Cohort, Slide
+
+
+def import_nuclei(
+    cohort: Cohort,
+    nuclei: Mapping[Path, Path],
+    out: Path,
+    *,
+    settings: PatchSettings | None = None,
+    mpp: float | None = None,
+    shard: Shard | None = None,
+    progress: Progress | None = None,
+) -> tuple[Run, StageResult]:
+    """Tumor regions and patches of every slide, with masks from files instead of a segmenter.
+
+    Writes what `pipeline.segment` writes. A nucleus belongs to the region that holds its center; it
+    is drawn on the working grid by the pixels' centers. Of nuclei that overlap the first one keeps
+    the pixels, and of one in pieces the largest piece stays.
+
+    Args:
+        cohort: the slides.
+        nuclei: for every image file of the cohort its label image, of any scale but the same extent
+            (0 is background, one number per nucleus), or its GeoJSON in level-0 pixels (QuPath's
+            detections and cells, else polygons).
+        out: run directory, made or gone on with.
+        settings: how patches are cut.
+        mpp: um per level-0 pixel for images whose file and manifest say nothing.
+        shard: the part of the cohort to work on.
+        progress: hears of every slide.
+
+    Raises:
+        InputError: an image has no file of nuclei, or the run directory can't be used.
+        BusyError: another process works in `out`.
+    """
+    settings, shard = settings or PatchSettings(), shard or Shard()
+    images = [image for slide in cohort.slides for image in slide.images]
+    if missing := [str(image.path) for image in images if image.path not in nuclei]:
+        raise InputError([f"slide {path} has no file of nuclei" for path in missing])
+    if gone := sorted(
+        {str(nuclei[image.path]) for image in images if not nuclei[image.path].is_file()}
+    ):
+        raise InputError([f"file of nuclei {path} doesn't exist" for path in gone])
+    check_pixel_sizes(cohort, mpp)
+    begun = time.monotonic()
+    run = Run.create(out)
+    with run.lock(shard.lock_name):
+        run.save_cohort(cohort)
+
+        def key(slide: Slide) -> str:
+            paths = [[image.path, nuclei[image.path], image.annotation] for image in slide.images]
+            files = [[path and fingerprint(path) for path in files] for files in paths]
+            return key_of(
+                "import-nuclei",
+                asdict(settings),
+                [image.mpp or mpp for image in slide.images],
+                files,
+            )
+
+        def work(slide: Slide, step: Step) -> tuple[list[str], dict[str, Any]]:
+            return _import_slide(run, slide, nuclei, settings, mpp, step)
+
+        slides = [slide for slide in cohort.slides if shard.holds(slide.slide_id)]
+        result = each_slide(
+            run, slides, "segment", key=key, work=work, progress=progress or Silence()
+        )
+        stated = asdict(settings) | {"mpp": mpp, "model": "imported"}
+        run.record("import-nuclei", stated, seconds=time.monotonic() - begun)
+    return run, result
+
+
+ENDINGS = (".png", ".tif", ".tiff", ".geojson", ".geojson.gz", ".json", ".json.gz")
+"""Of files that `find_files` takes, in any case."""
+
+
+def find_files(cohort: Cohort, folder: Path) -> dict[Path, Path]:
+    """The file of nuclei of every image of a cohort: named like the image, or like the slide if it
+    has one image.
+
+    Raises:
+        InputError: the folder doesn't exist, or an image has no file or several in it.
+    """
+    if not folder.is_dir():
+        raise InputError(f"{folder} is no folder")
+    by_stem: dict[str, list[Path]] = {}
+    for path in sorted(folder.iterdir()):
+        for ending in ENDINGS:
+            if path.name.casefold().endswith(ending):
+                by_stem.setdefault(path.name[: -len(ending)], []).append(path)
+    found, problems = {}, []
+    for slide in cohort.slides:
+        for image in slide.images:
+            own = {slide.slide_id, safe_name(slide.slide_id)} if len(slide.images) == 1 else set()
+            stems = sorted({image.path.stem} | own)
+            files = [path for stem in stems for path in by_stem.get(stem, ())]
+            if len(files) == 1:
+                found[image.path] = files[0]
+            elif files:
+                names = ", ".join(path.name for path in files)
+                problems.append(f"{image.path.name} has more than one file of nuclei: {names}")
+            else:
+                problems.append(
+                    f"{image.path.name} has no file of nuclei in {folder}, such as "
+                    f"{stems[0]}.geojson"
+                )
+    if problems:
+        raise InputError(problems)
+    return found
+
+
+def _import_slide(
+    run: Run,
+    slide: Slide,
+    nuclei: Mapping[Path, Path],
+    settings: PatchSettings,
+    mpp: float | None,
+    step: Step,
+) -> tuple[list[str], dict[str, Any]]:
+    sources: dict[int, Nuclei] = {}
+    used = 0
+
+    def find(region: Region, cut: RegionPatches, image: SlideImage, first_label: int) -> Masks:
+        nonlocal used
+        if region.image not in sources:
+            sources[region.image] = read_nuclei(nuclei[image.path], image)
+        source = sources[region.image]
+        inside = np.flatnonzero(shapely.contains_xy(region.polygon, source.centers))
+        used += len(inside)
+        shape, corner = mask_frame(cut, settings)
+        bands = _draw(
+            source, inside, first_label, shape, corner, cut.downsample, settings.working_mpp, step
+        )
+        return Masks(len(inside), bands)
+
+    outputs, figures = cut_slide(run, slide, settings, mpp, find)
+    total = sum(len(source.centers) for source in sources.values())
+    return outputs, figures | {"nuclei_outside_regions": total - used}
+
+
+def _draw(
+    source: Nuclei,
+    chosen: NDArray[np.intp],
+    first_label: int,
+    shape: tuple[int, int],
+    corner: tuple[float, float],
+    downsample: float,
+    working_mpp: float,
+    step: Step,
+) -> Iterator[tuple[int, NDArray[np.int32]]]:
+    """The masks of the chosen nuclei on a region's grid, band by band, numbered from `first_label`
+    on."""
+    height, width = shape
+    halo = round(HALO_UM / working_mpp)
+    for top in range(0, height, BAND_PX):
+        rows = min(BAND_PX, height - top)
+        canvas = np.zeros((rows + 2 * halo, width), np.int32)
+        x, y = corner[0], corner[1] + (top - halo) * downsample
+        source.draw(canvas, chosen, first_label, x_px=x, y_px=y, downsample=downsample)
+        yield top, keep_largest_parts(canvas)[halo : halo + rows]
+        step(top + rows, height)

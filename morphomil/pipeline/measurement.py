@@ -1,0 +1,148 @@
+"""Masks -> nuclei tables and histogram counts."""
+
+from __future__ import annotations
+
+import time
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pandas as pd
+
+from morphomil.errors import InputError
+from morphomil.matrix import count_nuclei
+from morphomil.nuclei.density import local_density
+from morphomil.nuclei.measure import measure_shapes
+from morphomil.nuclei.registry import FEATURES
+from morphomil.pipeline.execution import Progress, Shard, Silence, StageResult, each_slide
+from morphomil.run.ledger import key_of
+from morphomil.slides.masks import BAND_PX, HALO_UM, PAD_PX, patch_grid
+from morphomil.store import (
+    atomic_path,
+    write_parquet,
+)
+from morphomil.types import NUCLEI
+
+if TYPE_CHECKING:
+    from morphomil.pipeline.execution import Step
+    from morphomil.run.directory import Run
+    from morphomil.types import Slide
+
+
+def featurize(
+    run: Run, *, shard: Shard | None = None, progress: Progress | None = None
+) -> StageResult:
+    """Nuclei tables and histogram counts of every segmented slide.
+
+    Writes per slide `nuclei.parquet` and `counts.zarr`: features x kept patches x fine bins
+    (`matrix.count_nuclei`).
+
+    Raises:
+        InputError: nothing is segmented yet.
+        BusyError: another process works in the run directory.
+    """
+    shard = shard or Shard()
+    segmented = set(run.done("segment"))
+    if not segmented:
+        raise InputError(
+            f"{run.path} has no segmented slides; run: morphomil segment COHORT --out {run.path}"
+        )
+    begun = time.monotonic()
+    with run.lock(shard.lock_name):
+
+        def key(slide: Slide) -> str:
+            return key_of(
+                "featurize", list(FEATURES), run.status(slide.slide_id)["segment"]["outputs"]
+            )
+
+        def work(slide: Slide, step: Step) -> tuple[list[str], dict[str, Any]]:
+            return _featurize_slide(run, slide.slide_id, step)
+
+        slides = [
+            slide
+            for slide in run.cohort.slides
+            if slide.slide_id in segmented and shard.holds(slide.slide_id)
+        ]
+        result = each_slide(
+            run, slides, "featurize", key=key, work=work, progress=progress or Silence()
+        )
+        run.record("featurize", {"features": list(FEATURES)}, seconds=time.monotonic() - begun)
+    return result
+
+
+def _featurize_slide(run: Run, slide_id: str, step: Step) -> tuple[list[str], dict[str, Any]]:
+    import zarr
+
+    folder = run.slide_folder(slide_id)
+    patches = run.patches(slide_id)
+    masks = run.masks(slide_id)
+    tables = []
+    for done, (name, stored) in enumerate(
+        sorted(masks.groups(), key=lambda item: int(item[0])), start=1
+    ):
+        own = patches[patches["region"] == int(name)]
+        tables.append(_measure_region(stored, own))
+        step(done, len(list(masks.groups())))
+    nuclei = pd.concat(tables) if tables else pd.DataFrame()
+    nuclei = (
+        NUCLEI.check(nuclei.assign(slide_id=slide_id).sort_values("label"))
+        if len(nuclei)
+        else NUCLEI.empty()
+    )
+    kept = patches.loc[patches["kept"], "patch_id"].to_numpy()
+    counts = count_nuclei(nuclei, kept, features=tuple(FEATURES))
+    write_parquet(folder / "nuclei.parquet", nuclei)
+    with atomic_path(folder / "counts.zarr") as partial:
+        group = zarr.open_group(partial, mode="w")
+        group.create_array(
+            "counts",
+            data=counts,
+            chunks=tuple(max(1, min(64, side)) for side in counts.shape[:2]) + counts.shape[2:],
+        )
+        group.attrs.update({"features": list(FEATURES), "patch_id": kept.tolist()})
+    tissue = float(patches.loc[patches["kept"], "tissue_mm2"].sum())
+    figures = {
+        "nuclei": len(nuclei),
+        "patches_kept": int(patches["kept"].sum()),
+        "patches_dropped": int((~patches["kept"]).sum()),
+        "nuclei_per_mm2": len(nuclei) / tissue if tissue else None,
+        "median_area_um2": float(nuclei["area_um2"].median()) if len(nuclei) else None,
+    }
+    return ["nuclei.parquet", "counts.zarr"], figures
+
+
+def _measure_region(stored: Any, patches: pd.DataFrame) -> pd.DataFrame:
+    """The nuclei of a region whose centroid lies in a kept patch, with features and level-0
+    coordinates."""
+    frame = dict(stored.attrs)
+    labels, tissue = stored["labels"], stored["tissue"][:]
+    tops = range(0, labels.shape[0], BAND_PX)
+    table = pd.concat(
+        [_measure_band(labels, top, mpp=frame["mpp"]) for top in tops], ignore_index=True
+    )
+    cells = patch_grid(patches, frame, shape=labels.shape)
+    across, down = (table[name].to_numpy() + 0.5 - PAD_PX for name in ("x_px", "y_px"))
+    beyond = np.full(tuple(side + 2 for side in cells.shape), -1)
+    beyond[1:-1, 1:-1] = cells
+    at = tuple(np.floor(value / frame["patch_px"]).astype(int) + 1 for value in (down, across))
+    table["patch_id"] = beyond[at]
+    inside = table["patch_id"].to_numpy() >= 0
+    table, across, down = table[inside].copy(), across[inside], down[inside]
+    scale = tissue.shape[0] // cells.shape[0]
+    analyzed = tissue & np.kron(cells >= 0, np.ones((scale, scale), bool))
+    mpp = frame["mpp"]
+    table["density_per_mm2"] = local_density(
+        across * mpp, down * mpp, tissue=analyzed, tissue_mpp=mpp * frame["patch_px"] / scale
+    )
+    table["x_px"] = frame["x_px"] + (across + PAD_PX) * frame["downsample"]
+    table["y_px"] = frame["y_px"] + (down + PAD_PX) * frame["downsample"]
+    return table.assign(image=frame["image"])
+
+
+def _measure_band(labels: Any, top: int, *, mpp: float) -> pd.DataFrame:
+    """The nuclei whose centroid lies in `BAND_PX` rows from `top` on, in pixels of the region's
+    masks."""
+    halo = round(HALO_UM / mpp)
+    first = max(top - halo, 0)
+    table = measure_shapes(labels[first : top + BAND_PX + halo], mpp=mpp)
+    table["y_px"] += first
+    return table[(table["y_px"] >= top - 0.5) & (table["y_px"] < top + BAND_PX - 0.5)]

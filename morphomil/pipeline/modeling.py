@@ -1,0 +1,120 @@
+"""Models: training, prediction, maps."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import asdict
+from typing import TYPE_CHECKING
+
+from morphomil.pipeline.embedding import embed
+from morphomil.pipeline.execution import Progress, Silence
+from morphomil.store import (
+    write_json,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+    from pathlib import Path
+
+    from morphomil.models.fits import FitResult, FitSettings, Scoring, SlideMap
+    from morphomil.run.directory import Run
+
+
+def train(run: Run, settings: FitSettings, *, progress: Progress | None = None) -> FitResult:
+    """Train the clinical model, DL-CNB or DL-CNB+C on every fold (`fits.train_run`).
+
+    A backbone that is to be fine-tuned needs the patches' pixels, which are read from the slides
+    first.
+
+    Raises:
+        InputError: no features, covariates or labels to learn from.
+        RefusedError: leakage, or too few patients of a class.
+        BusyError: another process works in the run directory.
+    """
+    from morphomil.image_model.backbones import keep_pixels
+    from morphomil.models.fits import embeddings_of, load_start, train_run
+
+    heard, begun = progress or Silence(), time.monotonic()
+    if settings.finetune:
+        chosen = embeddings_of(run, settings).settings()
+        load_start(run, settings)  # what is wrong with the weights is said before any work
+        embed(run, settings=chosen, encoder=keep_pixels(chosen), progress=progress)
+    seen: set[str] = set()
+
+    def on_epoch(fold: str, done: int, total: int) -> None:
+        if fold not in seen:
+            seen.add(fold)
+            heard.begin(fold)
+        heard.step(fold, done, total)
+
+    with run.lock():
+        heard.start(f"train {settings.model}", settings.folds)
+        result = train_run(run, settings, on_epoch=on_epoch)
+        for state, names in (
+            ("done", result.done),
+            ("skipped", result.skipped),
+            ("failed", tuple(result.failed)),
+        ):
+            for name in names:
+                heard.end(
+                    name,
+                    state,
+                    result.failed.get(name, "trained" if state == "done" else "already trained"),
+                )
+        run.record(f"train {settings.model}", asdict(settings), seconds=time.monotonic() - begun)
+    return result
+
+
+def predict(run: Run, model: str, *, origin: Run | None = None) -> Scoring:
+    """Score the test patients of every fold, once, and read their slides (`fits.predict_run`).
+
+    With `origin`, every patient of `run` is scored by the model trained there
+    (`fits.predict_elsewhere`).
+
+    Raises:
+        InputError: nothing is trained, or the model doesn't read what there is now.
+        RefusedError: a model from elsewhere was trained on a patient.
+        BusyError: another process works in the run directory.
+    """
+    from morphomil.image_model.backbones import keep_pixels
+    from morphomil.models.fits import predict_elsewhere, predict_run, tuned_settings
+
+    begun = time.monotonic()
+    if origin is not None and (chosen := tuned_settings(origin, model)):
+        embed(run, settings=chosen, encoder=keep_pixels(chosen))
+    with run.lock():
+        scoring = predict_elsewhere(run, model, origin) if origin else predict_run(run, model)
+        stated = {"scored": list(scoring.scored)} | ({"origin": str(origin.path)} if origin else {})
+        run.record(f"predict {model}", stated, seconds=time.monotonic() - begun)
+    return scoring
+
+
+def heatmap(
+    run: Run,
+    model: str,
+    slides: Sequence[str] = (),
+    *,
+    overlap: float = 0.0,
+    weights: Path | None = None,
+) -> Iterator[SlideMap]:
+    """Every slide as a model reads it, one at a time, with its patch scores as
+    `models/MODEL/maps/ID.geojson`.
+
+    With `overlap` also attention on a finer grid, of windows between the patches
+    (`fits.read_maps`).
+
+    Raises:
+        InputError: nothing is trained, the model sees no patches, or there is no such slide.
+        BusyError: another process works in the run directory.
+    """
+    from morphomil.models.fits import map_geojson, read_maps
+
+    with run.lock():
+        for found in read_maps(run, model, slides, overlap=overlap, weights=weights):
+            name = run.slide_folder(found.slide_id).name
+            for number, part in found.patches.groupby("image"):
+                file = f"{name}.geojson" if number == 0 else f"{name}-{number}.geojson"
+                write_json(
+                    run.path / "models" / model / "maps" / file, map_geojson(part, model=model)
+                )
+            yield found

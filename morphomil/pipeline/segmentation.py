@@ -1,0 +1,278 @@
+"""Slides -> tumor regions, patches, masks."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pandas as pd
+
+from morphomil.errors import InputError, SlideError
+from morphomil.pipeline.execution import Progress, Shard, Silence, StageResult, each_slide
+from morphomil.run.directory import Run
+from morphomil.run.ledger import key_of
+from morphomil.slides.image import open_image
+from morphomil.slides.masks import BAND_PX, PAD_PX, Masks, mask_frame, store_region
+from morphomil.slides.patches import cut_patches
+from morphomil.slides.quality import BLURRED_BELOW
+from morphomil.slides.regions import find_regions, regions_geojson
+from morphomil.slides.stain import fit_normalizer
+from morphomil.store import (
+    atomic_path,
+    fingerprint,
+    write_json,
+    write_parquet,
+)
+from morphomil.types import PATCHES, PatchSettings, SegmenterSettings
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+
+    from numpy.typing import NDArray
+
+    from morphomil.pipeline.execution import Step
+    from morphomil.segment.model import Segmenter
+    from morphomil.segment.polygons import Polygons
+    from morphomil.slides.image import SlideImage
+    from morphomil.slides.patches import RegionPatches
+    from morphomil.slides.regions import Region
+    from morphomil.types import Cohort, Slide
+
+
+def segment(
+    cohort: Cohort,
+    out: Path,
+    *,
+    settings: PatchSettings | None = None,
+    mpp: float | None = None,
+    segmenter: SegmenterSettings | None = None,
+    shard: Shard | None = None,
+    progress: Progress | None = None,
+) -> tuple[Run, StageResult]:
+    """Tumor regions, patches and masks of every slide.
+
+    Writes per slide `patches.parquet`, `regions.geojson` and `masks.zarr` (schema: `Run.masks`).
+
+    Args:
+        cohort: the slides.
+        out: run directory, made or gone on with.
+        settings: how patches are cut.
+        mpp: um per level-0 pixel for images whose file and manifest say nothing.
+        segmenter: which model, run how.
+        shard: the part of the cohort to work on.
+        progress: hears of every slide.
+
+    Raises:
+        InputError: the run directory or the model can't be used.
+        BusyError: another process works in `out`.
+    """
+    from morphomil.segment.model import load_segmenter
+
+    settings, choice = settings or PatchSettings(), segmenter or SegmenterSettings()
+    shard = shard or Shard()
+    check_pixel_sizes(cohort, mpp)
+    begun = time.monotonic()
+    run = Run.create(out)
+    with run.lock(shard.lock_name):
+        run.save_cohort(cohort)
+        loaded = load_segmenter(**vars(choice))
+
+        def key(slide: Slide) -> str:
+            files = [
+                [
+                    fingerprint(image.path),
+                    image.annotation and fingerprint(image.annotation),
+                    image.mpp or mpp,
+                ]
+                for image in slide.images
+            ]
+            return key_of(
+                "segment", asdict(settings), loaded.sha256, choice.engine, choice.precision, files
+            )
+
+        def work(slide: Slide, step: Step) -> tuple[list[str], dict[str, Any]]:
+            def find(
+                region: Region, cut: RegionPatches, image: SlideImage, first_label: int
+            ) -> Masks:
+                return _segment_region(
+                    image, region, cut, settings, loaded, first_label=first_label, step=step
+                )
+
+            return cut_slide(run, slide, settings, mpp, find)
+
+        slides = [slide for slide in cohort.slides if shard.holds(slide.slide_id)]
+        result = each_slide(
+            run, slides, "segment", key=key, work=work, progress=progress or Silence()
+        )
+        stated = asdict(settings) | {"mpp": mpp} | asdict(choice)
+        stated |= {"model_sha256": loaded.sha256, "precision": loaded.precision}
+        run.record("segment", stated, seconds=time.monotonic() - begun)
+    return run, result
+
+
+def check_pixel_sizes(cohort: Cohort, mpp: float | None) -> None:
+    """Refuse a cohort with images of unknown or contradicted pixel size, all at once and before any
+    work."""
+    problems = []
+    for source in (image for slide in cohort.slides for image in slide.images):
+        try:
+            with open_image(source, default_mpp=mpp):
+                pass
+        except InputError as error:
+            problems += error.problems
+        except SlideError:
+            continue  # reported with its slide, while the others go on
+    if problems:
+        raise InputError(problems)
+
+
+def cut_slide(
+    run: Run,
+    slide: Slide,
+    settings: PatchSettings,
+    mpp: float | None,
+    find: Callable[[Region, RegionPatches, SlideImage, int], Masks],
+) -> tuple[list[str], dict[str, Any]]:
+    """Write a slide's regions, patches and masks; the names of the outputs and the figures of the
+    stage.
+
+    `find` gives the masks of a region, on the grid of `mask_frame`, labels from the given one on.
+    """
+    import zarr
+
+    folder = run.slide_folder(slide.slide_id)
+    regions: list[Region] = []
+    tables: list[pd.DataFrame] = []
+    nuclei = 0
+    with atomic_path(folder / "masks.zarr") as partial:
+        group = zarr.open_group(partial, mode="w")
+        for number, source in enumerate(slide.images):
+            with open_image(source, default_mpp=mpp) as image:
+                found = find_regions(
+                    image, source, image_index=number, first_index=len(regions), settings=settings
+                )
+                for region in found:
+                    first = sum(map(len, tables))
+                    cut = cut_patches(
+                        image,
+                        region,
+                        slide_id=slide.slide_id,
+                        first_patch_id=first,
+                        settings=settings,
+                    )
+                    tables.append(cut.table)
+                    masks = find(region, cut, image, nuclei + 1)
+                    store_region(group, region, cut, settings, masks)
+                    nuclei += masks.nuclei
+                regions += found
+    table = PATCHES.check(pd.concat(tables)) if tables else PATCHES.empty()
+    write_parquet(folder / "patches.parquet", table)
+    write_json(folder / "regions.geojson", regions_geojson(regions))
+    kept = table["kept"]
+    figures = {
+        "regions": len(regions),
+        "patches": len(table),
+        "patches_kept": int(kept.sum()),
+        "patches_with_ink": int((table["ink_fraction"] >= settings.max_ink).sum()),
+        "patches_blurred": int((table.loc[kept, "sharpness"] < BLURRED_BELOW).sum()),
+        "nuclei_found": nuclei,
+        "tissue_mm2": float(table.loc[kept, "tissue_mm2"].sum()),
+    }
+    return ["patches.parquet", "regions.geojson", "masks.zarr"], figures
+
+
+def _segment_region(
+    image: SlideImage,
+    region: Region,
+    cut: RegionPatches,
+    settings: PatchSettings,
+    segmenter: Segmenter,
+    *,
+    first_label: int,
+    step: Step,
+) -> Masks:
+    """The masks of a region by the network."""
+    from morphomil.segment import MIN_AREA_UM2
+    from morphomil.segment.blocks import block_rows
+    from morphomil.segment.detect import find_nuclei
+    from morphomil.segment.polygons import join, render
+
+    factor = segmenter.network_mpp(settings.working_mpp) / settings.working_mpp
+    downsample = cut.downsample * factor
+    height, width = (round(count * settings.patch_px / factor) for count in (cut.rows, cut.columns))
+    rows = block_rows(height, width, wanted=_wanted_cells(cut, settings.patch_px / factor))
+
+    kept = int(cut.table["kept"].sum())
+    normalize = (
+        fit_normalizer(_stain_sample(image, cut, settings))
+        if segmenter.normalize_stain and kept
+        else None
+    )
+
+    def read(row: int, column: int, rows: int, columns: int) -> NDArray[np.uint8]:
+        x, y = cut.x_px + column * downsample, cut.y_px + row * downsample
+        pixels = image.read(x, y, columns, rows, downsample=downsample)
+        return normalize(pixels) if normalize else pixels
+
+    found = []
+    for done, polygons in enumerate(find_nuclei(read, rows, segmenter=segmenter), start=1):
+        if len(polygons):
+            found.append(_inside(region, cut, polygons, downsample).scaled(factor).shifted(PAD_PX))
+        step(round(kept * done / len(rows)), kept)
+    nuclei = join(found, rays=0)
+    shape, _ = mask_frame(cut, settings)
+    bands = render(
+        nuclei,
+        shape=shape,
+        min_px=MIN_AREA_UM2 / settings.working_mpp**2,
+        first_label=first_label,
+        band=BAND_PX,
+    )
+    return Masks(len(nuclei), bands)
+
+
+STAIN_PATCHES = 16
+"""Kept patches, evenly over the region, that its stains are estimated from."""
+
+
+def _stain_sample(
+    image: SlideImage, cut: RegionPatches, settings: PatchSettings
+) -> NDArray[np.uint8]:
+    """Pixels (n, side, side, 3) of some of a region's patches; an empty region has none."""
+    places = cut.table.loc[cut.table["kept"], ["x_px", "y_px"]].to_numpy()
+    chosen = (
+        places[np.unique(np.linspace(0, len(places) - 1, STAIN_PATCHES).astype(int))]
+        if len(places)
+        else places
+    )
+    side = settings.patch_px
+    sample = np.full((len(chosen), side, side, 3), 255, np.uint8)
+    for number, (x, y) in enumerate(chosen):
+        sample[number] = image.read(x, y, side, side, downsample=cut.downsample)
+    return sample
+
+
+def _wanted_cells(cut: RegionPatches, patch_px: float, *, cell: int = 256) -> NDArray[np.bool_]:
+    """Which cells of 256 network pixels a kept patch touches; `patch_px`: a patch's side in network
+    pixels."""
+    shape = [-(-round(count * patch_px) // cell) for count in (cut.rows, cut.columns)]
+    wanted = np.zeros(shape, bool)
+    for row, column in np.argwhere(cut.kept_cells):
+        top, left = (int(index * patch_px) // cell for index in (row, column))
+        bottom, right = (
+            int(np.ceil(round((index + 1) * patch_px, 6) / cell)) for index in (row, column)
+        )
+        wanted[top:bottom, left:right] = True
+    return wanted
+
+
+def _inside(region: Region, cut: RegionPatches, polygons: Polygons, downsample: float) -> Polygons:
+    """The polygons whose center lies in the region."""
+    import shapely
+
+    x = cut.x_px + (polygons.points[:, 1] + 0.5) * downsample
+    y = cut.y_px + (polygons.points[:, 0] + 0.5) * downsample
+    return polygons[shapely.contains_xy(region.polygon, x, y)]

@@ -1,0 +1,384 @@
+"""The morphometry model: feature matrices -> attention over features, many models at once."""
+
+from __future__ import annotations
+
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, ClassVar
+
+import numpy as np
+import pandas as pd
+import torch
+from torch import nn
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from numpy.typing import NDArray
+COALITION_BAGS = 64
+"""Whose coalitions are evaluated at once, which bounds memory."""
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """How the morphometry model is built and trained."""
+
+    width: int = 16
+    """Of an embedded instance."""
+    inner: int = 32
+    """Of the attention's hidden layer."""
+    content: float = 0.25
+    """How much attention sees of an instance's content beside its feature's identity."""
+    learning_rate: float = 5e-3
+    """Of Adam."""
+    weight_decay: float = 3e-2
+    """Decoupled from the gradient."""
+    steps: int = 200
+    """At most."""
+    check_every: int = 10
+    """Steps between two looks at the validation loss."""
+    patience: int = 6
+    """Looks without a better validation loss before a replicate keeps what it has."""
+    balanced: bool = False
+    """Give classes, instead of patients, the same weight in the loss; probabilities then ignore the
+    prevalence."""
+
+
+@dataclass(frozen=True)
+class InstanceBags:
+    """The morphometry model's bags: the mean histogram of each feature over the bag's patches.
+
+    Bags are sorted by patient (a number from 0); a patient's weights sum to 1, so that it counts as
+    much as any other. A row of zeros is an absent instance.
+    """
+
+    values: NDArray[np.float32]  # (bags, features, bins)
+    patient: NDArray[np.int64]  # (bags,)
+    weight: NDArray[np.float64]  # (bags,)
+
+    def __post_init__(self) -> None:
+        """Refuse bags out of order and weights that don't sum to 1."""
+        if (np.diff(self.patient) < 0).any():
+            raise ValueError("bags must be sorted by patient")
+        total = np.bincount(self.patient, self.weight)
+        if not np.allclose(total[np.unique(self.patient)], 1):
+            raise ValueError(
+                f"weights of a patient's bags must sum to 1, got {total.min():g} to {total.max():g}"
+            )
+
+    def of_patients(self, chosen: NDArray[np.bool_]) -> InstanceBags:
+        """The bags of some patients, whose numbers stay."""
+        kept = chosen[self.patient]
+        return InstanceBags(self.values[kept], self.patient[kept], self.weight[kept])
+
+
+@dataclass(frozen=True)
+class Scaler:
+    """Histograms -> cumulative shares, standardized by feature and bin.
+
+    Cumulative shares of neighboring bins move together when a distribution shifts, so weight decay
+    favors shifts over the noise of single bins. The last column, always 1, is left out.
+    """
+
+    mean: NDArray[np.float32]  # (features, bins - 1)
+    sd: NDArray[np.float32]  # (features, bins - 1)
+
+    @property
+    def baseline(self) -> NDArray[np.float64]:
+        """The training-mean histograms, (features, bins)."""
+        ends = np.zeros((len(self.mean), 1)), np.ones((len(self.mean), 1))
+        return np.diff(
+            np.concatenate([ends[0], self.mean.astype(np.float64), ends[1]], axis=1), axis=1
+        )
+
+    LIMIT: ClassVar[float] = 5.0
+    """Standardized values are clipped to plus or minus this many SD."""
+
+    @classmethod
+    def fit(cls, bags: InstanceBags) -> Scaler:
+        """Mean and SD over bags, every patient with the same weight; absent instances left out."""
+        shares = _cumulate(bags.values)
+        weight = bags.weight[:, None] * bags.values.any(axis=-1)  # (bags, features)
+        weight = weight / np.maximum(weight.sum(axis=0), 1e-12)
+        mean = np.einsum("bf,bfi->fi", weight, shares)
+        sd = np.sqrt(np.einsum("bf,bfi->fi", weight, (shares - mean) ** 2))
+        return cls(mean.astype(np.float32), np.where(sd > 1e-6, sd, 1).astype(np.float32))
+
+    def __call__(self, values: NDArray[np.float32]) -> torch.Tensor:
+        """(bags, features, bins) -> (bags, features, bins - 1); an absent instance becomes the
+        training mean, 0."""
+        scaled = np.clip((_cumulate(values) - self.mean) / self.sd, -self.LIMIT, self.LIMIT)
+        return torch.from_numpy(
+            np.where(values.any(axis=-1, keepdims=True), scaled, 0).astype(np.float32)
+        )
+
+
+def smooth(scaled: torch.Tensor) -> torch.Tensor:
+    """Cosine coefficients of each instance (..., bins), the k-th divided by (1 + k)^2.
+
+    A linear layer on them learns, with few patients, what a whole distribution does (its location,
+    then its spread) before what single bins do.
+    """
+    bins = scaled.shape[-1]
+    order = np.arange(bins)
+    basis = np.cos(np.pi * np.outer(order + 0.5, order) / bins) * np.sqrt(
+        2 / bins
+    )  # DCT-II, orthonormal
+    basis[:, 0] /= np.sqrt(2)
+    return scaled @ torch.from_numpy(basis / (1 + order) ** 2).to(scaled.dtype)
+
+
+def _cumulate(values: NDArray[np.float32]) -> NDArray[np.float64]:
+    return np.cumsum(values, axis=-1, dtype=np.float64)[..., :-1]
+
+
+class MorphometryMIL(nn.Module):
+    """Attention-MIL over features, several independent models (replicates) side by side.
+
+    With x an instance's smoothed histogram (`Scaler`, `smooth`), c = W_f x the feature's own linear
+    layer and e_f its learned identity: instance h = ReLU(c + e_f), attention
+    softmax(v' tanh(V (content c + e_f))), logits = classifier(sum a h); V, v and the classifier are
+    shared by the features. `content` (`Recipe`) is below 1 because with few patients c overfits
+    before attention has settled, and attention then follows noise.
+    """
+
+    def __init__(
+        self,
+        replicates: int,
+        *,
+        features: int,
+        bins: int,
+        classes: int,
+        recipe: Recipe,
+        rng: torch.Generator,
+    ) -> None:
+        """Models with random weights."""
+        super().__init__()
+        width, inner = recipe.width, recipe.inner
+
+        def normal(*shape: int, sd: float) -> nn.Parameter:
+            return nn.Parameter(sd * torch.randn(replicates, *shape, generator=rng))
+
+        self.embed = normal(features, bins, width, sd=bins**-0.5)
+        self.identity = normal(features, width, sd=0.5)
+        self.attend_in = normal(width, inner, sd=width**-0.5)
+        self.attend_bias = nn.Parameter(torch.zeros(replicates, 1, inner))
+        self.attend_out = normal(inner, 1, sd=inner**-0.5)
+        self.content = recipe.content
+        self.classify_in = normal(width, 2 * width, sd=width**-0.5)
+        self.classify_bias = nn.Parameter(torch.zeros(replicates, 1, 2 * width))
+        self.classify_out = normal(2 * width, classes, sd=(2 * width) ** -0.5)
+        self.prior = nn.Parameter(torch.zeros(replicates, 1, classes))
+
+    def forward(
+        self, bags: torch.Tensor, present: torch.Tensor | None = None
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Bags (R, B, features, bins) -> logits (R, B, classes), attention (R, B, features) that
+        sums to 1.
+
+        `present` (R, B, features): the instances that take part; the others get no attention.
+        """
+        embedded, score = self.read(bags)
+        if present is not None:
+            score = score.masked_fill(~present, -torch.inf)
+        attention = torch.softmax(score, dim=-1)
+        return self.decide((attention.unsqueeze(-2) @ embedded).squeeze(-2)), attention
+
+    def replace_parameters(self, values: dict[str, torch.Tensor]) -> None:
+        """Take other values, perhaps of another number of replicates."""
+        for name, value in values.items():
+            setattr(self, name, nn.Parameter(value))
+
+    def read(self, bags: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Bags (R, B, features, bins) -> embedded instances (R, B, features, width), attention
+        before the softmax."""
+        replicates, count, features, _ = bags.shape
+        content = torch.einsum("rbfi,rfih->rbfh", bags, self.embed)
+        identity = self.identity[:, None]
+        seen = (self.content * content + identity).reshape(replicates, count * features, -1)
+        score = torch.bmm(
+            torch.tanh(torch.bmm(seen, self.attend_in) + self.attend_bias), self.attend_out
+        )
+        return torch.relu(content + identity), score.reshape(replicates, count, features)
+
+    def decide(self, pooled: torch.Tensor) -> torch.Tensor:
+        """Weighted means of instances (R, n, width) -> logits (R, n, classes)."""
+        hidden = torch.relu(torch.bmm(pooled, self.classify_in) + self.classify_bias)
+        return torch.bmm(hidden, self.classify_out) + self.prior
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """What the replicates say of bags."""
+
+    probability: NDArray[np.float64]  # (replicates, bags, classes)
+    attention: NDArray[np.float64]  # (replicates, bags, features)
+
+
+@dataclass(frozen=True)
+class TrainedMorphometry:
+    """Trained replicates with the scaler they belong to."""
+
+    model: MorphometryMIL
+    scaler: Scaler
+    log: pd.DataFrame = field(repr=False)
+    """`replicate`, `step`, `loss_train`, `loss_val`."""
+    available: NDArray[np.bool_] | None = None
+    """(replicates, features): the features a replicate was trained with, None for all."""
+
+    def predict(self, values: NDArray[np.float32]) -> Prediction:
+        """Probability and attention of bags (bags, features, bins)."""
+        replicates = len(self.model.prior)
+        present = None if self.available is None else torch.from_numpy(self.available)[:, None]
+        with torch.no_grad(), one_thread():
+            logits, attention = self.model(
+                smooth(self.scaler(values)).expand(replicates, -1, -1, -1), present
+            )
+            probability = torch.softmax(logits.double(), dim=-1)
+        return Prediction(probability.numpy(), attention.double().numpy())
+
+    def predict_coalitions(
+        self, values: NDArray[np.float32], members: NDArray[np.bool_], *, empty: NDArray[np.float64]
+    ) -> NDArray[np.float64]:
+        """Probability of every bag when only the members of a coalition take part.
+
+        Instances are embedded once; the members share the attention as if the others weren't in the
+        bag.
+
+        Args:
+            values: (bags, features, bins).
+            members: (coalitions, features).
+            empty: (classes,), the probability where a coalition has no member: the training
+                prevalence.
+
+        Returns:
+            (replicates, coalitions, bags, classes).
+        """
+        if self.available is not None:
+            raise ValueError("coalitions need models that were trained on all features")
+        replicates = len(self.model.prior)
+        chosen = torch.from_numpy(members)
+        parts = []
+        with torch.no_grad(), one_thread():
+            scaled = smooth(self.scaler(values))
+            for start in range(0, len(scaled), COALITION_BAGS):
+                embedded, score = self.model.read(
+                    scaled[start : start + COALITION_BAGS].expand(replicates, -1, -1, -1)
+                )
+                # Features last but one, so that one product serves all coalitions of a bag: (R, B,
+                # coalitions, width)
+                share = torch.softmax(score.unsqueeze(-2).masked_fill(~chosen, -torch.inf), dim=-1)
+                pooled = share.nan_to_num(0) @ embedded
+                logits = self.model.decide(pooled.flatten(1, 2)).reshape(*pooled.shape[:3], -1)
+                parts.append(torch.softmax(logits.double(), dim=-1).transpose(1, 2))
+        probability = torch.cat(parts, dim=2).numpy()
+        probability[:, ~members.any(axis=1)] = empty
+        return np.asarray(probability)
+
+    def integrate_gradients(
+        self, bag: NDArray[np.float64], *, steps: int
+    ) -> tuple[NDArray[np.float64], float, float]:
+        """Mean gradient of the probability of class 1 on the line from the training-mean histograms
+        to a bag's.
+
+        Sundararajan et al. 2017, by the midpoint rule in double precision; replicates are averaged.
+        Absent instances stand at the training mean all along.
+
+        Args:
+            bag: (features, bins).
+            steps: points on the line.
+
+        Returns:
+            (features, bins), then the probability at the training mean and that of the bag.
+        """
+        mean, sd = (
+            torch.from_numpy(array.astype(np.float64))
+            for array in (self.scaler.mean, self.scaler.sd)
+        )
+        base = self.scaler.baseline
+        goal = torch.from_numpy(np.where(bag.any(axis=-1, keepdims=True), bag, base))
+        start = torch.from_numpy(base)
+        model = restore_morphometry(self.weights()).model.double()
+
+        def answer(points: torch.Tensor) -> torch.Tensor:  # (points, features, bins) -> (points,)
+            shares = (points.cumsum(dim=-1)[..., :-1] - mean) / sd
+            scaled = smooth(shares.clamp(-Scaler.LIMIT, Scaler.LIMIT)).expand(
+                len(model.prior), -1, -1, -1
+            )
+            return torch.softmax(model(scaled)[0], dim=-1)[..., 1].mean(dim=0)
+
+        with one_thread():
+            place = ((torch.arange(steps, dtype=torch.float64) + 0.5) / steps)[:, None, None]
+            points = (start + place * (goal - start)).requires_grad_()
+            (gradient,) = torch.autograd.grad(answer(points).sum(), [points])
+            with torch.no_grad():
+                ends = answer(torch.stack([start, goal]))
+        return gradient.mean(dim=0).numpy(), float(ends[0]), float(ends[1])
+
+    def replicate(self, number: int) -> TrainedMorphometry:
+        """One of the models by itself."""
+        weights = {
+            name: array[[number]]
+            for name, array in self.weights().items()
+            if not name.startswith("scaler_")
+        }
+        alone = restore_morphometry(
+            weights | {"scaler_mean": self.scaler.mean, "scaler_sd": self.scaler.sd}
+        )
+        return replace(
+            alone, available=None if self.available is None else self.available[[number]]
+        )
+
+    def weights(self) -> dict[str, NDArray[np.float32]]:
+        """Everything that prediction needs, by name; the first axis of the model's arrays is the
+        replicate."""
+        arrays = {name: tensor.numpy().copy() for name, tensor in self.model.state_dict().items()}
+        return arrays | {"scaler_mean": self.scaler.mean, "scaler_sd": self.scaler.sd}
+
+
+def restore_morphometry(
+    weights: dict[str, NDArray[np.float32]], *, recipe: Recipe | None = None
+) -> TrainedMorphometry:
+    """The models whose `TrainedMorphometry.weights` were stored.
+
+    Raises:
+        ValueError: an array is missing, or its shape is not that of the others.
+    """
+    try:
+        replicates, features, bins, _ = weights["embed"].shape
+        classes = weights["classify_out"].shape[-1]
+        scaler = Scaler(weights["scaler_mean"], weights["scaler_sd"])
+    except KeyError as error:
+        raise ValueError(f"stored weights of the morphometry model lack {error}") from error
+    model = MorphometryMIL(
+        replicates,
+        features=features,
+        bins=bins,
+        classes=classes,
+        recipe=recipe or Recipe(),
+        rng=torch.Generator(),
+    )
+    try:
+        model.load_state_dict(
+            {
+                name: torch.from_numpy(array)
+                for name, array in weights.items()
+                if not name.startswith("scaler_")
+            }
+        )
+    except RuntimeError as error:
+        raise ValueError(f"stored weights don't fit the morphometry model: {error}") from error
+    return TrainedMorphometry(
+        model, scaler, pd.DataFrame(columns=["replicate", "step", "loss_train", "loss_val"])
+    )
+
+
+@contextmanager
+def one_thread() -> Iterator[None]:
+    """The models are too small for more, and sums then don't depend on the number of processors."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)

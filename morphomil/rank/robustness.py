@@ -1,0 +1,257 @@
+"""How far a ranking can be trusted: is it stable, beyond chance, agreed on by other ways of
+ranking, and faithful."""
+
+from __future__ import annotations
+
+from itertools import combinations
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
+import pandas as pd
+from scipy.cluster.hierarchy import leaves_list, linkage
+from scipy.spatial.distance import squareform
+from scipy.stats import kendalltau, rankdata
+
+from morphomil.rank.shapley import log_likelihood
+from morphomil.seeds import generator
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from numpy.typing import NDArray
+
+    from morphomil.rank.shapley import Coalitions
+RESAMPLES = 2000
+"""Of patients, for the intervals of faithfulness."""
+TOP = 3
+"""Places that count as near the top, in the probability of being there."""
+FAMILIES = {"size": ("area_um2", "major_axis_um", "minor_axis_um", "circumference_um")}
+"""Features that measure nearly the same: the model may lean on any of them, so they are also ranked
+as one."""
+TAU_AGREES, TAU_PARTLY = 0.6, 0.2
+"""Kendall's tau from which two rankings are said to agree, or to agree in part."""
+
+
+def families_of(features: Sequence[str]) -> dict[str, tuple[int, ...]]:
+    """Families of `FAMILIES` with two members or more, then the other features; numbers of each
+    one's features."""
+    grouped = {
+        name: tuple(i for i, f in enumerate(features) if f in members)
+        for name, members in FAMILIES.items()
+    }
+    grouped = {name: members for name, members in grouped.items() if len(members) > 1}
+    taken = {i for members in grouped.values() for i in members}
+    return grouped | {name: (i,) for i, name in enumerate(features) if i not in taken}
+
+
+def kendalls_w(scores: NDArray[np.float64]) -> float:
+    """Kendall's coefficient of concordance of judges' scores (judges, items): 1 same order, 0 none;
+    ties corrected.
+
+    Kendall & Babington Smith 1939, W = 12 S / (m^2 (n^3 - n) - m T); NaN where no judge tells the
+    items apart.
+
+    Raises:
+        ValueError: fewer than two judges or items.
+    """
+    judges, items = scores.shape
+    if judges < 2 or items < 2:
+        raise ValueError(
+            f"concordance needs at least 2 judges and 2 items, got {judges} and {items}"
+        )
+    ranks = rankdata(scores, axis=1)
+    sizes = [np.unique(row, return_counts=True)[1] for row in ranks]
+    ties = sum(int((size**3 - size).sum()) for size in sizes)
+    spread = ((ranks.sum(axis=0) - judges * (items + 1) / 2) ** 2).sum()
+    most = judges**2 * (items**3 - items) - judges * ties
+    return float(12 * spread / most) if most else np.nan
+
+
+def rank_distribution(scores: NDArray[np.float64], features: Sequence[str]) -> pd.DataFrame:
+    """How often models (models, features) put a feature at each place, the highest score first.
+
+    One row per feature: `feature, rank_mean, top1, top3`, then `rank1, rank2, ...` with the share
+    of models.
+    """
+    ranks = rankdata(-scores, axis=1, method="ordinal")
+    table = pd.DataFrame(
+        {
+            "feature": list(features),
+            "rank_mean": ranks.mean(axis=0),
+            "top1": (ranks == 1).mean(axis=0),
+            f"top{TOP}": (ranks <= TOP).mean(axis=0),
+        }
+    )
+    return table.assign(
+        **{f"rank{place}": (ranks == place).mean(axis=0) for place in range(1, len(features) + 1)}
+    )
+
+
+class NullP(NamedTuple):
+    """One-sided p values of high scores."""
+
+    single: NDArray[np.float64]
+    """Against the same feature under permuted labels."""
+    any: NDArray[np.float64]
+    """Against the highest of all features (max-T), so that a 5 % chance holds for all of them
+    together."""
+
+
+def null_p(scores: NDArray[np.float64]) -> NullP:
+    """p = (b + 1) / (B + 1) of the true labels' scores (row 0) among those of B permutations (rows
+    from 1).
+
+    b permutations score as high or higher (Phipson & Smyth 2010); exact as long as the true labels
+    are just one of the labelings that might have been, whatever the model.
+
+    Raises:
+        ValueError: there is no permutation.
+    """
+    truth, null = scores[0], scores[1:]
+    if not len(null):
+        raise ValueError("p values need at least 1 permutation, got 0")
+    single = (1 + (null >= truth).sum(axis=0)) / (len(null) + 1)
+    overall = (1 + (null.max(axis=1)[:, None] >= truth).sum(axis=0)) / (len(null) + 1)
+    return NullP(single, overall)
+
+
+def correlate_features(values: pd.DataFrame) -> pd.DataFrame:
+    """Spearman correlations of the patients' values, features in the order of a clustering, so that
+    kin stand together.
+
+    Average linkage on 1 - |rho|. A feature without variance has NaN, and stands as if uncorrelated.
+    """
+    rho = values.corr(method="spearman")
+    if len(rho) < 3:
+        return rho
+    distance = 1 - rho.abs().fillna(0).to_numpy()
+    distance = np.clip((distance + distance.T) / 2, 0, None)
+    np.fill_diagonal(distance, 0)
+    order = leaves_list(linkage(squareform(distance), method="average"))
+    return rho.iloc[order, order]
+
+
+def compare_rankings(scores: pd.DataFrame) -> pd.DataFrame:
+    """Kendall's tau-b of every two columns (rows are features):
+    `first, second, tau, p_value, features, agree`.
+
+    Columns without a number are left out; `agree` says in a word what tau means.
+    """
+    known = [name for name in scores if scores[name].notna().sum() > 1]
+    rows = []
+    for first, second in combinations(known, 2):
+        both = scores[[first, second]].dropna()
+        tau, p_value = kendalltau(both[first], both[second])
+        word = "yes" if tau >= TAU_AGREES else "in part" if tau >= TAU_PARTLY else "no"
+        rows.append((first, second, float(tau), float(p_value), len(both), word))
+    return pd.DataFrame(rows, columns=["first", "second", "tau", "p_value", "features", "agree"])
+
+
+def curves_of_removal(
+    probability: NDArray[np.float64],
+    labels: NDArray[np.int64],
+    scores: NDArray[np.float64],
+    coalitions: Coalitions,
+) -> NDArray[np.float64]:
+    """Log-likelihood while features leave, highest score first, and while they come, highest first.
+
+    Args:
+        probability: (coalitions, patients) of class 1.
+        labels: (patients,).
+        scores: (patients, features), which decide each patient's order.
+        coalitions: all of them.
+
+    Returns:
+        (4, features + 1, patients): deletion, deletion in random order, insertion, insertion in
+        random order, by the number of features deleted or inserted. Random order is the mean over
+        all orders, not a draw.
+
+    Raises:
+        ValueError: coalitions are sampled, so that an order's may be missing.
+    """
+    if coalitions.steps is not None:
+        raise ValueError(
+            f"curves need all coalitions, {coalitions.features} features have been sampled"
+        )
+    answers = log_likelihood(probability, labels)
+    features = coalitions.features
+    place = rankdata(-scores, axis=1, method="ordinal") - 1  # (patients, features)
+    bits = 1 << np.arange(features)
+    size = coalitions.members.sum(axis=1)
+    patients = np.arange(len(labels))
+    curves = np.zeros((4, features + 1, len(labels)))
+    for count in range(features + 1):
+        gone, come = (place >= count) @ bits, (place < count) @ bits
+        curves[:, count] = (
+            answers[gone, patients],
+            answers[size == features - count].mean(axis=0),
+            answers[come, patients],
+            answers[size == count].mean(axis=0),
+        )
+    return curves
+
+
+def measure_faithfulness(curves: NDArray[np.float64], *, seed: int) -> pd.DataFrame:
+    """Area between the curves in the order of scores and at random, with 95 % intervals over
+    patients.
+
+    `curves` as `curves_of_removal` gives them. One row for `deletion` and one for `insertion`:
+    `area`, `area_random`, `gain`, `gain_low`, `gain_high`. The gain is positive if the order is
+    better than chance: deleting what the scores put first costs more, inserting it helps more.
+    """
+    areas = (curves[:, 1:] + curves[:, :-1]).mean(
+        axis=1
+    ) / 2  # (4, patients), the trapezoidal rule over a unit range
+    rng = generator("faithfulness", seed)
+    count = areas.shape[1]
+    drawn = rng.multinomial(count, np.full(count, 1 / count), size=RESAMPLES) / count
+    rows = []
+    for name, (own, random), sign in (("deletion", areas[:2], -1), ("insertion", areas[2:], 1)):
+        gain = sign * (own - random)
+        low, high = np.percentile(drawn @ gain, (2.5, 97.5))
+        rows.append((name, own.mean(), random.mean(), gain.mean(), low, high))
+    return pd.DataFrame(
+        rows, columns=["curve", "area", "area_random", "gain", "gain_low", "gain_high"]
+    )
+
+
+def say_agreement(table: pd.DataFrame, groups: pd.DataFrame, agreement: pd.DataFrame) -> str:
+    """In plain words: what attention puts first, whether Shapley values do too, and what leaving it
+    out costs.
+
+    `table` and `groups` are a ranking's, `agreement` is of `compare_rankings`.
+    """
+    first = table.sort_values("rank", kind="stable").iloc[0]
+    second = table.sort_values("shapley_rank", kind="stable").iloc[0]
+    same = first["feature"] == second["feature"]
+    said = (
+        f"Attention and Shapley values both put {first['feature']} first"
+        if same
+        else f"Attention puts {first['feature']} first, Shapley values {second['feature']}"
+    )
+    tau = agreement[(agreement["first"] == "attention") & (agreement["second"] == "shapley")]
+    if len(tau):
+        word = {"yes": "agree", "in part": "agree in part", "no": "do not agree"}[
+            tau["agree"].iloc[0]
+        ]
+        said += f"; over all features the two {word} (Kendall's tau {tau['tau'].iloc[0]:.2f})"
+    said += "."
+    if pd.isna(first["ablation_auc"]):
+        return said
+    said += f" Without {first['feature']} the retrained model {_say_cost(first)}."
+    family = groups[[first["feature"] in members.split(", ") for members in groups["features"]]]
+    if len(family) and "," in family["features"].iloc[0]:
+        row = family.iloc[0]
+        said += f" Without the whole {row['group']} family it {_say_cost(row)}."
+    return said
+
+
+def _say_cost(row: pd.Series[Any]) -> str:
+    change = (
+        f"{row['ablation_auc']:.3f} [{row['ablation_auc_low']:.3f}, {row['ablation_auc_high']:.3f}]"
+    )
+    if row["ablation_auc_low"] > 0:
+        return f"loses AUC: {change}"
+    if row["ablation_auc_high"] < 0:
+        return f"gains AUC, by the loss of {change}"
+    return f"loses no AUC that could be told from none: {change}"

@@ -1,0 +1,343 @@
+"""A run directory: where each result lies, whether it is still valid, and its readers."""
+
+from __future__ import annotations
+
+import difflib
+import json
+import time
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pandas as pd
+
+from morphomil.cohort.table import cohort_from_table, cohort_table
+from morphomil.errors import BusyError, InputError
+from morphomil.run.ledger import SCHEMA_VERSION, STAGES, key_of
+from morphomil.run.log import versions
+from morphomil.store import digest, safe_name, write_json, write_parquet
+from morphomil.types import NUCLEI, PATCHES
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+    from pathlib import Path
+
+    from numpy.typing import NDArray
+
+    from morphomil.types import Cohort, Schema, Slide
+
+
+@dataclass(frozen=True)
+class SlideCounts:
+    """How many nuclei of each kept patch fall in each fine bin of each feature's range
+    (`matrix.count_nuclei`)."""
+
+    features: tuple[str, ...]
+    patch_id: NDArray[np.int64]  # (patches,)
+    counts: NDArray[np.uint32]  # (features, patches, fine bins)
+
+
+@dataclass(frozen=True)
+class Run:
+    """A run directory: where each result lies, whether it is still valid, and its readers."""
+
+    path: Path
+
+    @classmethod
+    def create(cls, path: Path) -> Run:
+        """The run directory at `path`, made or gone on with.
+
+        Raises:
+            InputError: the folder can't be written, or holds something else.
+        """
+        run = cls(path)
+        if path.exists() and (not path.is_dir() or (any(path.iterdir()) and not run._is_run())):
+            raise InputError(
+                f"{path} exists and is no run directory; name a new or empty folder with --out"
+            )
+        return run
+
+    @classmethod
+    def open(cls, path: Path) -> Run:
+        """An existing run directory.
+
+        Raises:
+            InputError: there is none at `path`.
+        """
+        run = cls(path)
+        if not run._is_run():
+            raise InputError(
+                f"{path} is no run directory; make one with: morphomil segment COHORT --out {path}"
+            )
+        return run
+
+    def _is_run(self) -> bool:
+        return (self.path / "cohort.parquet").is_file() or (self.path / ".lock").is_file()
+
+    def save_cohort(self, cohort: Cohort) -> None:
+        """Store the cohort that the run is about; a changed manifest replaces it."""
+        write_parquet(self.path / "cohort.parquet", cohort_table(cohort))
+        self.__dict__.pop("cohort", None)
+
+    @cached_property
+    def cohort(self) -> Cohort:
+        """The cohort as the last `segment` read it."""
+        return cohort_from_table(pd.read_parquet(self.path / "cohort.parquet"))
+
+    @contextmanager
+    def lock(self, name: str = "", *, wait: float = 0) -> Iterator[None]:
+        """The right to write; held by one process at a time (by one per `name` with shards).
+
+        Raises:
+            BusyError: another process holds it.
+        """
+        from filelock import FileLock, Timeout
+
+        try:
+            self.path.mkdir(parents=True, exist_ok=True)
+            with FileLock(self.path / f".lock{name}", timeout=wait):
+                yield
+        except Timeout:
+            raise BusyError(
+                f"another morphomil process works in {self.path}; wait for it or name another --out"
+            ) from None
+        except OSError as error:
+            raise InputError(f"run directory {self.path} can't be written: {error}") from error
+
+    def slide_folder(self, slide_id: str) -> Path:
+        """Where a slide's results lie."""
+        return self.path / "slides" / safe_name(slide_id)
+
+    def status(self, slide_id: str) -> dict[str, Any]:
+        """What each stage left for a slide: its key, its outputs' digests and its figures, or its
+        error."""
+        try:
+            status = json.loads(
+                (self.slide_folder(slide_id) / "status.json").read_text(encoding="utf-8")
+            )
+        except (OSError, ValueError):
+            return {}
+        return status if isinstance(status, dict) else {}
+
+    def is_done(self, slide_id: str, stage: str, key: str) -> bool:
+        """Whether a stage's outputs are there, of this key, and unharmed."""
+        entry = self.status(slide_id).get(stage, {})
+        if entry.get("key") != key or "error" in entry:
+            return False
+        folder = self.slide_folder(slide_id)
+        return all(
+            (folder / name).exists() and digest(folder / name) == sha
+            for name, sha in entry["outputs"].items()
+        )
+
+    def mark_done(
+        self,
+        slide_id: str,
+        stage: str,
+        key: str,
+        *,
+        outputs: Sequence[str],
+        figures: dict[str, Any],
+    ) -> None:
+        """State that a stage's outputs are complete; the last write of a slide's stage."""
+        folder = self.slide_folder(slide_id)
+        outcome = {"outputs": {name: digest(folder / name) for name in outputs}, "figures": figures}
+        self._write_status(slide_id, stage, {"key": key} | outcome)
+
+    def mark_failed(self, slide_id: str, stage: str, key: str, cause: str) -> None:
+        """State why a stage has no result for a slide."""
+        self._write_status(slide_id, stage, {"key": key, "error": cause})
+
+    def _write_status(self, slide_id: str, stage: str, entry: dict[str, Any]) -> None:
+        """Replace a stage's entry; what later stages made of its old results is forgotten."""
+        status = self.status(slide_id)
+        earlier = {name: status[name] for name in STAGES[: STAGES.index(stage)] if name in status}
+        write_json(self.slide_folder(slide_id) / "status.json", earlier | {stage: entry})
+
+    def figures(self, stage: str) -> pd.DataFrame:
+        """One row per slide of the cohort: `slide_id`, `state` (done, failed, missing), `cause`, a
+        stage's figures."""
+        rows = []
+        for slide in self.cohort.slides:
+            entry = self.status(slide.slide_id).get(stage, {})
+            state = "failed" if "error" in entry else "done" if entry else "missing"
+            row = {
+                "slide_id": slide.slide_id,
+                "patient": slide.patient,
+                "label": slide.label,
+                "state": state,
+            }
+            rows.append(row | {"cause": entry.get("error", "")} | entry.get("figures", {}))
+        return pd.DataFrame(rows)
+
+    def done(self, stage: str) -> list[str]:
+        """The slides that a stage has results for, in the cohort's order."""
+        table = self.figures(stage)
+        return table.loc[table["state"] == "done", "slide_id"].tolist()
+
+    def patches(self, slide_id: str | None = None) -> pd.DataFrame:
+        """A slide's patches (schema `PATCHES`); without a name those of every segmented slide.
+
+        Raises:
+            InputError: the slide isn't in the run, or not segmented.
+        """
+        return self._table("patches", slide_id, PATCHES, stage="segment")
+
+    def nuclei(self, slide_id: str | None = None) -> pd.DataFrame:
+        """A slide's nuclei (schema `NUCLEI`); without a name those of every measured slide.
+
+        Raises:
+            InputError: the slide isn't in the run, or not measured.
+        """
+        return self._table("nuclei", slide_id, NUCLEI, stage="featurize")
+
+    def _table(
+        self, name: str, slide_id: str | None, schema: Schema, *, stage: str
+    ) -> pd.DataFrame:
+        if slide_id is None:
+            tables = [self._table(name, done, schema, stage=stage) for done in self.done(stage)]
+            return schema.check(pd.concat(tables)) if tables else schema.empty()
+        path = self.slide_folder(slide_id) / f"{name}.parquet"
+        if not path.is_file():
+            self.slide(slide_id)
+            cause = self.status(slide_id).get(stage, {}).get("error", f"run: morphomil {stage}")
+            raise InputError(f"slide {slide_id} has no {name} yet: {cause}")
+        return schema.check(pd.read_parquet(path))
+
+    def slide(self, slide_id: str) -> Slide:
+        """A slide of the cohort.
+
+        Raises:
+            InputError: the run has no slide of this name.
+        """
+        for slide in self.cohort.slides:
+            if slide.slide_id == slide_id:
+                return slide
+        names = [slide.slide_id for slide in self.cohort.slides]
+        near = difflib.get_close_matches(slide_id, names, n=1) or names[:3]
+        raise InputError(
+            f"{self.path} has no slide {slide_id!r}; it has {len(names)}, such as {', '.join(near)}"
+        )
+
+    @property
+    def ranking(self) -> pd.DataFrame:
+        """The features in order of rank, as `rank/ranking.csv` has them.
+
+        Raises:
+            InputError: nothing is ranked yet.
+        """
+        path = self.path / "rank" / "ranking.csv"
+        if not path.is_file():
+            raise InputError(f"{self.path} has no ranking yet; run: morphomil rank {self.path}")
+        return pd.read_csv(path)
+
+    def attention(self, slide_id: str) -> pd.DataFrame:
+        """What the models attend to in a slide: `model`, `fold`, `feature` or `patch_id`,
+        `attention` (sums to 1).
+
+        The morphometry model attends to features (one row each, of the slide's patient, out of
+        fold), image models to patches; the column of the other kind is empty. A model that wasn't
+        trained has no rows.
+
+        Raises:
+            InputError: the run has no slide of this name.
+        """
+        slide = self.slide(slide_id)
+        tables = []
+        ranked = self.path / "rank" / "attention.parquet"
+        if ranked.is_file():
+            wide = pd.read_parquet(ranked)
+            names = [name for name in wide.select_dtypes("number") if name in wide]
+            wide = wide[wide["patient"] == slide.patient].assign(fold=wide.get("fold"))
+            tables.append(
+                wide.melt(["fold"], names, var_name="feature", value_name="attention").assign(
+                    model="morphometry"
+                )
+            )
+        for path in sorted(self.path.glob("models/*/*/attention.parquet")):
+            table = pd.read_parquet(path)
+            if {"slide_id", "patch_id", "attention"} <= set(table):
+                own = table.loc[table["slide_id"] == slide_id, ["patch_id", "attention"]]
+                tables.append(own.assign(model=path.parts[-3], fold=path.parts[-2]))
+        columns = ["model", "fold", "feature", "patch_id", "attention"]
+        filled = [table for table in tables if len(table)]
+        result = pd.concat(filled) if filled else pd.DataFrame(columns=columns)
+        result = result.reindex(columns=columns).astype(
+            {"patch_id": "Int32", "attention": "float64"}
+        )
+        return result.reset_index(drop=True)
+
+    def segmented_with(self) -> dict[str, Any]:
+        """Settings of the command that made the masks: `segment`, or `import-nuclei` (`model` is
+        then "imported")."""
+        made = [
+            self.commands()[name]
+            for name in ("segment", "import-nuclei")
+            if name in self.commands()
+        ]
+        return dict(max(made, key=lambda entry: str(entry["finished"]))["settings"]) if made else {}
+
+    def masks(self, slide_id: str) -> Any:
+        """A slide's masks: Zarr group with `labels` and `tissue` per region and each region's frame
+        as attributes."""
+        import zarr
+
+        return zarr.open_group(self.slide_folder(slide_id) / "masks.zarr", mode="r")
+
+    def counts(self, slide_id: str) -> SlideCounts:
+        """A slide's histogram counts."""
+        import zarr
+
+        group: Any = zarr.open_group(self.slide_folder(slide_id) / "counts.zarr", mode="r")
+        patch_ids = np.array(group.attrs["patch_id"], dtype=np.int64)
+        return SlideCounts(
+            tuple(group.attrs["features"]), patch_ids, np.asarray(group["counts"][:])
+        )
+
+    def regions(self, slide_id: str) -> list[dict[str, Any]]:
+        """A slide's regions: GeoJSON features, level-0 pixels of the image that their properties
+        name."""
+        path = self.slide_folder(slide_id) / "regions.geojson"
+        return list(json.loads(path.read_text(encoding="utf-8"))["features"])
+
+    def measured_key(self) -> str:
+        """Changes with every slide that is measured anew, added or lost."""
+        return key_of(
+            [[name, self.status(name)["featurize"]["outputs"]] for name in self.done("featurize")]
+        )
+
+    def ranking_about(self) -> dict[str, Any]:
+        """What the stored ranking is about: groups, AUC with interval, settings, notes; empty
+        before `rank`."""
+        path = self.path / "rank" / "about.json"
+        return dict(json.loads(path.read_text(encoding="utf-8"))) if path.is_file() else {}
+
+    def commands(self) -> dict[str, dict[str, Any]]:
+        """The last entry of run.json for each command: `settings`, `versions`, `seconds`,
+        `finished`."""
+        return {entry["command"]: entry for entry in self._log().get("commands", [])}
+
+    def _log(self) -> dict[str, Any]:
+        path = self.path / "run.json"
+        return (
+            dict(json.loads(path.read_text(encoding="utf-8")))
+            if path.is_file()
+            else {"schema": SCHEMA_VERSION}
+        )
+
+    def record(self, command: str, settings: dict[str, Any], *, seconds: float) -> None:
+        """Add a finished command to run.json: settings, versions, duration."""
+        with self.lock(".record", wait=30):
+            log = self._log()
+            entry = {
+                "command": command,
+                "settings": settings,
+                "versions": versions(),
+                "seconds": round(seconds, 1),
+                "finished": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
+            }
+            write_json(
+                self.path / "run.json", log | {"commands": [*log.get("commands", []), entry]}
+            )

@@ -1,0 +1,117 @@
+"""Blocks that cover an image, in the widths that cost least."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+BLOCK_PX = 512
+"""Height of a block, network pixels; multiple of every network's `multiple`. It may be half as wide
+again."""
+MARGIN_PX = 96
+"""Context around a block, network pixels: beyond the largest nucleus and most of what the shipped
+network looks at."""
+Read = Callable[[int, int, int, int], "NDArray[np.uint8]"]
+"""(row, column, height, width) in network pixels, possibly beyond the image -> RGB uint8 (height,
+width, 3)."""
+
+
+@dataclass(frozen=True)
+class Block:
+    """A rectangle of network pixels, owned by one call of the network."""
+
+    row: int
+    column: int
+    height: int
+    width: int
+
+
+def block_rows(
+    height: int, width: int, *, wanted: NDArray[np.bool_] | None = None, cell: int = 256
+) -> list[list[Block]]:
+    """Blocks that cover the cells wanted, row by row of `BLOCK_PX`, in the widths that cost least.
+
+    A block is as high as the wanted cells in it are, up to `BLOCK_PX`, and up to half as wide
+    again: a wide block has less context for its size, and one with unwanted cells does what nobody
+    needs.
+
+    Args:
+        height: of the image, network pixels.
+        width: of the image, network pixels.
+        wanted: bool (ceil(height / cell), ceil(width / cell)); None: everything.
+        cell: side of a cell, network pixels; `BLOCK_PX` is a multiple of it.
+    """
+    if wanted is None:
+        cell = BLOCK_PX
+        wanted = np.ones((-(-height // cell), -(-width // cell)), bool)
+    deep = BLOCK_PX // cell
+    rows = []
+    for top in range(0, len(wanted), deep):
+        blocks = []
+        row, context = wanted[top : top + deep], 2 * MARGIN_PX / cell
+        for left, right in _cheapest_cuts(row, widest=3 * deep // 2, context=context):
+            used = top + np.flatnonzero(wanted[top : top + deep, left:right].any(axis=1))
+            first, end = int(used[0]) * cell, min((int(used[-1]) + 1) * cell, height)
+            blocks.append(
+                Block(first, left * cell, end - first, min(right * cell, width) - left * cell)
+            )
+        rows.append(blocks)
+    return rows
+
+
+DECODER_COST = 2
+"""What the decoder, which sees a block without its context, costs per pixel, in costs of the
+encoder (measured)."""
+
+
+def _cheapest_cuts(
+    wanted: NDArray[np.bool_], *, widest: int, context: float
+) -> list[tuple[int, int]]:
+    """Spans of columns (first, end) that hold all wanted cells of a row of blocks and cost least
+    together.
+
+    Args:
+        wanted: bool (cells of a block's height, columns).
+        widest: cells.
+        context: of a block, both sides together, cells.
+    """
+    least: list[tuple[float, int]] = [(0.0, 0)]
+    """For the columns before each: the least cost, and where the last block begins; there itself:
+    unwanted column."""
+    for end in range(1, wanted.shape[1] + 1):
+        choices = [] if wanted[:, end - 1].any() else [(least[end - 1][0], end)]
+        for start in range(max(end - widest, 0), end):
+            used = np.flatnonzero(wanted[:, start:end].any(axis=1))
+            if len(used):
+                tall, wide = int(used[-1] + 1 - used[0]), end - start
+                cost = (tall + context) * (wide + context) + DECODER_COST * tall * wide
+                choices.append((least[start][0] + cost, start))
+        least.append(min(choices))
+    spans, end = [], wanted.shape[1]
+    while end:
+        start = least[end][1]
+        if start < end:
+            spans.append((start, end))
+        end = min(start, end - 1)
+    return spans[::-1]
+
+
+def array_reader(rgb: NDArray[np.uint8]) -> Read:
+    """Reads blocks of an image in memory (H, W, 3), mirrored beyond its edges."""
+    height, width = rgb.shape[:2]
+
+    def read(row: int, column: int, rows: int, columns: int) -> NDArray[np.uint8]:
+        return rgb[np.ix_(_mirrored(row, rows, height), _mirrored(column, columns, width))]
+
+    return read
+
+
+def _mirrored(start: int, count: int, size: int) -> NDArray[np.intp]:
+    index = np.arange(start, start + count) % (2 * size)
+    return np.where(index < size, index, 2 * size - 1 - index)

@@ -1,0 +1,187 @@
+"""Slide -> tumor regions -> patches. A slide is read by area, at any resolution, and never whole
+into memory.
+
+Flat images (JPEG, PNG, TIFF without tiles) are the exception: they are decoded once, up to
+`MAX_FLAT_PX`.
+"""
+
+from __future__ import annotations
+
+import math
+from functools import lru_cache
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from morphomil.cohort.manifest import MPP_RANGE
+from morphomil.errors import InputError
+from morphomil.slides.decoders import CELL_PX, Pixels, open_pixels
+
+if TYPE_CHECKING:
+    from pathlib import Path
+    from types import TracebackType
+    from typing import Self
+
+    from numpy.typing import NDArray
+
+    from morphomil.types import ImageSource
+CACHED_CELLS = 320
+"""Cells of 512 x 512 kept in memory: 250 MB, two rows of a slide 80,000 pixels wide."""
+BLOCK_PX = 1024
+"""Side of the source area that one resampling works on: Pillow takes positions in it as 32-bit
+floats."""
+MAX_MPP_CONFLICT = 0.05
+
+
+class SlideImage:
+    """One image file: its size in level-0 pixels, its um per pixel, and its pixels by area."""
+
+    def __init__(self, path: Path, pixels: Pixels, mpp: float) -> None:
+        """See `open_image`."""
+        self.path, self.mpp = path, mpp
+        self._pixels = pixels
+        _, self.width, self.height = pixels.levels[0]
+        self._cell = lru_cache(CACHED_CELLS)(pixels.cell)
+
+    def __enter__(self) -> Self:
+        """The image; leaving the block closes the file."""
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        """Close the file."""
+        self._cell.cache_clear()
+        self._pixels.close()
+
+    def read(
+        self, x: float, y: float, width: int, height: int, *, downsample: float
+    ) -> NDArray[np.uint8]:
+        """RGB uint8 (height, width, 3) of the area whose top left corner is the level-0 position
+        (x, y).
+
+        A pixel of the result covers `downsample` level-0 pixels (below 1: enlarged); beyond the
+        image all is white. Resampled from the nearest finer pyramid level with Pillow's
+        antialiasing HAMMING filter (no negative weights, so no overshoot). An area read in one
+        piece and in parts gives the same pixels where positions, downsample and that level's own
+        are whole; else up to one pixel in a hundred differs, by one of 255.
+
+        Raises:
+            SlideError: the file is damaged there.
+        """
+        if width < 1 or height < 1 or not downsample > 0:
+            raise ValueError(
+                f"asked for {width} x {height} pixels at downsample {downsample}; "
+                "all must be positive"
+            )
+        fits = [
+            number
+            for number, level in enumerate(self._pixels.levels)
+            if level.downsample <= downsample * 1.01
+        ]
+        level = max(fits, key=lambda number: self._pixels.levels[number].downsample, default=0)
+        own = self._pixels.levels[level].downsample
+        step = downsample / own
+        result = np.empty((height, width, 3), np.uint8)
+        side = max(1, int(BLOCK_PX / step))
+        for top in range(0, height, side):
+            for left in range(0, width, side):
+                block = result[top : top + side, left : left + side]
+                block[:] = self._resample(
+                    level, x / own + left * step, y / own + top * step, block.shape[:2], step
+                )
+        return result
+
+    def thumbnail(self, max_px: int = 1024) -> NDArray[np.uint8]:
+        """The whole image, its longer side at most `max_px`; never enlarged."""
+        downsample = max(1.0, max(self.width, self.height) / max_px)
+        width, height = (
+            max(1, math.ceil(side / downsample - 1e-9)) for side in (self.width, self.height)
+        )
+        return self.read(0, 0, width, height, downsample=downsample)
+
+    def _resample(
+        self, level: int, x: float, y: float, shape: tuple[int, ...], step: float
+    ) -> NDArray[np.uint8]:
+        """Pixels of `step` level pixels each, from the level's position (x, y)."""
+        from PIL.Image import Resampling, fromarray
+
+        height, width = shape
+        if step == 1 and x == math.floor(x) and y == math.floor(y):
+            return self._crop(level, int(x), int(y), width, height)
+        margin = math.ceil(max(1.0, step)) + 1
+        left, top = math.floor(x) - margin, math.floor(y) - margin
+        right, bottom = math.ceil(x + width * step) + margin, math.ceil(y + height * step) + margin
+        source = fromarray(self._crop(level, left, top, right - left, bottom - top))
+        across = (x - left, 0, x - left + width * step, source.height)
+        down = (0, y - top, width, y - top + height * step)
+        # in two steps: in one, Pillow rounds between them in an order that depends on the shape of
+        # the area
+        source = source.resize((width, source.height), Resampling.HAMMING, box=across)
+        return np.asarray(source.resize((width, height), Resampling.HAMMING, box=down))
+
+    def _crop(self, level: int, left: int, top: int, width: int, height: int) -> NDArray[np.uint8]:
+        """Pixels of a level, white outside."""
+        crop = np.full((height, width, 3), 255, np.uint8)
+        _, columns, rows = self._pixels.levels[level]
+        for row in range(max(top, 0) // CELL_PX, math.ceil(min(top + height, rows) / CELL_PX)):
+            for column in range(
+                max(left, 0) // CELL_PX, math.ceil(min(left + width, columns) / CELL_PX)
+            ):
+                cell = self._cell(level, column, row)
+                x, y = column * CELL_PX - left, row * CELL_PX - top
+                part = cell[max(-y, 0) : height - y, max(-x, 0) : width - x]
+                crop[max(y, 0) :, max(x, 0) :][: part.shape[0], : part.shape[1]] = part
+        return crop
+
+
+def open_image(source: ImageSource, *, default_mpp: float | None = None) -> SlideImage:
+    """Open an image file; flat images are decoded at the first read.
+
+    The pixel size is the manifest's, else the file's, else `default_mpp`; one that the file
+    contradicts is an error.
+
+    Raises:
+        SlideError: the file can't be opened, or isn't an RGB image.
+        InputError: the pixel size is unknown or contradicted.
+    """
+    pixels, found = open_pixels(source.path)
+    try:
+        mpp = _settle_mpp(source.path, found, stated=source.mpp, default=default_mpp)
+    except InputError:
+        pixels.close()
+        raise
+    return SlideImage(source.path, pixels, mpp)
+
+
+def _settle_mpp(
+    path: Path, found: float | None, *, stated: float | None, default: float | None
+) -> float:
+    low, high = MPP_RANGE
+    given = default if stated is None else stated
+    origin = "--mpp" if stated is None else "the manifest"
+    if given is not None and not low <= given <= high:
+        raise InputError(
+            f"slide {path}: {origin} says {given:g} um per pixel; pixel sizes are "
+            f"{low:g} to {high:g}"
+        )
+    usable = found if found is not None and low <= found <= high else None
+    if given is not None and usable is not None and abs(given / usable - 1) > MAX_MPP_CONFLICT:
+        raise InputError(
+            f"slide {path}: {origin} says {given:g} um per pixel, the file {usable:g}; correct "
+            "the one that is wrong"
+        )
+    for mpp in (stated, usable, default):
+        if mpp is not None:
+            return float(mpp)
+    says = (
+        "doesn't record it" if found is None else f"says {found:.4g} um, which no microscope gives"
+    )
+    raise InputError(
+        f"slide {path}: pixel size unknown (the file {says}); give it in the manifest's column "
+        "mpp, "
+        "with --mpp, or use a file that records it"
+    )

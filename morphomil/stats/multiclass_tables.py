@@ -1,0 +1,290 @@
+"""Performance of models of three classes and more."""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pandas as pd
+from scipy.special import ndtr
+
+from morphomil.stats.diagnostic import exact_interval
+from morphomil.stats.multiclass import MulticlassMethod, confusion_table, resampled_multiclass_auc
+from morphomil.stats.performance import (
+    DIFFERENCE,
+    auc_difference,
+    auc_of_rows,
+    pairs_of_models,
+    with_holm,
+)
+from morphomil.stats.predictions import (
+    by_model_and_part,
+    class_columns,
+    class_names_of,
+    enough_cases,
+)
+from morphomil.stats.resampling import bootstrap_by_patient
+from morphomil.stats.roc import (
+    AucInterval,
+    delong_test,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from numpy.typing import NDArray
+
+    from morphomil.stats.resampling import Vectorized
+
+
+def multiclass_table(
+    predictions: pd.DataFrame, *, seed: int, resamples: int = 1000, level: float = 0.95
+) -> pd.DataFrame:
+    """Performance of models of three or more classes in each part; a patient is called the most
+    probable class.
+
+    Returns:
+        Long form: `model, part, n, measure, class, estimate, low, high`. Of all classes:
+            `AUC macro` (one against the
+        rest) and `AUC Hand-Till`, means over folds that have every class, with BCa intervals
+        (patients drawn within folds and classes), and `ACC`. Of each class: `AUC` against the rest,
+        `recall` and `precision`. Shares have exact intervals. Limits are missing where a patient
+        stands in a part more than once, or the interval has no width.
+
+    Raises:
+        ValueError: columns are missing, or labels and probabilities don't fit.
+    """
+    names = class_names_of(predictions)
+    rows: list[dict[str, Any]] = []
+    for (model, part), own in by_model_and_part(predictions):
+        labels, values = own["label"].to_numpy(np.int64), own[names].to_numpy(np.float64)
+        once = not own["patient"].duplicated().any()
+        about: dict[str, Any] = {"model": model, "part": part, "n": len(own)}
+
+        def add(
+            measure: str,
+            which: object,
+            limits: Sequence[float],
+            about: dict[str, Any] = about,
+            once: bool = once,
+        ) -> None:
+            low, high = limits[1:] if once else (math.nan, math.nan)
+            rows.append(
+                about
+                | {
+                    "measure": measure,
+                    "class": which,
+                    "estimate": limits[0],
+                    "low": low,
+                    "high": high,
+                }
+            )
+
+        folds = own["fold"].to_numpy()
+        for method, measure in _MACRO.items():
+            add(
+                measure,
+                "all",
+                _macro(
+                    labels,
+                    values,
+                    folds,
+                    method=method,
+                    seed=seed,
+                    resamples=resamples,
+                    level=level,
+                ),
+            )
+        calls = values.argmax(axis=1)
+        add("ACC", "all", exact_interval(int((calls == labels).sum()), len(own), level=level))
+        counts = confusion_table(labels, calls, classes=len(names))[0].to_numpy()
+        for k in range(len(names)):
+            add(
+                "AUC",
+                k,
+                auc_of_rows(own.assign(label=labels == k, score=values[:, k]), level=level),
+            )
+            add("recall", k, exact_interval(int(counts[k, k]), int(counts[k].sum()), level=level))
+            add(
+                "precision",
+                k,
+                exact_interval(int(counts[k, k]), int(counts[:, k].sum()), level=level),
+            )
+    return pd.DataFrame(rows)
+
+
+def _macro(
+    labels: Any,
+    values: Any,
+    folds: Any,
+    *,
+    method: MulticlassMethod,
+    seed: int,
+    resamples: int,
+    level: float,
+) -> AucInterval:
+    """Mean of folds' multiclass AUC with its BCa interval; NaN where no fold has every class."""
+    mean = _mean_of_folds(labels, values, folds, method=method)
+    found = (
+        None
+        if mean is None
+        else _resample_macro(mean, labels, folds, seed=seed, resamples=resamples, level=level)
+    )
+    return AucInterval(math.nan, math.nan, math.nan) if found is None else AucInterval(*found[:3])
+
+
+def _mean_of_folds(
+    labels: Any, values: Any, folds: Any, *, method: MulticlassMethod
+) -> Vectorized | None:
+    """Of the multiclass AUC, for the bootstrap; none where no fold has every class."""
+    areas = []
+    for fold in np.unique(folds):
+        own = np.flatnonzero(folds == fold)
+        if len(np.unique(labels[own])) == values.shape[1]:
+            areas.append((own, resampled_multiclass_auc(labels[own], values[own], method=method)))
+
+    def mean(counts: NDArray[np.int64]) -> NDArray[np.float64]:
+        return np.asarray(np.mean([area(counts[:, own]) for own, area in areas], axis=0))
+
+    return mean if areas else None
+
+
+def _resample_macro(
+    statistic: Vectorized, labels: Any, folds: Any, *, seed: int, resamples: int, level: float
+) -> tuple[float, float, float, float]:
+    """Estimate, limits and standard error; patients are drawn within folds and classes."""
+    strata = pd.factorize(pd.Series(folds).astype(str) + "/" + pd.Series(labels).astype(str))[0]
+    patients = np.arange(len(labels))
+    found = bootstrap_by_patient(
+        statistic,
+        patients,
+        seed=seed,
+        strata=strata,
+        resamples=resamples,
+        level=level,
+        vectorized=True,
+    )
+    return found.estimate, found.low, found.high, float(found.replicates.std(ddof=1))
+
+
+def multiclass_comparison_table(
+    predictions: pd.DataFrame, *, seed: int, resamples: int = 1000, level: float = 0.95
+) -> pd.DataFrame:
+    """Differences of AUC of each pair of models of three or more classes in each part, on the
+    patients of both.
+
+    Of all classes (`AUC macro`, `AUC Hand-Till`): BCa interval of the difference, patients drawn
+    within folds and classes, and z = difference / its bootstrap standard error, as pROC's
+    `roc.test(method = "bootstrap")`; without spread p is 1 for equal AUCs and limits are missing.
+    Of each class against the rest (`AUC`): DeLong's test. Parts and pairs are left out as in
+    `comparison_table`.
+
+    Returns:
+        `part, model_a, model_b, n, measure, class, auc_a, auc_b, difference, low, high, z, p_value,
+        p_holm` (a part's tests of a measure are the family), `approximate` (out-of-fold scores).
+
+    Raises:
+        ValueError: as `multiclass_table`, or two models say different labels of a patient.
+    """
+    names = class_names_of(predictions)
+    rows: list[dict[str, Any]] = []
+    for part, pairs in pairs_of_models(predictions).items():
+        tests: dict[str, list[dict[str, Any]]] = {"AUC macro": [], "AUC Hand-Till": [], "AUC": []}
+        for a, b, both, folds in pairs:
+            about = {
+                "part": part,
+                "model_a": a,
+                "model_b": b,
+                "n": len(both),
+                "approximate": folds.nunique() > 1,
+            }
+            labels = both["label"].to_numpy(np.int64)
+            values = [
+                both[[f"{name}_{side}" for name in names]].to_numpy(np.float64) for side in "ab"
+            ]
+            for method, measure in _MACRO.items():
+                found = _macro_difference(
+                    labels,
+                    values,
+                    folds.to_numpy(),
+                    method=method,
+                    seed=seed,
+                    resamples=resamples,
+                    level=level,
+                )
+                if found:
+                    tests[measure].append(about | {"measure": measure, "class": "all"} | found)
+            for k in range(len(names)):
+                if enough_cases(both.assign(fold=folds, label=labels == k)):
+                    test = delong_test(
+                        labels == k, values[0][:, k], values[1][:, k], folds=folds, level=level
+                    )
+                    tests["AUC"].append(
+                        about | {"measure": "AUC", "class": k} | auc_difference(test)
+                    )
+        for family in tests.values():
+            rows += with_holm(family)
+    columns = [
+        "part",
+        "model_a",
+        "model_b",
+        "n",
+        "measure",
+        "class",
+        *DIFFERENCE,
+        "p_holm",
+        "approximate",
+    ]
+    return pd.DataFrame(rows, columns=columns)
+
+
+def _macro_difference(
+    labels: Any,
+    values: list[Any],
+    folds: Any,
+    *,
+    method: MulticlassMethod,
+    seed: int,
+    resamples: int,
+    level: float,
+) -> dict[str, float]:
+    """As `auc_difference`; empty where no fold has every class."""
+    means = [_mean_of_folds(labels, own, folds, method=method) for own in values]
+    first, second = means
+    if first is None or second is None:
+        return {}
+    areas = [float(mean(np.ones((1, len(labels)), np.int64))[0]) for mean in (first, second)]
+    difference, low, high, error = _resample_macro(
+        lambda counts: first(counts) - second(counts),
+        labels,
+        folds,
+        seed=seed,
+        resamples=resamples,
+        level=level,
+    )
+    z = difference / error if error > 0 else 0.0 if difference == 0 else math.nan
+    return dict(
+        zip(DIFFERENCE, (*areas, difference, low, high, z, 2 * float(ndtr(-abs(z)))), strict=True)
+    )
+
+
+_MACRO: dict[MulticlassMethod, str] = {"ovr": "AUC macro", "hand-till": "AUC Hand-Till"}
+
+
+def confusion_counts(predictions: pd.DataFrame) -> pd.DataFrame:
+    """Labels by calls of each model and part: `model, part, label`, then a column `called_k` for
+    each class.
+
+    Raises:
+        ValueError: as `multiclass_table`.
+    """
+    names = class_columns(predictions)
+    tables = []
+    for (model, part), own in by_model_and_part(predictions):
+        counts, _ = confusion_table(
+            own["label"], own[names].to_numpy().argmax(axis=1), classes=len(names)
+        )
+        tables.append(counts.add_prefix("called_").reset_index().assign(model=model, part=part))
+    table = pd.concat(tables, ignore_index=True)
+    return table[["model", "part", *(name for name in table if name not in ("model", "part"))]]

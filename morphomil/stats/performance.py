@@ -1,0 +1,195 @@
+"""Performance of two-class models by part: AUC, cut-off, comparisons, calibration, net benefit."""
+
+from __future__ import annotations
+
+import math
+from itertools import combinations
+from typing import Any
+
+import pandas as pd
+
+from morphomil.stats.adjustment import holm
+from morphomil.stats.diagnostic import calibration, decision_curve, diagnostic_table
+from morphomil.stats.predictions import (
+    MEASURES,
+    PARTS,
+    by_model_and_part,
+    check_predictions,
+    count_cases,
+    enough_cases,
+)
+from morphomil.stats.roc import (
+    AucInterval,
+    DelongResult,
+    delong_test,
+    within_fold_auc_interval,
+)
+
+
+def performance_table(predictions: pd.DataFrame, *, level: float = 0.95) -> pd.DataFrame:
+    """AUC and the measures at the stored cutoff, of each model in each part.
+
+    Returns:
+        Long form: `model, part, n, positives, measure, estimate, low, high`. The AUC counts pairs
+            within folds, with
+        the influence-curve interval (`within_fold_auc_interval`), and is missing where no fold has
+        both classes; the others are `diagnostic_table`'s. Several folds make them approximate, as
+        folds share training patients. Where a patient stands in a part more than once (the training
+        patients of several folds) rows are no independent cases and limits are missing.
+
+    Raises:
+        ValueError: columns are missing, or a patient stands twice in a model's test part.
+        RefusedError: there are more than two classes.
+    """
+    check_predictions(predictions)
+    rows: list[dict[str, Any]] = []
+    for (model, part), own in by_model_and_part(predictions):
+        about: dict[str, Any] = {
+            "model": model,
+            "part": part,
+            "n": len(own),
+            "positives": int(own["label"].sum()),
+        }
+        table = diagnostic_table(*count_cases(own, own["cutoff"]), level=level).loc[list(MEASURES)]
+        table.loc["AUC"] = list(auc_of_rows(own, level=level))
+        if own["patient"].duplicated().any():
+            table[["low", "high"]] = math.nan
+        rows += [
+            about
+            | {"measure": name}
+            | dict(zip(table.columns.astype(str), table.loc[name], strict=True))
+            for name in ("AUC", *MEASURES)
+        ]
+    return pd.DataFrame(rows)
+
+
+def auc_of_rows(own: pd.DataFrame, *, level: float) -> AucInterval:
+    """From pairs within folds; NaN where no fold has both classes."""
+    if (own.groupby("fold")["label"].nunique() < 2).all():
+        return AucInterval(math.nan, math.nan, math.nan)
+    return within_fold_auc_interval(own["label"], own["score"], own["fold"], level=level)
+
+
+def comparison_table(predictions: pd.DataFrame, *, level: float = 0.95) -> pd.DataFrame:
+    """DeLong's test of each pair of models in each part, on the patients that both predict.
+
+    A part in which patients stand more than once (training patients of several folds) is left out,
+    and so is a pair that shares fewer than two patients of a class.
+
+    Returns:
+        `part, model_a, model_b, n, auc_a, auc_b, difference, low, high, z, p_value, p_holm` (the
+        part's pairs are the family), `approximate` (out-of-fold scores).
+
+    Raises:
+        ValueError: as `performance_table`, or two models say different labels of a patient.
+    """
+    check_predictions(predictions)
+    rows: list[dict[str, Any]] = []
+    for part, pairs in pairs_of_models(predictions).items():
+        tests: list[dict[str, Any]] = []
+        for a, b, both, folds in pairs:
+            if not enough_cases(both.assign(fold=folds)):
+                continue
+            test = delong_test(
+                both["label"], both["score_a"], both["score_b"], folds=folds, level=level
+            )
+            tests.append(
+                {"part": part, "model_a": a, "model_b": b, "n": len(both)}
+                | auc_difference(test)
+                | {"approximate": folds.nunique() > 1}
+            )
+        rows += with_holm(tests)
+    names = ["part", "model_a", "model_b", "n", *DIFFERENCE, "p_holm", "approximate"]
+    return pd.DataFrame(rows, columns=names)
+
+
+DIFFERENCE = ("auc_a", "auc_b", "difference", "low", "high", "z", "p_value")
+
+
+def auc_difference(test: DelongResult) -> dict[str, float]:
+    """DeLong's comparison as the columns of a table."""
+    values = (test.auc_a, test.auc_b, test.difference, *test.interval, test.z, test.p_value)
+    return dict(zip(DIFFERENCE, values, strict=True))
+
+
+def with_holm(tests: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """The tests, one family, with `p_holm`."""
+    adjusted = holm([float(test["p_value"]) for test in tests])
+    return [test | {"p_holm": float(p)} for test, p in zip(tests, adjusted, strict=True)]
+
+
+def pairs_of_models(
+    predictions: pd.DataFrame,
+) -> dict[str, list[tuple[str, str, pd.DataFrame, pd.Series[Any]]]]:
+    """Per part: two models' names, the patients that both predict (columns `_a`, `_b`, one
+    `label`), and their folds.
+
+    Models in whose part a patient stands more than once are left out.
+    """
+    models = by_model_and_part(predictions)
+    found = {}
+    for part in [part for part in PARTS if part in set(predictions["part"])]:
+        own = {
+            str(model): t
+            for (model, p), t in models
+            if p == part and not t["patient"].duplicated().any()
+        }
+        pairs = []
+        for a, b in combinations(own, 2):
+            both = own[a].merge(own[b], on="patient", suffixes=("_a", "_b"))
+            if not (both["label_a"] == both["label_b"]).all():
+                raise ValueError(f"models {a} and {b} have other labels for the same patients")
+            folds = both["fold_a"].astype(str) + "/" + both["fold_b"].astype(str)
+            pairs.append((a, b, both.rename(columns={"label_a": "label"}), folds))
+        found[part] = pairs
+    return found
+
+
+def calibration_table(predictions: pd.DataFrame, *, level: float = 0.95) -> pd.DataFrame:
+    """Calibration of each model in validation and test, scores being probabilities.
+
+    Returns:
+        `model, part, n, slope, slope_low, slope_high, intercept, intercept_low, intercept_high,
+        brier, scaled_brier`. Models whose scores leave [0, 1] and parts of one class have no row.
+
+    Raises:
+        ValueError, RefusedError: as `performance_table`.
+    """
+    rows = []
+    for model, part, own in _probabilities(predictions):
+        found = calibration(own["label"], own["score"], level=level)
+        row: dict[str, Any] = {"model": model, "part": part, "n": len(own)}
+        for name, values in (("slope", found.slope), ("intercept", found.intercept)):
+            row |= dict(zip((name, f"{name}_low", f"{name}_high"), values, strict=True))
+        rows.append(row | {"brier": found.brier, "scaled_brier": found.scaled_brier})
+    return pd.DataFrame(rows)
+
+
+def net_benefit_table(predictions: pd.DataFrame) -> pd.DataFrame:
+    """`decision_curve` of each model in validation and test: `model, part`, then its columns.
+
+    Raises:
+        ValueError, RefusedError: as `performance_table`.
+    """
+    tables = [
+        decision_curve(own["label"], own["score"]).assign(model=model, part=part)
+        for model, part, own in _probabilities(predictions)
+    ]
+    columns = ["model", "part", "threshold", "net_benefit", "treat_all", "treat_none"]
+    return (
+        pd.concat(tables, ignore_index=True)[columns] if tables else pd.DataFrame(columns=columns)
+    )
+
+
+def _probabilities(predictions: pd.DataFrame) -> list[tuple[str, str, pd.DataFrame]]:
+    """Models and parts (but training) whose scores can be probabilities, each patient once, both
+    classes."""
+    check_predictions(predictions)
+    return [
+        (model, part, own)
+        for (model, part), own in by_model_and_part(predictions)
+        if part != "train"
+        and own["score"].between(0, 1).all()
+        and own["label"].nunique() == 2
+        and not own["patient"].duplicated().any()
+    ]

@@ -1,0 +1,1 @@
+"""The paper's tables, attention in terms of nuclei, the checklist."""

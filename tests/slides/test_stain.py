@@ -1,0 +1,74 @@
+"""Stains recovered from images mixed of known ones; a paler slide becomes the same picture; what
+can't be told."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from morphomil.errors import SlideError
+from morphomil.slides.stain import (
+    GLASS,
+    REFERENCE,
+    change_of_stains,
+    estimate_stains,
+    fit_normalizer,
+    restain,
+)
+
+
+def mixed(stains: np.ndarray, *, strength: float = 1.0, seed: int = 0) -> np.ndarray:
+    """60 x 500 pixels: a fifth nearly pure hematoxylin, the rest eosin with some hematoxylin."""
+    rng = np.random.default_rng(seed)
+    nucleus = rng.random(30_000) < 0.2
+    hematoxylin = np.where(nucleus, rng.uniform(0.8, 2, 30_000), rng.exponential(0.02, 30_000))
+    eosin = np.where(nucleus, rng.exponential(0.02, 30_000), rng.uniform(0.3, 1, 30_000))
+    density = strength * np.stack([hematoxylin, eosin], axis=1) @ stains
+    return (GLASS * np.exp(-density) - 1).clip(0, 255).round().astype(np.uint8).reshape(60, 500, 3)
+
+
+@settings(max_examples=20, deadline=None)
+@given(st.floats(0.55, 0.72), st.floats(0.2, 0.4), st.floats(0.02, 0.25), st.floats(0.05, 0.5))
+def test_the_stains_of_a_mixture_are_recovered(
+    h_red: float, h_blue: float, e_red: float, e_blue: float
+) -> None:
+    truth = np.array([[h_red, 0.7, h_blue], [e_red, 0.9, e_blue]])
+    truth /= np.linalg.norm(truth, axis=1, keepdims=True)
+    found, _ = estimate_stains(mixed(truth))
+    angles = np.degrees(np.arccos((found * truth).sum(axis=1).clip(-1, 1)))
+    assert (angles < 6).all()
+
+
+def test_a_paler_slide_becomes_the_same_picture() -> None:
+    strong, pale = (mixed(REFERENCE, strength=s) for s in (1.0, 0.6))
+    assert np.abs(strong.astype(float) - pale).mean() > 20
+    one, other = (fit_normalizer(x)(x).astype(float) for x in (strong, pale))
+    assert np.abs(one - other).mean() < 5
+
+
+def test_an_image_with_the_reference_stains_keeps_its_hue() -> None:
+    image = mixed(REFERENCE)
+    found, _ = estimate_stains(fit_normalizer(image)(image))
+    assert np.degrees(np.arccos((found * REFERENCE).sum(axis=1).clip(-1, 1))).max() < 4
+
+
+def test_what_has_no_two_stains_is_refused() -> None:
+    with pytest.raises(SlideError, match="too few"):
+        estimate_stains(np.full((99, 99, 3), 255, np.uint8))
+    with pytest.raises(SlideError, match="one color"):
+        estimate_stains(np.full((99, 99, 3), (120, 60, 140), np.uint8))
+
+
+def test_stains_change_as_the_normalizer_changes_them() -> None:
+    """On floats for training as on bytes for slides; to its own stains an image stays."""
+    one, other = (mixed(REFERENCE, seed=seed) for seed in (0, 1))
+    own, wanted = estimate_stains(one), (estimate_stains(other)[0], np.array([1.1, 0.4]))
+    floats = (one / 255).astype(np.float32)
+    expected = fit_normalizer(one, reference=wanted)(one)
+    np.testing.assert_allclose(
+        restain(floats, change_of_stains(own, wanted)) * 255, expected, atol=1.5
+    )
+    kept = restain(floats, change_of_stains(own, own))
+    assert np.abs(kept * 255 - one).mean() < 4  # what no mixture of two stains yields is lost
