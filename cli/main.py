@@ -661,7 +661,7 @@ def figures(
         say(f"{outcome.name}: {files or f'left out, {outcome.absent}'}", quiet=quiet)
     if note := describe_font(style):
         typer.echo(note, err=True)
-    say(f"Figures: {run.path / 'figures'}", quiet=quiet)
+    say(f"Figures: {run.figures_folder}", quiet=quiet)
 
 
 @app.command(epilog="Example: `morphomil view run`")

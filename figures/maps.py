@@ -32,7 +32,7 @@ def draw_map(run: Run, model: str, found: SlideMap) -> list[Path]:
         SlideError: the slide can no longer be read.
     """
     slide = run.slide(found.slide_id)
-    folder = run.path / "figures" / "models" / model / run.slide_folder(found.slide_id).name
+    folder = run.map_figures_folder(model, found.slide_id)
     patches = found.patches.assign(
         relative_attention=found.patches["attention"] * len(found.patches)
     )

@@ -26,7 +26,7 @@ SIDE_PX = 64
 def read_contributions(run: Run, slide_id: str) -> pd.DataFrame | None:
     """The slide's nuclei with what they contribute (`rank/nuclei`), or None if the ranking has not
     stored it."""
-    path = run.path / "rank" / "nuclei" / f"{run.slide_folder(slide_id).name}.parquet"
+    path = run.contributions_path(slide_id)
     if not path.is_file():
         return None
     return run.nuclei(slide_id).merge(pd.read_parquet(path).drop(columns="patch_id"), on="label")

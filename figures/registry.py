@@ -38,7 +38,7 @@ from morphomil.stats.performance import comparison_table, performance_table
 from morphomil.stats.predictions import class_columns
 from morphomil.store import write_table_csv
 from morphomil.tables import figures as figure_tables
-from morphomil.tables.attention import FOLDER, image_models
+from morphomil.tables.attention import image_models
 from morphomil.tables.paper import read_predictions
 
 if TYPE_CHECKING:
@@ -114,7 +114,7 @@ def draw_figures(
                     raise InputError(f"figure {name}: {error}") from None
                 yield Outcome(name, title, absent=str(error))
                 continue
-            stem = run.path / "figures" / name
+            stem = run.figures_folder / name
             paths = save_figure(drawing.figure, stem, formats=formats, table=drawing.table)
         for suffix, table in drawing.further.items():
             path = stem.with_name(f"{name}_{suffix}.csv")
@@ -154,7 +154,7 @@ def _ranking(run: Run) -> Drawing:
 
 def _ranking_evidence(run: Run) -> Drawing:
     ranking, _ = _ranked(run)
-    path = run.path / "rank" / "stability.csv"
+    path = run.rank_folder / "stability.csv"
     if not path.is_file() or "shapley_auc" not in ranking:
         raise AbsentError(
             f"Shapley values and stability are not computed; run: morphomil rank {run.path}"
@@ -181,7 +181,7 @@ def _groups(run: Run) -> list[str]:
 
 def _patient_values(run: Run) -> tuple[pd.DataFrame, pd.Series[str]]:
     _ranked(run)
-    values = pd.read_parquet(run.path / "rank" / "patient_values.parquet").set_index("patient")
+    values = pd.read_parquet(run.rank_folder / "patient_values.parquet").set_index("patient")
     labels = values.pop("label").astype(str)
     present = set(labels)
     groups = [group for group in _groups(run) if group in present]
@@ -202,7 +202,7 @@ def _features_by_group(run: Run) -> Drawing:
 
 def _roc(run: Run) -> Drawing:
     _, about = _ranked(run)
-    predictions = pd.read_parquet(run.path / "rank" / "predictions.parquet")
+    predictions = pd.read_parquet(run.rank_folder / "predictions.parquet")
     figure = roc_plot(predictions, auc=about["auc"], low=about["auc_low"], high=about["auc_high"])
     caption = "The morphometry model's out-of-fold ROC curves, AUC [95 % interval]."
     summary = pd.DataFrame([{name: about[name] for name in ("auc", "auc_low", "auc_high")}])
@@ -312,7 +312,7 @@ def _decision(run: Run) -> Drawing:
 
 
 def _subgroups(run: Run) -> Drawing:
-    path = run.path / "tables" / "subgroups.csv"
+    path = run.tables_folder / "subgroups.csv"
     if not path.is_file():
         raise AbsentError(f"there is no table of subgroups; run: morphomil compare {run.path}")
     table = pd.read_csv(path, dtype={"model": str, "variable": str, "subgroup": str})
@@ -395,7 +395,7 @@ def _typical(run: Run) -> list[tuple[Slide, str]]:
     """A slide of the typical patient of each group, reference first, and the group's name."""
     _, about = _ranked(run)
     ranking_groups = [str(about["reference"]), str(about["positive"])]
-    predictions = pd.read_parquet(run.path / "rank" / "predictions.parquet")
+    predictions = pd.read_parquet(run.rank_folder / "predictions.parquet")
     measured = run.figures("featurize").set_index("slide_id")
     chosen = []
     for patient, group in zip(
@@ -584,7 +584,7 @@ def _attention(run: Run) -> Drawing:
 
 
 def _alongside(run: Run, stem: str) -> pd.DataFrame:
-    path = run.path / FOLDER / f"{stem}.csv"
+    path = run.alongside_folder / f"{stem}.csv"
     if not path.is_file():
         raise AbsentError(
             "the image model's attention isn't set beside the nuclei yet; run: "

@@ -29,7 +29,6 @@ from morphomil.stats.performance import comparison_table, performance_table
 from morphomil.stats.predictions import class_columns
 from morphomil.stats.printing import print_multiclass, print_performance
 from morphomil.store import write_bytes
-from morphomil.tables.attention import FOLDER
 from morphomil.tables.figures import class_names, empty_patches, flow_table, image_regions
 from morphomil.tables.paper import read_predictions
 from morphomil.types import FEATURE_NAMES, PatchSettings
@@ -134,7 +133,7 @@ def write_report(run: Run) -> Path:
         **_model_tables(run),
         **_draw_statistics(run, ranking),
     )
-    path = run.path / "report.html"
+    path = run.report_path
     write_bytes(path, render_report(data).encode("utf-8"))
     return path
 
@@ -213,7 +212,7 @@ def _read_looks(
     run: Run, ranking: pd.DataFrame | None, pictures: tuple[Picture, ...]
 ) -> Looks | None:
     """What `compare` has set side by side; None where it has not, or there is no image model."""
-    path = run.path / FOLDER / "morphology_of_attention.csv"
+    path = run.alongside_folder / "morphology_of_attention.csv"
     if not path.is_file():
         return None
     associations = pd.read_csv(path)
@@ -317,7 +316,7 @@ def _model_tables(run: Run) -> dict[str, Any]:
 def _read_by_class(run: Run) -> pd.DataFrame | None:
     """The table of several classes that `compare` wrote, with the classes' names; None before
     that."""
-    path = run.path / "tables" / "performance_by_class.csv"
+    path = run.tables_folder / "performance_by_class.csv"
     if not path.is_file():
         return None
     names = {f"class {number}": name for number, name in enumerate(class_names(run))}
@@ -361,7 +360,7 @@ def _draw_gallery(
     names = list(dict.fromkeys(["density_per_mm2", top]))
     limits = {name: _limits([table[name] for table in values.values()]) for name in names}
     for slide in slides:
-        folder = run.path / "figures" / "slides" / run.slide_folder(slide.slide_id).name
+        folder = run.slide_figures_folder(slide.slide_id)
         pictures = []
         for number in range(len(slide.images)):
             own = values[slide.slide_id].query("image == @number")
@@ -522,7 +521,7 @@ def _cohort_table(run: Run) -> pd.DataFrame:
 
 
 def _read(run: Run, name: str) -> pd.DataFrame | None:
-    path = run.path / "rank" / f"{name}.csv"
+    path = run.rank_folder / f"{name}.csv"
     return pd.read_csv(path) if path.is_file() else None
 
 

@@ -87,6 +87,29 @@ def test_the_library_never_prints(path: Path) -> None:
     ]
 
 
+def joins_below_a_run(path: Path) -> list[int]:
+    lines = []
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.BinOp) and isinstance(node.op, ast.Div):
+            base: ast.expr = node.left
+        elif isinstance(node, ast.Attribute) and node.attr in ("glob", "rglob", "joinpath"):
+            base = node.value
+        else:
+            continue
+        if isinstance(base, ast.Attribute) and base.attr == "path":
+            lines.append(node.lineno)
+    return lines
+
+
+@pytest.mark.parametrize(
+    "path",
+    [path for name, path in modules() if name != "run"],
+    ids=lambda path: f"{path.parent.name}/{path.name}",
+)
+def test_only_the_run_knows_where_its_results_lie(path: Path) -> None:
+    assert joins_below_a_run(path) == []
+
+
 def loads(code: str) -> str:
     report = f"import sys; {code}; print(*[name for name in {HEAVY!r} if name in sys.modules])"
     return subprocess.run(

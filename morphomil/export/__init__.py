@@ -58,7 +58,7 @@ def export_run(
     if target not in writers:
         raise InputError(f"exports go to {', '.join(get_args(Target))}; got {target!r}")
     written = []
-    for path in writers[target](run, _chosen(run, slides), out or run.path / "export" / target):
+    for path in writers[target](run, _chosen(run, slides), out or run.export_folder(target)):
         if on_file:
             on_file(path)
         written.append(path)

@@ -6,13 +6,13 @@ For CLAM the features also as a tensor of torch, which is what its training read
 
 from __future__ import annotations
 
-from glob import escape
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
 
 from morphomil.errors import InputError
+from morphomil.run.embeddings import Embeddings
 from morphomil.store import atomic_path, write_table_csv
 
 if TYPE_CHECKING:
@@ -142,9 +142,10 @@ def _features(
     """
     kept = run.patches(slide.slide_id).query("kept")["patch_id"].to_numpy()
     rows = np.flatnonzero(np.isin(kept, patches["patch_id"].to_numpy()))
-    for path in sorted(
-        run.path.glob(f"embeddings/*/{escape(run.slide_folder(slide.slide_id).name)}.npy")
-    ):
+    for folder in run.backbone_folders:
+        path = Embeddings(run.path, folder.name).features_path(slide.slide_id)
+        if not path.is_file():
+            continue
         stored = np.load(path, mmap_mode="r")
         if stored.ndim != 2 or len(stored) != len(kept):
             raise InputError(

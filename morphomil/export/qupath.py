@@ -85,9 +85,7 @@ def slide_features(run: Run, slide: Slide, *, image: int) -> Iterator[dict[str, 
     nuclei = (
         run.nuclei(slide.slide_id).drop(columns="slide_id").sort_values("label", ignore_index=True)
     )
-    contributions = (
-        run.path / "rank" / "nuclei" / f"{run.slide_folder(slide.slide_id).name}.parquet"
-    )
+    contributions = run.contributions_path(slide.slide_id)
     if contributions.is_file():  # what each nucleus adds to the slide's probability
         nuclei = nuclei.merge(
             pd.read_parquet(contributions).drop(columns="patch_id"), on="label", how="left"

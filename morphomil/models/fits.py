@@ -190,7 +190,7 @@ def train_run(run: Run, settings: FitSettings, *, on_epoch: OnEpoch | None = Non
 
 
 def _home(run: Run, model: str) -> Path:
-    return run.path / "models" / model
+    return run.model_folder(model)
 
 
 def _set_task(run: Run, settings: FitSettings) -> _Task:

@@ -111,10 +111,7 @@ def heatmap(
 
     with run.lock():
         for found in read_maps(run, model, slides, overlap=overlap, weights=weights):
-            name = run.slide_folder(found.slide_id).name
             for number, part in found.patches.groupby("image"):
-                file = f"{name}.geojson" if number == 0 else f"{name}-{number}.geojson"
-                write_json(
-                    run.path / "models" / model / "maps" / file, map_geojson(part, model=model)
-                )
+                path = run.map_path(model, found.slide_id, image=int(str(number)))
+                write_json(path, map_geojson(part, model=model))
             yield found

@@ -93,7 +93,7 @@ def rank(
             "measured": run.measured_key(),
         }
         _store_ranking(run, ranking, about)
-        shutil.rmtree(run.path / "rank" / "nuclei", ignore_errors=True)  # of an earlier ranking
+        shutil.rmtree(run.contributions_folder, ignore_errors=True)  # of an earlier ranking
         if not quick:
             _store_contributions(run, ranking, seed=seed)
         settings = {"positive": ranking.positive, "folds": folds, "seed": seed, "quick": quick}
@@ -111,11 +111,11 @@ def _store_ranking(run: Run, ranking: Ranking, about: dict[str, Any]) -> None:
     from safetensors.numpy import save
 
     for name, model in ranking.models.items():
-        folder = run.path / "models" / "morphometry" / name
+        folder = run.fold_folder("morphometry", name)
         write_bytes(folder / "weights.safetensors", save(model.weights))
         write_json(folder / "edges.json", model.edges.to_json())
         write_table_csv(folder / "log.csv", model.log)
-    folder = run.path / "rank"
+    folder = run.rank_folder
     write_table_csv(folder / "ranking.csv", ranking.table)
     write_parquet(folder / "predictions.parquet", ranking.predictions)
     for stem in ("groups", "agreement", "stability", "faithfulness"):
@@ -151,10 +151,10 @@ def _store_contributions(run: Run, ranking: Ranking, *, seed: int) -> None:
         model = ranking.models[str(fold[row["patient"]])]
         shares = attribute_nuclei(nuclei, model)
         curves.append(curves_of_patches(nuclei, model, shares, seed_key=(seed, slide_id)))
-        path = run.path / "rank" / "nuclei" / f"{run.slide_folder(slide_id).name}.parquet"
+        path = run.contributions_path(slide_id)
         stored = nuclei[["label", "patch_id"]].join(shares.nuclei.astype(np.float32))
         write_parquet(path, stored.reset_index(drop=True))
     of_patches = measure_faithfulness(np.stack(curves, axis=-1), seed=seed)
     of_patches.insert(0, "order", "patches")
     both = pd.concat([ranking.faithfulness, of_patches], ignore_index=True)
-    write_table_csv(run.path / "rank" / "faithfulness.csv", both)
+    write_table_csv(run.rank_folder / "faithfulness.csv", both)

@@ -107,8 +107,84 @@ class Run:
             raise InputError(f"run directory {self.path} can't be written: {error}") from error
 
     def slide_folder(self, slide_id: str) -> Path:
-        """Where a slide's results lie."""
+        """Where a slide's regions, patches, masks and nuclei lie."""
         return self.path / "slides" / safe_name(slide_id)
+
+    @property
+    def rank_folder(self) -> Path:
+        """Where the ranking lies, with everything that it rests on."""
+        return self.path / "rank"
+
+    @property
+    def contributions_folder(self) -> Path:
+        """Where the nuclei's contributions to the ranking's predictions lie."""
+        return self.rank_folder / "nuclei"
+
+    def contributions_path(self, slide_id: str) -> Path:
+        """What each nucleus of a slide contributes to its prediction."""
+        return self.contributions_folder / f"{safe_name(slide_id)}.parquet"
+
+    def model_folder(self, model: str) -> Path:
+        """Where a model's folds and its predictions lie."""
+        return self.path / "models" / model
+
+    def fold_folder(self, model: str, fold: str) -> Path:
+        """Where a model lies as it was trained on one fold."""
+        return self.model_folder(model) / fold
+
+    def model_files(self, name: str) -> list[Path]:
+        """The files of this name that models have for all folds together, by model."""
+        return sorted(self.path.glob(f"models/*/{name}"))
+
+    def fold_files(self, name: str, *, model: str = "*") -> list[Path]:
+        """The files of this name that folds of models have, by model and fold."""
+        return sorted(self.path.glob(f"models/{model}/*/{name}"))
+
+    def map_path(self, model: str, slide_id: str, *, image: int = 0) -> Path:
+        """The scores of the patches of a slide's image, as a model reads it."""
+        number = f"-{image}" if image else ""
+        return self.model_folder(model) / "maps" / f"{safe_name(slide_id)}{number}.geojson"
+
+    @property
+    def backbone_folders(self) -> list[Path]:
+        """The folders of deep features that there are, by backbone."""
+        return sorted(path for path in (self.path / "embeddings").glob("*") if path.is_dir())
+
+    def embeddings_folder(self, backbone: str) -> Path:
+        """Where the slides' deep features by a backbone lie."""
+        return self.path / "embeddings" / backbone
+
+    @property
+    def tables_folder(self) -> Path:
+        """Where the paper's tables lie."""
+        return self.path / "tables"
+
+    @property
+    def alongside_folder(self) -> Path:
+        """Where the tables lie that set the ranking beside the image models."""
+        return self.path / "alongside"
+
+    @property
+    def figures_folder(self) -> Path:
+        """Where the figures lie."""
+        return self.path / "figures"
+
+    def slide_figures_folder(self, slide_id: str) -> Path:
+        """Where the pictures of a slide lie."""
+        return self.figures_folder / "slides" / safe_name(slide_id)
+
+    def map_figures_folder(self, model: str, slide_id: str) -> Path:
+        """Where the pictures lie that show how a model reads a slide."""
+        return self.figures_folder / "models" / model / safe_name(slide_id)
+
+    @property
+    def report_path(self) -> Path:
+        """The report."""
+        return self.path / "report.html"
+
+    def export_folder(self, target: str) -> Path:
+        """Where an export to a format lies, unless another place is named."""
+        return self.path / "export" / target
 
     def status(self, slide_id: str) -> dict[str, Any]:
         """What each stage left for a slide: its key, its outputs' digests and its figures, or its
@@ -228,7 +304,7 @@ class Run:
         Raises:
             InputError: nothing is ranked yet.
         """
-        path = self.path / "rank" / "ranking.csv"
+        path = self.rank_folder / "ranking.csv"
         if not path.is_file():
             raise InputError(f"{self.path} has no ranking yet; run: morphomil rank {self.path}")
         return pd.read_csv(path)
@@ -246,7 +322,7 @@ class Run:
         """
         slide = self.slide(slide_id)
         tables = []
-        ranked = self.path / "rank" / "attention.parquet"
+        ranked = self.rank_folder / "attention.parquet"
         if ranked.is_file():
             wide = pd.read_parquet(ranked)
             names = [name for name in wide.select_dtypes("number") if name in wide]
@@ -256,7 +332,7 @@ class Run:
                     model="morphometry"
                 )
             )
-        for path in sorted(self.path.glob("models/*/*/attention.parquet")):
+        for path in self.fold_files("attention.parquet"):
             table = pd.read_parquet(path)
             if {"slide_id", "patch_id", "attention"} <= set(table):
                 own = table.loc[table["slide_id"] == slide_id, ["patch_id", "attention"]]
@@ -311,7 +387,7 @@ class Run:
     def ranking_about(self) -> dict[str, Any]:
         """What the stored ranking is about: groups, AUC with interval, settings, notes; empty
         before `rank`."""
-        path = self.path / "rank" / "about.json"
+        path = self.rank_folder / "about.json"
         return dict(json.loads(path.read_text(encoding="utf-8"))) if path.is_file() else {}
 
     def commands(self) -> dict[str, dict[str, Any]]:

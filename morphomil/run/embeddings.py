@@ -41,7 +41,7 @@ class Embeddings(Run):
 
     def slide_folder(self, slide_id: str) -> Path:
         """Where features lie: one folder for all slides."""
-        return self.path / "embeddings" / self.backbone
+        return self.embeddings_folder(self.backbone)
 
     def features_path(self, slide_id: str) -> Path:
         """A slide's features: (kept patches, F) float16, rows in the order of its kept patches."""
@@ -108,7 +108,7 @@ def embedded_backbones(run: Run) -> pd.DataFrame:
     import pandas as pd
 
     rows = []
-    for folder in sorted(path for path in (run.path / "embeddings").glob("*") if path.is_dir()):
+    for folder in run.backbone_folders:
         made = Embeddings(run.path, folder.name)
         done = made.done("embed")
         widths = {made.status(name)["embed"]["figures"]["features"] for name in done} - {0}

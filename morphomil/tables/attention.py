@@ -28,7 +28,6 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from morphomil.run.directory import Run
-FOLDER = "alongside"
 STEMS = ("scores", "morphology_of_attention", "morphology_of_slides", "patches_of_attention")
 EVIDENCE = ("attention", "occlusion")
 """What a model says of a patch: its share of attention, and what leaving it out takes from the
@@ -217,9 +216,7 @@ def measured_patches(
         InputError: the model hasn't scored its test slides.
     """
     measured = set(run.done("featurize"))
-    folders = sorted(
-        path.parent for path in (run.path / "models" / model).glob("*/attention.parquet")
-    )
+    folders = [path.parent for path in run.fold_files("attention.parquet", model=model)]
     if not folders:
         raise InputError(
             f"{model} has no attention to patches stored; run: morphomil predict {run.path} "
@@ -240,7 +237,7 @@ def measured_patches(
 
 def image_models(run: Run) -> list[str]:
     """Models of the run that say where on the slide they look."""
-    return sorted({path.parts[-3] for path in run.path.glob("models/*/*/attention.parquet")})
+    return sorted({path.parts[-3] for path in run.fold_files("attention.parquet")})
 
 
 def set_alongside(run: Run, predictions: pd.DataFrame) -> list[Path]:
@@ -292,7 +289,7 @@ def set_alongside(run: Run, predictions: pd.DataFrame) -> list[Path]:
         tables["patches_of_attention"] = patches[first + both]
     written = []
     for stem, table in tables.items():
-        path = run.path / FOLDER / f"{stem}.csv"
+        path = run.alongside_folder / f"{stem}.csv"
         if len(table):
             write_table_csv(path, table)
             written.append(path)

@@ -84,7 +84,7 @@ def flow_table(run: Run) -> pd.DataFrame:
     few = f"{dropped:,} patches with fewer than 5 nuclei" if dropped else ""
     lost = "; ".join(part for part in (_lost_slides(nuclei, in_bags, "no patch left"), few) if part)
     rows.append(_flow_row("In the histograms", in_bags, patches=sum(enough.values()), lost=lost))
-    predictions = run.path / "rank" / "predictions.parquet"
+    predictions = run.rank_folder / "predictions.parquet"
     if predictions.is_file():
         ranked = in_bags[in_bags["patient"].isin(pd.read_parquet(predictions)["patient"])]
         patches = int(ranked["slide_id"].map(enough).sum())
@@ -189,7 +189,7 @@ def class_names(run: Run) -> list[str]:
 
     Empty before there are any.
     """
-    for path in sorted(run.path.glob("models/*/*/settings.json")):
+    for path in run.fold_files("settings.json"):
         stated = json.loads(path.read_text(encoding="utf-8"))
         if "classes" in stated:
             return [str(name) for name in stated["classes"]]
@@ -423,9 +423,7 @@ def attended_patches(run: Run, model: str, patient: str) -> pd.DataFrame:
         attention first; no rows if the model hasn't scored the patient.
     """
     tables = []
-    for folder in sorted(
-        path.parent for path in run.path.glob(f"models/{model}/*/attention.parquet")
-    ):
+    for folder in [path.parent for path in run.fold_files("attention.parquet", model=model)]:
         read = pd.read_parquet(folder / "slides.parquet")
         own = read[(read["part"] == "test") & (read["patient"].astype(str) == patient)]
         scored = pd.read_parquet(

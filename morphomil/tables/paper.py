@@ -54,9 +54,9 @@ def read_predictions(run: Run) -> pd.DataFrame:
         InputError: there are none.
     """
     tables = []
-    for path in sorted((run.path / "models").glob("*/predictions.parquet")):
+    for path in run.model_files("predictions.parquet"):
         tables.append(pd.read_parquet(path).assign(model=path.parent.name))
-    ranked = run.path / "rank" / "predictions.parquet"
+    ranked = run.rank_folder / "predictions.parquet"
     if ranked.is_file() and not any((table["model"] == "morphometry").any() for table in tables):
         own = pd.read_parquet(ranked).rename(columns={"probability": "score"})
         tables.append(own.assign(model="morphometry", part="test", cutoff=0.5))
@@ -87,7 +87,7 @@ def compare(run: Run) -> list[Path]:
         InputError: the run has no predictions.
     """
     predictions, patients = read_predictions(run), patients_table(run)
-    folder = run.path / "tables"
+    folder = run.tables_folder
     covariates = patients.drop(columns=["split", "label"], errors="ignore")
     written = []
     tables = _characteristics(patients, covariates)
