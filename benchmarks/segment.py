@@ -57,7 +57,7 @@ def segment(
     cohort: Cohort, folder: Path, settings: SegmenterSettings
 ) -> tuple[pipeline.Run, float]:
     """A run of the stage with the segmenter at hand, and its seconds."""
-    load_segmenter(**vars(settings))
+    load_segmenter(settings)
     begun = time.perf_counter()
     run, result = pipeline.segment(cohort, folder, segmenter=settings)
     if result.failed:

@@ -11,7 +11,6 @@ median and the darkest images of the table. Panoptic quality before and after, a
 from __future__ import annotations
 
 import argparse
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -22,6 +21,7 @@ from morphomil.segment.agreement import agreement
 from morphomil.segment.annotated import read_annotated, read_table
 from morphomil.segment.model import load_segmenter
 from morphomil.slides.stain import estimate_stains, fit_normalizer
+from morphomil.types import SegmenterSettings
 
 
 def main() -> None:
@@ -49,8 +49,8 @@ def main() -> None:
         for share in (0.05, 0.5, 0.95):
             donors[f"{stain} {share:.0%}"] = stains[ranked[round(share * (len(ranked) - 1))]]
     chosen = set(table[table["split"] == args.split].groupby("group").head(args.images)["image"])
-    segmenter = load_segmenter(args.model)
-    normalizing = replace(segmenter, normalize_stain=True)
+    segmenter = load_segmenter(SegmenterSettings(args.model))
+    normalizing = load_segmenter(SegmenterSettings(args.model, normalize_stain=True))
     rows = []
     for whole in (image for image in everything if image.name in chosen):
         for image in whole.levels():

@@ -1031,7 +1031,7 @@ def evaluate_segmenter(
         raise InputError(f"table {table} names no images{f' with split {split}' if split else ''}")
     images = read_annotated(rows, root or table.parent)
     choice = SegmenterSettings(model, normalize, engine, precision, accurate, normalize_stain)
-    segmenter = load_segmenter(**vars(choice))
+    segmenter = load_segmenter(choice)
     with Display(quiet=quiet) as display:
         display.start("evaluate", len(images))
         result = evaluate_segmenter(

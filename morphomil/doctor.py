@@ -279,7 +279,7 @@ def estimate_segment(
 
     settings = settings or PatchSettings()
     check_pixel_sizes(cohort, mpp)
-    loaded = load_segmenter(**vars(segmenter or SegmenterSettings()))
+    loaded = load_segmenter(segmenter or SegmenterSettings())
     chosen = np.unique(np.linspace(0, len(cohort) - 1, min(SAMPLE, len(cohort))).astype(int))
     patches, problems, speed, opening = 0.0, {}, 0.0, 0.0
     for slide in (cohort.slides[index] for index in chosen):

@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, get_args
 
 from morphomil.errors import InputError
 
@@ -20,6 +20,9 @@ if TYPE_CHECKING:
 
 RegionMode = Literal["auto", "annotation", "white", "tissue", "whole"]
 Split = Literal["train", "val", "test"]
+Normalize = Literal["unit", "percentile"]
+Engine = Literal["openvino", "tensorflow"]
+Precision = Literal["auto", "float32", "bfloat16", "int8"]
 CORES = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 """Processors that this process may use: so many slides, and so many blocks, are worked side by
 side."""
@@ -81,15 +84,43 @@ class Cohort:
 
 @dataclass(frozen=True)
 class SegmenterSettings:
-    """Which segmenter, run how; the arguments of `segment.model.load_segmenter`, where they are
-    described."""
+    """Which segmenter, run how: the one value that every way to segment takes.
+
+    Raises:
+        InputError: a value is none of the choices, or two don't go together.
+    """
 
     model: str = "default"
-    normalize: Literal["unit", "percentile"] | None = None
-    engine: Literal["openvino", "tensorflow"] = "openvino"
-    precision: Literal["auto", "float32", "bfloat16", "int8"] = "auto"
+    """"default" (the shipped weights), a model folder (of morphomil or StarDist), or a StarDist
+    pretrained name, which StarDist downloads once."""
+    normalize: Normalize | None = None
+    """Pixel values enter the network this way: `unit`, values / 255; `percentile`, each channel's
+    1st to 99.8th percentile to 0..1, as StarDist's examples; None, as the folder's `morphomil.json`
+    says, else `unit` for folders and `percentile` for pretrained names."""
+    engine: Engine = "openvino"
+    """openvino is fast on CPUs; tensorflow is the reference and runs on GPUs that it sees."""
+    precision: Precision = "auto"
+    """The openvino engine computes in it; "auto" is int8 for models that carry the ranges for it,
+    as the shipped one does, else bfloat16 where the processor has it, else float32. Models of the
+    shipped architecture use int8 and bfloat16 in the decoder only; the rest is bfloat16 beside int8
+    (if the processor has it), else float32."""
     accurate: bool = False
+    """The predictions of four mirrorings are averaged, which takes four times as long."""
     normalize_stain: bool = False
+    """The stains of an image, or of each region of a slide, are brought to a reference first
+    (`slides.stain.fit_normalizer`; Macenko et al. 2009)."""
+
+    def __post_init__(self) -> None:
+        choices = {
+            "normalize": (None, *get_args(Normalize)),
+            "engine": get_args(Engine),
+            "precision": get_args(Precision),
+        }
+        for name, known in choices.items():
+            if (value := getattr(self, name)) not in known:
+                raise InputError(f"{name} is one of {', '.join(map(str, known))}, got {value!r}")
+        if self.engine == "tensorflow" and self.precision not in ("auto", "float32"):
+            raise InputError("the tensorflow engine runs in float32")
 
 
 @dataclass(frozen=True)

@@ -78,7 +78,7 @@ def segment(
     run = Run.create(out)
     with run.lock(shard.lock_name):
         run.save_cohort(cohort)
-        loaded = load_segmenter(**vars(choice))
+        loaded = load_segmenter(choice)
 
         def key(slide: Slide) -> str:
             files = [
@@ -208,7 +208,7 @@ def _segment_region(
     kept = int(cut.table["kept"].sum())
     normalize = (
         fit_normalizer(_stain_sample(image, cut, settings))
-        if segmenter.normalize_stain and kept
+        if segmenter.settings.normalize_stain and kept
         else None
     )
 

@@ -3,7 +3,8 @@ trace."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -13,12 +14,12 @@ from morphomil.segment.detect import find_nuclei
 from morphomil.segment.polygons import join, render
 from morphomil.slides.quality import is_ink
 from morphomil.slides.stain import fit_normalizer
+from morphomil.types import SegmenterSettings
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    from morphomil.segment.engines import Engine, Precision
-    from morphomil.segment.model import Normalize, Segmenter
+    from morphomil.segment.model import Segmenter
 
 __all__ = ["MIN_AREA_UM2", "find_labels", "segment_image"]
 
@@ -33,12 +34,8 @@ def segment_image(
     rgb: NDArray[np.uint8],
     *,
     mpp: float,
-    model: str = "default",
-    normalize: Normalize | None = None,
-    engine: Engine = "openvino",
-    precision: Precision = "auto",
-    accurate: bool = False,
-    normalize_stain: bool = False,
+    settings: SegmenterSettings = SegmenterSettings(),
+    **changes: Any,
 ) -> NDArray[np.int32]:
     """Instance labels of the nuclei of an H&E image.
 
@@ -48,20 +45,16 @@ def segment_image(
     Args:
         rgb: uint8 (H, W, 3), of any size; it is worked in blocks.
         mpp: um per pixel.
-        model: "default", a StarDist model folder, or a StarDist pretrained name.
-        normalize: how pixel values enter the network; None: what the model says.
-        engine: "openvino" (fast on CPUs) or "tensorflow" (the reference).
-        precision: of the openvino engine: "auto" (int8 with the shipped weights), "float32",
-            "bfloat16" or "int8".
-        accurate: average over four mirrorings; takes four times as long.
-        normalize_stain: bring the image's stains to a reference first (`stain.fit_normalizer`).
+        settings: which model, run how.
+        changes: fields of the settings, as in `segment_image(rgb, mpp=0.5, accurate=True)`.
 
     Returns:
         int32 (H, W): 0 is background, each nucleus has one connected area with a number of its own.
 
     Raises:
         ValueError: not an RGB uint8 image, or an impossible pixel size.
-        InputError: the model can't be loaded.
+        TypeError: the settings have no such field.
+        InputError: a setting has no such value, or the model can't be loaded.
         SlideError: the model finds nuclei nearly everywhere; the image is no H&E (shipped weights);
             or its stains can't be told apart.
 
@@ -77,9 +70,7 @@ def segment_image(
         )
     if not 0.05 <= mpp <= 5:
         raise ValueError(f"pixel size must be 0.05 to 5 um, got {mpp:g}")
-    segmenter = load_segmenter(
-        model, normalize=normalize, engine=engine, precision=precision, accurate=accurate
-    )
+    segmenter = load_segmenter(replace(settings, **changes))
     return find_labels(rgb, mpp=mpp, segmenter=segmenter)
 
 
@@ -107,7 +98,7 @@ def find_labels(rgb: NDArray[np.uint8], *, mpp: float, segmenter: Segmenter) -> 
             "fluorescence, or a pen mark?"
         )
     image = rgb if factor == 1 else _resized(rgb, factor)
-    if segmenter.normalize_stain:
+    if segmenter.settings.normalize_stain:
         image = fit_normalizer(image)(image)
     found = list(
         find_nuclei(array_reader(image), block_rows(*image.shape[:2]), segmenter=segmenter)

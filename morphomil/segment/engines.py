@@ -25,8 +25,8 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-Engine = Literal["openvino", "tensorflow"]
-Precision = Literal["auto", "float32", "bfloat16", "int8"]
+    from morphomil.types import Precision
+
 COMPILED_SHAPES = 9
 """Sizes of images kept compiled."""
 Ranges = dict[str, tuple[float, float]]

@@ -79,7 +79,7 @@ def evaluate_segmenter(
 
     Args:
         images: annotated images, none of which the segmenter was trained on.
-        segmenter: from `model.load_segmenter`.
+        segmenter: of `model.load_segmenter`.
         halve: evaluate fine images at half their resolution too.
         examples: number of worst and of best tiles to keep.
         seed: of the bootstrap.

@@ -11,7 +11,7 @@ import math
 from dataclasses import dataclass
 from functools import lru_cache, partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from safetensors import SafetensorError
@@ -20,9 +20,7 @@ from safetensors.numpy import load_file
 from morphomil.errors import InputError
 from morphomil.segment import network as own
 from morphomil.segment.engines import (
-    Engine,
     Network,
-    Precision,
     import_tensorflow,
     keras_network,
     multiplied_in,
@@ -31,13 +29,15 @@ from morphomil.segment.engines import (
     openvino_network,
     tensorflow_network,
 )
+from morphomil.types import SegmenterSettings
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from numpy.typing import NDArray
 
-Normalize = Literal["unit", "percentile"]
+    from morphomil.types import Normalize
+
 WEIGHTS = Path(__file__).parent / "weights"
 PRETRAINED = ("2D_versatile_he", "2D_paper_dsb2018", "2D_versatile_fluo", "2D_demo")
 
@@ -51,7 +51,6 @@ class Segmenter:
     `multiple`.
     """
 
-    name: str
     sha256: str
     network: Network
     grid: int
@@ -61,17 +60,13 @@ class Segmenter:
     resolutions_mpp: tuple[float, ...]
     """um per pixel that the network knows; empty: taken to fit whatever it is given."""
     normalize: Normalize
-    """`unit`: values / 255; `percentile`: each channel's 1st to 99.8th percentile to 0..1, as
-    StarDist's examples."""
+    """Pixel values enter this network so; the settings may leave it to the model."""
     stain: str = ""
     """"H&E": colors that it doesn't yield are taken as ink; "": unknown."""
-    engine: Engine = "tensorflow"
     precision: str = "float32"
-    accurate: bool = False
-    """Mean of four predictions: as it is, mirrored along each axis, along both."""
-    normalize_stain: bool = False
-    """The image's stains are to be brought to the reference (`stain.fit_normalizer`) before it is
-    predicted."""
+    """The network computes in this precision; the settings may leave it to the machine."""
+    settings: SegmenterSettings = SegmenterSettings()
+    """The segmenter was loaded by these."""
 
     def network_mpp(self, mpp: float) -> float:
         """The resolution to run at for an image of `mpp`: its own where a trained one is within a
@@ -95,7 +90,7 @@ class Segmenter:
         else:
             low, high = np.percentile(rgb, (1, 99.8), axis=(0, 1), keepdims=True)
             block = ((rgb - low) / np.maximum(high - low, 1)).astype(np.float32)
-        if not self.accurate:
+        if not self.settings.accurate:
             probability, distance = self.network(block[None], margin)
             return probability[0, ..., 0], distance[0]
         turns = ((0, 0), (1, 0), (0, 1), (1, 1))
@@ -152,65 +147,30 @@ class _Stored:
 
 
 @lru_cache(maxsize=4)
-def load_segmenter(
-    model: str = "default",
-    *,
-    normalize: Normalize | None = None,
-    engine: Engine = "openvino",
-    precision: Precision = "auto",
-    accurate: bool = False,
-    normalize_stain: bool = False,
-) -> Segmenter:
-    """A segmenter by name.
-
-    Args:
-        model: "default" (shipped weights), a model folder (of morphomil or StarDist), or a StarDist
-            pretrained name, which StarDist downloads once.
-        normalize: how pixel values enter the network; None: as the folder's `morphomil.json` says,
-            else `unit` for folders and `percentile` for pretrained names.
-        engine: "openvino" (fast on CPUs) or "tensorflow" (the reference; runs on GPUs that
-            TensorFlow sees).
-        precision: of the openvino engine; "auto" is int8 for models that carry the ranges for it,
-            as the shipped one does, else bfloat16 where the processor has it, else float32. Models
-            of the shipped architecture use int8 and bfloat16 in the decoder only; the rest is
-            bfloat16 beside int8 (if the processor has it), else float32.
-        accurate: average the predictions of four mirrorings; takes four times as long.
-        normalize_stain: bring the stains of each region to a reference first (Macenko et al. 2009).
+def load_segmenter(settings: SegmenterSettings = SegmenterSettings()) -> Segmenter:
+    """The segmenter that the settings name.
 
     Raises:
         InputError: no such model, its files can't be used, or it doesn't go with the other
-            arguments.
+            settings.
     """
-    stored = _load_pretrained(model) if model in PRETRAINED else _load_folder(model)
-    if accurate and stored.rays % 2:
+    stored = _load(settings.model)
+    if settings.accurate and stored.rays % 2:
         raise InputError(
-            f"model {model!r} has {stored.rays} rays; averaging mirrored predictions "
+            f"model {settings.model!r} has {stored.rays} rays; averaging mirrored predictions "
             "needs an even number"
         )
-    chosen: str
-    if engine == "tensorflow":
-        if precision not in ("auto", "float32"):
-            raise InputError("the tensorflow engine runs in float32")
-        network, chosen = tensorflow_network(stored.keras()), "float32"
-    elif precision == "int8" or (precision == "auto" and "int8" in stored.mixed):
-        if "int8" not in stored.mixed:
-            raise InputError(
-                f"model {model!r} holds no ranges.json, which int8 needs; train-segmenter writes it"
-            )
-        network, rest = openvino_network(partial(stored.graph, "int8"), precision="auto")
-        chosen = f"int8 and {rest}"
-    elif (chosen := multiplied_in(precision)) in stored.mixed:
-        network, rest = openvino_network(partial(stored.graph, chosen), precision="float32")
-        chosen = f"{chosen} and {rest}"
-    else:
-        network, chosen = openvino_network(partial(stored.graph, chosen), precision=precision)
-    about = stored.about | ({"normalize": normalize} if normalize else {})
-    said = json.dumps(
-        [stored.sha256, about, stored.thresholds, accurate, normalize_stain], sort_keys=True
-    )
+    network, precision = _start_engine(stored, settings)
+    about = stored.about | ({"normalize": settings.normalize} if settings.normalize else {})
+    identity = [
+        stored.sha256,
+        about,
+        stored.thresholds,
+        settings.accurate,
+        settings.normalize_stain,
+    ]
     return Segmenter(
-        name=model,
-        sha256=hashlib.sha256(said.encode()).hexdigest(),
+        sha256=hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest(),
         network=network,
         grid=stored.grid,
         multiple=stored.multiple,
@@ -219,11 +179,29 @@ def load_segmenter(
         resolutions_mpp=tuple(float(mpp) for mpp in about["resolutions_mpp"]),
         normalize=about["normalize"],
         stain=about.get("stain", ""),
-        engine=engine,
-        precision=chosen,
-        accurate=accurate,
-        normalize_stain=normalize_stain,
+        precision=precision,
+        settings=settings,
     )
+
+
+def _start_engine(stored: _Stored, settings: SegmenterSettings) -> tuple[Network, str]:
+    """The network on the engine of the settings, and the precision that it computes in."""
+    if settings.engine == "tensorflow":
+        return tensorflow_network(stored.keras()), "float32"
+    precision = settings.precision
+    if precision == "int8" or (precision == "auto" and "int8" in stored.mixed):
+        if "int8" not in stored.mixed:
+            raise InputError(
+                f"model {settings.model!r} holds no ranges.json, which int8 needs; "
+                "train-segmenter writes it"
+            )
+        network, rest = openvino_network(partial(stored.graph, "int8"), precision="auto")
+        return network, f"int8 and {rest}"
+    chosen = multiplied_in(precision)
+    if chosen in stored.mixed:
+        network, rest = openvino_network(partial(stored.graph, chosen), precision="float32")
+        return network, f"{chosen} and {rest}"
+    return openvino_network(partial(stored.graph, chosen), precision=precision)
 
 
 def load_stardist(model: str = "default") -> Any:
@@ -233,7 +211,7 @@ def load_stardist(model: str = "default") -> Any:
     Raises:
         InputError: no such model, or its files can't be used.
     """
-    stored = _load_pretrained(model) if model in PRETRAINED else _load_folder(model)
+    stored = _load(model)
     keras_model = stored.keras()
     with contextlib.redirect_stdout(io.StringIO()):  # StarDist prints its thresholds
         from stardist.models import Config2D, StarDist2D
@@ -251,6 +229,10 @@ def load_stardist(model: str = "default") -> Any:
         reference = Reference(config, name=None, basedir=None)
         reference.thresholds = stored.thresholds
     return reference
+
+
+def _load(model: str) -> _Stored:
+    return _load_pretrained(model) if model in PRETRAINED else _load_folder(model)
 
 
 def _load_folder(model: str) -> _Stored:

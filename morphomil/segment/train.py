@@ -29,6 +29,7 @@ from morphomil.segment.network import BACKBONE, GRID, Design, fold_norms
 from morphomil.segment.polygons import native_threads
 from morphomil.slides.stain import change_of_stains, estimate_stains, restain
 from morphomil.store import write_arrays, write_json, write_table_csv
+from morphomil.types import SegmenterSettings
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -398,7 +399,7 @@ def train_from_table(
     train_segmenter(
         images["train"], images["val"], out, settings=settings, resume=resume, on_epoch=on_epoch
     )
-    thresholds, scores = tune_thresholds(images["val"], load_segmenter(str(out)))
+    thresholds, scores = tune_thresholds(images["val"], load_segmenter(SegmenterSettings(str(out))))
     write_table_csv(out / "thresholds.csv", scores)
     write_json(out / "thresholds.json", thresholds)
     return out

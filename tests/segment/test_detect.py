@@ -36,7 +36,6 @@ def oracle(labels: np.ndarray) -> tuple[Segmenter, np.ndarray]:
         return probability[None, inner, inner, None], distance[None, inner, inner]
 
     segmenter = Segmenter(
-        name="oracle",
         sha256="",
         network=network,
         grid=2,

@@ -7,6 +7,7 @@ import json
 import platform
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -27,6 +28,7 @@ from morphomil.segment.engines import (
 )
 from morphomil.segment.model import WEIGHTS, Segmenter, load_segmenter, load_stardist
 from morphomil.segment.network import Design, fold_norms, layers_of
+from morphomil.types import SegmenterSettings
 
 DESIGN = Design(rays=8, widths=(8, 8, 8))
 
@@ -206,8 +208,8 @@ def test_mirrored_predictions_return_to_their_place(rays: int) -> None:
         return image[None, ::2, ::2, None], np.stack(seen, axis=-1)[None] + np.float32(0.01)
 
     rgb = np.random.default_rng(0).integers(0, 256, (48, 64, 3)).astype(np.uint8)
-    plain = Segmenter("oracle", "", oracle, 2, 16, 0.5, 0.4, (), "unit")
-    mirrored = Segmenter("oracle", "", oracle, 2, 16, 0.5, 0.4, (), "unit", accurate=True)
+    plain = Segmenter("", oracle, 2, 16, 0.5, 0.4, (), "unit")
+    mirrored = replace(plain, settings=SegmenterSettings(accurate=True))
     for expected, got in zip(plain.predict(rgb), mirrored.predict(rgb), strict=True):
         np.testing.assert_allclose(got, expected, atol=1e-6)
 
@@ -233,7 +235,7 @@ def test_the_fast_engine_finds_the_nuclei_of_the_reference(
         Image.open(shared_data / "nuclei" / "tnbc" / "images" / "03_1.png").convert("RGB")
     )
     reference = segment_image(image, mpp=0.25, engine="tensorflow")
-    fast = segment_image(image, mpp=0.25, precision=precision)  # type: ignore[arg-type]
+    fast = segment_image(image, mpp=0.25, precision=precision)
     assert reference.max() > 20
     assert matched_share(reference, fast) >= SHARE[precision]
 
@@ -272,11 +274,11 @@ def test_whole_images_as_stardist_itself_segments_them(shared_data: Path, model:
 
 def test_what_does_not_go_together_is_refused(shared_data: Path) -> None:
     with pytest.raises(InputError, match="runs in float32"):
-        load_segmenter(engine="tensorflow", precision="bfloat16")
+        SegmenterSettings(engine="tensorflow", precision="bfloat16")
     with pytest.raises(InputError, match="no folder with a config"):
-        load_segmenter("nowhere")
+        load_segmenter(SegmenterSettings("nowhere"))
     with pytest.raises(InputError, match=r"holds no ranges\.json"):
-        load_segmenter(str(shared_data / "trial_segmenter"), precision="int8")
+        load_segmenter(SegmenterSettings(str(shared_data / "trial_segmenter"), precision="int8"))
 
 
 def test_loading_the_default_needs_neither_tensorflow_nor_torch() -> None:

@@ -44,9 +44,7 @@ def answer_with(monkeypatch: pytest.MonkeyPatch, change) -> Segmenter:
         return change(truths[rgb.tobytes()])
 
     monkeypatch.setattr(evaluate, "find_labels", find)
-    segmenter = Segmenter(
-        "truth", "", lambda _: (np.empty(0), np.empty(0)), 2, 16, 0.5, 0.4, (), "unit"
-    )
+    segmenter = Segmenter("", lambda _: (np.empty(0), np.empty(0)), 2, 16, 0.5, 0.4, (), "unit")
     object.__setattr__(segmenter, "truths", truths)
     return segmenter
 
@@ -127,7 +125,7 @@ def test_thresholds_are_tuned_to_the_image() -> None:
             padded, 16, grid=(2, 2)
         )[None]
 
-    segmenter = Segmenter("half sure", "", network, 2, 16, 0.9, 0.4, (), "unit")
+    segmenter = Segmenter("", network, 2, 16, 0.9, 0.4, (), "unit")
     best, table = tune_thresholds([image], segmenter)
     assert best["prob"] < 0.5
     assert table.loc[table["prob"] >= 0.5, "pq"].max() == 0

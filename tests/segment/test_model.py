@@ -16,6 +16,7 @@ from morphomil.segment import segment_image
 from morphomil.segment.agreement import agreement
 from morphomil.segment.annotated import read_annotated
 from morphomil.segment.model import WEIGHTS, load_segmenter
+from morphomil.types import SegmenterSettings
 
 
 def test_the_default_model_knows_its_resolutions() -> None:
@@ -109,14 +110,14 @@ def test_stardist_folders_are_taken(shared_data: Path) -> None:
 
 def test_folders_that_are_no_model_are_refused(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"no folder with a config\.json"):
-        load_segmenter(str(tmp_path))
+        load_segmenter(SegmenterSettings(str(tmp_path)))
     config = json.loads((WEIGHTS / "default" / "config.json").read_text())
     (tmp_path / "config.json").write_text(json.dumps(config))
     with pytest.raises(InputError, match="holds none of"):
-        load_segmenter(str(tmp_path))
+        load_segmenter(SegmenterSettings(str(tmp_path)))
     (tmp_path / "weights.safetensors").write_bytes(b"\x02\0\0\0\0\0\0\0{}")
     with pytest.raises(InputError, match="can't be used"):
-        load_segmenter(str(tmp_path))
+        load_segmenter(SegmenterSettings(str(tmp_path)))
     (tmp_path / "weights.safetensors").write_bytes(b"garbage")
     with pytest.raises(InputError, match="can't be used"):
-        load_segmenter(str(tmp_path))
+        load_segmenter(SegmenterSettings(str(tmp_path)))

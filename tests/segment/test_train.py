@@ -18,6 +18,7 @@ from morphomil.segment.augment import AugmentSettings, jitter_optics, jitter_sta
 from morphomil.segment.model import load_segmenter
 from morphomil.segment.network import Design
 from morphomil.segment.train import PatchSampler, TrainSettings, train_from_table, train_segmenter
+from morphomil.types import SegmenterSettings
 
 TINY = TrainSettings(
     design=Design(rays=8, widths=(8, 8, 8)),
@@ -203,7 +204,7 @@ def test_a_table_of_images_becomes_a_model_that_segments(tmp_path: Path) -> None
         )
     pd.DataFrame(rows).to_csv(tmp_path / "training.csv", index=False)
     out = train_from_table(tmp_path / "training.csv", tmp_path / "model", root=None, settings=TINY)
-    segmenter = load_segmenter(str(out))
+    segmenter = load_segmenter(SegmenterSettings(str(out)))
     assert segmenter.resolutions_mpp == (0.25, 0.5)
     assert segmenter.normalize == "unit"
     scores = pd.read_csv(out / "thresholds.csv")
