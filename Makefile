@@ -21,10 +21,16 @@ test-torch:
 test-others:
 	$(BIN)/python -m pytest -q $(addprefix --ignore ,$(TORCH_TESTS) tests/test_layout.py)
 
-lint: $(VENV)/.installed-test
+lint: $(VENV)/.installed-test build/types/morphomil
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+
+# cli/ and figures/ install as parts of morphomil; mypy, which can't run the installer's finder,
+# finds them by links.
+build/types/morphomil:
+	mkdir -p $@
+	ln -s ../../../cli ../../../figures $@
 
 docs: $(VENV)/.installed-test
 	$(BIN)/sphinx-build -W --keep-going -b html docs docs/_build/html

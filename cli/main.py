@@ -676,11 +676,11 @@ def view(
     machine only."""
     import webbrowser
 
-    from morphomil.figures.viewer import make_server
+    from morphomil.figures.viewer import LOOPBACK, make_server
     from morphomil.run.directory import Run
 
     with make_server(Run.open(path), port=port) as server:
-        address = f"http://{server.server_address[0]}:{server.server_port}/"
+        address = f"http://{LOOPBACK}:{server.server_port}/"
         say(f"Slides: {address} (this machine only; end with Ctrl-C)")
         if browser:
             webbrowser.open(address)

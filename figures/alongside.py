@@ -77,7 +77,7 @@ def _draw_correlations(
     axes.axvline(0, color="black", linewidth=0.6, linestyle="--", zorder=0)
     for number, model in enumerate(models):
         color, marker = series_look(number)[0], MARKERS[number % len(MARKERS)]
-        table = own[own["model"] == model].set_index("feature").reindex(features)
+        table = own[own["model"] == model].set_index("feature").reindex(list(features))
         rows = np.arange(len(features)) + (number - (len(models) - 1) / 2) * 0.5 / max(
             len(models) - 1, 1
         )

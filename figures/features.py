@@ -36,6 +36,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.colors import Normalize
     from matplotlib.figure import Figure
+    from matplotlib.projections.polar import PolarAxes
 
 
 RHO = "\N{GREEK SMALL LETTER RHO}"
@@ -223,7 +224,7 @@ def orientation_rose(
         return figure
 
 
-def _draw_rose(axes: Axes, own: pd.DataFrame, color: str, top: float) -> None:
+def _draw_rose(axes: PolarAxes, own: pd.DataFrame, color: str, top: float) -> None:
     middle = np.radians((own["low"] + own["high"]).to_numpy(float) / 2)
     width = np.radians((own["high"] - own["low"]).to_numpy(float))
     for turn in (0, np.pi):

@@ -95,7 +95,7 @@ def attention_map(
             shown = (
                 attended if name == "relative_attention" else patches[np.isfinite(patches[name])]
             )
-            cells = squares(
+            colored = squares(
                 shown,
                 array=shown[name].to_numpy(float),
                 cmap=colors,
@@ -103,13 +103,13 @@ def attention_map(
                 edgecolor="none",
                 alpha=0.8,
             )
-            axes.add_collection(cells)
+            axes.add_collection(colored)
             if outlines:
                 axes.add_collection(
                     LineCollection(outlines, color="black", linewidth=0.8), autolim=False
                 )
             draw_scale_bar(axes, width=columns * level0_px_per_thumb_px, um_per_unit=mpp)
-            figure.colorbar(cells, ax=axes, shrink=0.8, label=label)
+            figure.colorbar(colored, ax=axes, shrink=0.8, label=label)
         figure.suptitle(shorten(title, round(width_mm * 0.7)), x=0.01, ha="left")
         if outlines:
             line = Line2D([], [], color="black", linewidth=0.8, label=f"region ({len(polygons)})")
@@ -147,7 +147,7 @@ def patch_sheet(
     side = width_mm / columns
     with style():
         figure = new_figure(width_mm=width_mm, height_mm=sum(rows) * (side + 5) + 10)
-        parts = figure.subfigures(2, 1, height_ratios=rows)
+        parts = figure.subfigures(2, 1, squeeze=False, height_ratios=rows).flat
         for part, count, (name, shown) in zip(parts, rows, groups, strict=True):
             part.suptitle(name, x=0.01, ha="left")
             grid = part.subplots(count, columns, squeeze=False)
@@ -193,8 +193,8 @@ def attention_plate(
     with style():
         figure = new_figure(width_mm=width_mm, height_mm=slide_mm + width_mm / len(top) + 26)
         upper, lower = figure.subfigures(
-            2, 1, height_ratios=(slide_mm + 16, width_mm / len(top) + 8)
-        )
+            2, 1, squeeze=False, height_ratios=(slide_mm + 16, width_mm / len(top) + 8)
+        ).flat
         upper.suptitle(shorten(title, round(width_mm * 0.55)), x=0.01, ha="left")
         left, right = upper.subplots(1, 2)
         for axes, image in ((left, thumbnail), (right, pale(thumbnail))):

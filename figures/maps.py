@@ -3,7 +3,7 @@ functions."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
@@ -14,7 +14,11 @@ from morphomil.store import write_bytes, write_table_csv
 from morphomil.tables.figures import image_regions
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
     from pathlib import Path
+
+    import numpy as np
+    from numpy.typing import NDArray
 
     from morphomil.models.fits import SlideMap
     from morphomil.run.directory import Run
@@ -37,7 +41,8 @@ def draw_map(run: Run, model: str, found: SlideMap) -> list[Path]:
         relative_attention=found.patches["attention"] * len(found.patches)
     )
     mpp = run.segmented_with().get("mpp")
-    paths, pixels = [], {}
+    paths: list[Path] = []
+    pixels: dict[int, NDArray[np.uint8]] = {}
     ranked = patches.sort_values("attention", ascending=False)
     count = min(SHOWN, len(ranked) // 2)
     chosen = pd.concat([ranked.head(count), ranked.tail(count)])
@@ -91,7 +96,7 @@ def draw_map(run: Run, model: str, found: SlideMap) -> list[Path]:
 PATCH_PX = 256
 
 
-def _read_patch(image: SlideImage, patch: dict[str, float]) -> object:
+def _read_patch(image: SlideImage, patch: Mapping[Any, Any]) -> NDArray[np.uint8]:
     return image.read(
         patch["x_px"], patch["y_px"], PATCH_PX, PATCH_PX, downsample=patch["side_px"] / PATCH_PX
     )

@@ -81,7 +81,7 @@ def roc_comparison(
     height = max(width_mm * 0.46, 20 + 9 * len(models) + 4.5 * len(pairs))
     with style():
         figure = new_figure(width_mm=width_mm, height_mm=height)
-        left, right = figure.subfigures(1, 2, width_ratios=(0.88, 1.12))
+        left, right = figure.subfigures(1, 2, squeeze=False, width_ratios=(0.88, 1.12)).flat
         axes = left.subplots()
         axes.plot([0, 1], [0, 1], color=GRAY, linewidth=0.6, linestyle=(0, (4, 3)))
         for number, model in enumerate(models):

@@ -10,6 +10,7 @@ import matplotlib
 import numpy as np
 from matplotlib.cm import ScalarMappable
 from matplotlib.colors import Normalize
+from matplotlib.patches import Rectangle
 
 from morphomil.figures.groups import draw_groups
 from morphomil.figures.labels import (
@@ -81,7 +82,7 @@ def patient_plate(
     with style():
         side = (width_mm - 22) / 4
         figure = new_figure(width_mm=width_mm, height_mm=side + 16 + 58)
-        upper, lower = figure.subfigures(2, 1, height_ratios=(side + 16, 58))
+        upper, lower = figure.subfigures(2, 1, squeeze=False, height_ratios=(side + 16, 58)).flat
         _draw_patients(upper, patients, patch_quantity, nucleus_quantity)
         _draw_features(lower, patient_values, labels, ranking)
         figure.draw_without_rendering()
@@ -151,8 +152,7 @@ def _draw_slide(axes: Axes, patient: PatientPlate, norm: Normalize) -> None:
     )
     axes.add_collection(cells)
     x, y, side = patient.example_at
-    frame = {"fill": False, "edgecolor": "black", "linewidth": 1.2}
-    axes.add_patch(matplotlib.patches.Rectangle((x, y), side, side, **frame))
+    axes.add_patch(Rectangle((x, y), side, side, fill=False, edgecolor="black", linewidth=1.2))
     draw_scale_bar(axes, width=columns * scale, um_per_unit=patient.mpp)
 
 

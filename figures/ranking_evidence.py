@@ -34,7 +34,7 @@ def evidence_plot(
         grid = figure.add_gridspec(1, 4)
         left = figure.add_subplot(grid[0])
         shapley, ablation, right = (
-            figure.add_subplot(cell, sharey=left) for cell in list(grid)[1:]
+            figure.add_subplot(grid[place], sharey=left) for place in (1, 2, 3)
         )
         _draw(
             left,

@@ -32,7 +32,7 @@ def read_contributions(run: Run, slide_id: str) -> pd.DataFrame | None:
     return run.nuclei(slide_id).merge(pd.read_parquet(path).drop(columns="patch_id"), on="label")
 
 
-def patch_contributions(nuclei: pd.DataFrame, patches: pd.DataFrame) -> pd.Series:
+def patch_contributions(nuclei: pd.DataFrame, patches: pd.DataFrame) -> pd.Series[float]:
     """What each patch's nuclei contribute together, in percentage points; NaN in patches that no
     bag has."""
     total = nuclei.groupby("patch_id")["contribution"].sum(min_count=1)
@@ -58,8 +58,8 @@ def nuclei_gallery(
     chosen = pd.concat([own.iloc[::-1].head(count), own.head(count)])
     masks = run.masks(slide.slide_id)
     examples = []
-    for nucleus in chosen.itertuples():
-        stored = masks[str(nucleus.region)]
+    for nucleus in chosen.to_dict("records"):
+        stored = masks[str(nucleus["region"])]
         frame = dict(stored.attrs)
         downsample, shape = frame["downsample"], stored["labels"].shape
         row, column = (
@@ -71,18 +71,20 @@ def nuclei_gallery(
                 )
             )
             for place, name, extent in (
-                (nucleus.y_px, "y_px", shape[0]),
-                (nucleus.x_px, "x_px", shape[1]),
+                (nucleus["y_px"], "y_px", shape[0]),
+                (nucleus["x_px"], "x_px", shape[1]),
             )
         )
         labels = stored["labels"][row : row + SIDE_PX, column : column + SIDE_PX]
         x, y = frame["x_px"] + column * downsample, frame["y_px"] + row * downsample
         rgb = image.read(x, y, labels.shape[1], labels.shape[0], downsample=downsample)
-        share = 100 * nucleus.contribution
-        only = np.where(labels == nucleus.label, labels, 0)
+        share = 100 * nucleus["contribution"]
+        only = np.where(labels == nucleus["label"], labels, 0)
         side = "for" if share > 0 else "against"
         examples.append(
-            PatchExample(rgb, only, title=f"{side} {positive}", values={int(nucleus.label): share})
+            PatchExample(
+                rgb, only, title=f"{side} {positive}", values={int(nucleus["label"]): share}
+            )
         )
     return contact_sheet(
         examples, mpp=frame["mpp"], label="Contribution", unit="% points", columns=SHOWN

@@ -6,7 +6,6 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
 import pandas as pd
 
 from morphomil.errors import InputError
@@ -26,11 +25,12 @@ from morphomil.figures.models import (
     roc_comparison,
     subgroup_forest,
 )
+from morphomil.figures.patch_examples import read_example
 from morphomil.figures.plate import PatientPlate, patient_plate
 from morphomil.figures.ranking import ranking_plot
 from morphomil.figures.ranking_evidence import evidence_plot
 from morphomil.figures.roc import MEAN, roc_plot, roc_points
-from morphomil.figures.slides import PatchExample, contact_sheet
+from morphomil.figures.slides import contact_sheet
 from morphomil.figures.style import save_figure, use_look
 from morphomil.matrix import patch_values
 from morphomil.slides.image import open_image
@@ -47,6 +47,7 @@ if TYPE_CHECKING:
 
     from matplotlib.figure import Figure
 
+    from morphomil.figures.slides import PatchExample
     from morphomil.figures.style import Format, Look
     from morphomil.run.directory import Run
     from morphomil.types import Slide
@@ -417,16 +418,20 @@ def _nuclei(run: Run) -> Drawing:
         values = patch_values(run.nuclei(slide.slide_id), run.patches(slide.slide_id))
         for patch in figure_tables.typical_patches(
             values, feature, count=PATCHES_PER_PATIENT
-        ).itertuples():
+        ).to_dict("records"):
             example, mpp = _example(
-                run, slide, patch, feature, f"{group}: {slide.slide_id}, patch {patch.patch_id}"
+                run,
+                slide,
+                patch,
+                feature=feature,
+                title=f"{group}: {slide.slide_id}, patch {patch['patch_id']}",
             )
             examples.append(example)
             about = {
                 "slide_id": slide.slide_id,
                 "patient": slide.patient,
                 "label": group,
-                "patch_id": patch.patch_id,
+                "patch_id": patch["patch_id"],
             }
             rows += [
                 about | {"nucleus": number, feature: value}
@@ -443,23 +448,16 @@ def _nuclei(run: Run) -> Drawing:
 
 
 def _example(
-    run: Run, slide: Slide, patch: Any, feature: str, title: str
+    run: Run, slide: Slide, patch: Mapping[Any, Any], *, feature: str, title: str
 ) -> tuple[PatchExample, float]:
     """A segmented patch with its nuclei's values, and um per pixel."""
-    stored = run.masks(slide.slide_id)[str(patch.region)]
-    frame = dict(stored.attrs)
-    side, downsample = int(frame["patch_px"]), float(frame["downsample"])
-    column, row = (
-        round((v - frame[k]) / downsample) for v, k in ((patch.x_px, "x_px"), (patch.y_px, "y_px"))
-    )
-    labels = np.asarray(stored["labels"][row : row + side, column : column + side])
+    masks = run.masks(slide.slide_id)[str(patch["region"])]
+    values = run.nuclei(slide.slide_id).set_index("label")[feature]
     with open_image(
-        slide.images[patch.image], default_mpp=run.segmented_with().get("mpp")
+        slide.images[patch["image"]], default_mpp=run.segmented_with().get("mpp")
     ) as image:
-        rgb = image.read(patch.x_px, patch.y_px, side, side, downsample=downsample)
-    nuclei = run.nuclei(slide.slide_id).set_index("label")[feature]
-    known = nuclei.loc[nuclei.index.intersection(np.unique(labels))]
-    return PatchExample(rgb, labels, title=title, values=known.to_dict()), float(frame["mpp"])
+        example = read_example(image, masks, patch, title=title, values=values)
+    return example, float(masks.attrs["mpp"])
 
 
 def _plate(run: Run) -> Drawing:
@@ -494,11 +492,12 @@ def _patient_plate(
     run: Run, slide: Slide, group: str, feature: str
 ) -> tuple[PatientPlate, pd.DataFrame]:
     values = patch_values(run.nuclei(slide.slide_id), run.patches(slide.slide_id))
-    patch = next(figure_tables.typical_patches(values, feature, count=1).itertuples())
-    example, example_mpp = _example(run, slide, patch, feature, f"patch {patch.patch_id}")
-    own = values[values["image"] == patch.image]
+    patch = figure_tables.typical_patches(values, feature, count=1).to_dict("records")[0]
+    title = f"patch {patch['patch_id']}"
+    example, example_mpp = _example(run, slide, patch, feature=feature, title=title)
+    own = values[values["image"] == patch["image"]]
     with open_image(
-        slide.images[patch.image], default_mpp=run.segmented_with().get("mpp")
+        slide.images[patch["image"]], default_mpp=run.segmented_with().get("mpp")
     ) as image:
         thumbnail = image.thumbnail()
         plate = PatientPlate(
@@ -510,7 +509,7 @@ def _patient_plate(
             values=own[feature].to_numpy(float),
             example=example,
             example_mpp=example_mpp,
-            example_at=(patch.x_px, patch.y_px, patch.side_px),
+            example_at=(patch["x_px"], patch["y_px"], patch["side_px"]),
         )
     return plate, own[["image", "patch_id", "x_px", "y_px", "side_px", "nuclei", feature]]
 

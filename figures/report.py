@@ -49,6 +49,8 @@ _HEADS = {
 _P_VALUES = ("p_value", "p_holm", "p_bh")
 _ESTIMATE = re.compile(rf"([-{MINUS}]?\d+\.?\d*) \[[^\]]*\]")
 """A number with its interval."""
+Shape = Literal["wide", "medium", "square", "strip", "slide"]
+"""A picture's width on the page."""
 _MAGIC = ((b"\x89PNG", "image/png"), (b"\xff\xd8\xff", "image/jpeg"))
 
 
@@ -61,7 +63,7 @@ class Picture:
     alt: str
     data: bytes
     caption: str = ""
-    shape: Literal["wide", "medium", "square", "strip", "slide"] = "wide"
+    shape: Shape = "wide"
 
     @property
     def uri(self) -> str:

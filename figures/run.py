@@ -17,11 +17,12 @@ from morphomil.figures.labels import (
     patient_quantity,
 )
 from morphomil.figures.models import model_name
+from morphomil.figures.patch_examples import read_example
 from morphomil.figures.prose import Auc, describe_methods, say_looks, say_plainly
 from morphomil.figures.ranking_nuclei import nuclei_gallery, patch_contributions, read_contributions
 from morphomil.figures.registry import draw_figures
 from morphomil.figures.report import Looks, Picture, ReportData, SlidePictures, render_report
-from morphomil.figures.slides import PatchExample, contact_sheet, overview, slide_heatmap
+from morphomil.figures.slides import contact_sheet, overview, slide_heatmap
 from morphomil.figures.style import ONE_AND_A_HALF_COLUMNS_MM, TWO_COLUMNS_MM, render
 from morphomil.matrix import patch_values
 from morphomil.slides.image import open_image
@@ -34,11 +35,12 @@ from morphomil.tables.paper import read_predictions
 from morphomil.types import FEATURE_NAMES, PatchSettings
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Mapping
     from pathlib import Path
 
     from matplotlib.figure import Figure
 
+    from morphomil.figures.report import Shape
     from morphomil.run.directory import Run
     from morphomil.slides.image import SlideImage
     from morphomil.types import Slide
@@ -173,7 +175,9 @@ def _draw_statistics(run: Run, ranking: pd.DataFrame | None) -> dict[str, Any]:
     """The figures of the registry, also saved for the paper, and why there is none of the
     others."""
     placed: dict[str, Any] = {}
-    others, looks, absent = [], [], []
+    others: list[Picture] = []
+    looks: list[Picture] = []
+    absent: list[str] = []
     for outcome in draw_figures(run):
         if outcome.drawing is None:
             absent.append(f"{outcome.title}: {outcome.absent}.")
@@ -185,7 +189,7 @@ def _draw_statistics(run: Run, ranking: pd.DataFrame | None) -> dict[str, Any]:
             else render(outcome.drawing.figure, "svg")
         )
         width = round(outcome.drawing.figure.get_size_inches()[0] * 25.4)
-        shape = (
+        shape: Shape = (
             "wide"
             if width >= TWO_COLUMNS_MM
             else "medium"
@@ -234,7 +238,10 @@ def _morphology_table(associations: pd.DataFrame) -> pd.DataFrame:
     patch."""
     rows = []
     for (model, feature), own in associations.groupby(["model", "feature"], sort=False):
-        row = {"model": model_name(str(model)), "feature": patient_quantity(str(feature)).name}
+        row: dict[str, Any] = {
+            "model": model_name(str(model)),
+            "feature": patient_quantity(str(feature)).name,
+        }
         row["patients"] = int(own["patients"].max())
         for evidence, head in (
             ("attention", "attention"),
@@ -243,7 +250,7 @@ def _morphology_table(associations: pd.DataFrame) -> pd.DataFrame:
             said = own[own["evidence"] == evidence]
             if len(said):
                 row[f"{head}: \N{GREEK SMALL LETTER RHO} [95 %]"] = _correlation(
-                    said.iloc[0], "rho"
+                    said.to_dict("records")[0], "rho"
                 )
                 row[f"{evidence}_p_holm"] = float(said["p_holm"].iloc[0])
         rows.append(row)
@@ -264,7 +271,7 @@ def _scores_table(scores: pd.DataFrame) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
-def _correlation(row: Any, name: str) -> str:
+def _correlation(row: Mapping[Any, Any], name: str) -> str:
     return f"{format_ratio(row[name])} {format_interval(row[f'{name}_low'], row[f'{name}_high'])}"
 
 
@@ -289,8 +296,8 @@ def _model_tables(run: Run) -> dict[str, Any]:
             **{name: pairs[name].map(model_name) for name in ("model_a", "model_b")}
         )
         pairs["difference"] = [
-            f"{format_ratio(row.difference)} {format_interval(row.low, row.high)}"
-            for row in pairs.itertuples()
+            f"{format_ratio(row['difference'])} {format_interval(row['low'], row['high'])}"
+            for row in pairs.to_dict("records")
         ]
         columns = [
             "part",
@@ -461,24 +468,21 @@ def _draw_examples(
     shown = values[values["nuclei"] > 0].nlargest(EXAMPLES, "nuclei").sort_values("patch_id")
     if shown.empty:
         return None
-    masks, nuclei = run.masks(slide.slide_id), run.nuclei(slide.slide_id).set_index("label")
-    examples = []
-    for patch in shown.itertuples():
-        stored = masks[str(patch.region)]
-        frame = dict(stored.attrs)
-        side, downsample = frame["patch_px"], frame["downsample"]
-        column, row = (
-            round((v - frame[k]) / downsample)
-            for v, k in ((patch.x_px, "x_px"), (patch.y_px, "y_px"))
+    masks = run.masks(slide.slide_id)
+    nuclei = run.nuclei(slide.slide_id).set_index("label")[name]
+    examples = [
+        read_example(
+            image,
+            masks[str(patch["region"])],
+            patch,
+            title=f"patch {patch['patch_id']}",
+            values=nuclei,
         )
-        rgb = image.read(patch.x_px, patch.y_px, side, side, downsample=downsample)
-        labels = stored["labels"][row : row + side, column : column + side]
-        known = nuclei.loc[nuclei.index.intersection(np.unique(labels)), name]
-        examples.append(
-            PatchExample(rgb, labels, title=f"patch {patch.patch_id}", values=known.to_dict())
-        )
+        for patch in shown.to_dict("records")
+    ]
+    mpp = float(masks[str(shown["region"].iloc[-1])].attrs["mpp"])
     quantity = feature_quantity(name)
-    return contact_sheet(examples, mpp=frame["mpp"], label=quantity.name, unit=quantity.unit)
+    return contact_sheet(examples, mpp=mpp, label=quantity.name, unit=quantity.unit)
 
 
 def _slides_table(run: Run) -> pd.DataFrame:

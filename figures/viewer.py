@@ -127,7 +127,7 @@ class SlideBrowser:
             "patches": places,
             "values": {name: values[name] for name in shown},
             "limits": limits,
-            "names": {name: _quantity(name) for name in shown},
+            "names": {name: _quantity(str(name)) for name in shown},
             "nuclei": self._nucleus_features(slide),
         }
 

@@ -7,18 +7,16 @@ from html import escape
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
 from morphomil.errors import InputError
 from morphomil.nuclei.registry import FEATURES
 from morphomil.run.directory import Run
 from morphomil.slides.image import open_image
 
 if TYPE_CHECKING:
+    import numpy as np
     from matplotlib.figure import Figure
     from numpy.typing import NDArray
 
-    from morphomil.figures.slides import PatchExample
     from morphomil.slides.image import SlideImage
 
 
@@ -80,6 +78,7 @@ class LoadedRun(Run):
             SlideError: the slide's file can't be read.
         """
         from morphomil.figures.labels import feature_quantity
+        from morphomil.figures.patch_examples import read_example
         from morphomil.figures.slides import contact_sheet
 
         nuclei, patches = self.nuclei(slide_id), self.patches(slide_id).set_index("patch_id")
@@ -96,23 +95,19 @@ class LoadedRun(Run):
             raise InputError(f"slide {slide_id} has no nuclei to show")
         values = nuclei.set_index("label")[feature] if feature else None
         masks = self.masks(slide_id)
-        examples: list[PatchExample] = []
-        for number in shown:
-            patch: Any = patches.loc[number]
-            with self._image(slide_id, int(patch.image)) as image:
-                examples.append(
-                    _example(image, masks[str(patch["region"])], patch, f"patch {number}", values)
-                )
-        mpp = dict(masks[str(patches.loc[shown[0], "region"])].attrs)["mpp"]
+        examples = []
+        for patch in patches.loc[shown].reset_index().to_dict("records"):
+            with self._image(slide_id, patch["image"]) as image:
+                region, title = masks[str(patch["region"])], f"patch {patch['patch_id']}"
+                examples.append(read_example(image, region, patch, title=title, values=values))
         quantity = feature_quantity(feature) if feature else None
-        drawn: Figure = contact_sheet(
+        return contact_sheet(
             examples,
-            mpp=mpp,
+            mpp=float(masks[str(patches.at[shown[0], "region"])].attrs["mpp"]),
             label=quantity.name if quantity else "",
             unit=quantity.unit if quantity else "",
             columns=min(4, math.ceil(math.sqrt(len(examples)))),
         )
-        return drawn
 
     def __repr__(self) -> str:
         slides = len(self.cohort)
@@ -159,19 +154,3 @@ def _describe_ranking(run: Run) -> str:
         f"; ranked, {first} first, AUC {about['auc']:.2f} ({about['auc_low']:.2f} to "
         f"{about['auc_high']:.2f})"
     )
-
-
-def _example(image: SlideImage, stored: Any, patch: Any, title: str, values: Any) -> PatchExample:
-    from morphomil.figures.slides import PatchExample
-
-    frame = dict(stored.attrs)
-    side, downsample = int(frame["patch_px"]), frame["downsample"]
-    column, row = (round((patch[name] - frame[name]) / downsample) for name in ("x_px", "y_px"))
-    labels = np.asarray(stored["labels"][row : row + side, column : column + side])
-    rgb = image.read(patch["x_px"], patch["y_px"], side, side, downsample=downsample)
-    known = (
-        None
-        if values is None
-        else values.loc[values.index.intersection(np.unique(labels))].to_dict()
-    )
-    return PatchExample(rgb, labels, title=title, values=known)
