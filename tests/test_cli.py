@@ -7,6 +7,7 @@ import json
 import re
 import subprocess
 import sys
+from dataclasses import fields
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -19,6 +20,7 @@ from PIL import Image
 from morphomil.cli.main import app
 from morphomil.cohort.example import EXAMPLE_MANIFEST
 from morphomil.run.directory import Run
+from morphomil.types import PatchSettings, SegmenterSettings
 
 
 def morphomil(*words: str | Path) -> subprocess.CompletedProcess[str]:
@@ -219,3 +221,17 @@ def test_init_of_a_folder_writes_commands_that_exist(tmp_path: Path) -> None:
     again = morphomil("init", tmp_path / "new")
     assert again.returncode == 2
     assert "analysis.sh" in again.stderr
+
+
+def test_options_of_settings_start_from_their_fields() -> None:
+    """What a command offers for settings is what they are without it, field by field."""
+    program = typer.main.get_command(app)
+    for name, kinds in {
+        "segment": (PatchSettings, SegmenterSettings),
+        "import-nuclei": (PatchSettings,),
+        "evaluate-segmenter": (SegmenterSettings,),
+    }.items():
+        defaults = {option.name: option.default for option in program.commands[name].params}
+        for kind in kinds:
+            assert {field.name for field in fields(kind)} <= set(defaults)
+            assert vars(kind()).items() <= defaults.items()

@@ -1,0 +1,63 @@
+"""Commands that write a run's results for others: compare, export."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+import typer
+
+from morphomil.cli.messages import say
+from morphomil.cli.options import QuietOption, RunArgument, SlideOption, command_group
+
+commands = command_group()
+
+
+@commands.command(epilog="Example: `morphomil compare run`")
+def compare(path: RunArgument, quiet: QuietOption = False) -> None:
+    """Write the paper's tables: characteristics, performance, DeLong's tests, subgroups; methods
+    and a checklist."""
+    from morphomil.run.directory import Run
+    from morphomil.tables.attention import set_alongside
+    from morphomil.tables.paper import compare as write_tables
+    from morphomil.tables.paper import read_predictions
+
+    run = Run.open(path)
+    written = write_tables(run)
+    say(f"Tables: {written[0].parent} ({', '.join(file.name for file in written)})", quiet=quiet)
+    beside = set_alongside(run, read_predictions(run))
+    if beside:
+        say(
+            f"Models side by side: {beside[0].parent} ({', '.join(file.name for file in beside)})",
+            quiet=quiet,
+        )
+
+
+@commands.command(epilog="Example: `morphomil export run --to qupath`")
+def export(
+    path: RunArgument,
+    to: Annotated[
+        Literal["qupath", "anndata", "trident", "clam", "csv"],
+        typer.Option(help="Whose files to write."),
+    ],
+    out: Annotated[
+        Path | None, typer.Option("--out", "-o", help="Folder; default: RUN/export/FORMAT.")
+    ] = None,
+    slide: SlideOption = None,
+    quiet: QuietOption = False,
+) -> None:
+    """Write the results for QuPath, scverse, TRIDENT, CLAM or a spreadsheet."""
+    from morphomil.export import export_run
+    from morphomil.run.directory import Run
+
+    folder = out or path / "export" / to
+    written = export_run(
+        Run.open(path),
+        to,
+        out=folder,
+        slides=slide or (),
+        on_file=lambda file: say(
+            f"{file.relative_to(folder)} ({file.stat().st_size:,} bytes)", quiet=quiet
+        ),
+    )
+    say(f"{len(written)} files: {folder}")

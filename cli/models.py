@@ -1,0 +1,183 @@
+"""Commands of the trained models: train, predict, heatmap."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import typer
+
+from morphomil.cli.messages import end_if_failed, note, say
+from morphomil.cli.options import (
+    PositiveOption,
+    QuietOption,
+    RunArgument,
+    SlideOption,
+    command_group,
+    parse_names,
+)
+from morphomil.errors import InputError
+
+commands = command_group()
+
+
+SPLIT_HELP = (
+    "auto: the manifest's split, else k-fold; holdout: 4:1, then 3:1; site: each site by the "
+    "others."
+)
+
+
+@commands.command(epilog="Example: `morphomil train run --model dl-cnb --positive N+`")
+def train(
+    path: RunArgument,
+    model: Annotated[
+        Literal["clinical", "dl-cnb", "dl-cnb+c", "morphometry+clinical"],
+        typer.Option(help="What is trained."),
+    ],
+    preset: Annotated[
+        Literal["default", "paper", "released-code"], typer.Option(help="Of the image model.")
+    ] = "default",
+    backbone: Annotated[
+        str, typer.Option(help="Features to learn from; default: what `morphomil embed` made.")
+    ] = "",
+    finetune: Annotated[
+        bool,
+        typer.Option(
+            "--finetune",
+            help="Let the backbone of these features learn too: slow, best with a GPU.",
+        ),
+    ] = False,
+    weights: Annotated[
+        Path | None, typer.Option(help="Of the backbone, where `embed` was given some.")
+    ] = None,
+    covariates: Annotated[
+        str, typer.Option(help="Of the clinical models, comma-separated; default: all.")
+    ] = "",
+    positive: PositiveOption = None,
+    split: Annotated[
+        Literal["auto", "kfold", "holdout", "site"], typer.Option(help=SPLIT_HELP)
+    ] = "auto",
+    folds: Annotated[int, typer.Option(help="Of the cross-validation.", min=2)] = 5,
+    bags: Annotated[
+        Literal["ten", "all"] | None,
+        typer.Option(help="Bags of ten patches, or all of a slide's patches as one."),
+    ] = None,
+    redraw: Annotated[
+        bool | None,
+        typer.Option(
+            "--redraw/--fixed", help="Draw the training bags anew in every epoch, or once."
+        ),
+    ] = None,
+    balanced: Annotated[
+        bool, typer.Option("--balanced", help="Give classes, instead of patients, the same weight.")
+    ] = False,
+    pool: Annotated[Literal["mean", "max"] | None, typer.Option(help="Of a slide's bags.")] = None,
+    epochs: Annotated[int | None, typer.Option(help="At most.", min=1)] = None,
+    learning_rate: Annotated[float | None, typer.Option(help="Instead of the preset's.")] = None,
+    seed: Annotated[int, typer.Option(help="Of folds, bags, weights.", min=0)] = 0,
+    quiet: QuietOption = False,
+) -> None:
+    """Train the clinical model or the image model, with or without clinical covariates."""
+    from morphomil import pipeline
+    from morphomil.cli.progress import Display
+    from morphomil.models.fits import FitSettings
+    from morphomil.run.directory import Run
+
+    changes: dict[str, Any] = {
+        "redraw": redraw,
+        "pool": pool,
+        "epochs": epochs,
+        "learning_rate": learning_rate,
+    }
+    changes |= {
+        "bag_size": None if bags is None else {"ten": 10, "all": 0}[bags],
+        "balanced": balanced or None,
+    }
+    settings = FitSettings(
+        model,
+        preset=preset,
+        changes={name: value for name, value in changes.items() if value is not None},
+        backbone=backbone,
+        finetune=finetune,
+        weights=str(weights or ""),
+        covariates=parse_names(covariates),
+        split=split,
+        folds=folds,
+        positive=positive,
+        seed=seed,
+    )
+    with Display(quiet=quiet) as display:
+        result = pipeline.train(Run.open(path), settings, progress=display)
+    for text in result.notes:
+        say(text, quiet=quiet)
+    say(
+        f"Model: {path}/models/{model}. Next: morphomil predict {path} --model {model}", quiet=quiet
+    )
+    end_if_failed(result.failed, "folds failed, the others are done")
+
+
+@commands.command(epilog="Example: `morphomil predict run --model dl-cnb`")
+def predict(
+    path: RunArgument,
+    model: Annotated[
+        str | None,
+        typer.Option(help="As `morphomil train` names it; default: all that are trained."),
+    ] = None,
+    model_from: Annotated[
+        Path | None,
+        typer.Option(help="Another run, whose trained model scores all patients of this one."),
+    ] = None,
+    quiet: QuietOption = False,
+) -> None:
+    """Score the test patients of trained models, once, or an external cohort: every scoring is
+    logged."""
+    from morphomil import pipeline
+    from morphomil.models.fits import describe_test, trained_models
+    from morphomil.run.directory import Run
+
+    run = Run.open(path)
+    origin = Run.open(model_from) if model_from else None
+    names = [model] if model else trained_models(origin or run)
+    if not names:
+        trained = model_from or path
+        raise InputError(
+            f"{trained} has no trained models; run: morphomil train {trained} --model dl-cnb"
+        )
+    for name in names:
+        scoring = pipeline.predict(run, name, origin=origin)
+        for text in scoring.notes:
+            note(text)
+        say(f"{name}: {describe_test(run, name)}", quiet=quiet)
+        say(f"Predictions: {path}/models/{name}/predictions.parquet", quiet=quiet)
+
+
+@commands.command(epilog="Example: `morphomil heatmap run --model dl-cnb --slide P001`")
+def heatmap(
+    path: RunArgument,
+    model: Annotated[str, typer.Option(help="dl-cnb or dl-cnb+c.")] = "dl-cnb",
+    slide: SlideOption = None,
+    overlap: Annotated[
+        float,
+        typer.Option(
+            help="Attention on a finer grid: windows that share this part of "
+            "their side (0.5, 0.75)."
+        ),
+    ] = 0.0,
+    weights: Annotated[
+        Path | None, typer.Option(help="Of the backbone, for --overlap, if `embed` had some.")
+    ] = None,
+    quiet: QuietOption = False,
+) -> None:
+    """Draw where the image model looks on every slide, and what its prediction rests on."""
+    from morphomil import pipeline
+    from morphomil.figures.maps import draw_map
+    from morphomil.run.directory import Run
+
+    run = Run.open(path)
+    for attention in pipeline.heatmap(run, model, slide or (), overlap=overlap, weights=weights):
+        draw_map(run, model, attention)
+        say(
+            f"{attention.slide_id}: probability {attention.probability:.3f} ({attention.fold})",
+            quiet=quiet,
+        )
+    say(f"Maps: {path}/figures/models/{model}; patch scores for QuPath: {path}/models/{model}/maps")

@@ -1,0 +1,151 @@
+"""Options and arguments that several commands share, and what their texts mean."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable
+from copy import copy
+from functools import wraps
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, get_type_hints
+
+import typer
+
+from morphomil.errors import InputError
+from morphomil.types import PatchSettings, SegmenterSettings
+
+if TYPE_CHECKING:
+    from morphomil.pipeline.execution import Shard
+
+Command = Callable[..., None]
+OutOption = Annotated[
+    Path, typer.Option("--out", "-o", help="Run directory, made or gone on with.")
+]
+RunArgument = Annotated[
+    Path, typer.Argument(help="Run directory of `morphomil segment`.", show_default=False)
+]
+MppOption = Annotated[
+    float | None, typer.Option(help="um per level-0 pixel where file and manifest don't say.")
+]
+CovariatesOption = Annotated[
+    str, typer.Option(help="Further columns of the manifest to keep, comma-separated.")
+]
+DropMissingOption = Annotated[
+    bool, typer.Option(help="Leave out rows without a label instead of refusing.")
+]
+PositiveOption = Annotated[
+    str | None, typer.Option(help="The label that counts as positive (1 where labels are 0/1).")
+]
+SlideOption = Annotated[
+    list[str] | None, typer.Option(help="Only this slide; may be given several times.")
+]
+ShardOption = Annotated[
+    str, typer.Option(help="Work on part i of n, as in 2/8, for job arrays.", metavar="i/n")
+]
+QuietOption = Annotated[
+    bool, typer.Option("--quiet", "-q", help="Print only problems and where the results are.")
+]
+SETTINGS: dict[type, dict[str, Any]] = {
+    PatchSettings: {
+        "working_mpp": typer.Option(help="um per pixel to cut and segment patches at."),
+        "patch_px": typer.Option("--patch", help="Side of a patch, working pixels."),
+        "max_blank": typer.Option(help="Drop patches with this blank share or more."),
+        "max_ink": typer.Option(help="Drop patches with this share of ink, or more."),
+        "regions": typer.Option(help="Where the tumor is."),
+    },
+    SegmenterSettings: {
+        "model": typer.Option(
+            help="default, a model folder (of train-segmenter or StarDist), or a StarDist "
+            "pretrained name."
+        ),
+        "normalize": typer.Option(help="Pixel values for the model; default: its own way."),
+        "engine": typer.Option(help="openvino: fast on CPUs; tensorflow: the reference, GPUs."),
+        "precision": typer.Option(help="Of openvino; auto: int8 with the shipped weights."),
+        "accurate": typer.Option(
+            "--accurate", help="Average four mirrored predictions; 4 x the time."
+        ),
+        "normalize_stain": typer.Option(
+            "--normalize-stain", help="Bring hematoxylin and eosin to a reference first (Macenko)."
+        ),
+    },
+}
+"""Each field of these settings is an option; its type and default are the field's."""
+
+
+def command_group() -> typer.Typer:
+    """A group of commands, to be added to the program."""
+    return typer.Typer(no_args_is_help=True, rich_markup_mode="markdown")
+
+
+def with_settings(**helps: str) -> Callable[[Command], Command]:
+    """Decorates a command that takes whole settings: they become an option for each field.
+
+    A parameter whose type is in `SETTINGS` stands for the options of its fields, with the values of
+    the parameter's default; `helps` are those help texts that differ in this command.
+    """
+
+    def decorate(command: Command) -> Command:
+        signature = inspect.signature(command, eval_str=True)
+        grouped = {
+            name: parameter.annotation
+            for name, parameter in signature.parameters.items()
+            if parameter.annotation in SETTINGS
+        }
+
+        @wraps(command)
+        def parsed(**values: Any) -> None:
+            settings = {
+                name: kind(**{field: values.pop(field) for field in SETTINGS[kind]})
+                for name, kind in grouped.items()
+            }
+            command(**values, **settings)
+
+        options = [
+            option.replace(kind=inspect.Parameter.KEYWORD_ONLY)
+            for name, parameter in signature.parameters.items()
+            for option in (
+                _options_of(parameter.default, helps) if name in grouped else [parameter]
+            )
+        ]
+        parsed.__signature__ = signature.replace(parameters=options)  # type: ignore[attr-defined]
+        return parsed
+
+    return decorate
+
+
+def _options_of(defaults: Any, helps: dict[str, str]) -> list[inspect.Parameter]:
+    """One option for each field of settings."""
+    hints = get_type_hints(type(defaults))
+    parameters = []
+    for name, shared in SETTINGS[type(defaults)].items():
+        option = copy(shared)
+        option.help = helps.get(name, option.help)
+        parameters.append(
+            inspect.Parameter(
+                name,
+                inspect.Parameter.KEYWORD_ONLY,
+                default=getattr(defaults, name),
+                annotation=Annotated[hints[name], option],
+            )
+        )
+    return parameters
+
+
+def parse_names(text: str) -> tuple[str, ...]:
+    """The names of a list with commas between."""
+    return tuple(name.strip() for name in text.split(",") if name.strip())
+
+
+def parse_shard(text: str) -> Shard:
+    """The part of a cohort that `i/n` names.
+
+    Raises:
+        InputError: it isn't so written, or there is no such part.
+    """
+    from morphomil.pipeline.execution import Shard
+
+    try:
+        index, count = map(int, text.split("/"))
+    except ValueError:
+        raise InputError(f"--shard is i/n, as in 2/8; got {text!r}") from None
+    return Shard(index, count)

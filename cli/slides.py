@@ -1,0 +1,238 @@
+"""Commands that work slide by slide: segment, import-nuclei, featurize, embed."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from morphomil.cli.cohorts import read_cohort
+from morphomil.cli.messages import end_if_failed, say
+from morphomil.cli.options import (
+    CovariatesOption,
+    DropMissingOption,
+    MppOption,
+    OutOption,
+    QuietOption,
+    RunArgument,
+    ShardOption,
+    command_group,
+    parse_shard,
+    with_settings,
+)
+from morphomil.types import EmbedSettings, PatchSettings, Pooling, SegmenterSettings
+
+if TYPE_CHECKING:
+    from morphomil.doctor import Estimate
+    from morphomil.pipeline.execution import StageResult
+
+commands = command_group()
+
+
+@commands.command(epilog="Example: `morphomil segment cohort.csv --out run --mpp 0.5`")
+@with_settings()
+def segment(
+    cohort: Annotated[
+        Path,
+        typer.Argument(help="Manifest (CSV or XLSX): slide, patient, label.", show_default=False),
+    ],
+    out: OutOption,
+    mpp: MppOption = None,
+    settings: PatchSettings = PatchSettings(),
+    segmenter: SegmenterSettings = SegmenterSettings(),
+    covariates: CovariatesOption = "",
+    drop_missing: DropMissingOption = False,
+    shard: ShardOption = "1/1",
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Only estimate time and disk; write nothing.")
+    ] = False,
+    quiet: QuietOption = False,
+) -> None:
+    """Find the nuclei in the tumor patches of every slide."""
+    from morphomil import pipeline
+    from morphomil.cli.progress import Display
+    from morphomil.doctor import estimate_segment
+    from morphomil.figures.run import draw_overviews
+
+    slides = read_cohort(cohort, covariates, mpp=mpp, drop_missing=drop_missing)
+    if dry_run:
+        estimate = estimate_segment(slides, out, settings=settings, mpp=mpp, segmenter=segmenter)
+        _say_estimate(estimate, out)
+        return
+    part = parse_shard(shard)
+    with Display(quiet=quiet) as display:
+        run, result = pipeline.segment(
+            slides,
+            out,
+            settings=settings,
+            mpp=mpp,
+            segmenter=segmenter,
+            shard=part,
+            progress=display,
+        )
+        draw_overviews(run)
+    _finish(result)
+    say(
+        f"Masks of {len(slides)} slides: {out}/slides. Next: morphomil featurize {out}", quiet=quiet
+    )
+
+
+def _say_estimate(estimate: Estimate, out: Path) -> None:
+    minutes = estimate.seconds / 60
+    if minutes < 2:
+        span = f"{estimate.seconds:.0f} s"
+    elif minutes < 100:
+        span = f"{minutes:.0f} min"
+    else:
+        span = f"{minutes / 60:.1f} h"
+    say(
+        f"{estimate.slides} slides, about {estimate.patches:,} patches (from the regions of "
+        f"{estimate.sampled} slides)."
+    )
+    say(
+        f"About {span} on this machine alone, {estimate.disk_bytes / 2**20:,.0f} MiB in {out}; "
+        "nothing was written."
+    )
+    if estimate.disk_bytes > estimate.free_bytes:
+        say(f"Only {estimate.free_bytes / 2**20:,.0f} MiB are free there.")
+    end_if_failed(estimate.problems, "slides can't be read")
+
+
+@commands.command(
+    name="import-nuclei",
+    epilog="Example: `morphomil import-nuclei cohort.csv --nuclei labels --out run`",
+)
+@with_settings(working_mpp="um per pixel to cut and measure patches at.")
+def import_nuclei(
+    cohort: Annotated[
+        Path,
+        typer.Argument(
+            help="Manifest as for segment; its column nuclei names files.", show_default=False
+        ),
+    ],
+    out: OutOption,
+    nuclei: Annotated[
+        Path | None,
+        typer.Option(help="Folder of label images or GeoJSON named like the slides' files."),
+    ] = None,
+    mpp: MppOption = None,
+    settings: PatchSettings = PatchSettings(),
+    covariates: CovariatesOption = "",
+    drop_missing: DropMissingOption = False,
+    shard: ShardOption = "1/1",
+    quiet: QuietOption = False,
+) -> None:
+    """Take nuclei that another program found (label images, QuPath GeoJSON) instead of
+    segmenting."""
+    from morphomil.cli.progress import Display
+    from morphomil.cohort.manifest import read_paths
+    from morphomil.figures.run import draw_overviews
+    from morphomil.pipeline import importing
+
+    slides = read_cohort(
+        cohort, covariates, mpp=mpp, drop_missing=drop_missing, elsewhere=("nuclei",)
+    )
+    files = importing.find_files(slides, nuclei) if nuclei else read_paths(cohort, "nuclei")
+    with Display(quiet=quiet) as display:
+        run, result = importing.import_nuclei(
+            slides,
+            files,
+            out,
+            settings=settings,
+            mpp=mpp,
+            shard=parse_shard(shard),
+            progress=display,
+        )
+        draw_overviews(run)
+    _finish(result)
+    say(
+        f"Masks of {len(slides)} slides: {out}/slides. Next: morphomil featurize {out}", quiet=quiet
+    )
+
+
+@commands.command(epilog="Example: `morphomil featurize run`")
+def featurize(path: RunArgument, shard: ShardOption = "1/1", quiet: QuietOption = False) -> None:
+    """Measure every nucleus and count the histograms of every patch."""
+    from morphomil import pipeline
+    from morphomil.cli.progress import Display
+    from morphomil.run.directory import Run
+
+    part = parse_shard(shard)
+    with Display(quiet=quiet) as display:
+        result = pipeline.featurize(Run.open(path), shard=part, progress=display)
+    _finish(result)
+    say(f"Nuclei tables: {path}/slides/*/nuclei.parquet. Next: morphomil rank {path}", quiet=quiet)
+
+
+@commands.command(
+    epilog="Example: `morphomil embed run --backbone vgg16_bn --weights vgg16_bn.pth --pool max`"
+)
+def embed(
+    path: RunArgument,
+    backbone: Annotated[
+        str,
+        typer.Option(
+            help="efficientnet-lite0 (no download), alexnet, vgg16_bn, resnet50, "
+            "densenet121, inception_v3."
+        ),
+    ] = EmbedSettings.backbone,
+    weights: Annotated[
+        Path | None,
+        typer.Option(
+            help="The backbone's weights (.pth or .safetensors), where there is no network."
+        ),
+    ] = None,
+    pool: Annotated[
+        Pooling,
+        typer.Option(help="Of the last maps; own: flattened or averaged, as trained."),
+    ] = EmbedSettings.pooling,
+    size: Annotated[
+        int, typer.Option(help="Patches are resized to this side: 256 or 224.")
+    ] = EmbedSettings.size,
+    keep_outside: Annotated[
+        bool,
+        typer.Option(
+            "--keep-outside", help="Don't paint white what lies outside the tumor region."
+        ),
+    ] = False,
+    encoder: Annotated[
+        str | None,
+        typer.Option(help="Your own: FILE.py:FUNCTION, (n, side, side, 3) uint8 to (n, F)."),
+    ] = None,
+    shard: ShardOption = "1/1",
+    quiet: QuietOption = False,
+) -> None:
+    """Turn every kept patch into the deep features that the image model learns from."""
+    from morphomil import pipeline
+    from morphomil.cli.progress import Display
+    from morphomil.image_model.backbones import load_function
+    from morphomil.run.directory import Run
+    from morphomil.run.embeddings import embedded_backbones
+
+    settings = EmbedSettings(backbone, size, pool, "keep" if keep_outside else "white")
+    run = Run.open(path)
+    with Display(quiet=quiet) as display:
+        store, result = pipeline.embed(
+            run,
+            settings=settings,
+            weights=weights,
+            encoder=load_function(encoder) if encoder else None,
+            shard=parse_shard(shard),
+            progress=display,
+        )
+    _finish(result)
+    row = embedded_backbones(run).set_index("backbone").loc[store.backbone]
+    say(
+        f"{row['features']:,} features and {row['bytes_per_patch'] / 1024:.1f} KiB a patch.",
+        quiet=quiet,
+    )
+    say(
+        f"Features: {path}/embeddings/{store.backbone}. "
+        f"Next: morphomil train {path} --model dl-cnb",
+        quiet=quiet,
+    )
+
+
+def _finish(result: StageResult) -> None:
+    end_if_failed(result.failed, "slides failed, the others are done")

@@ -1,0 +1,85 @@
+"""Synthetic slides: phantom, and demo, the whole method on them."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from morphomil.cli.messages import say
+from morphomil.cli.options import OutOption, QuietOption, command_group
+
+commands = command_group()
+
+
+@commands.command(epilog="Example: `morphomil demo --out demo`")
+def demo(
+    out: OutOption = Path("demo"),
+    slides: Annotated[int, typer.Option(min=10)] = 24,
+    quiet: QuietOption = False,
+) -> None:
+    """Run the whole method on synthetic slides of which one feature differs by group."""
+    manifest = _phantom(
+        out / "cohort", slides=slides, effect="density_per_mm2", shift=2.5, seed=0, quiet=quiet
+    )
+    directory = out / "run"
+    for words in (
+        ["segment", manifest, "--out", directory],
+        ["featurize", directory],
+        ["rank", directory],
+        ["report", directory],
+    ):
+        _run_command([str(word) for word in words], quiet=quiet)
+
+
+def _run_command(words: list[str], *, quiet: bool) -> None:
+    """Run a command in a process of its own: TensorFlow and torch don't share one."""
+    say(f"\n$ morphomil {' '.join(words)}", quiet=quiet)
+    program = [sys.executable, "-c", "from morphomil.cli.main import run; run()"]
+    done = subprocess.run([*program, *words, *(["--quiet"] if quiet else [])], check=False)
+    if done.returncode:
+        sys.exit(done.returncode)
+
+
+@commands.command(
+    epilog="Example: `morphomil phantom --out phantoms --slides 24 --effect density_per_mm2`"
+)
+def phantom(
+    out: OutOption,
+    slides: Annotated[int, typer.Option(min=2)] = 24,
+    effect: Annotated[
+        str, typer.Option(help="The feature that differs by group; none for a null cohort.")
+    ] = "density_per_mm2",
+    shift: Annotated[
+        float, typer.Option(help="Difference of the groups, in SDs between patients.")
+    ] = 2.0,
+    seed: int = 0,
+    quiet: QuietOption = False,
+) -> None:
+    """Render synthetic H&E slides whose nuclei and group effect are known."""
+    say(
+        "Manifest: "
+        f"{_phantom(out, slides=slides, effect=effect, shift=shift, seed=seed, quiet=quiet)}",
+        quiet=quiet,
+    )
+
+
+def _phantom(out: Path, *, slides: int, effect: str, shift: float, seed: int, quiet: bool) -> Path:
+    from morphomil.cli.progress import Display
+    from morphomil.phantom.files import write_cohort
+
+    with Display(quiet=quiet) as display:
+        display.start("phantom", slides)
+        return write_cohort(
+            out,
+            slides=slides,
+            effect=effect,
+            shift=shift,
+            seed=seed,
+            on_slide=lambda done, total: display.end(
+                f"slide {done}", "done", f"rendered of {total}"
+            ),
+        )
