@@ -12,6 +12,7 @@ import zarr
 
 from morphomil import pipeline
 from morphomil.run.directory import Run
+from morphomil.slides.masks import PAD_PX
 from morphomil.store import write_json, write_parquet
 from morphomil.types import PATCHES, Cohort, ImageSource, Slide
 
@@ -77,7 +78,7 @@ def _make_run(
 def _store_masks(run: Run, slide: Slide, seed: int, downsample: float) -> None:
     folder = run.slide_folder(slide.slide_id)
     group = zarr.open_group(folder / "masks.zarr", mode="w")
-    pad, side, first, tables, regions = pipeline.PAD_PX, 128, 1, [], []
+    pad, side, first, tables, regions = PAD_PX, 128, 1, [], []
     for image in range(len(slide.images)):
         labels = _draw_nuclei(
             (2 * side + 2 * pad, 2 * side + 2 * pad), first=first, seed=seed + image
@@ -129,7 +130,7 @@ def _store_masks(run: Run, slide: Slide, seed: int, downsample: float) -> None:
     write_parquet(folder / "patches.parquet", PATCHES.check(pd.DataFrame(tables)))
     write_json(folder / "regions.geojson", {"type": "FeatureCollection", "features": regions})
     outputs = ["patches.parquet", "regions.geojson", "masks.zarr"]
-    run.mark_done(slide.slide_id, "segment", "known", outputs=outputs, figures={})
+    run.ledger.mark_done(slide.slide_id, "segment", "known", outputs=outputs, figures={})
 
 
 @pytest.fixture(scope="session")

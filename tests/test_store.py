@@ -115,21 +115,21 @@ def test_same_table_same_bytes(tmp_path: Path) -> None:
 def test_results_are_valid_only_for_their_key_and_unharmed(run: Run) -> None:
     folder = run.slide_folder("s1")
     write_json(folder / "out.json", [1, 2])
-    run.mark_done("s1", "segment", "k", outputs=["out.json"], figures={"nuclei": 2})
-    assert run.is_done("s1", "segment", "k")
-    assert not run.is_done("s1", "segment", "other settings")
-    assert not run.is_done("s1", "featurize", "k")
+    run.ledger.mark_done("s1", "segment", "k", outputs=["out.json"], figures={"nuclei": 2})
+    assert run.ledger.is_done("s1", "segment", "k")
+    assert not run.ledger.is_done("s1", "segment", "other settings")
+    assert not run.ledger.is_done("s1", "featurize", "k")
     (folder / "out.json").write_text("[1, 2")
-    assert not run.is_done("s1", "segment", "k")
+    assert not run.ledger.is_done("s1", "segment", "k")
     (folder / "out.json").unlink()
-    assert not run.is_done("s1", "segment", "k")
+    assert not run.ledger.is_done("s1", "segment", "k")
 
 
 def test_what_rests_on_an_older_result_is_forgotten(run: Run) -> None:
-    run.mark_done("s1", "segment", "k", outputs=[], figures={})
-    run.mark_done("s1", "featurize", "k", outputs=[], figures={})
+    run.ledger.mark_done("s1", "segment", "k", outputs=[], figures={})
+    run.ledger.mark_done("s1", "featurize", "k", outputs=[], figures={})
     before = run.measured_key()
-    run.mark_failed("s1", "segment", "k2", "torn file")
+    run.ledger.mark_failed("s1", "segment", "k2", "torn file")
     assert run.done("featurize") == []
     assert run.measured_key() != before
 
@@ -139,8 +139,8 @@ def test_a_harmed_status_means_not_done(run: Run, content: str) -> None:
     folder = run.slide_folder("s1")
     folder.mkdir(parents=True)
     (folder / "status.json").write_text(content)
-    assert not run.is_done("s1", "segment", "k")
-    run.mark_failed("s1", "segment", "k", "why")
+    assert not run.ledger.is_done("s1", "segment", "k")
+    run.ledger.mark_failed("s1", "segment", "k", "why")
     assert run.figures("segment").set_index("slide_id").loc["s1", ["state", "cause"]].tolist() == [
         "failed",
         "why",
@@ -148,8 +148,8 @@ def test_a_harmed_status_means_not_done(run: Run, content: str) -> None:
 
 
 def test_figures_have_one_row_per_slide(run: Run) -> None:
-    run.mark_done("s0", "segment", "k", outputs=[], figures={"nuclei": 7})
-    run.mark_failed("s2", "segment", "k", "torn file")
+    run.ledger.mark_done("s0", "segment", "k", outputs=[], figures={"nuclei": 7})
+    run.ledger.mark_failed("s2", "segment", "k", "torn file")
     table = run.figures("segment")
     assert table["state"].tolist() == ["done", "missing", "failed", "missing"]
     assert table["nuclei"].tolist()[0] == 7

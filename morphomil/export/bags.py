@@ -143,7 +143,7 @@ def _features(
     kept = run.patches(slide.slide_id).query("kept")["patch_id"].to_numpy()
     rows = np.flatnonzero(np.isin(kept, patches["patch_id"].to_numpy()))
     for folder in run.backbone_folders:
-        path = Embeddings(run.path, folder.name).features_path(slide.slide_id)
+        path = Embeddings(run, folder.name).features_path(slide.slide_id)
         if not path.is_file():
             continue
         stored = np.load(path, mmap_mode="r")

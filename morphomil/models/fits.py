@@ -244,18 +244,18 @@ def embeddings_of(run: Run, settings: FitSettings) -> Embeddings:
     Raises:
         InputError: there are none, or not those that are asked for.
     """
-    return Embeddings(run.path, _backbone(run, settings.backbone))
+    return Embeddings(run, _backbone(run, settings.backbone))
 
 
 def _rows_of(run: Run, settings: FitSettings) -> Embeddings:
     """What the image model reads: features, or the pixels that a fine-tuned backbone sees."""
     made = embeddings_of(run, settings)
-    return Embeddings(run.path, pixels_name(made.settings())) if settings.finetune else made
+    return Embeddings(run, pixels_name(made.settings())) if settings.finetune else made
 
 
 def _filled_slides(run: Run, settings: FitSettings) -> set[str]:
     made = _rows_of(run, settings)
-    return {name for name in made.done("embed") if made.status(name)["embed"]["figures"]["patches"]}
+    return {name for name in made.done() if made.figures(name)["patches"]}
 
 
 def _backbone(run: Run, asked: str) -> str:
@@ -330,11 +330,9 @@ def _fold_key(
         made = _rows_of(run, settings)
         seen += [asdict(_recipe(settings)), made.backbone]
         seen += [embeddings_of(run, settings).made_with()] if settings.finetune else []
-        seen += [[name, made.status(name)["embed"]["outputs"]] for name in task.cohort["slide_id"]]
+        seen += [[name, made.outputs(name)] for name in task.cohort["slide_id"]]
     if settings.sees_nuclei:
-        seen += [
-            [name, run.status(name)["featurize"]["outputs"]] for name in task.cohort["slide_id"]
-        ]
+        seen += [[name, run.ledger.outputs(name, "featurize")] for name in task.cohort["slide_id"]]
     if covariates is not None:
         seen.append(covariates.to_json())
     return key_of("fit", *seen)

@@ -65,7 +65,7 @@ def embed(
     folder = (
         loaded.name if encoder or settings.pooling == "own" else f"{loaded.name}-{settings.pooling}"
     )
-    made = Embeddings(run.path, folder)
+    made = Embeddings(run, folder)
     stated = {"outside": settings.outside} if encoder else asdict(settings)
     alone = Lock()
 
@@ -74,9 +74,7 @@ def embed(
             return loaded.encode(patches)
 
     def key(slide: Slide) -> str:
-        return key_of(
-            "embed", stated, loaded.sha256, run.status(slide.slide_id)["segment"]["outputs"]
-        )
+        return key_of("embed", stated, loaded.sha256, run.ledger.outputs(slide.slide_id, "segment"))
 
     def work(slide: Slide, step: Step) -> tuple[list[str], dict[str, Any]]:
         shared = LoadedEncoder(loaded.name, encode, loaded.sha256)
@@ -91,7 +89,7 @@ def embed(
             if slide.slide_id in segmented and shard.holds(slide.slide_id)
         ]
         result = each_slide(
-            made, slides, "embed", key=key, work=work, progress=progress or Silence()
+            made.ledger, slides, "embed", key=key, work=work, progress=progress or Silence()
         )
         run.record(
             "embed",

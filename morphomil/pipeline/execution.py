@@ -16,7 +16,7 @@ from morphomil.types import CORES
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-    from morphomil.run.directory import Run
+    from morphomil.run.ledger import Ledger
     from morphomil.types import Slide
 
     Step = Callable[[int, int], None]
@@ -92,7 +92,7 @@ class _Stopped(BaseException):
 
 
 def each_slide(
-    run: Run,
+    ledger: Ledger,
     slides: Sequence[Slide],
     stage: str,
     *,
@@ -121,13 +121,13 @@ def each_slide(
         step(0, 1)
         try:
             stated = key(slide)
-            if run.is_done(name, stage, stated):
+            if ledger.is_done(name, stage, stated):
                 state, message, said = "skipped", "", "already done"
             else:
                 with speaking:
                     progress.begin(name)
                 outputs, figures = work(slide, step)
-                run.mark_done(name, stage, stated, outputs=outputs, figures=figures)
+                ledger.mark_done(name, stage, stated, outputs=outputs, figures=figures)
                 state, message, said = (
                     "done",
                     "",
@@ -142,7 +142,7 @@ def each_slide(
                 else f"{type(error).__name__}: {error}"
             )
             state, said = "failed", message
-            run.mark_failed(name, stage, stated, message)
+            ledger.mark_failed(name, stage, stated, message)
         with speaking:
             progress.end(name, state, said)
         return state, message

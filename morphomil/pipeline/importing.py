@@ -97,7 +97,7 @@ def import_nuclei(
 
         slides = [slide for slide in cohort.slides if shard.holds(slide.slide_id)]
         result = each_slide(
-            run, slides, "segment", key=key, work=work, progress=progress or Silence()
+            run.ledger, slides, "segment", key=key, work=work, progress=progress or Silence()
         )
         stated = asdict(settings) | {"mpp": mpp, "model": "imported"}
         run.record("import-nuclei", stated, seconds=time.monotonic() - begun)

@@ -51,7 +51,7 @@ def featurize(
 
         def key(slide: Slide) -> str:
             return key_of(
-                "featurize", list(FEATURES), run.status(slide.slide_id)["segment"]["outputs"]
+                "featurize", list(FEATURES), run.ledger.outputs(slide.slide_id, "segment")
             )
 
         def work(slide: Slide, step: Step) -> tuple[list[str], dict[str, Any]]:
@@ -63,7 +63,7 @@ def featurize(
             if slide.slide_id in segmented and shard.holds(slide.slide_id)
         ]
         result = each_slide(
-            run, slides, "featurize", key=key, work=work, progress=progress or Silence()
+            run.ledger, slides, "featurize", key=key, work=work, progress=progress or Silence()
         )
         run.record("featurize", {"features": list(FEATURES)}, seconds=time.monotonic() - begun)
     return result

@@ -105,7 +105,7 @@ def segment(
 
         slides = [slide for slide in cohort.slides if shard.holds(slide.slide_id)]
         result = each_slide(
-            run, slides, "segment", key=key, work=work, progress=progress or Silence()
+            run.ledger, slides, "segment", key=key, work=work, progress=progress or Silence()
         )
         stated = asdict(settings) | {"mpp": mpp} | asdict(choice)
         stated |= {"model_sha256": loaded.sha256, "precision": loaded.precision}

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import difflib
 import json
-import time
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
@@ -15,13 +14,13 @@ import pandas as pd
 
 from morphomil.cohort.table import cohort_from_table, cohort_table
 from morphomil.errors import BusyError, InputError
-from morphomil.run.ledger import SCHEMA_VERSION, STAGES, key_of
-from morphomil.run.log import versions
-from morphomil.store import digest, safe_name, write_json, write_parquet
+from morphomil.run.ledger import Ledger
+from morphomil.run.log import CommandLog
+from morphomil.store import safe_name, write_parquet
 from morphomil.types import NUCLEI, PATCHES
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Iterator
     from pathlib import Path
 
     from numpy.typing import NDArray
@@ -186,72 +185,24 @@ class Run:
         """Where an export to a format lies, unless another place is named."""
         return self.path / "export" / target
 
-    def status(self, slide_id: str) -> dict[str, Any]:
-        """What each stage left for a slide: its key, its outputs' digests and its figures, or its
-        error."""
-        try:
-            status = json.loads(
-                (self.slide_folder(slide_id) / "status.json").read_text(encoding="utf-8")
-            )
-        except (OSError, ValueError):
-            return {}
-        return status if isinstance(status, dict) else {}
+    @property
+    def ledger(self) -> Ledger:
+        """What the stages that work slide by slide have done."""
+        return Ledger(self.path / "slides", "{slide}/status.json", ("segment", "featurize"))
 
-    def is_done(self, slide_id: str, stage: str, key: str) -> bool:
-        """Whether a stage's outputs are there, of this key, and unharmed."""
-        entry = self.status(slide_id).get(stage, {})
-        if entry.get("key") != key or "error" in entry:
-            return False
-        folder = self.slide_folder(slide_id)
-        return all(
-            (folder / name).exists() and digest(folder / name) == sha
-            for name, sha in entry["outputs"].items()
-        )
-
-    def mark_done(
-        self,
-        slide_id: str,
-        stage: str,
-        key: str,
-        *,
-        outputs: Sequence[str],
-        figures: dict[str, Any],
-    ) -> None:
-        """State that a stage's outputs are complete; the last write of a slide's stage."""
-        folder = self.slide_folder(slide_id)
-        outcome = {"outputs": {name: digest(folder / name) for name in outputs}, "figures": figures}
-        self._write_status(slide_id, stage, {"key": key} | outcome)
-
-    def mark_failed(self, slide_id: str, stage: str, key: str, cause: str) -> None:
-        """State why a stage has no result for a slide."""
-        self._write_status(slide_id, stage, {"key": key, "error": cause})
-
-    def _write_status(self, slide_id: str, stage: str, entry: dict[str, Any]) -> None:
-        """Replace a stage's entry; what later stages made of its old results is forgotten."""
-        status = self.status(slide_id)
-        earlier = {name: status[name] for name in STAGES[: STAGES.index(stage)] if name in status}
-        write_json(self.slide_folder(slide_id) / "status.json", earlier | {stage: entry})
+    @property
+    def log(self) -> CommandLog:
+        """The commands that worked on the run."""
+        return CommandLog(self.path / "run.json")
 
     def figures(self, stage: str) -> pd.DataFrame:
-        """One row per slide of the cohort: `slide_id`, `state` (done, failed, missing), `cause`, a
-        stage's figures."""
-        rows = []
-        for slide in self.cohort.slides:
-            entry = self.status(slide.slide_id).get(stage, {})
-            state = "failed" if "error" in entry else "done" if entry else "missing"
-            row = {
-                "slide_id": slide.slide_id,
-                "patient": slide.patient,
-                "label": slide.label,
-                "state": state,
-            }
-            rows.append(row | {"cause": entry.get("error", "")} | entry.get("figures", {}))
-        return pd.DataFrame(rows)
+        """One row per slide of the cohort: `slide_id`, `patient`, `label`, `state` (done, failed,
+        missing), `cause`, a stage's figures."""
+        return self.ledger.figures(self.cohort.slides, stage)
 
     def done(self, stage: str) -> list[str]:
         """The slides that a stage has results for, in the cohort's order."""
-        table = self.figures(stage)
-        return table.loc[table["state"] == "done", "slide_id"].tolist()
+        return self.ledger.done(self.cohort.slides, stage)
 
     def patches(self, slide_id: str | None = None) -> pd.DataFrame:
         """A slide's patches (schema `PATCHES`); without a name those of every segmented slide.
@@ -278,7 +229,9 @@ class Run:
         path = self.slide_folder(slide_id) / f"{name}.parquet"
         if not path.is_file():
             self.slide(slide_id)
-            cause = self.status(slide_id).get(stage, {}).get("error", f"run: morphomil {stage}")
+            cause = (
+                self.ledger.status(slide_id).get(stage, {}).get("error", f"run: morphomil {stage}")
+            )
             raise InputError(f"slide {slide_id} has no {name} yet: {cause}")
         return schema.check(pd.read_parquet(path))
 
@@ -335,8 +288,8 @@ class Run:
         for path in self.fold_files("attention.parquet"):
             table = pd.read_parquet(path)
             if {"slide_id", "patch_id", "attention"} <= set(table):
-                own = table.loc[table["slide_id"] == slide_id, ["patch_id", "attention"]]
-                tables.append(own.assign(model=path.parts[-3], fold=path.parts[-2]))
+                patches = table.loc[table["slide_id"] == slide_id, ["patch_id", "attention"]]
+                tables.append(patches.assign(model=path.parts[-3], fold=path.parts[-2]))
         columns = ["model", "fold", "feature", "patch_id", "attention"]
         filled = [table for table in tables if len(table)]
         result = pd.concat(filled) if filled else pd.DataFrame(columns=columns)
@@ -348,12 +301,11 @@ class Run:
     def segmented_with(self) -> dict[str, Any]:
         """Settings of the command that made the masks: `segment`, or `import-nuclei` (`model` is
         then "imported")."""
-        made = [
-            self.commands()[name]
-            for name in ("segment", "import-nuclei")
-            if name in self.commands()
-        ]
-        return dict(max(made, key=lambda entry: str(entry["finished"]))["settings"]) if made else {}
+        commands = self.commands()
+        entries = [commands[name] for name in ("segment", "import-nuclei") if name in commands]
+        if not entries:
+            return {}
+        return dict(max(entries, key=lambda entry: str(entry["finished"]))["settings"])
 
     def masks(self, slide_id: str) -> Any:
         """A slide's masks: Zarr group with `labels` and `tissue` per region and each region's frame
@@ -380,9 +332,7 @@ class Run:
 
     def measured_key(self) -> str:
         """Changes with every slide that is measured anew, added or lost."""
-        return key_of(
-            [[name, self.status(name)["featurize"]["outputs"]] for name in self.done("featurize")]
-        )
+        return self.ledger.outputs_key(self.cohort.slides, "featurize")
 
     def ranking_about(self) -> dict[str, Any]:
         """What the stored ranking is about: groups, AUC with interval, settings, notes; empty
@@ -393,27 +343,9 @@ class Run:
     def commands(self) -> dict[str, dict[str, Any]]:
         """The last entry of run.json for each command: `settings`, `versions`, `seconds`,
         `finished`."""
-        return {entry["command"]: entry for entry in self._log().get("commands", [])}
-
-    def _log(self) -> dict[str, Any]:
-        path = self.path / "run.json"
-        return (
-            dict(json.loads(path.read_text(encoding="utf-8")))
-            if path.is_file()
-            else {"schema": SCHEMA_VERSION}
-        )
+        return self.log.latest()
 
     def record(self, command: str, settings: dict[str, Any], *, seconds: float) -> None:
         """Add a finished command to run.json: settings, versions, duration."""
         with self.lock(".record", wait=30):
-            log = self._log()
-            entry = {
-                "command": command,
-                "settings": settings,
-                "versions": versions(),
-                "seconds": round(seconds, 1),
-                "finished": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
-            }
-            write_json(
-                self.path / "run.json", log | {"commands": [*log.get("commands", []), entry]}
-            )
+            self.log.add(command, settings, seconds=seconds)

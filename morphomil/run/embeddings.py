@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from morphomil.errors import InputError
-from morphomil.run.directory import Run
-from morphomil.run.ledger import key_of
-from morphomil.store import atomic_path, safe_name, write_json
+from morphomil.run.ledger import Ledger
+from morphomil.store import atomic_path, safe_name
 from morphomil.types import DEFAULT_BACKBONE, EmbedSettings
 
 if TYPE_CHECKING:
@@ -20,8 +18,10 @@ if TYPE_CHECKING:
     import pandas as pd
     from numpy.typing import NDArray
 
+    from morphomil.run.directory import Run
+
 PIXELS = "pixels"
-"""First part of the name of embeddings that are the patches themselves."""
+"""The name of embeddings that are the patches themselves starts with this word."""
 
 
 def pixels_name(settings: EmbedSettings) -> str:
@@ -30,35 +30,38 @@ def pixels_name(settings: EmbedSettings) -> str:
 
 
 @dataclass(frozen=True)
-class Embeddings(Run):
-    """The features of a run's slides by one backbone: `embeddings/BACKBONE/ID.npy` and what they
-    were made from.
+class Embeddings:
+    """The features of a run's slides by one backbone, `embeddings/BACKBONE/ID.npy`, and the ledger
+    of what they were made from, `ID.json`."""
 
-    As a `Run` it keeps, for the execution of a stage, the state of each slide in `ID.json`.
-    """
-
+    run: Run
     backbone: str = DEFAULT_BACKBONE
 
-    def slide_folder(self, slide_id: str) -> Path:
-        """Where features lie: one folder for all slides."""
-        return self.embeddings_folder(self.backbone)
+    @property
+    def folder(self) -> Path:
+        """Where the features of all slides lie."""
+        return self.run.embeddings_folder(self.backbone)
+
+    @property
+    def ledger(self) -> Ledger:
+        """What `embed` has done."""
+        return Ledger(self.folder, "{slide}.json", stages=("embed",))
 
     def features_path(self, slide_id: str) -> Path:
         """A slide's features: (kept patches, F) float16, rows in the order of its kept patches."""
-        return self.slide_folder(slide_id) / f"{safe_name(slide_id)}.npy"
+        return self.folder / f"{safe_name(slide_id)}.npy"
 
-    def status(self, slide_id: str) -> dict[str, Any]:
-        """What `embed` left for a slide."""
-        try:
-            entry = json.loads(
-                self.features_path(slide_id).with_suffix(".json").read_text(encoding="utf-8")
-            )
-        except (OSError, ValueError):
-            return {}
-        return {"embed": entry} if isinstance(entry, dict) else {}
+    def done(self) -> list[str]:
+        """The slides that have features, in the cohort's order."""
+        return self.ledger.done(self.run.cohort.slides, "embed")
 
-    def _write_status(self, slide_id: str, stage: str, entry: dict[str, Any]) -> None:
-        write_json(self.features_path(slide_id).with_suffix(".json"), entry)
+    def figures(self, slide_id: str) -> dict[str, Any]:
+        """Of a slide that has features: how many `patches` there are, and `features` of each."""
+        return dict(self.ledger.status(slide_id)["embed"]["figures"])
+
+    def outputs(self, slide_id: str) -> dict[str, str]:
+        """The digest of the features' file of a slide that has them, by its name."""
+        return self.ledger.outputs(slide_id, "embed")
 
     def made_with(self) -> dict[str, Any]:
         """Settings of the last `embed` that made these features: those of `EmbedSettings`, `name`
@@ -67,11 +70,11 @@ class Embeddings(Run):
         Raises:
             InputError: no such command is on record.
         """
-        for entry in reversed(self._log().get("commands", [])):
+        for entry in reversed(self.run.log.entries()):
             if entry["command"] == "embed" and entry["settings"].get("name") == self.backbone:
                 return dict(entry["settings"])
         raise InputError(
-            f"{self.path} has no record of how its features {self.backbone} were "
+            f"{self.run.path} has no record of how its features {self.backbone} were "
             "made; embed them anew"
         )
 
@@ -81,12 +84,12 @@ class Embeddings(Run):
         Raises:
             InputError: they come from a function, or no record is left.
         """
-        stated = self.made_with()
-        if "backbone" not in stated:
+        recorded = self.made_with()
+        if "backbone" not in recorded:
             raise InputError(
                 f"features {self.backbone} come from a function, and this needs those of a backbone"
             )
-        return EmbedSettings(**{part.name: stated[part.name] for part in fields(EmbedSettings)})
+        return EmbedSettings(**{part.name: recorded[part.name] for part in fields(EmbedSettings)})
 
     def save(self, slide_id: str, features: NDArray[np.float16 | np.uint8]) -> str:
         """Write a slide's features; the file's name."""
@@ -97,9 +100,7 @@ class Embeddings(Run):
 
     def made_key(self) -> str:
         """Changes with every slide whose features are made anew, added or lost."""
-        return key_of(
-            [[name, self.status(name)["embed"]["outputs"]] for name in self.done("embed")]
-        )
+        return self.ledger.outputs_key(self.run.cohort.slides, "embed")
 
 
 def embedded_backbones(run: Run) -> pd.DataFrame:
@@ -109,14 +110,14 @@ def embedded_backbones(run: Run) -> pd.DataFrame:
 
     rows = []
     for folder in run.backbone_folders:
-        made = Embeddings(run.path, folder.name)
-        done = made.done("embed")
-        widths = {made.status(name)["embed"]["figures"]["features"] for name in done} - {0}
-        width = max(widths, default=0)
+        embeddings = Embeddings(run, folder.name)
+        slides = embeddings.done()
+        widths = {embeddings.figures(slide_id)["features"] for slide_id in slides}
+        width = max(widths - {0}, default=0)
         rows.append(
             {
                 "backbone": folder.name,
-                "slides": len(done),
+                "slides": len(slides),
                 "features": width,
                 "bytes_per_patch": 2 * width,
             }

@@ -1,15 +1,24 @@
-"""The ledger of a run: which results there are, of which key, and whether they are unharmed."""
+"""The ledger: what is done for each slide, with which key, and whether it is unharmed."""
 
 from __future__ import annotations
 
 import hashlib
 import json
-from typing import Any
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import pandas as pd
+
+from morphomil.store import digest, safe_name, write_json
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Sequence
+    from pathlib import Path
+
+    from morphomil.types import Slide
 
 SCHEMA_VERSION = 1
-"""Of a run directory; results written under another version are made anew."""
-STAGES = ("segment", "featurize", "embed")
-"""That work slide by slide, in order."""
+"""A run directory's formats have this version; results written under another are made anew."""
 
 
 def key_of(*parts: Any) -> str:
@@ -17,3 +26,103 @@ def key_of(*parts: Any) -> str:
     return hashlib.sha256(
         json.dumps([SCHEMA_VERSION, *parts], sort_keys=True).encode()
     ).hexdigest()[:32]
+
+
+@dataclass(frozen=True)
+class Ledger:
+    """What stages have done for each slide: one entry per stage, stored beside its outputs.
+
+    An entry holds the stage's key with either its outputs' digests and its figures, or its error.
+    """
+
+    folder: Path
+    """The entries and the outputs of all slides lie below this folder."""
+    file: str
+    """A slide's entries lie in this file below the folder, `{slide}` being the slide's safe name;
+    the names of its outputs start from the file's own folder."""
+    stages: tuple[str, ...]
+    """The stages, in order; the file of a ledger with a single stage is that stage's entry."""
+
+    def entries_path(self, slide_id: str) -> Path:
+        """The file with a slide's entries."""
+        return self.folder / self.file.format(slide=safe_name(slide_id))
+
+    def outputs_folder(self, slide_id: str) -> Path:
+        """The folder that the names of a slide's outputs start from."""
+        return self.entries_path(slide_id).parent
+
+    def status(self, slide_id: str) -> dict[str, dict[str, Any]]:
+        """A slide's entries by stage; none where the file lacks or is harmed."""
+        try:
+            status = json.loads(self.entries_path(slide_id).read_text(encoding="utf-8"))
+        except (OSError, ValueError):
+            return {}
+        if not isinstance(status, dict):
+            return {}
+        return status if len(self.stages) > 1 else {self.stages[0]: status}
+
+    def is_done(self, slide_id: str, stage: str, key: str) -> bool:
+        """Whether a stage's outputs are there, of this key, and unharmed."""
+        entry = self.status(slide_id).get(stage, {})
+        if entry.get("key") != key or "error" in entry:
+            return False
+        folder = self.outputs_folder(slide_id)
+        return all(
+            (folder / name).exists() and digest(folder / name) == sha
+            for name, sha in entry["outputs"].items()
+        )
+
+    def mark_done(
+        self,
+        slide_id: str,
+        stage: str,
+        key: str,
+        *,
+        outputs: Sequence[str],
+        figures: dict[str, Any],
+    ) -> None:
+        """State that a stage's outputs are complete; the last write of a slide's stage."""
+        folder = self.outputs_folder(slide_id)
+        digests = {name: digest(folder / name) for name in outputs}
+        self._write(slide_id, stage, {"key": key, "outputs": digests, "figures": figures})
+
+    def mark_failed(self, slide_id: str, stage: str, key: str, cause: str) -> None:
+        """State why a stage has no result for a slide."""
+        self._write(slide_id, stage, {"key": key, "error": cause})
+
+    def _write(self, slide_id: str, stage: str, entry: dict[str, Any]) -> None:
+        """Replace a stage's entry; what later stages made of its old results is forgotten."""
+        earlier = self.stages[: self.stages.index(stage)]
+        status = self.status(slide_id)
+        kept = {name: status[name] for name in earlier if name in status}
+        content = kept | {stage: entry} if len(self.stages) > 1 else entry
+        write_json(self.entries_path(slide_id), content)
+
+    def done(self, slides: Iterable[Slide], stage: str) -> list[str]:
+        """Which of the slides a stage has results for, in their order."""
+        entries = {slide.slide_id: self.status(slide.slide_id).get(stage) for slide in slides}
+        return [name for name, entry in entries.items() if entry and "error" not in entry]
+
+    def outputs(self, slide_id: str, stage: str) -> dict[str, str]:
+        """The digests of a stage's outputs for a slide that it is done for, by name."""
+        return dict(self.status(slide_id)[stage]["outputs"])
+
+    def outputs_key(self, slides: Iterable[Slide], stage: str) -> str:
+        """Changes with every slide that a stage does anew, adds or loses."""
+        return key_of([[name, self.outputs(name, stage)] for name in self.done(slides, stage)])
+
+    def figures(self, slides: Iterable[Slide], stage: str) -> pd.DataFrame:
+        """One row per slide: `slide_id`, `patient`, `label`, `state` (done, failed, missing),
+        `cause`, a stage's figures."""
+        rows = []
+        for slide in slides:
+            entry = self.status(slide.slide_id).get(stage, {})
+            row = {
+                "slide_id": slide.slide_id,
+                "patient": slide.patient,
+                "label": slide.label,
+                "state": "failed" if "error" in entry else "done" if entry else "missing",
+                "cause": entry.get("error", ""),
+            }
+            rows.append(row | entry.get("figures", {}))
+        return pd.DataFrame(rows)

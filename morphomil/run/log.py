@@ -2,25 +2,71 @@
 
 from __future__ import annotations
 
+import json
+import time
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from morphomil.run.ledger import SCHEMA_VERSION
+from morphomil.store import write_json
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+PACKAGES = (
+    "morphomil",
+    "numpy",
+    "pandas",
+    "scipy",
+    "scikit-image",
+    "stardist",
+    "tensorflow-cpu",
+    "torch",
+)
+"""The results depend on these packages, as far as they are installed."""
+
+
+@dataclass(frozen=True)
+class CommandLog:
+    """The log of commands, `run.json`."""
+
+    path: Path
+
+    def entries(self) -> list[dict[str, Any]]:
+        """Every finished command, oldest first: `command`, `settings`, `versions`, `seconds`,
+        `finished`."""
+        return list(self._read().get("commands", []))
+
+    def latest(self) -> dict[str, dict[str, Any]]:
+        """The last entry for each command."""
+        return {entry["command"]: entry for entry in self.entries()}
+
+    def add(self, command: str, settings: dict[str, Any], *, seconds: float) -> None:
+        """Add a command that has just finished."""
+        entry = {
+            "command": command,
+            "settings": settings,
+            "versions": versions(),
+            "seconds": round(seconds, 1),
+            "finished": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
+        }
+        write_json(self.path, self._read() | {"commands": [*self.entries(), entry]})
+
+    def _read(self) -> dict[str, Any]:
+        if not self.path.is_file():
+            return {"schema": SCHEMA_VERSION}
+        return dict(json.loads(self.path.read_text(encoding="utf-8")))
+
 
 def versions() -> dict[str, str]:
     """Versions of what the results depend on, and the processor."""
     import platform
     from importlib.metadata import PackageNotFoundError, version
 
-    found = {"python": platform.python_version(), "machine": platform.machine()}
-    for name in (
-        "morphomil",
-        "numpy",
-        "pandas",
-        "scipy",
-        "scikit-image",
-        "stardist",
-        "tensorflow-cpu",
-        "torch",
-    ):
+    installed = {"python": platform.python_version(), "machine": platform.machine()}
+    for name in PACKAGES:
         try:
-            found[name] = version(name)
+            installed[name] = version(name)
         except PackageNotFoundError:
             continue
-    return found
+    return installed

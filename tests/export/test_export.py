@@ -218,7 +218,7 @@ def test_a_slide_without_nuclei_is_exported(make_run: MakeRun, tmp_path: Path) -
 
     run = make_run(tmp_path / "run", ("bare", "full"))
     zarr.open_group(run.slide_folder("bare") / "masks.zarr")["0"]["labels"][:] = 0
-    run.mark_done(
+    run.ledger.mark_done(
         "bare",
         "segment",
         "bare",

@@ -203,7 +203,7 @@ def test_any_function_is_an_encoder(segmented, tmp_path):
     )
     assert done.returncode == 0, done.stderr
     assert "3 features and 0.0 KiB a patch" in done.stdout
-    stored = np.load(Embeddings(run.path, "colors").features_path("P002"))
+    stored = np.load(Embeddings(run, "colors").features_path("P002"))
     pixels = np.stack(list(patch_pixels(run, run.cohort.slides[1], outside="white")))
     np.testing.assert_allclose(stored, pixels.mean(axis=(1, 2)), rtol=1e-3)
     with pytest.raises(InputError, match="has no function 'other'"):

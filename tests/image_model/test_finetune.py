@@ -93,7 +93,9 @@ def make_slides(path: Path, *, patients: int = 10, seed: int = 0, prefix: str = 
         stored.attrs.update(
             {"x_px": 0, "y_px": 0, "downsample": 1.0, "mpp": 0.5, "patch_px": SIDE, "image": 0}
         )
-        run.mark_done(slide.slide_id, "segment", "k", outputs=["patches.parquet"], figures={})
+        run.ledger.mark_done(
+            slide.slide_id, "segment", "k", outputs=["patches.parquet"], figures={}
+        )
     run.record(
         "segment",
         {"mpp": None, "model": "default", "working_mpp": 0.5, "patch_px": SIDE},
@@ -347,8 +349,8 @@ def test_what_cannot_be_tuned_is_said(embedded, tmp_path):
     with pytest.raises(InputError, match="were made with other weights"):
         pipeline.train(run, other)
     assert not list((run.path / "embeddings").glob("pixels*"))
-    made = Embeddings(run.path, "mine")
-    shutil.copytree(Embeddings(run.path).slide_folder(""), made.slide_folder(""))
+    made = Embeddings(run, "mine")
+    shutil.copytree(Embeddings(run).folder, made.folder)
     run.record("embed", {"outside": "white", "name": "mine", "sha256": "0"}, seconds=0)
     with pytest.raises(InputError, match="come from a function"):
         pipeline.train(run, FitSettings("dl-cnb", backbone="mine", split="holdout", finetune=True))

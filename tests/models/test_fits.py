@@ -94,16 +94,16 @@ def make_run(
             rows[: len(rows) // 2, 0] += shift * (2 * label / (classes - 1) - 1)
             drawn[name] = (PATCHES.check(table), rng.permutation(rows).astype(np.float16))
     run.save_cohort(Cohort(tuple(slides)))
-    made = Embeddings(path, "efficientnet-lite0")
+    made = Embeddings(run, "efficientnet-lite0")
     for name, (table, rows) in drawn.items():
         write_parquet(run.slide_folder(name) / "patches.parquet", table)
         write_json(
             run.slide_folder(name) / "regions.geojson",
             {"type": "FeatureCollection", "features": []},
         )
-        run.mark_done(name, "segment", "k", outputs=["patches.parquet"], figures={})
+        run.ledger.mark_done(name, "segment", "k", outputs=["patches.parquet"], figures={})
         figures = {"patches": len(rows), "features": rows.shape[1]}
-        made.mark_done(name, "embed", "k", outputs=[made.save(name, rows)], figures=figures)
+        made.ledger.mark_done(name, "embed", "k", outputs=[made.save(name, rows)], figures=figures)
     run.record("segment", {"mpp": None, "model": "default"}, seconds=0)
     return run
 
@@ -220,10 +220,12 @@ def test_a_second_training_skips_and_a_changed_one_does_not(trained, tmp_path):
     run = Run(shutil.copytree(trained.path, tmp_path / "run"))
     same = FitSettings("dl-cnb", changes={"epochs": 25}, folds=3)
     assert pipeline.train(run, same).skipped == ("fold0", "fold1", "fold2")
-    made = Embeddings(run.path, "efficientnet-lite0")
+    made = Embeddings(run, "efficientnet-lite0")
     rows = np.load(made.features_path("p001-0")) + np.float16(1)
     figures = {"patches": len(rows), "features": rows.shape[1]}
-    made.mark_done("p001-0", "embed", "other", outputs=[made.save("p001-0", rows)], figures=figures)
+    made.ledger.mark_done(
+        "p001-0", "embed", "other", outputs=[made.save("p001-0", rows)], figures=figures
+    )
     with pytest.raises(InputError, match="has changed since"):
         (run.path / "models" / "dl-cnb" / "test_log.csv").unlink()
         pipeline.predict(run, "dl-cnb")
@@ -375,11 +377,13 @@ def test_a_fold_that_fails_leaves_the_others(tmp_path):
     on it."""
     sites = ["A" if number < 10 else "B" for number in range(30)]
     run = make_run(tmp_path / "run", patients=30, site=sites)
-    made = Embeddings(run.path, "efficientnet-lite0")
+    made = Embeddings(run, "efficientnet-lite0")
     rows = np.load(made.features_path("p004-0"))
     rows[0, 3] = np.inf
     figures = {"patches": len(rows), "features": rows.shape[1]}
-    made.mark_done("p004-0", "embed", "k", outputs=[made.save("p004-0", rows)], figures=figures)
+    made.ledger.mark_done(
+        "p004-0", "embed", "k", outputs=[made.save("p004-0", rows)], figures=figures
+    )
     done = morphomil("train", run.path, "--model", "dl-cnb", "--split", "site", "--epochs", "2")
     assert done.returncode == 3
     assert "site-B: the loss is no number" in done.stderr

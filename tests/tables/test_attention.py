@@ -236,7 +236,7 @@ def test_morphometry_and_clinical_data_in_one_model(demo, tmp_path):
         "morphometry",
         24,
     )
-    Run.open(run.path).mark_done(
+    Run.open(run.path).ledger.mark_done(
         "P001", "featurize", "other", outputs=["nuclei.parquet"], figures={"nuclei": 1}
     )
     shutil.rmtree(home / "fold1")
