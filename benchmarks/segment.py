@@ -167,9 +167,9 @@ def main() -> None:
         print("nuclei matched at IoU 0.9 with the tensorflow engine:")
         for key in (key for key in engines if key != "tensorflow"):
             shares = [
-                matched_share(run["labels"][:], runs[key].masks(slide.slide_id)[name]["labels"][:])
+                matched_share(masks.labels[:], runs[key].masks(slide.slide_id)[region].labels[:])
                 for slide in cohort.slides
-                for name, run in runs["tensorflow"].masks(slide.slide_id).groups()
+                for region, masks in runs["tensorflow"].masks(slide.slide_id).items()
             ]
             print(f"  {key}: {np.mean(shares):.4f}")
         profile(cohort, folder / "profile", count)

@@ -9,7 +9,6 @@ import pandas as pd
 
 from morphomil.figures.heatmap import ScoredPatch, attention_map, patch_sheet
 from morphomil.figures.style import render, save_figure
-from morphomil.slides.image import open_image
 from morphomil.store import write_bytes, write_table_csv
 from morphomil.tables.figures import image_regions
 
@@ -40,17 +39,16 @@ def draw_map(run: Run, model: str, found: SlideMap) -> list[Path]:
     patches = found.patches.assign(
         relative_attention=found.patches["attention"] * len(found.patches)
     )
-    mpp = run.segmented_with().get("mpp")
     paths: list[Path] = []
     pixels: dict[int, NDArray[np.uint8]] = {}
     ranked = patches.sort_values("attention", ascending=False)
     count = min(SHOWN, len(ranked) // 2)
     chosen = pd.concat([ranked.head(count), ranked.tail(count)])
-    for number, source in enumerate(slide.images):
+    for number in range(len(slide.images)):
         own = patches[patches["image"] == number]
         if own.empty:
             continue
-        with open_image(source, default_mpp=mpp) as image:
+        with run.open_image(slide.slide_id, number) as image:
             thumbnail = image.thumbnail()
             figure = attention_map(
                 thumbnail,

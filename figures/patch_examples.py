@@ -14,11 +14,12 @@ if TYPE_CHECKING:
     import pandas as pd
 
     from morphomil.slides.image import SlideImage
+    from morphomil.slides.masks import RegionMasks
 
 
 def read_example(
     image: SlideImage,
-    masks: Any,
+    masks: RegionMasks,
     patch: Mapping[Any, Any],
     *,
     title: str,
@@ -31,11 +32,8 @@ def read_example(
     Raises:
         SlideError: the image can't be read.
     """
-    frame = dict(masks.attrs)
-    side, downsample = int(frame["patch_px"]), float(frame["downsample"])
-    column, row = (round((patch[name] - frame[name]) / downsample) for name in ("x_px", "y_px"))
-    labels = np.asarray(masks["labels"][row : row + side, column : column + side])
-    rgb = image.read(patch["x_px"], patch["y_px"], side, side, downsample=downsample)
+    labels = masks.patch_labels(patch["x_px"], patch["y_px"])
+    rgb = masks.frame.read_patch(image, patch["x_px"], patch["y_px"])
     if values is None:
         return PatchExample(rgb, labels, title=title)
     known = values[values.index.isin(np.unique(labels))]

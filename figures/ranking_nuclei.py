@@ -59,25 +59,12 @@ def nuclei_gallery(
     masks = run.masks(slide.slide_id)
     examples = []
     for nucleus in chosen.to_dict("records"):
-        stored = masks[str(nucleus["region"])]
-        frame = dict(stored.attrs)
-        downsample, shape = frame["downsample"], stored["labels"].shape
-        row, column = (
-            int(
-                np.clip(
-                    round((place - frame[name]) / downsample - SIDE_PX / 2),
-                    0,
-                    max(extent - SIDE_PX, 0),
-                )
-            )
-            for place, name, extent in (
-                (nucleus["y_px"], "y_px", shape[0]),
-                (nucleus["x_px"], "x_px", shape[1]),
-            )
-        )
-        labels = stored["labels"][row : row + SIDE_PX, column : column + SIDE_PX]
-        x, y = frame["x_px"] + column * downsample, frame["y_px"] + row * downsample
-        rgb = image.read(x, y, labels.shape[1], labels.shape[0], downsample=downsample)
+        region = masks[nucleus["region"]]
+        frame = region.frame
+        window = frame.window_around(nucleus["x_px"], nucleus["y_px"], side_px=SIDE_PX)
+        labels = region.crop(window)
+        x, y = frame.to_level0([window[1].start, window[0].start]).tolist()
+        rgb = image.read(x, y, labels.shape[1], labels.shape[0], downsample=frame.downsample)
         share = 100 * nucleus["contribution"]
         only = np.where(labels == nucleus["label"], labels, 0)
         side = "for" if share > 0 else "against"
@@ -87,5 +74,5 @@ def nuclei_gallery(
             )
         )
     return contact_sheet(
-        examples, mpp=frame["mpp"], label="Contribution", unit="% points", columns=SHOWN
+        examples, mpp=frame.mpp, label="Contribution", unit="% points", columns=SHOWN
     )

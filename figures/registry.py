@@ -33,7 +33,6 @@ from morphomil.figures.roc import MEAN, roc_plot, roc_points
 from morphomil.figures.slides import contact_sheet
 from morphomil.figures.style import save_figure, use_look
 from morphomil.matrix import patch_values
-from morphomil.slides.image import open_image
 from morphomil.stats.performance import comparison_table, performance_table
 from morphomil.stats.predictions import class_columns
 from morphomil.store import write_table_csv
@@ -451,13 +450,11 @@ def _example(
     run: Run, slide: Slide, patch: Mapping[Any, Any], *, feature: str, title: str
 ) -> tuple[PatchExample, float]:
     """A segmented patch with its nuclei's values, and um per pixel."""
-    masks = run.masks(slide.slide_id)[str(patch["region"])]
+    masks = run.masks(slide.slide_id)[patch["region"]]
     values = run.nuclei(slide.slide_id).set_index("label")[feature]
-    with open_image(
-        slide.images[patch["image"]], default_mpp=run.segmented_with().get("mpp")
-    ) as image:
+    with run.open_image(slide.slide_id, patch["image"]) as image:
         example = read_example(image, masks, patch, title=title, values=values)
-    return example, float(masks.attrs["mpp"])
+    return example, masks.frame.mpp
 
 
 def _plate(run: Run) -> Drawing:
@@ -496,9 +493,7 @@ def _patient_plate(
     title = f"patch {patch['patch_id']}"
     example, example_mpp = _example(run, slide, patch, feature=feature, title=title)
     own = values[values["image"] == patch["image"]]
-    with open_image(
-        slide.images[patch["image"]], default_mpp=run.segmented_with().get("mpp")
-    ) as image:
+    with run.open_image(slide.slide_id, patch["image"]) as image:
         thumbnail = image.thumbnail()
         plate = PatientPlate(
             title=f"{group}: {slide.patient}",
@@ -533,20 +528,12 @@ def _attention(run: Run) -> Drawing:
         )
     slide = run.slide(str(table["slide_id"].iloc[0]))
     table = table[table["image"] == table["image"].iloc[0]].reset_index(drop=True)
-    frame = dict(run.masks(slide.slide_id)[str(table["region"].iloc[0])].attrs)
-    with open_image(
-        slide.images[int(table["image"].iloc[0])], default_mpp=run.segmented_with().get("mpp")
-    ) as image:
+    frame = run.masks(slide.slide_id)[int(table["region"].iloc[0])].frame
+    with run.open_image(slide.slide_id, int(table["image"].iloc[0])) as image:
         thumbnail = image.thumbnail()
         top = [
             ScoredPatch(
-                image.read(
-                    p.x_px,
-                    p.y_px,
-                    frame["patch_px"],
-                    frame["patch_px"],
-                    downsample=frame["downsample"],
-                ),
+                frame.read_patch(image, p.x_px, p.y_px),
                 f"{number}  patch {p.patch_id}: {p.relative_attention:.2g} x",
             )
             for number, p in enumerate(table.head(TOP_PATCHES).itertuples(), start=1)
@@ -555,7 +542,7 @@ def _attention(run: Run) -> Drawing:
             thumbnail,
             table,
             top,
-            top_mpp=frame["mpp"],
+            top_mpp=frame.mpp,
             level0_px_per_thumb_px=max(image.width, image.height) / max(thumbnail.shape[:2]),
             mpp=image.mpp,
             regions=figure_tables.image_regions(run, slide.slide_id, int(table["image"].iloc[0])),

@@ -25,7 +25,6 @@ from morphomil.figures.report import Looks, Picture, ReportData, SlidePictures, 
 from morphomil.figures.slides import contact_sheet, overview, slide_heatmap
 from morphomil.figures.style import ONE_AND_A_HALF_COLUMNS_MM, TWO_COLUMNS_MM, render
 from morphomil.matrix import patch_values
-from morphomil.slides.image import open_image
 from morphomil.stats.performance import comparison_table, performance_table
 from morphomil.stats.predictions import class_columns
 from morphomil.stats.printing import print_multiclass, print_performance
@@ -67,7 +66,7 @@ def draw_overviews(run: Run) -> list[Path]:
                 and path.stat().st_mtime >= (folder / "patches.parquet").stat().st_mtime
             ):
                 continue
-            with _open(run, slide, number) as image:
+            with run.open_image(slide.slide_id, number) as image:
                 write_bytes(path, render(_draw_overview(run, slide, image, number), "png", dpi=200))
             drawn.append(path)
     return drawn
@@ -75,11 +74,6 @@ def draw_overviews(run: Run) -> list[Path]:
 
 def _numbered(stem: str, number: int) -> str:
     return f"{stem}.png" if number == 0 else f"{stem}-{number}.png"
-
-
-def _open(run: Run, slide: Slide, number: int) -> SlideImage:
-    stated = run.segmented_with()
-    return open_image(slide.images[number], default_mpp=stated.get("mpp"))
 
 
 def _draw_overview(run: Run, slide: Slide, image: SlideImage, number: int) -> Figure:
@@ -371,7 +365,7 @@ def _draw_gallery(
         pictures = []
         for number in range(len(slide.images)):
             own = values[slide.slide_id].query("image == @number")
-            with _open(run, slide, number) as image:
+            with run.open_image(slide.slide_id, number) as image:
                 figures = {"overview": _draw_overview(run, slide, image, number)}
                 figures |= {
                     name: _draw_heatmap(run, slide, image, number, own, name, limits[name])
@@ -473,14 +467,14 @@ def _draw_examples(
     examples = [
         read_example(
             image,
-            masks[str(patch["region"])],
+            masks[patch["region"]],
             patch,
             title=f"patch {patch['patch_id']}",
             values=nuclei,
         )
         for patch in shown.to_dict("records")
     ]
-    mpp = float(masks[str(shown["region"].iloc[-1])].attrs["mpp"])
+    mpp = masks[int(shown["region"].iloc[-1])].frame.mpp
     quantity = feature_quantity(name)
     return contact_sheet(examples, mpp=mpp, label=quantity.name, unit=quantity.unit)
 

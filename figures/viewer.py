@@ -23,7 +23,6 @@ from morphomil.errors import InputError, SlideError
 from morphomil.figures.labels import feature_quantity, patient_quantity
 from morphomil.matrix import features_in, patch_values
 from morphomil.nuclei.outlines import trace_outlines
-from morphomil.slides.image import open_image
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -193,8 +192,7 @@ class SlideBrowser:
             while len(self._images) >= OPEN_IMAGES:
                 oldest = next(iter(self._images))
                 self._images.pop(oldest).__exit__(None, None, None)
-            default = self.run.segmented_with().get("mpp")
-            self._images[key] = open_image(self.slides[slide].images[image], default_mpp=default)
+            self._images[key] = self.run.open_image(self.slides[slide].slide_id, image)
         return self._images[key]
 
     def forget(self, slide: int, image: int) -> None:
@@ -213,20 +211,17 @@ class SlideBrowser:
         patch = patches.loc[patch_id]
         nuclei = self.run.nuclei(name)
         own = nuclei[nuclei["patch_id"] == patch_id].set_index("label")
-        stored = self.run.masks(name)[str(patch["region"])]
-        frame = dict(stored.attrs)
-        side, downsample = int(frame["patch_px"]), float(frame["downsample"])
-        left, top = (round((patch[key] - frame[key]) / downsample) for key in ("x_px", "y_px"))
-        x, y = max(left - MARGIN_PX, 0), max(top - MARGIN_PX, 0)
-        labels = np.asarray(
-            stored["labels"][y : top + side + MARGIN_PX, x : left + side + MARGIN_PX]
+        masks = self.run.masks(name)[int(patch["region"])]
+        rows, columns = masks.frame.patch_window(
+            float(patch["x_px"]), float(patch["y_px"]), margin_px=MARGIN_PX
         )
+        labels = masks.crop((rows, columns))
         labels[~np.isin(labels, own.index)] = 0
-        origin = np.array([frame["x_px"], frame["y_px"]])
+        corner = (columns.start, rows.start)
         features = list(features_in(nuclei))
         shapes = []
         for outline in trace_outlines(labels):
-            rings = [(polygon[0] + (x, y)) * downsample + origin for polygon in outline.polygons]
+            rings = [masks.frame.to_level0(polygon[0] + corner) for polygon in outline.polygons]
             values = {key: _number(own.at[outline.label, key]) for key in features}
             shapes += [
                 {"ring": ring[:-1].round(1).ravel().tolist(), "values": values} for ring in rings

@@ -10,14 +10,11 @@ from typing import TYPE_CHECKING, Any
 from morphomil.errors import InputError
 from morphomil.nuclei.registry import FEATURES
 from morphomil.run.directory import Run
-from morphomil.slides.image import open_image
 
 if TYPE_CHECKING:
     import numpy as np
     from matplotlib.figure import Figure
     from numpy.typing import NDArray
-
-    from morphomil.slides.image import SlideImage
 
 
 def load_run(path: str | Path) -> LoadedRun:
@@ -44,17 +41,8 @@ class LoadedRun(Run):
             InputError: the run has no such slide or image.
             SlideError: the file can't be read.
         """
-        with self._image(slide_id, image) as opened:
+        with self.open_image(slide_id, image) as opened:
             return opened.thumbnail(max_px)
-
-    def _image(self, slide_id: str, image: int) -> SlideImage:
-        images = self.slide(slide_id).images
-        if not 0 <= image < len(images):
-            raise InputError(
-                f"slide {slide_id} has {len(images)} images, counted from 0; there "
-                f"is no image {image}"
-            )
-        return open_image(images[image], default_mpp=self.segmented_with().get("mpp"))
 
     def show_nuclei(
         self,
@@ -97,13 +85,13 @@ class LoadedRun(Run):
         masks = self.masks(slide_id)
         examples = []
         for patch in patches.loc[shown].reset_index().to_dict("records"):
-            with self._image(slide_id, patch["image"]) as image:
-                region, title = masks[str(patch["region"])], f"patch {patch['patch_id']}"
+            with self.open_image(slide_id, patch["image"]) as image:
+                region, title = masks[patch["region"]], f"patch {patch['patch_id']}"
                 examples.append(read_example(image, region, patch, title=title, values=values))
         quantity = feature_quantity(feature) if feature else None
         return contact_sheet(
             examples,
-            mpp=float(masks[str(patches.at[shown[0], "region"])].attrs["mpp"]),
+            mpp=masks[int(patches["region"].loc[shown[0]])].frame.mpp,
             label=quantity.name if quantity else "",
             unit=quantity.unit if quantity else "",
             columns=min(4, math.ceil(math.sqrt(len(examples)))),

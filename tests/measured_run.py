@@ -12,7 +12,7 @@ import zarr
 
 from morphomil import pipeline
 from morphomil.run.directory import Run
-from morphomil.slides.masks import PAD_PX
+from morphomil.slides.masks import PAD_PX, DrawnNuclei, MaskFrame, store_region
 from morphomil.store import write_json, write_parquet
 from morphomil.types import PATCHES, Cohort, ImageSource, Slide
 
@@ -78,23 +78,24 @@ def _make_run(
 def _store_masks(run: Run, slide: Slide, seed: int, downsample: float) -> None:
     folder = run.slide_folder(slide.slide_id)
     group = zarr.open_group(folder / "masks.zarr", mode="w")
-    pad, side, first, tables, regions = PAD_PX, 128, 1, [], []
+    side, first, tables, regions = 128, 1, [], []
     for image in range(len(slide.images)):
         labels = _draw_nuclei(
-            (2 * side + 2 * pad, 2 * side + 2 * pad), first=first, seed=seed + image
+            (2 * side + 2 * PAD_PX, 2 * side + 2 * PAD_PX), first=first, seed=seed + image
         )
         first = int(labels.max()) + 1
         x, y = 100.0, 60.0
-        stored = group.create_group(str(image))
-        stored.create_array("labels", data=labels, chunks=(256, 256))
-        stored.create_array("tissue", data=np.ones((side // 2, side // 2), bool))
-        frame = {
-            "x_px": x - pad * downsample,
-            "y_px": y - pad * downsample,
-            "downsample": downsample,
-            "mpp": 0.5,
-        }
-        stored.attrs.update(frame | {"patch_px": side, "image": image})
+        frame = MaskFrame(
+            shape=labels.shape,
+            x_px=x - PAD_PX * downsample,
+            y_px=y - PAD_PX * downsample,
+            downsample=downsample,
+            mpp=0.5,
+            patch_px=side,
+            image=image,
+        )
+        drawn = DrawnNuclei(len(np.unique(labels)) - 1, [(0, labels)])
+        store_region(group, image, frame, drawn, np.ones((side // 2, side // 2), bool))
         width = side * downsample
         for row, column in np.ndindex(2, 2):
             place = {"x_px": x + column * width, "y_px": y + row * width, "side_px": width}

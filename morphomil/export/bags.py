@@ -32,12 +32,12 @@ def write_trident(run: Run, slides: Sequence[Slide], folder: Path) -> Iterator[P
     """`patches/STEM_patches.h5` of every image; `features_BACKBONE/STEM.h5` where the patches are
     embedded."""
     for slide, stem, patches in _images(run, slides):
-        frame = _frame(run, slide, patches)
+        frame = run.masks(slide.slide_id)[int(patches["region"].iloc[0])].frame
         attributes = {
-            "patch_size": frame["patch_px"],
+            "patch_size": frame.patch_px,
             "patch_size_level0": round(float(patches["side_px"].iloc[0])),
-            "level0_magnification": _plain(MAGNIFICATION_MPP * frame["downsample"] / frame["mpp"]),
-            "target_magnification": _plain(MAGNIFICATION_MPP / frame["mpp"]),
+            "level0_magnification": _plain(MAGNIFICATION_MPP * frame.downsample / frame.mpp),
+            "target_magnification": _plain(MAGNIFICATION_MPP / frame.mpp),
             "overlap": 0,
             "name": stem,
             "savetodir": str(folder),
@@ -90,10 +90,6 @@ def _images(run: Run, slides: Sequence[Slide]) -> Iterator[tuple[Slide, str, pd.
             kept = patches[patches["kept"] & (patches["image"] == number)]
             if len(kept):
                 yield slide, stems[slide.slide_id, number], kept
-
-
-def _frame(run: Run, slide: Slide, patches: pd.DataFrame) -> dict[str, Any]:
-    return dict(run.masks(slide.slide_id)[str(patches["region"].iloc[0])].attrs)
 
 
 def _plain(value: float) -> float | int:

@@ -83,12 +83,7 @@ def _patches(run: Run, slide: Slide) -> pd.DataFrame:
         columns="kept"
     )
     masks = run.masks(slide.slide_id)
-    frames = {int(name): dict(stored.attrs) for name, stored in masks.groups()}
-    mpp = (
-        table["region"]
-        .map(lambda region: frames[region]["mpp"] / frames[region]["downsample"])
-        .to_numpy(float)
-    )
+    mpp = table["region"].map(lambda region: masks[region].frame.level0_mpp).to_numpy(float)
     for axis in "xy":
         table[f"{axis}_um"] = (table[f"{axis}_px"] + table["side_px"] / 2) * mpp
     return table.assign(mpp=mpp, **_clinical(slide))

@@ -27,12 +27,11 @@ if TYPE_CHECKING:
 
     from morphomil.nuclei.outlines import Rings
     from morphomil.run.directory import Run
+    from morphomil.slides.masks import MaskFrame, RegionMasks
     from morphomil.types import Slide
 
 TILE_PX = 1024
 """Side of the part of a mask that is worked at a time."""
-HALO_UM = 120.0
-"""What is read around a tile: more than the longest nucleus of a mask (`pipeline.HALO_UM`)."""
 DECIMALS = 2
 """Of coordinates, level-0 pixels."""
 _NUCLEUS = {"name": "Nucleus", "color": [0, 114, 178]}
@@ -101,7 +100,7 @@ def slide_features(run: Run, slide: Slide, *, image: int) -> Iterator[dict[str, 
     yield from _tiles(run, slide, patches, nuclei, image)
     masks = run.masks(slide.slide_id)
     yield from chain.from_iterable(
-        _detections(slide, masks[str(region["properties"]["region"])], nuclei) for region in regions
+        _detections(slide, masks[region["properties"]["region"]], nuclei) for region in regions
     )
 
 
@@ -174,8 +173,7 @@ def _measurements(values: dict[str, float]) -> dict[str, float]:
     }
 
 
-def _detections(slide: Slide, stored: Any, nuclei: pd.DataFrame) -> Iterator[dict[str, Any]]:
-    frame = dict(stored.attrs)
+def _detections(slide: Slide, masks: RegionMasks, nuclei: pd.DataFrame) -> Iterator[dict[str, Any]]:
     known = nuclei["label"].to_numpy()
     names = [
         str(name)
@@ -183,12 +181,12 @@ def _detections(slide: Slide, stored: Any, nuclei: pd.DataFrame) -> Iterator[dic
         if name not in ("image", "x_px", "y_px")
     ]
     values = nuclei[names].to_numpy(dtype=np.float64)
-    for outline in _outlines(stored["labels"], known, halo=round(HALO_UM / frame["mpp"])):
+    for outline in _outlines(masks, known):
         row = values[np.searchsorted(known, outline.label)].tolist()
         yield {
             "type": "Feature",
             "id": _identity(slide, "nucleus", outline.label),
-            "geometry": _geometry(outline, frame),
+            "geometry": _geometry(outline, masks.frame),
             "properties": {
                 "objectType": "detection",
                 "classification": _NUCLEUS,
@@ -197,20 +195,20 @@ def _detections(slide: Slide, stored: Any, nuclei: pd.DataFrame) -> Iterator[dic
         }
 
 
-def _outlines(labels: Any, known: NDArray[np.int32], *, halo: int) -> Iterator[Outline]:
+def _outlines(masks: RegionMasks, known: NDArray[np.int32]) -> Iterator[Outline]:
     """The outlines of the known labels (sorted), from the stored masks tile by tile, in pixels of
     the whole mask.
 
-    A label that earlier tiles of the raster don't show reaches at most `halo` further down and to
+    A label that earlier tiles of the raster don't show reaches at most the halo further down and to
     either side.
     """
     if not len(known):
         return
     done = np.zeros(len(known), bool)
-    height, width = labels.shape
+    (height, width), halo = masks.frame.shape, masks.frame.halo_px
     for top, left in product(range(0, height, TILE_PX), range(0, width, TILE_PX)):
         first = max(left - halo, 0)
-        window = np.asarray(labels[top : top + TILE_PX + halo, first : left + TILE_PX + halo])
+        window = masks.crop(np.s_[top : top + TILE_PX + halo, first : left + TILE_PX + halo])
         begun = np.unique(window[:TILE_PX, left - first : left - first + TILE_PX])
         places = np.minimum(np.searchsorted(known, begun), len(known) - 1)
         fresh = (known[places] == begun) & ~done[places]
@@ -225,13 +223,12 @@ def _outlines(labels: Any, known: NDArray[np.int32], *, halo: int) -> Iterator[O
             )
 
 
-def _geometry(outline: Outline, frame: dict[str, Any]) -> dict[str, Any]:
+def _geometry(outline: Outline, frame: MaskFrame) -> dict[str, Any]:
     polygons = [_coordinates(rings, frame) for rings in outline.polygons]
     if len(polygons) == 1:
         return {"type": "Polygon", "coordinates": polygons[0]}
     return {"type": "MultiPolygon", "coordinates": polygons}
 
 
-def _coordinates(rings: Rings, frame: dict[str, Any]) -> list[list[list[float]]]:
-    corner = np.array([frame["x_px"], frame["y_px"]])
-    return [np.round(ring * frame["downsample"] + corner, DECIMALS).tolist() for ring in rings]
+def _coordinates(rings: Rings, frame: MaskFrame) -> list[list[list[float]]]:
+    return [np.round(frame.to_level0(ring), DECIMALS).tolist() for ring in rings]

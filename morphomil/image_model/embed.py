@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 
 from morphomil.errors import SlideError
-from morphomil.slides.image import open_image
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -38,22 +37,19 @@ def patch_pixels(
     from shapely.geometry import shape
 
     patches = run.patches(slide.slide_id).query("kept") if patches is None else patches
-    frames = {name: dict(stored.attrs) for name, stored in run.masks(slide.slide_id).groups()}
+    masks = run.masks(slide.slide_id)
     outlines = {
         f["properties"]["region"]: shape(f["geometry"]) for f in run.regions(slide.slide_id)
     }
-    mpp = run.segmented_with().get("mpp")
-    for number, own in patches.groupby("image", sort=False):
-        with open_image(slide.images[int(str(number))], default_mpp=mpp) as image:
-            for patch in own.to_dict("records"):
-                frame, corner = (
-                    frames[str(patch["region"])],
-                    (float(patch["x_px"]), float(patch["y_px"])),
-                )
-                side, downsample = int(frame["patch_px"]), float(frame["downsample"])
-                rgb = image.read(*corner, side, side, downsample=downsample)
+    for number, patches_of_image in patches.groupby("image", sort=False):
+        with run.open_image(slide.slide_id, int(str(number))) as image:
+            for patch in patches_of_image.to_dict("records"):
+                frame = masks[patch["region"]].frame
+                corner = (float(patch["x_px"]), float(patch["y_px"]))
+                rgb = frame.read_patch(image, *corner)
                 if outside == "white" and patch["blank_fraction"] > 0:
-                    rgb = _paint_outside(rgb, outlines[patch["region"]], corner, downsample)
+                    outline = outlines[patch["region"]]
+                    rgb = _paint_outside(rgb, outline, corner, frame.downsample)
                 yield rgb
 
 

@@ -15,11 +15,11 @@ import shapely
 
 from morphomil.errors import InputError
 from morphomil.pipeline.execution import Shard, Silence, StageResult, each_slide
-from morphomil.pipeline.segmentation import check_pixel_sizes, cut_slide
+from morphomil.pipeline.segmentation import RegionOfSlide, check_pixel_sizes, cut_slide
 from morphomil.run.directory import Run
 from morphomil.run.ledger import key_of
 from morphomil.segment.polygons import keep_largest_parts
-from morphomil.slides.masks import BAND_PX, HALO_UM, Masks, mask_frame
+from morphomil.slides.masks import BAND_PX, DrawnNuclei, MaskFrame
 from morphomil.slides.nuclei_files import Nuclei, read_nuclei
 from morphomil.store import fingerprint, safe_name
 from morphomil.types import PatchSettings
@@ -31,9 +31,6 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from morphomil.pipeline.execution import Progress, Step
-    from morphomil.slides.image import SlideImage
-    from morphomil.slides.patches import RegionPatches
-    from morphomil.slides.regions import Region
     from morphomil.types import Cohort, Slide
 
 
@@ -154,20 +151,18 @@ def _import_slide(
     sources: dict[int, Nuclei] = {}
     used = 0
 
-    def find(region: Region, cut: RegionPatches, image: SlideImage, first_label: int) -> Masks:
+    def draw(part: RegionOfSlide, first_label: int) -> DrawnNuclei:
         nonlocal used
-        if region.image not in sources:
-            sources[region.image] = read_nuclei(nuclei[image.path], image)
-        source = sources[region.image]
-        inside = np.flatnonzero(shapely.contains_xy(region.polygon, source.centers))
+        number = part.frame.image
+        if number not in sources:
+            sources[number] = read_nuclei(nuclei[part.image.path], part.image)
+        source = sources[number]
+        inside = np.flatnonzero(shapely.contains_xy(part.region.polygon, source.centers))
         used += len(inside)
-        shape, corner = mask_frame(cut, settings)
-        bands = _draw(
-            source, inside, first_label, shape, corner, cut.downsample, settings.working_mpp, step
-        )
-        return Masks(len(inside), bands)
+        bands = _draw(source, inside, part.frame, first_label=first_label, step=step)
+        return DrawnNuclei(len(inside), bands)
 
-    outputs, figures = cut_slide(run, slide, settings, mpp, find)
+    outputs, figures = cut_slide(run, slide, settings, mpp=mpp, draw=draw)
     total = sum(len(source.centers) for source in sources.values())
     return outputs, figures | {"nuclei_outside_regions": total - used}
 
@@ -175,21 +170,18 @@ def _import_slide(
 def _draw(
     source: Nuclei,
     chosen: NDArray[np.intp],
+    frame: MaskFrame,
+    *,
     first_label: int,
-    shape: tuple[int, int],
-    corner: tuple[float, float],
-    downsample: float,
-    working_mpp: float,
     step: Step,
 ) -> Iterator[tuple[int, NDArray[np.int32]]]:
-    """The masks of the chosen nuclei on a region's grid, band by band, numbered from `first_label`
+    """The masks of the chosen nuclei in a region's frame, band by band, numbered from `first_label`
     on."""
-    height, width = shape
-    halo = round(HALO_UM / working_mpp)
+    (height, width), halo = frame.shape, frame.halo_px
     for top in range(0, height, BAND_PX):
         rows = min(BAND_PX, height - top)
         canvas = np.zeros((rows + 2 * halo, width), np.int32)
-        x, y = corner[0], corner[1] + (top - halo) * downsample
-        source.draw(canvas, chosen, first_label, x_px=x, y_px=y, downsample=downsample)
+        x, y = frame.to_level0([0, top - halo]).tolist()
+        source.draw(canvas, chosen, first_label, x_px=x, y_px=y, downsample=frame.downsample)
         yield top, keep_largest_parts(canvas)[halo : halo + rows]
         step(top + rows, height)

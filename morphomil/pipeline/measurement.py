@@ -5,7 +5,6 @@ from __future__ import annotations
 import time
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
 import pandas as pd
 
 from morphomil.errors import InputError
@@ -15,7 +14,6 @@ from morphomil.nuclei.measure import measure_shapes
 from morphomil.nuclei.registry import FEATURES
 from morphomil.pipeline.execution import Progress, Shard, Silence, StageResult, each_slide
 from morphomil.run.ledger import key_of
-from morphomil.slides.masks import BAND_PX, HALO_UM, PAD_PX, patch_grid
 from morphomil.store import (
     atomic_path,
     write_parquet,
@@ -25,6 +23,7 @@ from morphomil.types import NUCLEI
 if TYPE_CHECKING:
     from morphomil.pipeline.execution import Step
     from morphomil.run.directory import Run
+    from morphomil.slides.masks import LabelBand, RegionMasks
     from morphomil.types import Slide
 
 
@@ -76,12 +75,9 @@ def _featurize_slide(run: Run, slide_id: str, step: Step) -> tuple[list[str], di
     patches = run.patches(slide_id)
     masks = run.masks(slide_id)
     tables = []
-    for done, (name, stored) in enumerate(
-        sorted(masks.groups(), key=lambda item: int(item[0])), start=1
-    ):
-        own = patches[patches["region"] == int(name)]
-        tables.append(_measure_region(stored, own))
-        step(done, len(list(masks.groups())))
+    for done, (region, of_region) in enumerate(masks.items(), start=1):
+        tables.append(_measure_region(of_region, patches[patches["region"] == region]))
+        step(done, len(masks))
     nuclei = pd.concat(tables) if tables else pd.DataFrame()
     nuclei = (
         NUCLEI.check(nuclei.assign(slide_id=slide_id).sort_values("label"))
@@ -110,39 +106,27 @@ def _featurize_slide(run: Run, slide_id: str, step: Step) -> tuple[list[str], di
     return ["nuclei.parquet", "counts.zarr"], figures
 
 
-def _measure_region(stored: Any, patches: pd.DataFrame) -> pd.DataFrame:
+def _measure_region(masks: RegionMasks, patches: pd.DataFrame) -> pd.DataFrame:
     """The nuclei of a region whose centroid lies in a kept patch, with features and level-0
     coordinates."""
-    frame = dict(stored.attrs)
-    labels, tissue = stored["labels"], stored["tissue"][:]
-    tops = range(0, labels.shape[0], BAND_PX)
+    frame = masks.frame
     table = pd.concat(
-        [_measure_band(labels, top, mpp=frame["mpp"]) for top in tops], ignore_index=True
+        [_measure_band(band, mpp=frame.mpp) for band in masks.bands()], ignore_index=True
     )
-    cells = patch_grid(patches, frame, shape=labels.shape)
-    across, down = (table[name].to_numpy() + 0.5 - PAD_PX for name in ("x_px", "y_px"))
-    beyond = np.full(tuple(side + 2 for side in cells.shape), -1)
-    beyond[1:-1, 1:-1] = cells
-    at = tuple(np.floor(value / frame["patch_px"]).astype(int) + 1 for value in (down, across))
-    table["patch_id"] = beyond[at]
-    inside = table["patch_id"].to_numpy() >= 0
-    table, across, down = table[inside].copy(), across[inside], down[inside]
-    scale = tissue.shape[0] // cells.shape[0]
-    analyzed = tissue & np.kron(cells >= 0, np.ones((scale, scale), bool))
-    mpp = frame["mpp"]
-    table["density_per_mm2"] = local_density(
-        across * mpp, down * mpp, tissue=analyzed, tissue_mpp=mpp * frame["patch_px"] / scale
-    )
-    table["x_px"] = frame["x_px"] + (across + PAD_PX) * frame["downsample"]
-    table["y_px"] = frame["y_px"] + (down + PAD_PX) * frame["downsample"]
-    return table.assign(image=frame["image"])
+    centers = table[["x_px", "y_px"]].to_numpy() + 0.5
+    grid = frame.patch_grid(patches)
+    patch_ids = frame.patch_at(centers, grid)
+    inside = patch_ids >= 0
+    table, centers = table[inside].assign(patch_id=patch_ids[inside]), centers[inside]
+    tissue, tissue_mpp = masks.analyzed_tissue(grid)
+    x_um, y_um = frame.to_grid_um(centers).T
+    table["density_per_mm2"] = local_density(x_um, y_um, tissue=tissue, tissue_mpp=tissue_mpp)
+    table[["x_px", "y_px"]] = frame.to_level0(centers)
+    return table.assign(image=frame.image)
 
 
-def _measure_band(labels: Any, top: int, *, mpp: float) -> pd.DataFrame:
-    """The nuclei whose centroid lies in `BAND_PX` rows from `top` on, in pixels of the region's
-    masks."""
-    halo = round(HALO_UM / mpp)
-    first = max(top - halo, 0)
-    table = measure_shapes(labels[first : top + BAND_PX + halo], mpp=mpp)
-    table["y_px"] += first
-    return table[(table["y_px"] >= top - 0.5) & (table["y_px"] < top + BAND_PX - 0.5)]
+def _measure_band(band: LabelBand, *, mpp: float) -> pd.DataFrame:
+    """The nuclei whose centroid lies in a band, in pixels of the region's masks."""
+    table = measure_shapes(band.labels, mpp=mpp)
+    table["y_px"] += band.first
+    return table[(table["y_px"] >= band.top - 0.5) & (table["y_px"] < band.bottom - 0.5)]

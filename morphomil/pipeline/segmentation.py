@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -14,7 +14,7 @@ from morphomil.pipeline.execution import Progress, Shard, Silence, StageResult, 
 from morphomil.run.directory import Run
 from morphomil.run.ledger import key_of
 from morphomil.slides.image import open_image
-from morphomil.slides.masks import BAND_PX, PAD_PX, Masks, mask_frame, store_region
+from morphomil.slides.masks import BAND_PX, PAD_PX, DrawnNuclei, MaskFrame, store_region
 from morphomil.slides.patches import cut_patches
 from morphomil.slides.quality import BLURRED_BELOW
 from morphomil.slides.regions import find_regions, regions_geojson
@@ -94,14 +94,10 @@ def segment(
             )
 
         def work(slide: Slide, step: Step) -> tuple[list[str], dict[str, Any]]:
-            def find(
-                region: Region, cut: RegionPatches, image: SlideImage, first_label: int
-            ) -> Masks:
-                return _segment_region(
-                    image, region, cut, settings, loaded, first_label=first_label, step=step
-                )
+            def draw(part: RegionOfSlide, first_label: int) -> DrawnNuclei:
+                return _segment_region(part, loaded, first_label=first_label, step=step)
 
-            return cut_slide(run, slide, settings, mpp, find)
+            return cut_slide(run, slide, settings, mpp=mpp, draw=draw)
 
         slides = [slide for slide in cohort.slides if shard.holds(slide.slide_id)]
         result = each_slide(
@@ -129,17 +125,32 @@ def check_pixel_sizes(cohort: Cohort, mpp: float | None) -> None:
         raise InputError(problems)
 
 
+@dataclass(frozen=True)
+class RegionOfSlide:
+    """A region whose nuclei are to be drawn."""
+
+    image: SlideImage
+    """The region lies in this image, which is open."""
+    region: Region
+    """Its polygon says which nuclei are its own."""
+    cut: RegionPatches
+    """Its patches have been cut."""
+    frame: MaskFrame
+    """Its masks lie so."""
+
+
 def cut_slide(
     run: Run,
     slide: Slide,
     settings: PatchSettings,
+    *,
     mpp: float | None,
-    find: Callable[[Region, RegionPatches, SlideImage, int], Masks],
+    draw: Callable[[RegionOfSlide, int], DrawnNuclei],
 ) -> tuple[list[str], dict[str, Any]]:
     """Write a slide's regions, patches and masks; the names of the outputs and the figures of the
     stage.
 
-    `find` gives the masks of a region, on the grid of `mask_frame`, labels from the given one on.
+    `draw` gives the nuclei of a region in its frame, numbered from the given label on.
     """
     import zarr
 
@@ -164,9 +175,10 @@ def cut_slide(
                         settings=settings,
                     )
                     tables.append(cut.table)
-                    masks = find(region, cut, image, nuclei + 1)
-                    store_region(group, region, cut, settings, masks)
-                    nuclei += masks.nuclei
+                    frame = MaskFrame.around(cut, settings, image=region.image)
+                    drawn = draw(RegionOfSlide(image, region, cut, frame), nuclei + 1)
+                    store_region(group, region.index, frame, drawn, cut.tissue)
+                    nuclei += drawn.nuclei
                 regions += found
     table = PATCHES.check(pd.concat(tables)) if tables else PATCHES.empty()
     write_parquet(folder / "patches.parquet", table)
@@ -185,73 +197,72 @@ def cut_slide(
 
 
 def _segment_region(
-    image: SlideImage,
-    region: Region,
-    cut: RegionPatches,
-    settings: PatchSettings,
-    segmenter: Segmenter,
-    *,
-    first_label: int,
-    step: Step,
-) -> Masks:
-    """The masks of a region by the network."""
+    part: RegionOfSlide, segmenter: Segmenter, *, first_label: int, step: Step
+) -> DrawnNuclei:
+    """The nuclei of a region by the network."""
     from morphomil.segment import MIN_AREA_UM2
     from morphomil.segment.blocks import block_rows
     from morphomil.segment.detect import find_nuclei
     from morphomil.segment.polygons import join, render
 
-    factor = segmenter.network_mpp(settings.working_mpp) / settings.working_mpp
+    cut, frame = part.cut, part.frame
+    factor = segmenter.network_mpp(frame.mpp) / frame.mpp
     downsample = cut.downsample * factor
-    height, width = (round(count * settings.patch_px / factor) for count in (cut.rows, cut.columns))
-    rows = block_rows(height, width, wanted=_wanted_cells(cut, settings.patch_px / factor))
-
+    height, width = (round(count * frame.patch_px / factor) for count in (cut.rows, cut.columns))
+    rows = block_rows(height, width, wanted=_wanted_cells(cut, frame.patch_px / factor))
+    read = _reader(part, downsample, normalize_stain=segmenter.settings.normalize_stain)
     kept = int(cut.table["kept"].sum())
+    found = []
+    for done, polygons in enumerate(find_nuclei(read, rows, segmenter=segmenter), start=1):
+        if len(polygons):
+            inside = _inside(part.region, cut, polygons, downsample)
+            found.append(inside.scaled(factor).shifted(PAD_PX))
+        step(round(kept * done / len(rows)), kept)
+    nuclei = join(found, rays=0)
+    bands = render(
+        nuclei,
+        shape=frame.shape,
+        min_px=MIN_AREA_UM2 / frame.mpp**2,
+        first_label=first_label,
+        band=BAND_PX,
+    )
+    return DrawnNuclei(len(nuclei), bands)
+
+
+def _reader(
+    part: RegionOfSlide, downsample: float, *, normalize_stain: bool
+) -> Callable[[int, int, int, int], NDArray[np.uint8]]:
+    """Reads a block of a region's patch grid at the network's resolution: row, column, rows and
+    columns in its pixels."""
+    cut = part.cut
     normalize = (
-        fit_normalizer(_stain_sample(image, cut, settings))
-        if segmenter.settings.normalize_stain and kept
-        else None
+        fit_normalizer(_stain_sample(part)) if normalize_stain and cut.table["kept"].any() else None
     )
 
     def read(row: int, column: int, rows: int, columns: int) -> NDArray[np.uint8]:
         x, y = cut.x_px + column * downsample, cut.y_px + row * downsample
-        pixels = image.read(x, y, columns, rows, downsample=downsample)
+        pixels = part.image.read(x, y, columns, rows, downsample=downsample)
         return normalize(pixels) if normalize else pixels
 
-    found = []
-    for done, polygons in enumerate(find_nuclei(read, rows, segmenter=segmenter), start=1):
-        if len(polygons):
-            found.append(_inside(region, cut, polygons, downsample).scaled(factor).shifted(PAD_PX))
-        step(round(kept * done / len(rows)), kept)
-    nuclei = join(found, rays=0)
-    shape, _ = mask_frame(cut, settings)
-    bands = render(
-        nuclei,
-        shape=shape,
-        min_px=MIN_AREA_UM2 / settings.working_mpp**2,
-        first_label=first_label,
-        band=BAND_PX,
-    )
-    return Masks(len(nuclei), bands)
+    return read
 
 
 STAIN_PATCHES = 16
-"""Kept patches, evenly over the region, that its stains are estimated from."""
+"""A region's stains are estimated from this many kept patches, evenly over the region."""
 
 
-def _stain_sample(
-    image: SlideImage, cut: RegionPatches, settings: PatchSettings
-) -> NDArray[np.uint8]:
+def _stain_sample(part: RegionOfSlide) -> NDArray[np.uint8]:
     """Pixels (n, side, side, 3) of some of a region's patches; an empty region has none."""
-    places = cut.table.loc[cut.table["kept"], ["x_px", "y_px"]].to_numpy()
+    table, side = part.cut.table, part.frame.patch_px
+    places = table.loc[table["kept"], ["x_px", "y_px"]].to_numpy()
     chosen = (
         places[np.unique(np.linspace(0, len(places) - 1, STAIN_PATCHES).astype(int))]
         if len(places)
         else places
     )
-    side = settings.patch_px
     sample = np.full((len(chosen), side, side, 3), 255, np.uint8)
     for number, (x, y) in enumerate(chosen):
-        sample[number] = image.read(x, y, side, side, downsample=cut.downsample)
+        sample[number] = part.frame.read_patch(part.image, x, y)
     return sample
 
 

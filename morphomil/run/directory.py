@@ -25,6 +25,8 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
+    from morphomil.slides.image import SlideImage
+    from morphomil.slides.masks import RegionMasks
     from morphomil.types import Cohort, Schema, Slide
 
 
@@ -307,12 +309,32 @@ class Run:
             return {}
         return dict(max(entries, key=lambda entry: str(entry["finished"]))["settings"])
 
-    def masks(self, slide_id: str) -> Any:
-        """A slide's masks: Zarr group with `labels` and `tissue` per region and each region's frame
-        as attributes."""
-        import zarr
+    def masks(self, slide_id: str) -> dict[int, RegionMasks]:
+        """A slide's masks by region, from 0: `labels` and `tissue`, read as they are sliced, and
+        their `frame`."""
+        from morphomil.slides.masks import open_masks
 
-        return zarr.open_group(self.slide_folder(slide_id) / "masks.zarr", mode="r")
+        return open_masks(self.slide_folder(slide_id) / "masks.zarr")
+
+    def open_image(self, slide_id: str, image: int = 0) -> SlideImage:
+        """One of a slide's images, of the pixel size that its masks were made with.
+
+        Where neither manifest nor file says a pixel size, it is `--mpp` of the command that made
+        the masks.
+
+        Raises:
+            InputError: the run has no such slide or image, or the pixel size is contradicted.
+            SlideError: the file can't be read.
+        """
+        from morphomil.slides.image import open_image
+
+        images = self.slide(slide_id).images
+        if not 0 <= image < len(images):
+            raise InputError(
+                f"slide {slide_id} has {len(images)} images, counted from 0; there "
+                f"is no image {image}"
+            )
+        return open_image(images[image], default_mpp=self.segmented_with().get("mpp"))
 
     def counts(self, slide_id: str) -> SlideCounts:
         """A slide's histogram counts."""

@@ -1,87 +1,250 @@
-"""The masks of a region: label image and tissue, on a frame of their own."""
+"""The masks of a region, label image and tissue, and their frame: where they lie on the image, how
+large their pixels are.
+
+A position is (x, y). In the masks it is mask pixels from their top left corner, on the image
+level-0 pixels; a pixel's corners have integer coordinates.
+"""
 
 from __future__ import annotations
 
 from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Iterator
+    from pathlib import Path
 
     import pandas as pd
-    from numpy.typing import NDArray
+    from numpy.typing import ArrayLike, NDArray
 
+    from morphomil.slides.image import SlideImage
     from morphomil.slides.patches import RegionPatches
-    from morphomil.slides.regions import Region
     from morphomil.types import PatchSettings
 
 PAD_PX = 64
-"""Rim of a region's masks beyond its patch grid, working pixels, for nuclei that reach over the
-edge."""
+"""A region's masks reach this many mask pixels beyond its patch grid on every side, for nuclei that
+cross the edge."""
 BAND_PX = 1024
-"""Rows of masks worked at a time."""
+"""Masks are worked this many rows at a time."""
 HALO_UM = 120.0
-"""Rows of masks read beyond a band: more than the longest nucleus that the segmenter draws."""
+"""This much is read or drawn beyond a part of the masks: more than the longest nucleus that a mask
+may hold."""
 
 
-class Masks(NamedTuple):
-    """The masks of a region: how many nuclei, and int32 bands of its label image, each with its
-    first row."""
+@dataclass(frozen=True)
+class MaskFrame:
+    """The geometry of a region's masks: all that is needed to go between them and the image."""
+
+    shape: tuple[int, int]
+    """The masks have this height and width in mask pixels."""
+    x_px: float
+    """The masks' left edge is at this level-0 position."""
+    y_px: float
+    """The masks' top edge is at this level-0 position."""
+    downsample: float
+    """A mask pixel is this many level-0 pixels wide."""
+    mpp: float
+    """A mask pixel is this many um wide."""
+    patch_px: int
+    """A patch is this many mask pixels wide."""
+    image: int
+    """The region lies in the slide's image file of this number, from 0."""
+
+    @classmethod
+    def around(cls, cut: RegionPatches, settings: PatchSettings, *, image: int) -> MaskFrame:
+        """The frame of masks around a region's patch grid, at the working resolution."""
+        rim = PAD_PX * cut.downsample
+        return cls(
+            shape=(
+                cut.rows * settings.patch_px + 2 * PAD_PX,
+                cut.columns * settings.patch_px + 2 * PAD_PX,
+            ),
+            x_px=cut.x_px - rim,
+            y_px=cut.y_px - rim,
+            downsample=cut.downsample,
+            mpp=settings.working_mpp,
+            patch_px=settings.patch_px,
+            image=image,
+        )
+
+    @property
+    def level0_mpp(self) -> float:
+        """A level-0 pixel is this many um wide."""
+        return self.mpp / self.downsample
+
+    @property
+    def halo_px(self) -> int:
+        """`HALO_UM` in mask pixels."""
+        return round(HALO_UM / self.mpp)
+
+    def to_level0(self, points: ArrayLike) -> NDArray[np.float64]:
+        """Level-0 positions (..., 2) of positions in the masks (..., 2)."""
+        corner = np.array([self.x_px, self.y_px])
+        return np.asarray(np.asarray(points) * self.downsample + corner, dtype=np.float64)
+
+    def from_level0(self, points: ArrayLike) -> NDArray[np.float64]:
+        """Positions in the masks (..., 2) of level-0 positions (..., 2)."""
+        corner = np.array([self.x_px, self.y_px])
+        return np.asarray((np.asarray(points) - corner) / self.downsample, dtype=np.float64)
+
+    def to_grid_um(self, points: ArrayLike) -> NDArray[np.float64]:
+        """um from the patch grid's, and the tissue's, top left corner: (..., 2) of (..., 2)."""
+        return np.asarray((np.asarray(points) - PAD_PX) * self.mpp, dtype=np.float64)
+
+    def patch_window(self, x_px: float, y_px: float, *, margin_px: int = 0) -> tuple[slice, slice]:
+        """Rows and columns of the masks under the patch whose top left corner is this level-0
+        position, and a margin around it."""
+        column, row = (round(place) for place in self.from_level0([x_px, y_px]).tolist())
+        rows, columns = (
+            slice(max(first - margin_px, 0), first + self.patch_px + margin_px)
+            for first in (row, column)
+        )
+        return rows, columns
+
+    def window_around(self, x_px: float, y_px: float, *, side_px: int) -> tuple[slice, slice]:
+        """Rows and columns of a square around a level-0 position, moved inside the masks where it
+        would leave them."""
+        x, y = self.from_level0([x_px, y_px]).tolist()
+        rows, columns = (
+            slice(first, first + side_px)
+            for first in (
+                min(max(round(place - side_px / 2), 0), max(extent - side_px, 0))
+                for place, extent in zip((y, x), self.shape, strict=True)
+            )
+        )
+        return rows, columns
+
+    def read_patch(self, image: SlideImage, x_px: float, y_px: float) -> NDArray[np.uint8]:
+        """RGB uint8 (patch_px, patch_px, 3) of the patch whose top left corner is this level-0
+        position, pixel for pixel with its masks.
+
+        Raises:
+            SlideError: the file is damaged there.
+        """
+        side = self.patch_px
+        return image.read(x_px, y_px, side, side, downsample=self.downsample)
+
+    def patch_grid(self, patches: pd.DataFrame) -> NDArray[np.intp]:
+        """The number of the kept patch in each cell (rows, columns) of the region's grid, -1 where
+        there is none; `patches` are the region's (schema PATCHES)."""
+        grid = np.full([(side - 2 * PAD_PX) // self.patch_px for side in self.shape], -1)
+        kept = patches[patches["kept"]]
+        corners = self.from_level0(kept[["x_px", "y_px"]].to_numpy(np.float64)) - PAD_PX
+        column, row = (corners / self.patch_px).round().astype(int).T
+        grid[row, column] = kept["patch_id"]
+        return grid
+
+    def patch_at(self, points: NDArray[np.float64], grid: NDArray[np.intp]) -> NDArray[np.intp]:
+        """The number of the patch of `patch_grid` that each position (n, 2) in the masks falls in;
+        -1 outside."""
+        bordered = np.pad(grid, 1, constant_values=-1)
+        column, row = np.floor((points - PAD_PX) / self.patch_px).astype(int).T + 1
+        return np.asarray(bordered[row, column], dtype=np.intp)
+
+
+class LabelBand(NamedTuple):
+    """Rows of a label image, with a halo above and below for nuclei that leave them."""
+
+    top: int
+    """The band's first row in the masks."""
+    bottom: int
+    """The row after the band's last in the masks."""
+    first: int
+    """The first row of `labels` in the masks."""
+    labels: NDArray[np.int32]
+    """The rows (height, width) with the halo, as far as the masks go."""
+
+
+@dataclass(frozen=True)
+class RegionMasks:
+    """A region's stored masks, read as they are sliced."""
+
+    frame: MaskFrame
+    labels: Any
+    """The label image is a Zarr array (height, width), int32: 0 is background, else a nucleus's
+    number within its slide."""
+    tissue: Any
+    """Tissue is a Zarr array, bool, on the patch grid in blocks of 4 x 4 mask pixels: what lies
+    inside the region and isn't blank."""
+
+    @classmethod
+    def open(cls, group: Any) -> RegionMasks:
+        """The masks in a region's Zarr group, as `store_region` writes them."""
+        labels, stored = group["labels"], dict(group.attrs)
+        frame = MaskFrame(
+            shape=(int(labels.shape[0]), int(labels.shape[1])),
+            x_px=float(stored["x_px"]),
+            y_px=float(stored["y_px"]),
+            downsample=float(stored["downsample"]),
+            mpp=float(stored["mpp"]),
+            patch_px=int(stored["patch_px"]),
+            image=int(stored["image"]),
+        )
+        return cls(frame, labels, group["tissue"])
+
+    def crop(self, window: tuple[slice, slice]) -> NDArray[np.int32]:
+        """The label image in a window of rows and columns."""
+        return np.asarray(self.labels[window], dtype=np.int32)
+
+    def patch_labels(self, x_px: float, y_px: float) -> NDArray[np.int32]:
+        """The label image (patch_px, patch_px) of the patch whose top left corner is this level-0
+        position."""
+        return self.crop(self.frame.patch_window(x_px, y_px))
+
+    def bands(self) -> Iterator[LabelBand]:
+        """The label image, `BAND_PX` rows at a time with a halo."""
+        height, halo = self.frame.shape[0], self.frame.halo_px
+        for top in range(0, height, BAND_PX):
+            first, bottom = max(top - halo, 0), min(top + BAND_PX, height)
+            yield LabelBand(top, bottom, first, np.asarray(self.labels[first : bottom + halo]))
+
+    def analyzed_tissue(self, grid: NDArray[np.intp]) -> tuple[NDArray[np.bool_], float]:
+        """The tissue in the kept patches of a `patch_grid`, and how many um its pixels are wide."""
+        tissue = np.asarray(self.tissue[:], dtype=bool)
+        scale = tissue.shape[0] // grid.shape[0]
+        kept = np.kron(grid >= 0, np.ones((scale, scale), bool))
+        return tissue & kept, self.frame.mpp * self.frame.patch_px / scale
+
+
+def open_masks(path: Path) -> dict[int, RegionMasks]:
+    """The masks of a slide, `masks.zarr`: by region, in their order."""
+    import zarr
+
+    group: Any = zarr.open_group(path, mode="r")
+    regions = sorted((int(name), stored) for name, stored in group.groups())
+    return {region: RegionMasks.open(stored) for region, stored in regions}
+
+
+class DrawnNuclei(NamedTuple):
+    """The nuclei of a region before they are stored: how many, and int32 bands of the label image,
+    each with its first row."""
 
     nuclei: int
     bands: Iterable[tuple[int, NDArray[np.int32]]]
 
 
-def mask_frame(
-    cut: RegionPatches, settings: PatchSettings
-) -> tuple[tuple[int, int], tuple[float, float]]:
-    """Shape of a region's masks in working pixels, and the level-0 position (x, y) of their top
-    left corner."""
-    height, width = (count * settings.patch_px + 2 * PAD_PX for count in (cut.rows, cut.columns))
-    return (height, width), (cut.x_px - PAD_PX * cut.downsample, cut.y_px - PAD_PX * cut.downsample)
-
-
 def store_region(
-    group: Any, region: Region, cut: RegionPatches, settings: PatchSettings, masks: Masks
+    group: Any, region: int, frame: MaskFrame, drawn: DrawnNuclei, tissue: NDArray[np.bool_]
 ) -> None:
-    """Write a region's masks, band by band, and its frame."""
-    shape, (x, y) = mask_frame(cut, settings)
-    stored = group.create_group(str(region.index))
+    """Write a region's masks, band by band, and its frame, into the Zarr group of its slide."""
+    stored = group.create_group(str(region))
     labels = stored.create_array(
-        "labels", shape=shape, dtype="int32", chunks=tuple(min(BAND_PX, side) for side in shape)
+        "labels",
+        shape=frame.shape,
+        dtype="int32",
+        chunks=tuple(min(BAND_PX, side) for side in frame.shape),
     )
     with ThreadPoolExecutor(1) as writer:  # a band is compressed while the next one is drawn
         written: Future[None] | None = None
-        for top, band in masks.bands:
+        for top, band in drawn.bands:
             if written is not None:
                 written.result()
             written = writer.submit(labels.__setitem__, slice(top, top + len(band)), band)
         if written is not None:
             written.result()
-    stored.create_array("tissue", shape=cut.tissue.shape, dtype="bool", chunks=cut.tissue.shape)[
-        :
-    ] = cut.tissue
-    scale = {
-        "downsample": cut.downsample,
-        "mpp": settings.working_mpp,
-        "patch_px": settings.patch_px,
-    }
-    stored.attrs.update({"x_px": x, "y_px": y} | scale | {"image": region.image})
-
-
-def patch_grid(
-    patches: pd.DataFrame, frame: dict[str, Any], *, shape: tuple[int, int]
-) -> NDArray[np.intp]:
-    """The number of the kept patch in each cell of a region's grid, -1 where there is none."""
-    cells = np.full([(side - 2 * PAD_PX) // frame["patch_px"] for side in shape], -1)
-    kept = patches[patches["kept"]]
-    origin = [frame[name] + PAD_PX * frame["downsample"] for name in ("y_px", "x_px")]
-    side = frame["patch_px"] * frame["downsample"]
-    row, column = (
-        ((kept[n] - start) / side).round().astype(int)
-        for n, start in zip(("y_px", "x_px"), origin, strict=True)
-    )
-    cells[row, column] = kept["patch_id"]
-    return cells
+    blocks = stored.create_array("tissue", shape=tissue.shape, dtype="bool", chunks=tissue.shape)
+    blocks[:] = tissue
+    stored.attrs.update({name: value for name, value in asdict(frame).items() if name != "shape"})

@@ -30,6 +30,7 @@ from morphomil.image_model.windows import overlapping_windows, spread, windows_p
 from morphomil.models.fits import FitSettings
 from morphomil.run.directory import Run
 from morphomil.run.embeddings import Embeddings, embedded_backbones
+from morphomil.slides.masks import DrawnNuclei, MaskFrame, store_region
 from morphomil.store import write_json, write_parquet
 from morphomil.tables.paper import read_predictions
 from morphomil.types import PATCHES, Cohort, EmbedSettings, ImageSource, Slide
@@ -89,10 +90,9 @@ def make_slides(path: Path, *, patients: int = 10, seed: int = 0, prefix: str = 
         region = {"type": "Feature", "geometry": {"type": "Polygon", "coordinates": [square]}}
         region["properties"] = {"region": 0, "image": 0, "name": "region 0"}
         write_json(folder / "regions.geojson", {"type": "FeatureCollection", "features": [region]})
-        stored = zarr.open_group(folder / "masks.zarr", mode="w").create_group("0")
-        stored.attrs.update(
-            {"x_px": 0, "y_px": 0, "downsample": 1.0, "mpp": 0.5, "patch_px": SIDE, "image": 0}
-        )
+        masks = zarr.open_group(folder / "masks.zarr", mode="w")
+        frame = MaskFrame((8, 8), 0, 0, downsample=1.0, mpp=0.5, patch_px=SIDE, image=0)
+        store_region(masks, 0, frame, DrawnNuclei(0, []), np.ones((1, 1), bool))
         run.ledger.mark_done(
             slide.slide_id, "segment", "k", outputs=["patches.parquet"], figures={}
         )

@@ -165,9 +165,9 @@ def test_many_bands_and_regions_leave_no_trace(
     labels: np.ndarray, cohort: Cohort, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     path = write_labels(tmp_path / "a.tif", labels)
-    whole = run_with(cohort, path, tmp_path / "run").masks("slide")["0"]["labels"][:]
+    whole = run_with(cohort, path, tmp_path / "run").masks("slide")[0].labels[:]
     monkeypatch.setattr("morphomil.pipeline.importing.BAND_PX", 90)
-    banded = run_with(cohort, path, tmp_path / "banded").masks("slide")["0"]["labels"][:]
+    banded = run_with(cohort, path, tmp_path / "banded").masks("slide")[0].labels[:]
     np.testing.assert_array_equal(whole, banded)
 
 

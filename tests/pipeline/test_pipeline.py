@@ -256,8 +256,7 @@ def test_bands_and_stages_measure_what_the_mask_shows(
     clean: Run, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     slide_id = clean.cohort.slides[0].slide_id
-    stored = clean.masks(slide_id)["0"]
-    whole = measure_nuclei(stored["labels"][:], mpp=0.5).set_index("label")
+    whole = measure_nuclei(clean.masks(slide_id)[0].labels[:], mpp=0.5).set_index("label")
     table = (
         clean.nuclei(slide_id)
         .query("region == 0" if "region" in clean.nuclei(slide_id) else "label > 0")
@@ -274,7 +273,7 @@ def test_bands_and_stages_measure_what_the_mask_shows(
         rtol=1e-9,
     )
     run = Run(shutil.copytree(clean.path, tmp_path / "run"))
-    for module in ("pipeline.measurement", "pipeline.segmentation", "slides.masks"):
+    for module in ("pipeline.segmentation", "slides.masks"):
         monkeypatch.setattr(f"morphomil.{module}.BAND_PX", 300)
     (run.slide_folder(slide_id) / "nuclei.parquet").unlink()
     pipeline.featurize(run)
@@ -300,17 +299,15 @@ def test_real_biopsy_regions(shared_data: Path, tmp_path: Path) -> None:
     assert time.monotonic() - begun < 300
     pixels = np.asarray(Image.open(path).convert("RGB"))
     whole = segment_image(pixels, mpp=0.5)
-    stored = run.masks("469387")["0"]
-    frame = dict(stored.attrs)
-    left, top = (round(-frame[name]) for name in ("x_px", "y_px"))
+    masks = run.masks("469387")[0]
     patches = run.patches("469387").query("kept")
     matched = total = 0
     for patch in patches.itertuples():
         x, y = round(patch.x_px), round(patch.y_px)
-        own = stored["labels"][top + y : top + y + 256, left + x : left + x + 256]
+        stored = masks.patch_labels(x, y)
         same = whole[y : y + 256, x : x + 256]
         height, width = same.shape
-        score = agreement(same, own[:height, :width])
+        score = agreement(same, stored[:height, :width])
         matched += score.dq * (score.annotated + score.found)
         total += score.annotated + score.found
     assert matched / total > 0.98

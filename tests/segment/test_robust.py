@@ -22,6 +22,7 @@ from morphomil.segment.blocks import array_reader, block_rows
 from morphomil.segment.detect import find_nuclei
 from morphomil.segment.model import WEIGHTS, load_segmenter
 from morphomil.segment.polygons import join, suppress
+from morphomil.slides.masks import PAD_PX
 from morphomil.slides.quality import is_ink
 from morphomil.slides.stain import (
     REFERENCE,
@@ -120,8 +121,7 @@ def test_the_pipeline_stores_what_the_image_in_one_piece_gives(
     run, _ = pipeline.segment(
         Cohort((slide,)), tmp_path / "run", settings=PatchSettings(regions="whole")
     )
-    pad = pipeline.PAD_PX
-    stored = run.masks("slide")["0"]["labels"][pad:-pad, pad:-pad]
+    stored = run.masks("slide")[0].labels[PAD_PX:-PAD_PX, PAD_PX:-PAD_PX]
     inside = np.s_[96:-96, 96:-96]  # beyond its edges a file is white, an array is mirrored
     assert matched_share(segment_image(rgb, mpp=0.5)[inside], stored[inside]) > 0.98
 

@@ -13,6 +13,7 @@ from PIL import Image
 from scipy.ndimage import gaussian_filter, laplace
 
 from morphomil import pipeline
+from morphomil.run.directory import Run
 from morphomil.slides.quality import BLURRED_BELOW, is_ink, sharpness
 from morphomil.types import Cohort, ImageSource, PatchSettings, Slide
 
@@ -84,7 +85,7 @@ def test_real_biopsies_have_no_ink(shared_data: Path) -> None:
 
 def segment_one(
     folder: Path, rgb: np.ndarray, **settings: float
-) -> tuple[pipeline.Run, pipeline.StageResult]:
+) -> tuple[Run, pipeline.StageResult]:
     Image.fromarray(rgb).save(folder / "slide.png")
     slide = Slide("slide", "p", "1", (ImageSource(folder / "slide.png", mpp=0.5),))
     return pipeline.segment(
