@@ -208,13 +208,11 @@ class SlideBrowser:
         patches = self.run.patches(name).set_index("patch_id")
         if patch_id not in patches.index or name not in self._measured:
             return []
-        patch = patches.loc[patch_id]
+        patch = patches.loc[[patch_id]].to_dict("records")[0]
         nuclei = self.run.nuclei(name)
         own = nuclei[nuclei["patch_id"] == patch_id].set_index("label")
-        masks = self.run.masks(name)[int(patch["region"])]
-        rows, columns = masks.frame.patch_window(
-            float(patch["x_px"]), float(patch["y_px"]), margin_px=MARGIN_PX
-        )
+        masks = self.run.masks(name)[patch["region"]]
+        rows, columns = masks.frame.patch_window(patch["x_px"], patch["y_px"], margin_px=MARGIN_PX)
         labels = masks.crop((rows, columns))
         labels[~np.isin(labels, own.index)] = 0
         corner = (columns.start, rows.start)
