@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
@@ -18,13 +18,38 @@ from morphomil.cli.options import (
 )
 from morphomil.errors import InputError
 
+if TYPE_CHECKING:
+    from morphomil.models.fits import FitSettings
+
 commands = command_group()
-
-
-SPLIT_HELP = (
-    "auto: the manifest's split, else k-fold; holdout: 4:1, then 3:1; site: each site by the "
-    "others."
-)
+BackboneWeightsOption = Annotated[
+    Path | None, typer.Option(help="Of the backbone, where `embed` was given some.")
+]
+FinetuneOption = Annotated[
+    bool,
+    typer.Option(
+        "--finetune", help="Let the backbone of these features learn too: slow, best with a GPU."
+    ),
+]
+SplitOption = Annotated[
+    Literal["auto", "kfold", "holdout", "site"],
+    typer.Option(
+        help="auto: the manifest's split, else k-fold; holdout: 4:1, then 3:1; site: each site by "
+        "the others."
+    ),
+]
+BagsOption = Annotated[
+    Literal["ten", "all"] | None,
+    typer.Option(help="Bags of ten patches, or all of a slide's patches as one."),
+]
+BAG_SIZES = {"ten": 10, "all": 0}
+RedrawOption = Annotated[
+    bool | None,
+    typer.Option("--redraw/--fixed", help="Draw the training bags anew in every epoch, or once."),
+]
+BalancedOption = Annotated[
+    bool, typer.Option("--balanced", help="Give classes, instead of patients, the same weight.")
+]
 
 
 @commands.command(epilog="Example: `morphomil train run --model dl-cnb --positive N+`")
@@ -40,37 +65,17 @@ def train(
     backbone: Annotated[
         str, typer.Option(help="Features to learn from; default: what `morphomil embed` made.")
     ] = "",
-    finetune: Annotated[
-        bool,
-        typer.Option(
-            "--finetune",
-            help="Let the backbone of these features learn too: slow, best with a GPU.",
-        ),
-    ] = False,
-    weights: Annotated[
-        Path | None, typer.Option(help="Of the backbone, where `embed` was given some.")
-    ] = None,
+    finetune: FinetuneOption = False,
+    weights: BackboneWeightsOption = None,
     covariates: Annotated[
         str, typer.Option(help="Of the clinical models, comma-separated; default: all.")
     ] = "",
     positive: PositiveOption = None,
-    split: Annotated[
-        Literal["auto", "kfold", "holdout", "site"], typer.Option(help=SPLIT_HELP)
-    ] = "auto",
+    split: SplitOption = "auto",
     folds: Annotated[int, typer.Option(help="Of the cross-validation.", min=2)] = 5,
-    bags: Annotated[
-        Literal["ten", "all"] | None,
-        typer.Option(help="Bags of ten patches, or all of a slide's patches as one."),
-    ] = None,
-    redraw: Annotated[
-        bool | None,
-        typer.Option(
-            "--redraw/--fixed", help="Draw the training bags anew in every epoch, or once."
-        ),
-    ] = None,
-    balanced: Annotated[
-        bool, typer.Option("--balanced", help="Give classes, instead of patients, the same weight.")
-    ] = False,
+    bags: BagsOption = None,
+    redraw: RedrawOption = None,
+    balanced: BalancedOption = False,
     pool: Annotated[Literal["mean", "max"] | None, typer.Option(help="Of a slide's bags.")] = None,
     epochs: Annotated[int | None, typer.Option(help="At most.", min=1)] = None,
     learning_rate: Annotated[float | None, typer.Option(help="Instead of the preset's.")] = None,
@@ -78,19 +83,14 @@ def train(
     quiet: QuietOption = False,
 ) -> None:
     """Train the clinical model or the image model, with or without clinical covariates."""
-    from morphomil import pipeline
-    from morphomil.cli.progress import Display
     from morphomil.models.fits import FitSettings
-    from morphomil.run.directory import Run
 
-    changes: dict[str, Any] = {
+    changes = {
         "redraw": redraw,
         "pool": pool,
         "epochs": epochs,
         "learning_rate": learning_rate,
-    }
-    changes |= {
-        "bag_size": None if bags is None else {"ten": 10, "all": 0}[bags],
+        "bag_size": bags and BAG_SIZES[bags],
         "balanced": balanced or None,
     }
     settings = FitSettings(
@@ -106,10 +106,19 @@ def train(
         positive=positive,
         seed=seed,
     )
+    _train(path, settings, quiet=quiet)
+
+
+def _train(path: Path, settings: FitSettings, *, quiet: bool) -> None:
+    from morphomil import pipeline
+    from morphomil.cli.progress import Display
+    from morphomil.run.directory import Run
+
     with Display(quiet=quiet) as display:
         result = pipeline.train(Run.open(path), settings, progress=display)
     for text in result.notes:
         say(text, quiet=quiet)
+    model = settings.model
     say(
         f"Model: {path}/models/{model}. Next: morphomil predict {path} --model {model}", quiet=quiet
     )

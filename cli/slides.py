@@ -28,6 +28,17 @@ if TYPE_CHECKING:
     from morphomil.pipeline.execution import StageResult
 
 commands = command_group()
+BackboneOption = Annotated[
+    str,
+    typer.Option(
+        help="efficientnet-lite0 (no download), alexnet, vgg16_bn, resnet50, densenet121, "
+        "inception_v3."
+    ),
+]
+EncoderOption = Annotated[
+    str | None,
+    typer.Option(help="Your own: FILE.py:FUNCTION, (n, side, side, 3) uint8 to (n, F)."),
+]
 
 
 @commands.command(epilog="Example: `morphomil segment cohort.csv --out run --mpp 0.5`")
@@ -170,13 +181,7 @@ def featurize(path: RunArgument, shard: ShardOption = "1/1", quiet: QuietOption 
 )
 def embed(
     path: RunArgument,
-    backbone: Annotated[
-        str,
-        typer.Option(
-            help="efficientnet-lite0 (no download), alexnet, vgg16_bn, resnet50, "
-            "densenet121, inception_v3."
-        ),
-    ] = EmbedSettings.backbone,
+    backbone: BackboneOption = EmbedSettings.backbone,
     weights: Annotated[
         Path | None,
         typer.Option(
@@ -196,10 +201,7 @@ def embed(
             "--keep-outside", help="Don't paint white what lies outside the tumor region."
         ),
     ] = False,
-    encoder: Annotated[
-        str | None,
-        typer.Option(help="Your own: FILE.py:FUNCTION, (n, side, side, 3) uint8 to (n, F)."),
-    ] = None,
+    encoder: EncoderOption = None,
     shard: ShardOption = "1/1",
     quiet: QuietOption = False,
 ) -> None:

@@ -178,20 +178,7 @@ def train_segmenter(
     network = TorchNetwork(settings.design, start=settings.start)
     average = TorchNetwork(settings.design).requires_grad_(False).eval()
     average.load_state_dict(network.state_dict())
-    encoder = [
-        p
-        for name, p in network.named_parameters()
-        if name.startswith(("layers.stem", "layers.block"))
-    ]
-    decoder = [
-        p
-        for name, p in network.named_parameters()
-        if not name.startswith(("layers.stem", "layers.block"))
-    ]
-    optimizer = torch.optim.AdamW(
-        [{"params": encoder, "share": settings.encoder_share}, {"params": decoder, "share": 1.0}],
-        weight_decay=settings.weight_decay,
-    )
+    optimizer = _optimizer(network, settings)
     total = settings.epochs * settings.steps_per_epoch
     checked = PatchSampler(validation, settings)
     held_out = [checked.batch(2**31, index) for index in range(8)]
@@ -211,11 +198,7 @@ def train_segmenter(
             torch.nn.utils.clip_grad_norm_(network.parameters(), 5.0)
             optimizer.step()
             keep = min(settings.average, (step + 1) / (step + 10))
-            for mean, value in zip(
-                average.state_dict().values(), network.state_dict().values(), strict=True
-            ):
-                if mean.is_floating_point():
-                    mean.lerp_(value, 1 - keep)
+            _approach(average, network, 1 - keep)
             sums += [loss.item() for loss in losses]
         with torch.inference_mode():
             unseen = np.mean(
@@ -233,11 +216,47 @@ def train_segmenter(
         _checkpoint(out, epoch + 1, network, average, optimizer)
         if on_epoch is not None:
             on_epoch(epoch, figures)
+    _write_model(out, average, PatchSampler(train, settings), settings)
+    return out
+
+
+def _optimizer(network: TorchNetwork, settings: TrainSettings) -> torch.optim.Optimizer:
+    """AdamW; the `share` of a group of weights is that of the learning rate."""
+    import torch
+
+    encoder = [
+        p
+        for name, p in network.named_parameters()
+        if name.startswith(("layers.stem", "layers.block"))
+    ]
+    decoder = [
+        p
+        for name, p in network.named_parameters()
+        if not name.startswith(("layers.stem", "layers.block"))
+    ]
+    return torch.optim.AdamW(
+        [{"params": encoder, "share": settings.encoder_share}, {"params": decoder, "share": 1.0}],
+        weight_decay=settings.weight_decay,
+    )
+
+
+def _approach(average: TorchNetwork, network: TorchNetwork, share: float) -> None:
+    """Move the average of the weights by this share towards those of the network."""
+    for mean, value in zip(
+        average.state_dict().values(), network.state_dict().values(), strict=True
+    ):
+        if mean.is_floating_point():
+            mean.lerp_(value, share)
+
+
+def _write_model(
+    out: Path, network: TorchNetwork, sampler: PatchSampler, settings: TrainSettings
+) -> None:
+    """What the trained network is loaded from; ranges for 8 bits are those of some patches."""
     write_json(out / "config.json", {"backbone": BACKBONE, **asdict(settings.design)})
-    write_arrays(out / "weights.safetensors", average.arrays())
-    sampler = PatchSampler(train, settings)
+    write_arrays(out / "weights.safetensors", network.arrays())
     seen = (sampler.batch(2**31, index)[0] for index in range(16))
-    folded = fold_norms(average.arrays(), settings.design)
+    folded = fold_norms(network.arrays(), settings.design)
     ranges = activation_ranges(
         folded, settings.design, (patch[None] for batch in seen for patch in batch)
     )
@@ -246,7 +265,6 @@ def train_segmenter(
         out / "morphomil.json",
         {"resolutions_mpp": list(settings.augment.target_mpp), "normalize": "unit"},
     )
-    return out
 
 
 def _batches(sampler: PatchSampler, steps: range, settings: TrainSettings) -> Iterator[Batch]:

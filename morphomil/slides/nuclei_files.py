@@ -81,7 +81,7 @@ def read_nuclei(path: Path, image: SlideImage) -> Nuclei:
         is_json = head.startswith(b"\x1f\x8b") or head.removeprefix(b"\xef\xbb\xbf").lstrip()[
             :1
         ] in (b"{", b"[")
-        found: Nuclei = Polygons(path, image) if is_json else LabelImage(path, image)
+        found: Nuclei = OutlineFile(path, image) if is_json else LabelImage(path, image)
     except (
         OSError,
         EOFError,
@@ -238,7 +238,7 @@ def _tabulate(labels: Any) -> pd.DataFrame:
     return pd.DataFrame({"x": sums["x"] / sums["pixels"], "y": sums["y"] / sums["pixels"]} | extent)
 
 
-class Polygons:
+class OutlineFile:
     """Nuclei of a GeoJSON file: QuPath's detections and cells (their nuclei) if there are any, else
     all polygons."""
 
