@@ -20,7 +20,7 @@ def compare(path: RunArgument, quiet: QuietOption = False) -> None:
     from morphomil.run.directory import Run
     from morphomil.tables.attention import set_alongside
     from morphomil.tables.paper import compare as write_tables
-    from morphomil.tables.paper import read_predictions
+    from morphomil.tables.predictions import read_predictions
 
     run = Run.open(path)
     written = write_tables(run)

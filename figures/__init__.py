@@ -5,7 +5,7 @@ from morphomil.figures.groups import feature_groups
 from morphomil.figures.prose import Auc, describe_methods
 from morphomil.figures.ranking import ranking_plot
 from morphomil.figures.report import Picture, ReportData, SlidePictures, render_report, summarize
-from morphomil.figures.roc import roc_plot, roc_points
+from morphomil.figures.roc import roc_plot
 from morphomil.figures.slides import PatchExample, contact_sheet, contours, overview, slide_heatmap
 from morphomil.figures.style import (
     ONE_AND_A_HALF_COLUMNS_MM,
@@ -15,6 +15,7 @@ from morphomil.figures.style import (
     save_figure,
     style,
 )
+from morphomil.tables.roc import roc_points
 
 __all__ = [
     "ONE_AND_A_HALF_COLUMNS_MM",

@@ -10,7 +10,7 @@ import pandas as pd
 from morphomil.figures.heatmap import ScoredPatch, attention_map, patch_sheet
 from morphomil.figures.style import render, save_figure
 from morphomil.store import write_bytes, write_table_csv
-from morphomil.tables.figures import image_regions
+from morphomil.tables.slides import image_regions
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

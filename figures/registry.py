@@ -29,16 +29,31 @@ from morphomil.figures.patch_examples import read_example
 from morphomil.figures.plate import PatientPlate, patient_plate
 from morphomil.figures.ranking import ranking_plot
 from morphomil.figures.ranking_evidence import evidence_plot
-from morphomil.figures.roc import MEAN, roc_plot, roc_points
+from morphomil.figures.roc import roc_plot
 from morphomil.figures.slides import contact_sheet
 from morphomil.figures.style import save_figure, use_look
 from morphomil.matrix import patch_values
-from morphomil.stats.performance import comparison_table, performance_table
-from morphomil.stats.predictions import class_columns
 from morphomil.store import write_table_csv
-from morphomil.tables import figures as figure_tables
-from morphomil.tables.attention import image_models
-from morphomil.tables.paper import read_predictions
+from morphomil.tables.attention import attended_patches, image_models
+from morphomil.tables.correlation import correlation_tables
+from morphomil.tables.flow import flow_table
+from morphomil.tables.histograms import histograms_table
+from morphomil.tables.models import (
+    calibration_tables,
+    compare_rocs,
+    confusion_tables,
+    decision_table,
+)
+from morphomil.tables.orientation import orientation_table
+from morphomil.tables.predictions import (
+    class_names,
+    has_several_classes,
+    of_test_patients,
+    two_class_test_part,
+)
+from morphomil.tables.roc import roc_points
+from morphomil.tables.slides import image_regions
+from morphomil.tables.typical import typical_patches, typical_patient, typical_patients
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -124,7 +139,7 @@ def draw_figures(
 
 
 def _flow(run: Run) -> Drawing:
-    flow = figure_tables.flow_table(run)
+    flow = flow_table(run)
     caption = (
         "Patients, slides, patches and nuclei at every step, with what each step left out and why."
     )
@@ -173,7 +188,7 @@ def _groups(run: Run) -> list[str]:
     """Labels in the order of figures: as the models and the ranking count them, the positive one
     last."""
     labels = sorted({str(slide.label) for slide in run.cohort.slides})
-    known = figure_tables.class_names(run)
+    known = class_names(run)
     return [label for label in known if label in labels] + [
         label for label in labels if label not in known
     ]
@@ -202,34 +217,27 @@ def _features_by_group(run: Run) -> Drawing:
 
 def _roc(run: Run) -> Drawing:
     _, about = _ranked(run)
-    predictions = pd.read_parquet(run.rank_folder / "predictions.parquet")
-    figure = roc_plot(predictions, auc=about["auc"], low=about["auc_low"], high=about["auc_high"])
+    points = roc_points(pd.read_parquet(run.rank_folder / "predictions.parquet"))
+    figure = roc_plot(points, auc=about["auc"], low=about["auc_low"], high=about["auc_high"])
     caption = "The morphometry model's out-of-fold ROC curves, AUC [95 % interval]."
     summary = pd.DataFrame([{name: about[name] for name in ("auc", "auc_low", "auc_high")}])
-    return Drawing(figure, roc_points(predictions), caption, {"summary": summary})
+    return Drawing(figure, points, caption, {"summary": summary})
 
 
 def _scored(run: Run) -> pd.DataFrame:
     """The models' predictions of test patients."""
     try:
-        predictions = read_predictions(run)
+        return of_test_patients(run)
     except InputError as error:
         raise AbsentError(str(error)) from None
-    tested = predictions[predictions["part"] == "test"]
-    if tested["label"].nunique() < 2:
-        raise AbsentError("no model has predictions of test patients of two classes")
-    return tested
 
 
 def _tested(run: Run) -> pd.DataFrame:
     """The predictions of test patients by models that tell two classes apart."""
-    tested = _scored(run)
-    if class_columns(tested):
-        raise AbsentError("it is for two classes, and the models tell more apart")
-    both = tested.groupby("model")["label"].transform("nunique") == 2
-    if not both.any():
-        raise AbsentError("no model has predictions of test patients of both classes")
-    return tested[both]
+    try:
+        return two_class_test_part(run)
+    except InputError as error:
+        raise AbsentError(str(error)) from None
 
 
 def _roc_models(run: Run) -> Drawing:
@@ -239,16 +247,7 @@ def _roc_models(run: Run) -> Drawing:
             f"a comparison needs two models; train another with: morphomil train {run.path} "
             "--model MODEL"
         )
-    curves = []
-    for model, own in tested.groupby("model", sort=False):
-        points = roc_points(own.rename(columns={"score": "probability"}))
-        curves.append(points.loc[points["fold"] == MEAN, ["fpr", "tpr"]].assign(model=model))
-    points = pd.concat(curves, ignore_index=True)[["model", "fpr", "tpr"]]
-    performance = performance_table(tested)
-    aucs = performance[performance["measure"] == "AUC"].sort_values(
-        "estimate", ascending=False, kind="stable"
-    )
-    pairs = comparison_table(tested)
+    points, aucs, pairs = compare_rocs(tested)
     figure = roc_comparison(
         points, aucs, pairs.sort_values("p_value", kind="stable").head(MOST_PAIRS).sort_index()
     )
@@ -266,15 +265,15 @@ def _roc_models(run: Run) -> Drawing:
 
 def _confusion(run: Run) -> Drawing:
     tested = _scored(run)
-    table = figure_tables.confusion_tables(tested)
-    classes = figure_tables.class_names(run)
+    table = confusion_tables(tested)
+    classes = class_names(run)
     names = table.assign(
         label=table["label"].map(dict(enumerate(classes))),
         call=table["call"].map(dict(enumerate(classes))),
     )
     called = (
         "the most probable class"
-        if class_columns(tested)
+        if has_several_classes(tested)
         else "the call at each model's own cutoff"
     )
     caption = f"Test patients by label and by {called}; percentages are of the row."
@@ -283,7 +282,7 @@ def _confusion(run: Run) -> Drawing:
 
 def _calibration(run: Run) -> Drawing:
     try:
-        found = figure_tables.calibration_tables(_tested(run))
+        found = calibration_tables(_tested(run))
     except ValueError as error:
         raise AbsentError(str(error)) from None
     caption = (
@@ -301,7 +300,7 @@ def _calibration(run: Run) -> Drawing:
 
 def _decision(run: Run) -> Drawing:
     try:
-        table = figure_tables.decision_table(_tested(run))
+        table = decision_table(_tested(run))
     except ValueError as error:
         raise AbsentError(str(error)) from None
     caption = (
@@ -351,20 +350,22 @@ def _subgroups(run: Run) -> Drawing:
 def _correlation(run: Run) -> Drawing:
     values, _ = _patient_values(run)
     try:
-        found = figure_tables.correlation_tables(values)
+        correlation = correlation_tables(values)
     except ValueError as error:
         raise AbsentError(str(error)) from None
-    figure = correlation_plot(found.rho, found.merges, patients=len(values))
-    table = found.rho.rename_axis("feature").reset_index()
+    figure = correlation_plot(correlation.rho, correlation.merges, patients=len(values))
+    table = correlation.rho.rename_axis("feature").reset_index()
     caption = (
         "Spearman's correlation of patient values, ordered by average linkage of 1 minus its "
         "absolute value."
     )
-    return Drawing(figure, table, caption, {"tree": found.merges, "patients": values.reset_index()})
+    return Drawing(
+        figure, table, caption, {"tree": correlation.merges, "patients": values.reset_index()}
+    )
 
 
 def _matrices(run: Run) -> Drawing:
-    table = figure_tables.histograms_table(run)
+    table = histograms_table(run)
     if table.empty:
         raise AbsentError(f"no slide is measured yet; run: morphomil featurize {run.path}")
     present = set(table["label"])
@@ -377,7 +378,7 @@ def _matrices(run: Run) -> Drawing:
 
 
 def _orientation(run: Run) -> Drawing:
-    table = figure_tables.orientation_table(run)
+    table = orientation_table(run)
     if table.empty:
         raise AbsentError(f"no slide has oriented nuclei; run: morphomil featurize {run.path}")
     present = set(table["label"])
@@ -398,9 +399,7 @@ def _typical(run: Run) -> list[tuple[Slide, str]]:
     predictions = pd.read_parquet(run.rank_folder / "predictions.parquet")
     measured = run.figures("featurize").set_index("slide_id")
     chosen = []
-    for patient, group in zip(
-        figure_tables.typical_patients(predictions), ranking_groups, strict=True
-    ):
+    for patient, group in zip(typical_patients(predictions), ranking_groups, strict=True):
         own = measured[(measured["patient"] == patient) & (measured["state"] == "done")]
         if own.empty:
             raise AbsentError(
@@ -415,9 +414,8 @@ def _nuclei(run: Run) -> Drawing:
     examples, rows, mpp = [], [], 0.5
     for slide, group in _typical(run):
         values = patch_values(run.nuclei(slide.slide_id), run.patches(slide.slide_id))
-        for patch in figure_tables.typical_patches(
-            values, feature, count=PATCHES_PER_PATIENT
-        ).to_dict("records"):
+        patches = typical_patches(values, feature, count=PATCHES_PER_PATIENT)
+        for patch in patches.to_dict("records"):
             example, mpp = _example(
                 run,
                 slide,
@@ -489,7 +487,7 @@ def _patient_plate(
     run: Run, slide: Slide, group: str, feature: str
 ) -> tuple[PatientPlate, pd.DataFrame]:
     values = patch_values(run.nuclei(slide.slide_id), run.patches(slide.slide_id))
-    patch = figure_tables.typical_patches(values, feature, count=1).to_dict("records")[0]
+    patch = typical_patches(values, feature, count=1).to_dict("records")[0]
     title = f"patch {patch['patch_id']}"
     example, example_mpp = _example(run, slide, patch, feature=feature, title=title)
     own = values[values["image"] == patch["image"]]
@@ -519,8 +517,8 @@ def _attention(run: Run) -> Drawing:
         )
     tested, name = _scored(run), models[0]
     own = tested[(tested["model"] == name) & (tested["label"] == tested["label"].max())]
-    patient = figure_tables.typical_patient(own.rename(columns={"score": "probability"}))
-    table = figure_tables.attended_patches(run, name, patient)
+    patient = typical_patient(own.rename(columns={"score": "probability"}))
+    table = attended_patches(run, name, patient)
     if table.empty:
         raise AbsentError(
             f"{name} has no attention stored for patient {patient}; run: morphomil "
@@ -545,7 +543,7 @@ def _attention(run: Run) -> Drawing:
             top_mpp=frame.mpp,
             level0_px_per_thumb_px=max(image.width, image.height) / max(thumbnail.shape[:2]),
             mpp=image.mpp,
-            regions=figure_tables.image_regions(run, slide.slide_id, int(table["image"].iloc[0])),
+            regions=image_regions(run, slide.slide_id, int(table["image"].iloc[0])),
             title=f"{slide.slide_id} ({slide.label}): {model_name(name)}",
         )
     columns = [

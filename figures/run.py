@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 
-from morphomil.errors import InputError, RefusedError
 from morphomil.figures.labels import (
     feature_quantity,
     format_interval,
@@ -25,12 +24,10 @@ from morphomil.figures.report import Looks, Picture, ReportData, SlidePictures, 
 from morphomil.figures.slides import contact_sheet, overview, slide_heatmap
 from morphomil.figures.style import ONE_AND_A_HALF_COLUMNS_MM, TWO_COLUMNS_MM, render
 from morphomil.matrix import patch_values
-from morphomil.stats.performance import comparison_table, performance_table
-from morphomil.stats.predictions import class_columns
-from morphomil.stats.printing import print_multiclass, print_performance
 from morphomil.store import write_bytes
-from morphomil.tables.figures import class_names, empty_patches, flow_table, image_regions
-from morphomil.tables.paper import read_predictions
+from morphomil.tables.flow import flow_table
+from morphomil.tables.models import print_models
+from morphomil.tables.slides import empty_patches, image_regions
 from morphomil.types import FEATURE_NAMES, PatchSettings
 
 if TYPE_CHECKING:
@@ -276,15 +273,13 @@ _RASTER = ("plate", "nuclei", "matrices", "attention")
 def _model_tables(run: Run) -> dict[str, Any]:
     """Performance of the models and DeLong's tests, as printed; empty without predictions of two
     classes or more."""
-    try:
-        predictions = read_predictions(run)
-        if class_columns(predictions):
-            return {"performance": _read_by_class(run)}
-        performance, pairs = performance_table(predictions), comparison_table(predictions)
-    except (InputError, RefusedError, ValueError):
+    printed = print_models(run)
+    if printed is None:
         return {}
-    printed = print_performance(performance)
-    tables: dict[str, Any] = {"performance": printed.assign(model=printed["model"].map(model_name))}
+    performance, pairs = printed
+    if performance is not None:
+        performance = performance.assign(model=performance["model"].map(model_name))
+    tables: dict[str, Any] = {"performance": performance}
     if len(pairs):
         pairs = pairs.assign(
             **{name: pairs[name].map(model_name) for name in ("model_a", "model_b")}
@@ -312,21 +307,6 @@ def _model_tables(run: Run) -> dict[str, Any]:
         }
         tables["comparison"] = pairs[columns].rename(columns=heads)
     return tables
-
-
-def _read_by_class(run: Run) -> pd.DataFrame | None:
-    """The table of several classes that `compare` wrote, with the classes' names; None before
-    that."""
-    path = run.tables_folder / "performance_by_class.csv"
-    if not path.is_file():
-        return None
-    names = {f"class {number}": name for number, name in enumerate(class_names(run))}
-    printed = print_multiclass(pd.read_csv(path, dtype={"class": str}))
-    printed = printed.assign(
-        model=printed["model"].map(model_name), **{"class": printed["class"].replace(names)}
-    )
-    first = ["model", "class", "part"]
-    return printed[[*first, *(name for name in printed if name not in first)]]
 
 
 def _shown_slides(run: Run) -> list[Slide]:

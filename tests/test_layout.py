@@ -51,14 +51,18 @@ def modules() -> list[tuple[str, Path]]:
     return [(name, path) for name, path in library + outside if name != "__init__"]
 
 
-def imported(path: Path) -> set[str]:
+def full_names(path: Path) -> set[str]:
     names: set[str] = set()
     for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
         if isinstance(node, ast.ImportFrom) and node.module:
             names.update(f"{node.module}.{alias.name}" for alias in node.names)
         elif isinstance(node, ast.Import):
             names.update(alias.name for alias in node.names)
-    return {name.split(".")[1] for name in names if name.startswith("morphomil.")}
+    return names
+
+
+def imported(path: Path) -> set[str]:
+    return {name.split(".")[1] for name in full_names(path) if name.startswith("morphomil.")}
 
 
 @pytest.mark.parametrize(
@@ -108,6 +112,22 @@ def joins_below_a_run(path: Path) -> list[int]:
 )
 def test_only_the_run_knows_where_its_results_lie(path: Path) -> None:
     assert joins_below_a_run(path) == []
+
+
+COMPUTING = ("scipy", "statsmodels", "morphomil.stats")
+DRAWING = ("scipy.ndimage",)
+"""The outlines of labels are drawn with it."""
+
+
+@pytest.mark.parametrize(
+    "path", [path for name, path in modules() if name == "figures"], ids=lambda path: path.name
+)
+def test_figures_compute_nothing(path: Path) -> None:
+    def within(name: str, packages: tuple[str, ...]) -> bool:
+        return any(f"{name}.".startswith(f"{package}.") for package in packages)
+
+    names = full_names(path)
+    assert not [name for name in names if within(name, COMPUTING) and not within(name, DRAWING)]
 
 
 def loads(code: str) -> str:

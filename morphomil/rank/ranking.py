@@ -20,7 +20,6 @@ from morphomil.rank.folds import REPLICATES, FoldTask, PatientBags, permute_labe
 from morphomil.rank.robustness import (
     TOP,
     compare_rankings,
-    correlate_features,
     curves_of_removal,
     families_of,
     kendalls_w,
@@ -32,6 +31,7 @@ from morphomil.rank.robustness import (
 from morphomil.rank.shapley import Coalitions, contrast_auc, contrast_log_likelihood, log_likelihood
 from morphomil.seeds import generator
 from morphomil.stats import compare_groups, within_fold_auc_interval
+from morphomil.stats.correlation import correlate_features
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -268,7 +268,7 @@ def rank_counts(
         shapley=evidence.of_patients(evidence.contributions.T),
         agreement=agreement,
         groups=groups,
-        correlation=correlate_features(of_patients[list(features)]),
+        correlation=correlate_features(of_patients[list(features)]).rho,
         stability=evidence.stability(),
         faithfulness=evidence.faithfulness(),
         statement=say_agreement(table, groups, agreement),

@@ -8,8 +8,6 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import pandas as pd
-from scipy.cluster.hierarchy import leaves_list, linkage
-from scipy.spatial.distance import squareform
 from scipy.stats import kendalltau, rankdata
 
 from morphomil.rank.shapley import log_likelihood
@@ -113,22 +111,6 @@ def null_p(scores: NDArray[np.float64]) -> NullP:
     single = (1 + (null >= truth).sum(axis=0)) / (len(null) + 1)
     overall = (1 + (null.max(axis=1)[:, None] >= truth).sum(axis=0)) / (len(null) + 1)
     return NullP(single, overall)
-
-
-def correlate_features(values: pd.DataFrame) -> pd.DataFrame:
-    """Spearman correlations of the patients' values, features in the order of a clustering, so that
-    kin stand together.
-
-    Average linkage on 1 - |rho|. A feature without variance has NaN, and stands as if uncorrelated.
-    """
-    rho = values.corr(method="spearman")
-    if len(rho) < 3:
-        return rho
-    distance = 1 - rho.abs().fillna(0).to_numpy()
-    distance = np.clip((distance + distance.T) / 2, 0, None)
-    np.fill_diagonal(distance, 0)
-    order = leaves_list(linkage(squareform(distance), method="average"))
-    return rho.iloc[order, order]
 
 
 def compare_rankings(scores: pd.DataFrame) -> pd.DataFrame:

@@ -11,12 +11,14 @@ from morphomil.stats.axial import (
     axial_resultant,
     grouped_polarity,
     leave_one_out_deviation,
+    leave_one_out_turn,
     rayleigh_test,
     watson_williams_test,
 )
 from morphomil.stats.categories import compare_categories
 from morphomil.stats.characteristics import characteristics_table
 from morphomil.stats.clustered import compare_clustered
+from morphomil.stats.correlation import correlate_features
 from morphomil.stats.diagnostic import (
     calibration,
     decision_curve,
@@ -40,7 +42,13 @@ from morphomil.stats.multiclass import (
     resampled_multiclass_auc,
 )
 from morphomil.stats.multiclass_tables import multiclass_comparison_table, multiclass_table
-from morphomil.stats.performance import calibration_table, comparison_table, performance_table
+from morphomil.stats.performance import (
+    calibration_curve_table,
+    calibration_table,
+    comparison_table,
+    net_benefit_table,
+    performance_table,
+)
 from morphomil.stats.resampling import bootstrap_by_patient, permutation_test, resampled_mean
 from morphomil.stats.roc import (
     auc,
@@ -72,6 +80,7 @@ __all__ = [
     "binomial_auc_interval",
     "bootstrap_by_patient",
     "calibration",
+    "calibration_curve_table",
     "calibration_table",
     "characteristics_table",
     "compare_categories",
@@ -79,6 +88,7 @@ __all__ = [
     "compare_groups",
     "comparison_table",
     "confusion_table",
+    "correlate_features",
     "decision_curve",
     "delong_test",
     "delong_test_unpaired",
@@ -88,6 +98,7 @@ __all__ = [
     "holm",
     "interaction_test",
     "leave_one_out_deviation",
+    "leave_one_out_turn",
     "likelihood_ratio_test",
     "logistic_model",
     "mann_whitney",
@@ -95,6 +106,7 @@ __all__ = [
     "multiclass_auc",
     "multiclass_comparison_table",
     "multiclass_table",
+    "net_benefit_table",
     "performance_table",
     "permutation_test",
     "precision_recall_curve",

@@ -72,18 +72,18 @@ def axial_polarity(degrees: ArrayLike) -> float:
 
 def axial_deviation(degrees: ArrayLike, reference: ArrayLike) -> NDArray[np.float64]:
     """Angle between directions, in [0, 90]; arrays broadcast; NaN where either is NaN."""
-    difference = np.asarray(degrees, dtype=np.float64) - np.asarray(reference, dtype=np.float64)
-    return np.asarray(np.abs((difference + 90) % 180 - 90))
+    return np.abs(axial_difference(degrees, reference))
 
 
 def axial_difference(degrees: ArrayLike, reference: ArrayLike) -> NDArray[np.float64]:
-    """The turn from `reference` to `degrees` as axes, in [-90, 90)."""
-    return np.asarray((np.subtract(degrees, reference) + 90) % 180 - 90, dtype=np.float64)
+    """The turn from `reference` to `degrees` as axes, in [-90, 90); arrays broadcast; NaN where
+    either is NaN."""
+    difference = np.asarray(degrees, dtype=np.float64) - np.asarray(reference, dtype=np.float64)
+    return np.asarray((difference + 90) % 180 - 90, dtype=np.float64)
 
 
-def leave_one_out_deviation(degrees: ArrayLike, groups: ArrayLike) -> NDArray[np.float64]:
-    """Deviation of each angle from the mean direction of the *other* angles of its group, in [0,
-    90].
+def leave_one_out_turn(degrees: ArrayLike, groups: ArrayLike) -> NDArray[np.float64]:
+    """Turn of each angle from the mean direction of the *other* angles of its group, in [-90, 90).
 
     NaN where the angle is NaN, has no others, or the others cancel. One pass over all groups.
     """
@@ -93,7 +93,13 @@ def leave_one_out_deviation(degrees: ArrayLike, groups: ArrayLike) -> NDArray[np
     others = np.bincount(codes, weights=known)[codes] - known
     rest_cosine = np.bincount(codes, weights=cosine)[codes] - cosine
     rest_sine = np.bincount(codes, weights=sine)[codes] - sine
-    return axial_deviation(angles, _direction(rest_cosine, rest_sine, others))
+    return axial_difference(angles, _direction(rest_cosine, rest_sine, others))
+
+
+def leave_one_out_deviation(degrees: ArrayLike, groups: ArrayLike) -> NDArray[np.float64]:
+    """Deviation of each angle from the mean direction of the *other* angles of its group, in [0,
+    90]: `leave_one_out_turn` without its sense."""
+    return np.abs(leave_one_out_turn(degrees, groups))
 
 
 def grouped_polarity(degrees: ArrayLike, groups: ArrayLike) -> GroupedPolarity:

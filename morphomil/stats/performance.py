@@ -25,6 +25,9 @@ from morphomil.stats.roc import (
     within_fold_auc_interval,
 )
 
+CURVE_PATIENTS = 12
+"""A point of a calibration curve is the mean of at least so many patients."""
+
 
 def performance_table(predictions: pd.DataFrame, *, level: float = 0.95) -> pd.DataFrame:
     """AUC and the measures at the stored cutoff, of each model in each part.
@@ -163,6 +166,30 @@ def calibration_table(predictions: pd.DataFrame, *, level: float = 0.95) -> pd.D
             row |= dict(zip((name, f"{name}_low", f"{name}_high"), values, strict=True))
         rows.append(row | {"brier": found.brier, "scaled_brier": found.scaled_brier})
     return pd.DataFrame(rows)
+
+
+def calibration_curve_table(predictions: pd.DataFrame) -> pd.DataFrame:
+    """The calibration curve of each model in validation and test, scores being probabilities.
+
+    Points are means of 12 patients or more of like probability (`CURVE_PATIENTS`), 2 to 10 points a
+    curve.
+
+    Returns:
+        `model, part, n, predicted, observed, low, high`. Models whose scores leave [0, 1] and parts
+        of one class have no row.
+
+    Raises:
+        ValueError, RefusedError: as `performance_table`.
+    """
+    tables = []
+    for model, part, own in _probabilities(predictions):
+        groups = min(max(len(own) // CURVE_PATIENTS, 2), 10)
+        curve = calibration(own["label"], own["score"], groups=groups).curve
+        tables.append(curve.assign(model=model, part=part))
+    columns = ["model", "part", "n", "predicted", "observed", "low", "high"]
+    return (
+        pd.concat(tables, ignore_index=True)[columns] if tables else pd.DataFrame(columns=columns)
+    )
 
 
 def net_benefit_table(predictions: pd.DataFrame) -> pd.DataFrame:

@@ -54,7 +54,7 @@ def print_subgroups(table: pd.DataFrame) -> pd.DataFrame:
     for name in ("AUC", *MEASURES):
         columns = ["auc", "low", "high"] if name == "AUC" else [name, f"{name}_low", f"{name}_high"]
         printed[name] = [_cell(name, *cell) for cell in table[columns].to_numpy(np.float64)]
-    for name, head in (("", "p"), ("test_of_interaction", "p interaction")):
+    for name, head in (("", "p"), ("_interaction", "p interaction")):
         source = "p_value" if not name else f"p{name}"
         printed[head] = [print_p(x) for x in table[source].astype(float)]
         printed[f"{head} (Holm)"] = [print_p(x) for x in table[f"p{name}_holm"].astype(float)]

@@ -235,6 +235,33 @@ def measured_patches(
             yield about, values.merge(own, on="patch_id", validate="one_to_one")
 
 
+def attended_patches(run: Run, model: str, patient: str) -> pd.DataFrame:
+    """The kept patches of the patient's slide that has most of them, with what the model said of
+    them as test slide.
+
+    Returns:
+        Columns of `PATCHES`, `fold, attention, relative_attention` (1: an even share), most
+        attention first; no rows if the model hasn't scored the patient.
+    """
+    tables = []
+    for folder in [path.parent for path in run.fold_files("attention.parquet", model=model)]:
+        read = pd.read_parquet(folder / "slides.parquet")
+        own = read[(read["part"] == "test") & (read["patient"].astype(str) == patient)]
+        scored = pd.read_parquet(
+            folder / "attention.parquet", columns=["slide_id", "patch_id", "attention"]
+        )
+        for name in own["slide_id"].astype(str):
+            evidence = scored.loc[scored["slide_id"] == name, ["patch_id", "attention"]]
+            tables.append(run.patches(name).merge(evidence, on="patch_id").assign(fold=folder.name))
+    if not tables:
+        return pd.DataFrame(
+            columns=["slide_id", "patch_id", "fold", "attention", "relative_attention"]
+        )
+    table = max(tables, key=len)
+    table = table.assign(relative_attention=table["attention"] * len(table))
+    return table.sort_values("attention", ascending=False, kind="stable", ignore_index=True)
+
+
 def image_models(run: Run) -> list[str]:
     """Models of the run that say where on the slide they look."""
     return sorted({path.parts[-3] for path in run.fold_files("attention.parquet")})

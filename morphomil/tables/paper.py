@@ -7,8 +7,6 @@ from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
-from morphomil.cohort.splits import patient_labels
-from morphomil.errors import InputError
 from morphomil.stats.characteristics import characteristics_table
 from morphomil.stats.multiclass_tables import (
     confusion_counts,
@@ -21,7 +19,7 @@ from morphomil.stats.performance import (
     net_benefit_table,
     performance_table,
 )
-from morphomil.stats.predictions import PARTS, PREDICTION_COLUMNS, class_columns
+from morphomil.stats.predictions import PARTS, class_columns
 from morphomil.stats.printing import (
     print_multiclass,
     print_p,
@@ -33,6 +31,7 @@ from morphomil.stats.printing import (
 from morphomil.stats.subgroups import subgroup_table
 from morphomil.store import write_bytes, write_table_csv
 from morphomil.tables.checklist import AUTHOR, checklist_page
+from morphomil.tables.predictions import patients_table, read_predictions
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -42,42 +41,6 @@ SEED = 0
 """Of the bootstrap in the table of several classes."""
 SUBGROUP_VALUES = 8
 """A variable with more values makes no subgroups; numbers are cut at their median."""
-
-
-def read_predictions(run: Run) -> pd.DataFrame:
-    """Predictions of every trained model, and the ranking's out-of-fold ones as `morphometry` (its
-    cutoff is 0.5).
-
-    Models of three or more classes have the columns `probability_0`, `probability_1`, ... beside.
-
-    Raises:
-        InputError: there are none.
-    """
-    tables = []
-    for path in run.model_files("predictions.parquet"):
-        tables.append(pd.read_parquet(path).assign(model=path.parent.name))
-    ranked = run.rank_folder / "predictions.parquet"
-    if ranked.is_file() and not any((table["model"] == "morphometry").any() for table in tables):
-        own = pd.read_parquet(ranked).rename(columns={"probability": "score"})
-        tables.append(own.assign(model="morphometry", part="test", cutoff=0.5))
-    if not tables:
-        raise InputError(
-            f"{run.path} has no predictions; train a model (morphomil train) or rank first"
-        )
-    table = pd.concat(tables, ignore_index=True)
-    return table[[*PREDICTION_COLUMNS, *class_columns(table)]]
-
-
-def patients_table(run: Run) -> pd.DataFrame:
-    """One row per patient: `label`, `split`, `site` and the covariates that are the same on all of
-    its slides."""
-    slides = run.cohort.table()
-    rows = slides.groupby("patient", sort=True)
-    names = [str(name) for name in slides if name not in ("slide_id", "patient")]
-    known = [name for name in names if not (rows[name].nunique() > 1).any()]
-    patients = rows[known].first()
-    patients["label"] = patient_labels(slides)
-    return patients.dropna(axis=1, how="all")
 
 
 def compare(run: Run) -> list[Path]:
@@ -95,7 +58,7 @@ def compare(run: Run) -> list[Path]:
     if several.any():
         tables |= _several_classes(predictions[several])
     if not several.all():
-        tables |= _two_classes(predictions[~several], covariates)
+        tables |= two_class_tables(predictions[~several], covariates)
     notes = _notes(predictions)
     for stem, (caption, table, printed) in tables.items():
         write_table_csv(folder / f"{stem}.csv", table)
@@ -132,7 +95,13 @@ def _characteristics(patients: pd.DataFrame, covariates: pd.DataFrame) -> Tables
     return tables
 
 
-def _two_classes(predictions: pd.DataFrame, covariates: pd.DataFrame) -> Tables:
+def two_class_tables(predictions: pd.DataFrame, covariates: pd.DataFrame | None = None) -> Tables:
+    """Performance, comparison, calibration, net benefit and, with covariates by patient,
+    subgroups.
+
+    Raises:
+        ValueError, RefusedError: as `performance_table`.
+    """
     performance = performance_table(predictions)
     tables: Tables = {
         "performance": ("Performance of the models", performance, print_performance(performance))
@@ -146,7 +115,7 @@ def _two_classes(predictions: pd.DataFrame, covariates: pd.DataFrame) -> Tables:
             net_benefit_table(predictions),
         ),
     ]
-    if covariates.shape[1]:
+    if covariates is not None and covariates.shape[1]:
         caption = (
             "Subgroups of the test patients; cutoffs fixed on validation, refitted ones beside "
             "(optimistic)"

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pandas as pd
 
-from morphomil.tables.figures import Correlation, correlation_tables
+from morphomil.stats.correlation import FeatureCorrelation, correlate_features
 from morphomil.types import FEATURE_NAMES
 
 MODELS = (
@@ -134,8 +134,8 @@ def patient_values(patients: int = 40) -> pd.DataFrame:
     return pd.DataFrame(columns, index=[f"patient {n}" for n in range(patients)])
 
 
-def correlation() -> Correlation:
-    return correlation_tables(patient_values())
+def correlation() -> FeatureCorrelation:
+    return correlate_features(patient_values())
 
 
 def histograms(count: int, patients: int = 4) -> pd.DataFrame:

@@ -26,7 +26,7 @@ from morphomil.figures.run import write_report
 from morphomil.figures.viewer import SlideBrowser, make_server
 from morphomil.run.directory import Run
 from morphomil.store import write_json, write_parquet
-from morphomil.tables.figures import attended_patches
+from morphomil.tables.attention import attended_patches
 from morphomil.types import SegmenterSettings
 
 HERE = Path(__file__).parent

@@ -16,8 +16,9 @@ from sklearn.metrics import roc_auc_score
 
 from morphomil.figures.groups import feature_groups
 from morphomil.figures.ranking import HIGHER, LOWER, NEITHER, ranking_plot
-from morphomil.figures.roc import roc_plot, roc_points
+from morphomil.figures.roc import roc_plot
 from morphomil.stats.roc import within_fold_auc
+from morphomil.tables.roc import roc_points
 from morphomil.types import FEATURE_NAMES
 
 if TYPE_CHECKING:
@@ -200,7 +201,7 @@ def test_the_average_curve_has_the_average_area(seed: int, folds: int, size: int
 
 def test_roc_plot_is_square_and_states_the_given_auc() -> None:
     table = predictions(0, 5, 20)
-    figure = roc_plot(table, auc=0.712, low=0.6, high=0.8)
+    figure = roc_plot(roc_points(table), auc=0.712, low=0.6, high=0.8)
     axes = figure.axes[0]
     texts = [text.get_text() for text in axes.get_legend().get_texts()]
     assert texts == ["chance: AUC 0.50", "each of 5 folds", "mean: AUC 0.71 [0.60, 0.80]"]

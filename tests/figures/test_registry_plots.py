@@ -32,11 +32,11 @@ from morphomil.figures.models import (
 from morphomil.figures.plate import PatientPlate, patient_plate
 from morphomil.figures.ranking import ranking_plot
 from morphomil.figures.ranking_evidence import evidence_plot
-from morphomil.figures.roc import MEAN, roc_points
 from morphomil.figures.slides import PatchExample
 from morphomil.figures.style import LOOKS, MARKERS, render, use_look
 from morphomil.stats.performance import comparison_table, performance_table
-from morphomil.tables.figures import calibration_tables, confusion_tables, decision_table
+from morphomil.tables.models import calibration_tables, confusion_tables, decision_table
+from morphomil.tables.roc import MEAN, mean_curves, roc_points
 from morphomil.types import FEATURE_NAMES
 
 if TYPE_CHECKING:
@@ -65,12 +65,9 @@ assert_legible = plots.assert_legible
 
 def draw_roc_models(models: int) -> Figure:
     predictions = tables.predictions(models)
-    curves = []
-    for model, own in predictions.groupby("model", sort=False):
-        points = roc_points(own.rename(columns={"score": "probability"}))
-        curves.append(points[points["fold"] == MEAN].assign(model=model))
     aucs = performance_table(predictions).query("measure == 'AUC'")
-    return roc_comparison(pd.concat(curves), aucs, comparison_table(predictions).head(10))
+    pairs = comparison_table(predictions).head(10)
+    return roc_comparison(mean_curves(predictions), aucs, pairs)
 
 
 def draw_calibration(models: int) -> Figure:

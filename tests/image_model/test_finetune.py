@@ -32,7 +32,7 @@ from morphomil.run.directory import Run
 from morphomil.run.embeddings import Embeddings, embedded_backbones
 from morphomil.slides.masks import DrawnNuclei, MaskFrame, store_region
 from morphomil.store import write_json, write_parquet
-from morphomil.tables.paper import read_predictions
+from morphomil.tables.predictions import read_predictions
 from morphomil.types import PATCHES, Cohort, EmbedSettings, ImageSource, Slide
 
 PROGRAM = Path(sys.executable).with_name("morphomil")

@@ -6,11 +6,10 @@ from __future__ import annotations
 import numpy as np
 import pandas as pd
 import pytest
-from scipy.stats import friedmanchisquare, spearmanr
+from scipy.stats import friedmanchisquare
 
 from morphomil.rank.robustness import (
     compare_rankings,
-    correlate_features,
     curves_of_removal,
     families_of,
     kendalls_w,
@@ -83,20 +82,6 @@ def test_p_values_are_uniform_where_the_truth_is_one_of_the_permutations():
         assert (p <= alpha).mean() == pytest.approx(
             alpha, abs=3.5 * np.sqrt(alpha * (1 - alpha) / 2000)
         )
-
-
-def test_correlated_features_stand_together():
-    rng = np.random.default_rng(2)
-    kin = rng.normal(size=50)
-    table = pd.DataFrame(
-        {"a": kin, "b": rng.normal(size=50), "c": -kin + 0.1 * rng.normal(size=50), "d": 1.0}
-    )
-    rho = correlate_features(table)
-    assert abs(list(rho).index("a") - list(rho).index("c")) == 1
-    assert rho.loc["a", "c"] == pytest.approx(spearmanr(table["a"], table["c"]).statistic)
-    assert list(rho.index) == list(rho)
-    assert rho["d"].isna().all()
-    assert list(correlate_features(table[["a", "b"]])) == ["a", "b"]
 
 
 def test_agreement_is_kendalls_tau_of_what_is_known():

@@ -18,6 +18,7 @@ from morphomil.stats import (
     axial_resultant,
     grouped_polarity,
     leave_one_out_deviation,
+    leave_one_out_turn,
     rayleigh_test,
     watson_williams_test,
 )
@@ -168,6 +169,13 @@ def test_leave_one_out_by_hand():
     found = leave_one_out_deviation(degrees, groups)
     np.testing.assert_allclose(found[:6], expected, atol=1e-9)
     assert math.isnan(found[8])  # 0 and 90, the others of its group, cancel
+
+
+def test_turns_have_the_sense_of_deviations():
+    degrees, groups = [10, 30, 170, 20, 5], ["a", "a", "b", "b", "c"]
+    turns = leave_one_out_turn(degrees, groups)
+    np.testing.assert_allclose(turns, [-20, 20, -30, 30, np.nan], atol=1e-9)
+    np.testing.assert_array_equal(np.abs(turns), leave_one_out_deviation(degrees, groups))
 
 
 def test_leave_one_out_of_uniform_angles_is_uniform():

@@ -26,6 +26,7 @@ from morphomil.stats.multiclass_tables import (
     multiclass_table,
 )
 from morphomil.stats.performance import (
+    calibration_curve_table,
     calibration_table,
     comparison_table,
     net_benefit_table,
@@ -300,6 +301,17 @@ def test_calibration_and_net_benefit_of_probabilities() -> None:
     assert set(net_benefit_table(given)["part"]) == {"test"}
     assert calibration_table(given.assign(score=given["score"] * 3)).empty
     assert net_benefit_table(given.assign(score=given["score"] * 3)).empty
+
+
+def test_a_point_of_a_calibration_curve_is_of_twelve_patients_or_more() -> None:
+    given = predictions()
+    curve = calibration_curve_table(given)
+    assert list(curve) == ["model", "part", "n", "predicted", "observed", "low", "high"]
+    points = curve.groupby("model")["n"].agg(["size", "min", "sum"])
+    tested = given[given["part"] == "test"].groupby("model").size()
+    assert (points["sum"] == tested).all()
+    assert (points["min"] >= 12).all() and points["size"].between(2, 10).all()
+    assert calibration_curve_table(given.assign(score=given["score"] * 3)).empty
 
 
 def test_training_patients_of_several_folds_are_no_independent_cases() -> None:

@@ -1,0 +1,35 @@
+"""The patients, slides and patches that stand for their group in pictures, so that nobody picks
+them."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+
+def typical_patients(predictions: pd.DataFrame, *, positive: int = 1) -> tuple[str, str]:
+    """The patient of the reference and of the positive group whose out-of-fold probability is its
+    group's median.
+
+    `predictions`: `patient, label` (0/1), `probability`. Ties and even numbers: the lower one; so
+    nobody picks them.
+    """
+    reference = typical_patient(predictions[predictions["label"] == 1 - positive])
+    return reference, typical_patient(predictions[predictions["label"] == positive])
+
+
+def typical_patient(predictions: pd.DataFrame) -> str:
+    """The patient whose `probability` is the median; of two in the middle the lower one."""
+    own = predictions.sort_values(["probability", "patient"], kind="stable")
+    return str(own["patient"].iloc[(len(own) - 1) // 2])
+
+
+def typical_patches(values: pd.DataFrame, feature: str, *, count: int) -> pd.DataFrame:
+    """The patches whose value of a feature is nearest to the median over patches, of those with at
+    least half of the median number of nuclei; `values` as `matrix.patch_values` gives them."""
+    own = values[(values["nuclei"] > 0) & values[feature].notna()]
+    own = own[own["nuclei"] >= own["nuclei"].median() / 2]
+    distance = (own[feature] - own[feature].median()).abs()
+    return own.loc[distance.sort_values(kind="stable").index[:count]].sort_values("patch_id")
