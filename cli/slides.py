@@ -24,7 +24,7 @@ from morphomil.cli.options import (
 from morphomil.types import EmbedSettings, PatchSettings, Pooling, SegmenterSettings
 
 if TYPE_CHECKING:
-    from morphomil.doctor import Estimate
+    from morphomil.pipeline.estimation import Estimate
     from morphomil.pipeline.execution import StageResult
 
 commands = command_group()
@@ -63,8 +63,8 @@ def segment(
     """Find the nuclei in the tumor patches of every slide."""
     from morphomil import pipeline
     from morphomil.cli.progress import Display
-    from morphomil.doctor import estimate_segment
     from morphomil.figures.run import draw_overviews
+    from morphomil.pipeline.estimation import estimate_segment
 
     slides = read_cohort(cohort, covariates, mpp=mpp, drop_missing=drop_missing)
     if dry_run:

@@ -1,20 +1,17 @@
-"""What is installed and whether it works: packages, weights, engines, GPUs, disk; and what a cohort
-will take."""
+"""What is installed and whether it works: packages, weights, engines, GPUs, disk."""
 
 from __future__ import annotations
 
 import hashlib
 import json
 import locale
-import math
 import os
 import shutil
 import subprocess
 import sys
-import time
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, distributions, requires, version
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 
@@ -22,21 +19,15 @@ from morphomil.errors import MorphomilError
 from morphomil.run.log import versions
 from morphomil.segment import find_labels
 from morphomil.segment.model import WEIGHTS, load_segmenter
-from morphomil.slides.image import open_image
-from morphomil.slides.regions import find_regions
-from morphomil.types import CORES, PatchSettings, SegmenterSettings
+from morphomil.types import CORES
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
-    from morphomil.segment.model import Segmenter
-    from morphomil.slides.regions import Region
-    from morphomil.types import Cohort
-
 State = Literal["ok", "note", "problem"]
 PROBE_SECONDS = 120.0
-"""That a framework may take to start in a process of its own."""
+"""A framework may take this long to start in a process of its own."""
 LOW_DISK_BYTES = 5 * 2**30
 """Less free space is worth a note."""
 
@@ -56,11 +47,11 @@ def examine(folder: Path) -> Iterator[Finding]:
 
     torch and TensorFlow are asked in processes of their own: they don't share one.
     """
-    said = versions()
+    known = versions()
     yield Finding(
         "environment",
         "ok",
-        f"morphomil {said['morphomil']}, Python {said['python']}, {said['machine']}, {CORES} "
+        f"morphomil {known['morphomil']}, Python {known['python']}, {known['machine']}, {CORES} "
         "processors, "
         f"text in {locale.getpreferredencoding(do_setlocale=False)}",
     )
@@ -172,7 +163,7 @@ def _framework(name: str, code: str) -> Finding:
             timeout=PROBE_SECONDS,
             check=True,
         )
-        said = json.loads(done.stdout.splitlines()[-1])
+        answer = json.loads(done.stdout.splitlines()[-1])
     except subprocess.CalledProcessError as error:
         cause = (error.stderr.strip().splitlines() or [f"exit status {error.returncode}"])[-1]
         return Finding(
@@ -184,16 +175,18 @@ def _framework(name: str, code: str) -> Finding:
         return Finding(name, "problem", f"it doesn't start within {PROBE_SECONDS:.0f} s")
     except (ValueError, IndexError, OSError) as error:
         return Finding(name, "problem", f"it gives no answer: {_short(error)}")
-    built = f"built for CUDA {said['cuda']}" if said["cuda"] else "built for CPUs"
-    if said["gpus"]:
-        return Finding(name, "ok", f"{said['version']}, {built}, GPUs: {', '.join(said['gpus'])}")
-    if said["cuda"] and shutil.which("nvidia-smi"):
+    built = f"built for CUDA {answer['cuda']}" if answer["cuda"] else "built for CPUs"
+    if answer["gpus"]:
+        return Finding(
+            name, "ok", f"{answer['version']}, {built}, GPUs: {', '.join(answer['gpus'])}"
+        )
+    if answer["cuda"] and shutil.which("nvidia-smi"):
         return Finding(
             name,
             "note",
-            f"{said['version']}, {built}, but it sees no GPU: is the driver recent enough?",
+            f"{answer['version']}, {built}, but it sees no GPU: is the driver recent enough?",
         )
-    return Finding(name, "ok", f"{said['version']}, {built}, no GPU in use")
+    return Finding(name, "ok", f"{answer['version']}, {built}, no GPU in use")
 
 
 def _cuda_owners(installed: list[str]) -> Finding:
@@ -231,109 +224,3 @@ def _disk(folder: Path) -> Finding:
 
 def _short(error: BaseException) -> str:
     return " ".join(str(error).split())[:300] or type(error).__name__
-
-
-# ------------------------------------------------------------------------------ a cohort beforehand
-
-SAMPLE = 12
-"""Slides that an estimate looks at; the others are taken to be like them."""
-PROBE_PX = 1024
-"""Side of the area that is segmented to measure the speed, working pixels."""
-BYTES_PER_PX = 0.25
-"""On disk, of masks, tables and counts, per working pixel of a region's patches; dense tissue."""
-BYTES_PER_IMAGE = 2**20
-"""On disk, of an image's overview."""
-
-
-@dataclass(frozen=True)
-class Estimate:
-    """What `segment` will take: from the regions of some slides, and one area segmented to measure
-    the speed."""
-
-    slides: int
-    sampled: int
-    """How many slides were looked at."""
-    patches: int
-    """Of the whole cohort, before blank ones are dropped."""
-    seconds: float
-    disk_bytes: int
-    free_bytes: int
-    problems: dict[str, str]
-    """Sampled slides that can't be read, and why."""
-
-
-def estimate_segment(
-    cohort: Cohort,
-    out: Path,
-    *,
-    settings: PatchSettings | None = None,
-    mpp: float | None = None,
-    segmenter: SegmenterSettings | None = None,
-) -> Estimate:
-    """Time and disk that `pipeline.segment` will take on this machine; nothing is written.
-
-    Raises:
-        InputError: the model can't be used, or a pixel size is unknown.
-    """
-    from morphomil.pipeline.segmentation import check_pixel_sizes
-
-    settings = settings or PatchSettings()
-    check_pixel_sizes(cohort, mpp)
-    loaded = load_segmenter(segmenter or SegmenterSettings())
-    chosen = np.unique(np.linspace(0, len(cohort) - 1, min(SAMPLE, len(cohort))).astype(int))
-    patches, problems, speed, opening = 0.0, {}, 0.0, 0.0
-    for slide in (cohort.slides[index] for index in chosen):
-        begun = time.monotonic()
-        try:
-            for number, source in enumerate(slide.images):
-                with open_image(source, default_mpp=mpp) as image:
-                    found = find_regions(
-                        image, source, image_index=number, first_index=0, settings=settings
-                    )
-                    side = settings.patch_um / image.mpp
-                    patches += sum(_count_patches(region, side) for region in found)
-                    opening += time.monotonic() - begun
-                    if found and not speed:
-                        largest = max(found, key=lambda region: region.polygon.area)
-                        speed = _seconds_per_pixel(image, largest, settings, loaded)
-                    begun = time.monotonic()
-        except MorphomilError as error:
-            problems[slide.slide_id] = str(error)
-    scale = len(cohort) / max(1, len(chosen) - len(problems))
-    total = math.ceil(patches * scale)
-    pixels = total * settings.patch_px**2
-    images = sum(len(slide.images) for slide in cohort.slides)
-    there = next(path for path in (out.absolute(), *out.absolute().parents) if path.exists())
-    return Estimate(
-        slides=len(cohort),
-        sampled=len(chosen),
-        patches=total,
-        seconds=pixels * speed + opening * scale / CORES,
-        disk_bytes=int(pixels * BYTES_PER_PX) + images * BYTES_PER_IMAGE,
-        free_bytes=shutil.disk_usage(there).free,
-        problems=problems,
-    )
-
-
-def _count_patches(region: Region, side: float) -> float:
-    """About how many patches of a grid a region touches: its area, and half a patch along its
-    edge."""
-    return float((region.polygon.area + region.polygon.length * side / 2) / side**2)
-
-
-def _seconds_per_pixel(
-    image: Any, region: Region, settings: PatchSettings, segmenter: Segmenter
-) -> float:
-    """Reading and segmenting an area in the region, the second time: the first compiles."""
-    center = region.polygon.representative_point()
-    downsample = settings.working_mpp / image.mpp
-    corner = (value - PROBE_PX / 2 * downsample for value in (center.x, center.y))
-    x, y = corner
-    for _ in range(2):
-        begun = time.monotonic()
-        rgb = image.read(x, y, PROBE_PX, PROBE_PX, downsample=downsample)
-        try:
-            find_labels(rgb, mpp=settings.working_mpp, segmenter=segmenter)
-        except MorphomilError:
-            continue  # an area that the segmenter refuses takes as long
-    return (time.monotonic() - begun) / PROBE_PX**2

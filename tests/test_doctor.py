@@ -1,8 +1,7 @@
-"""The check of an installation, and the estimate of a cohort."""
+"""The check of an installation."""
 
 from __future__ import annotations
 
-import re
 import shutil
 import subprocess
 import sys
@@ -13,10 +12,8 @@ from types import SimpleNamespace
 import pytest
 
 from morphomil import doctor
-from morphomil.doctor import Finding, estimate_segment
-from morphomil.run.directory import Run
+from morphomil.doctor import Finding
 from morphomil.segment.model import WEIGHTS
-from morphomil.types import Cohort, ImageSource, PatchSettings, Slide
 
 
 def morphomil(*words: str | Path) -> subprocess.CompletedProcess[str]:
@@ -103,47 +100,6 @@ def test_a_full_disk_is_noted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
     assert str(tmp_path) in doctor._disk(tmp_path / "not" / "yet").text
     monkeypatch.setattr(shutil, "disk_usage", lambda path: SimpleNamespace(free=2**30))
     assert doctor._disk(tmp_path).state == "note"
-
-
-def test_the_estimate_of_the_demo_is_what_it_took(demo: Path) -> None:
-    run = Run.open(demo / "run")
-    found = estimate_segment(run.cohort, demo / "other")
-    assert found.slides == 24
-    assert found.patches == pytest.approx(len(all_patches(run)), rel=0.15)
-    assert 0 < found.seconds < 600
-    stored = sum(path.stat().st_size for path in (run.path / "slides").rglob("*") if path.is_file())
-    assert stored / 2 < found.disk_bytes < 5 * stored
-    assert not (demo / "other").exists()
-    half = estimate_segment(Cohort(run.cohort.slides[:12]), demo / "other")
-    assert half.patches == pytest.approx(found.patches / 2, rel=0.15)
-    fine = estimate_segment(run.cohort, demo / "other", settings=PatchSettings(patch_px=128))
-    assert fine.patches > 3 * found.patches
-
-
-def all_patches(run: Run) -> list[int]:
-    return [
-        patch for slide in run.cohort.slides for patch in run.patches(slide.slide_id)["patch_id"]
-    ]
-
-
-def test_a_slide_that_cannot_be_read_is_named_and_left_out(demo: Path, tmp_path: Path) -> None:
-    good = Run.open(demo / "run").cohort.slides[0]
-    torn = tmp_path / "torn.tif"
-    torn.write_bytes(good.images[0].path.read_bytes()[:3000])
-    found = estimate_segment(
-        Cohort((good, Slide("torn", "p", "1", (ImageSource(torn, mpp=0.5),)))), tmp_path
-    )
-    assert list(found.problems) == ["torn"]
-    alone = estimate_segment(Cohort((good,)), tmp_path)
-    assert found.patches == pytest.approx(2 * alone.patches, abs=1)
-
-
-def test_a_dry_run_writes_nothing(demo: Path, tmp_path: Path) -> None:
-    out = tmp_path / "run"
-    result = morphomil("segment", demo / "cohort" / "manifest.csv", "--out", out, "--dry-run")
-    assert result.returncode == 0
-    assert re.search(r"24 slides, about \d+ patches", result.stdout)
-    assert not out.exists()
 
 
 def test_completion_is_offered() -> None:

@@ -1,0 +1,127 @@
+"""What segmenting a cohort will take: time and disk, from the regions of some of its slides."""
+
+from __future__ import annotations
+
+import math
+import shutil
+import time
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from morphomil.errors import MorphomilError
+from morphomil.pipeline.segmentation import check_pixel_sizes
+from morphomil.segment import find_labels
+from morphomil.segment.model import load_segmenter
+from morphomil.slides.image import open_image
+from morphomil.slides.regions import find_regions
+from morphomil.types import CORES, PatchSettings, SegmenterSettings
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from morphomil.segment.model import Segmenter
+    from morphomil.slides.image import SlideImage
+    from morphomil.slides.regions import Region
+    from morphomil.types import Cohort
+
+SAMPLE = 12
+"""An estimate looks at so many slides; the others are taken to be like them."""
+PROBE_PX = 1024
+"""The speed is measured on a square whose side is this many working pixels."""
+BYTES_PER_PX = 0.25
+"""Masks, tables and counts of dense tissue take this on disk, per working pixel of the patches."""
+BYTES_PER_IMAGE = 2**20
+"""The overview of an image takes this on disk."""
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """What `segment` will take: from the regions of some slides, and one area segmented to measure
+    the speed."""
+
+    slides: int
+    sampled: int
+    """So many slides were looked at."""
+    patches: int
+    """The whole cohort has so many, before blank ones are dropped."""
+    seconds: float
+    disk_bytes: int
+    free_bytes: int
+    problems: dict[str, str]
+    """These sampled slides can't be read, for these reasons."""
+
+
+def estimate_segment(
+    cohort: Cohort,
+    out: Path,
+    *,
+    settings: PatchSettings | None = None,
+    mpp: float | None = None,
+    segmenter: SegmenterSettings | None = None,
+) -> Estimate:
+    """Time and disk that `pipeline.segment` will take on this machine; nothing is written.
+
+    Raises:
+        InputError: the model can't be used, or a pixel size is unknown.
+    """
+    settings = settings or PatchSettings()
+    check_pixel_sizes(cohort, mpp)
+    loaded = load_segmenter(segmenter or SegmenterSettings())
+    chosen = np.unique(np.linspace(0, len(cohort) - 1, min(SAMPLE, len(cohort))).astype(int))
+    patches, problems, speed, opening = 0.0, {}, 0.0, 0.0
+    for slide in (cohort.slides[index] for index in chosen):
+        begun = time.monotonic()
+        try:
+            for number, source in enumerate(slide.images):
+                with open_image(source, default_mpp=mpp) as image:
+                    regions = find_regions(
+                        image, source, image_index=number, first_index=0, settings=settings
+                    )
+                    side = settings.patch_um / image.mpp
+                    patches += sum(_count_patches(region, side) for region in regions)
+                    opening += time.monotonic() - begun
+                    if regions and not speed:
+                        largest = max(regions, key=lambda region: region.polygon.area)
+                        speed = _seconds_per_pixel(image, largest, settings, loaded)
+                    begun = time.monotonic()
+        except MorphomilError as error:
+            problems[slide.slide_id] = str(error)
+    scale = len(cohort) / max(1, len(chosen) - len(problems))
+    total = math.ceil(patches * scale)
+    pixels = total * settings.patch_px**2
+    images = sum(len(slide.images) for slide in cohort.slides)
+    there = next(path for path in (out.absolute(), *out.absolute().parents) if path.exists())
+    return Estimate(
+        slides=len(cohort),
+        sampled=len(chosen),
+        patches=total,
+        seconds=pixels * speed + opening * scale / CORES,
+        disk_bytes=int(pixels * BYTES_PER_PX) + images * BYTES_PER_IMAGE,
+        free_bytes=shutil.disk_usage(there).free,
+        problems=problems,
+    )
+
+
+def _count_patches(region: Region, side: float) -> float:
+    """About how many patches of a grid a region touches: its area, and half a patch along its
+    edge."""
+    return float((region.polygon.area + region.polygon.length * side / 2) / side**2)
+
+
+def _seconds_per_pixel(
+    image: SlideImage, region: Region, settings: PatchSettings, segmenter: Segmenter
+) -> float:
+    """Reading and segmenting an area in the region, the second time: the first compiles."""
+    center = region.polygon.representative_point()
+    downsample = settings.working_mpp / image.mpp
+    x, y = (value - PROBE_PX / 2 * downsample for value in (center.x, center.y))
+    for _ in range(2):
+        begun = time.monotonic()
+        rgb = image.read(x, y, PROBE_PX, PROBE_PX, downsample=downsample)
+        try:
+            find_labels(rgb, mpp=settings.working_mpp, segmenter=segmenter)
+        except MorphomilError:
+            continue  # an area that the segmenter refuses takes as long
+    return (time.monotonic() - begun) / PROBE_PX**2
