@@ -71,7 +71,7 @@ def view(
 @commands.command(epilog="Example: `morphomil report run`")
 def report(path: RunArgument, quiet: QuietOption = False) -> None:
     """Draw the figures and write the report, one HTML file that opens offline."""
-    from morphomil.figures.run import write_report
+    from morphomil.figures.report.write import write_report
     from morphomil.run.directory import Run
 
     say(f"Report: {write_report(Run.open(path))}", quiet=quiet)

@@ -179,7 +179,7 @@ def heatmap(
 ) -> None:
     """Draw where the image model looks on every slide, and what its prediction rests on."""
     from morphomil import pipeline
-    from morphomil.figures.maps import draw_map
+    from morphomil.figures.heatmap import draw_map
     from morphomil.run.directory import Run
 
     run = Run.open(path)

@@ -63,7 +63,7 @@ def segment(
     """Find the nuclei in the tumor patches of every slide."""
     from morphomil import pipeline
     from morphomil.cli.progress import Display
-    from morphomil.figures.run import draw_overviews
+    from morphomil.figures.report.overviews import draw_overviews
     from morphomil.pipeline.estimation import estimate_segment
 
     slides = read_cohort(cohort, covariates, mpp=mpp, drop_missing=drop_missing)
@@ -138,7 +138,7 @@ def import_nuclei(
     segmenting."""
     from morphomil.cli.progress import Display
     from morphomil.cohort.manifest import read_paths
-    from morphomil.figures.run import draw_overviews
+    from morphomil.figures.report.overviews import draw_overviews
     from morphomil.pipeline import importing
 
     slides = read_cohort(

@@ -1,12 +1,15 @@
 """Publication figures and the report: they draw the tables they are given and compute nothing but
 the layout."""
 
-from morphomil.figures.groups import feature_groups
-from morphomil.figures.prose import Auc, describe_methods
+from morphomil.figures.contours import contact_sheet, contours
+from morphomil.figures.features_by_group import feature_groups
+from morphomil.figures.patch_examples import PatchExample
 from morphomil.figures.ranking import ranking_plot
-from morphomil.figures.report import Picture, ReportData, SlidePictures, render_report, summarize
+from morphomil.figures.report.data import Picture, ReportData, SlidePictures
+from morphomil.figures.report.page import render_report, summarize
 from morphomil.figures.roc import roc_plot
-from morphomil.figures.slides import PatchExample, contact_sheet, contours, overview, slide_heatmap
+from morphomil.figures.sentences import Auc, describe_methods
+from morphomil.figures.slides import overview, slide_heatmap
 from morphomil.figures.style import (
     ONE_AND_A_HALF_COLUMNS_MM,
     ONE_COLUMN_MM,

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import math
 import textwrap
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from matplotlib.patches import FancyBboxPatch
 
+from morphomil.figures.drawing import Drawing
 from morphomil.figures.labels import shorten
 from morphomil.figures.style import BLUE, GRAY, ONE_AND_A_HALF_COLUMNS_MM, new_figure, style
+from morphomil.tables.flow import flow_table
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -18,6 +20,18 @@ if TYPE_CHECKING:
     import pandas as pd
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
+
+    from morphomil.run.directory import Run
+
+
+def draw_flow(run: Run) -> Drawing:
+    """Draw the flow of patients, slides, patches and nuclei."""
+    flow = flow_table(run)
+    caption = (
+        "Patients, slides, patches and nuclei at every step, with what each step left out and why."
+    )
+    return Drawing(flow_plot(flow), flow, caption)
+
 
 LINE_MM = 3.6
 GAP_MM = 5.0

@@ -1,41 +1,119 @@
-"""Where an image model looks on a slide, beside what its prediction rests on; patches with most and
-least attention."""
+"""An image model's maps of a slide: attention beside what its prediction rests on, and the patches
+with most and least attention."""
 
 from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import pandas as pd
 from matplotlib.collections import LineCollection
 from matplotlib.colors import Normalize
 from matplotlib.lines import Line2D
-from matplotlib.patches import Rectangle
-from matplotlib.patheffects import withStroke
 
 from morphomil.figures.labels import shorten
-from morphomil.figures.slides import (
-    COLOR_BAR_MM,
-    draw_regions,
-    draw_scale_bar,
-    pale,
-    show_all,
-    squares,
+from morphomil.figures.slides import COLOR_BAR_MM, draw_scale_bar, pale, squares
+from morphomil.figures.style import (
+    SEQUENTIAL,
+    TWO_COLUMNS_MM,
+    new_figure,
+    render,
+    save_figure,
+    style,
 )
-from morphomil.figures.style import SEQUENTIAL, TWO_COLUMNS_MM, new_figure, style
+from morphomil.store import write_bytes, write_table_csv
+from morphomil.tables.slides import image_regions
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Iterable, Mapping, Sequence
+    from pathlib import Path
 
-    import pandas as pd
-    from matplotlib.axes import Axes
     from matplotlib.figure import Figure
-    from matplotlib.text import Text
     from numpy.typing import NDArray
     from shapely.geometry.base import BaseGeometry
 
-DIVERGING = "PuOr_r"
+    from morphomil.models.fits import SlideMap
+    from morphomil.run.directory import Run
+    from morphomil.slides.image import SlideImage
+
+SHOWN = 6
+"""Patches with most attention, and as many with least."""
+PATCH_PX = 256
+
+
+def draw_map(run: Run, model: str, found: SlideMap) -> list[Path]:
+    """Draw a slide's maps and its contact sheet into `figures/models/MODEL/SLIDE`; returns the
+    paths.
+
+    Raises:
+        SlideError: the slide can no longer be read.
+    """
+    slide = run.slide(found.slide_id)
+    folder = run.map_figures_folder(model, found.slide_id)
+    patches = found.patches.assign(
+        relative_attention=found.patches["attention"] * len(found.patches)
+    )
+    paths: list[Path] = []
+    pixels: dict[int, NDArray[np.uint8]] = {}
+    ranked = patches.sort_values("attention", ascending=False)
+    count = min(SHOWN, len(ranked) // 2)
+    chosen = pd.concat([ranked.head(count), ranked.tail(count)])
+    for number in range(len(slide.images)):
+        image_patches = patches[patches["image"] == number]
+        if image_patches.empty:
+            continue
+        with run.open_image(slide.slide_id, number) as image:
+            thumbnail = image.thumbnail()
+            figure = attention_map(
+                thumbnail,
+                image_patches,
+                cells=None if found.cells is None else found.cells[found.cells["image"] == number],
+                level0_px_per_thumb_px=max(image.width, image.height) / max(thumbnail.shape[:2]),
+                mpp=image.mpp,
+                regions=image_regions(run, slide.slide_id, number),
+                title=f"{slide.slide_id} ({slide.label}): {model}, {found.fold}, probability "
+                f"{found.probability:.3f}",
+            )
+            stem = folder / ("attention" if number == 0 else f"attention-{number}")
+            table = image_patches[
+                [
+                    "patch_id",
+                    "x_px",
+                    "y_px",
+                    "side_px",
+                    "attention",
+                    "relative_attention",
+                    "occlusion",
+                ]
+            ]
+            paths += save_figure(figure, stem, formats=("png", "pdf"), table=table)
+            if found.cells is not None:
+                paths.append(stem.with_name(f"{stem.name}-windows.csv"))
+                write_table_csv(paths[-1], found.cells[found.cells["image"] == number])
+            for patch in chosen[chosen["image"] == number].to_dict("records"):
+                pixels[patch["patch_id"]] = _read_patch(image, patch)
+    if count:
+        side_um = float(ranked["side_px"].iloc[0]) * image.mpp
+        titles = {
+            p["patch_id"]: f"patch {p['patch_id']}: {p['relative_attention']:.2g} x"
+            for p in chosen.to_dict("records")
+        }
+        shown = [ScoredPatch(pixels[name], titles[name]) for name in chosen["patch_id"]]
+        sheet = patch_sheet(shown[:count], shown[count:], mpp=side_um / PATCH_PX)
+        paths.append(folder / "patches.png")
+        write_bytes(paths[-1], render(sheet, "png", dpi=200))
+    return paths
+
+
+def _read_patch(image: SlideImage, patch: Mapping[Any, Any]) -> NDArray[np.uint8]:
+    return image.read(
+        patch["x_px"], patch["y_px"], PATCH_PX, PATCH_PX, downsample=patch["side_px"] / PATCH_PX
+    )
+
+
+OCCLUSION_COLORS = "PuOr_r"
 """Color map of values around zero, which people with any common color blindness can read."""
 
 
@@ -69,12 +147,12 @@ def attention_map(
             "relative_attention",
             "Attention (1: even share)",
             SEQUENTIAL,
-            Normalize(0, _top(attended)),
+            Normalize(0, attention_limit(attended)),
         ),
         (
             "occlusion",
             "Probability lost without the patch",
-            DIVERGING,
+            OCCLUSION_COLORS,
             Normalize(-largest, largest),
         ),
     )
@@ -118,7 +196,8 @@ def attention_map(
         return figure
 
 
-def _top(patches: pd.DataFrame) -> float:
+def attention_limit(patches: pd.DataFrame) -> float:
+    """The upper end of the colors of relative attention; 1, an even share, is never beyond it."""
     return max(float(patches["relative_attention"].max()), 1.0)
 
 
@@ -159,97 +238,3 @@ def patch_sheet(
                 draw_scale_bar(axes, width=patch.rgb.shape[1], um_per_unit=mpp)
         figure.draw_without_rendering()
         return figure
-
-
-def attention_plate(
-    thumbnail: NDArray[np.uint8],
-    patches: pd.DataFrame,
-    top: Sequence[ScoredPatch],
-    *,
-    top_mpp: float,
-    level0_px_per_thumb_px: float,
-    mpp: float,
-    regions: Sequence[BaseGeometry] = (),
-    title: str = "",
-    width_mm: float = TWO_COLUMNS_MM,
-) -> Figure:
-    """The slide, beside it the attention of its patches, and below the patches with most of it,
-    framed in the slide.
-
-    Args:
-        thumbnail: of the slide's image.
-        patches: schema PATCHES with `relative_attention` (1: an even share), most attention first.
-        top: the first of these patches, with pixels.
-        top_mpp: um per pixel of those.
-        level0_px_per_thumb_px: of the thumbnail.
-        mpp: um per level-0 pixel.
-        regions: outlined; polygons in level-0 pixels.
-        title: of the slide.
-        width_mm: of the figure.
-    """
-    rows, columns = thumbnail.shape[:2]
-    size = (columns * level0_px_per_thumb_px, rows * level0_px_per_thumb_px)
-    slide_mm = min((width_mm - COLOR_BAR_MM) / 2 * rows / columns, 0.8 * width_mm)
-    with style():
-        figure = new_figure(width_mm=width_mm, height_mm=slide_mm + width_mm / len(top) + 26)
-        upper, lower = figure.subfigures(
-            2, 1, squeeze=False, height_ratios=(slide_mm + 16, width_mm / len(top) + 8)
-        ).flat
-        upper.suptitle(shorten(title, round(width_mm * 0.55)), x=0.01, ha="left")
-        left, right = upper.subplots(1, 2)
-        for axes, image in ((left, thumbnail), (right, pale(thumbnail))):
-            axes.imshow(image, extent=(0, size[0], size[1], 0))
-            axes.autoscale(False)
-            axes.set_axis_off()
-            show_all(axes, patches)
-        norm = Normalize(0, _top(patches))
-        values = patches["relative_attention"].to_numpy(float)
-        cells = squares(
-            patches, array=values, cmap=SEQUENTIAL, norm=norm, edgecolor="none", alpha=0.8
-        )
-        right.add_collection(cells)
-        for axes in (left, right):
-            handles = draw_regions(axes, regions)
-            draw_scale_bar(axes, width=size[0], um_per_unit=mpp)
-        upper.colorbar(cells, ax=right, shrink=0.8, label="Attention (1: even share)")
-        if handles:
-            upper.legend(handles=handles, loc="outside lower center")
-        for axes, patch in zip(lower.subplots(1, len(top), squeeze=False)[0], top, strict=True):
-            axes.imshow(patch.rgb)
-            axes.set_axis_off()
-            axes.set_title(patch.title, loc="left", pad=2)
-            draw_scale_bar(axes, width=patch.rgb.shape[1], um_per_unit=top_mpp)
-        figure.draw_without_rendering()
-        _number_patches(left, patches.head(len(top)))
-        figure.draw_without_rendering()
-        return figure
-
-
-def _number_patches(axes: Axes, patches: pd.DataFrame) -> None:
-    """Frames with numbers from 1; a number that would cover another one moves away, on a line."""
-    placed: list[Text] = []
-    for number, patch in enumerate(patches.to_dict("records"), start=1):
-        x, y, side = patch["x_px"], patch["y_px"], patch["side_px"]
-        axes.add_patch(Rectangle((x, y), side, side, fill=False, edgecolor="black", linewidth=1))
-        text = axes.annotate(
-            str(number),
-            (x + side / 2, y + side / 2),
-            (0, 0),
-            textcoords="offset points",
-            ha="center",
-            va="center",
-            weight="bold",
-            path_effects=[withStroke(linewidth=2, foreground="white")],
-            annotation_clip=False,
-        )
-        for step in range(1, 2 * len(patches)):
-            box = text.get_window_extent().padded(1)
-            if not any(box.overlaps(other.get_window_extent()) for other in placed):
-                break
-            text.set_position((6 * step, 6 * step))
-        line = {"arrowstyle": "-", "linewidth": 0.5, "shrinkA": 0, "shrinkB": 3}
-        if text.get_position() != (0, 0):
-            axes.annotate(
-                "", text.xy, text.get_position(), textcoords="offset points", arrowprops=line
-            )
-        placed.append(text)

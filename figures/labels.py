@@ -13,10 +13,10 @@ from morphomil.nuclei.registry import FEATURES
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from matplotlib.figure import Figure
     from matplotlib.text import Text
-
-
 MINUS = "\N{MINUS SIGN}"
+RHO = "\N{GREEK SMALL LETTER RHO}"
 MISSING = "\N{EN DASH}"
 
 
@@ -53,6 +53,20 @@ def feature_quantity(column: str) -> Quantity:
     return Quantity(sentence_case(name), _UNITS.get(unit, unit))
 
 
+_MODELS = {
+    "clinical": "Clinical",
+    "dl-cnb": "DL-CNB",
+    "dl-cnb+c": "DL-CNB+C",
+    "morphometry": "Morphometry",
+    "morphometry+clinical": "Morphometry + clinical",
+}
+
+
+def model_name(model: str) -> str:
+    """A model as papers write it."""
+    return _MODELS.get(model, model)
+
+
 def sentence_case(name: str) -> str:
     """A column's name as words: "median_positive" is Median positive."""
     return f"{name[:1].upper()}{name[1:]}".replace("_", " ")
@@ -84,6 +98,13 @@ def format_interval(low: float, high: float) -> str:
         f"[{format_ratio(low)}, {format_ratio(high)}]"
         if math.isfinite(low) and math.isfinite(high)
         else MISSING
+    )
+
+
+def format_estimate(value: float, low: float, high: float) -> str:
+    """A number with its interval, or one dash where there is none."""
+    return (
+        f"{format_ratio(value)} {format_interval(low, high)}" if math.isfinite(value) else MISSING
     )
 
 
@@ -129,3 +150,12 @@ def overlap(texts: list[Text]) -> bool:
     """Whether two neighbors of these drawn texts touch or overlap."""
     boxes = [text.get_window_extent() for text in texts if text.get_text()]
     return any(a.overlaps(b) for a, b in itertools.pairwise(boxes))
+
+
+def turn_crowded_labels(figure: Figure) -> None:
+    """Names below the axes stand upright in all panels if they would touch in one."""
+    figure.draw_without_rendering()
+    if any(overlap(axes.get_xticklabels()) for axes in figure.axes):
+        for axes in figure.axes:
+            axes.tick_params(axis="x", labelrotation=90)
+        figure.draw_without_rendering()

@@ -2,19 +2,32 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-
-from morphomil.figures.slides import PatchExample
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
     import pandas as pd
+    from numpy.typing import NDArray
 
+    from morphomil.run.directory import Run
     from morphomil.slides.image import SlideImage
     from morphomil.slides.masks import RegionMasks
+    from morphomil.types import Slide
+
+
+@dataclass(frozen=True)
+class PatchExample:
+    """One segmented patch: uint8 (H, W, 3), labels (H, W) with 0 for background, and a value per
+    nucleus label."""
+
+    rgb: NDArray[np.uint8]
+    labels: NDArray[np.int32]
+    title: str = ""
+    values: Mapping[int, float] | None = None
 
 
 def read_example(
@@ -39,3 +52,14 @@ def read_example(
     known = values[values.index.isin(np.unique(labels))]
     pairs = zip(known.index.tolist(), known.tolist(), strict=True)
     return PatchExample(rgb, labels, title=title, values=dict(pairs))
+
+
+def read_slide_example(
+    run: Run, slide: Slide, patch: Mapping[Any, Any], *, feature: str, title: str
+) -> tuple[PatchExample, float]:
+    """A segmented patch with its nuclei's values, and um per pixel."""
+    masks = run.masks(slide.slide_id)[patch["region"]]
+    values = run.nuclei(slide.slide_id).set_index("label")[feature]
+    with run.open_image(slide.slide_id, patch["image"]) as image:
+        example = read_example(image, masks, patch, title=title, values=values)
+    return example, masks.frame.mpp

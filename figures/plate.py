@@ -8,13 +8,17 @@ from typing import TYPE_CHECKING, Any
 
 import matplotlib
 import numpy as np
+import pandas as pd
 from matplotlib.cm import ScalarMappable
 from matplotlib.colors import Normalize
 from matplotlib.patches import Rectangle
 
-from morphomil.figures.groups import draw_groups
+from morphomil.figures.contours import draw_nuclei
+from morphomil.figures.drawing import Drawing
+from morphomil.figures.features_by_group import draw_groups
 from morphomil.figures.labels import (
     Quantity,
+    feature_quantity,
     format_interval,
     format_ratio,
     p_phrase,
@@ -22,16 +26,83 @@ from morphomil.figures.labels import (
     shorten,
     shorten_all,
 )
-from morphomil.figures.slides import PatchExample, draw_nuclei, draw_scale_bar, pale, squares
+from morphomil.figures.patch_examples import PatchExample, read_slide_example
+from morphomil.figures.results import read_patient_values, read_ranking, typical_slides
+from morphomil.figures.slides import draw_scale_bar, pale, squares
 from morphomil.figures.style import SEQUENTIAL, TWO_COLUMNS_MM, new_figure, style
+from morphomil.matrix import patch_values
+from morphomil.tables.typical import typical_patches
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    import pandas as pd
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
     from numpy.typing import NDArray
+
+    from morphomil.run.directory import Run
+    from morphomil.types import Slide
+
+SHOWN_FEATURES = 3
+"""Features at the foot of the plate of two patients."""
+
+
+def draw_plate(run: Run) -> Drawing:
+    """Draw the typical patient of each group with the first features of the ranking.
+
+    Raises:
+        AbsentError: nothing is ranked yet.
+    """
+    ranking, _ = read_ranking(run)
+    values, labels = read_patient_values(run)
+    shown = ranking.sort_values("rank", kind="stable").head(SHOWN_FEATURES)
+    feature = str(shown["feature"].iloc[0])
+    plates, tables = [], []
+    for slide, group in typical_slides(run):
+        plate, table = _read_patient_plate(run, slide, group, feature)
+        plates.append(plate)
+        tables.append(table.assign(slide_id=slide.slide_id, patient=slide.patient, label=group))
+    figure = patient_plate(
+        plates,
+        values,
+        labels,
+        shown,
+        patch_quantity=patient_quantity(feature),
+        nucleus_quantity=feature_quantity(feature),
+    )
+    caption = (
+        "Two patients, each the one whose out-of-fold probability is the median of its group: the "
+        "slide with the first "
+        "feature of the ranking by patch, a patch (frame) with its nuclei, and the first features "
+        "by group."
+    )
+    groups = values[shown["feature"].tolist()].assign(label=labels).reset_index()
+    return Drawing(figure, shown, caption, {"patches": pd.concat(tables), "patients": groups})
+
+
+def _read_patient_plate(
+    run: Run, slide: Slide, group: str, feature: str
+) -> tuple[PatientPlate, pd.DataFrame]:
+    values = patch_values(run.nuclei(slide.slide_id), run.patches(slide.slide_id))
+    patch = typical_patches(values, feature, count=1).to_dict("records")[0]
+    title = f"patch {patch['patch_id']}"
+    example, example_mpp = read_slide_example(run, slide, patch, feature=feature, title=title)
+    patches = values[values["image"] == patch["image"]]
+    with run.open_image(slide.slide_id, patch["image"]) as image:
+        thumbnail = image.thumbnail()
+        plate = PatientPlate(
+            title=f"{group}: {slide.patient}",
+            thumbnail=thumbnail,
+            level0_px_per_thumb_px=max(image.width, image.height) / max(thumbnail.shape[:2]),
+            mpp=image.mpp,
+            patches=patches,
+            values=patches[feature].to_numpy(float),
+            example=example,
+            example_mpp=example_mpp,
+            example_at=(patch["x_px"], patch["y_px"], patch["side_px"]),
+        )
+    return plate, patches[["image", "patch_id", "x_px", "y_px", "side_px", "nuclei", feature]]
+
 
 LETTERS = "ABCDEFG"
 

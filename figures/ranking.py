@@ -7,7 +7,9 @@ from typing import TYPE_CHECKING
 import numpy as np
 from matplotlib.lines import Line2D
 
+from morphomil.figures.drawing import Drawing
 from morphomil.figures.labels import format_p, patient_quantity, shorten_all
+from morphomil.figures.results import read_ranking
 from morphomil.figures.style import BLUE, GRAY, TWO_COLUMNS_MM, VERMILION, new_figure, style
 
 if TYPE_CHECKING:
@@ -15,6 +17,28 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
     from numpy.typing import NDArray
+
+    from morphomil.run.directory import Run
+
+
+def draw_ranking(run: Run) -> Drawing:
+    """Draw the ranking.
+
+    Raises:
+        AbsentError: nothing is ranked yet.
+    """
+    ranking, summary = read_ranking(run)
+    figure = ranking_plot(
+        ranking, positive=str(summary["positive"]), reference=str(summary["reference"])
+    )
+    caption = (
+        "Attention relative to an even share and Cliff's delta, both with 95 % intervals, and "
+        "Mann-Whitney p values, "
+        "also adjusted (Holm; Benjamini and Hochberg). Attention is evidence of what the model "
+        "weighted."
+    )
+    return Drawing(figure, ranking, caption)
+
 
 HIGHER, LOWER, NEITHER = ("^", VERMILION), ("v", BLUE), ("o", GRAY)
 """Marker and color of a feature by the sign of its effect."""
@@ -43,9 +67,9 @@ def ranking_plot(
         left = figure.add_subplot(grid[0])
         middle = figure.add_subplot(grid[1], sharey=left)
         right = figure.add_subplot(grid[2], sharey=left)
-        looks = [_look(delta) for delta in table["cliffs_delta"]]
-        _draw_intervals(left, table, "attention", looks)
-        _draw_intervals(middle, table, "cliffs_delta", looks)
+        markers = [_marker(delta) for delta in table["cliffs_delta"]]
+        _draw_intervals(left, table, "attention", markers)
+        _draw_intervals(middle, table, "cliffs_delta", markers)
         _finish_attention(left, table)
         middle.set(
             xlim=(-1.05, 1.05),
@@ -55,16 +79,16 @@ def ranking_plot(
         middle.axvline(0, color="black", linewidth=0.6, linestyle="--", zorder=0)
         middle.tick_params(axis="y", left=False, labelleft=False)
         _write_p_values(right, table)
-        figure.legend(handles=_legend(positive, looks), loc="outside upper center", ncols=3)
+        figure.legend(handles=_legend(positive, markers), loc="outside upper center", ncols=3)
         figure.draw_without_rendering()
         return figure
 
 
-def _look(delta: float) -> tuple[str, str]:
+def _marker(delta: float) -> tuple[str, str]:
     return HIGHER if delta > 0 else LOWER if delta < 0 else NEITHER
 
 
-def _legend(positive: str, looks: list[tuple[str, str]]) -> list[Line2D]:
+def _legend(positive: str, markers: list[tuple[str, str]]) -> list[Line2D]:
     meanings = (
         (HIGHER, f"higher in {positive}"),
         (LOWER, f"lower in {positive}"),
@@ -73,16 +97,18 @@ def _legend(positive: str, looks: list[tuple[str, str]]) -> list[Line2D]:
     return [
         Line2D([], [], linestyle="", marker=m, color=c, markersize=4, label=text)
         for (m, c), text in meanings
-        if (m, c) in looks
+        if (m, c) in markers
     ]
 
 
 def _draw_intervals(
-    axes: Axes, table: pd.DataFrame, column: str, looks: list[tuple[str, str]]
+    axes: Axes, table: pd.DataFrame, column: str, markers: list[tuple[str, str]]
 ) -> None:
     columns = [column, f"{column}_low", f"{column}_high"]
     numbers: NDArray[np.float64] = table[columns].to_numpy(float)
-    for row, ((middle, low, high), (marker, color)) in enumerate(zip(numbers, looks, strict=True)):
+    for row, ((middle, low, high), (marker, color)) in enumerate(
+        zip(numbers, markers, strict=True)
+    ):
         axes.plot([low, high], [row, row], color=color, linewidth=1.2, solid_capstyle="butt")
         axes.plot([middle], [row], marker=marker, color=color, markersize=4.5, linestyle="")
 

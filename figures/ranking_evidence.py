@@ -6,14 +6,40 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 import numpy as np
+import pandas as pd
 
+from morphomil.figures.drawing import AbsentError, Drawing
 from morphomil.figures.labels import patient_quantity
+from morphomil.figures.results import read_ranking
 from morphomil.figures.style import BLUE, GRAY, SEQUENTIAL, TWO_COLUMNS_MM, new_figure, style
 
 if TYPE_CHECKING:
-    import pandas as pd
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
+
+    from morphomil.run.directory import Run
+
+
+def draw_ranking_evidence(run: Run) -> Drawing:
+    """Draw what stands behind the ranking.
+
+    Raises:
+        AbsentError: the ranking was quick, or nothing is ranked yet.
+    """
+    ranking, _ = read_ranking(run)
+    path = run.rank_folder / "stability.csv"
+    if not path.is_file() or "shapley_auc" not in ranking:
+        raise AbsentError(
+            f"Shapley values and stability are not computed; run: morphomil rank {run.path}"
+        )
+    stability = pd.read_csv(path)
+    caption = (
+        "Each feature's attention, its Shapley value of the AUC, what the AUC loses without it, "
+        "all with 95 % "
+        "intervals, and how stable its place is. Blue: the interval lies above that of a feature "
+        "that does nothing."
+    )
+    return Drawing(evidence_plot(ranking, stability), ranking, caption, {"stability": stability})
 
 
 def evidence_plot(
@@ -36,15 +62,17 @@ def evidence_plot(
         shapley, ablation, right = (
             figure.add_subplot(grid[place], sharey=left) for place in (1, 2, 3)
         )
-        _draw(
+        _draw_estimates(
             left,
             table,
             "attention",
             f"Attention, relative to\n1/{len(table)} [95 % interval]",
             none=1,
         )
-        _draw(shapley, table, "shapley_auc", "Shapley value of the\nAUC [95 % interval]")
-        _draw(ablation, table, "ablation_auc", "AUC lost without it,\nretrained [95 % interval]")
+        _draw_estimates(shapley, table, "shapley_auc", "Shapley value of the\nAUC [95 % interval]")
+        _draw_estimates(
+            ablation, table, "ablation_auc", "AUC lost without it,\nretrained [95 % interval]"
+        )
         left.set_yticks(
             range(len(table)), [patient_quantity(name).name for name in table["feature"]]
         )
@@ -61,7 +89,9 @@ def evidence_plot(
         return figure
 
 
-def _draw(axes: Axes, table: pd.DataFrame, column: str, label: str, *, none: float = 0) -> None:
+def _draw_estimates(
+    axes: Axes, table: pd.DataFrame, column: str, label: str, *, none: float = 0
+) -> None:
     """Points with intervals; blue if these lie above `none`, the value of a feature that does
     nothing."""
     for row, (value, low, high) in enumerate(

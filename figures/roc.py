@@ -1,16 +1,35 @@
-"""The figure of ROC curves of out-of-fold predictions."""
+"""ROC curves of out-of-fold predictions."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+import pandas as pd
+
+from morphomil.figures.drawing import Drawing
 from morphomil.figures.labels import MINUS, format_interval, format_ratio
+from morphomil.figures.results import read_ranking
 from morphomil.figures.style import BLUE, GRAY, ONE_COLUMN_MM, SKY, new_figure, style
-from morphomil.tables.roc import MEAN
+from morphomil.tables.roc import MEAN, roc_points
 
 if TYPE_CHECKING:
-    import pandas as pd
     from matplotlib.figure import Figure
+
+    from morphomil.run.directory import Run
+
+
+def draw_roc(run: Run) -> Drawing:
+    """Draw the morphometry model's ROC curves.
+
+    Raises:
+        AbsentError: nothing is ranked yet.
+    """
+    _, about = read_ranking(run)
+    points = roc_points(pd.read_parquet(run.rank_folder / "predictions.parquet"))
+    figure = roc_plot(points, auc=about["auc"], low=about["auc_low"], high=about["auc_high"])
+    caption = "The morphometry model's out-of-fold ROC curves, AUC [95 % interval]."
+    summary = pd.DataFrame([{name: about[name] for name in ("auc", "auc_low", "auc_high")}])
+    return Drawing(figure, points, caption, {"summary": summary})
 
 
 def roc_plot(

@@ -10,8 +10,9 @@ from matplotlib.collections import LineCollection
 from matplotlib.lines import Line2D
 from matplotlib.patheffects import withStroke
 
+from morphomil.figures.contours import outline_nuclei
 from morphomil.figures.labels import feature_quantity, shorten
-from morphomil.figures.slides import draw_scale_bar, outline_nuclei
+from morphomil.figures.slides import draw_scale_bar
 from morphomil.figures.style import PALETTE, SKY, TWO_COLUMNS_MM, YELLOW, new_figure, style
 
 if TYPE_CHECKING:

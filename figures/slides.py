@@ -1,39 +1,23 @@
-"""Pictures of one slide: its regions and patches, a patch-level value as a heatmap, nuclear
-outlines."""
+"""Pictures of one slide: its regions and patches, and a value of each patch as a heatmap."""
 
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-import matplotlib
 import numpy as np
-from contourpy import contour_generator
-from matplotlib.cm import ScalarMappable
 from matplotlib.collections import LineCollection, PolyCollection
 from matplotlib.colors import Normalize
 from matplotlib.lines import Line2D
 from matplotlib.offsetbox import AnchoredOffsetbox, AuxTransformBox, TextArea, VPacker
 from matplotlib.patches import Patch, Rectangle
 from matplotlib.patheffects import withStroke
-from scipy import ndimage
 
 from morphomil.figures.labels import Quantity, shorten
-from morphomil.figures.style import (
-    BLUE,
-    GRAY,
-    ONE_COLUMN_MM,
-    ORANGE,
-    SEQUENTIAL,
-    TWO_COLUMNS_MM,
-    YELLOW,
-    new_figure,
-    style,
-)
+from morphomil.figures.style import BLUE, GRAY, ONE_COLUMN_MM, ORANGE, SEQUENTIAL, new_figure, style
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping, Sequence
+    from collections.abc import Iterable, Sequence
 
     import pandas as pd
     from matplotlib.artist import Artist
@@ -47,13 +31,14 @@ COLOR_BAR_MM = 17.0
 OUTLINED_FROM_MM = 1.5
 """Patches that are printed smaller, those of whole slides, are tinted: their outlines would cover
 the tissue."""
-
 _NO_VALUE: dict[str, Any] = {
     "facecolor": "none",
     "edgecolor": GRAY,
     "hatch": "xxxx",
     "linewidth": 0.4,
 }
+
+
 # Kept patches, then dropped ones.
 _OUTLINED: tuple[dict[str, Any], dict[str, Any]] = (
     {"facecolor": "none", "edgecolor": BLUE, "linewidth": 0.6},
@@ -144,7 +129,7 @@ def slide_heatmap(
             axes.add_collection(squares(patches[~known], **_NO_VALUE))
             handles.append(Patch(**_NO_VALUE, label="patch without a value"))
         if known.any():
-            norm = _norm(numbers[known], limits)
+            norm = color_norm(numbers[known], limits)
             cells = squares(
                 patches[known],
                 array=numbers[known],
@@ -159,115 +144,12 @@ def slide_heatmap(
                 ax=axes,
                 shrink=0.8,
                 label=str(Quantity(label, unit)),
-                extend=_extend(norm, numbers[known]),
+                extend=bar_extend(norm, numbers[known]),
             )
         if handles:
             figure.legend(handles=handles, loc="outside lower center", ncols=3)
         figure.draw_without_rendering()
         return figure
-
-
-@dataclass(frozen=True)
-class PatchExample:
-    """One segmented patch: uint8 (H, W, 3), labels (H, W) with 0 for background, and a value per
-    nucleus label."""
-
-    rgb: NDArray[np.uint8]
-    labels: NDArray[np.int32]
-    title: str = ""
-    values: Mapping[int, float] | None = None
-
-
-def contours(
-    rgb: NDArray[np.uint8],
-    labels: NDArray[np.int32],
-    *,
-    mpp: float,
-    values: Mapping[int, float] | None = None,
-    label: str = "",
-    unit: str = "",
-    title: str = "",
-    width_mm: float = ONE_COLUMN_MM,
-) -> Figure:
-    """One patch with the outlines of its nuclei, colored by `values` (label of the nucleus to
-    number) if given."""
-    example = PatchExample(rgb, labels, title=title, values=values)
-    return contact_sheet([example], mpp=mpp, label=label, unit=unit, columns=1, width_mm=width_mm)
-
-
-def contact_sheet(
-    examples: Sequence[PatchExample],
-    *,
-    mpp: float,
-    label: str = "",
-    unit: str = "",
-    limits: tuple[float, float] | None = None,
-    columns: int = 4,
-    width_mm: float = TWO_COLUMNS_MM,
-) -> Figure:
-    """Several patches with nuclear outlines, the same color for the same value in all; `mpp` is um
-    per patch pixel."""
-    if not examples:
-        raise ValueError("a contact sheet needs at least one patch, got none")
-    columns = min(columns, len(examples))
-    rows = math.ceil(len(examples) / columns)
-    tallest = max(e.rgb.shape[0] / e.rgb.shape[1] for e in examples)
-    known = np.array([v for e in examples for v in (e.values or {}).values() if math.isfinite(v)])
-    norm = _norm(known, limits) if len(known) else None
-    image_mm = (width_mm - (COLOR_BAR_MM if norm else 0)) / columns
-    with style():
-        figure = new_figure(width_mm=width_mm, height_mm=rows * (image_mm * tallest + 5))
-        grid = figure.subplots(rows, columns, squeeze=False)
-        for axes in grid.flat:
-            axes.set_axis_off()
-        for axes, example in zip(grid.flat, examples, strict=False):
-            draw_nuclei(axes, example, norm, line_width=min(max(image_mm / 75, 0.5), 1))
-            draw_scale_bar(axes, width=example.rgb.shape[1], um_per_unit=mpp)
-            axes.set_title(shorten(example.title, round(image_mm * 0.7)), loc="left", pad=2)
-        if norm:
-            mappable = ScalarMappable(norm, SEQUENTIAL)
-            figure.colorbar(
-                mappable,
-                ax=grid,
-                shrink=0.8,
-                label=str(Quantity(label, unit)),
-                extend=_extend(norm, known),
-            )
-        figure.draw_without_rendering()
-        return figure
-
-
-def outline_nuclei(labels: NDArray[np.int32]) -> dict[int, NDArray[np.float64]]:
-    """The outer outline of every label as (n, 2) x, y in pixels, centers of pixels at whole
-    numbers."""
-    outlines = {}
-    for number, window in enumerate(ndimage.find_objects(labels), start=1):
-        if window is not None:
-            mask = np.pad(labels[window] == number, 1).astype(float)
-            rings = [np.asarray(ring) for ring in contour_generator(z=mask).lines(0.5)]
-            outlines[number] = max(rings, key=len) + np.array(
-                [window[1].start - 1, window[0].start - 1]
-            )
-    return outlines
-
-
-def draw_nuclei(
-    axes: Axes, example: PatchExample, norm: Normalize | None, *, line_width: float
-) -> None:
-    """A patch with the outlines of its nuclei, colored by the example's values if there are some
-    and a norm."""
-    axes.imshow(example.rgb)
-    outlines = outline_nuclei(example.labels)
-    if norm and example.values is not None:
-        numbers = [example.values.get(number, math.nan) for number in outlines]
-        colors = matplotlib.colormaps[SEQUENTIAL].with_extremes(bad=GRAY)
-        lines = LineCollection(list(outlines.values()), array=numbers, cmap=colors, norm=norm)
-        casing = withStroke(linewidth=2 * line_width, foreground="white")
-    else:
-        lines = LineCollection(list(outlines.values()), color=YELLOW)
-        casing = withStroke(linewidth=2 * line_width, foreground="black")
-    lines.set(linewidth=line_width, path_effects=[casing])
-    axes.add_collection(lines, autolim=False)
 
 
 def _slide_axes(
@@ -351,12 +233,13 @@ def pale(thumbnail: NDArray[np.uint8]) -> NDArray[np.uint8]:
     return np.repeat(255 - 0.5 * (255 - gray), 3, axis=2).astype(np.uint8)
 
 
-def _norm(values: NDArray[np.float64], limits: tuple[float, float] | None) -> Normalize:
+def color_norm(values: NDArray[np.float64], limits: tuple[float, float] | None) -> Normalize:
+    """The scale of colors: from the lowest to the highest value unless limits are given."""
     low, high = limits or (float(values.min()), float(values.max()))
     return Normalize(low, high) if low < high else Normalize(low - 0.5, high + 0.5)
 
 
-def _extend(norm: Normalize, values: NDArray[np.float64]) -> str:
+def bar_extend(norm: Normalize, values: NDArray[np.float64]) -> str:
     """Which ends of the color bar get an arrow: those that values lie beyond."""
     scaled = np.asarray(norm(values), dtype=float)
     below, above = bool(scaled.min() < 0), bool(scaled.max() > 1)

@@ -128,6 +128,16 @@ def series_look(number: int) -> tuple[str, str]:
     return PALETTE[number % len(PALETTE)], LINES[(number + number // len(PALETTE)) % len(LINES)]
 
 
+def series_color(number: int) -> str:
+    """The color of `series_look`."""
+    return series_look(number)[0]
+
+
+def series_line(number: int) -> str:
+    """The line style of `series_look`."""
+    return series_look(number)[1]
+
+
 def parse_formats(text: str) -> tuple[Format, ...]:
     """File formats from a list with commas.
 

@@ -20,9 +20,9 @@ from PIL import Image
 from morphomil import pipeline
 from morphomil.cohort.manifest import read_manifest
 from morphomil.errors import InputError
-from morphomil.figures import run as figures_run
 from morphomil.figures.registry import FIGURES, draw_figures
-from morphomil.figures.run import write_report
+from morphomil.figures.report import gallery
+from morphomil.figures.report.write import write_report
 from morphomil.figures.viewer import SlideBrowser, make_server
 from morphomil.run.directory import Run
 from morphomil.store import write_json, write_parquet
@@ -404,14 +404,14 @@ def test_of_a_patient_with_several_slides_the_one_with_most_patches_is_attended(
 
 
 def test_report_of_a_large_cohort_shows_slides_of_every_group_and_says_so(run, monkeypatch):
-    monkeypatch.setattr(figures_run, "MOST_SLIDES", 1)
-    assert [slide.label for slide in figures_run._shown_slides(run)] == [
+    monkeypatch.setattr(gallery, "MOST_SLIDES", 1)
+    assert [slide.label for slide in gallery.choose_slides(run)] == [
         min(s.label for s in run.cohort.slides)
     ]
     text = write_report(run).read_text(encoding="utf-8")
     assert "1 of 2 slides, evenly over the groups" in text
     assert text.count('class="gallery"') == 1
-    monkeypatch.setattr(figures_run, "MOST_SLIDES", 2)
-    assert {slide.label for slide in figures_run._shown_slides(run)} == {
+    monkeypatch.setattr(gallery, "MOST_SLIDES", 2)
+    assert {slide.label for slide in gallery.choose_slides(run)} == {
         s.label for s in run.cohort.slides
     }

@@ -14,7 +14,7 @@ from matplotlib.axis import Tick
 from matplotlib.text import Text
 from sklearn.metrics import roc_auc_score
 
-from morphomil.figures.groups import feature_groups
+from morphomil.figures.features_by_group import feature_groups
 from morphomil.figures.ranking import HIGHER, LOWER, NEITHER, ranking_plot
 from morphomil.figures.roc import roc_plot
 from morphomil.stats.roc import within_fold_auc

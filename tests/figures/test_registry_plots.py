@@ -17,23 +17,24 @@ from matplotlib.collections import PolyCollection
 from PIL import Image, ImageChops
 from shapely.geometry import Polygon
 
-from morphomil.figures.alongside import patches_plot
-from morphomil.figures.features import correlation_plot, feature_matrices, orientation_rose
+from morphomil.figures.attention import attention_plate
+from morphomil.figures.calibration import calibration_plot
+from morphomil.figures.confusion import confusion_plot
+from morphomil.figures.correlation import correlation_plot
+from morphomil.figures.decision import decision_plot
 from morphomil.figures.flow import flow_plot
-from morphomil.figures.heatmap import ScoredPatch, attention_plate
+from morphomil.figures.heatmap import ScoredPatch
 from morphomil.figures.labels import Quantity
-from morphomil.figures.models import (
-    calibration_plot,
-    confusion_plot,
-    decision_plot,
-    roc_comparison,
-    subgroup_forest,
-)
+from morphomil.figures.matrices import feature_matrices
+from morphomil.figures.orientation import orientation_rose
+from morphomil.figures.patch_examples import PatchExample
+from morphomil.figures.patches_of_attention import patches_plot
 from morphomil.figures.plate import PatientPlate, patient_plate
 from morphomil.figures.ranking import ranking_plot
 from morphomil.figures.ranking_evidence import evidence_plot
-from morphomil.figures.slides import PatchExample
+from morphomil.figures.roc_models import roc_comparison
 from morphomil.figures.style import LOOKS, MARKERS, render, use_look
+from morphomil.figures.subgroups import subgroup_forest
 from morphomil.stats.performance import comparison_table, performance_table
 from morphomil.tables.models import calibration_tables, confusion_tables, decision_table
 from morphomil.tables.roc import MEAN, mean_curves, roc_points

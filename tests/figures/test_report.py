@@ -11,17 +11,10 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from morphomil.figures.features import RHO
-from morphomil.figures.labels import MINUS
-from morphomil.figures.prose import Auc, describe_methods, say_auc, say_looks, say_plainly
-from morphomil.figures.report import (
-    Looks,
-    Picture,
-    ReportData,
-    SlidePictures,
-    render_report,
-    summarize,
-)
+from morphomil.figures.labels import MINUS, RHO
+from morphomil.figures.report.data import AttentionSection, Picture, ReportData, SlidePictures
+from morphomil.figures.report.page import render_report, summarize
+from morphomil.figures.sentences import Auc, describe_methods, say_attention, say_auc, say_plainly
 from morphomil.figures.style import new_figure, render
 from morphomil.types import FEATURE_NAMES, PatchSettings
 
@@ -172,7 +165,7 @@ def test_hostile_names_stay_text() -> None:
             cohort=pd.DataFrame({HOSTILE: [HOSTILE]}),
             gallery=(SlidePictures(HOSTILE, HOSTILE, (picture,)),),
             gallery_note=HOSTILE,
-            looks=Looks(
+            attention=AttentionSection(
                 (HOSTILE,),
                 pd.DataFrame({HOSTILE: [HOSTILE]}),
                 pd.DataFrame({HOSTILE: [f"0.5 [{HOSTILE}]"]}),
@@ -344,7 +337,7 @@ def associations() -> pd.DataFrame:
 
 
 def test_what_the_image_model_looks_at_is_said_with_direction_and_interval() -> None:
-    assert say_looks("DL-CNB", associations(), first="density_per_mm2") == [
+    assert say_attention("DL-CNB", associations(), first="density_per_mm2") == [
         f"Within a slide, DL-CNB attends more to patches with lower density ({RHO} {MINUS}0.40 "
         f"[{MINUS}0.50, "
         f"{MINUS}0.30]), smaller area ({RHO} {MINUS}0.20 [{MINUS}0.30, {MINUS}0.10]).",
@@ -352,7 +345,7 @@ def test_what_the_image_model_looks_at_is_said_with_direction_and_interval() -> 
         "The feature that ranks first, density, is among them.",
     ]
     nothing = associations().assign(p_holm=[0.5, math.nan, 0.5, 0.5])
-    assert say_looks("DL-CNB", nothing, first="circularity") == [
+    assert say_attention("DL-CNB", nothing, first="circularity") == [
         "Within a slide, the attention of DL-CNB goes with no feature significantly.",
         "What its probability loses without a patch goes with no feature significantly.",
         "The feature that ranks first, circularity, is not among them.",
@@ -374,7 +367,9 @@ def test_image_model_has_its_section_and_estimates_sort_as_numbers() -> None:
             "attention_p_holm": [0.0004],
         }
     )
-    text = render_report(report(looks=Looks(("It looks at density.",), morphology, pd.DataFrame())))
+    text = render_report(
+        report(attention=AttentionSection(("It looks at density.",), morphology, pd.DataFrame()))
+    )
     assert '<a href="#looks">' in text and "<li>It looks at density.</li>" in text
     assert cells(text, "Patches inside each slide") == [
         ["DL-CNB", f"{MINUS}0.40 [{MINUS}0.50, {MINUS}0.30]", "&lt;0.001"]

@@ -16,14 +16,9 @@ from matplotlib.patches import Rectangle
 from matplotlib.text import Text
 from shapely import MultiPolygon, Polygon, box
 
-from morphomil.figures.slides import (
-    PatchExample,
-    contact_sheet,
-    contours,
-    outline_nuclei,
-    overview,
-    slide_heatmap,
-)
+from morphomil.figures.contours import contact_sheet, contours, outline_nuclei
+from morphomil.figures.patch_examples import PatchExample
+from morphomil.figures.slides import overview, slide_heatmap
 from morphomil.figures.style import GRAY
 
 if TYPE_CHECKING:

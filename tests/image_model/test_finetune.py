@@ -20,7 +20,7 @@ from safetensors.numpy import load_file
 
 from morphomil import pipeline
 from morphomil.errors import InputError, RefusedError
-from morphomil.figures.maps import draw_map
+from morphomil.figures.heatmap import draw_map
 from morphomil.image_model.backbones import load_backbone
 from morphomil.image_model.model import TUNED_AT_ONCE, ImageModel, build_head
 from morphomil.image_model.recipe import settle_recipe

@@ -17,8 +17,8 @@ import pytest
 from matplotlib.axis import Tick
 from matplotlib.text import Text
 
-from morphomil.figures.prose import say_plainly
 from morphomil.figures.registry import draw_figures
+from morphomil.figures.sentences import say_plainly
 from morphomil.run.directory import Run
 
 

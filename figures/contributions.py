@@ -1,5 +1,5 @@
-"""The nuclei behind a prediction: a map of what patches contribute, and the nuclei that speak most
-for and against."""
+"""The nuclei behind a prediction: what patches contribute, and the nuclei that speak most for and
+against."""
 
 from __future__ import annotations
 
@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pandas as pd
 
-from morphomil.figures.slides import PatchExample, contact_sheet
+from morphomil.figures.contours import contact_sheet
+from morphomil.figures.patch_examples import PatchExample
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -48,14 +49,16 @@ def nuclei_gallery(
     `nuclei` as `read_contributions` gives them; None if none of the image has a contribution.
     """
     patches = run.patches(slide.slide_id)
-    own = nuclei.merge(
+    contributing = nuclei.merge(
         patches.loc[patches["image"] == number, ["patch_id", "region"]], on="patch_id"
     )
-    own = own[own["contribution"].notna()].sort_values("contribution", kind="stable")
-    if own.empty:
+    contributing = contributing[contributing["contribution"].notna()].sort_values(
+        "contribution", kind="stable"
+    )
+    if contributing.empty:
         return None
-    count = min(SHOWN, max(len(own) // 2, 1))
-    chosen = pd.concat([own.iloc[::-1].head(count), own.head(count)])
+    count = min(SHOWN, max(len(contributing) // 2, 1))
+    chosen = pd.concat([contributing.iloc[::-1].head(count), contributing.head(count)])
     masks = run.masks(slide.slide_id)
     examples = []
     for nucleus in chosen.to_dict("records"):

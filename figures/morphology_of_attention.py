@@ -1,5 +1,4 @@
-"""What the image model looks at, in terms of nuclei: across a cohort, and patch by patch in a
-slide."""
+"""What image models look at, in terms of nuclei, across a cohort."""
 
 from __future__ import annotations
 
@@ -7,16 +6,10 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from morphomil.figures.labels import MINUS, feature_quantity, patient_quantity
-from morphomil.figures.models import model_name
-from morphomil.figures.style import (
-    DIVERGING,
-    MARKERS,
-    TWO_COLUMNS_MM,
-    new_figure,
-    series_look,
-    style,
-)
+from morphomil.figures.drawing import Drawing
+from morphomil.figures.labels import RHO, model_name, patient_quantity
+from morphomil.figures.results import read_attention_table
+from morphomil.figures.style import MARKERS, TWO_COLUMNS_MM, new_figure, series_look, style
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -25,9 +18,27 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-RHO = "\N{GREEK SMALL LETTER RHO}"
+    from morphomil.run.directory import Run
+
+
+def draw_morphology_of_attention(run: Run) -> Drawing:
+    """Draw what the image models look at across the cohort.
+
+    Raises:
+        AbsentError: `compare` hasn't set attention beside the nuclei.
+    """
+    table = read_attention_table(run, "morphology_of_attention")
+    caption = (
+        "What the image models look at, in terms of nuclei: Spearman correlation between patches "
+        "inside each slide, of "
+        "the model's evidence with the patch's nuclear features, pooled over test patients (95 % "
+        "interval). Filled "
+        "markers: p below 0.05 after Holm's adjustment over the features."
+    )
+    return Drawing(morphology_plot(table), table, caption)
+
+
 _PANELS = {"attention": "Attention of the patch", "occlusion": "Probability lost without the patch"}
-_Z_LIMIT = 3
 
 
 def morphology_plot(associations: pd.DataFrame, *, width_mm: float = TWO_COLUMNS_MM) -> Figure:
@@ -53,8 +64,8 @@ def morphology_plot(associations: pd.DataFrame, *, width_mm: float = TWO_COLUMNS
         )
         panels = figure.subplots(1, len(_PANELS), sharey=True, sharex=True)
         for axes, (evidence, title) in zip(panels, _PANELS.items(), strict=True):
-            own = associations[associations["evidence"] == evidence]
-            _draw_correlations(axes, own, models, features)
+            correlations = associations[associations["evidence"] == evidence]
+            _draw_correlations(axes, correlations, models, features)
             axes.set_title(title, loc="left")
             axes.set_xlabel(f"Within-slide Spearman's {RHO} [95 % interval]")
         panels[0].set_yticks(
@@ -72,12 +83,16 @@ def morphology_plot(associations: pd.DataFrame, *, width_mm: float = TWO_COLUMNS
 
 
 def _draw_correlations(
-    axes: Axes, own: pd.DataFrame, models: Sequence[str], features: Sequence[str]
+    axes: Axes, correlations: pd.DataFrame, models: Sequence[str], features: Sequence[str]
 ) -> None:
     axes.axvline(0, color="black", linewidth=0.6, linestyle="--", zorder=0)
     for number, model in enumerate(models):
         color, marker = series_look(number)[0], MARKERS[number % len(MARKERS)]
-        table = own[own["model"] == model].set_index("feature").reindex(list(features))
+        table = (
+            correlations[correlations["model"] == model]
+            .set_index("feature")
+            .reindex(list(features))
+        )
         rows = np.arange(len(features)) + (number - (len(models) - 1) / 2) * 0.5 / max(
             len(models) - 1, 1
         )
@@ -93,50 +108,3 @@ def _draw_correlations(
                 markerfacecolor=fill,
             )
         axes.plot([], [], marker, color=color, markersize=4, label=model_name(model))
-
-
-def patches_plot(
-    patches: pd.DataFrame,
-    features: Sequence[str],
-    *,
-    title: str = "",
-    width_mm: float = TWO_COLUMNS_MM,
-) -> Figure:
-    """A slide's patches of most and least attention, and how their nuclei differ from the slide's
-    other patches.
-
-    `patches`: `end` (most, least), `patch_id`, `relative_attention`, and `FEATURE_z` of each
-    feature (robust SDs from the slide's median; colors end at 3).
-    """
-    table = patches.sort_values("relative_attention", ascending=False, kind="stable")
-    z = table[[f"{name}_z" for name in features]].to_numpy(float)
-    names = [feature_quantity(name).name for name in features]
-    with style():
-        figure = new_figure(width_mm=width_mm, height_mm=40 + 4 * len(table))
-        left, right = figure.subplots(1, 2, width_ratios=(2, 5), sharey=True)
-        rows = np.arange(len(table))
-        left.barh(rows, table["relative_attention"], color=series_look(0)[0], height=0.7)
-        left.axvline(1, color="black", linewidth=0.6, linestyle="--")
-        left.set_xlabel("Attention, relative\nto an even share")
-        left.set_yticks(rows, [f"patch {number}" for number in table["patch_id"]])
-        left.set_ylim(len(table) - 0.4, -0.6)
-        left.set_title(title, loc="left")
-        image = right.imshow(z, cmap=DIVERGING, vmin=-_Z_LIMIT, vmax=_Z_LIMIT, aspect="auto")
-        for (row, column), value in np.ndenumerate(z):
-            if np.isfinite(value):
-                color = "white" if abs(value) > 0.7 * _Z_LIMIT else "black"
-                right.text(
-                    column, row, _signed(value), ha="center", va="center", color=color, fontsize=6
-                )
-        right.axhline((table["end"] == "most").sum() - 0.5, color="black", linewidth=1)
-        right.set_xticks(range(len(names)), names, rotation=90)
-        right.tick_params(length=0, labelleft=False)
-        right.spines[["left", "bottom"]].set_visible(False)
-        label = "Robust SDs from the slide's median"
-        figure.colorbar(image, ax=right, shrink=0.7, extend="both", label=label)
-        figure.draw_without_rendering()
-        return figure
-
-
-def _signed(value: float) -> str:
-    return f"{round(value, 1) + 0.0:+.1f}".replace("-", MINUS)  # never -0.0

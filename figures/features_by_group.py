@@ -8,13 +8,35 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 
-from morphomil.figures.labels import overlap, p_phrase, patient_quantity, shorten_all
+from morphomil.figures.drawing import Drawing
+from morphomil.figures.labels import p_phrase, patient_quantity, shorten_all, turn_crowded_labels
+from morphomil.figures.results import read_patient_values, read_ranking
 from morphomil.figures.style import PALETTE, TWO_COLUMNS_MM, new_figure, style
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
     from numpy.typing import NDArray
+
+    from morphomil.run.directory import Run
+
+
+def draw_features_by_group(run: Run) -> Drawing:
+    """Draw the patient values of the ranked features by group.
+
+    Raises:
+        AbsentError: nothing is ranked yet.
+    """
+    ranking, _ = read_ranking(run)
+    values, labels = read_patient_values(run)
+    figure = feature_groups(values[ranking["feature"].tolist()], labels, ranking)
+    caption = (
+        "Every patient is a point. Mann-Whitney p and its Holm adjustment above; effect sizes in "
+        "the ranking."
+    )
+    tests = ranking[["feature", "n_reference", "n_positive", "p_value", "p_holm"]]
+    return Drawing(figure, values.assign(label=labels).reset_index(), caption, {"tests": tests})
+
 
 GOLDEN = (math.sqrt(5) - 1) / 2
 
@@ -101,12 +123,3 @@ def draw_groups(axes: Axes, samples: list[NDArray[np.float64]]) -> None:
 
 def _point_size(count: int) -> float:
     return float(np.clip(12 / math.sqrt(max(count, 1)), 0.8, 2.5))
-
-
-def turn_crowded_labels(figure: Figure) -> None:
-    """Names below the axes stand upright in all panels if they would touch in one."""
-    figure.draw_without_rendering()
-    if any(overlap(axes.get_xticklabels()) for axes in figure.axes):
-        for axes in figure.axes:
-            axes.tick_params(axis="x", labelrotation=90)
-        figure.draw_without_rendering()

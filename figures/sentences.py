@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import re
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from morphomil.figures.labels import (
     MINUS,
@@ -14,18 +14,14 @@ from morphomil.figures.labels import (
     p_phrase,
     patient_quantity,
 )
-from morphomil.types import FEATURE_NAMES
+from morphomil.types import FEATURE_NAMES, PatchSettings
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     import pandas as pd
-
-    from morphomil.types import PatchSettings
-
 ALPHA = 0.05
 """A p value below it is called significant."""
-
 _COUNTS = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten")
 
 
@@ -145,7 +141,16 @@ def say_plainly(text: str, features: Sequence[str]) -> str:
     return re.sub(r"(?<![\w)])-(?=\d)", MINUS, text)
 
 
-def say_looks(model: str, associations: pd.DataFrame, *, first: str | None = None) -> list[str]:
+def say_statement(summary: dict[str, Any], ranking: pd.DataFrame | None) -> str:
+    """How the ways of ranking agree; nothing before a ranking."""
+    return (
+        ""
+        if ranking is None
+        else say_plainly(str(summary.get("statement", "")), ranking["feature"].tolist())
+    )
+
+
+def say_attention(model: str, associations: pd.DataFrame, *, first: str | None = None) -> list[str]:
     """What an image model looks at in terms of nuclei, and whether the feature that ranks first is
     part of it.
 
@@ -227,7 +232,7 @@ def describe_methods(
 
     `segmenter` is None for imported nuclei; `permutations` is 0 for a quick ranking.
     """
-    own = [_name(name) for name in features if name not in FEATURE_NAMES]
+    further = [_name(name) for name in features if name not in FEATURE_NAMES]
     names = [
         "area",
         "major and minor axis",
@@ -237,7 +242,7 @@ def describe_methods(
         "circularity",
         "rectangularity",
     ]
-    names += own
+    names += further
     null = (
         f"The labels were permuted {permutations:,} times through the whole training, which gives "
         "the p values of "
@@ -253,7 +258,7 @@ def describe_methods(
         f"{patches.max_ink:.0%} or more ink were left out. Nuclei were "
         f"{found if segmenter else 'segmented with another program and imported'}; "
         "a nucleus belongs to the patch that holds its centroid. "
-        f"{_count(len(FEATURE_NAMES) + len(own)).capitalize()} features were measured for each "
+        f"{_count(len(FEATURE_NAMES) + len(further)).capitalize()} features were measured for each "
         "nucleus: "
         f"{', '.join(names[:-1])} and {names[-1]}. Each feature's "
         "values in a patch became a histogram whose bin edges were fitted on the training "

@@ -1,0 +1,185 @@
+"""The report's pictures of each slide: overview, heatmaps, patches with the outlines of nuclei."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from morphomil.figures.contours import contact_sheet
+from morphomil.figures.contributions import nuclei_gallery, patch_contributions, read_contributions
+from morphomil.figures.labels import feature_quantity, patient_quantity
+from morphomil.figures.patch_examples import read_example
+from morphomil.figures.report.data import Picture, SlidePictures
+from morphomil.figures.report.overviews import draw_overview, numbered_name
+from morphomil.figures.slides import slide_heatmap
+from morphomil.figures.style import render
+from morphomil.matrix import patch_values
+from morphomil.store import write_bytes
+from morphomil.tables.slides import image_regions
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    import pandas as pd
+    from matplotlib.figure import Figure
+
+    from morphomil.run.directory import Run
+    from morphomil.slides.image import SlideImage
+    from morphomil.types import Slide
+
+EXAMPLES = 4
+"""Patches shown with contours per slide."""
+MOST_SLIDES = 48
+"""Shown in the report; of larger cohorts as many are, evenly over the groups."""
+_TITLES = {
+    "overview": "Regions and patches",
+    "nuclei": "Nuclei of the patches with most of them",
+    "contribution": "Contribution of each patch to the probability (percentage points)",
+    "speaking_nuclei": "Nuclei that speak most for and against the label (percentage points of "
+    "the probability)",
+}
+
+
+def choose_slides(run: Run) -> list[Slide]:
+    """The measured slides, or so many of them, as evenly over the labels as these are, that a page
+    can hold them."""
+    done = set(run.done("featurize"))
+    slides = [slide for slide in run.cohort.slides if slide.slide_id in done]
+    by_label = sorted(range(len(slides)), key=lambda number: (str(slides[number].label), number))
+    chosen = np.linspace(0, len(slides) - 1, min(len(slides), MOST_SLIDES)).round().astype(int)
+    return [slides[number] for number in sorted(by_label[at] for at in chosen)]
+
+
+def note_on_slides(run: Run, shown: list[Slide]) -> str:
+    """How many slides are shown where not all are, else nothing."""
+    measured = len(run.done("featurize"))
+    if len(shown) == measured:
+        return ""
+    return (
+        f"{len(shown):,} of {measured:,} slides, evenly over the groups. All of them: morphomil "
+        f"view {run.path}."
+    )
+
+
+def draw_gallery(
+    run: Run, slides: list[Slide], top: str, *, positive: str
+) -> Iterator[SlidePictures]:
+    """Overview, heatmaps of nuclear density and of the top feature, and example patches of each
+    slide."""
+    values = {
+        slide.slide_id: patch_values(run.nuclei(slide.slide_id), run.patches(slide.slide_id))
+        for slide in slides
+    }
+    names = list(dict.fromkeys(["density_per_mm2", top]))
+    limits = {name: _limits([table[name] for table in values.values()]) for name in names}
+    for slide in slides:
+        folder = run.slide_figures_folder(slide.slide_id)
+        pictures = []
+        for number in range(len(slide.images)):
+            patches = values[slide.slide_id].query("image == @number")
+            with run.open_image(slide.slide_id, number) as image:
+                figures = {"overview": draw_overview(run, slide, image, number)}
+                figures |= {
+                    name: _draw_heatmap(run, slide, image, number, patches, name, limits[name])
+                    for name in names
+                }
+                if (sheet := _draw_examples(run, slide, image, patches, top)) is not None:
+                    figures["nuclei"] = sheet
+                figures |= _draw_contributions(
+                    run, slide, image, number, patches, positive=positive
+                )
+            for name, figure in figures.items():
+                picture = render(figure, "png", dpi=150)
+                write_bytes(folder / numbered_name(name, number), picture)
+                width, height = figure.get_size_inches()
+                title = _TITLES.get(name) or f"{patient_quantity(name).name} by patch"
+                pictures.append(
+                    Picture(
+                        title,
+                        alt=f"{title}, slide {slide.slide_id}",
+                        data=render(figure, "jpg", dpi=110),
+                        shape="strip" if width > 2 * height else "slide",
+                    )
+                )
+        pictures.sort(key=lambda picture: picture.shape == "strip")
+        yield SlidePictures(slide.slide_id, slide.label, tuple(pictures))
+
+
+def _draw_contributions(
+    run: Run, slide: Slide, image: SlideImage, number: int, patches: pd.DataFrame, *, positive: str
+) -> dict[str, Figure]:
+    """What patches and nuclei contribute to the probability, where the ranking has stored it."""
+    nuclei = read_contributions(run, slide.slide_id)
+    if nuclei is None:
+        return {}
+    values = patches.assign(contribution=patch_contributions(nuclei, patches))
+    figures = {
+        "contribution": _draw_heatmap(run, slide, image, number, values, "contribution", None)
+    }
+    if (
+        gallery := nuclei_gallery(run, slide, image, number, nuclei, positive=positive)
+    ) is not None:
+        figures["speaking_nuclei"] = gallery
+    return figures
+
+
+def _limits(columns: list[pd.Series[float]]) -> tuple[float, float] | None:
+    """The same colors for all slides: 2nd to 98th percentile of all patches."""
+    values = (
+        np.concatenate([column.to_numpy(dtype=float) for column in columns])
+        if columns
+        else np.empty(0)
+    )
+    values = values[np.isfinite(values)]
+    low, high = np.percentile(values, (2, 98)) if len(values) else (0.0, 0.0)
+    return (float(low), float(high)) if high > low else None
+
+
+def _draw_heatmap(
+    run: Run,
+    slide: Slide,
+    image: SlideImage,
+    number: int,
+    values: pd.DataFrame,
+    name: str,
+    limits: tuple[float, float] | None,
+) -> Figure:
+    thumbnail = image.thumbnail()
+    quantity = patient_quantity(name)
+    return slide_heatmap(
+        thumbnail,
+        values,
+        values[name],
+        level0_px_per_thumb_px=max(image.width, image.height) / max(thumbnail.shape[:2]),
+        mpp=image.mpp,
+        label=quantity.name,
+        unit=quantity.unit,
+        limits=limits,
+        regions=image_regions(run, slide.slide_id, number),
+        title=slide.slide_id,
+    )
+
+
+def _draw_examples(
+    run: Run, slide: Slide, image: SlideImage, values: pd.DataFrame, name: str
+) -> Figure | None:
+    """The patches with most nuclei, outlines colored by a feature."""
+    shown = values[values["nuclei"] > 0].nlargest(EXAMPLES, "nuclei").sort_values("patch_id")
+    if shown.empty:
+        return None
+    masks = run.masks(slide.slide_id)
+    nuclei = run.nuclei(slide.slide_id).set_index("label")[name]
+    examples = [
+        read_example(
+            image,
+            masks[patch["region"]],
+            patch,
+            title=f"patch {patch['patch_id']}",
+            values=nuclei,
+        )
+        for patch in shown.to_dict("records")
+    ]
+    mpp = masks[int(shown["region"].iloc[-1])].frame.mpp
+    quantity = feature_quantity(name)
+    return contact_sheet(examples, mpp=mpp, label=quantity.name, unit=quantity.unit)

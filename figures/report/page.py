@@ -1,0 +1,220 @@
+"""The report as one HTML page that opens offline, with every picture inside."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import math
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import jinja2
+import pandas as pd
+
+from morphomil.figures.labels import (
+    MINUS,
+    MISSING,
+    feature_quantity,
+    format_interval,
+    format_number,
+    format_p,
+    format_ratio,
+    patient_quantity,
+    sentence_case,
+)
+from morphomil.figures.sentences import say_auc, say_caveats, say_differences, say_extent, say_first
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from morphomil.figures.report.data import ReportData
+
+_HEADS = {
+    "slide_id": "Slide",
+    "nuclei_per_mm2": "Nuclei per mm²",
+    "median_area_um2": "Median nuclear area (µm²)",
+    "p_value": "p",
+    "p_holm": "p, Holm",
+    "p_bh": "p, Benjamini-Hochberg",
+    "attention_p_holm": "p, Holm",
+    "occlusion_p_holm": "p, Holm",
+}
+_P_VALUES = ("p_value", "p_holm", "p_bh")
+_ESTIMATE = re.compile(rf"([-{MINUS}]?\d+\.?\d*) \[[^\]]*\]")
+"""A number with its interval."""
+
+
+@dataclass(frozen=True)
+class _PrintedCell:
+    text: str
+    key: str
+    numeric: bool
+
+
+@dataclass(frozen=True)
+class _PrintedTable:
+    """A table ready to print: heads, cells, and what it is for screen readers."""
+
+    caption: str
+    heads: list[str]
+    rows: list[list[_PrintedCell]]
+
+    @property
+    def numeric(self) -> list[bool]:
+        """Which columns are set flush right."""
+        return [any(row[at].numeric for row in self.rows) for at in range(len(self.heads))]
+
+
+def render_report(data: ReportData) -> str:
+    """The page as text. Every name and label is escaped; a content-security policy keeps all else
+    out."""
+    environment = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(Path(__file__).parent),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters["sha256"] = _csp_hash
+    return environment.get_template("report.html").render(
+        data=data,
+        findings=_findings(data),
+        caveats=_caveats(data),
+        flow=_print_table(data.flow, "Patients, slides and patches at every step"),
+        cohort=_print_table(data.cohort, "The cohort"),
+        slides=_print_table(data.slides, "Segmentation of every slide"),
+        ranking=None if data.ranking is None else _print_ranking(data.ranking, data),
+        performance=None
+        if data.performance is None
+        else _print_table(data.performance, "Performance of the models"),
+        comparison=None
+        if data.comparison is None
+        else _print_table(data.comparison, "Differences between models, by DeLong"),
+        morphology=None
+        if data.attention is None
+        else _print_table(data.attention.morphology, "Patches inside each slide"),
+        scores=None
+        if data.attention is None or data.attention.scores.empty
+        else _print_table(data.attention.scores, "Scores of patients"),
+        settings=_print_table(_pairs_table(data.settings, "setting"), "Settings of the run"),
+        versions=_print_table(
+            _pairs_table(data.versions, "software"), "Versions of what the results depend on"
+        ),
+    )
+
+
+def summarize(data: ReportData) -> list[str]:
+    """The report's summary as sentences: what was found, how sure that is, and what it must not be
+    taken for."""
+    return _findings(data) + _caveats(data)
+
+
+def _findings(data: ReportData) -> list[str]:
+    names = {"positive": data.positive, "reference": data.reference}
+    findings = say_extent(data.slides)
+    if data.auc is not None:
+        findings.append(say_auc(data.auc))
+    if data.ranking is None:
+        return [*findings, "The features have not been ranked yet."]
+    agreement = [data.statement] if data.statement else []
+    return [
+        *findings,
+        say_first(data.ranking, **names),
+        *agreement,
+        say_differences(data.ranking, **names),
+    ]
+
+
+def _caveats(data: ReportData) -> list[str]:
+    caveats = (
+        []
+        if data.ranking is None
+        else say_caveats(data.ranking, nucleus_classes=data.nucleus_classes)
+    )
+    return [*caveats, *data.cautions]
+
+
+def _print_table(table: pd.DataFrame, caption: str) -> _PrintedTable:
+    rows = [
+        [_print_cell(name, value) for name, value in row.items()]
+        for row in table.to_dict("records")
+    ]
+    return _PrintedTable(caption, [_head(str(name)) for name in table.columns], rows)
+
+
+def _print_ranking(ranking: pd.DataFrame, data: ReportData) -> _PrintedTable:
+    heads = [
+        "Rank",
+        "Feature",
+        f"Attention relative to 1/{len(ranking)} [95 %]",
+        f"Cliff's delta [95 %], {data.positive} minus {data.reference}",
+        *(f"Median, {group} (n)" for group in (data.positive, data.reference)),
+        *(_HEADS[name] for name in _P_VALUES),
+    ]
+    rows = [
+        [
+            _print_cell("rank", row["rank"]),
+            _text_cell(str(patient_quantity(row["feature"]))),
+            _estimate_cell(row, "attention"),
+            _estimate_cell(row, "cliffs_delta"),
+            *(_median_cell(row, group) for group in ("positive", "reference")),
+            *(_print_cell(name, row[name]) for name in _P_VALUES),
+        ]
+        for row in ranking.sort_values("rank", kind="stable").to_dict("records")
+    ]
+    return _PrintedTable("The features, ranked by attention", heads, rows)
+
+
+def _estimate_cell(row: Mapping[Any, Any], name: str) -> _PrintedCell:
+    text = f"{format_ratio(row[name])} {format_interval(row[f'{name}_low'], row[f'{name}_high'])}"
+    return _PrintedCell(text, _sort_key(row[name]), numeric=True)
+
+
+def _median_cell(row: Mapping[Any, Any], group: str) -> _PrintedCell:
+    text = f"{format_number(row[f'median_{group}'])} ({row[f'n_{group}']:,.0f})"
+    return _PrintedCell(text, _sort_key(row[f"median_{group}"]), numeric=True)
+
+
+def _print_cell(column: Any, value: Any) -> _PrintedCell:
+    """A cell as people read it: counts with commas, measures with three digits, p values as papers
+    print them."""
+    if isinstance(value, str) and (estimate := _ESTIMATE.fullmatch(value)):
+        return _PrintedCell(value, estimate[1].replace(MINUS, "-"), numeric=True)
+    if isinstance(value, str) and value:
+        return _text_cell(value)
+    if value == "" or pd.isna(value):
+        return _PrintedCell(MISSING, "", numeric=False)
+    if isinstance(value, bool):
+        return _text_cell("yes" if value else "no")
+    if isinstance(value, int):
+        return _PrintedCell(f"{value:,}", _sort_key(value), numeric=True)
+    if isinstance(value, float):
+        return _PrintedCell(
+            format_p(value) if str(column).endswith(_P_VALUES) else format_number(value),
+            _sort_key(value),
+            numeric=True,
+        )
+    return _text_cell(str(value))
+
+
+def _text_cell(text: str) -> _PrintedCell:
+    return _PrintedCell(text, text.casefold(), numeric=False)
+
+
+def _sort_key(value: float) -> str:
+    return repr(value) if math.isfinite(value) else ""
+
+
+def _head(column: str) -> str:
+    return _HEADS.get(column) or str(feature_quantity(column))
+
+
+def _pairs_table(entries: Mapping[str, Any], head: str) -> pd.DataFrame:
+    rows = [(sentence_case(name), str(value)) for name, value in entries.items()]
+    return pd.DataFrame(rows, columns=[head, "value"])
+
+
+def _csp_hash(text: str) -> str:
+    return f"sha256-{base64.b64encode(hashlib.sha256(text.encode()).digest()).decode('ascii')}"

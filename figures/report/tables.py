@@ -1,0 +1,94 @@
+"""The report's tables of slides, cohort and models."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pandas as pd
+
+from morphomil.figures.labels import format_interval, format_ratio, model_name
+from morphomil.tables.models import print_models
+from morphomil.tables.slides import empty_patches
+
+if TYPE_CHECKING:
+    from morphomil.run.directory import Run
+
+
+def slides_table(run: Run) -> pd.DataFrame:
+    """Segmentation and measurement of every slide, and why a slide has none."""
+    measured, segmented = run.figures("featurize"), run.figures("segment").set_index("slide_id")
+    failed = measured["slide_id"].map(segmented["cause"])
+    measured["cause"] = measured["cause"].where(measured["cause"] != "", failed)
+    measured["state"] = measured["state"].where(failed == "", "failed")
+    empty = (measured["state"] == "done") & (measured.get("nuclei", 0) == 0)
+    measured.loc[empty, ["state", "cause"]] = ["empty", "no nuclei in any kept patch"]
+    for name in ("patches_with_ink", "patches_blurred"):
+        measured[name] = measured["slide_id"].map(segmented[name]) if name in segmented else np.nan
+    done = measured["state"].isin(["done", "empty"])
+    names = zip(measured["slide_id"], done, strict=True)
+    empty_counts = [empty_patches(run, name) if known else None for name, known in names]
+    measured["patches_empty"] = pd.array(empty_counts, dtype="Int64")
+    columns = [
+        "patches_kept",
+        "patches_dropped",
+        "patches_empty",
+        "patches_with_ink",
+        "patches_blurred",
+        "nuclei",
+        "nuclei_per_mm2",
+        "median_area_um2",
+    ]
+    return measured.reindex(columns=["slide_id", "patient", "label", "state", *columns, "cause"])
+
+
+def cohort_table(run: Run) -> pd.DataFrame:
+    """Patients and slides of each label."""
+    slides = run.cohort.table()
+    grouped = slides.groupby("label", sort=True)
+    return pd.DataFrame(
+        {
+            "label": list(grouped.groups),
+            "patients": grouped["patient"].nunique().tolist(),
+            "slides": grouped.size().tolist(),
+        }
+    )
+
+
+def model_tables(run: Run) -> dict[str, Any]:
+    """Performance of the models and DeLong's tests, as printed; empty without predictions of two
+    classes or more."""
+    printed = print_models(run)
+    if printed is None:
+        return {}
+    performance, pairs = printed
+    if performance is not None:
+        performance = performance.assign(model=performance["model"].map(model_name))
+    tables: dict[str, Any] = {"performance": performance}
+    if len(pairs):
+        pairs = pairs.assign(
+            **{name: pairs[name].map(model_name) for name in ("model_a", "model_b")}
+        )
+        pairs["difference"] = [
+            f"{format_ratio(row['difference'])} {format_interval(row['low'], row['high'])}"
+            for row in pairs.to_dict("records")
+        ]
+        columns = [
+            "part",
+            "model_a",
+            "model_b",
+            "n",
+            "auc_a",
+            "auc_b",
+            "difference",
+            "p_value",
+            "p_holm",
+        ]
+        heads = {
+            "n": "patients",
+            "auc_a": "AUC of a",
+            "auc_b": "AUC of b",
+            "difference": "difference of AUC [95 %]",
+        }
+        tables["comparison"] = pairs[columns].rename(columns=heads)
+    return tables

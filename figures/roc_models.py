@@ -1,0 +1,186 @@
+"""ROC curves of all models, with their AUCs and the tests between them."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+from matplotlib.ticker import MaxNLocator
+
+from morphomil.figures.drawing import AbsentError, Drawing
+from morphomil.figures.labels import (
+    MINUS,
+    format_interval,
+    format_ratio,
+    model_name,
+    p_phrase,
+    shorten_all,
+)
+from morphomil.figures.results import read_binary_predictions
+from morphomil.figures.style import (
+    GRAY,
+    MARKERS,
+    TWO_COLUMNS_MM,
+    new_figure,
+    series_color,
+    series_line,
+    style,
+)
+from morphomil.tables.models import (
+    compare_rocs,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    import pandas as pd
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+    from morphomil.run.directory import Run
+
+MOST_PAIRS = 10
+"""Brackets in a comparison of ROC curves; more couldn't be read."""
+
+
+def draw_roc_models(run: Run) -> Drawing:
+    """Draw the ROC curves of all models on test patients.
+
+    Raises:
+        AbsentError: there are fewer than two models.
+    """
+    tested = read_binary_predictions(run)
+    if tested["model"].nunique() < 2:
+        raise AbsentError(
+            f"a comparison needs two models; train another with: morphomil train {run.path} "
+            "--model MODEL"
+        )
+    points, aucs, pairs = compare_rocs(tested)
+    figure = roc_comparison(
+        points, aucs, pairs.sort_values("p_value", kind="stable").head(MOST_PAIRS).sort_index()
+    )
+    approximate = (
+        " The scores are out of fold, so the tests are approximate."
+        if pairs["approximate"].any()
+        else ""
+    )
+    caption = (
+        "ROC curves on test patients, AUCs [95 % interval], DeLong's test of each "
+        f"pair.{approximate}"
+    )
+    return Drawing(figure, aucs, caption, {"points": points, "pairs": pairs})
+
+
+_LETTERS = "abcdefghijklmnopqrstuvwxyz"
+
+
+def roc_comparison(
+    points: pd.DataFrame,
+    aucs: pd.DataFrame,
+    pairs: pd.DataFrame,
+    *,
+    width_mm: float = TWO_COLUMNS_MM,
+) -> Figure:
+    """ROC curves of several models, their AUCs with intervals, and brackets for the tests between
+    pairs.
+
+    Args:
+        points: `model, fpr, tpr`, the corners of each model's curve.
+        aucs: one row per model, in order: `model, estimate, low, high`.
+        pairs: one row per bracket: `model_a, model_b, difference, low, high, p_value`; may be
+            empty.
+        width_mm: of the figure.
+    """
+    models = aucs["model"].tolist()
+    names = dict(zip(models, shorten_all([model_name(m) for m in models], 22), strict=True))
+    height = max(width_mm * 0.46, 20 + 9 * len(models) + 4.5 * len(pairs))
+    with style():
+        figure = new_figure(width_mm=width_mm, height_mm=height)
+        left, right = figure.subfigures(1, 2, squeeze=False, width_ratios=(0.88, 1.12)).flat
+        axes = left.subplots()
+        axes.plot([0, 1], [0, 1], color=GRAY, linewidth=0.6, linestyle=(0, (4, 3)))
+        for number, model in enumerate(models):
+            curve = points[points["model"] == model]
+            axes.plot(
+                curve["fpr"],
+                curve["tpr"],
+                color=series_color(number),
+                linestyle=series_line(number),
+                linewidth=1.3,
+            )
+        axes.set(xlim=(-0.01, 1.01), ylim=(-0.01, 1.01), aspect="equal")
+        axes.set(xlabel=f"1 {MINUS} specificity", ylabel="Sensitivity")
+        if len(pairs):
+            top, bottom = right.subfigures(
+                2, 1, height_ratios=(9 * len(models) + 12, 4.5 * len(pairs) + 6)
+            )
+            upper, beside = top.subplots(1, 2, width_ratios=(20, max(4, len(pairs))), sharey=True)
+            _draw_brackets(beside, pairs, models)
+            _write_pairs(bottom.subplots(), pairs, names)
+        else:
+            upper = right.subplots()
+        _draw_aucs(upper, aucs, names)
+        figure.draw_without_rendering()
+        return figure
+
+
+def _draw_aucs(axes: Axes, aucs: pd.DataFrame, names: Mapping[str, str]) -> None:
+    for row, part in enumerate(aucs.to_dict("records")):
+        axes.plot(
+            [part["low"], part["high"]],
+            [row, row],
+            color=series_color(row),
+            linestyle=series_line(row),
+            linewidth=1.3,
+        )
+        axes.plot(
+            [part["estimate"]],
+            [row],
+            MARKERS[row % len(MARKERS)],
+            color=series_color(row),
+            markersize=4.5,
+            clip_on=False,
+        )
+    ticks = [
+        f"{names[part['model']]}\n{format_ratio(part['estimate'])} "
+        f"{format_interval(part['low'], part['high'])}"
+        for part in aucs.to_dict("records")
+    ]
+    axes.set_yticks(range(len(aucs)), ticks)
+    axes.set_ylim(len(aucs) - 0.5, -0.5)
+    low = float(np.nanmin([0.5, *aucs["low"]]))
+    axes.set_xlim(max(0.0, low - 0.03), 1.0)
+    axes.axvline(0.5, color=GRAY, linewidth=0.6, linestyle=(0, (4, 3)), zorder=0)
+    axes.set_xlabel("AUC [95 % interval]")
+    axes.xaxis.set_major_locator(MaxNLocator(5))
+
+
+def _draw_brackets(axes: Axes, pairs: pd.DataFrame, models: Sequence[str]) -> None:
+    """One bracket per pair, side by side right of the AUCs, each with its letter."""
+    axes.set_axis_off()
+    axes.set_xlim(-0.6, len(pairs) - 0.4)
+    for x, pair in enumerate(pairs.to_dict("records")):
+        first, last = sorted((models.index(pair["model_a"]), models.index(pair["model_b"])))
+        axes.plot(
+            [x - 0.3, x, x, x - 0.3], [first, first, last, last], color="black", linewidth=0.7
+        )
+        axes.text(x, first - 0.06, _LETTERS[x % 26], ha="center", va="bottom", fontsize=6)
+
+
+def _write_pairs(axes: Axes, pairs: pd.DataFrame, names: Mapping[str, str]) -> None:
+    axes.set_axis_off()
+    axes.set(xlim=(0, 1), ylim=(len(pairs) + 0.6, -0.6))
+    axes.text(
+        0,
+        0,
+        "Difference of AUC [95 % interval], DeLong's test",
+        fontsize=6,
+        va="center",
+        weight="bold",
+    )
+    for row, pair in enumerate(pairs.to_dict("records"), start=1):
+        what = (
+            f"{_LETTERS[(row - 1) % 26]}  {names[pair['model_a']]} {MINUS} {names[pair['model_b']]}"
+        )
+        number = f"{format_ratio(pair['difference'])} {format_interval(pair['low'], pair['high'])}"
+        axes.text(0, row, f"{what}: {number}, {p_phrase(pair['p_value'])}", fontsize=6, va="center")
