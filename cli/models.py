@@ -19,7 +19,7 @@ from morphomil.cli.options import (
 from morphomil.errors import InputError
 
 if TYPE_CHECKING:
-    from morphomil.models.fits import FitSettings
+    from morphomil.models.settings import TrainSettings
 
 commands = command_group()
 BackboneWeightsOption = Annotated[
@@ -56,7 +56,7 @@ BalancedOption = Annotated[
 def train(
     path: RunArgument,
     model: Annotated[
-        Literal["clinical", "dl-cnb", "dl-cnb+c", "morphometry+clinical"],
+        Literal["clinical", "dl-cnb", "dl-cnb+c", "morphometry", "morphometry+clinical"],
         typer.Option(help="What is trained."),
     ],
     preset: Annotated[
@@ -82,8 +82,8 @@ def train(
     seed: Annotated[int, typer.Option(help="Of folds, bags, weights.", min=0)] = 0,
     quiet: QuietOption = False,
 ) -> None:
-    """Train the clinical model or the image model, with or without clinical covariates."""
-    from morphomil.models.fits import FitSettings
+    """Train a model: of covariates, of the image, of morphometry, or of two of them together."""
+    from morphomil.models.settings import TrainSettings
 
     changes = {
         "redraw": redraw,
@@ -93,7 +93,7 @@ def train(
         "bag_size": bags and BAG_SIZES[bags],
         "balanced": balanced or None,
     }
-    settings = FitSettings(
+    settings = TrainSettings(
         model,
         preset=preset,
         changes={name: value for name, value in changes.items() if value is not None},
@@ -109,7 +109,7 @@ def train(
     _train(path, settings, quiet=quiet)
 
 
-def _train(path: Path, settings: FitSettings, *, quiet: bool) -> None:
+def _train(path: Path, settings: TrainSettings, *, quiet: bool) -> None:
     from morphomil import pipeline
     from morphomil.cli.progress import Display
     from morphomil.run.directory import Run
@@ -141,7 +141,8 @@ def predict(
     """Score the test patients of trained models, once, or an external cohort: every scoring is
     logged."""
     from morphomil import pipeline
-    from morphomil.models.fits import describe_test, trained_models
+    from morphomil.models.predict import describe_test
+    from morphomil.models.trained import trained_models
     from morphomil.run.directory import Run
 
     run = Run.open(path)

@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
     from shapely.geometry.base import BaseGeometry
 
-    from morphomil.models.fits import SlideMap
+    from morphomil.models.maps import SlideMap
     from morphomil.run.directory import Run
     from morphomil.slides.image import SlideImage
 

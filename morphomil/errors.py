@@ -53,3 +53,9 @@ class BusyError(MorphomilError):
     """Another process works in the run directory."""
 
     exit_status = ExitStatus.BUSY
+
+
+class TrainingError(MorphomilError):
+    """A model's loss is no longer a number; the other folds go on."""
+
+    exit_status = ExitStatus.SOME_FAILED

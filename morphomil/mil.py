@@ -5,16 +5,8 @@ from __future__ import annotations
 import torch
 from torch import nn
 
-from morphomil.errors import ExitStatus, MorphomilError
-
 CLINICAL_REPEATS = 10
 """Clinical covariates are repeated so often before the classifier (Xu et al. 2021)."""
-
-
-class TrainingError(MorphomilError):
-    """A model's loss is no longer a number; the other folds go on."""
-
-    exit_status = ExitStatus.SOME_FAILED
 
 
 class AttentionMIL(nn.Module):

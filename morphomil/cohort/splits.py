@@ -1,8 +1,7 @@
-"""Splits by patient: folds, held-out parts, inner validation; the order of the labels."""
+"""Splits by patient: folds, held-out parts, inner validation."""
 
 from __future__ import annotations
 
-import re
 from dataclasses import dataclass
 from itertools import combinations
 from typing import TYPE_CHECKING, Any, Literal
@@ -10,21 +9,20 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 import pandas as pd
 
+from morphomil.cohort.labels import patient_labels
 from morphomil.errors import InputError, RefusedError
 from morphomil.seeds import generator
-from morphomil.store import (
-    safe_name,
-)
+from morphomil.store import safe_name
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
+    from collections.abc import Iterable
 
     from numpy.typing import NDArray
-
-    OnEpoch = Callable[[str, int, int], None]
-    """Hears the fold, the finished epochs and the most there can be."""
+SplitMode = Literal["auto", "kfold", "holdout", "site"]
+"""The manifest's split, else k-fold; k-fold; 4:1, then 3:1; each site predicted by the others."""
 INNER_SHARE = 0.2
-"""Of the training patients, for early stopping, where no validation patients are given."""
+"""This share of the training patients decides when to stop, where no validation patients are
+given."""
 
 
 @dataclass(frozen=True)
@@ -59,25 +57,6 @@ def check_leakage(parts: dict[str, Iterable[str]]) -> None:
                 f"{', '.join(map(str, shared[:5]))}; "
                 "give all slides of a patient the same split"
             )
-
-
-def patient_labels(cohort: pd.DataFrame) -> pd.Series[Any]:
-    """Label of each patient, sorted by patient id; `cohort` has one row per slide.
-
-    Raises:
-        InputError: a label is missing, or a patient has two.
-    """
-    if cohort["label"].isna().any():
-        slides = cohort.loc[cohort["label"].isna(), "slide_id"].astype(str).tolist()
-        raise InputError(
-            f"slides without a label: {', '.join(slides[:5])}; give one or leave the slides out"
-        )
-    labels = cohort.groupby("patient", sort=True)["label"]
-    if len(mixed := labels.nunique().loc[lambda count: count > 1]):
-        raise InputError(
-            [f"patient {name} has two labels; give every patient one" for name in mixed.index]
-        )
-    return labels.first()
 
 
 def stratified_folds(cohort: pd.DataFrame, *, folds: int, seed: int) -> pd.Series[int]:
@@ -208,46 +187,6 @@ def _need_patients(labels: pd.Series[Any], least: int, purpose: str) -> None:
 def _listed(labels: pd.Series[Any]) -> str:
     counts = labels.value_counts().sort_index()
     return ", ".join(f"{count} of {name}" for name, count in counts.items()) or "none"
-
-
-SplitMode = Literal["auto", "kfold", "holdout", "site"]
-
-
-def order_classes(labels: pd.Series[Any], positive: str | None) -> tuple[str, ...]:
-    """The labels' names, the positive one last; scores are its probability.
-
-    The others are sorted by their letters and numbers: N0 comes before N+(1-2), 2 before 10.
-
-    Raises:
-        RefusedError: there is one label only.
-        InputError: which one is positive isn't known, or no patient has it.
-    """
-    names = sorted(labels.astype(str).unique(), key=_letters_and_numbers)
-    if len(names) < 2:
-        raise RefusedError(
-            f"nothing can be learned: every patient has the label {names[0] if names else '(none)'}"
-        )
-    if len(names) > 10:
-        raise InputError(
-            f"labels are classes, and there are {len(names)}: {', '.join(names[:5])}..."
-        )
-    if positive is None and len(names) == 2 and names != ["0", "1"]:
-        raise InputError(
-            f"which label is positive? Say --positive {names[0]} or --positive {names[1]}"
-        )
-    last = names[-1] if positive is None else str(positive)
-    if last not in names:
-        raise InputError(
-            f"no patient has the positive label {last!r}; the labels are {', '.join(names)}"
-        )
-    return (*[name for name in names if name != last], last)
-
-
-def _letters_and_numbers(name: str) -> tuple[list[tuple[int, int, str]], str]:
-    """To sort by: numbers by size and before letters; other signs count only where all else is the
-    same."""
-    parts = re.findall(r"\d+|[^\W\d]+", name)
-    return [(0, int(part), "") if part.isdecimal() else (1, 0, part) for part in parts], name
 
 
 def split_cohort(

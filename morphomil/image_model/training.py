@@ -15,6 +15,7 @@ import torch
 from torch import nn
 from torch.nn import functional
 
+from morphomil.errors import TrainingError
 from morphomil.image_model.backbones import digest_state
 from morphomil.image_model.model import (
     READ_AT_ONCE,
@@ -23,7 +24,6 @@ from morphomil.image_model.model import (
     predict_patients,
     torch_threads,
 )
-from morphomil.mil import TrainingError
 from morphomil.seeds import generator
 from morphomil.stats.roc import auc
 from morphomil.store import write_arrays

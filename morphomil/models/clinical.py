@@ -1,199 +1,33 @@
-"""Covariates -> columns -> logistic regression: the clinical model, and what the image model is
-told of a patient.
-
-Everything that encoding needs (means, levels, which columns say anything) is taken from training
-patients only.
-"""
+"""Covariates -> logistic regression: the clinical model."""
 
 from __future__ import annotations
 
-import math
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
 
-from morphomil.errors import InputError, RefusedError
+from morphomil.errors import RefusedError
+from morphomil.models.covariates import ClinicalEncoder, read_covariates
+from morphomil.models.fold import CovariateFacts, Facts, Fitted
+from morphomil.models.protocol import LabeledCohort, Prediction
 from morphomil.stats.models import logistic_model
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Collection, Sequence
+    from pathlib import Path
 
     from numpy.typing import NDArray
-MISSING_LEVEL = "missing"
-"""The level of a category for patients of whom it isn't known, where the training patients have
-such."""
-MAX_LEVELS = 20
-"""A category with more is taken for an identifier."""
+
+    from morphomil.models.fold import Parts, TrainedFold
+    from morphomil.models.protocol import OnEpoch
+    from morphomil.models.settings import TrainSettings
+    from morphomil.run.directory import Run
 
 
 @dataclass(frozen=True)
-class NumberColumn:
-    """A covariate that is a number: standardized, except one that is 0 or 1; a missing one becomes
-    `fill`, the mean.
-
-    `flagged`: some training patients lack it, so a column of its own says who does.
-    """
-
-    name: str
-    mean: float
-    sd: float
-    fill: float
-    flagged: bool
-
-    @property
-    def columns(self) -> list[str]:
-        """Names of what it becomes."""
-        return [self.name, *([f"{self.name} {MISSING_LEVEL}"] if self.flagged else [])]
-
-    def encode(self, values: pd.Series[Any]) -> NDArray[np.float64]:
-        """(n, 1 or 2)."""
-        numbers = pd.to_numeric(values, errors="coerce").to_numpy(np.float64)
-        gone = np.isnan(numbers)
-        scaled = np.where(gone, self.fill, (numbers - self.mean) / self.sd)
-        return np.column_stack([scaled, gone] if self.flagged else [scaled]).astype(np.float64)
-
-
-@dataclass(frozen=True)
-class CategoryColumn:
-    """A covariate of so many levels, most frequent first: one column each; a level not seen in
-    training is all 0."""
-
-    name: str
-    levels: tuple[str, ...]
-
-    @property
-    def columns(self) -> list[str]:
-        """Names of what it becomes."""
-        return [f"{self.name}={level}" for level in self.levels]
-
-    def encode(self, values: pd.Series[Any]) -> NDArray[np.float64]:
-        """(n, levels)."""
-        return np.column_stack([_as_text(values) == level for level in self.levels]).astype(
-            np.float64
-        )
-
-
-@dataclass(frozen=True)
-class ClinicalEncoder:
-    """Covariates of patients -> numbers, as fitted on training patients."""
-
-    numbers: tuple[NumberColumn, ...]
-    categories: tuple[CategoryColumn, ...]
-    notes: tuple[str, ...] = field(default=(), compare=False)
-    """What was missing or left out."""
-
-    @classmethod
-    def fit(cls, training: pd.DataFrame) -> ClinicalEncoder:
-        """Means, SDs and levels of the training patients, one row each; every column is a
-        covariate.
-
-        Columns of numbers are numbers, all others categories. A constant column says nothing and is
-        left out.
-
-        Raises:
-            RefusedError: a category has so many levels that it identifies patients, or nothing is
-                left.
-        """
-        numbers, categories, notes = [], [], []
-        for name in training.columns:
-            values, gone = training[name], int(_is_missing(training[name]).sum())
-            if gone:
-                filled = (
-                    "the training mean stands in"
-                    if _is_number(values)
-                    else "they are a level of their own"
-                )
-                notes.append(
-                    f"{name} is missing for {gone} of {len(values)} training patients; {filled}"
-                )
-            if _is_number(values):
-                known = pd.to_numeric(values, errors="coerce").dropna().to_numpy(np.float64)
-                if known.size == 0 or (np.ptp(known) == 0 and not gone):
-                    notes.append(f"{name} is the same for all training patients and is left out")
-                    continue
-                yes_or_no = bool(np.isin(known, (0, 1)).all())
-                sd = 1.0 if yes_or_no or np.ptp(known) == 0 else float(known.std())
-                mean = 0.0 if yes_or_no else float(known.mean())
-                fill = float(known.mean()) if yes_or_no else 0.0
-                numbers.append(NumberColumn(str(name), mean, sd, fill, gone > 0))
-                continue
-            text = _as_text(values)
-            counts = text.value_counts()
-            if len(counts) > MAX_LEVELS:
-                raise RefusedError(
-                    f"covariate {name} has {len(counts)} levels, more than {MAX_LEVELS}: is it an "
-                    "identifier? Merge "
-                    "levels, or leave it out"
-                )
-            if len(counts) < 2:
-                notes.append(f"{name} is the same for all training patients and is left out")
-                continue
-            ordered = sorted(counts.index, key=lambda level: (-int(counts[level]), str(level)))
-            categories.append(CategoryColumn(str(name), tuple(str(level) for level in ordered)))
-        if not numbers and not categories:
-            raise RefusedError(
-                "no covariate differs between training patients, so there is nothing to learn from"
-            )
-        return cls(tuple(numbers), tuple(categories), tuple(notes))
-
-    @property
-    def parts(self) -> tuple[NumberColumn | CategoryColumn, ...]:
-        """Numbers, then categories."""
-        return (*self.numbers, *self.categories)
-
-    @property
-    def columns(self) -> list[str]:
-        """Names of the encoded columns."""
-        return [column for part in self.parts for column in part.columns]
-
-    def encode(self, patients: pd.DataFrame) -> pd.DataFrame:
-        """One row per patient, in the given order, every level with its column (the image model's
-        input).
-
-        Raises:
-            InputError: a covariate is missing from the table.
-        """
-        if absent := [part.name for part in self.parts if part.name not in patients]:
-            raise InputError(
-                f"patients lack the covariates {', '.join(absent)} that the model was trained with"
-            )
-        arrays = [part.encode(patients[part.name]) for part in self.parts]
-        return pd.DataFrame(np.hstack(arrays), index=patients.index, columns=self.columns)
-
-    def encode_contrasts(self, patients: pd.DataFrame) -> pd.DataFrame:
-        """As `encode` without each category's most frequent level, to which the others then
-        compare."""
-        return self.encode(patients).drop(columns=[part.columns[0] for part in self.categories])
-
-    def count_missing(self, patients: pd.DataFrame) -> dict[str, int]:
-        """Patients without a value, or with a level that no training patient has, by covariate."""
-        counts = {part.name: int(_is_missing(patients[part.name]).sum()) for part in self.numbers}
-        for part in self.categories:
-            counts[part.name] = int((~_as_text(patients[part.name]).isin(part.levels)).sum())
-        return counts
-
-    def to_json(self) -> dict[str, Any]:
-        """As stored with a model."""
-        return {
-            "numbers": [asdict(c) for c in self.numbers],
-            "categories": [asdict(c) for c in self.categories],
-        }
-
-    @classmethod
-    def from_json(cls, stored: dict[str, Any]) -> ClinicalEncoder:
-        """What `to_json` gave."""
-        return cls(
-            tuple(NumberColumn(**part) for part in stored["numbers"]),
-            tuple(
-                CategoryColumn(part["name"], tuple(part["levels"])) for part in stored["categories"]
-            ),
-        )
-
-
-@dataclass(frozen=True)
-class ClinicalModel:
+class LogisticModel:
     """Logistic regression on encoded covariates; with three classes each against the first (Begg &
     Gray 1984).
 
@@ -211,7 +45,7 @@ class ClinicalModel:
     @classmethod
     def fit(
         cls, training: pd.DataFrame, labels: NDArray[np.int64], *, names: Sequence[str]
-    ) -> ClinicalModel:
+    ) -> LogisticModel:
         """Fit to training patients: covariates (one row each), class numbers from 0 and the
         classes' names.
 
@@ -224,8 +58,8 @@ class ClinicalModel:
         tables, rows = [], []
         for number, name in enumerate(names[1:], start=1):
             chosen = np.isin(labels, (0, number))
-            own = columns[chosen]
-            varied = own.loc[:, np.ptp(own.to_numpy(), axis=0) > 0]
+            of_pair = columns[chosen]
+            varied = of_pair.loc[:, np.ptp(of_pair.to_numpy(), axis=0) > 0]
             try:
                 fitted = logistic_model(varied, labels[chosen] == number)
             except ValueError as error:
@@ -234,8 +68,10 @@ class ClinicalModel:
                 notes.append(f"covariates separate {names[0]} from {name}; estimates are Firth's")
             table = fitted.summary.reset_index().rename(columns={"index": "term"})
             tables.append(table.assign(**{"class": name}))
-            found = fitted.summary["coefficient"]
-            rows.append([float(found.get(term, 0.0)) for term in ("intercept", *columns.columns)])
+            coefficient = fitted.summary["coefficient"]
+            rows.append(
+                [float(coefficient.get(term, 0.0)) for term in ("intercept", *columns.columns)]
+            )
         merged = pd.concat(tables, ignore_index=True)
         merged = merged[["class", *(column for column in merged if column != "class")]]
         return cls(encoder, np.array(rows), tuple(columns.columns), merged, tuple(notes))
@@ -251,48 +87,90 @@ class ClinicalModel:
         return np.asarray(exponent / exponent.sum(axis=1, keepdims=True))
 
 
-def patient_covariates(cohort: pd.DataFrame, names: Sequence[str]) -> pd.DataFrame:
-    """Covariates by patient, sorted by id; `cohort` has one row per slide.
+@dataclass(frozen=True)
+class ClinicalInputs:
+    """Covariates by patient."""
 
-    Raises:
-        InputError: there is no such covariate, or a patient's slides differ in one.
+    cohort: LabeledCohort
+    covariates: pd.DataFrame
+
+    @property
+    def key_parts(self) -> tuple[Any, ...]:
+        """The covariates."""
+        return (self.covariates.to_json(),)
+
+    @property
+    def data_parts(self) -> tuple[Any, ...]:
+        """No features, the covariates."""
+        return None, self.covariates.to_json()
+
+
+@dataclass(frozen=True)
+class Clinical:
+    """The clinical model (`protocol.Model`)."""
+
+    settings: TrainSettings
+
+    def inputs(self, run: Run, slides: pd.DataFrame, classes: tuple[str, ...]) -> ClinicalInputs:
+        """Covariates of all patients."""
+        cohort = LabeledCohort.of(slides, classes)
+        names, model = self.settings.covariates, self.settings.model
+        return ClinicalInputs(cohort, read_covariates(cohort, names, model=model))
+
+    def fit(
+        self, inputs: ClinicalInputs, parts: Parts, *, folder: Path, on_epoch: OnEpoch | None = None
+    ) -> Fitted:
+        """Logistic regression on the training patients' covariates; nothing is drawn."""
+        return fit_logistic(inputs.cohort, inputs.covariates, parts["train"])
+
+    def predict(
+        self, fold: TrainedFold, inputs: ClinicalInputs, patients: Collection[str]
+    ) -> Prediction:
+        """Probability of all patients."""
+        return Prediction(predict_logistic(fold, inputs.covariates))
+
+    def differences(self, run: Run, origin: Run) -> list[str]:
+        """None: covariates are what the manifest says."""
+        return []
+
+
+def fit_logistic(
+    cohort: LabeledCohort,
+    covariates: pd.DataFrame,
+    train: Sequence[str],
+    *,
+    score: pd.Series[float] | None = None,
+) -> Fitted:
+    """A regression on the training patients' covariates; its log are the odds ratios.
+
+    Args:
+        cohort: whose labels are told apart.
+        covariates: one row per patient.
+        train: patients to learn from.
+        score: by patient, of another model, as one more covariate.
     """
-    if absent := [name for name in names if name not in cohort]:
-        known = [
-            name for name in cohort if name not in ("slide_id", "patient", "label", "split", "site")
-        ]
-        raise InputError(
-            f"the cohort has no covariate {', '.join(absent)}; it has "
-            f"{', '.join(map(str, known)) or 'none'} "
-            "(morphomil segment --covariates NAME,NAME keeps columns of the manifest)"
-        )
-    grouped = cohort.groupby("patient", sort=True)[list(names)]
-    differing = grouped.nunique(dropna=True).gt(1)
-    problems = [
-        f"patient {patient} has more than one {name}"
-        for name in names
-        for patient in differing.index[differing[name]]
-    ]
-    if problems:
-        raise InputError(problems[:20])
-    return grouped.first()
-
-
-def _is_number(values: pd.Series[Any]) -> bool:
-    known = values.dropna()
-    return pd.api.types.is_numeric_dtype(known) or all(
-        isinstance(v, int | float | np.number) and not isinstance(v, bool) for v in known
+    table = covariates if score is None else covariates.join(score)
+    names = list(train)
+    labels = np.asarray(cohort.labels[names], np.int64)
+    model = LogisticModel.fit(table.loc[names], labels, names=cohort.classes)
+    facts = CovariateFacts(
+        tuple(str(name) for name in covariates.columns),
+        model.encoder,
+        model.encoder.count_missing(table),
+        model.columns,
     )
+    probability = pd.DataFrame(model.predict(table), index=table.index)
+    arrays = {"coefficients": model.coefficients}
+    return Fitted(arrays, model.odds_ratios, Facts(covariates=facts), probability, model.notes)
 
 
-def _is_missing(values: pd.Series[Any]) -> pd.Series[bool]:
-    return values.isna() | values.map(
-        lambda value: isinstance(value, float) and not math.isfinite(value)
+def predict_logistic(fold: TrainedFold, covariates: pd.DataFrame) -> pd.DataFrame:
+    """Probability by patient, from a fold that `fit_logistic` gave."""
+    facts = fold.record.covariates
+    model = LogisticModel(
+        facts.encoder, fold.weights["coefficients"], facts.columns, pd.DataFrame()
     )
-
-
-def _as_text(values: pd.Series[Any]) -> pd.Series[str]:
-    return values.map(lambda value: MISSING_LEVEL if pd.isna(value) else str(value)).astype(str)
+    return pd.DataFrame(model.predict(covariates), index=covariates.index)
 
 
 def _independent(columns: pd.DataFrame) -> pd.DataFrame:

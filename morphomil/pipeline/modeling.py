@@ -16,12 +16,15 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
     from pathlib import Path
 
-    from morphomil.models.fits import FitResult, FitSettings, Scoring, SlideMap
+    from morphomil.models.maps import SlideMap
+    from morphomil.models.predict import Scoring
+    from morphomil.models.settings import TrainSettings
+    from morphomil.models.train import TrainResult
     from morphomil.run.directory import Run
 
 
-def train(run: Run, settings: FitSettings, *, progress: Progress | None = None) -> FitResult:
-    """Train the clinical model, DL-CNB or DL-CNB+C on every fold (`fits.train_run`).
+def train(run: Run, settings: TrainSettings, *, progress: Progress | None = None) -> TrainResult:
+    """Train a model on every fold (`models.train.train_run`).
 
     A backbone that is to be fine-tuned needs the patches' pixels, which are read from the slides
     first.
@@ -32,7 +35,8 @@ def train(run: Run, settings: FitSettings, *, progress: Progress | None = None) 
         BusyError: another process works in the run directory.
     """
     from morphomil.image_model.backbones import keep_pixels
-    from morphomil.models.fits import embeddings_of, load_start, train_run
+    from morphomil.models.image import embeddings_of, load_start
+    from morphomil.models.train import train_run
 
     heard, begun = progress or Silence(), time.monotonic()
     if settings.finetune:
@@ -66,10 +70,10 @@ def train(run: Run, settings: FitSettings, *, progress: Progress | None = None) 
 
 
 def predict(run: Run, model: str, *, origin: Run | None = None) -> Scoring:
-    """Score the test patients of every fold, once, and read their slides (`fits.predict_run`).
+    """Score the test patients of every fold, once (`models.predict.predict_run`).
 
     With `origin`, every patient of `run` is scored by the model trained there
-    (`fits.predict_elsewhere`).
+    (`models.predict.predict_elsewhere`).
 
     Raises:
         InputError: nothing is trained, or the model doesn't read what there is now.
@@ -77,7 +81,8 @@ def predict(run: Run, model: str, *, origin: Run | None = None) -> Scoring:
         BusyError: another process works in the run directory.
     """
     from morphomil.image_model.backbones import keep_pixels
-    from morphomil.models.fits import predict_elsewhere, predict_run, tuned_settings
+    from morphomil.models.predict import predict_elsewhere, predict_run
+    from morphomil.models.trained import tuned_settings
 
     begun = time.monotonic()
     if origin is not None and (chosen := tuned_settings(origin, model)):
@@ -101,13 +106,13 @@ def heatmap(
     `models/MODEL/maps/ID.geojson`.
 
     With `overlap` also attention on a finer grid, of windows between the patches
-    (`fits.read_maps`).
+    (`models.maps.read_maps`).
 
     Raises:
         InputError: nothing is trained, the model sees no patches, or there is no such slide.
         BusyError: another process works in the run directory.
     """
-    from morphomil.models.fits import map_geojson, read_maps
+    from morphomil.models.maps import map_geojson, read_maps
 
     with run.lock():
         for found in read_maps(run, model, slides, overlap=overlap, weights=weights):

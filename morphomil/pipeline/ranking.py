@@ -54,7 +54,8 @@ def rank(
         RefusedError: leakage, or too few patients of a class.
         BusyError: another process works in the run directory.
     """
-    from morphomil.rank.ranking import PERMUTATIONS, SEEDS, rank_counts
+    from morphomil.rank.ranking import rank_counts
+    from morphomil.rank.settings import PERMUTATIONS, SEEDS
 
     permuted = 0 if quick else PERMUTATIONS if permutations is None else permutations
     measured = run.done("featurize")

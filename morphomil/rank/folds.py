@@ -41,6 +41,10 @@ REPLICATES = 50
 """Trained at once: more need more memory and are no faster."""
 
 
+LEFT_OUT_WITHOUT = "a patch of enough measured nuclei"
+"""Slides are left out that lack this."""
+
+
 class Counts(Protocol):
     """Gives a slide's histogram counts (features, patches, fine bins) when asked, so that not all
     are held at once."""
@@ -197,6 +201,11 @@ class FoldTask:
         )
         model = FoldModel(self.edges, trained.weights(), trained.log)
         return FoldResult(table, by_patient(prediction.attention, self.test_bags), answers, model)
+
+    def train(self, seeds: int) -> FoldModel:
+        """Train a model per seed."""
+        trained = self._train(np.tile(self.labels, (seeds, 1)), replicates=range(seeds))
+        return FoldModel(self.edges, trained.weights(), trained.log)
 
     def score(self, seeds: int) -> tuple[pd.Series[float], FoldModel]:
         """Train a model per seed; the test patients' mean probability, and the models."""

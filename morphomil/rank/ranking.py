@@ -13,10 +13,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 
-from morphomil.cohort.splits import make_folds, patient_labels
-from morphomil.errors import InputError, RefusedError
+from morphomil.cohort.labels import describe_losses, patient_labels, sort_labels
+from morphomil.cohort.splits import make_folds
+from morphomil.errors import InputError, RefusedError, TrainingError
 from morphomil.matrix import count_nuclei, features_in, patient_values, slide_values
-from morphomil.rank.folds import REPLICATES, FoldTask, PatientBags, permute_labels
+from morphomil.rank.folds import LEFT_OUT_WITHOUT, REPLICATES, FoldTask, PatientBags, permute_labels
 from morphomil.rank.robustness import (
     TOP,
     compare_rankings,
@@ -28,6 +29,7 @@ from morphomil.rank.robustness import (
     rank_distribution,
     say_agreement,
 )
+from morphomil.rank.settings import PERMUTATIONS, SEEDS
 from morphomil.rank.shapley import Coalitions, contrast_auc, contrast_log_likelihood, log_likelihood
 from morphomil.seeds import generator
 from morphomil.stats import compare_groups, within_fold_auc_interval
@@ -40,10 +42,6 @@ if TYPE_CHECKING:
 
     from morphomil.rank.folds import Counts, FoldModel, FoldResult, NullResult
     from morphomil.stats.roc import AucInterval
-SEEDS = 5
-"""Models per fold, each with weights and an inner validation of its own; `quick` trains one."""
-PERMUTATIONS = 199
-"""Of the labels, each trained anew; `quick` trains none."""
 RESAMPLES = 2000
 """Of patients and seeds, for the intervals of attention."""
 STEPS, MOST_STEPS = 95, 200
@@ -211,8 +209,6 @@ def rank_counts(
         on_estimate: hears the seconds that the training still to come will take, once the first
             model is trained.
     """
-    from morphomil.mil import TrainingError
-
     cohort = cohort.assign(label=cohort["label"].astype(str), patient=cohort["patient"].astype(str))
     positive, reference = _settle_groups(cohort["label"], positive)
     bags = PatientBags.collect(load, cohort[cohort["slide_id"].isin(values["slide_id"])], seed=seed)
@@ -280,14 +276,14 @@ def rank_counts(
         reference=reference,
         models={name: answer.result.model for name, answer in answers.items()},
         slides=bags.slides,
-        notes=_count_losses(cohort, used),
+        notes=describe_losses(cohort, used, LEFT_OUT_WITHOUT),
         failed=failed,
     )
 
 
 def _settle_groups(labels: pd.Series[str], positive: str | None) -> tuple[str, str]:
     """The positive label and the other one."""
-    names = sorted(labels.unique())
+    names = sort_labels(labels)
     if len(names) == 1:
         raise RefusedError(f"groups can't be compared: every patient has the label {names[0]}")
     if len(names) != 2:
@@ -304,23 +300,6 @@ def _settle_groups(labels: pd.Series[str], positive: str | None) -> tuple[str, s
             f"no slide has the positive label {chosen!r}; the labels are {', '.join(names)}"
         )
     return chosen, names[1 - names.index(chosen)]
-
-
-def _count_losses(cohort: pd.DataFrame, used: pd.DataFrame) -> tuple[str, ...]:
-    """Who is left out, by label; a loss that differs between groups is a bias."""
-    lost = cohort[~cohort["slide_id"].isin(used["slide_id"])]
-    if lost.empty:
-        return ()
-    slides = ", ".join(
-        f"{count} with label {label}"
-        for label, count in lost["label"].value_counts().sort_index().items()
-    )
-    patients = cohort["patient"].nunique() - used["patient"].nunique()
-    return (
-        f"{len(lost)} slides without a patch of enough measured nuclei are left out ({slides}), "
-        "and with them "
-        f"{patients} patients.",
-    )
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,7 @@ import pandas as pd
 import torch
 from torch import nn
 
-from morphomil.mil import TrainingError
+from morphomil.errors import TrainingError
 from morphomil.rank.model import (
     InstanceBags,
     MorphometryMIL,

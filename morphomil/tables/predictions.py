@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import pandas as pd
 
-from morphomil.cohort.splits import patient_labels
+from morphomil.cohort.labels import patient_labels
 from morphomil.errors import InputError
 from morphomil.stats.predictions import PREDICTION_COLUMNS, class_columns
 

@@ -9,6 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from morphomil.bags import draw_bags
+from morphomil.cohort.labels import patient_labels
 from morphomil.cohort.splits import (
     Fold,
     check_leakage,
@@ -16,7 +17,6 @@ from morphomil.cohort.splits import (
     inner_validation,
     make_folds,
     manifest_split,
-    patient_labels,
     stratified_folds,
 )
 from morphomil.errors import InputError, RefusedError

@@ -27,7 +27,7 @@ from morphomil.image_model.recipe import settle_recipe
 from morphomil.image_model.rows import ImageCohort, Rows
 from morphomil.image_model.training import TrainedImageModel, train_image_model
 from morphomil.image_model.windows import overlapping_windows, spread, windows_per_side
-from morphomil.models.fits import FitSettings
+from morphomil.models.settings import TrainSettings
 from morphomil.run.directory import Run
 from morphomil.run.embeddings import Embeddings, embedded_backbones
 from morphomil.slides.masks import DrawnNuclei, MaskFrame, store_region
@@ -38,7 +38,7 @@ from morphomil.types import PATCHES, Cohort, EmbedSettings, ImageSource, Slide
 PROGRAM = Path(sys.executable).with_name("morphomil")
 SIDE = 64
 """Of a patch, level-0 and working pixels."""
-TUNED = FitSettings("dl-cnb", changes={"epochs": 2}, split="holdout", finetune=True)
+TUNED = TrainSettings("dl-cnb", changes={"epochs": 2}, split="holdout", finetune=True)
 
 
 def morphomil(*words: str | Path) -> subprocess.CompletedProcess[str]:
@@ -240,7 +240,7 @@ def frozen(embedded) -> Run:
     """Models on frozen features in two folds, and of covariates, scored."""
     for model in ("dl-cnb", "clinical"):
         changes = {"epochs": 3} if model == "dl-cnb" else {}
-        pipeline.train(embedded, FitSettings(model, changes=changes, folds=2))
+        pipeline.train(embedded, TrainSettings(model, changes=changes, folds=2))
         pipeline.predict(embedded, model)
     return embedded
 
@@ -338,12 +338,12 @@ def test_one_model_gives_another_run_the_prediction_it_gave_its_own(tuned, tmp_p
 
 def test_what_cannot_be_tuned_is_said(embedded, tmp_path):
     with pytest.raises(InputError, match="no backbone to fine-tune"):
-        FitSettings("clinical", finetune=True)
+        TrainSettings("clinical", finetune=True)
     run = Run(shutil.copytree(embedded.path, tmp_path / "run"))
     state = load_backbone(EmbedSettings(size=SIDE))[0].network.state_dict()
     first = next(iter(state))
     torch.save(state | {first: state[first] + 1}, tmp_path / "other.pth")
-    other = FitSettings(
+    other = TrainSettings(
         "dl-cnb", split="holdout", finetune=True, weights=str(tmp_path / "other.pth")
     )
     with pytest.raises(InputError, match="were made with other weights"):
@@ -353,4 +353,6 @@ def test_what_cannot_be_tuned_is_said(embedded, tmp_path):
     shutil.copytree(Embeddings(run).folder, made.folder)
     run.record("embed", {"outside": "white", "name": "mine", "sha256": "0"}, seconds=0)
     with pytest.raises(InputError, match="come from a function"):
-        pipeline.train(run, FitSettings("dl-cnb", backbone="mine", split="holdout", finetune=True))
+        pipeline.train(
+            run, TrainSettings("dl-cnb", backbone="mine", split="holdout", finetune=True)
+        )

@@ -16,7 +16,7 @@ import pytest
 import torch
 from torch import nn
 
-from morphomil.errors import InputError
+from morphomil.errors import InputError, TrainingError
 from morphomil.image_model.model import ImageModel, build_head, predict_patients, read_slide
 from morphomil.image_model.recipe import PRESETS, ImageRecipe, settle_recipe
 from morphomil.image_model.rows import ImageCohort, Rows
@@ -27,7 +27,7 @@ from morphomil.image_model.training import (
     macro_auc,
     train_image_model,
 )
-from morphomil.mil import AttentionMIL, TrainingError
+from morphomil.mil import AttentionMIL
 from morphomil.stats import auc_interval
 
 

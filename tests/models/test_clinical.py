@@ -11,7 +11,8 @@ import pytest
 from sklearn.linear_model import LogisticRegression
 
 from morphomil.errors import InputError, RefusedError
-from morphomil.models.clinical import ClinicalEncoder, ClinicalModel, patient_covariates
+from morphomil.models.clinical import LogisticModel
+from morphomil.models.covariates import ClinicalEncoder, patient_covariates
 from morphomil.stats import auc, compare_groups, youden_cutoff
 
 
@@ -96,7 +97,7 @@ def test_columns_that_add_up_to_others_are_dropped():
     table = pd.DataFrame({"er": np.where(known, "yes", None), "pr": np.where(known, "yes", None)})
     table["age"] = rng.normal(size=200)
     labels = (rng.random(200) < 0.5).astype(np.int64)
-    model = ClinicalModel.fit(table, labels, names=("0", "1"))
+    model = LogisticModel.fit(table, labels, names=("0", "1"))
     assert len(model.columns) == 2
     assert np.isfinite(model.predict(table)).all()
 
@@ -109,7 +110,7 @@ def test_three_classes_equal_a_multinomial_regression():
     logits = np.column_stack([np.zeros(6000), values @ [1, 0.5], values @ [-0.5, 1] - 0.5])
     labels = np.array([rng.choice(3, p=np.exp(row) / np.exp(row).sum()) for row in logits])
     table = pd.DataFrame(values, columns=["x", "y"])
-    model = ClinicalModel.fit(table, labels, names=("a", "b", "c"))
+    model = LogisticModel.fit(table, labels, names=("a", "b", "c"))
     joint = LogisticRegression(C=1e6).fit(values, labels)
     np.testing.assert_allclose(model.predict(table), joint.predict_proba(values), atol=0.03)
     assert model.odds_ratios["class"].tolist() == ["b"] * 3 + ["c"] * 3
@@ -132,7 +133,7 @@ def test_the_papers_auc_on_its_covariates(shared_data):
     ).set_index("patient")
     covariates = table.drop(columns=["label", "split", "n_bags"])
     training = table["split"] == "train"
-    model = ClinicalModel.fit(
+    model = LogisticModel.fit(
         covariates[training], table.loc[training, "label"].to_numpy(), names=("N0", "N+")
     )
     score = model.predict(covariates)[:, 1]

@@ -19,10 +19,13 @@ import pytest
 from PIL import Image
 
 from morphomil import pipeline
-from morphomil.cohort.splits import order_classes, split_cohort
+from morphomil.cohort.labels import order_classes
+from morphomil.cohort.splits import split_cohort
 from morphomil.errors import InputError, RefusedError
 from morphomil.image_model.training import macro_auc
-from morphomil.models.fits import FitSettings, describe_test, trained_models
+from morphomil.models.predict import describe_test
+from morphomil.models.settings import TrainSettings
+from morphomil.models.trained import trained_models
 from morphomil.phantom.files import write_cohort
 from morphomil.phantom.settings import PhantomSettings
 from morphomil.run.directory import Run
@@ -153,7 +156,7 @@ def test_the_planted_signal_is_found(trained):
 
 def test_shuffled_labels_are_not_learned(tmp_path):
     run = make_run(tmp_path / "run", shift=0.0, seed=5)
-    pipeline.train(run, FitSettings("dl-cnb", changes={"epochs": 25}, folds=3))
+    pipeline.train(run, TrainSettings("dl-cnb", changes={"epochs": 25}, folds=3))
     pipeline.predict(run, "dl-cnb")
     test = predictions(run, "dl-cnb").query("part == 'test'")
     found = auc_interval(test["label"], test["score"])
@@ -201,7 +204,7 @@ def test_the_test_patients_are_scored_once_and_that_is_logged(trained, tmp_path)
     again = pipeline.predict(run, "dl-cnb")
     assert (again.scored, again.skipped) == ((), ("fold0", "fold1", "fold2"))
     pd.testing.assert_frame_equal(predictions(run, "dl-cnb"), before)
-    pipeline.train(run, FitSettings("dl-cnb", changes={"epochs": 3}, folds=3))
+    pipeline.train(run, TrainSettings("dl-cnb", changes={"epochs": 3}, folds=3))
     assert "test" not in set(predictions(run, "dl-cnb")["part"])
     scoring = pipeline.predict(run, "dl-cnb")
     assert len(scoring.notes) == 3
@@ -218,7 +221,7 @@ def test_the_test_patients_are_scored_once_and_that_is_logged(trained, tmp_path)
 
 def test_a_second_training_skips_and_a_changed_one_does_not(trained, tmp_path):
     run = Run(shutil.copytree(trained.path, tmp_path / "run"))
-    same = FitSettings("dl-cnb", changes={"epochs": 25}, folds=3)
+    same = TrainSettings("dl-cnb", changes={"epochs": 25}, folds=3)
     assert pipeline.train(run, same).skipped == ("fold0", "fold1", "fold2")
     made = Embeddings(run, "efficientnet-lite0")
     rows = np.load(made.features_path("p001-0")) + np.float16(1)
@@ -286,7 +289,7 @@ def test_three_classes_have_a_column_each(tmp_path):
     for model in ("dl-cnb", "clinical"):
         pipeline.train(
             run,
-            FitSettings(
+            TrainSettings(
                 model, changes={"epochs": 25} if model == "dl-cnb" else {}, split="holdout"
             ),
         )
@@ -369,7 +372,7 @@ def test_a_covariate_that_is_the_label_is_refused(tmp_path):
     )
     run.save_cohort(Cohort(cohort))
     with pytest.raises(RefusedError, match="outcome is the label itself"):
-        pipeline.train(run, FitSettings("clinical", folds=3))
+        pipeline.train(run, TrainSettings("clinical", folds=3))
 
 
 def test_a_fold_that_fails_leaves_the_others(tmp_path):
@@ -444,7 +447,7 @@ def test_the_clinical_model_of_the_paper_through_a_run(shared_data, tmp_path):
     (path / ".lock").touch()
     run = Run(path)
     run.__dict__["cohort"] = Cohort(slides)
-    pipeline.train(run, FitSettings("clinical"))
+    pipeline.train(run, TrainSettings("clinical"))
     pipeline.predict(run, "clinical")
     found = predictions(run, "clinical")
     for part, paper, tolerance in (

@@ -11,7 +11,8 @@ import torch
 from safetensors.numpy import load, save
 from scipy.fft import dct
 
-from morphomil.mil import AttentionMIL, TrainingError
+from morphomil.errors import TrainingError
+from morphomil.mil import AttentionMIL
 from morphomil.rank.model import (
     InstanceBags,
     MorphometryMIL,

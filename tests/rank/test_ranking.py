@@ -14,7 +14,8 @@ from scipy.stats import kendalltau, mannwhitneyu, spearmanr
 from sklearn.linear_model import LogisticRegression
 
 from morphomil.bags import BAG_SIZE
-from morphomil.cohort.splits import make_folds, patient_labels
+from morphomil.cohort.labels import patient_labels
+from morphomil.cohort.splits import make_folds
 from morphomil.errors import InputError, RefusedError
 from morphomil.matrix import BINS, FINE_BINS, count_nuclei, mean_rows, rebin, relative_frequencies
 from morphomil.rank import ranking as ranking_module

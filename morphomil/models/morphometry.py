@@ -1,0 +1,138 @@
+"""Histograms of nuclear features -> probability of patients: the morphometry model of a fold."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import pandas as pd
+
+from morphomil.cohort.labels import describe_losses
+from morphomil.cohort.splits import Fold
+from morphomil.errors import InputError
+from morphomil.models.fold import Facts, Fitted
+from morphomil.models.protocol import LabeledCohort, Prediction
+from morphomil.rank.folds import LEFT_OUT_WITHOUT, FoldTask, PatientBags, by_patient
+from morphomil.rank.settings import SEEDS
+
+if TYPE_CHECKING:
+    from collections.abc import Collection
+    from pathlib import Path
+
+    from numpy.typing import NDArray
+
+    from morphomil.matrix import Edges
+    from morphomil.models.fold import Parts, TrainedFold
+    from morphomil.models.protocol import OnEpoch
+    from morphomil.models.settings import TrainSettings
+    from morphomil.run.directory import Run
+
+
+@dataclass(frozen=True)
+class MorphometryInputs:
+    """The histograms of every slide with enough measured nuclei."""
+
+    cohort: LabeledCohort
+    bags: PatientBags
+    features: tuple[str, ...]
+    key_parts: tuple[Any, ...]
+    data_parts: tuple[Any, ...]
+
+    @property
+    def positive(self) -> pd.Series[bool]:
+        """Who has the positive label, by patient."""
+        return self.cohort.labels == len(self.cohort.classes) - 1
+
+
+@dataclass(frozen=True)
+class Morphometry:
+    """The morphometry model (`protocol.Model`), as a ranking trains it."""
+
+    settings: TrainSettings
+
+    def inputs(self, run: Run, slides: pd.DataFrame, classes: tuple[str, ...]) -> MorphometryInputs:
+        """The bags of the slides that are measured and have a patch of enough nuclei."""
+        if len(classes) != 2:
+            raise InputError(
+                f"{self.settings.model} tells two labels apart, the cohort has {len(classes)}"
+            )
+        measured = slides[slides["slide_id"].isin(run.done("featurize"))]
+        if measured.empty:
+            raise InputError(
+                f"{run.path} has no measured slides; run: morphomil featurize {run.path}"
+            )
+        features = run.counts(measured["slide_id"].iloc[0]).features
+
+        def load(slide_id: str) -> NDArray[Any]:
+            stored = run.counts(slide_id)
+            check_features(stored.features, features, f"{run.path}: slide {slide_id}")
+            return stored.counts
+
+        bags = PatientBags.collect(load, measured, seed=self.settings.seed)
+        usable = slides[slides["slide_id"].isin(bags.slides)]
+        notes = describe_losses(slides, usable, LEFT_OUT_WITHOUT)
+        cohort = LabeledCohort.of(usable, classes, notes=notes)
+        key = [[name, run.ledger.outputs(name, "featurize")] for name in cohort.slides["slide_id"]]
+        return MorphometryInputs(cohort, bags, features, tuple(key), (run.measured_key(), None))
+
+    def fit(
+        self,
+        inputs: MorphometryInputs,
+        parts: Parts,
+        *,
+        folder: Path,
+        on_epoch: OnEpoch | None = None,
+    ) -> Fitted:
+        """As many models as a ranking trains; the validation patients end their training."""
+        fold = Fold(folder.name, parts["train"], parts["val"], parts["test"])
+        task = FoldTask(
+            fold,
+            inputs.bags,
+            inputs.positive,
+            features=inputs.features,
+            seed=self.settings.seed,
+        )
+        model = task.train(SEEDS)
+        probability = _both_classes(score_patients(inputs.bags, model.edges, model.weights))
+        return Fitted(dict(model.weights), model.log, Facts(edges=model.edges), probability)
+
+    def predict(
+        self, fold: TrainedFold, inputs: MorphometryInputs, patients: Collection[str]
+    ) -> Prediction:
+        """The mean of the fold's models, for all patients."""
+        edges = fold.record.edges
+        check_features(inputs.features, edges.features, "this cohort")
+        return Prediction(_both_classes(score_patients(inputs.bags, edges, fold.weights)))
+
+    def differences(self, run: Run, origin: Run) -> list[str]:
+        """None that the features' names don't tell (`predict`)."""
+        return []
+
+
+def score_patients(
+    bags: PatientBags, edges: Edges, weights: dict[str, NDArray[Any]]
+) -> pd.Series[float]:
+    """Probability of the positive label by patient, the mean over the models of a fold."""
+    from morphomil.rank.model import restore_morphometry
+
+    instances = bags.whole.instances(edges)
+    prediction = restore_morphometry(weights).predict(instances.values)
+    probability = by_patient(prediction.probability, instances)[..., 1].mean(axis=0)
+    return pd.Series(probability, index=pd.Index(bags.patients, dtype=object))
+
+
+def _both_classes(positive: pd.Series[float]) -> pd.DataFrame:
+    return pd.DataFrame({0: 1 - positive, 1: positive})
+
+
+def check_features(given: tuple[str, ...], wanted: tuple[str, ...], where: str) -> None:
+    """Make sure that histograms are of the features that a model reads, in its order.
+
+    Raises:
+        InputError: they aren't.
+    """
+    if given != wanted:
+        raise InputError(
+            f"{where} was measured with the features {', '.join(given)}, and the model reads "
+            f"{', '.join(wanted)}; run morphomil featurize with the same features"
+        )
