@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import time
 from dataclasses import asdict
 from threading import Lock
 from typing import TYPE_CHECKING, Any
 
-from morphomil.errors import InputError
-from morphomil.pipeline.execution import Progress, Shard, Silence, StageResult, each_slide
+from morphomil.pipeline.execution import SlideStage, execute, segmented_slides
 from morphomil.run.ledger import key_of
 
 if TYPE_CHECKING:
@@ -18,7 +16,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from morphomil.image_model.backbones import LoadedEncoder
-    from morphomil.pipeline.execution import Step
+    from morphomil.pipeline.execution import Progress, Shard, SlideOutput, StageResult, Step
     from morphomil.run.directory import Run
     from morphomil.run.embeddings import Embeddings
     from morphomil.types import EmbedSettings, Slide
@@ -33,7 +31,7 @@ def embed(
     shard: Shard | None = None,
     progress: Progress | None = None,
 ) -> tuple[Embeddings, StageResult]:
-    """Deep features of the kept patches of every segmented slide (`embed.Embeddings`).
+    """Deep features of the kept patches of every segmented slide (`run.embeddings.Embeddings`).
 
     Writes `embeddings/BACKBONE/ID.npy`: half precision, a row per kept patch.
 
@@ -41,7 +39,7 @@ def embed(
         run: a run with segmented slides.
         settings: which backbone, from pixels prepared how.
         weights: of the backbone, where they can't be downloaded.
-        encoder: any other source of features, in place of a backbone (`embed.LoadedEncoder`).
+        encoder: any other source of features, in place of a backbone (`image_model.LoadedEncoder`).
         shard: the part of the cohort to work on.
         progress: hears of every slide.
 
@@ -54,19 +52,13 @@ def embed(
     from morphomil.run.embeddings import Embeddings
     from morphomil.types import EmbedSettings
 
-    shard, settings = shard or Shard(), settings or EmbedSettings()
-    segmented = set(run.done("segment"))
-    if not segmented:
-        raise InputError(
-            f"{run.path} has no segmented slides; run: morphomil segment COHORT --out {run.path}"
-        )
-    begun = time.monotonic()
+    settings = settings or EmbedSettings()
+    slides = segmented_slides(run)
     loaded = encoder or load_encoder(settings, weights=weights)
-    folder = (
-        loaded.name if encoder or settings.pooling == "own" else f"{loaded.name}-{settings.pooling}"
-    )
-    made = Embeddings(run, folder)
-    stated = {"outside": settings.outside} if encoder else asdict(settings)
+    pooled = not encoder and settings.pooling != "own"
+    name = f"{loaded.name}-{settings.pooling}" if pooled else loaded.name
+    embeddings = Embeddings(run, name)
+    source = {"outside": settings.outside} if encoder else asdict(settings)
     alone = Lock()
 
     def encode(patches: NDArray[np.uint8]) -> NDArray[Any]:
@@ -74,26 +66,21 @@ def embed(
             return loaded.encode(patches)
 
     def key(slide: Slide) -> str:
-        return key_of("embed", stated, loaded.sha256, run.ledger.outputs(slide.slide_id, "segment"))
+        masks = run.ledger.outputs(slide.slide_id, "segment")
+        return key_of("embed", source, loaded.sha256, masks)
 
-    def work(slide: Slide, step: Step) -> tuple[list[str], dict[str, Any]]:
+    def work(slide: Slide, step: Step) -> SlideOutput:
         shared = LoadedEncoder(loaded.name, encode, loaded.sha256)
         features = embed_slide(run, slide, shared, outside=settings.outside, step=step)
         figures = {"patches": len(features), "features": features.shape[1]}
-        return [made.save(slide.slide_id, features)], figures
+        return [embeddings.save(slide.slide_id, features)], figures
 
-    with run.lock(shard.lock_name):
-        slides = [
-            slide
-            for slide in run.cohort.slides
-            if slide.slide_id in segmented and shard.holds(slide.slide_id)
-        ]
-        result = each_slide(
-            made.ledger, slides, "embed", key=key, work=work, progress=progress or Silence()
-        )
-        run.record(
-            "embed",
-            stated | {"name": folder, "sha256": loaded.sha256},
-            seconds=time.monotonic() - begun,
-        )
-    return made, result
+    stage = SlideStage(
+        "embed",
+        embeddings.ledger,
+        slides,
+        key=key,
+        work=work,
+        settings=source | {"name": name, "sha256": loaded.sha256},
+    )
+    return embeddings, execute(run, stage, shard=shard, progress=progress)

@@ -16,11 +16,14 @@ from morphomil.types import CORES
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
+    from morphomil.run.directory import Run
     from morphomil.run.ledger import Ledger
-    from morphomil.types import Slide
+    from morphomil.types import Cohort, Slide
 
     Step = Callable[[int, int], None]
     """Hears how many patches of how many are done."""
+    SlideOutput = tuple[list[str], dict[str, Any]]
+    """Names of a slide's outputs, and its figures."""
 
 
 class Progress(Protocol):
@@ -87,82 +90,131 @@ class Shard:
         return number % self.count == self.index - 1
 
 
+@dataclass(frozen=True)
+class SlideStage:
+    """Work done slide by slide, each slide's result being kept for as long as its key stands."""
+
+    name: str
+    """The ledger and the progress know the stage by this name."""
+    ledger: Ledger
+    """Here stands what is done, and with which key."""
+    slides: Sequence[Slide]
+    """These slides are worked on."""
+    key: Callable[[Slide], str]
+    """A short name of everything that a slide's result depends on (`key_of`)."""
+    work: Callable[[Slide, Step], SlideOutput]
+    """Writes a slide's outputs; returns their names, as the ledger finds them, and its figures."""
+    settings: dict[str, Any]
+    """The run's log gets these settings."""
+    command: str = ""
+    """The run's log names the command so; empty: like the stage."""
+
+
+def execute(
+    run: Run,
+    stage: SlideStage,
+    *,
+    cohort: Cohort | None = None,
+    shard: Shard | None = None,
+    progress: Progress | None = None,
+) -> StageResult:
+    """Do a stage's work on every slide that has no valid result; one that fails stops no other.
+
+    Args:
+        run: is locked meanwhile, and logs the command.
+        stage: what is to be done.
+        cohort: stored as the run's before the work begins, by a stage that a run starts with.
+        shard: the part of the slides to work on.
+        progress: hears of every slide.
+
+    Raises:
+        BusyError: another process works in the run directory.
+        OSError: the disk is full.
+    """
+    begun, shard = time.monotonic(), shard or Shard()
+    with run.lock(shard.lock_name):
+        if cohort is not None:
+            run.save_cohort(cohort)
+        slides = [slide for slide in stage.slides if shard.holds(slide.slide_id)]
+        result = _work_slides(stage, slides, progress or Silence())
+        run.record(stage.command or stage.name, stage.settings, seconds=time.monotonic() - begun)
+    return result
+
+
+def segmented_slides(run: Run) -> list[Slide]:
+    """The slides of a run that have masks, for the stages that read them.
+
+    Raises:
+        InputError: nothing is segmented yet.
+    """
+    segmented = set(run.done("segment"))
+    if not segmented:
+        raise InputError(
+            f"{run.path} has no segmented slides; run: morphomil segment COHORT --out {run.path}"
+        )
+    return [slide for slide in run.cohort.slides if slide.slide_id in segmented]
+
+
 class _Stopped(BaseException):
     """The stage ends early; what the slide has so far is dropped."""
 
 
-def each_slide(
-    ledger: Ledger,
-    slides: Sequence[Slide],
-    stage: str,
-    *,
-    key: Callable[[Slide], str],
-    work: Callable[[Slide, Step], tuple[list[str], dict[str, Any]]],
-    progress: Progress,
-) -> StageResult:
-    """Run `work` on every slide that has no valid result; `work` returns the names of its outputs
-    and its figures.
-
-    As many slides as there are cores are worked side by side: one is read while another waits for
-    its network.
-    """
+def _work_slides(stage: SlideStage, slides: Sequence[Slide], progress: Progress) -> StageResult:
+    """Work as many slides side by side as there are cores: one is read while another waits for its
+    network."""
     speaking, stopping = Lock(), Event()
-    progress.start(stage, len(slides))
+    progress.start(stage.name, len(slides))
 
     def one(slide: Slide) -> tuple[str, str]:
-        name, begun, stated = slide.slide_id, time.monotonic(), ""
+        def begin() -> None:
+            with speaking:
+                progress.begin(slide.slide_id)
 
         def step(done: int, total: int) -> None:
             if stopping.is_set():
                 raise _Stopped
             with speaking:
-                progress.step(name, done, total)
+                progress.step(slide.slide_id, done, total)
 
         step(0, 1)
-        try:
-            stated = key(slide)
-            if ledger.is_done(name, stage, stated):
-                state, message, said = "skipped", "", "already done"
-            else:
-                with speaking:
-                    progress.begin(name)
-                outputs, figures = work(slide, step)
-                ledger.mark_done(name, stage, stated, outputs=outputs, figures=figures)
-                state, message, said = (
-                    "done",
-                    "",
-                    f"{_describe(figures)} ({time.monotonic() - begun:.1f} s)",
-                )
-        except Exception as error:
-            if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
-                raise
-            message = (
-                str(error)
-                if isinstance(error, MorphomilError)
-                else f"{type(error).__name__}: {error}"
-            )
-            state, said = "failed", message
-            ledger.mark_failed(name, stage, stated, message)
+        state, message = _work_slide(stage, slide, begin=begin, step=step)
         with speaking:
-            progress.end(name, state, said)
+            progress.end(slide.slide_id, state, message)
         return state, message
 
     with ThreadPoolExecutor(CORES) as pool:
         try:
-            outcomes = dict(
-                zip([slide.slide_id for slide in slides], pool.map(one, slides), strict=True)
-            )
+            names = [slide.slide_id for slide in slides]
+            outcomes = dict(zip(names, pool.map(one, slides), strict=True))
         finally:
             stopping.set()
-    done, skipped = (
-        tuple(name for name, (state, _) in outcomes.items() if state == wanted) for wanted in _GOOD
-    )
     return StageResult(
-        done, skipped, {name: message for name, (_, message) in outcomes.items() if message}
+        tuple(name for name, (state, _) in outcomes.items() if state == "done"),
+        tuple(name for name, (state, _) in outcomes.items() if state == "skipped"),
+        {name: message for name, (state, message) in outcomes.items() if state == "failed"},
     )
 
 
-_GOOD = ("done", "skipped")
+def _work_slide(
+    stage: SlideStage, slide: Slide, *, begin: Callable[[], None], step: Step
+) -> tuple[str, str]:
+    """A slide's state (done, skipped, failed) after its work, and what is said of it."""
+    slide_id, begun, key = slide.slide_id, time.monotonic(), ""
+    try:
+        key = stage.key(slide)
+        if stage.ledger.is_done(slide_id, stage.name, key):
+            return "skipped", "already done"
+        begin()
+        outputs, figures = stage.work(slide, step)
+        stage.ledger.mark_done(slide_id, stage.name, key, outputs=outputs, figures=figures)
+    except Exception as error:
+        if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+            raise
+        known = isinstance(error, MorphomilError)
+        cause = str(error) if known else f"{type(error).__name__}: {error}"
+        stage.ledger.mark_failed(slide_id, stage.name, key, cause)
+        return "failed", cause
+    return "done", f"{_describe(figures)} ({time.monotonic() - begun:.1f} s)"
 
 
 def _describe(figures: dict[str, Any]) -> str:

@@ -6,15 +6,14 @@ A run made so goes through `featurize` and `rank` like one of `segment`.
 
 from __future__ import annotations
 
-import time
 from dataclasses import asdict
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import shapely
 
 from morphomil.errors import InputError
-from morphomil.pipeline.execution import Shard, Silence, StageResult, each_slide
+from morphomil.pipeline.execution import SlideStage, execute
 from morphomil.pipeline.segmentation import RegionOfSlide, check_pixel_sizes, cut_slide
 from morphomil.run.directory import Run
 from morphomil.run.ledger import key_of
@@ -30,7 +29,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from morphomil.pipeline.execution import Progress, Step
+    from morphomil.pipeline.execution import Progress, Shard, SlideOutput, StageResult, Step
     from morphomil.types import Cohort, Slide
 
 
@@ -65,7 +64,7 @@ def import_nuclei(
         InputError: an image has no file of nuclei, or the run directory can't be used.
         BusyError: another process works in `out`.
     """
-    settings, shard = settings or PatchSettings(), shard or Shard()
+    settings = settings or PatchSettings()
     images = [image for slide in cohort.slides for image in slide.images]
     if missing := [str(image.path) for image in images if image.path not in nuclei]:
         raise InputError([f"slide {path} has no file of nuclei" for path in missing])
@@ -74,31 +73,31 @@ def import_nuclei(
     ):
         raise InputError([f"file of nuclei {path} doesn't exist" for path in gone])
     check_pixel_sizes(cohort, mpp)
-    begun = time.monotonic()
     run = Run.create(out)
-    with run.lock(shard.lock_name):
-        run.save_cohort(cohort)
 
-        def key(slide: Slide) -> str:
-            paths = [[image.path, nuclei[image.path], image.annotation] for image in slide.images]
-            files = [[path and fingerprint(path) for path in files] for files in paths]
-            return key_of(
-                "import-nuclei",
-                asdict(settings),
-                [image.mpp or mpp for image in slide.images],
-                files,
-            )
-
-        def work(slide: Slide, step: Step) -> tuple[list[str], dict[str, Any]]:
-            return _import_slide(run, slide, nuclei, settings, mpp, step)
-
-        slides = [slide for slide in cohort.slides if shard.holds(slide.slide_id)]
-        result = each_slide(
-            run.ledger, slides, "segment", key=key, work=work, progress=progress or Silence()
+    def key(slide: Slide) -> str:
+        paths = [[image.path, nuclei[image.path], image.annotation] for image in slide.images]
+        files = [[path and fingerprint(path) for path in files] for files in paths]
+        return key_of(
+            "import-nuclei",
+            asdict(settings),
+            [image.mpp or mpp for image in slide.images],
+            files,
         )
-        stated = asdict(settings) | {"mpp": mpp, "model": "imported"}
-        run.record("import-nuclei", stated, seconds=time.monotonic() - begun)
-    return run, result
+
+    def work(slide: Slide, step: Step) -> SlideOutput:
+        return _import_slide(run, slide, nuclei, settings, mpp, step)
+
+    stage = SlideStage(
+        "segment",
+        run.ledger,
+        cohort.slides,
+        key=key,
+        work=work,
+        settings=asdict(settings) | {"mpp": mpp, "model": "imported"},
+        command="import-nuclei",
+    )
+    return run, execute(run, stage, cohort=cohort, shard=shard, progress=progress)
 
 
 ENDINGS = (".png", ".tif", ".tiff", ".geojson", ".geojson.gz", ".json", ".json.gz")
@@ -147,7 +146,7 @@ def _import_slide(
     settings: PatchSettings,
     mpp: float | None,
     step: Step,
-) -> tuple[list[str], dict[str, Any]]:
+) -> SlideOutput:
     sources: dict[int, Nuclei] = {}
     used = 0
 

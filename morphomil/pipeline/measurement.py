@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-import time
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import pandas as pd
 
-from morphomil.errors import InputError
 from morphomil.matrix import count_nuclei
 from morphomil.nuclei.density import local_density
 from morphomil.nuclei.measure import measure_shapes
 from morphomil.nuclei.registry import FEATURES
-from morphomil.pipeline.execution import Progress, Shard, Silence, StageResult, each_slide
+from morphomil.pipeline.execution import SlideStage, execute, segmented_slides
 from morphomil.run.ledger import key_of
 from morphomil.store import (
     atomic_path,
@@ -21,7 +19,7 @@ from morphomil.store import (
 from morphomil.types import NUCLEI
 
 if TYPE_CHECKING:
-    from morphomil.pipeline.execution import Step
+    from morphomil.pipeline.execution import Progress, Shard, SlideOutput, StageResult, Step
     from morphomil.run.directory import Run
     from morphomil.slides.masks import LabelBand, RegionMasks
     from morphomil.types import Slide
@@ -39,36 +37,25 @@ def featurize(
         InputError: nothing is segmented yet.
         BusyError: another process works in the run directory.
     """
-    shard = shard or Shard()
-    segmented = set(run.done("segment"))
-    if not segmented:
-        raise InputError(
-            f"{run.path} has no segmented slides; run: morphomil segment COHORT --out {run.path}"
-        )
-    begun = time.monotonic()
-    with run.lock(shard.lock_name):
 
-        def key(slide: Slide) -> str:
-            return key_of(
-                "featurize", list(FEATURES), run.ledger.outputs(slide.slide_id, "segment")
-            )
+    def key(slide: Slide) -> str:
+        return key_of("featurize", list(FEATURES), run.ledger.outputs(slide.slide_id, "segment"))
 
-        def work(slide: Slide, step: Step) -> tuple[list[str], dict[str, Any]]:
-            return _featurize_slide(run, slide.slide_id, step)
+    def work(slide: Slide, step: Step) -> SlideOutput:
+        return _featurize_slide(run, slide.slide_id, step)
 
-        slides = [
-            slide
-            for slide in run.cohort.slides
-            if slide.slide_id in segmented and shard.holds(slide.slide_id)
-        ]
-        result = each_slide(
-            run.ledger, slides, "featurize", key=key, work=work, progress=progress or Silence()
-        )
-        run.record("featurize", {"features": list(FEATURES)}, seconds=time.monotonic() - begun)
-    return result
+    stage = SlideStage(
+        "featurize",
+        run.ledger,
+        segmented_slides(run),
+        key=key,
+        work=work,
+        settings={"features": list(FEATURES)},
+    )
+    return execute(run, stage, shard=shard, progress=progress)
 
 
-def _featurize_slide(run: Run, slide_id: str, step: Step) -> tuple[list[str], dict[str, Any]]:
+def _featurize_slide(run: Run, slide_id: str, step: Step) -> SlideOutput:
     import zarr
 
     folder = run.slide_folder(slide_id)

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import time
 from dataclasses import asdict, dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pandas as pd
 
 from morphomil.errors import InputError, SlideError
-from morphomil.pipeline.execution import Progress, Shard, Silence, StageResult, each_slide
+from morphomil.pipeline.execution import SlideStage, execute
 from morphomil.run.directory import Run
 from morphomil.run.ledger import key_of
 from morphomil.slides.image import open_image
@@ -33,7 +32,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from morphomil.pipeline.execution import Step
+    from morphomil.pipeline.execution import Progress, Shard, SlideOutput, StageResult, Step
     from morphomil.segment.model import Segmenter
     from morphomil.segment.polygons import Polygons
     from morphomil.slides.image import SlideImage
@@ -72,41 +71,39 @@ def segment(
     from morphomil.segment.model import load_segmenter
 
     settings, choice = settings or PatchSettings(), segmenter or SegmenterSettings()
-    shard = shard or Shard()
     check_pixel_sizes(cohort, mpp)
-    begun = time.monotonic()
     run = Run.create(out)
-    with run.lock(shard.lock_name):
-        run.save_cohort(cohort)
-        loaded = load_segmenter(choice)
+    loaded = load_segmenter(choice)
 
-        def key(slide: Slide) -> str:
-            files = [
-                [
-                    fingerprint(image.path),
-                    image.annotation and fingerprint(image.annotation),
-                    image.mpp or mpp,
-                ]
-                for image in slide.images
+    def key(slide: Slide) -> str:
+        files = [
+            [
+                fingerprint(image.path),
+                image.annotation and fingerprint(image.annotation),
+                image.mpp or mpp,
             ]
-            return key_of(
-                "segment", asdict(settings), loaded.sha256, choice.engine, choice.precision, files
-            )
-
-        def work(slide: Slide, step: Step) -> tuple[list[str], dict[str, Any]]:
-            def draw(part: RegionOfSlide, first_label: int) -> DrawnNuclei:
-                return _segment_region(part, loaded, first_label=first_label, step=step)
-
-            return cut_slide(run, slide, settings, mpp=mpp, draw=draw)
-
-        slides = [slide for slide in cohort.slides if shard.holds(slide.slide_id)]
-        result = each_slide(
-            run.ledger, slides, "segment", key=key, work=work, progress=progress or Silence()
+            for image in slide.images
+        ]
+        return key_of(
+            "segment", asdict(settings), loaded.sha256, choice.engine, choice.precision, files
         )
-        stated = asdict(settings) | {"mpp": mpp} | asdict(choice)
-        stated |= {"model_sha256": loaded.sha256, "precision": loaded.precision}
-        run.record("segment", stated, seconds=time.monotonic() - begun)
-    return run, result
+
+    def work(slide: Slide, step: Step) -> SlideOutput:
+        def draw(part: RegionOfSlide, first_label: int) -> DrawnNuclei:
+            return _segment_region(part, loaded, first_label=first_label, step=step)
+
+        return cut_slide(run, slide, settings, mpp=mpp, draw=draw)
+
+    model = {"model_sha256": loaded.sha256, "precision": loaded.precision}
+    stage = SlideStage(
+        "segment",
+        run.ledger,
+        cohort.slides,
+        key=key,
+        work=work,
+        settings=asdict(settings) | {"mpp": mpp} | asdict(choice) | model,
+    )
+    return run, execute(run, stage, cohort=cohort, shard=shard, progress=progress)
 
 
 def check_pixel_sizes(cohort: Cohort, mpp: float | None) -> None:
@@ -146,7 +143,7 @@ def cut_slide(
     *,
     mpp: float | None,
     draw: Callable[[RegionOfSlide, int], DrawnNuclei],
-) -> tuple[list[str], dict[str, Any]]:
+) -> SlideOutput:
     """Write a slide's regions, patches and masks; the names of the outputs and the figures of the
     stage.
 
