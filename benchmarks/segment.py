@@ -24,8 +24,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import zarr
 
-from morphomil import pipeline
-from morphomil.segment import detect
+from morphomil.pipeline import segmentation
+from morphomil.segment import detect, polygons
 from morphomil.segment.agreement import overlaps
 from morphomil.segment.model import load_segmenter, load_stardist
 from morphomil.slides.image import SlideImage, open_image
@@ -36,6 +36,8 @@ if TYPE_CHECKING:
 
     import pandas as pd
     from numpy.typing import NDArray
+
+    from morphomil.run.directory import Run
 
 SPENT: dict[str, float] = defaultdict(float)
 
@@ -53,13 +55,11 @@ def clocked(name: str, function: Callable[..., Any]) -> Callable[..., Any]:
     return timed
 
 
-def segment(
-    cohort: Cohort, folder: Path, settings: SegmenterSettings
-) -> tuple[pipeline.Run, float]:
-    """A run of the stage with the segmenter at hand, and its seconds."""
+def segment(cohort: Cohort, folder: Path, settings: SegmenterSettings) -> tuple[Run, float]:
+    """A run of the stage with the segmenter loaded, and its seconds."""
     load_segmenter(settings)
     begun = time.perf_counter()
-    run, result = pipeline.segment(cohort, folder, segmenter=settings)
+    run, result = segmentation.segment(cohort, folder, segmenter=settings)
     if result.failed:
         raise SystemExit(str(result.failed))
     return run, time.perf_counter() - begun
@@ -99,8 +99,8 @@ def matched_share(one: NDArray[np.integer], other: NDArray[np.integer], iou: flo
     )
 
 
-def main() -> None:
-    """Print the table."""
+def read_arguments() -> argparse.Namespace:
+    """What the command line says."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -113,7 +113,12 @@ def main() -> None:
     )
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--memory", type=int, default=0, metavar="N")
-    args = parser.parse_args()
+    return parser.parse_args()
+
+
+def main() -> None:
+    """Print the table."""
+    args = read_arguments()
     cohort = Cohort(
         tuple(Slide(p.stem, p.stem, "0", (ImageSource(p, mpp=args.mpp),)) for p in args.images)
     )
@@ -126,61 +131,61 @@ def main() -> None:
     if args.memory:
         watch_memory(cohort, engines["openvino"], args.memory)
         return
-    seconds: dict[str, list[float]] = defaultdict(list)
+    models = [args.model, *([args.baseline] if args.baseline else [])]
+    references = {f"predict_instances, {model}": load_stardist(model) for model in models}
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         runs = {
-            key: segment(cohort, folder / key / "warm", choice)[0]
-            for key, choice in engines.items()
+            key: segment(cohort, folder / key / "warm", settings)[0]
+            for key, settings in engines.items()
         }
-        tables = {
-            slide.slide_id: runs["openvino"].patches(slide.slide_id) for slide in cohort.slides
-        }
+        tables = {s.slide_id: runs["openvino"].patches(s.slide_id) for s in cohort.slides}
         count = sum(int(table["kept"].sum()) for table in tables.values())
-        references = {f"predict_instances, {args.model}": load_stardist(args.model)}
-        if args.baseline:
-            references[f"predict_instances, {args.baseline}"] = load_stardist(args.baseline)
+        seconds: dict[str, list[float]] = defaultdict(list)
         for model in references.values():
             model.predict_instances(np.zeros((256, 256, 3), np.float32))
         for repeat in range(args.repeats):
             for key, model in references.items():
-                each = list(
-                    stardist_patches(cohort, tables, model, folder / "stardist", limit=args.patches)
-                )
+                place = folder / "stardist"
+                each = list(stardist_patches(cohort, tables, model, place, limit=args.patches))
                 seconds[key].append(float(np.mean(each)))
-            for key, choice in engines.items():
-                seconds[key].append(segment(cohort, folder / key / str(repeat), choice)[1] / count)
-        reference = min(seconds[f"predict_instances, {args.model}"])
-        print(
-            f"{count} patches of {len(args.images)} images, {CORES} cores; best of {args.repeats}"
-        )
-        for key, values in seconds.items():
-            line = (
-                f"{key:40} {1000 * min(values):7.1f} ms per patch, {reference / min(values):5.2f} x"
-            )
-            if args.baseline:
-                line += (
-                    f", {min(seconds[f'predict_instances, {args.baseline}']) / min(values):5.2f} "
-                    "x baseline"
-                )
-            print(line)
-        print("nuclei matched at IoU 0.9 with the tensorflow engine:")
-        for key in (key for key in engines if key != "tensorflow"):
-            shares = [
-                matched_share(masks.labels[:], runs[key].masks(slide.slide_id)[region].labels[:])
-                for slide in cohort.slides
-                for region, masks in runs["tensorflow"].masks(slide.slide_id).items()
-            ]
-            print(f"  {key}: {np.mean(shares):.4f}")
+            for key, settings in engines.items():
+                spent = segment(cohort, folder / key / str(repeat), settings)[1]
+                seconds[key].append(spent / count)
+        print(f"{count} patches of {len(cohort)} images, {CORES} cores; best of {args.repeats}")
+        print_speeds(seconds, list(references))
+        print_agreement(cohort, runs)
         profile(cohort, folder / "profile", count)
 
 
-def watch_memory(cohort: Cohort, choice: SegmenterSettings, patches: int) -> None:
+def print_speeds(seconds: dict[str, list[float]], references: list[str]) -> None:
+    """The best time of each way, and how much faster that is than each reference."""
+    best = {key: min(values) for key, values in seconds.items()}
+    for key, value in best.items():
+        line = f"{key:40} {1000 * value:7.1f} ms per patch, {best[references[0]] / value:5.2f} x"
+        for baseline in references[1:]:
+            line += f", {best[baseline] / value:5.2f} x baseline"
+        print(line)
+
+
+def print_agreement(cohort: Cohort, runs: dict[str, Run]) -> None:
+    """The share of the tensorflow engine's nuclei that the other engines find."""
+    print("nuclei matched at IoU 0.9 with the tensorflow engine:")
+    for key in (key for key in runs if key != "tensorflow"):
+        shares = [
+            matched_share(masks.labels[:], runs[key].masks(slide.slide_id)[region].labels[:])
+            for slide in cohort.slides
+            for region, masks in runs["tensorflow"].masks(slide.slide_id).items()
+        ]
+        print(f"  {key}: {np.mean(shares):.4f}")
+
+
+def watch_memory(cohort: Cohort, settings: SegmenterSettings, patches: int) -> None:
     """Segment until so many patches are done."""
     done = number = 0
     while done < patches:
         with tempfile.TemporaryDirectory() as name:
-            run, _ = segment(cohort, Path(name), choice)
+            run, _ = segment(cohort, Path(name), settings)
             done += int(run.figures("segment")["patches_kept"].sum())
         number += 1
         if number % 5 == 1 or done >= patches:
@@ -192,11 +197,11 @@ def profile(cohort: Cohort, folder: Path, count: int) -> None:
     """Where processor time goes, the network's from what is left."""
     for owner, name in (
         (SlideImage, "read"),
-        (pipeline, "cut_patches"),
-        (pipeline, "find_regions"),
+        (segmentation, "cut_patches"),
+        (segmentation, "find_regions"),
         (detect, "suppress"),
-        (detect, "_draw"),
-        (detect, "keep_largest_parts"),
+        (polygons, "_draw"),
+        (polygons, "keep_largest_parts"),
     ):
         setattr(owner, name, clocked(name, getattr(owner, name)))
     before = os.times()
