@@ -54,8 +54,8 @@ def compare_clustered(
     the rows.
 
     `mixed`: difference of means in a linear model with a random intercept per patient (REML),
-    Student's t with patients
-    - 2 degrees of freedom (as R's nlme). It takes normal patients' means and one variance.
+    Student's t with patients - 2 degrees of freedom (as R's nlme). It takes normal patients' means
+    and one variance.
 
     `naive` is refused: see the message.
 
@@ -72,9 +72,8 @@ def compare_clustered(
     Returns:
         `feature, method, rows, missing, patients_positive, patients_reference`, `icc` (intraclass
         correlation: the share of variance that lies between patients of a group), `effective_rows`
-            (so many independent rows would say
-        as much), `effect` (its name), `estimate, low, high, p_value, p_holm, p_bh, positive`. NaN
-        with fewer than two patients in a group.
+        (so many independent rows would say as much), `effect` (its name), `estimate, low, high,
+        p_value, p_holm, p_bh, positive`. NaN with fewer than two patients in a group.
 
     Raises:
         RefusedError: there is one group, or the method is naive.

@@ -28,7 +28,7 @@ def correlate_features(values: pd.DataFrame) -> FeatureCorrelation:
     """Spearman's correlation of the columns over the rows (patients), so ordered that kin stand
     together.
 
-    Average linkage on 1 - |rho|, its branches turned so that neighbors are as alike as the tree
+    Average linkage on `1 - |rho|`, its branches turned so that neighbors are as alike as the tree
     allows (Bar-Joseph et al. 2001). A column without variance has NaN, and stands as if
     uncorrelated. One column has no merges.
     """

@@ -64,22 +64,19 @@ def compare_groups(
         level: of intervals.
 
     Returns:
-        Two groups:
-            `feature, test, n_positive, n_reference, missing, missing_positive, missing_reference,
-        median_positive, median_reference, u, p_value, p_holm,
-        p_bh`, `cliffs_delta` (which is the rank-biserial correlation) and `hodges_lehmann` (median
-        of the differences positive - reference) with `_low` and `_high`, `direction`: "higher",
-        "lower" or "equal" in positive by the sign of the effect, missing where a group has no
-        value; `positive` (its label), `family`. With `welch` and `t`: `mean_`, `sd_`,
-        `t, degrees, difference` (of means) and `hedges_g` with `_low` and `_high` instead of
-        medians, u and rank effects.
+        Two groups: `feature, test, n_positive, n_reference, missing, missing_positive,
+        missing_reference, median_positive, median_reference, u, p_value, p_holm, p_bh`,
+        `cliffs_delta` (which is the rank-biserial correlation) and `hodges_lehmann` (median of the
+        differences positive - reference) with `_low` and `_high`, `direction`: "higher", "lower" or
+        "equal" in positive by the sign of the effect, missing where a group has no value;
+        `positive` (its label), `family`. With `welch` and `t`: `mean_`, `sd_`, `t, degrees,
+        difference` (of means) and `hedges_g` with `_low` and `_high` instead of medians, u and rank
+        effects.
 
-        Three or more groups:
-            `feature, test, n_LABEL ..., missing, median_LABEL ..., h, p_value, p_holm, p_bh,
-        epsilon_squared,
-        family`: Kruskal-Wallis, and its effect size H / (n - 1), from 0 to 1 (Tomczak & Tomczak
-        2014); NaN where a group has no value; values all alike give H 0 and p 1. `positive` has no
-        meaning then and is refused.
+        Three or more groups: `feature, test, n_LABEL ..., missing, median_LABEL ..., h, p_value,
+        p_holm, p_bh, epsilon_squared, family`: Kruskal-Wallis, and its effect size H / (n - 1),
+        from 0 to 1 (Tomczak & Tomczak 2014); NaN where a group has no value; values all alike give
+        H 0 and p 1. `positive` has no meaning then and is refused.
 
         Axial columns have, per group, `mean_direction_`, `resultant_length_` and `rayleigh_p_`
         beside, and Watson and Williams's F in `statistic`; p is missing where the test is refused

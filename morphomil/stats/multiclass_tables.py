@@ -45,12 +45,11 @@ def multiclass_table(
     probable class.
 
     Returns:
-        Long form: `model, part, n, measure, class, estimate, low, high`. Of all classes:
-            `AUC macro` (one against the
-        rest) and `AUC Hand-Till`, means over folds that have every class, with BCa intervals
-        (patients drawn within folds and classes), and `ACC`. Of each class: `AUC` against the rest,
-        `recall` and `precision`. Shares have exact intervals. Limits are missing where a patient
-        stands in a part more than once, or the interval has no width.
+        Long form: `model, part, n, measure, class, estimate, low, high`. Of all classes: `AUC
+        macro` (one against the rest) and `AUC Hand-Till`, means over folds that have every class,
+        with BCa intervals (patients drawn within folds and classes), and `ACC`. Of each class:
+        `AUC` against the rest, `recall` and `precision`. Shares have exact intervals. Limits are
+        missing where a patient stands in a part more than once, or the interval has no width.
 
     Raises:
         ValueError: columns are missing, or labels and probabilities don't fit.

@@ -34,11 +34,11 @@ def performance_table(predictions: pd.DataFrame, *, level: float = 0.95) -> pd.D
 
     Returns:
         Long form: `model, part, n, positives, measure, estimate, low, high`. The AUC counts pairs
-            within folds, with
-        the influence-curve interval (`within_fold_auc_interval`), and is missing where no fold has
-        both classes; the others are `diagnostic_table`'s. Several folds make them approximate, as
-        folds share training patients. Where a patient stands in a part more than once (the training
-        patients of several folds) rows are no independent cases and limits are missing.
+        within folds, with the influence-curve interval (`within_fold_auc_interval`), and is missing
+        where no fold has both classes; the others are `diagnostic_table`'s. Several folds make them
+        approximate, as folds share training patients. Where a patient stands in a part more than
+        once (the training patients of several folds) rows are no independent cases and limits are
+        missing.
 
     Raises:
         ValueError: columns are missing, or a patient stands twice in a model's test part.

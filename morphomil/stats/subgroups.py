@@ -41,10 +41,10 @@ def subgroup_table(
         `_high`, `p_value`: unpaired DeLong against the variable's other patients, `p_holm` over the
         model's tests (two subgroups share one), `p_interaction`: likelihood ratio of label ~ score
         * variable (`interaction_test`), one for a variable, `p_interaction_holm` over the model's
-          variables. `refitted_..._optimistic`: Youden's cutoff fitted to the
-        subgroup itself, which flatters ACC, SENS and SPEC there. Subgroups with fewer than two
-        patients of a class have their count only; the interaction is missing where a group is
-        separated by the score or has one class.
+        variables. `refitted_..._optimistic`: Youden's cutoff fitted to the subgroup itself, which
+        flatters ACC, SENS and SPEC there. Subgroups with fewer than two patients of a class have
+        their count only; the interaction is missing where a group is separated by the score or has
+        one class.
 
         Out-of-fold scores: AUCs and their test count pairs within folds, nothing is refitted, and
         all is approximate.

@@ -50,9 +50,8 @@ def correlate_scores(predictions: pd.DataFrame, *, level: float = 0.95) -> pd.Da
         level: of the intervals.
 
     Returns:
-        One row per pair with 5 or more patients in common:
-            `model_a, model_b, patients, rho, rho_low, rho_high`, and
-        the same of `rho_within_label`.
+        One row per pair with 5 or more patients in common: `model_a, model_b, patients, rho,
+        rho_low, rho_high`, and the same of `rho_within_label`.
     """
     test = predictions[predictions["part"] == "test"]
     own = {str(name): table for name, table in test.groupby("model", sort=False)}
