@@ -15,7 +15,6 @@ from morphomil.matrix import slide_values
 from morphomil.nuclei.registry import FEATURES
 from morphomil.pipeline.execution import Progress, Silence
 from morphomil.store import (
-    write_bytes,
     write_json,
     write_parquet,
     write_table_csv,
@@ -54,6 +53,7 @@ def rank(
         RefusedError: leakage, or too few patients of a class.
         BusyError: another process works in the run directory.
     """
+    from morphomil.models.ranked import store_ranked_folds
     from morphomil.rank.ranking import rank_counts
     from morphomil.rank.settings import PERMUTATIONS, SEEDS
 
@@ -94,6 +94,7 @@ def rank(
             "measured": run.measured_key(),
         }
         _store_ranking(run, ranking, about)
+        store_ranked_folds(run, ranking, seed=seed)
         shutil.rmtree(run.contributions_folder, ignore_errors=True)  # of an earlier ranking
         if not quick:
             _store_contributions(run, ranking, seed=seed)
@@ -109,13 +110,6 @@ def _slide_values(run: Run, slide_id: str) -> dict[str, Any]:
 
 
 def _store_ranking(run: Run, ranking: Ranking, about: dict[str, Any]) -> None:
-    from safetensors.numpy import save
-
-    for name, model in ranking.models.items():
-        folder = run.fold_folder("morphometry", name)
-        write_bytes(folder / "weights.safetensors", save(model.weights))
-        write_json(folder / "edges.json", model.edges.to_json())
-        write_table_csv(folder / "log.csv", model.log)
     folder = run.rank_folder
     write_table_csv(folder / "ranking.csv", ranking.table)
     write_parquet(folder / "predictions.parquet", ranking.predictions)

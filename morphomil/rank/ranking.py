@@ -40,6 +40,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
+    from morphomil.cohort.splits import Fold
     from morphomil.rank.folds import Counts, FoldModel, FoldResult, NullResult
     from morphomil.stats.roc import AucInterval
 RESAMPLES = 2000
@@ -90,7 +91,10 @@ class Ranking:
     (`within_fold_auc_interval`)."""
     positive: str
     reference: str
+    folds: tuple[Fold, ...]
+    """Who trained and who was predicted."""
     models: dict[str, FoldModel]
+    """By fold."""
     slides: tuple[str, ...]
     """Those with a patch of enough nuclei."""
     notes: tuple[str, ...]
@@ -274,6 +278,7 @@ def rank_counts(
         ),
         positive=positive,
         reference=reference,
+        folds=splits,
         models={name: answer.result.model for name, answer in answers.items()},
         slides=bags.slides,
         notes=describe_losses(cohort, used, LEFT_OUT_WITHOUT),

@@ -1,0 +1,205 @@
+"""The morphometry model as a model: trained and scored by the commands, and applied to another
+cohort, whether `train` or `rank` made it."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+import zarr
+
+from morphomil import pipeline
+from morphomil.errors import InputError, RefusedError
+from morphomil.matrix import count_nuclei
+from morphomil.models.settings import TrainSettings
+from morphomil.models.trained import trained_folds, trained_models
+from morphomil.run.directory import Run
+from morphomil.stats import auc
+from morphomil.store import write_parquet
+from morphomil.tables.predictions import read_predictions
+from morphomil.types import FEATURE_NAMES, NUCLEI, PATCHES, Cohort, ImageSource, Slide
+
+PROGRAM = Path(sys.executable).with_name("morphomil")
+PATCHES_PER_SLIDE, NUCLEI_PER_PATCH = 6, 20
+
+
+def morphomil(*words: str | Path) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [str(PROGRAM), *map(str, words)], capture_output=True, text=True, check=False
+    )
+
+
+def make_run(
+    path: Path,
+    *,
+    seed: int,
+    prefix: str,
+    patients: int = 24,
+    features: tuple[str, ...] = FEATURE_NAMES,
+) -> Run:
+    """A run as `featurize` leaves it, of nuclei that are larger in positive patients."""
+    rng = np.random.default_rng(seed)
+    path.mkdir(parents=True)
+    (path / ".lock").touch()
+    run = Run(path)
+    slides = [
+        Slide(
+            f"{prefix}{n}", f"{prefix}{n}", str(n % 2), (ImageSource(Path("none.png"), None, 0.5),)
+        )
+        for n in range(patients)
+    ]
+    run.save_cohort(Cohort(tuple(slides)))
+    for slide in slides:
+        name, folder = slide.slide_id, run.slide_folder(slide.slide_id)
+        patches = pd.DataFrame({"patch_id": range(PATCHES_PER_SLIDE)}).assign(
+            slide_id=name, image=0, region=0, x_px=0.0, y_px=0.0, side_px=256.0, kept=True
+        )
+        patches = patches.assign(
+            blank_fraction=0.0, tissue_mm2=0.016, ink_fraction=0.0, sharpness=1.0
+        )
+        write_parquet(folder / "patches.parquet", PATCHES.check(patches))
+        run.ledger.mark_done(name, "segment", "k", outputs=["patches.parquet"], figures={})
+        nuclei = draw_nuclei(rng, name, larger=slide.label == "1")
+        write_parquet(folder / "nuclei.parquet", nuclei)
+        counts = count_nuclei(nuclei, range(PATCHES_PER_SLIDE), features=features)
+        group = zarr.open_group(folder / "counts.zarr", mode="w")
+        group.create_array("counts", data=counts)
+        group.attrs.update({"features": list(features), "patch_id": list(range(PATCHES_PER_SLIDE))})
+        figures = {"nuclei": len(nuclei), "patches_kept": PATCHES_PER_SLIDE}
+        run.ledger.mark_done(
+            name, "featurize", "k", outputs=["nuclei.parquet", "counts.zarr"], figures=figures
+        )
+    settings = {"mpp": None, "model": "default", "working_mpp": 0.5, "patch_px": 256}
+    run.record("segment", settings, seconds=0)
+    return run
+
+
+def draw_nuclei(rng: np.random.Generator, slide_id: str, *, larger: bool) -> pd.DataFrame:
+    n = PATCHES_PER_SLIDE * NUCLEI_PER_PATCH
+    area = rng.normal(70 if larger else 45, 8, n).clip(10)
+    major = 2 * np.sqrt(area / np.pi) * rng.uniform(1.1, 1.4, n)
+    minor = 4 * area / np.pi / major
+    table = pd.DataFrame(
+        {
+            "slide_id": slide_id,
+            "patch_id": np.repeat(range(PATCHES_PER_SLIDE), NUCLEI_PER_PATCH),
+            "label": range(1, n + 1),
+            "image": 0,
+            "x_px": rng.uniform(0, 256, n),
+            "y_px": rng.uniform(0, 256, n),
+            "area_um2": area,
+            "major_axis_um": major,
+            "minor_axis_um": minor,
+            "orientation_deg": rng.uniform(0, 180, n),
+            "circumference_um": np.pi * (major + minor) / 2,
+            "density_per_mm2": rng.normal(3000, 300, n),
+            "circularity": rng.uniform(0.7, 1, n),
+            "rectangularity": rng.uniform(0.7, 0.85, n),
+        }
+    )
+    return NUCLEI.check(table)
+
+
+def predictions(run: Run) -> pd.DataFrame:
+    return pd.read_parquet(run.model_folder("morphometry") / "predictions.parquet")
+
+
+@pytest.fixture(scope="module")
+def ranked(tmp_path_factory) -> Run:
+    run = make_run(tmp_path_factory.mktemp("ranked") / "run", seed=0, prefix="p")
+    pipeline.rank(run, folds=3, quick=True)
+    return run
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory) -> Run:
+    run = make_run(tmp_path_factory.mktemp("trained") / "run", seed=0, prefix="p")
+    done = morphomil("train", run.path, "--model", "morphometry", "--folds", "3")
+    assert done.returncode == 0, done.stderr
+    done = morphomil("predict", run.path)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count("AUC") == 1
+    return run
+
+
+@pytest.fixture
+def elsewhere(tmp_path) -> Run:
+    return make_run(tmp_path / "other", seed=7, prefix="q", patients=16)
+
+
+def test_it_is_trained_and_scored_as_any_model(trained):
+    table = predictions(trained)
+    test = table[table["part"] == "test"]
+    assert sorted(test["patient"]) == sorted(f"p{number}" for number in range(24))
+    areas = [auc(fold["label"], fold["score"]) for _, fold in test.groupby("fold")]
+    assert np.mean(areas) > 0.95
+    assert trained_models(trained) == ["morphometry"]
+    assert pipeline.train(trained, TrainSettings("morphometry", folds=3)).skipped == (
+        "fold0",
+        "fold1",
+        "fold2",
+    )
+    assert set(read_predictions(trained)["model"]) == {"morphometry"}
+
+
+@pytest.mark.parametrize("made_by", ["ranked", "trained"])
+def test_it_scores_another_cohort(made_by, elsewhere, request):
+    origin = request.getfixturevalue(made_by)
+    done = morphomil(
+        "predict", elsewhere.path, "--model", "morphometry", "--model-from", origin.path
+    )
+    assert done.returncode == 0, done.stderr
+    table = predictions(elsewhere)
+    assert set(table["part"]) == {"test"}
+    assert set(table["fold"]) == {"external"}
+    assert sorted(table["patient"]) == sorted(f"q{number}" for number in range(16))
+    assert auc(table["label"], table["score"]) > 0.95
+    cutoffs = [record.cutoff for record in trained_folds(origin, "morphometry")]
+    assert table["cutoff"].unique() == pytest.approx([np.mean(cutoffs)])
+    assert read_predictions(elsewhere)["model"].tolist() == 16 * ["morphometry"]
+    assert pipeline.predict(elsewhere, "morphometry", origin=origin).skipped == ("external",)
+
+
+def test_patients_it_was_trained_on_are_refused(ranked, tmp_path):
+    other = make_run(tmp_path / "other", seed=8, prefix="p", patients=16)
+    with pytest.raises(RefusedError, match="was trained on"):
+        pipeline.predict(other, "morphometry", origin=ranked)
+    words = ("predict", other.path, "--model", "morphometry", "--model-from", ranked.path)
+    assert morphomil(*words).returncode == 4
+
+
+def test_other_features_are_refused(ranked, tmp_path):
+    other = make_run(tmp_path / "other", seed=8, prefix="q", features=FEATURE_NAMES[:-1])
+    words = ("predict", other.path, "--model", "morphometry", "--model-from", ranked.path)
+    done = morphomil(*words)
+    assert done.returncode == 2
+    assert "the model reads area_um2" in done.stderr
+    with pytest.raises(InputError, match="measured with the features"):
+        pipeline.predict(other, "morphometry", origin=ranked)
+
+
+def test_a_ranking_and_a_training_take_each_others_place(ranked, tmp_path):
+    run = Run(shutil.copytree(ranked.path, tmp_path / "run"))
+    assert trained_models(run) == []
+    with pytest.raises(InputError, match="are the ranking's"):
+        pipeline.predict(run, "morphometry")
+    assert set(read_predictions(run)["part"]) == {"test"}
+    pipeline.train(run, TrainSettings("morphometry", folds=3))
+    pipeline.predict(run, "morphometry")
+    assert not run.fold_files("edges.json")
+    assert set(read_predictions(run)["part"]) == {"train", "val", "test"}
+    pipeline.rank(run, folds=3, quick=True)
+    one, other = (
+        json.loads((path.fold_folder("morphometry", "fold0") / "settings.json").read_text())
+        for path in (run, ranked)
+    )
+    assert one == other
+    assert one["trained_by"] == "rank"
+    assert set(read_predictions(run)["part"]) == {"test"}
+    assert len(pd.read_csv(run.model_folder("morphometry") / "test_log.csv")) == 3
