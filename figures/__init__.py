@@ -8,7 +8,7 @@ from morphomil.figures.ranking import ranking_plot
 from morphomil.figures.report.data import Picture, ReportData, SlidePictures
 from morphomil.figures.report.page import render_report, summarize
 from morphomil.figures.roc import roc_plot
-from morphomil.figures.sentences import Auc, describe_methods
+from morphomil.figures.sentences import Auc
 from morphomil.figures.slides import overview, slide_heatmap
 from morphomil.figures.style import (
     ONE_AND_A_HALF_COLUMNS_MM,
@@ -18,6 +18,7 @@ from morphomil.figures.style import (
     save_figure,
     style,
 )
+from morphomil.tables.methods import describe_methods
 from morphomil.tables.roc import roc_points
 
 __all__ = [

@@ -13,7 +13,7 @@ from matplotlib.collections import LineCollection
 from matplotlib.patheffects import withStroke
 from scipy import ndimage
 
-from morphomil.figures.labels import Quantity, shorten
+from morphomil.figures.labels import shorten
 from morphomil.figures.patch_examples import PatchExample
 from morphomil.figures.slides import COLOR_BAR_MM, bar_extend, color_norm, draw_scale_bar
 from morphomil.figures.style import (
@@ -25,6 +25,7 @@ from morphomil.figures.style import (
     new_figure,
     style,
 )
+from morphomil.nuclei.quantities import Quantity
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence

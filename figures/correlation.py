@@ -7,9 +7,10 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from morphomil.figures.drawing import AbsentError, Drawing
-from morphomil.figures.labels import MINUS, RHO, format_ratio, patient_quantity
+from morphomil.figures.labels import MINUS, RHO, format_ratio
 from morphomil.figures.results import read_patient_values
 from morphomil.figures.style import DIVERGING, ONE_AND_A_HALF_COLUMNS_MM, new_figure, style
+from morphomil.nuclei.quantities import patient_quantity
 from morphomil.tables.correlation import correlation_tables
 
 if TYPE_CHECKING:

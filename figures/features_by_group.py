@@ -9,9 +9,10 @@ import numpy as np
 import pandas as pd
 
 from morphomil.figures.drawing import Drawing
-from morphomil.figures.labels import p_phrase, patient_quantity, shorten_all, turn_crowded_labels
+from morphomil.figures.labels import p_phrase, shorten_all, turn_crowded_labels
 from morphomil.figures.results import read_patient_values, read_ranking
 from morphomil.figures.style import PALETTE, TWO_COLUMNS_MM, new_figure, style
+from morphomil.nuclei.quantities import patient_quantity
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

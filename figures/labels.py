@@ -1,14 +1,11 @@
-"""How features, units, p values and intervals are written for people."""
+"""How models, numbers, p values, intervals and long names are written for people."""
 
 from __future__ import annotations
 
 import itertools
 import math
 import unicodedata
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
-
-from morphomil.nuclei.registry import FEATURES
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -18,39 +15,6 @@ if TYPE_CHECKING:
 MINUS = "\N{MINUS SIGN}"
 RHO = "\N{GREEK SMALL LETTER RHO}"
 MISSING = "\N{EN DASH}"
-
-
-@dataclass(frozen=True)
-class Quantity:
-    """What is measured, and its unit ("" for a pure number)."""
-
-    name: str
-    unit: str
-
-    def __str__(self) -> str:
-        """As on an axis: "Area (µm²)"."""
-        return f"{self.name} ({self.unit})" if self.unit else self.name
-
-
-_UNITS = {"1": "", "um": "µm", "um2": "µm²", "mm2": "mm²", "1/mm2": "1/mm²", "deg": "°", "px": "px"}
-
-_DENSITY = Quantity("Density", "nuclei/mm²")
-_POLARITY = Quantity("Orientation polarity", "")
-
-
-def feature_quantity(column: str) -> Quantity:
-    """Display name and unit of a nucleus-level column: "area_um2" is Area (µm²).
-
-    The name is the column's without its unit; the unit is the registry's, else the one in the
-    column's name.
-    """
-    if column == "density_per_mm2":
-        return _DENSITY
-    name, _, last = column.rpartition("_")
-    if not name or last not in _UNITS:
-        name, last = column, "1"
-    unit = FEATURES[column].unit if column in FEATURES else last
-    return Quantity(sentence_case(name), _UNITS.get(unit, unit))
 
 
 _MODELS = {
@@ -65,17 +29,6 @@ _MODELS = {
 def model_name(model: str) -> str:
     """A model as papers write it."""
     return _MODELS.get(model, model)
-
-
-def sentence_case(name: str) -> str:
-    """A column's name as words: "median_positive" is Median positive."""
-    return f"{name[:1].upper()}{name[1:]}".replace("_", " ")
-
-
-def patient_quantity(column: str) -> Quantity:
-    """Display name and unit of a feature's patient value, which for orientation is the polarity, a
-    pure number."""
-    return _POLARITY if column == "orientation_deg" else feature_quantity(column)
 
 
 def format_number(value: float) -> str:

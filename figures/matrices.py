@@ -10,7 +10,7 @@ import matplotlib
 import numpy as np
 
 from morphomil.figures.drawing import AbsentError, Drawing
-from morphomil.figures.labels import feature_quantity, shorten_all
+from morphomil.figures.labels import shorten_all
 from morphomil.figures.results import ordered_groups
 from morphomil.figures.style import (
     PALETTE,
@@ -20,6 +20,7 @@ from morphomil.figures.style import (
     series_look,
     style,
 )
+from morphomil.nuclei.quantities import feature_quantity
 from morphomil.tables.histograms import histograms_table
 
 if TYPE_CHECKING:

@@ -7,9 +7,10 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from morphomil.figures.drawing import Drawing
-from morphomil.figures.labels import RHO, model_name, patient_quantity
+from morphomil.figures.labels import RHO, model_name
 from morphomil.figures.results import read_attention_table
 from morphomil.figures.style import MARKERS, TWO_COLUMNS_MM, new_figure, series_look, style
+from morphomil.nuclei.quantities import patient_quantity
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

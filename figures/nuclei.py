@@ -8,10 +8,10 @@ import pandas as pd
 
 from morphomil.figures.contours import contact_sheet
 from morphomil.figures.drawing import Drawing
-from morphomil.figures.labels import feature_quantity
 from morphomil.figures.patch_examples import read_slide_example
 from morphomil.figures.results import read_ranking, typical_slides
 from morphomil.matrix import patch_values
+from morphomil.nuclei.quantities import feature_quantity
 from morphomil.tables.typical import typical_patches
 
 if TYPE_CHECKING:

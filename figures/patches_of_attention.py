@@ -7,9 +7,10 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from morphomil.figures.drawing import AbsentError, Drawing
-from morphomil.figures.labels import MINUS, feature_quantity, model_name
+from morphomil.figures.labels import MINUS, model_name
 from morphomil.figures.results import read_attention_table, typical_slides
 from morphomil.figures.style import DIVERGING, TWO_COLUMNS_MM, new_figure, series_look, style
+from morphomil.nuclei.quantities import feature_quantity
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

@@ -16,21 +16,13 @@ from matplotlib.patches import Rectangle
 from morphomil.figures.contours import draw_nuclei
 from morphomil.figures.drawing import Drawing
 from morphomil.figures.features_by_group import draw_groups
-from morphomil.figures.labels import (
-    Quantity,
-    feature_quantity,
-    format_interval,
-    format_ratio,
-    p_phrase,
-    patient_quantity,
-    shorten,
-    shorten_all,
-)
+from morphomil.figures.labels import format_interval, format_ratio, p_phrase, shorten, shorten_all
 from morphomil.figures.patch_examples import PatchExample, read_slide_example
 from morphomil.figures.results import read_patient_values, read_ranking, typical_slides
 from morphomil.figures.slides import draw_scale_bar, pale, squares
 from morphomil.figures.style import SEQUENTIAL, TWO_COLUMNS_MM, new_figure, style
 from morphomil.matrix import patch_values
+from morphomil.nuclei.quantities import Quantity, feature_quantity, patient_quantity
 from morphomil.tables.typical import typical_patches
 
 if TYPE_CHECKING:

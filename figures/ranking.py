@@ -8,9 +8,10 @@ import numpy as np
 from matplotlib.lines import Line2D
 
 from morphomil.figures.drawing import Drawing
-from morphomil.figures.labels import format_p, patient_quantity, shorten_all
+from morphomil.figures.labels import format_p, shorten_all
 from morphomil.figures.results import read_ranking
 from morphomil.figures.style import BLUE, GRAY, TWO_COLUMNS_MM, VERMILION, new_figure, style
+from morphomil.nuclei.quantities import patient_quantity
 
 if TYPE_CHECKING:
     import pandas as pd

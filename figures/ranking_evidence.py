@@ -9,9 +9,9 @@ import numpy as np
 import pandas as pd
 
 from morphomil.figures.drawing import AbsentError, Drawing
-from morphomil.figures.labels import patient_quantity
 from morphomil.figures.results import read_ranking
 from morphomil.figures.style import BLUE, GRAY, SEQUENTIAL, TWO_COLUMNS_MM, new_figure, style
+from morphomil.nuclei.quantities import patient_quantity
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

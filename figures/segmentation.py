@@ -11,9 +11,10 @@ from matplotlib.lines import Line2D
 from matplotlib.patheffects import withStroke
 
 from morphomil.figures.contours import outline_nuclei
-from morphomil.figures.labels import feature_quantity, shorten
+from morphomil.figures.labels import shorten
 from morphomil.figures.slides import draw_scale_bar
 from morphomil.figures.style import PALETTE, SKY, TWO_COLUMNS_MM, YELLOW, new_figure, style
+from morphomil.nuclei.quantities import feature_quantity
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

@@ -1,4 +1,4 @@
-"""What the tables say, in sentences: the report's summary and the methods paragraph of a paper."""
+"""What the tables say, in sentences: the report's summary."""
 
 from __future__ import annotations
 
@@ -7,14 +7,9 @@ import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from morphomil.figures.labels import (
-    MINUS,
-    format_interval,
-    format_ratio,
-    p_phrase,
-    patient_quantity,
-)
-from morphomil.types import FEATURE_NAMES, PatchSettings
+from morphomil.figures.labels import MINUS, format_interval, format_ratio, p_phrase
+from morphomil.nuclei.quantities import patient_quantity, phrase
+from morphomil.tables.methods import count_in_words
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -22,7 +17,6 @@ if TYPE_CHECKING:
     import pandas as pd
 ALPHA = 0.05
 """A p value below it is called significant."""
-_COUNTS = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten")
 
 
 @dataclass(frozen=True)
@@ -92,8 +86,8 @@ def say_first(ranking: pd.DataFrame, *, positive: str, reference: str) -> str:
     first = ranking.sort_values("rank", kind="stable").iloc[0]
     interval = format_interval(first["attention_low"], first["attention_high"])
     sentence = (
-        f"Of {_count(len(ranking))} features, {_name(first['feature'])} ranks first by attention: "
-        f"{format_ratio(first['attention'])} times the average {interval}."
+        f"Of {count_in_words(len(ranking))} features, {phrase(first['feature'])} ranks first by "
+        f"attention: {format_ratio(first['attention'])} times the average {interval}."
     )
     if not first["attention_low"] > 1:
         sentence += (
@@ -107,7 +101,7 @@ def say_differences(ranking: pd.DataFrame, *, positive: str, reference: str) -> 
     """Which features differ between the groups after adjustment for their number."""
     tested = ranking[ranking["p_holm"].notna()]
     found = tested[tested["p_holm"] < ALPHA].sort_values("p_holm", kind="stable")
-    number = _count(len(tested))
+    number = count_in_words(len(tested))
     if tested.empty:
         return "No feature could be tested for a difference between the groups."
     if found.empty:
@@ -115,20 +109,20 @@ def say_differences(ranking: pd.DataFrame, *, positive: str, reference: str) -> 
         return (
             f"After adjustment for {number} tests (Holm), no feature differs significantly "
             "between the groups; the "
-            f"smallest adjusted p is that of {_name(best['feature'])} "
+            f"smallest adjusted p is that of {phrase(best['feature'])} "
             f"({p_phrase(best['p_holm'])}). "
             "That is no proof that the groups are alike: a difference may be too small for this "
             "number of patients."
         )
     listed = ", ".join(
-        f"{_name(row['feature'])} {_direction(row['cliffs_delta'], positive)} "
+        f"{phrase(row['feature'])} {_direction(row['cliffs_delta'], positive)} "
         f"({p_phrase(row['p_holm'])})"
         for row in found.to_dict("records")
     )
     verb = "differs" if len(found) == 1 else "differ"
     return (
-        f"After adjustment for {number} tests (Holm), {_count(len(found))} of "
-        f"{_count(len(ranking))} features {verb} "
+        f"After adjustment for {number} tests (Holm), {count_in_words(len(found))} of "
+        f"{count_in_words(len(ranking))} features {verb} "
         f"significantly between {positive} and {reference}: {listed}."
     )
 
@@ -137,7 +131,7 @@ def say_plainly(text: str, features: Sequence[str]) -> str:
     """The text with the features' names as people write them in place of those of the columns, and
     minus signs."""
     for feature in sorted(features, key=len, reverse=True):
-        text = text.replace(feature, _name(feature))
+        text = text.replace(feature, phrase(feature))
     return re.sub(r"(?<![\w)])-(?=\d)", MINUS, text)
 
 
@@ -172,7 +166,7 @@ def say_attention(model: str, associations: pd.DataFrame, *, first: str | None =
     if first is not None:
         seen = first in set(attended["feature"]) | set(rests["feature"])
         sentences.append(
-            f"The feature that ranks first, {_name(first)}, is {'' if seen else 'not '}among them."
+            f"The feature that ranks first, {phrase(first)}, is {'' if seen else 'not '}among them."
         )
     return sentences
 
@@ -184,7 +178,7 @@ def _surely(associations: pd.DataFrame) -> pd.DataFrame:
 
 def _list_directions(associations: pd.DataFrame) -> str:
     return ", ".join(
-        f"{_more_or_less(row['feature'], row['rho'])} {_name(row['feature'])} "
+        f"{_more_or_less(row['feature'], row['rho'])} {phrase(row['feature'])} "
         f"(\N{GREEK SMALL LETTER RHO} "
         f"{format_ratio(row['rho'])} {format_interval(row['rho_low'], row['rho_high'])})"
         for row in associations.to_dict("records")
@@ -218,67 +212,6 @@ def say_caveats(ranking: pd.DataFrame, *, nucleus_classes: bool) -> list[str]:
     return caveats
 
 
-def describe_methods(
-    patches: PatchSettings,
-    *,
-    segmenter: str | None,
-    folds: int,
-    seeds: int,
-    bag_patches: int,
-    features: Sequence[str] = FEATURE_NAMES,
-    permutations: int = 0,
-) -> str:
-    """A methods paragraph for a paper, from the settings of the run.
-
-    `segmenter` is None for imported nuclei; `permutations` is 0 for a quick ranking.
-    """
-    further = [_name(name) for name in features if name not in FEATURE_NAMES]
-    names = [
-        "area",
-        "major and minor axis",
-        "orientation",
-        "circumference",
-        "density",
-        "circularity",
-        "rectangularity",
-    ]
-    names += further
-    null = (
-        f"The labels were permuted {permutations:,} times through the whole training, which gives "
-        "the p values of "
-        "attention and Shapley values, and the model was trained again without each feature. "
-    )
-    found = f"segmented with {segmenter}, with context around each patch so that no nucleus was cut"
-    starts = "start" if seeds == 1 else "starts"
-    return (
-        f"Patches of {patches.patch_px} x {patches.patch_px} pixels ({patches.patch_um:g} µm) "
-        "were cut from the tumor "
-        f"regions at {patches.working_mpp:g} µm per pixel; those with {patches.max_blank:.0%} or "
-        "more blank area or "
-        f"{patches.max_ink:.0%} or more ink were left out. Nuclei were "
-        f"{found if segmenter else 'segmented with another program and imported'}; "
-        "a nucleus belongs to the patch that holds its centroid. "
-        f"{_count(len(FEATURE_NAMES) + len(further)).capitalize()} features were measured for each "
-        "nucleus: "
-        f"{', '.join(names[:-1])} and {names[-1]}. Each feature's "
-        "values in a patch became a histogram whose bin edges were fitted on the training "
-        "patients of the fold. "
-        "An attention-based multiple-instance model (Ilse et al. 2018) was trained on bags of "
-        f"{bag_patches} patches, "
-        f"in which every feature is one instance, with {folds}-fold cross-validation by patient "
-        f"and {seeds} random "
-        f"{starts}. Attention is that paid to a feature in patients outside training, relative to "
-        "an even share; "
-        "Shapley values over all coalitions of features (beyond 12 features, sampled orders) say "
-        "what a feature adds "
-        f"to the out-of-fold AUC and log-likelihood. {null if permutations else ''}"
-        "Groups were compared, with the patient as the unit, by two-sided Mann-Whitney tests with "
-        "Holm's and "
-        "Benjamini and Hochberg's adjustments; the effect size is Cliff's delta. Intervals are 95 "
-        "%."
-    )
-
-
 def _say_difference(row: pd.Series[float], *, positive: str, reference: str) -> str:
     delta, p_holm = row["cliffs_delta"], row["p_holm"]
     if not math.isfinite(delta) or not math.isfinite(p_holm):
@@ -294,14 +227,5 @@ def _direction(delta: float, positive: str) -> str:
     return f"{'higher' if delta > 0 else 'lower'} in {positive}"
 
 
-def _name(feature: str) -> str:
-    name = patient_quantity(feature).name
-    return name[:1].lower() + name[1:]
-
-
 def _many(number: int, noun: str) -> str:
     return f"{number:,} {noun}" if number == 1 else f"{number:,} {noun}s"
-
-
-def _count(number: int) -> str:
-    return _COUNTS[number] if number < len(_COUNTS) else f"{number:,}"

@@ -13,8 +13,9 @@ from matplotlib.offsetbox import AnchoredOffsetbox, AuxTransformBox, TextArea, V
 from matplotlib.patches import Patch, Rectangle
 from matplotlib.patheffects import withStroke
 
-from morphomil.figures.labels import Quantity, shorten
+from morphomil.figures.labels import shorten
 from morphomil.figures.style import BLUE, GRAY, ONE_COLUMN_MM, ORANGE, SEQUENTIAL, new_figure, style
+from morphomil.nuclei.quantities import Quantity
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence

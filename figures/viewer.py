@@ -20,9 +20,9 @@ import numpy as np
 from PIL import Image
 
 from morphomil.errors import InputError, SlideError
-from morphomil.figures.labels import feature_quantity, patient_quantity
 from morphomil.matrix import features_in, patch_values
 from morphomil.nuclei.outlines import trace_outlines
+from morphomil.nuclei.quantities import feature_quantity, patient_quantity
 
 if TYPE_CHECKING:
     from collections.abc import Callable

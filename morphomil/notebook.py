@@ -66,8 +66,8 @@ class LoadedRun(Run):
             SlideError: the slide's file can't be read.
         """
         from morphomil.figures.contours import contact_sheet
-        from morphomil.figures.labels import feature_quantity
         from morphomil.figures.patch_examples import read_example
+        from morphomil.nuclei.quantities import feature_quantity
 
         nuclei, patches = self.nuclei(slide_id), self.patches(slide_id).set_index("patch_id")
         if feature is not None and (feature not in nuclei or feature not in FEATURES):

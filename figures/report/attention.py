@@ -6,9 +6,10 @@ from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
-from morphomil.figures.labels import format_interval, format_ratio, model_name, patient_quantity
+from morphomil.figures.labels import format_interval, format_ratio, model_name
 from morphomil.figures.report.data import AttentionSection, Picture
 from morphomil.figures.sentences import say_attention, say_statement
+from morphomil.nuclei.quantities import patient_quantity
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

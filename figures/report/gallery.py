@@ -8,13 +8,13 @@ import numpy as np
 
 from morphomil.figures.contours import contact_sheet
 from morphomil.figures.contributions import nuclei_gallery, patch_contributions, read_contributions
-from morphomil.figures.labels import feature_quantity, patient_quantity
 from morphomil.figures.patch_examples import read_example
 from morphomil.figures.report.data import Picture, SlidePictures
 from morphomil.figures.report.overviews import draw_overview, numbered_name
 from morphomil.figures.slides import slide_heatmap
 from morphomil.figures.style import render
 from morphomil.matrix import patch_values
+from morphomil.nuclei.quantities import feature_quantity, patient_quantity
 from morphomil.store import write_bytes
 from morphomil.tables.slides import image_regions
 

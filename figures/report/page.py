@@ -16,15 +16,13 @@ import pandas as pd
 from morphomil.figures.labels import (
     MINUS,
     MISSING,
-    feature_quantity,
     format_interval,
     format_number,
     format_p,
     format_ratio,
-    patient_quantity,
-    sentence_case,
 )
 from morphomil.figures.sentences import say_auc, say_caveats, say_differences, say_extent, say_first
+from morphomil.nuclei.quantities import feature_quantity, patient_quantity, sentence_case
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import fields
 from typing import TYPE_CHECKING, Any
 
 import pandas as pd
@@ -12,10 +11,10 @@ from morphomil.figures.report.figures import draw_report_figures
 from morphomil.figures.report.gallery import choose_slides, draw_gallery, note_on_slides
 from morphomil.figures.report.page import render_report
 from morphomil.figures.report.tables import cohort_table, model_tables, slides_table
-from morphomil.figures.sentences import Auc, describe_methods, say_statement
+from morphomil.figures.sentences import Auc, say_statement
 from morphomil.store import write_bytes
 from morphomil.tables.flow import flow_table
-from morphomil.types import FEATURE_NAMES, PatchSettings
+from morphomil.tables.methods import describe_run
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -34,7 +33,7 @@ def write_report(run: Run) -> Path:
     ranking = _read(run, "ranking")
     summary = run.ranking_about()
     top = str(ranking["feature"].iloc[0]) if ranking is not None else "area_um2"
-    patches, commands = _patch_settings(run), run.commands()
+    commands = run.commands()
     shown = choose_slides(run)
     data = ReportData(
         title=f"Nuclear morphology of {len(slides)} slides",
@@ -53,7 +52,7 @@ def write_report(run: Run) -> Path:
         ),
         gallery_note=note_on_slides(run, shown),
         cautions=tuple(_cautions(run, summary)),
-        methods=(_methods(run, patches, summary),) if ranking is not None else (),
+        methods=(describe_run(run),) if ranking is not None else (),
         settings={
             f"{c['command']}: {name}": value
             for c in commands.values()
@@ -83,43 +82,3 @@ def _cautions(run: Run, summary: dict[str, Any]) -> list[str]:
 def _read(run: Run, name: str) -> pd.DataFrame | None:
     path = run.rank_folder / f"{name}.csv"
     return pd.read_csv(path) if path.is_file() else None
-
-
-def _patch_settings(run: Run) -> PatchSettings:
-    settings = run.segmented_with()
-    return PatchSettings(
-        **{f.name: settings[f.name] for f in fields(PatchSettings) if f.name in settings}
-    )
-
-
-def _methods(run: Run, patches: PatchSettings, summary: dict[str, Any]) -> str:
-    ranking = _read(run, "ranking")
-    return describe_methods(
-        patches,
-        segmenter=_describe_segmenter(run.segmented_with()),
-        folds=summary["folds"],
-        seeds=summary["seeds"],
-        bag_patches=summary["bag_patches"],
-        features=FEATURE_NAMES if ranking is None else ranking["feature"].tolist(),
-        permutations=summary.get("permutations", 0),
-    )
-
-
-def _describe_segmenter(settings: dict[str, Any]) -> str | None:
-    """The segmenter by its settings; None where nuclei were imported."""
-    if settings["model"] == "imported":
-        return None
-    name = (
-        "the weights of morphomil"
-        if settings["model"] == "default"
-        else f"the model {settings['model']}"
-    )
-    engine = {"openvino": "OpenVINO", "tensorflow": "TensorFlow"}[
-        settings.get("engine", "tensorflow")
-    ]
-    segmenter = f"StarDist ({name}; {engine}, {settings.get('precision', 'float32')})"
-    return (
-        f"{segmenter} after normalization of the stains (Macenko)"
-        if settings.get("normalize_stain")
-        else segmenter
-    )

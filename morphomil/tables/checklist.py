@@ -8,13 +8,55 @@ from.
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import NamedTuple
 
 AUTHOR = "AUTHOR TO FILL"
+"""This stands where a run can't know what a paper has to say."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Facts:
+    """What a run knows of the checklists' items, each in words; "" where it knows nothing.
+
+    Items name these fields.
+    """
+
+    annotations: str = ""
+    building: str = ""
+    by_split: str = ""
+    characteristics: str = ""
+    choice: str = ""
+    classes: str = ""
+    explanation: str = ""
+    failures: str = ""
+    flow: str = ""
+    handling: str = ""
+    initialization: str = ""
+    level: str = ""
+    measures: str = ""
+    misclassified: str = ""
+    missing: str = ""
+    model: str = ""
+    numbers: str = ""
+    outcome: str = ""
+    output: str = ""
+    partitions: str = ""
+    performance: str = ""
+    predictors: str = ""
+    preparation: str = ""
+    regions: str = ""
+    robustness: str = ""
+    scoring: str = ""
+    sites: str = ""
+    software: str = ""
+    subgroups: str = ""
+    uncertainty: str = ""
 
 
 class Item(NamedTuple):
-    """An item of a checklist; `fact` names the fact that answers it, if a run can know any."""
+    """An item of a checklist; `fact` names the field of `Facts` that answers it, if a run can know
+    any."""
 
     number: str
     words: str
@@ -121,20 +163,15 @@ CLAIM = (
 )
 
 
-def checklist_page(facts: dict[str, str]) -> str:
+def checklist_page(facts: Facts) -> str:
     """Both checklists as Markdown tables, each item with its fact; where there is none the author
-    fills it in.
-
-    Raises:
-        KeyError: a fact answers no item.
-    """
-    if unused := facts.keys() - {item.fact for item in (*TRIPOD_AI, *CLAIM)}:
-        raise KeyError(f"no item asks for {', '.join(sorted(unused))}")
+    fills it in."""
+    answers: dict[str, str] = vars(facts)
     lines = ["# Reporting checklists: what this run knows", ""]
     for title, items in (("TRIPOD+AI", TRIPOD_AI), ("CLAIM", CLAIM)):
         lines += [f"## {title}", "", "| | item | |", "|---|---|---|"]
         for number, words, fact in items:
-            answer = (facts.get(fact) or AUTHOR).replace("|", r"\|").replace("\n", " ")
-            lines.append(f"| {number} | {words} | {answer} |")
+            answer = ((answers[fact] if fact else "") or AUTHOR).replace("|", r"\|")
+            lines.append(f"| {number} | {words} | {answer} |".replace("\n", " "))
         lines.append("")
     return "\n".join(lines)

@@ -24,7 +24,6 @@ from morphomil.figures.correlation import correlation_plot
 from morphomil.figures.decision import decision_plot
 from morphomil.figures.flow import flow_plot
 from morphomil.figures.heatmap import ScoredPatch
-from morphomil.figures.labels import Quantity
 from morphomil.figures.matrices import feature_matrices
 from morphomil.figures.orientation import orientation_rose
 from morphomil.figures.patch_examples import PatchExample
@@ -35,6 +34,7 @@ from morphomil.figures.ranking_evidence import evidence_plot
 from morphomil.figures.roc_models import roc_comparison
 from morphomil.figures.style import LOOKS, MARKERS, render, use_look
 from morphomil.figures.subgroups import subgroup_forest
+from morphomil.nuclei.quantities import Quantity
 from morphomil.stats.performance import comparison_table, performance_table
 from morphomil.tables.models import calibration_tables, confusion_tables, decision_table
 from morphomil.tables.roc import MEAN, mean_curves, roc_points

@@ -14,9 +14,8 @@ import pytest
 from morphomil.figures.labels import MINUS, RHO
 from morphomil.figures.report.data import AttentionSection, Picture, ReportData, SlidePictures
 from morphomil.figures.report.page import render_report, summarize
-from morphomil.figures.sentences import Auc, describe_methods, say_attention, say_auc, say_plainly
+from morphomil.figures.sentences import Auc, say_attention, say_auc, say_plainly
 from morphomil.figures.style import new_figure, render
-from morphomil.types import FEATURE_NAMES, PatchSettings
 
 HOSTILE = '"><script>alert(1)</script><img src=x onerror=alert(2)>'
 VOID = {"meta", "img", "br", "link", "input", "hr"}
@@ -287,33 +286,6 @@ def test_pictures_tell_their_media_type(data: bytes, media: str) -> None:
     uri = Picture("a", "b", data).uri
     assert uri.startswith(f"data:image/{media};base64,")
     assert base64.b64decode(uri.split(",")[1]) == data
-
-
-def test_methods_name_the_settings() -> None:
-    text = describe_methods(
-        PatchSettings(), segmenter="StarDist 2D", folds=5, seeds=3, bag_patches=10
-    )
-    for part in (
-        "256 x 256 pixels (128 µm)",
-        "0.5 µm per pixel",
-        "30% or more",
-        "5-fold",
-        "3 random starts",
-        "StarDist 2D",
-    ):
-        assert part in text
-    assert "Eight features were measured for each nucleus: area, " in text
-    assert "circularity and rectangularity." in text
-    assert "permuted" not in text
-
-
-def test_methods_name_further_features_and_permutations() -> None:
-    said = {"segmenter": None, "folds": 5, "seeds": 3, "bag_patches": 10}
-    features = ["area_um2_sd", *FEATURE_NAMES, "solidity"]
-    text = describe_methods(PatchSettings(), **said, features=features, permutations=199)
-    assert "Ten features were measured for each nucleus: area, " in text
-    assert "circularity, rectangularity, area um2 sd and solidity." in text
-    assert "permuted 199 times" in text
 
 
 def test_counts_of_many_types_print() -> None:

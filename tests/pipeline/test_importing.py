@@ -319,7 +319,7 @@ def test_bad_files_are_told_in_a_sentence(
 
 
 def test_the_methods_say_that_nuclei_were_imported() -> None:
-    from morphomil.figures.sentences import describe_methods
+    from morphomil.tables.methods import describe_methods
 
     text = describe_methods(PatchSettings(), segmenter=None, folds=5, seeds=3, bag_patches=10)
     assert "segmented with another program and imported; a nucleus belongs" in text

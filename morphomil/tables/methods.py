@@ -1,0 +1,189 @@
+"""The methods of a run in sentences, from its settings: a paragraph for the report, and the page
+that stands beside the paper's tables."""
+
+from __future__ import annotations
+
+from dataclasses import fields
+from typing import TYPE_CHECKING, Any
+
+import pandas as pd
+
+from morphomil.nuclei.quantities import phrase
+from morphomil.tables.checklist import AUTHOR
+from morphomil.types import FEATURE_NAMES, PatchSettings
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from morphomil.run.directory import Run
+
+_COUNTS = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten")
+
+
+def count_in_words(number: int) -> str:
+    """Up to ten in words, beyond in digits."""
+    return _COUNTS[number] if number < len(_COUNTS) else f"{number:,}"
+
+
+def describe_methods(
+    patches: PatchSettings,
+    *,
+    segmenter: str | None,
+    folds: int,
+    seeds: int,
+    bag_patches: int,
+    features: Sequence[str] = FEATURE_NAMES,
+    permutations: int = 0,
+) -> str:
+    """A methods paragraph for a paper, from the settings of the run.
+
+    `segmenter` is None for imported nuclei; `permutations` is 0 for a quick ranking.
+    """
+    null = (
+        f"The labels were permuted {permutations:,} times through the whole training, which gives "
+        "the p values of attention and Shapley values, and the model was trained again without "
+        "each feature. "
+    )
+    starts = "start" if seeds == 1 else "starts"
+    return (
+        f"{describe_nuclei(patches, segmenter=segmenter)} {_describe_features(features)} "
+        "An attention-based multiple-instance model (Ilse et al. 2018) was trained on bags of "
+        f"{bag_patches} patches, in which every feature is one instance, with {folds}-fold "
+        f"cross-validation by patient and {seeds} random {starts}. Attention is that paid to a "
+        "feature in patients outside training, relative to an even share; Shapley values over all "
+        "coalitions of features (beyond 12 features, sampled orders) say what a feature adds to "
+        f"the out-of-fold AUC and log-likelihood. {null if permutations else ''}"
+        "Groups were compared, with the patient as the unit, by two-sided Mann-Whitney tests with "
+        "Holm's and Benjamini and Hochberg's adjustments; the effect size is Cliff's delta. "
+        "Intervals are 95 %."
+    )
+
+
+def describe_nuclei(patches: PatchSettings, *, segmenter: str | None) -> str:
+    """How patches were cut and nuclei segmented, or imported (`segmenter` None)."""
+    segmented = (
+        f"segmented with {segmenter}, with context around each patch so that no nucleus was cut"
+        if segmenter
+        else "segmented with another program and imported"
+    )
+    return (
+        f"Patches of {patches.patch_px} x {patches.patch_px} pixels ({patches.patch_um:g} µm) were "
+        f"cut from the tumor regions at {patches.working_mpp:g} µm per pixel; those with "
+        f"{patches.max_blank:.0%} or more blank area or {patches.max_ink:.0%} or more ink were "
+        f"left out. Nuclei were {segmented}; a nucleus belongs to the patch that holds its "
+        "centroid."
+    )
+
+
+def _describe_features(features: Sequence[str]) -> str:
+    further = [phrase(name) for name in features if name not in FEATURE_NAMES]
+    names = [
+        "area",
+        "major and minor axis",
+        "orientation",
+        "circumference",
+        "density",
+        "circularity",
+        "rectangularity",
+        *further,
+    ]
+    count = count_in_words(len(FEATURE_NAMES) + len(further)).capitalize()
+    return (
+        f"{count} features were measured for each nucleus: {', '.join(names[:-1])} and "
+        f"{names[-1]}. Each feature's values in a patch became a histogram whose bin edges were "
+        "fitted on the training patients of the fold."
+    )
+
+
+def describe_segmenter(settings: dict[str, Any]) -> str | None:
+    """The segmenter by the settings that a run was segmented with; None where nuclei were
+    imported."""
+    if settings["model"] == "imported":
+        return None
+    name = (
+        "the weights of morphomil"
+        if settings["model"] == "default"
+        else f"the model {settings['model']}"
+    )
+    engine = {"openvino": "OpenVINO", "tensorflow": "TensorFlow"}[
+        settings.get("engine", "tensorflow")
+    ]
+    segmenter = f"StarDist ({name}; {engine}, {settings.get('precision', 'float32')})"
+    return (
+        f"{segmenter} after normalization of the stains (Macenko)"
+        if settings.get("normalize_stain")
+        else segmenter
+    )
+
+
+def patch_settings(run: Run) -> PatchSettings:
+    """The settings that the run's patches were cut with."""
+    settings = run.segmented_with()
+    return PatchSettings(
+        **{f.name: settings[f.name] for f in fields(PatchSettings) if f.name in settings}
+    )
+
+
+def describe_run(run: Run) -> str:
+    """The methods of a run as far as it has come: `describe_methods` of a ranked one, else
+    `describe_nuclei`; what it can't know is the author's."""
+    settings = run.segmented_with()
+    if not settings:
+        return f"Patches and nuclei: {AUTHOR}."
+    patches, segmenter = patch_settings(run), describe_segmenter(settings)
+    ranking = run.ranking_about()
+    if not ranking:
+        return describe_nuclei(patches, segmenter=segmenter)
+    path = run.rank_folder / "ranking.csv"
+    features = pd.read_csv(path)["feature"].tolist() if path.is_file() else FEATURE_NAMES
+    return describe_methods(
+        patches,
+        segmenter=segmenter,
+        folds=ranking["folds"],
+        seeds=ranking["seeds"],
+        bag_patches=ranking["bag_patches"],
+        features=features,
+        permutations=ranking.get("permutations", 0),
+    )
+
+
+def methods_page(
+    run: Run, patients: pd.DataFrame, predictions: pd.DataFrame, *, notes: Sequence[str]
+) -> str:
+    """The page `methods.md`: patients, the paragraph of the report (`describe_run`), how models
+    were tested, and the notes of the tables; `patients` as `patients_table` gives them."""
+    counts = ", ".join(
+        f"{n} with label {name}"
+        for name, n in patients["label"].value_counts().sort_index().items()
+    )
+    weights = run.segmented_with().get("model_sha256")
+    how = how_tested(predictions[predictions["part"] == "test"])
+    lines = [
+        "# Methods",
+        "",
+        f"{len(patients)} patients ({counts}) with {len(run.cohort.slides)} slides were analyzed "
+        f"with morphomil {software(run).get('morphomil', '')}.",
+        "",
+        describe_run(run)
+        + (f" The segmenter's weights have the SHA-256 {weights[:12]}." if weights else ""),
+        "",
+        f"Models were tested in {how}; patients are the unit of splitting and testing.",
+        "",
+        *notes,
+        "Two-sided p values; Holm's adjustment within each table's family is given beside each.",
+        "",
+    ]
+    return "\n".join(lines)
+
+
+def how_tested(tested: pd.DataFrame) -> str:
+    """One test set or folds, from the predictions of test patients."""
+    folds = tested["fold"].nunique()
+    return "one held-out test set" if folds == 1 else f"{folds}-fold cross-validation by patient"
+
+
+def software(run: Run) -> dict[str, str]:
+    """The versions of Python and packages that the last command ran with; empty before any."""
+    last: dict[str, Any] = max(run.commands().values(), key=lambda c: c["finished"], default={})
+    versions = last.get("versions", {})
+    return {name: version for name, version in versions.items() if name != "machine"}
