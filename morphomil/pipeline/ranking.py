@@ -21,7 +21,9 @@ from morphomil.store import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
+
+    from numpy.typing import NDArray
 
     from morphomil.rank.ranking import Ranking
     from morphomil.run.directory import Run
@@ -79,25 +81,12 @@ def rank(
             on_fold=lambda done, total: heard.end(f"fold {done}", "done", f"of {total}"),
             on_estimate=on_estimate,
         )
-        about = {
-            "positive": ranking.positive,
-            "reference": ranking.reference,
-            "auc": ranking.auc.auc,
-            "auc_low": ranking.auc.low,
-            "auc_high": ranking.auc.high,
-            "folds": len(ranking.models),
-            "seeds": 1 if quick else SEEDS,
-            "permutations": permuted,
-            "statement": ranking.statement,
-            "bag_patches": BAG_SIZE,
-            "notes": list(ranking.notes),
-            "measured": run.measured_key(),
-        }
-        _store_ranking(run, ranking, about)
+        summary = _summarize(ranking, seeds=1 if quick else SEEDS, permutations=permuted)
+        _write_ranking(run, ranking, summary | {"measured": run.measured_key()})
         store_ranked_folds(run, ranking, seed=seed)
         shutil.rmtree(run.contributions_folder, ignore_errors=True)  # of an earlier ranking
         if not quick:
-            _store_contributions(run, ranking, seed=seed)
+            _write_contributions(run, ranking, seed=seed)
         settings = {"positive": ranking.positive, "folds": folds, "seed": seed, "quick": quick}
         settings |= {"permutations": permuted}
         run.record("rank", settings, seconds=time.monotonic() - begun)
@@ -109,32 +98,30 @@ def _slide_values(run: Run, slide_id: str) -> dict[str, Any]:
     return {"slide_id": slide_id} | dict(values)
 
 
-def _store_ranking(run: Run, ranking: Ranking, about: dict[str, Any]) -> None:
-    folder = run.rank_folder
-    write_table_csv(folder / "ranking.csv", ranking.table)
-    write_parquet(folder / "predictions.parquet", ranking.predictions)
-    for stem in ("groups", "agreement", "stability", "faithfulness"):
-        write_table_csv(folder / f"{stem}.csv", getattr(ranking, stem))
-    write_table_csv(
-        folder / "correlation.csv", ranking.correlation.rename_axis("feature").reset_index()
-    )
-    write_parquet(folder / "attention.parquet", ranking.attention)
-    write_parquet(folder / "shapley.parquet", ranking.shapley)
-    write_parquet(folder / "patient_values.parquet", ranking.patient_values)
-    write_json(folder / "about.json", about)
+def _summarize(ranking: Ranking, *, seeds: int, permutations: int) -> dict[str, Any]:
+    """What a ranking is about, in numbers and words."""
+    return {
+        "positive": ranking.positive,
+        "reference": ranking.reference,
+        "auc": ranking.auc.auc,
+        "auc_low": ranking.auc.low,
+        "auc_high": ranking.auc.high,
+        "folds": len(ranking.models),
+        "seeds": seeds,
+        "permutations": permutations,
+        "statement": ranking.statement,
+        "bag_patches": BAG_SIZE,
+        "notes": list(ranking.notes),
+    }
 
 
-def _store_contributions(run: Run, ranking: Ranking, *, seed: int) -> None:
-    """What every nucleus in a bag adds to its slide's probability, by the model that didn't see its
-    patient.
-
-    And, as further rows of `faithfulness.csv`, curves of deleting and inserting patches in the
-    order of their nuclei's contributions.
-    """
+def _attribute_slides(
+    run: Run, ranking: Ranking, *, seed: int
+) -> Iterator[tuple[str, pd.DataFrame, NDArray[np.float64]]]:
+    """Every ranked slide with what each nucleus in its bag adds to its probability, by the model
+    that didn't see its patient, and with the curves of deleting and inserting its patches."""
     from morphomil.rank.attribution import attribute_nuclei, curves_of_patches
-    from morphomil.rank.robustness import measure_faithfulness
 
-    curves = []
     fold = ranking.predictions.set_index("patient")["fold"]
     slides = run.cohort.table().astype({"patient": str})
     for row in slides[slides["patient"].isin(fold.index)].to_dict("records"):
@@ -145,10 +132,33 @@ def _store_contributions(run: Run, ranking: Ranking, *, seed: int) -> None:
         nuclei = nuclei[nuclei["patch_id"].isin(run.counts(slide_id).patch_id)]
         model = ranking.models[str(fold[row["patient"]])]
         shares = attribute_nuclei(nuclei, model)
-        curves.append(curves_of_patches(nuclei, model, shares, seed_key=(seed, slide_id)))
-        path = run.contributions_path(slide_id)
-        stored = nuclei[["label", "patch_id"]].join(shares.nuclei.astype(np.float32))
-        write_parquet(path, stored.reset_index(drop=True))
+        contributions = nuclei[["label", "patch_id"]].join(shares.nuclei.astype(np.float32))
+        curves = curves_of_patches(nuclei, model, shares, seed_key=(seed, slide_id))
+        yield slide_id, contributions.reset_index(drop=True), curves
+
+
+def _write_ranking(run: Run, ranking: Ranking, summary: dict[str, Any]) -> None:
+    """Write the tables that the ranking rests on, and its summary."""
+    correlation = ranking.correlation.rename_axis("feature").reset_index()
+    printed = {"ranking": ranking.table, "correlation": correlation}
+    for stem in ("groups", "agreement", "stability", "faithfulness"):
+        printed[stem] = getattr(ranking, stem)
+    for stem, table in printed.items():
+        write_table_csv(run.rank_folder / f"{stem}.csv", table)
+    for stem in ("predictions", "attention", "shapley", "patient_values"):
+        write_parquet(run.rank_folder / f"{stem}.parquet", getattr(ranking, stem))
+    write_json(run.rank_folder / "about.json", summary)
+
+
+def _write_contributions(run: Run, ranking: Ranking, *, seed: int) -> None:
+    """Write what the nuclei contribute, and the patches' curves as further rows of
+    `faithfulness.csv`."""
+    from morphomil.rank.robustness import measure_faithfulness
+
+    curves = []
+    for slide_id, contributions, of_slide in _attribute_slides(run, ranking, seed=seed):
+        write_parquet(run.contributions_path(slide_id), contributions)
+        curves.append(of_slide)
     of_patches = measure_faithfulness(np.stack(curves, axis=-1), seed=seed)
     of_patches.insert(0, "order", "patches")
     both = pd.concat([ranking.faithfulness, of_patches], ignore_index=True)
