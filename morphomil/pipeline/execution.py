@@ -129,7 +129,7 @@ def execute(
 
     Raises:
         BusyError: another process works in the run directory.
-        OSError: the disk is full.
+        InputError: the run directory can't be written, or the disk is full.
     """
     begun, shard = time.monotonic(), shard or Shard()
     with run.lock(shard.lock_name):
