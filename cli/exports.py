@@ -9,20 +9,22 @@ import typer
 
 from morphomil.cli.messages import say
 from morphomil.cli.options import QuietOption, RunArgument, SlideOption, command_group
+from morphomil.cli.runs import FeaturesOption, open_measured
 
 commands = command_group()
 
 
 @commands.command(epilog="Example: `morphomil compare run`")
-def compare(path: RunArgument, quiet: QuietOption = False) -> None:
+def compare(
+    path: RunArgument, features_from: FeaturesOption = None, quiet: QuietOption = False
+) -> None:
     """Write the paper's tables: characteristics, performance, DeLong's tests, subgroups; methods
     and a checklist."""
-    from morphomil.run.directory import Run
     from morphomil.tables.attention import set_alongside
     from morphomil.tables.paper import compare as write_tables
     from morphomil.tables.predictions import read_predictions
 
-    run = Run.open(path)
+    run = open_measured(path, features_from)
     written = write_tables(run)
     say(f"Tables: {written[0].parent} ({', '.join(file.name for file in written)})", quiet=quiet)
     beside = set_alongside(run, read_predictions(run))
@@ -44,15 +46,15 @@ def export(
         Path | None, typer.Option("--out", "-o", help="Folder; default: RUN/export/FORMAT.")
     ] = None,
     slide: SlideOption = None,
+    features_from: FeaturesOption = None,
     quiet: QuietOption = False,
 ) -> None:
     """Write the results for QuPath, scverse, TRIDENT, CLAM or a spreadsheet."""
     from morphomil.export import export_run
-    from morphomil.run.directory import Run
 
     folder = out or path / "export" / to
     written = export_run(
-        Run.open(path),
+        open_measured(path, features_from),
         to,
         out=folder,
         slides=slide or (),

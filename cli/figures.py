@@ -8,6 +8,7 @@ import typer
 
 from morphomil.cli.messages import Interrupted, note, say
 from morphomil.cli.options import QuietOption, RunArgument, command_group
+from morphomil.cli.runs import FeaturesOption, open_measured
 
 commands = command_group()
 
@@ -26,14 +27,14 @@ def figures(
     formats: Annotated[
         str, typer.Option("--format", help="Of pdf, svg, png; commas between.")
     ] = "pdf,svg,png",
+    features_from: FeaturesOption = None,
     quiet: QuietOption = False,
 ) -> None:
     """Draw the publication figures, each with a CSV of its numbers, into RUN/figures."""
     from morphomil.figures.registry import draw_figures
     from morphomil.figures.style import describe_font, parse_formats
-    from morphomil.run.directory import Run
 
-    run = Run.open(path)
+    run = open_measured(path, features_from)
     for outcome in draw_figures(run, only=only or (), look=style, formats=parse_formats(formats)):
         files = ", ".join(file.name for file in outcome.paths)
         say(f"{outcome.name}: {files or f'left out, {outcome.absent}'}", quiet=quiet)
@@ -49,15 +50,15 @@ def view(
     browser: Annotated[
         bool, typer.Option("--browser/--no-browser", help="Open the page in the web browser.")
     ] = True,
+    features_from: FeaturesOption = None,
 ) -> None:
     """Browse the slides with deep zoom, heatmaps, patches and nuclear outlines; served to this
     machine only."""
     import webbrowser
 
     from morphomil.figures.viewer import LOOPBACK, make_server
-    from morphomil.run.directory import Run
 
-    with make_server(Run.open(path), port=port) as server:
+    with make_server(open_measured(path, features_from), port=port) as server:
         address = f"http://{LOOPBACK}:{server.server_port}/"
         say(f"Slides: {address} (this machine only; end with Ctrl-C)")
         if browser:
@@ -69,9 +70,10 @@ def view(
 
 
 @commands.command(epilog="Example: `morphomil report run`")
-def report(path: RunArgument, quiet: QuietOption = False) -> None:
+def report(
+    path: RunArgument, features_from: FeaturesOption = None, quiet: QuietOption = False
+) -> None:
     """Draw the figures and write the report, one HTML file that opens offline."""
     from morphomil.figures.report.write import write_report
-    from morphomil.run.directory import Run
 
-    say(f"Report: {write_report(Run.open(path))}", quiet=quiet)
+    say(f"Report: {write_report(open_measured(path, features_from))}", quiet=quiet)

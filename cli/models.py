@@ -16,6 +16,7 @@ from morphomil.cli.options import (
     command_group,
     parse_names,
 )
+from morphomil.cli.runs import FeaturesOption, open_measured
 from morphomil.errors import InputError
 
 if TYPE_CHECKING:
@@ -80,6 +81,7 @@ def train(
     epochs: Annotated[int | None, typer.Option(help="At most.", min=1)] = None,
     learning_rate: Annotated[float | None, typer.Option(help="Instead of the preset's.")] = None,
     seed: Annotated[int, typer.Option(help="Of folds, bags, weights.", min=0)] = 0,
+    features_from: FeaturesOption = None,
     quiet: QuietOption = False,
 ) -> None:
     """Train a model: of covariates, of the image, of morphometry, or of two of them together."""
@@ -106,16 +108,15 @@ def train(
         positive=positive,
         seed=seed,
     )
-    _train(path, settings, quiet=quiet)
+    _train(path, settings, features_from, quiet=quiet)
 
 
-def _train(path: Path, settings: TrainSettings, *, quiet: bool) -> None:
+def _train(path: Path, settings: TrainSettings, features_from: Path | None, *, quiet: bool) -> None:
     from morphomil import pipeline
     from morphomil.cli.progress import Display
-    from morphomil.run.directory import Run
 
     with Display(quiet=quiet) as display:
-        result = pipeline.train(Run.open(path), settings, progress=display)
+        result = pipeline.train(open_measured(path, features_from), settings, progress=display)
     for text in result.notes:
         say(text, quiet=quiet)
     model = settings.model
@@ -136,6 +137,7 @@ def predict(
         Path | None,
         typer.Option(help="Another run, whose trained model scores all patients of this one."),
     ] = None,
+    features_from: FeaturesOption = None,
     quiet: QuietOption = False,
 ) -> None:
     """Score the test patients of trained models, once, or an external cohort: every scoring is
@@ -143,10 +145,9 @@ def predict(
     from morphomil import pipeline
     from morphomil.models.predict import describe_test
     from morphomil.models.trained import trained_models
-    from morphomil.run.directory import Run
 
-    run = Run.open(path)
-    origin = Run.open(model_from) if model_from else None
+    run = open_measured(path, features_from)
+    origin = open_measured(model_from, features_from) if model_from else None
     names = [model] if model else trained_models(origin or run)
     if not names:
         trained = model_from or path

@@ -8,6 +8,7 @@ import typer
 
 from morphomil.cli.messages import end_if_failed, say
 from morphomil.cli.options import PositiveOption, QuietOption, RunArgument, command_group
+from morphomil.cli.runs import FeaturesOption, open_measured
 
 commands = command_group()
 COLUMNS = (
@@ -41,17 +42,17 @@ def rank(
     permutations: Annotated[
         int, typer.Option(help="Trainings with permuted labels, for p values.", min=0)
     ] = 199,
+    features_from: FeaturesOption = None,
     quiet: QuietOption = False,
 ) -> None:
     """Rank the features by attention and Shapley value in a model that sees only them, with effect
     sizes and tests."""
     from morphomil import pipeline
     from morphomil.cli.progress import Display
-    from morphomil.run.directory import Run
 
     with Display(quiet=quiet) as display:
         ranking = pipeline.rank(
-            Run.open(path),
+            open_measured(path, features_from),
             progress=display,
             on_estimate=lambda seconds: say(
                 f"Training will take about {_say_duration(seconds)}.", quiet=quiet

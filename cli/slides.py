@@ -21,6 +21,7 @@ from morphomil.cli.options import (
     parse_shard,
     with_settings,
 )
+from morphomil.cli.runs import FeaturesOption
 from morphomil.types import EmbedSettings, PatchSettings, Pooling, SegmenterSettings
 
 if TYPE_CHECKING:
@@ -163,13 +164,21 @@ def import_nuclei(
 
 
 @commands.command(epilog="Example: `morphomil featurize run`")
-def featurize(path: RunArgument, shard: ShardOption = "1/1", quiet: QuietOption = False) -> None:
+def featurize(
+    path: RunArgument,
+    features_from: FeaturesOption = None,
+    shard: ShardOption = "1/1",
+    quiet: QuietOption = False,
+) -> None:
     """Measure every nucleus and count the histograms of every patch."""
     from morphomil import pipeline
     from morphomil.cli.progress import Display
+    from morphomil.nuclei.feature_files import load_features
     from morphomil.run.directory import Run
 
     part = parse_shard(shard)
+    if features_from is not None:
+        load_features(features_from)
     with Display(quiet=quiet) as display:
         result = pipeline.featurize(Run.open(path), shard=part, progress=display)
     _finish(result)

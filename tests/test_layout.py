@@ -15,6 +15,7 @@ ORDER = [
     "errors",
     "types",
     "store",
+    "plugins",
     "seeds",
     "stats",
     "cohort",

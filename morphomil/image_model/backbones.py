@@ -9,7 +9,6 @@ are stored in half precision.
 from __future__ import annotations
 
 import hashlib
-import importlib.util
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,6 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from morphomil.errors import InputError
+from morphomil.plugins import load_python
 from morphomil.run.embeddings import pixels_name
 from morphomil.types import DEFAULT_BACKBONE, EmbedSettings, Pooling
 
@@ -147,17 +147,13 @@ def load_function(spec: str) -> LoadedEncoder:
     """The encoder that `FILE.py:FUNCTION` names; the function takes patches as `Encoder` does.
 
     Raises:
-        InputError: there is no such file or function.
+        InputError: there is no such file or function, or the file fails.
     """
     file, _, function = spec.rpartition(":")
     path = Path(file)
     if not file or not path.is_file():
         raise InputError(f"an encoder is FILE.py:FUNCTION, and {file or spec!r} is no file")
-    described = importlib.util.spec_from_file_location(path.stem, path)
-    if described is None or described.loader is None:
-        raise InputError(f"encoder file {path} is no Python file")
-    module = importlib.util.module_from_spec(described)
-    described.loader.exec_module(module)
+    module, _ = load_python(path, kind="encoder")
     encode = getattr(module, function, None)
     if not callable(encode):
         raise InputError(f"encoder file {path} has no function {function!r}")

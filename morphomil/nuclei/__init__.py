@@ -1,6 +1,7 @@
 """Mask -> nuclei table: the registry of features, and what they are computed from."""
 
 from morphomil.nuclei.density import DENSITY_RADIUS_UM, local_density
+from morphomil.nuclei.feature_files import load_features
 from morphomil.nuclei.measure import measure_nuclei, measure_shapes
 from morphomil.nuclei.registry import FEATURES, NEIGHBOR_ROOTS, SHAPE_ROOTS, Feature, feature
 
@@ -11,6 +12,7 @@ __all__ = [
     "SHAPE_ROOTS",
     "Feature",
     "feature",
+    "load_features",
     "local_density",
     "measure_nuclei",
     "measure_shapes",

@@ -9,9 +9,11 @@ import pandas as pd
 from numba import njit
 
 from morphomil.nuclei.density import DENSITY_RADIUS_UM, check_positive, neighbor_roots
-from morphomil.nuclei.registry import FEATURES, SHAPE_ROOTS, FloatArray
+from morphomil.nuclei.registry import FEATURES, SHAPE_ROOTS, FloatArray, evaluate
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from numpy.typing import NDArray
 
 TISSUE_UM = 2.0
@@ -37,48 +39,52 @@ def measure_nuclei(
             f"tissue must be bool of shape {labels.shape}, got {tissue.dtype} of "
             f"shape {tissue.shape}"
         )
-    roots = _shape_roots(labels, mpp)
-    x_um, y_um = ((roots[name] + 0.5) * mpp for name in ("x_px", "y_px"))
+    roots = measure_roots(labels, mpp=mpp)
+    x_um, y_um = ((roots[name].to_numpy() + 0.5) * mpp for name in ("x_px", "y_px"))
     side = _block_side(labels.shape, mpp)
     grid = _block_means(np.broadcast_to(True, labels.shape) if tissue is None else tissue, side)
-    return _table(roots | neighbor_roots(x_um, y_um, grid, side * mpp, DENSITY_RADIUS_UM))
+    neighbors = neighbor_roots(x_um, y_um, grid, side * mpp, DENSITY_RADIUS_UM)
+    return evaluate_features(roots, mpp=mpp, neighbors=neighbors)
 
 
 def measure_shapes(labels: NDArray[Any], *, mpp: float) -> pd.DataFrame:
-    """The table of `measure_nuclei` without density and what is computed from it, for one band of a
-    larger image.
+    """The table of `measure_nuclei` without density and what is computed from it, where the tissue
+    isn't known.
 
     Raises:
         ValueError: as `measure_nuclei`.
     """
-    return _table(_shape_roots(labels, mpp))
+    return evaluate_features(measure_roots(labels, mpp=mpp), mpp=mpp)
 
 
-def _table(roots: dict[str, Any]) -> pd.DataFrame:
-    """Label, centroid and the features that follow from these roots."""
-    values = dict(roots)
-    with np.errstate(divide="ignore", invalid="ignore"):  # lines of pixels have a short axis of 0
-        for entry in FEATURES.values():
-            if all(name in values for name in entry.of):
-                values[entry.name] = np.asarray(
-                    entry.formula(*(values[name] for name in entry.of)), dtype=np.float64
-                )
-    columns = ["label", "x_px", "y_px", *(name for name in FEATURES if name in values)]
-    return pd.DataFrame({name: values[name] for name in columns})
+def measure_roots(labels: NDArray[Any], *, mpp: float) -> pd.DataFrame:
+    """`label` and `SHAPE_ROOTS` but `mpp` of every nucleus, by label: all that features need of the
+    mask, so that a large mask can be measured band by band.
 
-
-def _shape_roots(labels: NDArray[Any], mpp: float) -> dict[str, Any]:
-    """`label` and `SHAPE_ROOTS` of every nucleus, sorted by label."""
+    Raises:
+        ValueError: as `measure_nuclei`.
+    """
     check_positive("mpp", mpp)
     runs, values = _scan_runs(_checked(labels))
     codes, ids = pd.factorize(values, sort=True)
     ends = np.cumsum(np.bincount(codes, minlength=len(ids)))
-    roots = _measure_runs(
-        runs[np.argsort(codes, kind="stable")], ends
-    )  # (nuclei, SHAPE_ROOTS less mpp)
-    return {"label": ids.astype(np.int64), "mpp": mpp} | dict(
-        zip(list(SHAPE_ROOTS)[1:], roots.T, strict=True)
-    )
+    roots = _measure_runs(runs[np.argsort(codes, kind="stable")], ends)
+    names = [name for name in SHAPE_ROOTS if name != "mpp"]
+    columns = dict(zip(names, roots.T, strict=True))
+    return pd.DataFrame({"label": ids.astype(np.int64)} | columns)
+
+
+def evaluate_features(
+    roots: pd.DataFrame, *, mpp: float, neighbors: Mapping[str, Any] | None = None
+) -> pd.DataFrame:
+    """Label, centroid and features of the nuclei of `measure_roots`: with their `NEIGHBOR_ROOTS`
+    every feature, without those that need only shapes."""
+    values = {str(name): roots[name].to_numpy(copy=True) for name in roots} | {"mpp": mpp}
+    chosen = [
+        entry for entry in FEATURES.values() if neighbors is not None or not entry.needs_neighbors
+    ]
+    features = evaluate(values | dict(neighbors or {}), chosen)
+    return pd.DataFrame({name: values[name] for name in ("label", "x_px", "y_px")} | features)
 
 
 def _checked(labels: NDArray[Any]) -> NDArray[Any]:
@@ -164,22 +170,22 @@ def _measure_runs(runs: NDArray[np.int32], ends: NDArray[np.int64]) -> FloatArra
     roots = np.empty((len(ends), 9))
     begin = 0
     for i in range(len(ends)):
-        own = runs[begin : ends[i]]
+        rows = runs[begin : ends[i]]
         begin = ends[i]
-        y0, x0 = own[0, 0], own[0, 1]
+        y0, x0 = rows[0, 0], rows[0, 1]
         n = sum_x = sum_y = sum_xx = sum_yy = sum_xy = straight = diagonal = 0
-        for k in range(len(own)):
-            y = own[k, 0] - y0
-            for x in range(own[k, 1] - x0, own[k, 2] - x0):
+        for k in range(len(rows)):
+            y = rows[k, 0] - y0
+            for x in range(rows[k, 1] - x0, rows[k, 2] - x0):
                 sum_x += x
                 sum_xx += x * x
                 sum_xy += x * y
-            length = own[k, 2] - own[k, 1]
+            length = rows[k, 2] - rows[k, 1]
             n += length
             sum_y += length * y
             sum_yy += length * y * y
-            straight += own[k, 3]
-            diagonal += own[k, 4]
+            straight += rows[k, 3]
+            diagonal += rows[k, 4]
         size = float(n)
         mean_x, mean_y = sum_x / size, sum_y / size
         roots[i, 0] = x0 + mean_x
@@ -192,7 +198,7 @@ def _measure_runs(runs: NDArray[np.int32], ends: NDArray[np.int64]) -> FloatArra
         roots[i, 5] = (size * sum_xy - float(sum_x) * sum_y) / (size * size)
         roots[i, 6] = straight
         roots[i, 7] = diagonal
-        roots[i, 8] = _smallest_rectangle(_corner_hull(own))
+        roots[i, 8] = _smallest_rectangle(_corner_hull(rows))
     return roots
 
 

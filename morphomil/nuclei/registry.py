@@ -12,12 +12,15 @@ features registered before it. To add one, decorate its formula::
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
+
+if TYPE_CHECKING:
+    from morphomil.plugins import PythonFile
 
 FloatArray = NDArray[np.float64]
 Formula = TypeVar("Formula", bound=Callable[..., Any])
@@ -49,7 +52,8 @@ class Feature:
     `low` and `high` bound the fixed fine grid of its histograms (values beyond fall in the end
     bins). `of` names the roots and earlier features that `formula` takes. `axial`: a direction
     without head, modulo 180 degrees. `fixed_edges`: histograms always span `low` to `high` instead
-    of the training patients' percentiles.
+    of the training patients' percentiles. `source`: the user's file that adds it
+    (`feature_files.load_features`).
     """
 
     name: str
@@ -61,6 +65,7 @@ class Feature:
     formula: Callable[..., Any]
     axial: bool = False
     fixed_edges: bool = False
+    source: PythonFile | None = None
 
     def __post_init__(self) -> None:
         """Refuse an empty range and arguments that nothing provides."""
@@ -74,9 +79,36 @@ class Feature:
                 f"feature {self.name} asks for {', '.join(unknown)}; there are {', '.join(known)}"
             )
 
+    @property
+    def needs_neighbors(self) -> bool:
+        """Whether it rests on the other nuclei and the tissue: itself, or by a feature that it
+        takes."""
+        return any(
+            name in NEIGHBOR_ROOTS or (name in FEATURES and FEATURES[name].needs_neighbors)
+            for name in self.of
+        )
+
 
 FEATURES: dict[str, Feature] = {}
-"""Every feature by name, in the order of the table's columns."""
+"""Every feature stands here by name, in the order of the table's columns."""
+
+
+def evaluate(
+    roots: Mapping[str, Any], features: Iterable[Feature]
+) -> dict[str, NDArray[np.float64]]:
+    """The values of features, one per nucleus, from roots; a formula takes roots and features
+    before it.
+
+    Raises:
+        KeyError: a formula takes what neither `roots` nor a feature before it provides.
+    """
+    values = dict(roots)
+    results = {}
+    with np.errstate(divide="ignore", invalid="ignore"):  # lines of pixels have a short axis of 0
+        for entry in features:
+            result = entry.formula(*(values[name] for name in entry.of))
+            values[entry.name] = results[entry.name] = np.asarray(result, dtype=np.float64)
+    return results
 
 
 def feature(

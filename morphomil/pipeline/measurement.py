@@ -7,10 +7,12 @@ from typing import TYPE_CHECKING
 import pandas as pd
 
 from morphomil.matrix import count_nuclei
-from morphomil.nuclei.density import local_density
-from morphomil.nuclei.measure import measure_shapes
+from morphomil.nuclei.density import DENSITY_RADIUS_UM, neighbor_roots
+from morphomil.nuclei.feature_files import feature_files
+from morphomil.nuclei.measure import evaluate_features, measure_roots
 from morphomil.nuclei.registry import FEATURES
 from morphomil.pipeline.execution import SlideStage, execute, segmented_slides
+from morphomil.run.features import describe_features
 from morphomil.run.ledger import key_of
 from morphomil.store import (
     atomic_path,
@@ -30,7 +32,8 @@ def featurize(
 ) -> StageResult:
     """Nuclei tables and histogram counts of every segmented slide.
 
-    Writes per slide `nuclei.parquet` and `counts.zarr`: features x kept patches x fine bins
+    The features are the registered ones (`nuclei.feature`, `nuclei.load_features`). Writes per
+    slide `nuclei.parquet` and `counts.zarr`: features x kept patches x fine bins
     (`matrix.count_nuclei`).
 
     Raises:
@@ -38,8 +41,11 @@ def featurize(
         BusyError: another process works in the run directory.
     """
 
+    versions = [file.sha256 for file in feature_files()]
+
     def key(slide: Slide) -> str:
-        return key_of("featurize", list(FEATURES), run.ledger.outputs(slide.slide_id, "segment"))
+        masks = run.ledger.outputs(slide.slide_id, "segment")
+        return key_of("featurize", list(FEATURES), masks, *versions)
 
     def work(slide: Slide, step: Step) -> SlideOutput:
         return _featurize_slide(run, slide.slide_id, step)
@@ -50,7 +56,7 @@ def featurize(
         segmented_slides(run),
         key=key,
         work=work,
-        settings={"features": list(FEATURES)},
+        settings=describe_features(),
     )
     return execute(run, stage, shard=shard, progress=progress)
 
@@ -97,23 +103,22 @@ def _measure_region(masks: RegionMasks, patches: pd.DataFrame) -> pd.DataFrame:
     """The nuclei of a region whose centroid lies in a kept patch, with features and level-0
     coordinates."""
     frame = masks.frame
-    table = pd.concat(
-        [_measure_band(band, mpp=frame.mpp) for band in masks.bands()], ignore_index=True
-    )
-    centers = table[["x_px", "y_px"]].to_numpy() + 0.5
+    bands = [_measure_band(band, mpp=frame.mpp) for band in masks.bands()]
+    roots = pd.concat(bands, ignore_index=True)
+    centers = roots[["x_px", "y_px"]].to_numpy() + 0.5
     grid = frame.patch_grid(patches)
     patch_ids = frame.patch_at(centers, grid)
     inside = patch_ids >= 0
-    table, centers = table[inside].assign(patch_id=patch_ids[inside]), centers[inside]
-    tissue, tissue_mpp = masks.analyzed_tissue(grid)
+    centers = centers[inside]
     x_um, y_um = frame.to_grid_um(centers).T
-    table["density_per_mm2"] = local_density(x_um, y_um, tissue=tissue, tissue_mpp=tissue_mpp)
+    neighbors = neighbor_roots(x_um, y_um, *masks.analyzed_tissue(grid), DENSITY_RADIUS_UM)
+    table = evaluate_features(roots[inside], mpp=frame.mpp, neighbors=neighbors)
     table[["x_px", "y_px"]] = frame.to_level0(centers)
-    return table.assign(image=frame.image)
+    return table.assign(patch_id=patch_ids[inside], image=frame.image)
 
 
 def _measure_band(band: LabelBand, *, mpp: float) -> pd.DataFrame:
-    """The nuclei whose centroid lies in a band, in pixels of the region's masks."""
-    table = measure_shapes(band.labels, mpp=mpp)
-    table["y_px"] += band.first
-    return table[(table["y_px"] >= band.top - 0.5) & (table["y_px"] < band.bottom - 0.5)]
+    """The roots of the nuclei whose centroid lies in a band, in pixels of the region's masks."""
+    roots = measure_roots(band.labels, mpp=mpp)
+    roots["y_px"] += band.first
+    return roots[(roots["y_px"] >= band.top - 0.5) & (roots["y_px"] < band.bottom - 0.5)]

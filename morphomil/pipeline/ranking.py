@@ -14,6 +14,7 @@ from morphomil.errors import InputError
 from morphomil.matrix import slide_values
 from morphomil.nuclei.registry import FEATURES
 from morphomil.pipeline.execution import Progress, Silence
+from morphomil.run.features import check_features
 from morphomil.store import (
     write_json,
     write_parquet,
@@ -51,7 +52,8 @@ def rank(
     seconds the training will take.
 
     Raises:
-        InputError: nothing is measured yet, or the labels don't make two groups.
+        InputError: nothing is measured yet, or with other features, or the labels don't make two
+            groups.
         RefusedError: leakage, or too few patients of a class.
         BusyError: another process works in the run directory.
     """
@@ -63,6 +65,7 @@ def rank(
     measured = run.done("featurize")
     if not measured:
         raise InputError(f"{run.path} has no measured slides; run: morphomil featurize {run.path}")
+    check_features(run)
     heard = progress or Silence()
     begun = time.monotonic()
     with run.lock():
