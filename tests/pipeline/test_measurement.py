@@ -85,12 +85,12 @@ def test_a_run_depends_on_the_file_of_its_features(
     assert settings["features_from"] == {str(file): with_file.sha256}
     file.write_text(CROWDING % 2, encoding="utf-8")
     load_features(file)
-    with pytest.raises(InputError, match="another version of .*crowding.py; run: morphomil feat"):
+    with pytest.raises(InputError, match=r"another version of .*crowding\.py; run: morphomil feat"):
         pipeline.rank(run, positive="1")
     assert pipeline.featurize(run).done == ("a", "b")
     for name in ("crowding_squared", "crowding"):
         del registry[name]
-    message = "measured with crowding, crowding_squared; give the file .* --features-from .*ng.py"
+    message = r"measured with crowding, crowding_squared; give the file .* --features-from .*ng\.py"
     with pytest.raises(InputError, match=message):
         pipeline.rank(run, positive="1")
     assert pipeline.featurize(run).done == ("a", "b")
