@@ -19,6 +19,7 @@ from morphomil.stats.categories import compare_categories
 from morphomil.stats.characteristics import characteristics_table
 from morphomil.stats.clustered import compare_clustered
 from morphomil.stats.correlation import correlate_features
+from morphomil.stats.delong import delong_test, delong_test_unpaired
 from morphomil.stats.diagnostic import (
     calibration,
     decision_curve,
@@ -54,8 +55,6 @@ from morphomil.stats.roc import (
     auc,
     auc_interval,
     binomial_auc_interval,
-    delong_test,
-    delong_test_unpaired,
     resampled_auc,
     roc_curve,
     within_fold_auc,

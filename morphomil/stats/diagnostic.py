@@ -14,8 +14,10 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import pandas as pd
-from scipy.special import betaincinv, expit, logit, ndtri
+from scipy.special import expit, logit, ndtri
 from scipy.stats import binomtest
+
+from morphomil.stats.intervals import check_level, clopper_pearson_limits, tail_share
 
 if TYPE_CHECKING:
     from numpy.typing import ArrayLike, NDArray
@@ -75,12 +77,10 @@ def exact_interval(count: int, total: int, *, level: float = 0.95) -> tuple[floa
 
 def _exact(count: int, total: int, level: float) -> tuple[float, float, float]:
     """Share and Clopper-Pearson limits."""
-    tail = _tail(level)
+    check_level(level)
     if total == 0:
         return math.nan, math.nan, math.nan
-    low = float(betaincinv(count, total - count + 1, tail)) if count else 0.0
-    high = float(betaincinv(count + 1, total - count, 1 - tail)) if count < total else 1.0
-    return count / total, low, high
+    return (count / total, *clopper_pearson_limits(count, total, level=level))
 
 
 def _mercaldo(
@@ -95,7 +95,7 @@ def _mercaldo(
         return _exact(right, right + wrong, level)
     center = right / (right + wrong)
     variance = own[0] / own[1] / sum(own) + other[0] / other[1] / sum(other)
-    reach = -ndtri(_tail(level)) * math.sqrt(variance)
+    reach = -ndtri(tail_share(level)) * math.sqrt(variance)
     return center, float(expit(logit(center) - reach)), float(expit(logit(center) + reach))
 
 
@@ -106,7 +106,7 @@ def _ratio(a: int, of_a: int, b: int, of_b: int, level: float) -> tuple[float, f
     estimate = a / of_a / (b / of_b) if b else math.inf
     x, n, y, m = (a, of_a, b, of_b) if a and b else (a + 0.5, of_a + 1, b + 0.5, of_b + 1)
     center = math.log(x / n / (y / m))
-    reach = -ndtri(_tail(level)) * math.sqrt(1 / x - 1 / n + 1 / y - 1 / m)
+    reach = -ndtri(tail_share(level)) * math.sqrt(1 / x - 1 / n + 1 / y - 1 / m)
     return (
         estimate,
         0.0 if a == 0 else math.exp(center - reach),
@@ -152,7 +152,7 @@ def mcnemar_test(
     only_a, only_b = int((right_a & ~right_b).sum()), int((right_b & ~right_a).sum())
     p_value = float(binomtest(only_a, only_a + only_b).pvalue) if only_a + only_b else 1.0
     p, q = (only_a + 0.5) / (n + 2), (only_b + 0.5) / (n + 2)
-    reach = -float(ndtri(_tail(level))) * math.sqrt((p + q - (p - q) ** 2) / (n + 2))
+    reach = -float(ndtri(tail_share(level))) * math.sqrt((p + q - (p - q) ** 2) / (n + 2))
     return McnemarResult(
         float(right_a.mean()),
         float(right_b.mean()),
@@ -197,7 +197,7 @@ def calibration(
 
     truth, p = _checked(labels, probabilities)
     score = logit(np.clip(p, 1e-6, 1 - 1e-6))
-    z = -ndtri(_tail(level))
+    z = -ndtri(tail_share(level))
     ones = np.ones((len(truth), 1))
     large = fit_logistic(ones, truth, offset=score)
     slope = (math.nan, math.nan, math.nan)
@@ -270,9 +270,3 @@ def _checked(
     if not ((p >= 0) & (p <= 1)).all():
         raise ValueError("probabilities must lie in [0, 1] and not be missing")
     return truth.astype(np.float64), p
-
-
-def _tail(level: float) -> float:
-    if not 0 < level < 1:
-        raise ValueError(f"level must be between 0 and 1, got {level}")
-    return (1 - level) / 2

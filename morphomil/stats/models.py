@@ -13,6 +13,8 @@ from scipy.optimize import brentq, linprog
 from scipy.special import expit
 from scipy.stats import chi2, norm
 
+from morphomil.stats.intervals import check_level
+
 if TYPE_CHECKING:
     from numpy.typing import ArrayLike, NDArray
 
@@ -77,8 +79,7 @@ def logistic_model(X: ArrayLike, y: ArrayLike, *, level: float = 0.95) -> Logist
     """
     values, names = _matrix(X)
     outcome = _outcome(y, len(values))
-    if not 0 < level < 1:
-        raise ValueError(f"level must be between 0 and 1, got {level}")
+    check_level(level)
     if len(values) <= values.shape[1] + 1:
         raise ValueError(
             f"{values.shape[1] + 1} terms need more cases than that, got {len(values)}"

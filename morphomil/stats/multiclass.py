@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Literal
 import numpy as np
 import pandas as pd
 
+from morphomil.stats.ordering import Ordering
 from morphomil.stats.roc import auc, resampled_auc
 
 if TYPE_CHECKING:
@@ -127,9 +128,7 @@ def precision_recall_curve(labels: ArrayLike, scores: ArrayLike) -> pd.DataFrame
     Raises:
         ValueError: as `roc_curve`.
     """
-    from morphomil.stats.roc import _Ordering
-
-    cutoffs, true, false = _Ordering.of(labels, scores).called_positive()
+    cutoffs, true, false = Ordering.of(labels, scores).called_positive()
     return pd.DataFrame(
         {"cutoff": cutoffs, "recall": true / true[-1], "precision": true / (true + false)}
     )

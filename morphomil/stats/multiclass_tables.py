@@ -9,6 +9,7 @@ import numpy as np
 import pandas as pd
 from scipy.special import ndtr
 
+from morphomil.stats.delong import delong_test
 from morphomil.stats.diagnostic import exact_interval
 from morphomil.stats.multiclass import MulticlassMethod, confusion_table, resampled_multiclass_auc
 from morphomil.stats.performance import (
@@ -25,10 +26,7 @@ from morphomil.stats.predictions import (
     enough_cases,
 )
 from morphomil.stats.resampling import bootstrap_by_patient
-from morphomil.stats.roc import (
-    AucInterval,
-    delong_test,
-)
+from morphomil.stats.roc import AucInterval
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

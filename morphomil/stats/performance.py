@@ -9,6 +9,7 @@ from typing import Any
 import pandas as pd
 
 from morphomil.stats.adjustment import holm
+from morphomil.stats.delong import DelongResult, delong_test
 from morphomil.stats.diagnostic import calibration, decision_curve, diagnostic_table
 from morphomil.stats.predictions import (
     MEASURES,
@@ -18,12 +19,7 @@ from morphomil.stats.predictions import (
     count_cases,
     enough_cases,
 )
-from morphomil.stats.roc import (
-    AucInterval,
-    DelongResult,
-    delong_test,
-    within_fold_auc_interval,
-)
+from morphomil.stats.roc import AucInterval, within_fold_auc_interval
 
 CURVE_PATIENTS = 12
 """A point of a calibration curve is the mean of at least so many patients."""

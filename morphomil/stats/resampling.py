@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING, Any, Literal, overload
 import numpy as np
 from scipy.special import ndtr, ndtri
 
+from morphomil.stats.intervals import check_level
+
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
@@ -94,8 +96,7 @@ def bootstrap_by_patient(
             resamples; lengths differ; there is no row; a patient stands in two strata; or there are
             no resamples.
     """
-    if not 0 < level < 1:
-        raise ValueError(f"level must be between 0 and 1, got {level}")
+    check_level(level)
     if resamples < 1:
         raise ValueError(f"a bootstrap needs resamples, got {resamples}")
     of_row, stratum = _patients(patients, strata)

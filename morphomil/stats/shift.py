@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 from scipy.special import ndtri
 
+from morphomil.stats.intervals import check_level
+
 if TYPE_CHECKING:
     from numpy.typing import ArrayLike, NDArray
 
@@ -39,8 +41,7 @@ def hodges_lehmann(x: ArrayLike, y: ArrayLike, *, level: float = 0.95) -> Shift:
     Raises:
         ValueError: not vectors, an infinite value, or a level not in (0, 1).
     """
-    if not 0 < level < 1:
-        raise ValueError(f"level must be between 0 and 1, got {level}")
+    check_level(level)
     a, b = np.asarray(x, dtype=np.float64), np.asarray(y, dtype=np.float64)
     if a.ndim != 1 or b.ndim != 1 or np.isinf(a).any() or np.isinf(b).any():
         raise ValueError(

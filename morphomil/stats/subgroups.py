@@ -9,6 +9,7 @@ from typing import Any
 import pandas as pd
 
 from morphomil.stats.adjustment import holm
+from morphomil.stats.delong import delong_test_unpaired
 from morphomil.stats.diagnostic import diagnostic_table
 from morphomil.stats.models import interaction_test
 from morphomil.stats.predictions import (
@@ -18,11 +19,7 @@ from morphomil.stats.predictions import (
     count_cases,
     enough_cases,
 )
-from morphomil.stats.roc import (
-    delong_test_unpaired,
-    within_fold_auc_interval,
-    youden_cutoff,
-)
+from morphomil.stats.roc import within_fold_auc_interval, youden_cutoff
 
 
 def subgroup_table(
