@@ -14,6 +14,7 @@ import pandas as pd
 
 from morphomil.matrix import FINE_BINS
 from morphomil.rank.ranking import rank_counts
+from morphomil.rank.settings import RankSettings
 from morphomil.types import FEATURE_NAMES
 
 
@@ -57,8 +58,7 @@ def main() -> None:
         values,
         cohort,
         features=FEATURE_NAMES,
-        seed=0,
-        quick=given.quick,
+        settings=RankSettings(seed=0, quick=given.quick),
         on_estimate=hear,
     )
     ended = time.perf_counter()

@@ -12,7 +12,8 @@ from morphomil.cohort.splits import Fold
 from morphomil.errors import InputError
 from morphomil.models.fold import Facts, Fitted
 from morphomil.models.protocol import LabeledCohort, Prediction
-from morphomil.rank.folds import LEFT_OUT_WITHOUT, FoldTask, PatientBags, by_patient
+from morphomil.rank.bags import LEFT_OUT_WITHOUT, PatientBags, by_patient
+from morphomil.rank.folds import FoldTask
 from morphomil.rank.settings import SEEDS
 
 if TYPE_CHECKING:

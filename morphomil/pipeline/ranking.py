@@ -33,13 +33,10 @@ if TYPE_CHECKING:
 def rank(
     run: Run,
     *,
-    positive: str | None = None,
-    folds: int = 5,
     seed: int = 0,
-    quick: bool = False,
-    permutations: int | None = None,
     progress: Progress | None = None,
     on_estimate: Callable[[float], None] | None = None,
+    **changes: Any,
 ) -> Ranking:
     """Rank the features of a measured run (`rank.rank_counts`) and store everything the ranking
     rests on.
@@ -49,7 +46,7 @@ def rank(
     `shapley.parquet` and `patient_values.parquet` with `about.json`, and each fold's model to
     `models/morphometry/FOLD/`. Unless `quick`, also what every nucleus contributes
     (`attribution.attribute_nuclei`), to `rank/nuclei/SLIDE.parquet`. `on_estimate` hears how many
-    seconds the training will take.
+    seconds the training will take; `changes` are further fields of `rank.settings.RankSettings`.
 
     Raises:
         InputError: nothing is measured yet, or with other features, or the labels don't make two
@@ -59,9 +56,9 @@ def rank(
     """
     from morphomil.models.ranked import store_ranked_folds
     from morphomil.rank.ranking import rank_counts
-    from morphomil.rank.settings import PERMUTATIONS, SEEDS
+    from morphomil.rank.settings import RankSettings
 
-    permuted = 0 if quick else PERMUTATIONS if permutations is None else permutations
+    settings = RankSettings(seed=seed, **changes)
     measured = run.done("featurize")
     if not measured:
         raise InputError(f"{run.path} has no measured slides; run: morphomil featurize {run.path}")
@@ -70,29 +67,27 @@ def rank(
     begun = time.monotonic()
     with run.lock():
         values = pd.DataFrame([_slide_values(run, slide_id) for slide_id in measured])
-        heard.start("rank", folds)
+        heard.start("rank", settings.folds)
         ranking = rank_counts(
             lambda slide_id: run.counts(slide_id).counts,
             values,
             run.cohort.table(),
             features=tuple(FEATURES),
-            seed=seed,
-            positive=positive,
-            folds=folds,
-            quick=quick,
-            permutations=permuted,
+            settings=settings,
             on_fold=lambda done, total: heard.end(f"fold {done}", "done", f"of {total}"),
             on_estimate=on_estimate,
         )
-        summary = _summarize(ranking, seeds=1 if quick else SEEDS, permutations=permuted)
+        summary = _summarize(
+            ranking, seeds=settings.models_per_fold, permutations=settings.labelings
+        )
         _write_ranking(run, ranking, summary | {"measured": run.measured_key()})
         store_ranked_folds(run, ranking, seed=seed)
         shutil.rmtree(run.contributions_folder, ignore_errors=True)  # of an earlier ranking
-        if not quick:
+        if not settings.quick:
             _write_contributions(run, ranking, seed=seed)
-        settings = {"positive": ranking.positive, "folds": folds, "seed": seed, "quick": quick}
-        settings |= {"permutations": permuted}
-        run.record("rank", settings, seconds=time.monotonic() - begun)
+        used = {"positive": ranking.positive, "folds": settings.folds, "seed": seed}
+        used |= {"quick": settings.quick, "permutations": settings.labelings}
+        run.record("rank", used, seconds=time.monotonic() - begun)
     return ranking
 
 

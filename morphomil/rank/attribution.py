@@ -167,7 +167,7 @@ def curves_of_patches(
     Returns:
         (4, 11): deletion, deletion in random order (mean of 10 orders), insertion, insertion in
         random order, after 0, 10, ... 100 % of the patches; without patches it is the probability
-        of the training mean. For `evidence.measure_faithfulness`.
+        of the training mean. For `robustness.measure_faithfulness`.
     """
     from morphomil.rank.model import restore_morphometry
 

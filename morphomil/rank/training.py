@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 ADAM_BETAS = (0.9, 0.999)
 VALIDATION_BAGS = 4
-"""Of each patient, in the loss that ends training."""
+"""Each patient has so many bags in the loss that ends training."""
 COMPACT_BELOW = 0.75
 """Replicates that have stopped leave the batch once fewer than this share still learns."""
 
@@ -71,7 +71,7 @@ def train_morphometry(
     scaler = Scaler.fit(bags)
     rng = torch.Generator().manual_seed(int(generator("train", seed).integers(2**63)))
     with one_thread():
-        fit = _Fit(
+        training = _BatchTraining(
             bags,
             np.broadcast_to(labels, validation.shape),
             validation,
@@ -81,8 +81,8 @@ def train_morphometry(
             streams=np.arange(len(validation)) if streams is None else streams,
             rng=rng,
         )
-        log = fit.run()
-    return TrainedMorphometry(fit.model, scaler, log, available)
+        log = training.run()
+    return TrainedMorphometry(training.model, scaler, log, available)
 
 
 class _AdamW:
@@ -95,7 +95,7 @@ class _AdamW:
         self.square = [torch.zeros_like(p) for p in parameters]
         self.steps = 0
 
-    def go_on_with(self, parameters: list[nn.Parameter], chosen: torch.Tensor) -> None:
+    def keep_entries(self, parameters: list[nn.Parameter], chosen: torch.Tensor) -> None:
         """These are the chosen entries of the parameters' first axis."""
         self.parameters = parameters
         self.mean, self.square = (
@@ -115,8 +115,8 @@ class _AdamW:
             parameter.addcdiv_(mean, (square / second).sqrt() + 1e-8, value=-self.rate / first)
 
 
-class _Fit:
-    """One training of all replicates."""
+class _BatchTraining:
+    """The training of all replicates of a batch."""
 
     def __init__(
         self,
@@ -191,13 +191,13 @@ class _Fit:
                 break
             if learning.float().mean() < COMPACT_BELOW:
                 number, best, idle = number[learning], best[learning], idle[learning]
-                self._go_on_with(learning)
-                optimizer.go_on_with(list(self.model.parameters()), learning)
+                self._keep_entries(learning)
+                optimizer.keep_entries(list(self.model.parameters()), learning)
         self.model.replace_parameters(kept)
         log = pd.concat(rows, ignore_index=True)
         return log.sort_values(["step", "replicate"], kind="stable", ignore_index=True)
 
-    def _go_on_with(self, chosen: torch.Tensor) -> None:
+    def _keep_entries(self, chosen: torch.Tensor) -> None:
         """Leave out replicates that have stopped."""
         self.train, self.val, self.labels = (
             self.train[chosen],

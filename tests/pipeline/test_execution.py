@@ -142,7 +142,7 @@ def test_a_slide_whose_key_cannot_be_had_fails_alone(run: Run, cohort: Cohort) -
 
 def test_a_full_disk_stops_the_stage(run: Run, cohort: Cohort) -> None:
     stage, _ = counting(run, cohort, errors={"s1": OSError(errno.ENOSPC, "No space left")})
-    with pytest.raises(InputError, match="can't be written.*No space left"):
+    with pytest.raises(InputError, match=r"can't be written.*No space left"):
         execute(run, stage, cohort=cohort)
     assert run.ledger.status("s1") == {}
     assert run.commands() == {}

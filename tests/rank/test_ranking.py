@@ -18,13 +18,15 @@ from morphomil.cohort.labels import patient_labels
 from morphomil.cohort.splits import make_folds
 from morphomil.errors import InputError, RefusedError
 from morphomil.matrix import BINS, FINE_BINS, count_nuclei, mean_rows, rebin, relative_frequencies
-from morphomil.rank import ranking as ranking_module
-from morphomil.rank import training
+from morphomil.rank import plan, training
 from morphomil.rank.attribution import attribute_nuclei, curves_of_patches
-from morphomil.rank.folds import FoldTask, PatientBags, permute_labels
+from morphomil.rank.bags import PatientBags
+from morphomil.rank.folds import FoldTask, permute_labels
 from morphomil.rank.model import restore_morphometry
-from morphomil.rank.ranking import SEEDS, STEP_COST, rank_counts, rank_nuclei
+from morphomil.rank.plan import STEP_COST
+from morphomil.rank.ranking import rank_counts, rank_nuclei
 from morphomil.rank.robustness import measure_faithfulness
+from morphomil.rank.settings import SEEDS, RankSettings
 from morphomil.rank.shapley import Coalitions
 from morphomil.stats import compare_groups, within_fold_auc
 from morphomil.types import FEATURE_NAMES
@@ -250,8 +252,7 @@ def test_stored_counts_give_what_nuclei_give(small):
         values[["slide_id", *FEATURE_NAMES]],
         cohort,
         features=FEATURE_NAMES,
-        seed=3,
-        quick=True,
+        settings=RankSettings(seed=3, quick=True),
     )
     pd.testing.assert_frame_equal(from_counts.table, from_nuclei.table)
 
@@ -359,7 +360,7 @@ def test_what_cannot_be_ranked_is_refused_in_a_sentence(small):
             cohort[["slide_id"]].assign(**dict.fromkeys(FEATURE_NAMES, 1.0)),
             cohort,
             features=FEATURE_NAMES,
-            seed=0,
+            settings=RankSettings(seed=0),
         )
 
 
@@ -391,7 +392,7 @@ def test_the_estimate_foretells_all_training_that_follows(trait, monkeypatch):
         return trained
 
     monkeypatch.setattr(training, "train_morphometry", train_and_move_the_clock)
-    monkeypatch.setattr(ranking_module, "time", SimpleNamespace(monotonic=lambda: clock[0]))
+    monkeypatch.setattr(plan, "time", SimpleNamespace(monotonic=lambda: clock[0]))
     rank_nuclei(
         nuclei,
         cohort,
@@ -498,7 +499,7 @@ def test_models_of_permuted_labels_are_judged_by_these_labels():
     bags = PatientBags.collect(counts.__getitem__, cohort, seed=0)
     fold = make_folds(cohort, folds=2, seed=0)[0]
     task = FoldTask(fold, bags, patient_labels(cohort) == "1", features=FEATURE_NAMES, seed=0)
-    null = task.answer_permuted(np.stack([task.labels, 1 - task.labels]), Coalitions.exact(8))
+    null = task.permute(np.stack([task.labels, 1 - task.labels]), Coalitions.exact(8))
     assert null.shapley.argmax(axis=1).tolist() == 2 * [FEATURE_NAMES.index("rectangularity")]
     np.testing.assert_allclose(null.attention.sum(axis=1), task.test.sum(), rtol=1e-5)
 

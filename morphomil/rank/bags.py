@@ -1,0 +1,122 @@
+"""Histogram counts of slides -> the morphometry model's bags, by patient."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Protocol
+
+import numpy as np
+
+from morphomil.bags import BAG_SIZE, draw_bags
+from morphomil.errors import RefusedError
+from morphomil.matrix import (
+    FINE_BINS,
+    has_enough_nuclei,
+    mean_rows,
+    rebin,
+    relative_frequencies,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    import pandas as pd
+    from numpy.typing import NDArray
+
+    from morphomil.matrix import Edges
+    from morphomil.rank.model import InstanceBags
+MAX_BAGS = 20
+"""A slide has at most so many bags in training, 200 patches; more patches make no bag better."""
+LEFT_OUT_WITHOUT = "a patch of enough measured nuclei"
+"""Slides are left out that lack this."""
+
+
+class Counts(Protocol):
+    """Gives a slide's histogram counts (features, patches, fine bins) when asked, so that not all
+    are held at once."""
+
+    def __call__(self, slide_id: str) -> NDArray[Any]:
+        """The counts of one slide."""
+
+
+@dataclass(frozen=True)
+class FineBags:
+    """Bags as mean histograms on the fine grid."""
+
+    patient: NDArray[np.int64]  # (bags,), sorted
+    weight: NDArray[np.float64]  # (bags,): a patient's sum to 1
+    fine: NDArray[np.float32]  # (features, bags, fine bins)
+
+    def instances(self, edges: Edges) -> InstanceBags:
+        """The bags on a fold's edges."""
+        from morphomil.rank.model import InstanceBags
+
+        return InstanceBags(np.moveaxis(rebin(self.fine, edges), 0, 1), self.patient, self.weight)
+
+
+@dataclass(frozen=True)
+class PatientBags:
+    """Every slide's bags of ten patches to train on, its bag of all patches to predict, and the
+    sums for edges."""
+
+    slides: tuple[str, ...]
+    patients: tuple[str, ...]
+    drawn: FineBags
+    whole: FineBags
+    totals: NDArray[np.int64]  # (patients, features, fine bins)
+
+    @classmethod
+    def collect(cls, load: Counts, cohort: pd.DataFrame, *, seed: int) -> PatientBags:
+        """Read each slide once, in the order of patient and slide id."""
+        slides, patients, owners = [], [], []
+        rows: list[list[NDArray[np.float32]]] = []
+        totals: dict[str, NDArray[np.int64]] = {}
+        for row in cohort.sort_values(["patient", "slide_id"]).to_dict("records"):
+            counts = load(row["slide_id"])
+            counts = counts[:, has_enough_nuclei(counts)]
+            if not counts.shape[1]:
+                continue
+            slides.append(str(row["slide_id"]))
+            if row["patient"] not in totals:
+                patients.append(row["patient"])
+                totals[row["patient"]] = np.zeros((len(counts), FINE_BINS), np.int64)
+            totals[row["patient"]] += counts.sum(axis=1, dtype=np.int64)
+            drawn = draw_bags(counts.shape[1], bags=MAX_BAGS, seed_key=(seed, row["slide_id"]))
+            frequencies = relative_frequencies(counts)
+            rows.append(
+                [mean_rows(frequencies), *(mean_rows(frequencies[:, bag]) for bag in drawn)]
+            )
+            owners.append(len(patients) - 1)
+        if not rows:
+            raise RefusedError(
+                f"no slide has a patch with enough nuclei; {BAG_SIZE} patches of 5 "
+                "nuclei make a bag"
+            )
+        whole = _weigh([one[:1] for one in rows], owners)
+        stacked = np.stack([totals[name] for name in patients])
+        return cls(
+            tuple(slides),
+            tuple(patients),
+            _weigh([one[1:] for one in rows], owners),
+            whole,
+            stacked,
+        )
+
+    def members(self, names: Iterable[str]) -> NDArray[np.bool_]:
+        """Which patients are named."""
+        return np.isin(np.array(self.patients, dtype=object), list(names))
+
+
+def _weigh(rows: list[list[NDArray[np.float32]]], owners: list[int]) -> FineBags:
+    """Bags of each slide, of which a patient's slides and a slide's bags weigh alike."""
+    patient = np.repeat(owners, [len(bags) for bags in rows])
+    weight = np.concatenate([np.full(len(bags), 1 / len(bags)) for bags in rows])
+    weight /= np.bincount(patient, weight)[patient]
+    return FineBags(patient, weight, np.stack([bag for bags in rows for bag in bags], axis=1))
+
+
+def by_patient(values: NDArray[np.float64], bags: InstanceBags) -> NDArray[np.float64]:
+    """Weighted mean over each patient's bags: (seeds, bags, n) -> (seeds, patients, n)."""
+    _, place = np.unique(bags.patient, return_inverse=True)
+    starts = np.flatnonzero(np.diff(place, prepend=-1))  # bags are sorted by patient
+    return np.asarray(np.add.reduceat(values * bags.weight[:, None], starts, axis=1))

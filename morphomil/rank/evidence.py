@@ -1,0 +1,204 @@
+"""What the models of all folds say together: the ranking's tables."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pandas as pd
+
+from morphomil.rank.robustness import (
+    TOP,
+    curves_of_removal,
+    kendalls_w,
+    measure_faithfulness,
+    null_p,
+    rank_distribution,
+)
+from morphomil.rank.shapley import contrast_auc, contrast_log_likelihood, log_likelihood
+from morphomil.seeds import generator
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from morphomil.rank.plan import FoldOutcome, TrainingPlan
+RESAMPLES = 2000
+"""Patients and seeds are resampled so often for the intervals of attention."""
+
+
+class Evidence:
+    """What the models of all folds say together."""
+
+    def __init__(
+        self,
+        plan: TrainingPlan,
+        outcomes: list[FoldOutcome],
+        predictions: pd.DataFrame,
+        *,
+        seed: int,
+    ) -> None:
+        """Outcomes of the folds in the order of the predictions' patients; `seed` of
+        bootstraps."""
+        self.plan, self.outcomes, self.seed = plan, outcomes, seed
+        self.patients = predictions["patient"]
+        self.labels = predictions["label"].to_numpy()
+        self.folds = predictions["fold"].to_numpy()
+        # (seeds, patients, features)
+        self.attention = np.concatenate([one.result.attention for one in outcomes], axis=1)
+        # (seeds, coalitions, patients)
+        self.coalitions = np.concatenate([one.result.coalitions for one in outcomes], axis=2)
+        # (features, patients)
+        self.contributions = plan.coalitions.weights @ self.coalitions.mean(axis=0)
+
+    def of_patients(self, values: NDArray[np.float64]) -> pd.DataFrame:
+        """Values (patients, features) as a table, `patient` first."""
+        table = pd.DataFrame(values, columns=list(self.plan.features))
+        table.insert(0, "patient", self.patients)
+        return table
+
+    def table(self, compared: pd.DataFrame) -> pd.DataFrame:
+        """The ranking, in the order of attention."""
+        count = len(self.plan.features)
+        columns: dict[str, Any] = {"feature": list(self.plan.features)}
+        columns |= _mean_attention(self.attention * count, seed=self.seed) | {
+            "attention_p": np.nan,
+            "attention_p_any": np.nan,
+        }
+        columns |= self._share(self.plan.coalitions.weights)
+        columns["shapley_probability"] = np.abs(self.contributions).mean(axis=1)
+        if self.plan.coalitions.steps is not None:
+            mean = log_likelihood(self.coalitions.mean(axis=0), self.labels).mean(axis=1)
+            columns["shapley_log_loss_se"] = self.plan.coalitions.standard_error(mean)
+        columns |= {"shapley_p": np.nan, "shapley_p_any": np.nan}
+        if self.outcomes[0].null is not None:
+            nulls = [one.null for one in self.outcomes if one.null is not None]
+            columns["attention_p"], columns["attention_p_any"] = null_p(
+                np.sum([n.attention for n in nulls], axis=0)
+            )
+            columns["shapley_p"], columns["shapley_p_any"] = null_p(
+                np.sum([n.shapley for n in nulls], axis=0)
+            )
+        columns |= {name: values[:count] for name, values in self._ablate().items()}
+        table = pd.DataFrame(columns)
+        stability = self.stability().set_index("feature")
+        for by in ("attention", "shapley"):
+            chosen = stability.loc[stability["by"] == by, ["rank_mean", "top1", f"top{TOP}"]]
+            table = table.merge(chosen.add_prefix(f"{by}_"), left_on="feature", right_index=True)
+        table = table.merge(compared, on="feature", validate="one_to_one")
+        table = table.sort_values("attention", ascending=False, kind="stable", ignore_index=True)
+        table.insert(0, "rank", np.arange(1, count + 1))
+        return table
+
+    def group_table(self) -> pd.DataFrame:
+        """Families as one feature each; empty beyond the number of features whose coalitions are
+        all evaluated."""
+        names = list(self.plan.families)
+        members = [[self.plan.features[i] for i in self.plan.families[name]] for name in names]
+        table = pd.DataFrame({"group": names, "features": [", ".join(of) for of in members]})
+        one_by_one = self.attention * len(self.plan.features)
+        grouped = np.stack(
+            [one_by_one[..., list(of)].mean(axis=-1) for of in self.plan.families.values()], axis=-1
+        )
+        columns: dict[str, Any] = _mean_attention(grouped, seed=self.seed)
+        if self.plan.coalitions.steps is None:
+            columns |= self._share(self.plan.coalitions.group(list(self.plan.families.values())))
+        count = len(self.plan.features)
+        place = [
+            count + i if len(of) > 1 else of[0] for i, of in enumerate(self.plan.families.values())
+        ]
+        columns |= {name: values[place] for name, values in self._ablate().items()}
+        order = "shapley_rank" if "shapley_rank" in columns else "group"
+        return table.assign(**columns).sort_values(order, kind="stable", ignore_index=True)
+
+    def stability(self) -> pd.DataFrame:
+        """Rankings by single models, those of seeds and folds."""
+        attention, shapley = [], []
+        for one in self.outcomes:
+            attention.append(one.result.attention.mean(axis=1))
+            truth = one.result.predictions["label"].to_numpy()
+            shapley.append(
+                log_likelihood(one.result.coalitions, truth).mean(axis=2)
+                @ self.plan.coalitions.weights.T
+            )
+        parts = []
+        for by, of_folds in (("attention", attention), ("shapley", shapley)):
+            scores = np.concatenate(of_folds)
+            part = rank_distribution(scores, self.plan.features)
+            part.insert(0, "by", by)
+            part.insert(1, "kendalls_w", kendalls_w(scores) if len(scores) > 1 else np.nan)
+            parts.append(part)
+        return pd.concat(parts, ignore_index=True)
+
+    def faithfulness(self) -> pd.DataFrame:
+        """Of each patient's order by attention and by the size of the contribution to the
+        probability."""
+        if self.plan.coalitions.steps is not None:
+            return pd.DataFrame(
+                columns=["order", "curve", "area", "area_random", "gain", "gain_low", "gain_high"]
+            )
+        parts = []
+        for order, scores in (
+            ("attention", self.attention.mean(axis=0)),
+            ("shapley", np.abs(self.contributions.T)),
+        ):
+            curves = curves_of_removal(
+                self.coalitions.mean(axis=0), self.labels, scores, self.plan.coalitions
+            )
+            part = measure_faithfulness(curves, seed=self.seed)
+            part.insert(0, "order", order)
+            parts.append(part)
+        return pd.concat(parts, ignore_index=True)
+
+    def _share(self, weights: NDArray[np.float64]) -> dict[str, Any]:
+        """Shapley values of players, and their order by log-loss."""
+        loss = contrast_log_likelihood(self.coalitions, self.labels, weights, seed=self.seed)
+        area = contrast_auc(self.coalitions, self.labels, self.folds, weights, seed=self.seed)
+        rank = np.empty(len(weights), np.int64)
+        rank[np.argsort(-loss.value, kind="stable")] = np.arange(1, len(weights) + 1)
+        return (
+            {"shapley_rank": rank} | loss.columns("shapley_log_loss") | area.columns("shapley_auc")
+        )
+
+    def _ablate(self) -> dict[str, NDArray[np.float64]]:
+        """The AUC lost without, and had with only, each feature, then each family of several; NaN
+        without ablation."""
+        count = len(self.plan.features) + sum(len(of) > 1 for of in self.plan.families.values())
+        names = [
+            f"{name}{end}"
+            for name in ("ablation_auc", "alone_auc")
+            for end in ("", "_low", "_high")
+        ]
+        parts = [one.ablated for one in self.outcomes if one.ablated is not None]
+        if not parts:
+            return {name: np.full(count, np.nan) for name in names}
+        probability = np.concatenate(
+            [self.coalitions[:, -1:], np.concatenate(parts, axis=2)], axis=1
+        )
+        each = np.eye(count)
+        nothing = np.zeros((count, count))
+        lost = np.concatenate([np.ones((count, 1)), -each, nothing], axis=1)
+        alone = np.concatenate([np.zeros((count, 1)), nothing, each], axis=1)
+        area = contrast_auc(
+            probability, self.labels, self.folds, np.concatenate([lost, alone]), seed=self.seed
+        )
+        numbers: dict[str, NDArray[np.float64]] = {}
+        for name, half in (("ablation_auc", slice(0, count)), ("alone_auc", slice(count, None))):
+            numbers |= {
+                f"{name}{end}": values[half]
+                for end, values in zip(("", "_low", "_high"), area, strict=True)
+            }
+        return numbers
+
+
+def _mean_attention(relative: NDArray[np.float64], *, seed: int) -> dict[str, NDArray[np.float64]]:
+    """Attention relative to an even share, (seeds, patients, features), as means with intervals
+    over both."""
+    rng = generator("bootstrap", seed)
+    seeds, patients, _ = relative.shape
+    of_seeds = rng.multinomial(seeds, np.full(seeds, 1 / seeds), size=RESAMPLES) / seeds
+    of_patients = (
+        rng.multinomial(patients, np.full(patients, 1 / patients), size=RESAMPLES) / patients
+    )
+    means = np.einsum("bs,bp,spf->bf", of_seeds, of_patients, relative, optimize=True)
+    low, high = np.percentile(means, (2.5, 97.5), axis=0)
+    return {"attention": relative.mean(axis=(0, 1)), "attention_low": low, "attention_high": high}

@@ -1,0 +1,112 @@
+"""What a ranking trains in every fold, and how long that will take."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from morphomil.rank.folds import REPLICATES
+from morphomil.rank.robustness import families_of
+from morphomil.rank.shapley import Coalitions
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from numpy.typing import NDArray
+
+    from morphomil.rank.folds import FoldResult, FoldTask, NullResult
+    from morphomil.rank.settings import RankSettings
+STEPS, MOST_STEPS = 95, 200
+"""For the estimate, a model takes this many steps until it stops, and the last of a full batch this
+many."""
+STEP_COST = 220
+"""For the estimate, a step takes as long, whatever its batch, as one model takes for this many
+training patients (measured: 150 to 300)."""
+
+
+@dataclass(frozen=True)
+class FoldOutcome:
+    """What the models of a fold give: trained on all features, on some, and on permuted labels."""
+
+    result: FoldResult
+    ablated: NDArray[np.float64] | None  # (seeds, sets of features, patients): probability
+    null: NullResult | None
+
+
+@dataclass(frozen=True)
+class TrainingPlan:
+    """What is trained in every fold."""
+
+    features: tuple[str, ...]
+    seeds: int
+    coalitions: Coalitions
+    families: dict[str, tuple[int, ...]]
+    kept: NDArray[np.bool_] | None
+    """(sets, features) of the ablation: without each feature, without each family, each feature
+    alone, each family alone; None without ablation."""
+
+    @classmethod
+    def of(cls, features: tuple[str, ...], settings: RankSettings) -> TrainingPlan:
+        """The plan of a ranking."""
+        families = families_of(features)
+        member = np.zeros((len(families), len(features)), np.bool_)
+        for row, members in zip(member, families.values(), strict=True):
+            row[list(members)] = True
+        single = len(features)
+        several = sum(len(members) > 1 for members in families.values())
+        alone = np.concatenate([np.eye(single, dtype=np.bool_), member])[: single + several]
+        whole = alone.all(axis=1, keepdims=True)
+        # A family of all features leaves nothing out of which to learn.
+        kept = np.concatenate([whole | ~alone, alone])
+        return cls(
+            features,
+            settings.models_per_fold,
+            Coalitions.of(len(features), seed=settings.seed),
+            families,
+            kept if settings.ablates else None,
+        )
+
+    def run(
+        self,
+        task: FoldTask,
+        labelings: NDArray[np.int64],
+        *,
+        on_estimate: Callable[[float], None] | None,
+        folds: int,
+    ) -> FoldOutcome:
+        """Train everything in a fold; after the first models `on_estimate` hears how many seconds
+        all that is to come, in this many folds, will take."""
+        begun = time.monotonic()
+        result = task.evaluate(self.seeds, self.coalitions)
+        if on_estimate:
+            seconds = time.monotonic() - begun
+            on_estimate(self._estimate(task, result, labelings, seconds=seconds, folds=folds))
+        ablated = None if self.kept is None else task.ablate(self.seeds, self.kept)
+        null = task.permute(labelings, self.coalitions) if len(labelings) > 1 else None
+        return FoldOutcome(result, ablated, null)
+
+    def _estimate(
+        self,
+        task: FoldTask,
+        result: FoldResult,
+        labelings: NDArray[np.int64],
+        *,
+        seconds: float,
+        folds: int,
+    ) -> float:
+        """The seconds of all training that is to come, from those of the first models."""
+        models = 0 if self.kept is None else self.seeds * len(self.kept)
+        models += len(labelings) if len(labelings) > 1 else 0
+        patients = int((task.training | task.validation).sum())
+        steps = result.model.log.groupby("replicate")["step"].max()
+        pace = seconds / (STEP_COST * steps.max() + patients * steps.sum())
+        more = folds * _work(models, patients) + (folds - 1) * _work(self.seeds, patients)
+        return float(pace * more)
+
+
+def _work(models: int, patients: int) -> float:
+    """Of training so many models, in steps of one model by one patient."""
+    return STEP_COST * MOST_STEPS * -(-models // REPLICATES) + STEPS * models * patients
