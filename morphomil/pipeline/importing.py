@@ -101,7 +101,7 @@ def import_nuclei(
 
 
 ENDINGS = (".png", ".tif", ".tiff", ".geojson", ".geojson.gz", ".json", ".json.gz")
-"""Of files that `find_files` takes, in any case."""
+"""`find_files` takes files that end so, in any case."""
 
 
 def find_files(cohort: Cohort, folder: Path) -> dict[Path, Path]:
@@ -118,14 +118,15 @@ def find_files(cohort: Cohort, folder: Path) -> dict[Path, Path]:
         for ending in ENDINGS:
             if path.name.casefold().endswith(ending):
                 by_stem.setdefault(path.name[: -len(ending)], []).append(path)
-    found, problems = {}, []
+    file_of_image, problems = {}, []
     for slide in cohort.slides:
         for image in slide.images:
-            own = {slide.slide_id, safe_name(slide.slide_id)} if len(slide.images) == 1 else set()
-            stems = sorted({image.path.stem} | own)
+            alone = len(slide.images) == 1
+            names_of_slide = {slide.slide_id, safe_name(slide.slide_id)} if alone else set()
+            stems = sorted({image.path.stem} | names_of_slide)
             files = [path for stem in stems for path in by_stem.get(stem, ())]
             if len(files) == 1:
-                found[image.path] = files[0]
+                file_of_image[image.path] = files[0]
             elif files:
                 names = ", ".join(path.name for path in files)
                 problems.append(f"{image.path.name} has more than one file of nuclei: {names}")
@@ -136,7 +137,7 @@ def find_files(cohort: Cohort, folder: Path) -> dict[Path, Path]:
                 )
     if problems:
         raise InputError(problems)
-    return found
+    return file_of_image
 
 
 def _import_slide(

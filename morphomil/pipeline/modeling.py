@@ -38,7 +38,7 @@ def train(run: Run, settings: TrainSettings, *, progress: Progress | None = None
     from morphomil.models.image import embeddings_of, load_start
     from morphomil.models.train import train_run
 
-    heard, begun = progress or Silence(), time.monotonic()
+    listener, begun = progress or Silence(), time.monotonic()
     if settings.finetune:
         chosen = embeddings_of(run, settings).settings()
         load_start(run, settings)  # what is wrong with the weights is said before any work
@@ -48,11 +48,11 @@ def train(run: Run, settings: TrainSettings, *, progress: Progress | None = None
     def on_epoch(fold: str, done: int, total: int) -> None:
         if fold not in seen:
             seen.add(fold)
-            heard.begin(fold)
-        heard.step(fold, done, total)
+            listener.begin(fold)
+        listener.step(fold, done, total)
 
     with run.lock():
-        heard.start(f"train {settings.model}", settings.folds)
+        listener.start(f"train {settings.model}", settings.folds)
         result = train_run(run, settings, on_epoch=on_epoch)
         for state, names in (
             ("done", result.done),
@@ -60,7 +60,7 @@ def train(run: Run, settings: TrainSettings, *, progress: Progress | None = None
             ("failed", tuple(result.failed)),
         ):
             for name in names:
-                heard.end(
+                listener.end(
                     name,
                     state,
                     result.failed.get(name, "trained" if state == "done" else "already trained"),
@@ -89,8 +89,10 @@ def predict(run: Run, model: str, *, origin: Run | None = None) -> Scoring:
         embed(run, settings=chosen, encoder=keep_pixels(chosen))
     with run.lock():
         scoring = predict_elsewhere(run, model, origin) if origin else predict_run(run, model)
-        stated = {"scored": list(scoring.scored)} | ({"origin": str(origin.path)} if origin else {})
-        run.record(f"predict {model}", stated, seconds=time.monotonic() - begun)
+        settings = {"scored": list(scoring.scored)} | (
+            {"origin": str(origin.path)} if origin else {}
+        )
+        run.record(f"predict {model}", settings, seconds=time.monotonic() - begun)
     return scoring
 
 
@@ -115,8 +117,8 @@ def heatmap(
     from morphomil.models.maps import map_geojson, read_maps
 
     with run.lock():
-        for found in read_maps(run, model, slides, overlap=overlap, weights=weights):
-            for number, part in found.patches.groupby("image"):
-                path = run.map_path(model, found.slide_id, image=int(str(number)))
+        for slide_map in read_maps(run, model, slides, overlap=overlap, weights=weights):
+            for number, part in slide_map.patches.groupby("image"):
+                path = run.map_path(model, slide_map.slide_id, image=int(str(number)))
                 write_json(path, map_geojson(part, model=model))
-            yield found
+            yield slide_map

@@ -63,18 +63,18 @@ def rank(
     if not measured:
         raise InputError(f"{run.path} has no measured slides; run: morphomil featurize {run.path}")
     check_features(run)
-    heard = progress or Silence()
+    listener = progress or Silence()
     begun = time.monotonic()
     with run.lock():
         values = pd.DataFrame([_slide_values(run, slide_id) for slide_id in measured])
-        heard.start("rank", settings.folds)
+        listener.start("rank", settings.folds)
         ranking = rank_counts(
             lambda slide_id: run.counts(slide_id).counts,
             values,
             run.cohort.table(),
             features=tuple(FEATURES),
             settings=settings,
-            on_fold=lambda done, total: heard.end(f"fold {done}", "done", f"of {total}"),
+            on_fold=lambda done, total: listener.end(f"fold {done}", "done", f"of {total}"),
             on_estimate=on_estimate,
         )
         summary = _summarize(
