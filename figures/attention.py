@@ -12,6 +12,7 @@ from morphomil.figures.drawing import AbsentError, Drawing
 from morphomil.figures.heatmap import ScoredPatch, attention_limit
 from morphomil.figures.labels import model_name, shorten
 from morphomil.figures.results import read_test_predictions
+from morphomil.figures.slide_image import open_image_of, thumbnail_scale
 from morphomil.figures.slides import (
     COLOR_BAR_MM,
     draw_regions,
@@ -22,7 +23,6 @@ from morphomil.figures.slides import (
 )
 from morphomil.figures.style import SEQUENTIAL, TWO_COLUMNS_MM, new_figure, style
 from morphomil.tables.attention import attended_patches, image_models
-from morphomil.tables.slides import image_regions
 from morphomil.tables.typical import typical_patient
 
 if TYPE_CHECKING:
@@ -39,7 +39,7 @@ if TYPE_CHECKING:
     from morphomil.run.directory import Run
 
 TOP_PATCHES = 5
-"""With most attention, below the slide."""
+"""So many patches with most attention stand below the slide."""
 
 
 def draw_attention(run: Run) -> Drawing:
@@ -48,6 +48,54 @@ def draw_attention(run: Run) -> Drawing:
     Raises:
         AbsentError: no image model has predicted.
     """
+    model, table = _attention_of_typical_patient(run)
+    slide = run.slide(str(table["slide_id"].iloc[0]))
+    number = int(table["image"].iloc[0])
+    table = table[table["image"] == number].reset_index(drop=True)
+    frame = run.masks(slide.slide_id)[int(table["region"].iloc[0])].frame
+    with open_image_of(run, slide, number) as opened:
+        thumbnail = opened.image.thumbnail()
+        top = [
+            ScoredPatch(
+                frame.read_patch(opened.image, patch["x_px"], patch["y_px"]),
+                f"{place}  patch {patch['patch_id']}: {patch['relative_attention']:.2g} x",
+            )
+            for place, patch in enumerate(table.head(TOP_PATCHES).to_dict("records"), start=1)
+        ]
+        figure = attention_plate(
+            thumbnail,
+            table,
+            top,
+            top_mpp=frame.mpp,
+            level0_px_per_thumb_px=thumbnail_scale(opened.image, thumbnail),
+            mpp=opened.image.mpp,
+            regions=opened.regions,
+            title=f"{slide.slide_id} ({slide.label}): {model_name(model)}",
+        )
+    columns = [
+        "slide_id",
+        "image",
+        "patch_id",
+        "fold",
+        "x_px",
+        "y_px",
+        "side_px",
+        "attention",
+        "relative_attention",
+    ]
+    caption = (
+        f"Attention of {model_name(model)} on the slide of the patient whose probability is the "
+        "median of the group "
+        f"{slide.label}, by the model that did not see the patient; framed and below: the patches "
+        "with most of it. "
+        "Attention is evidence of what the model weighted, no explanation."
+    )
+    return Drawing(figure, table[columns], caption)
+
+
+def _attention_of_typical_patient(run: Run) -> tuple[str, pd.DataFrame]:
+    """The first image model, and the patches of its typical positive patient, most attention
+    first."""
     models = image_models(run)
     if not models:
         raise AbsentError(
@@ -64,47 +112,7 @@ def draw_attention(run: Run) -> Drawing:
             f"{name} has no attention stored for patient {patient}; run: morphomil "
             f"predict {run.path}"
         )
-    slide = run.slide(str(table["slide_id"].iloc[0]))
-    table = table[table["image"] == table["image"].iloc[0]].reset_index(drop=True)
-    frame = run.masks(slide.slide_id)[int(table["region"].iloc[0])].frame
-    with run.open_image(slide.slide_id, int(table["image"].iloc[0])) as image:
-        thumbnail = image.thumbnail()
-        top = [
-            ScoredPatch(
-                frame.read_patch(image, p.x_px, p.y_px),
-                f"{number}  patch {p.patch_id}: {p.relative_attention:.2g} x",
-            )
-            for number, p in enumerate(table.head(TOP_PATCHES).itertuples(), start=1)
-        ]
-        figure = attention_plate(
-            thumbnail,
-            table,
-            top,
-            top_mpp=frame.mpp,
-            level0_px_per_thumb_px=max(image.width, image.height) / max(thumbnail.shape[:2]),
-            mpp=image.mpp,
-            regions=image_regions(run, slide.slide_id, int(table["image"].iloc[0])),
-            title=f"{slide.slide_id} ({slide.label}): {model_name(name)}",
-        )
-    columns = [
-        "slide_id",
-        "image",
-        "patch_id",
-        "fold",
-        "x_px",
-        "y_px",
-        "side_px",
-        "attention",
-        "relative_attention",
-    ]
-    caption = (
-        f"Attention of {model_name(name)} on the slide of the patient whose probability is the "
-        "median of the group "
-        f"{slide.label}, by the model that did not see the patient; framed and below: the patches "
-        "with most of it. "
-        "Attention is evidence of what the model weighted, no explanation."
-    )
-    return Drawing(figure, table[columns], caption)
+    return name, table
 
 
 def attention_plate(

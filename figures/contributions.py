@@ -14,14 +14,13 @@ from morphomil.figures.patch_examples import PatchExample
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
+    from morphomil.figures.slide_image import OpenedImage
     from morphomil.run.directory import Run
-    from morphomil.slides.image import SlideImage
-    from morphomil.types import Slide
 
 SHOWN = 8
-"""Nuclei for the label, and as many against."""
+"""So many nuclei that speak for the label are shown, and as many that speak against it."""
 SIDE_PX = 64
-"""Of the square around a nucleus, working pixels."""
+"""The square around a nucleus has sides of this many working pixels."""
 
 
 def read_contributions(run: Run, slide_id: str) -> pd.DataFrame | None:
@@ -40,17 +39,15 @@ def patch_contributions(nuclei: pd.DataFrame, patches: pd.DataFrame) -> pd.Serie
     return 100 * patches["patch_id"].map(total)
 
 
-def nuclei_gallery(
-    run: Run, slide: Slide, image: SlideImage, number: int, nuclei: pd.DataFrame, *, positive: str
-) -> Figure | None:
+def nuclei_gallery(opened: OpenedImage, nuclei: pd.DataFrame, *, positive: str) -> Figure | None:
     """The nuclei of one image that contribute most for (first) and against the positive label, each
     in its place.
 
     `nuclei` as `read_contributions` gives them; None if none of the image has a contribution.
     """
-    patches = run.patches(slide.slide_id)
+    patches = opened.run.patches(opened.slide.slide_id)
     contributing = nuclei.merge(
-        patches.loc[patches["image"] == number, ["patch_id", "region"]], on="patch_id"
+        patches.loc[patches["image"] == opened.number, ["patch_id", "region"]], on="patch_id"
     )
     contributing = contributing[contributing["contribution"].notna()].sort_values(
         "contribution", kind="stable"
@@ -59,7 +56,7 @@ def nuclei_gallery(
         return None
     count = min(SHOWN, max(len(contributing) // 2, 1))
     chosen = pd.concat([contributing.iloc[::-1].head(count), contributing.head(count)])
-    masks = run.masks(slide.slide_id)
+    masks = opened.run.masks(opened.slide.slide_id)
     examples = []
     for nucleus in chosen.to_dict("records"):
         region = masks[nucleus["region"]]
@@ -67,7 +64,8 @@ def nuclei_gallery(
         window = frame.window_around(nucleus["x_px"], nucleus["y_px"], side_px=SIDE_PX)
         labels = region.crop(window)
         x, y = frame.to_level0([window[1].start, window[0].start]).tolist()
-        rgb = image.read(x, y, labels.shape[1], labels.shape[0], downsample=frame.downsample)
+        height, width = labels.shape
+        rgb = opened.image.read(x, y, width, height, downsample=frame.downsample)
         share = 100 * nucleus["contribution"]
         only = np.where(labels == nucleus["label"], labels, 0)
         side = "for" if share > 0 else "against"

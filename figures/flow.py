@@ -67,14 +67,13 @@ def flow_plot(flow: pd.DataFrame, *, width_mm: float = ONE_AND_A_HALF_COLUMNS_MM
                     _draw_box(
                         axes,
                         lost,
-                        left_mm + 6,
-                        middle - _height(lost) / 2,
-                        right_mm,
+                        (left_mm + 6, middle - _height(lost) / 2),
+                        width=right_mm,
                         color=GRAY,
                         bold=False,
                     )
                 top += gap
-            _draw_box(axes, lines, 1, top, left_mm - 2, color=BLUE)
+            _draw_box(axes, lines, (1, top), width=left_mm - 2, color=BLUE)
             top += _height(lines)
         figure.draw_without_rendering()
         return figure
@@ -101,8 +100,15 @@ def _height(lines: list[str]) -> float:
 
 
 def _draw_box(
-    axes: Axes, lines: list[str], x: float, y: float, width: float, *, color: str, bold: bool = True
+    axes: Axes,
+    lines: list[str],
+    corner: tuple[float, float],
+    *,
+    width: float,
+    color: str,
+    bold: bool = True,
 ) -> None:
+    x, y = corner
     shape = FancyBboxPatch(
         (x, y),
         width,

@@ -14,7 +14,15 @@ from matplotlib.colors import Normalize
 from matplotlib.lines import Line2D
 
 from morphomil.figures.labels import shorten
-from morphomil.figures.slides import COLOR_BAR_MM, draw_scale_bar, pale, squares
+from morphomil.figures.slide_image import OpenedImage, open_image_of, thumbnail_scale
+from morphomil.figures.slides import (
+    COLOR_BAR_MM,
+    draw_scale_bar,
+    pale,
+    region_rings,
+    show_all,
+    squares,
+)
 from morphomil.figures.style import (
     SEQUENTIAL,
     TWO_COLUMNS_MM,
@@ -24,7 +32,6 @@ from morphomil.figures.style import (
     style,
 )
 from morphomil.store import write_bytes, write_table_csv
-from morphomil.tables.slides import image_regions
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
@@ -39,82 +46,91 @@ if TYPE_CHECKING:
     from morphomil.slides.image import SlideImage
 
 SHOWN = 6
-"""Patches with most attention, and as many with least."""
+"""So many patches with most attention are shown, and as many with least."""
 PATCH_PX = 256
+"""A patch is shown with sides of this many pixels."""
+OCCLUSION_COLORS = "PuOr_r"
+"""The colors of values around zero can be told apart with any common color blindness."""
+_COLUMNS = [
+    "patch_id",
+    "x_px",
+    "y_px",
+    "side_px",
+    "attention",
+    "relative_attention",
+    "occlusion",
+]
 
 
-def draw_map(run: Run, model: str, found: SlideMap) -> list[Path]:
+def draw_map(run: Run, model: str, slide_map: SlideMap) -> list[Path]:
     """Draw a slide's maps and its contact sheet into `figures/models/MODEL/SLIDE`; returns the
     paths.
 
     Raises:
         SlideError: the slide can no longer be read.
     """
-    slide = run.slide(found.slide_id)
-    folder = run.map_figures_folder(model, found.slide_id)
-    patches = found.patches.assign(
-        relative_attention=found.patches["attention"] * len(found.patches)
+    slide = run.slide(slide_map.slide_id)
+    folder = run.map_figures_folder(model, slide_map.slide_id)
+    patches = slide_map.patches.assign(
+        relative_attention=slide_map.patches["attention"] * len(slide_map.patches)
     )
-    paths: list[Path] = []
-    pixels: dict[int, NDArray[np.uint8]] = {}
+    title = (
+        f"{slide.slide_id} ({slide.label}): {model}, {slide_map.fold}, probability "
+        f"{slide_map.probability:.3f}"
+    )
     ranked = patches.sort_values("attention", ascending=False)
     count = min(SHOWN, len(ranked) // 2)
     chosen = pd.concat([ranked.head(count), ranked.tail(count)])
-    for number in range(len(slide.images)):
-        image_patches = patches[patches["image"] == number]
-        if image_patches.empty:
-            continue
-        with run.open_image(slide.slide_id, number) as image:
-            thumbnail = image.thumbnail()
-            figure = attention_map(
-                thumbnail,
-                image_patches,
-                cells=None if found.cells is None else found.cells[found.cells["image"] == number],
-                level0_px_per_thumb_px=max(image.width, image.height) / max(thumbnail.shape[:2]),
-                mpp=image.mpp,
-                regions=image_regions(run, slide.slide_id, number),
-                title=f"{slide.slide_id} ({slide.label}): {model}, {found.fold}, probability "
-                f"{found.probability:.3f}",
-            )
-            stem = folder / ("attention" if number == 0 else f"attention-{number}")
-            table = image_patches[
-                [
-                    "patch_id",
-                    "x_px",
-                    "y_px",
-                    "side_px",
-                    "attention",
-                    "relative_attention",
-                    "occlusion",
-                ]
-            ]
-            paths += save_figure(figure, stem, formats=("png", "pdf"), table=table)
-            if found.cells is not None:
-                paths.append(stem.with_name(f"{stem.name}-windows.csv"))
-                write_table_csv(paths[-1], found.cells[found.cells["image"] == number])
+    paths: list[Path] = []
+    scored: dict[int, ScoredPatch] = {}
+    for number in sorted(patches["image"].unique().tolist()):
+        stem = folder / ("attention" if number == 0 else f"attention-{number}")
+        windows = slide_map.cells
+        if windows is not None:
+            windows = windows[windows["image"] == number]
+        with open_image_of(run, slide, number) as opened:
+            image_patches = patches[patches["image"] == number]
+            paths += _save_map(opened, image_patches, windows, stem=stem, title=title)
             for patch in chosen[chosen["image"] == number].to_dict("records"):
-                pixels[patch["patch_id"]] = _read_patch(image, patch)
+                scored[patch["patch_id"]] = _read_patch(opened.image, patch)
     if count:
-        side_um = float(ranked["side_px"].iloc[0]) * image.mpp
-        titles = {
-            p["patch_id"]: f"patch {p['patch_id']}: {p['relative_attention']:.2g} x"
-            for p in chosen.to_dict("records")
-        }
-        shown = [ScoredPatch(pixels[name], titles[name]) for name in chosen["patch_id"]]
+        shown = [scored[name] for name in chosen["patch_id"]]
+        side_um = float(ranked["side_px"].iloc[0]) * opened.image.mpp
         sheet = patch_sheet(shown[:count], shown[count:], mpp=side_um / PATCH_PX)
         paths.append(folder / "patches.png")
         write_bytes(paths[-1], render(sheet, "png", dpi=200))
     return paths
 
 
-def _read_patch(image: SlideImage, patch: Mapping[Any, Any]) -> NDArray[np.uint8]:
-    return image.read(
-        patch["x_px"], patch["y_px"], PATCH_PX, PATCH_PX, downsample=patch["side_px"] / PATCH_PX
+def _save_map(
+    opened: OpenedImage,
+    patches: pd.DataFrame,
+    windows: pd.DataFrame | None,
+    *,
+    stem: Path,
+    title: str,
+) -> list[Path]:
+    thumbnail = opened.image.thumbnail()
+    figure = attention_map(
+        thumbnail,
+        patches,
+        cells=windows,
+        level0_px_per_thumb_px=thumbnail_scale(opened.image, thumbnail),
+        mpp=opened.image.mpp,
+        regions=opened.regions,
+        title=title,
     )
+    paths = list(save_figure(figure, stem, formats=("png", "pdf"), table=patches[_COLUMNS]))
+    if windows is not None:
+        paths.append(stem.with_name(f"{stem.name}-windows.csv"))
+        write_table_csv(paths[-1], windows)
+    return paths
 
 
-OCCLUSION_COLORS = "PuOr_r"
-"""Color map of values around zero, which people with any common color blindness can read."""
+def _read_patch(image: SlideImage, patch: Mapping[Any, Any]) -> ScoredPatch:
+    downsample = patch["side_px"] / PATCH_PX
+    rgb = image.read(patch["x_px"], patch["y_px"], PATCH_PX, PATCH_PX, downsample=downsample)
+    return ScoredPatch(rgb, f"patch {patch['patch_id']}: {patch['relative_attention']:.2g} x")
 
 
 def attention_map(
@@ -136,61 +152,34 @@ def attention_map(
     """
     attended = patches if cells is None else cells
     rows, columns = thumbnail.shape[:2]
-    extent = (0, columns * level0_px_per_thumb_px, rows * level0_px_per_thumb_px, 0)
-    polygons = [part for region in regions for part in getattr(region, "geoms", [region])]
-    outlines = [
-        np.asarray(ring.coords)[:, :2] for p in polygons for ring in (p.exterior, *p.interiors)
-    ]
-    largest = max(patches["occlusion"].abs().dropna(), default=1e-9) or 1e-9
+    width_px, height_px = columns * level0_px_per_thumb_px, rows * level0_px_per_thumb_px
+    count, rings = region_rings(regions)
+    known = patches[np.isfinite(patches["occlusion"])]
+    largest = max(known["occlusion"].abs(), default=1e-9) or 1e-9
+    attention = {"cmap": SEQUENTIAL, "norm": Normalize(0, attention_limit(attended))}
+    occlusion = {"cmap": OCCLUSION_COLORS, "norm": Normalize(-largest, largest)}
     panels = (
-        (
-            "relative_attention",
-            "Attention (1: even share)",
-            SEQUENTIAL,
-            Normalize(0, attention_limit(attended)),
-        ),
-        (
-            "occlusion",
-            "Probability lost without the patch",
-            OCCLUSION_COLORS,
-            Normalize(-largest, largest),
-        ),
+        ("relative_attention", "Attention (1: even share)", attended, attention),
+        ("occlusion", "Probability lost without the patch", known, occlusion),
     )
     with style():
         height = min((width_mm / 2 - COLOR_BAR_MM) * rows / columns, 1.2 * width_mm) + 14
         figure = new_figure(width_mm=width_mm, height_mm=height)
-        for axes, (name, label, colors, norm) in zip(figure.subplots(1, 2), panels, strict=True):
-            axes.imshow(pale(thumbnail), extent=extent)
-            axes.set_xlim(
-                min(0, patches["x_px"].min()),
-                max(extent[1], (patches["x_px"] + patches["side_px"]).max()),
-            )
-            axes.set_ylim(
-                max(extent[2], (patches["y_px"] + patches["side_px"]).max()),
-                min(0, patches["y_px"].min()),
-            )
+        for axes, (name, label, shown, colors) in zip(figure.subplots(1, 2), panels, strict=True):
+            axes.imshow(pale(thumbnail), extent=(0, width_px, height_px, 0))
+            show_all(axes, patches)
             axes.set_axis_off()
-            shown = (
-                attended if name == "relative_attention" else patches[np.isfinite(patches[name])]
-            )
-            colored = squares(
-                shown,
-                array=shown[name].to_numpy(float),
-                cmap=colors,
-                norm=norm,
-                edgecolor="none",
-                alpha=0.8,
-            )
+            values = shown[name].to_numpy(float)
+            colored = squares(shown, array=values, edgecolor="none", alpha=0.8, **colors)
             axes.add_collection(colored)
-            if outlines:
-                axes.add_collection(
-                    LineCollection(outlines, color="black", linewidth=0.8), autolim=False
-                )
-            draw_scale_bar(axes, width=columns * level0_px_per_thumb_px, um_per_unit=mpp)
+            if rings:
+                outlines = LineCollection(rings, color="black", linewidth=0.8)
+                axes.add_collection(outlines, autolim=False)
+            draw_scale_bar(axes, width=width_px, um_per_unit=mpp)
             figure.colorbar(colored, ax=axes, shrink=0.8, label=label)
         figure.suptitle(shorten(title, round(width_mm * 0.7)), x=0.01, ha="left")
-        if outlines:
-            line = Line2D([], [], color="black", linewidth=0.8, label=f"region ({len(polygons)})")
+        if rings:
+            line = Line2D([], [], color="black", linewidth=0.8, label=f"region ({count})")
             figure.legend(handles=[line], loc="outside lower center")
         figure.draw_without_rendering()
         return figure

@@ -24,12 +24,13 @@ from morphomil.nuclei.quantities import feature_quantity
 from morphomil.tables.histograms import histograms_table
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
     import pandas as pd
     from matplotlib.axes import Axes
     from matplotlib.colors import Normalize
     from matplotlib.figure import Figure
+    from numpy.typing import NDArray
 
     from morphomil.run.directory import Run
 
@@ -76,9 +77,9 @@ def feature_matrices(
         for number, feature in enumerate(features):
             row, column = divmod(number, columns)
             upper, lower = panels[2 * row, column], panels[2 * row + 1, column]
-            _draw_histograms(
-                upper, lower, histograms[histograms["feature"] == feature], groups, names, norm
-            )
+            of_feature = histograms[histograms["feature"] == feature]
+            _draw_means(upper, of_feature, dict(zip(groups, names, strict=True)))
+            _draw_patients(lower, of_feature, groups, norm=norm)
             lower.set_xlabel(str(_quantity(feature)))
             if column == 0:
                 upper.set_ylabel("Mean share")
@@ -103,54 +104,64 @@ def _quantity(feature: str) -> str:
     return str(feature_quantity(feature))
 
 
-def _draw_histograms(
-    upper: Axes,
-    lower: Axes,
-    histograms: pd.DataFrame,
-    groups: Sequence[str],
-    names: Sequence[str],
-    norm: Normalize,
-) -> None:
+def _edges(histograms: pd.DataFrame) -> NDArray[np.float64]:
     bins = histograms.drop_duplicates("low").sort_values("low")
-    edges = np.r_[bins["low"].to_numpy(float), float(bins["high"].max())]
+    return np.append(bins["low"].to_numpy(float), float(bins["high"].max()))
+
+
+def _shares_of_groups(histograms: pd.DataFrame, groups: Sequence[str]) -> list[NDArray[np.float64]]:
+    """The shares (patients, bins) of each group."""
     wide = histograms.pivot_table(index=["label", "patient"], columns="low", values="share")
-    sizes = []
-    for number, (group, name) in enumerate(zip(groups, names, strict=True)):
-        rows = wide[wide.index.get_level_values("label") == group]
-        sizes.append(len(rows))
-        if len(rows):
+    labels = wide.index.get_level_values("label")
+    return [wide[labels == group].to_numpy(float) for group in groups]
+
+
+def _draw_means(axes: Axes, histograms: pd.DataFrame, names: Mapping[str, str]) -> None:
+    """The groups' means; `names` by group."""
+    edges = _edges(histograms)
+    shares_of_groups = _shares_of_groups(histograms, list(names))
+    for number, (shares, name) in enumerate(zip(shares_of_groups, names.values(), strict=True)):
+        if len(shares):
             color, line = series_look(number)
-            mean = rows.to_numpy(float).mean(axis=0)
-            upper.stairs(mean, edges, color=color, linestyle=line, linewidth=1, label=name)
-    for axes in (upper, lower):
-        axes.set_axis_on()
-        axes.set_xlim(edges[0], edges[-1])
-    upper.tick_params(axis="x", labelbottom=False)
-    upper.set_ylim(bottom=0)
-    order = [
-        key for group in groups for key in wide.index[wide.index.get_level_values("label") == group]
-    ]
-    lower.pcolormesh(
+            axes.stairs(
+                shares.mean(axis=0), edges, color=color, linestyle=line, linewidth=1, label=name
+            )
+    axes.set_axis_on()
+    axes.set_xlim(edges[0], edges[-1])
+    axes.tick_params(axis="x", labelbottom=False)
+    axes.set_ylim(bottom=0)
+
+
+def _draw_patients(
+    axes: Axes, histograms: pd.DataFrame, groups: Sequence[str], *, norm: Normalize
+) -> None:
+    """One row per patient, and beside the rows the color of their group."""
+    edges = _edges(histograms)
+    shares = _shares_of_groups(histograms, groups)
+    count = sum(map(len, shares))
+    axes.set_axis_on()
+    axes.set_xlim(edges[0], edges[-1])
+    axes.pcolormesh(
         edges,
-        np.arange(len(order) + 1),
-        wide.loc[order].to_numpy(float),
+        np.arange(count + 1),
+        np.concatenate(shares),
         cmap=SEQUENTIAL,
         norm=norm,
         rasterized=True,
     )
-    lower.set_ylim(len(order), 0)
-    lower.set_yticks([])
-    lower.spines["left"].set_visible(False)
-    ends = np.cumsum([0, *sizes])
+    axes.set_ylim(count, 0)
+    axes.set_yticks([])
+    axes.spines["left"].set_visible(False)
+    ends = np.cumsum([0, *map(len, shares)])
     for number, (first, last) in enumerate(itertools.pairwise(ends)):
-        lower.plot(
+        axes.plot(
             [-0.03, -0.03],
             [first + 0.1, last - 0.1],
             color=PALETTE[number % len(PALETTE)],
             linewidth=2.5,
             solid_capstyle="butt",
-            transform=lower.get_yaxis_transform(),
+            transform=axes.get_yaxis_transform(),
             clip_on=False,
         )
         if first:
-            lower.axhline(first, color="white", linewidth=0.8)
+            axes.axhline(first, color="white", linewidth=0.8)

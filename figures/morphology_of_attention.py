@@ -66,7 +66,7 @@ def morphology_plot(associations: pd.DataFrame, *, width_mm: float = TWO_COLUMNS
         panels = figure.subplots(1, len(_PANELS), sharey=True, sharex=True)
         for axes, (evidence, title) in zip(panels, _PANELS.items(), strict=True):
             correlations = associations[associations["evidence"] == evidence]
-            _draw_correlations(axes, correlations, models, features)
+            _draw_correlations(axes, correlations, models=models, features=features)
             axes.set_title(title, loc="left")
             axes.set_xlabel(f"Within-slide Spearman's {RHO} [95 % interval]")
         panels[0].set_yticks(
@@ -84,7 +84,7 @@ def morphology_plot(associations: pd.DataFrame, *, width_mm: float = TWO_COLUMNS
 
 
 def _draw_correlations(
-    axes: Axes, correlations: pd.DataFrame, models: Sequence[str], features: Sequence[str]
+    axes: Axes, correlations: pd.DataFrame, *, models: Sequence[str], features: Sequence[str]
 ) -> None:
     axes.axvline(0, color="black", linewidth=0.6, linestyle="--", zorder=0)
     for number, model in enumerate(models):

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from morphomil.run.directory import Run
 
 PATCHES_PER_PATIENT = 2
+"""So many patches of each patient are shown."""
 
 
 def draw_nuclei_by_feature(run: Run) -> Drawing:

@@ -71,7 +71,7 @@ def orientation_rose(
             axes.set_axis_off()
         for number, (axes, group, name) in enumerate(zip(panels.flat, groups, names, strict=False)):
             bins = orientation[orientation["label"] == group]
-            _draw_rose(axes, bins, PALETTE[number % len(PALETTE)], top)
+            _draw_rose(axes, bins, color=PALETTE[number % len(PALETTE)], top=top)
             polarity = format_ratio(float(bins["polarity"].iloc[0])) if len(bins) else MISSING
             patients = int(bins["patients"].iloc[0]) if len(bins) else 0
             axes.set_title(f"{name}\nn = {patients}\npolarity {polarity}", fontsize=6.5, pad=4)
@@ -79,7 +79,7 @@ def orientation_rose(
         return figure
 
 
-def _draw_rose(axes: PolarAxes, bins: pd.DataFrame, color: str, top: float) -> None:
+def _draw_rose(axes: PolarAxes, bins: pd.DataFrame, *, color: str, top: float) -> None:
     middle = np.radians((bins["low"] + bins["high"]).to_numpy(float) / 2)
     width = np.radians((bins["high"] - bins["low"]).to_numpy(float))
     for turn in (0, np.pi):

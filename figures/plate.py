@@ -19,6 +19,7 @@ from morphomil.figures.features_by_group import draw_groups
 from morphomil.figures.labels import format_interval, format_ratio, p_phrase, shorten, shorten_all
 from morphomil.figures.patch_examples import PatchExample, read_slide_example
 from morphomil.figures.results import read_patient_values, read_ranking, typical_slides
+from morphomil.figures.slide_image import thumbnail_scale
 from morphomil.figures.slides import draw_scale_bar, pale, squares
 from morphomil.figures.style import SEQUENTIAL, TWO_COLUMNS_MM, new_figure, style
 from morphomil.matrix import patch_values
@@ -36,7 +37,7 @@ if TYPE_CHECKING:
     from morphomil.types import Slide
 
 SHOWN_FEATURES = 3
-"""Features at the foot of the plate of two patients."""
+"""So many features stand at the foot of the plate of two patients."""
 
 
 def draw_plate(run: Run) -> Drawing:
@@ -51,7 +52,7 @@ def draw_plate(run: Run) -> Drawing:
     feature = str(shown["feature"].iloc[0])
     plates, tables = [], []
     for slide, group in typical_slides(run):
-        plate, table = _read_patient_plate(run, slide, group, feature)
+        plate, table = _read_patient_plate(run, slide, feature, group=group)
         plates.append(plate)
         tables.append(table.assign(slide_id=slide.slide_id, patient=slide.patient, label=group))
     figure = patient_plate(
@@ -73,7 +74,7 @@ def draw_plate(run: Run) -> Drawing:
 
 
 def _read_patient_plate(
-    run: Run, slide: Slide, group: str, feature: str
+    run: Run, slide: Slide, feature: str, *, group: str
 ) -> tuple[PatientPlate, pd.DataFrame]:
     values = patch_values(run.nuclei(slide.slide_id), run.patches(slide.slide_id))
     patch = typical_patches(values, feature, count=1).to_dict("records")[0]
@@ -85,7 +86,7 @@ def _read_patient_plate(
         plate = PatientPlate(
             title=f"{group}: {slide.patient}",
             thumbnail=thumbnail,
-            level0_px_per_thumb_px=max(image.width, image.height) / max(thumbnail.shape[:2]),
+            level0_px_per_thumb_px=thumbnail_scale(image, thumbnail),
             mpp=image.mpp,
             patches=patches,
             values=patches[feature].to_numpy(float),
@@ -146,14 +147,14 @@ def patient_plate(
         side = (width_mm - 22) / 4
         figure = new_figure(width_mm=width_mm, height_mm=side + 16 + 58)
         upper, lower = figure.subfigures(2, 1, squeeze=False, height_ratios=(side + 16, 58)).flat
-        _draw_patients(upper, patients, patch_quantity, nucleus_quantity)
-        _draw_features(lower, patient_values, labels, ranking)
+        _draw_patients(upper, patients, slide=patch_quantity, nuclei=nucleus_quantity)
+        _draw_features(lower, patient_values, labels, ranking=ranking)
         figure.draw_without_rendering()
         return figure
 
 
 def _draw_patients(
-    figure: Any, patients: Sequence[PatientPlate], slide: Quantity, nuclei: Quantity
+    figure: Any, patients: Sequence[PatientPlate], *, slide: Quantity, nuclei: Quantity
 ) -> None:
     panels = figure.subplots(1, 2 * len(patients), squeeze=False)[0]
     slide_norm = _norm(np.concatenate([p.values for p in patients]), (2, 98))
@@ -220,7 +221,7 @@ def _draw_slide(axes: Axes, patient: PatientPlate, norm: Normalize) -> None:
 
 
 def _draw_features(
-    figure: Any, values: pd.DataFrame, labels: pd.Series[str], ranking: pd.DataFrame
+    figure: Any, values: pd.DataFrame, labels: pd.Series[str], *, ranking: pd.DataFrame
 ) -> None:
     panels = figure.subplots(1, len(ranking), squeeze=False)[0]
     groups = list(labels.cat.categories)

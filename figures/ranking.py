@@ -42,7 +42,7 @@ def draw_ranking(run: Run) -> Drawing:
 
 
 HIGHER, LOWER, NEITHER = ("^", VERMILION), ("v", BLUE), ("o", GRAY)
-"""Marker and color of a feature by the sign of its effect."""
+"""A feature's marker and color follow the sign of its effect."""
 
 
 def ranking_plot(
@@ -69,8 +69,8 @@ def ranking_plot(
         middle = figure.add_subplot(grid[1], sharey=left)
         right = figure.add_subplot(grid[2], sharey=left)
         markers = [_marker(delta) for delta in table["cliffs_delta"]]
-        _draw_intervals(left, table, "attention", markers)
-        _draw_intervals(middle, table, "cliffs_delta", markers)
+        _draw_intervals(left, table, "attention", markers=markers)
+        _draw_intervals(middle, table, "cliffs_delta", markers=markers)
         _finish_attention(left, table)
         middle.set(
             xlim=(-1.05, 1.05),
@@ -103,7 +103,7 @@ def _legend(positive: str, markers: list[tuple[str, str]]) -> list[Line2D]:
 
 
 def _draw_intervals(
-    axes: Axes, table: pd.DataFrame, column: str, markers: list[tuple[str, str]]
+    axes: Axes, table: pd.DataFrame, column: str, *, markers: list[tuple[str, str]]
 ) -> None:
     columns = [column, f"{column}_low", f"{column}_high"]
     numbers: NDArray[np.float64] = table[columns].to_numpy(float)

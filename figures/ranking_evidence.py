@@ -66,12 +66,14 @@ def evidence_plot(
             left,
             table,
             "attention",
-            f"Attention, relative to\n1/{len(table)} [95 % interval]",
+            label=f"Attention, relative to\n1/{len(table)} [95 % interval]",
             none=1,
         )
-        _draw_estimates(shapley, table, "shapley_auc", "Shapley value of the\nAUC [95 % interval]")
         _draw_estimates(
-            ablation, table, "ablation_auc", "AUC lost without it,\nretrained [95 % interval]"
+            shapley, table, "shapley_auc", label="Shapley value of the\nAUC [95 % interval]"
+        )
+        _draw_estimates(
+            ablation, table, "ablation_auc", label="AUC lost without it,\nretrained [95 % interval]"
         )
         left.set_yticks(
             range(len(table)), [patient_quantity(name).name for name in table["feature"]]
@@ -90,7 +92,7 @@ def evidence_plot(
 
 
 def _draw_estimates(
-    axes: Axes, table: pd.DataFrame, column: str, label: str, *, none: float = 0
+    axes: Axes, table: pd.DataFrame, column: str, *, label: str, none: float = 0
 ) -> None:
     """Points with intervals; blue if these lie above `none`, the value of a feature that does
     nothing."""

@@ -40,7 +40,7 @@ if TYPE_CHECKING:
     from morphomil.run.directory import Run
 
 MOST_PAIRS = 10
-"""Brackets in a comparison of ROC curves; more couldn't be read."""
+"""A comparison of ROC curves has so many brackets at most; more couldn't be read."""
 
 
 def draw_roc_models(run: Run) -> Drawing:

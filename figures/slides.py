@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from shapely.geometry.base import BaseGeometry
 
 COLOR_BAR_MM = 17.0
-"""Width of a color bar with its numbers and label."""
+"""A color bar with its numbers and label is this wide."""
 OUTLINED_FROM_MM = 1.5
 """Patches that are printed smaller, those of whole slides, are tinted: their outlines would cover
 the tissue."""
@@ -201,15 +201,21 @@ def draw_scale_bar(axes: Axes, *, width: float, um_per_unit: float) -> None:
 
 def draw_regions(axes: Axes, regions: Iterable[BaseGeometry]) -> list[Artist]:
     """Outlines, holes too, of all regions; the legend's handles for them."""
-    polygons = [part for region in regions for part in getattr(region, "geoms", [region])]
-    rings = [np.asarray(r.coords)[:, :2] for p in polygons for r in (p.exterior, *p.interiors)]
+    count, rings = region_rings(regions)
     if not rings:
         return []
     casing = [withStroke(linewidth=2, foreground="white")]
     axes.add_collection(
         LineCollection(rings, color="black", linewidth=1, path_effects=casing), autolim=False
     )
-    return [Line2D([], [], color="black", linewidth=1, label=f"region ({len(polygons)})")]
+    return [Line2D([], [], color="black", linewidth=1, label=f"region ({count})")]
+
+
+def region_rings(regions: Iterable[BaseGeometry]) -> tuple[int, list[NDArray[np.float64]]]:
+    """How many polygons the regions are, and the rings of all, holes too, as (n, 2) x, y."""
+    polygons = [part for region in regions for part in getattr(region, "geoms", [region])]
+    rings = [np.asarray(r.coords)[:, :2] for p in polygons for r in (p.exterior, *p.interiors)]
+    return len(polygons), rings
 
 
 def show_all(axes: Axes, patches: pd.DataFrame) -> None:

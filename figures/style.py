@@ -34,18 +34,17 @@ TWO_COLUMNS_MM = 180.0
 BLUE, VERMILION, GREEN, ORANGE = "#0072B2", "#D55E00", "#009E73", "#E69F00"
 SKY, PURPLE, YELLOW, GRAY = "#56B4E9", "#CC79A7", "#F0E442", "#767676"
 PALETTE = (BLUE, VERMILION, GREEN, ORANGE, SKY, PURPLE, YELLOW, GRAY)
-"""Okabe and Ito's colors, which people with any common color blindness can tell apart, with gray in
-place of black."""
+"""These are Okabe and Ito's colors, which people with any common color blindness can tell apart,
+with gray in place of black."""
 
 LINES = ("-", "--", ":", "-.")
-"""Of groups and models beside their colors, for gray print (`series_look`)."""
+"""Groups and models have these lines beside their colors, for gray print (`series_look`)."""
 MARKERS = ("o", "s", "^", "D", "v", "P", "X", "<", ">", "*")
 
 DIVERGING = "RdBu_r"
-"""Color map of values around 0, red to blue: safe for the color-blind."""
+"""Values around 0 are red to blue, which is safe for the color-blind."""
 SEQUENTIAL = "viridis"
-"""Color map of measured values: even in lightness, so it survives gray print and color
-blindness."""
+"""Measured values have colors even in lightness, which survive gray print and color blindness."""
 
 # Scripts that the bundled DejaVu Sans lacks, taken from an installed font where there is one.
 _FURTHER_SCRIPTS = (

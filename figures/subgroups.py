@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import pandas as pd
 
@@ -64,9 +64,9 @@ def draw_subgroups(run: Run) -> Drawing:
 
 
 PAGE_MM = 240.0
-"""No figure should be taller."""
+"""No figure should be taller than this."""
 MOST_LINES = 77
-"""Of the forest of subgroups, on one page."""
+"""The forest of subgroups has so many lines at most, which fit on one page."""
 
 
 def subgroup_forest(subgroups: pd.DataFrame, *, width_mm: float = TWO_COLUMNS_MM) -> Figure:
@@ -100,7 +100,7 @@ def subgroup_forest(subgroups: pd.DataFrame, *, width_mm: float = TWO_COLUMNS_MM
         for row, (text, weight, subgroup) in enumerate(lines):
             names.text(0, row, text, va="center", fontsize=6, weight=weight)
             if subgroup is not None:
-                _draw_subgroup(axes, numbers, row, subgroup, [at for _, at in heads])
+                _draw_subgroup(axes, numbers, subgroup, row=row, places=[at for _, at in heads])
         axes.set_xlim(right=1.02)
         axes.set_xlabel("AUC [95 % interval]")
         figure.draw_without_rendering()
@@ -110,9 +110,9 @@ def subgroup_forest(subgroups: pd.DataFrame, *, width_mm: float = TWO_COLUMNS_MM
 def forest_lines(subgroups: pd.DataFrame) -> list[tuple[str, str, Mapping[Any, Any] | None]]:
     """Text, its weight, and the row of the table unless it is a heading."""
     lines: list[tuple[str, str, Mapping[Any, Any] | None]] = []
-    for model, subgroup in subgroups.groupby("model", sort=False):
+    for model, model_rows in subgroups.groupby("model", sort=False):
         lines.append((shorten(model_name(str(model)), 26), "bold", None))
-        for variable, part in subgroup.groupby("variable", sort=False):
+        for variable, part in model_rows.groupby("variable", sort=False):
             lines.append((f"  {shorten(str(variable), 26)}", "normal", None))
             texts = shorten_all([str(name) for name in part["subgroup"]], 22)
             lines += [
@@ -123,7 +123,12 @@ def forest_lines(subgroups: pd.DataFrame) -> list[tuple[str, str, Mapping[Any, A
 
 
 def _draw_subgroup(
-    axes: Axes, numbers: Axes, row: int, subgroup: Mapping[Any, Any], places: Sequence[float]
+    axes: Axes,
+    numbers: Axes,
+    subgroup: Mapping[Any, Any],
+    *,
+    row: int,
+    places: Sequence[float],
 ) -> None:
     if math.isfinite(subgroup["auc"]):
         size = 2.5 + 2.5 * math.sqrt(subgroup["n"] / (subgroup["n"] + 60))

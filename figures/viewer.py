@@ -36,9 +36,9 @@ if TYPE_CHECKING:
 LOOPBACK = "127.0.0.1"
 TILE_PX = 256
 MARGIN_PX = 48
-"""Around a patch, so that the outlines of nuclei that reach past its border are whole."""
+"""So much around a patch is read too, so that nuclei that reach past its border are whole."""
 OPEN_IMAGES = 4
-"""Slides that stay open at once."""
+"""So many slides stay open at once."""
 
 _HERE = Path(__file__).parent
 _FILES = {

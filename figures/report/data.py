@@ -17,7 +17,7 @@ _MAGIC = ((b"\x89PNG", "image/png"), (b"\xff\xd8\xff", "image/jpeg"))
 
 
 Shape = Literal["wide", "medium", "square", "strip", "slide"]
-"""A picture's width on the page."""
+"""A picture's shape decides its width on the page."""
 
 
 @dataclass(frozen=True)

@@ -19,12 +19,11 @@ _SECTION_PICTURES = {
     "features_by_group": "groups_picture",
     "roc": "roc_picture",
 }
-"""Figures that stand in a section of the report with their table; the others stand under
-Figures."""
+"""These figures stand in a section of the report with their table, the others under Figures."""
 _ATTENTION_FIGURES = ("attention", "morphology_of_attention", "patches_of_attention")
-"""Figures of what the image model looks at."""
+"""These figures show what the image model looks at."""
 _RASTER = ("plate", "nuclei", "matrices", "attention")
-"""Pictures of pixels, which are smaller so than as SVG."""
+"""These figures hold pixels and are smaller as PNG than as SVG."""
 
 
 def draw_report_figures(run: Run, ranking: pd.DataFrame | None) -> dict[str, Any]:

@@ -11,12 +11,12 @@ from morphomil.figures.contributions import nuclei_gallery, patch_contributions,
 from morphomil.figures.patch_examples import read_example
 from morphomil.figures.report.data import Picture, SlidePictures
 from morphomil.figures.report.overviews import draw_overview, numbered_name
+from morphomil.figures.slide_image import OpenedImage, open_image_of, thumbnail_scale
 from morphomil.figures.slides import slide_heatmap
 from morphomil.figures.style import render
 from morphomil.matrix import patch_values
 from morphomil.nuclei.quantities import feature_quantity, patient_quantity
 from morphomil.store import write_bytes
-from morphomil.tables.slides import image_regions
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -25,13 +25,12 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
     from morphomil.run.directory import Run
-    from morphomil.slides.image import SlideImage
     from morphomil.types import Slide
 
 EXAMPLES = 4
-"""Patches shown with contours per slide."""
+"""So many patches of each slide are shown with the outlines of their nuclei."""
 MOST_SLIDES = 48
-"""Shown in the report; of larger cohorts as many are, evenly over the groups."""
+"""The report shows so many slides at most, of larger cohorts evenly over the groups."""
 _TITLES = {
     "overview": "Regions and patches",
     "nuclei": "Nuclei of the patches with most of them",
@@ -78,17 +77,15 @@ def draw_gallery(
         pictures = []
         for number in range(len(slide.images)):
             patches = values[slide.slide_id].query("image == @number")
-            with run.open_image(slide.slide_id, number) as image:
-                figures = {"overview": draw_overview(run, slide, image, number)}
+            with open_image_of(run, slide, number) as opened:
+                figures = {"overview": draw_overview(opened)}
                 figures |= {
-                    name: _draw_heatmap(run, slide, image, number, patches, name, limits[name])
+                    name: _draw_heatmap(opened, patches, name, limits=limits[name])
                     for name in names
                 }
-                if (sheet := _draw_examples(run, slide, image, patches, top)) is not None:
+                if (sheet := _draw_examples(opened, patches, top)) is not None:
                     figures["nuclei"] = sheet
-                figures |= _draw_contributions(
-                    run, slide, image, number, patches, positive=positive
-                )
+                figures |= _draw_contributions(opened, patches, positive=positive)
             for name, figure in figures.items():
                 picture = render(figure, "png", dpi=150)
                 write_bytes(folder / numbered_name(name, number), picture)
@@ -107,19 +104,15 @@ def draw_gallery(
 
 
 def _draw_contributions(
-    run: Run, slide: Slide, image: SlideImage, number: int, patches: pd.DataFrame, *, positive: str
+    opened: OpenedImage, patches: pd.DataFrame, *, positive: str
 ) -> dict[str, Figure]:
     """What patches and nuclei contribute to the probability, where the ranking has stored it."""
-    nuclei = read_contributions(run, slide.slide_id)
+    nuclei = read_contributions(opened.run, opened.slide.slide_id)
     if nuclei is None:
         return {}
     values = patches.assign(contribution=patch_contributions(nuclei, patches))
-    figures = {
-        "contribution": _draw_heatmap(run, slide, image, number, values, "contribution", None)
-    }
-    if (
-        gallery := nuclei_gallery(run, slide, image, number, nuclei, positive=positive)
-    ) is not None:
+    figures = {"contribution": _draw_heatmap(opened, values, "contribution", limits=None)}
+    if (gallery := nuclei_gallery(opened, nuclei, positive=positive)) is not None:
         figures["speaking_nuclei"] = gallery
     return figures
 
@@ -137,42 +130,34 @@ def _limits(columns: list[pd.Series[float]]) -> tuple[float, float] | None:
 
 
 def _draw_heatmap(
-    run: Run,
-    slide: Slide,
-    image: SlideImage,
-    number: int,
-    values: pd.DataFrame,
-    name: str,
-    limits: tuple[float, float] | None,
+    opened: OpenedImage, values: pd.DataFrame, name: str, *, limits: tuple[float, float] | None
 ) -> Figure:
-    thumbnail = image.thumbnail()
+    thumbnail = opened.image.thumbnail()
     quantity = patient_quantity(name)
     return slide_heatmap(
         thumbnail,
         values,
         values[name],
-        level0_px_per_thumb_px=max(image.width, image.height) / max(thumbnail.shape[:2]),
-        mpp=image.mpp,
+        level0_px_per_thumb_px=thumbnail_scale(opened.image, thumbnail),
+        mpp=opened.image.mpp,
         label=quantity.name,
         unit=quantity.unit,
         limits=limits,
-        regions=image_regions(run, slide.slide_id, number),
-        title=slide.slide_id,
+        regions=opened.regions,
+        title=opened.slide.slide_id,
     )
 
 
-def _draw_examples(
-    run: Run, slide: Slide, image: SlideImage, values: pd.DataFrame, name: str
-) -> Figure | None:
+def _draw_examples(opened: OpenedImage, values: pd.DataFrame, name: str) -> Figure | None:
     """The patches with most nuclei, outlines colored by a feature."""
     shown = values[values["nuclei"] > 0].nlargest(EXAMPLES, "nuclei").sort_values("patch_id")
     if shown.empty:
         return None
-    masks = run.masks(slide.slide_id)
-    nuclei = run.nuclei(slide.slide_id).set_index("label")[name]
+    masks = opened.run.masks(opened.slide.slide_id)
+    nuclei = opened.run.nuclei(opened.slide.slide_id).set_index("label")[name]
     examples = [
         read_example(
-            image,
+            opened.image,
             masks[patch["region"]],
             patch,
             title=f"patch {patch['patch_id']}",

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from morphomil.figures.slide_image import OpenedImage, open_image_of, thumbnail_scale
 from morphomil.figures.slides import overview
 from morphomil.figures.style import render
 from morphomil.store import write_bytes
-from morphomil.tables.slides import image_regions
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -15,8 +15,6 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
     from morphomil.run.directory import Run
-    from morphomil.slides.image import SlideImage
-    from morphomil.types import Slide
 
 
 def draw_overviews(run: Run) -> list[Path]:
@@ -35,23 +33,23 @@ def draw_overviews(run: Run) -> list[Path]:
                 and path.stat().st_mtime >= (folder / "patches.parquet").stat().st_mtime
             ):
                 continue
-            with run.open_image(slide.slide_id, number) as image:
-                write_bytes(path, render(draw_overview(run, slide, image, number), "png", dpi=200))
+            with open_image_of(run, slide, number) as opened:
+                write_bytes(path, render(draw_overview(opened), "png", dpi=200))
             drawn.append(path)
     return drawn
 
 
-def draw_overview(run: Run, slide: Slide, image: SlideImage, number: int) -> Figure:
+def draw_overview(opened: OpenedImage) -> Figure:
     """The thumbnail of one image with its regions and patches."""
-    patches = run.patches(slide.slide_id)
-    thumbnail = image.thumbnail()
+    patches = opened.run.patches(opened.slide.slide_id)
+    thumbnail = opened.image.thumbnail()
     return overview(
         thumbnail,
-        patches[patches["image"] == number],
-        level0_px_per_thumb_px=max(image.width, image.height) / max(thumbnail.shape[:2]),
-        mpp=image.mpp,
-        regions=image_regions(run, slide.slide_id, number),
-        title=slide.slide_id,
+        patches[patches["image"] == opened.number],
+        level0_px_per_thumb_px=thumbnail_scale(opened.image, thumbnail),
+        mpp=opened.image.mpp,
+        regions=opened.regions,
+        title=opened.slide.slide_id,
     )
 
 

@@ -41,7 +41,7 @@ _HEADS = {
 }
 _P_VALUES = ("p_value", "p_holm", "p_bh")
 _ESTIMATE = re.compile(rf"([-{MINUS}]?\d+\.?\d*) \[[^\]]*\]")
-"""A number with its interval."""
+"""An estimate is a number with its interval."""
 
 
 @dataclass(frozen=True)
