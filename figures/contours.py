@@ -79,7 +79,7 @@ def contact_sheet(
         for axes in grid.flat:
             axes.set_axis_off()
         for axes, example in zip(grid.flat, examples, strict=False):
-            draw_nuclei(axes, example, norm, line_width=min(max(image_mm / 75, 0.5), 1))
+            draw_outlines(axes, example, norm, line_width=min(max(image_mm / 75, 0.5), 1))
             draw_scale_bar(axes, width=example.rgb.shape[1], um_per_unit=mpp)
             axes.set_title(shorten(example.title, round(image_mm * 0.7)), loc="left", pad=2)
         if norm:
@@ -109,7 +109,7 @@ def outline_nuclei(labels: NDArray[np.int32]) -> dict[int, NDArray[np.float64]]:
     return outlines
 
 
-def draw_nuclei(
+def draw_outlines(
     axes: Axes, example: PatchExample, norm: Normalize | None, *, line_width: float
 ) -> None:
     """A patch with the outlines of its nuclei, colored by the example's values if there are some

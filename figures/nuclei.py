@@ -21,7 +21,7 @@ PATCHES_PER_PATIENT = 2
 """So many patches of each patient are shown."""
 
 
-def draw_nuclei_by_feature(run: Run) -> Drawing:
+def draw_nuclei(run: Run) -> Drawing:
     """Draw typical patches of each group's typical patient, their nuclei colored by the first
     feature.
 

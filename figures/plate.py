@@ -13,7 +13,7 @@ from matplotlib.cm import ScalarMappable
 from matplotlib.colors import Normalize
 from matplotlib.patches import Rectangle
 
-from morphomil.figures.contours import draw_nuclei
+from morphomil.figures.contours import draw_outlines
 from morphomil.figures.drawing import Drawing
 from morphomil.figures.features_by_group import draw_groups
 from morphomil.figures.labels import format_interval, format_ratio, p_phrase, shorten, shorten_all
@@ -164,7 +164,7 @@ def _draw_patients(
         left, right = panels[2 * number : 2 * number + 2]
         _draw_slide(left, patient, slide_norm)
         left.set_title(f"{LETTERS[2 * number]}  {shorten(patient.title, 26)}", loc="left")
-        draw_nuclei(right, patient.example, nuclei_norm, line_width=0.8)
+        draw_outlines(right, patient.example, nuclei_norm, line_width=0.8)
         draw_scale_bar(right, width=patient.example.rgb.shape[1], um_per_unit=patient.example_mpp)
         right.set_axis_off()
         for axes in (left, right):

@@ -16,7 +16,7 @@ from morphomil.figures.features_by_group import draw_features_by_group
 from morphomil.figures.flow import draw_flow
 from morphomil.figures.matrices import draw_matrices
 from morphomil.figures.morphology_of_attention import draw_morphology_of_attention
-from morphomil.figures.nuclei import draw_nuclei_by_feature
+from morphomil.figures.nuclei import draw_nuclei
 from morphomil.figures.orientation import draw_orientation
 from morphomil.figures.patches_of_attention import draw_patches_of_attention
 from morphomil.figures.plate import draw_plate
@@ -91,7 +91,7 @@ FIGURES: dict[str, tuple[str, Callable[[Run], Drawing]]] = {
         draw_ranking_evidence,
     ),
     "plate": ("Two typical patients and the first features", draw_plate),
-    "nuclei": ("Nuclei colored by the first feature", draw_nuclei_by_feature),
+    "nuclei": ("Nuclei colored by the first feature", draw_nuclei),
     "matrices": ("Histograms of the features by group", draw_matrices),
     "orientation": ("Orientation of nuclei by group", draw_orientation),
     "correlation": ("Correlation of the features", draw_correlation),

@@ -31,6 +31,7 @@ from morphomil.figures.patches_of_attention import patches_plot
 from morphomil.figures.plate import PatientPlate, patient_plate
 from morphomil.figures.ranking import ranking_plot
 from morphomil.figures.ranking_evidence import evidence_plot
+from morphomil.figures.registry import FIGURES
 from morphomil.figures.roc_models import roc_comparison
 from morphomil.figures.style import LOOKS, MARKERS, render, use_look
 from morphomil.figures.subgroups import subgroup_forest
@@ -414,3 +415,9 @@ def test_attention_is_drawn_on_its_patches() -> None:
 if __name__ == "__main__":
     for case in sys.argv[1:] or CASES:
         picture(CASES[case]()).save(REFERENCE / f"{case}.png", optimize=True)
+
+
+@pytest.mark.parametrize("name", FIGURES)
+def test_a_figure_lies_in_the_file_of_its_name(name: str) -> None:
+    _, draw = FIGURES[name]
+    assert (draw.__module__, draw.__name__) == (f"morphomil.figures.{name}", f"draw_{name}")
