@@ -13,9 +13,9 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from morphomil.cohort.manifest import MPP_RANGE
 from morphomil.errors import InputError
 from morphomil.slides.decoders import CELL_PX, Pixels, open_pixels
+from morphomil.slides.pixel_size import settle_mpp
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -25,12 +25,13 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from morphomil.types import ImageSource
+
 CACHED_CELLS = 320
-"""Cells of 512 x 512 kept in memory: 250 MB, two rows of a slide 80,000 pixels wide."""
+"""This many cells of 512 x 512 are kept in memory: 250 MB, two rows of a slide 80,000 pixels
+wide."""
 BLOCK_PX = 1024
-"""Side of the source area that one resampling works on: Pillow takes positions in it as 32-bit
-floats."""
-MAX_MPP_CONFLICT = 0.05
+"""The source area that one resampling works on is this many pixels wide: Pillow takes positions in
+it as 32-bit floats."""
 
 
 class SlideImage:
@@ -83,15 +84,19 @@ class SlideImage:
             if level.downsample <= downsample * 1.01
         ]
         level = max(fits, key=lambda number: self._pixels.levels[number].downsample, default=0)
-        own = self._pixels.levels[level].downsample
-        step = downsample / own
+        of_level = self._pixels.levels[level].downsample
+        step = downsample / of_level
         result = np.empty((height, width, 3), np.uint8)
         side = max(1, int(BLOCK_PX / step))
         for top in range(0, height, side):
             for left in range(0, width, side):
                 block = result[top : top + side, left : left + side]
                 block[:] = self._resample(
-                    level, x / own + left * step, y / own + top * step, block.shape[:2], step
+                    level,
+                    x / of_level + left * step,
+                    y / of_level + top * step,
+                    block.shape[:2],
+                    step,
                 )
         return result
 
@@ -141,47 +146,17 @@ class SlideImage:
 def open_image(source: ImageSource, *, default_mpp: float | None = None) -> SlideImage:
     """Open an image file; flat images are decoded at the first read.
 
-    The pixel size is the manifest's, else the file's, else `default_mpp`; one that the file
-    contradicts is an error.
+    The pixel size is the manifest's, else the file's, else `default_mpp`
+    (`pixel_size.settle_mpp`).
 
     Raises:
         SlideError: the file can't be opened, or isn't an RGB image.
         InputError: the pixel size is unknown or contradicted.
     """
-    pixels, found = open_pixels(source.path)
+    pixels, file_mpp = open_pixels(source.path)
     try:
-        mpp = _settle_mpp(source.path, found, stated=source.mpp, default=default_mpp)
+        mpp = settle_mpp(source, file_mpp=file_mpp, default=default_mpp)
     except InputError:
         pixels.close()
         raise
     return SlideImage(source.path, pixels, mpp)
-
-
-def _settle_mpp(
-    path: Path, found: float | None, *, stated: float | None, default: float | None
-) -> float:
-    low, high = MPP_RANGE
-    given = default if stated is None else stated
-    origin = "--mpp" if stated is None else "the manifest"
-    if given is not None and not low <= given <= high:
-        raise InputError(
-            f"slide {path}: {origin} says {given:g} um per pixel; pixel sizes are "
-            f"{low:g} to {high:g}"
-        )
-    usable = found if found is not None and low <= found <= high else None
-    if given is not None and usable is not None and abs(given / usable - 1) > MAX_MPP_CONFLICT:
-        raise InputError(
-            f"slide {path}: {origin} says {given:g} um per pixel, the file {usable:g}; correct "
-            "the one that is wrong"
-        )
-    for mpp in (stated, usable, default):
-        if mpp is not None:
-            return float(mpp)
-    says = (
-        "doesn't record it" if found is None else f"says {found:.4g} um, which no microscope gives"
-    )
-    raise InputError(
-        f"slide {path}: pixel size unknown (the file {says}); give it in the manifest's column "
-        "mpp, "
-        "with --mpp, or use a file that records it"
-    )

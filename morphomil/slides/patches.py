@@ -62,75 +62,142 @@ def cut_patches(
     Raises:
         SlideError: the image is damaged there, or every patch is covered by ink.
     """
-    side = settings.patch_px
-    downsample = settings.working_mpp / image.mpp
-    left, top, right, bottom = region.polygon.bounds
-    x, y = float(math.floor(left)), float(math.floor(top))
-    columns, rows = (
-        max(1, math.ceil(span / (side * downsample) - 1e-9)) for span in (right - x, bottom - y)
-    )
-    outline = _edges(region.polygon, x, y, downsample)
-    tissue = np.zeros((rows * side // 4, columns * side // 4), bool)
-    blank, ink, sharp = np.full((3, rows, columns), np.nan)
-    reading = Lock()
-
-    def measure(row: int) -> None:
-        inside = _rasterize(outline, top=row * side, shape=(side, columns * side))
-        touched = np.asarray(inside.any(axis=0).reshape(columns, side).any(axis=1))
-        for first, last in _spans(touched):
-            span = slice(first * side, last * side)
-            corner = (x + first * side * downsample, y + row * side * downsample)
-            with reading:
-                rgb = image.read(*corner, (last - first) * side, side, downsample=downsample)
-            solid = inside[:, span] & ~is_white(rgb)
-            # 4 x 4 pixels at a time; two short sums are several times faster than one over both
-            # axes
-            cells = solid.view(np.uint8).reshape(side // 4, 4, -1).sum(axis=1, dtype=np.uint8)
-            cells = cells.reshape(side // 4, -1, 4).sum(axis=2, dtype=np.uint8)
-            blank[row, first:last] = (
-                1 - cells.reshape(side // 4, last - first, -1).sum(axis=(0, 2)) / side**2
-            )
-            for column, start in enumerate(range(0, solid.shape[1], side), start=first):
-                patch = np.s_[:, start : start + side]
-                if solid[patch].any():
-                    ink[row, column] = is_ink(rgb[patch])[solid[patch]].mean()
-                    sharp[row, column] = sharpness(
-                        rgb[patch], solid[patch], mpp=settings.working_mpp
-                    )
-            tissue[row * side // 4 : (row + 1) * side // 4, span.start // 4 : span.stop // 4] = (
-                cells >= 8
-            )
-
-    with ThreadPoolExecutor(CORES) as pool:
-        list(pool.map(measure, range(rows)))  # raises what a row raised
-    filled = blank < settings.max_blank
-    kept = filled & (ink < settings.max_ink)
+    grid = _lay_grid(region, settings, downsample=settings.working_mpp / image.mpp)
+    shares = _measure_grid(image, region, grid)
+    filled = shares.blank < settings.max_blank
+    kept = filled & (shares.ink < settings.max_ink)
     if filled.any() and not kept.any():
         raise SlideError(
             f"{image.path.name}: every patch of region {region.index} has ink or colors that H&E "
             "doesn't yield "
-            f"(median share {np.median(ink[filled]):.0%}): is the image inverted, fluorescence, "
-            "or under a pen mark? "
-            "--max-ink 1 takes it as it is"
+            f"(median share {np.median(shares.ink[filled]):.0%}): is the image inverted, "
+            "fluorescence, or under a pen mark? --max-ink 1 takes it as it is"
         )
-    row_of, column_of = np.nonzero(~np.isnan(blank))
-    table = pd.DataFrame(
+    table = _patch_table(grid, shares, kept, patch_mm2=(settings.patch_um / 1000) ** 2).assign(
+        slide_id=slide_id, image=region.image, region=region.index
+    )
+    table["patch_id"] = first_patch_id + np.arange(len(table))
+    return RegionPatches(
+        PATCHES.check(table),
+        kept,
+        shares.tissue,
+        grid.x_px,
+        grid.y_px,
+        grid.rows,
+        grid.columns,
+        grid.downsample,
+    )
+
+
+@dataclass(frozen=True)
+class _Grid:
+    """Patches of `side` working pixels in rows and columns from the level-0 position (x_px, y_px)
+    on."""
+
+    x_px: float
+    y_px: float
+    rows: int
+    columns: int
+    side: int
+    downsample: float
+    mpp: float
+
+
+@dataclass(frozen=True)
+class _Shares:
+    """What is measured of each patch (rows, columns), NaN where the region isn't: the blank part,
+    the ink in the rest, and its sharpness; and the tissue in blocks of 4 x 4 working pixels."""
+
+    blank: NDArray[np.float64]
+    ink: NDArray[np.float64]
+    sharp: NDArray[np.float64]
+    tissue: NDArray[np.bool_]
+
+
+def _lay_grid(region: Region, settings: PatchSettings, *, downsample: float) -> _Grid:
+    """The grid over a region's bounding box, from its top left corner."""
+    left, top, right, bottom = region.polygon.bounds
+    x, y = float(math.floor(left)), float(math.floor(top))
+    columns, rows = (
+        max(1, math.ceil(span / (settings.patch_px * downsample) - 1e-9))
+        for span in (right - x, bottom - y)
+    )
+    return _Grid(x, y, rows, columns, settings.patch_px, downsample, settings.working_mpp)
+
+
+def _measure_grid(image: SlideImage, region: Region, grid: _Grid) -> _Shares:
+    """Read the region row by row of patches and measure each patch."""
+    side = grid.side
+    edges = _edges(region.polygon, grid.x_px, grid.y_px, grid.downsample)
+    blank, ink, sharp = np.full((3, grid.rows, grid.columns), np.nan)
+    tissue = np.zeros((grid.rows * side // 4, grid.columns * side // 4), bool)
+    shares = _Shares(blank, ink, sharp, tissue)
+    reading = Lock()
+
+    def measure(row: int) -> None:
+        inside = _rasterize(edges, top=row * side, shape=(side, grid.columns * side))
+        touched = np.asarray(inside.any(axis=0).reshape(grid.columns, side).any(axis=1))
+        for first, last in _spans(touched):
+            corner = (
+                grid.x_px + first * side * grid.downsample,
+                grid.y_px + row * side * grid.downsample,
+            )
+            with reading:
+                rgb = image.read(*corner, (last - first) * side, side, downsample=grid.downsample)
+            solid = inside[:, first * side : last * side] & ~is_white(rgb)
+            _measure_span(shares, row, first, rgb=rgb, solid=solid, mpp=grid.mpp)
+
+    with ThreadPoolExecutor(CORES) as pool:
+        list(pool.map(measure, range(grid.rows)))  # raises what a row raised
+    return shares
+
+
+def _measure_span(
+    shares: _Shares,
+    row: int,
+    first: int,
+    *,
+    rgb: NDArray[np.uint8],
+    solid: NDArray[np.bool_],
+    mpp: float,
+) -> None:
+    """Measure patches side by side, from column `first` on: their pixels (side, n * side, 3), and
+    which of these aren't blank."""
+    side, count = len(solid), solid.shape[1] // len(solid)
+    # 4 x 4 pixels at a time; two short sums are several times faster than one over both axes
+    cells = solid.view(np.uint8).reshape(side // 4, 4, -1).sum(axis=1, dtype=np.uint8)
+    cells = cells.reshape(side // 4, -1, 4).sum(axis=2, dtype=np.uint8)
+    filled = cells.reshape(side // 4, count, -1).sum(axis=(0, 2))
+    shares.blank[row, first : first + count] = 1 - filled / side**2
+    for number in range(count):
+        patch = np.s_[:, number * side : (number + 1) * side]
+        if solid[patch].any():
+            shares.ink[row, first + number] = is_ink(rgb[patch])[solid[patch]].mean()
+            shares.sharp[row, first + number] = sharpness(rgb[patch], solid[patch], mpp=mpp)
+    left = first * side // 4
+    block = np.s_[row * side // 4 : (row + 1) * side // 4, left : left + cells.shape[1]]
+    shares.tissue[block] = cells >= 8
+
+
+def _patch_table(
+    grid: _Grid, shares: _Shares, kept: NDArray[np.bool_], *, patch_mm2: float
+) -> pd.DataFrame:
+    """Places and shares of the patches that the region touches, row by row of the grid."""
+    row, column = np.nonzero(~np.isnan(shares.blank))
+    width = grid.side * grid.downsample
+    blank = shares.blank[row, column]
+    return pd.DataFrame(
         {
-            "slide_id": slide_id,
-            "patch_id": first_patch_id + np.arange(len(row_of)),
-            "image": region.image,
-            "region": region.index,
-            "x_px": x + column_of * side * downsample,
-            "y_px": y + row_of * side * downsample,
-            "side_px": side * downsample,
-            "blank_fraction": blank[row_of, column_of],
-            "tissue_mm2": (1 - blank[row_of, column_of]) * (settings.patch_um / 1000) ** 2,
-            "ink_fraction": ink[row_of, column_of],
-            "sharpness": sharp[row_of, column_of],
-            "kept": kept[row_of, column_of],
+            "x_px": grid.x_px + column * grid.side * grid.downsample,
+            "y_px": grid.y_px + row * grid.side * grid.downsample,
+            "side_px": width,
+            "blank_fraction": blank,
+            "tissue_mm2": (1 - blank) * patch_mm2,
+            "ink_fraction": shares.ink[row, column],
+            "sharpness": shares.sharp[row, column],
+            "kept": kept[row, column],
         }
     )
-    return RegionPatches(PATCHES.check(table), kept, tissue, x, y, rows, columns, downsample)
 
 
 def _edges(polygon: shapely.Polygon, x: float, y: float, downsample: float) -> NDArray[np.float64]:
