@@ -24,7 +24,7 @@ Normalize = Literal["unit", "percentile"]
 Engine = Literal["openvino", "tensorflow"]
 Precision = Literal["auto", "float32", "bfloat16", "int8"]
 CORES = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-"""Processors that this process may use: so many slides, and so many blocks, are worked side by
+"""This process may use so many processors: as many slides, and blocks, are worked side by
 side."""
 
 
@@ -128,9 +128,9 @@ class PatchSettings:
     """How tumor patches are cut. A changed value makes a slide's results stale."""
 
     working_mpp: float = 0.5
-    """um per pixel at which patches are cut and segmented."""
+    """Patches are cut and segmented at this many um per pixel."""
     patch_px: int = 256
-    """Side of a patch in working pixels."""
+    """A patch's side is this many working pixels."""
     max_blank: float = 0.3
     """A patch is dropped when this share of it, or more, is blank (outside the region, or pure
     white)."""
@@ -138,8 +138,8 @@ class PatchSettings:
     """A patch is dropped when this share of its tissue, or more, is ink (green, blue, black) or
     inverted."""
     regions: RegionMode = "auto"
-    """Where tumor is: annotation if there is one, else the white-filled crop, else detected
-    tissue."""
+    """Tumor is looked for in this way; `auto` takes the annotation if there is one, else the
+    white-filled crop, else detected tissue."""
 
     def __post_init__(self) -> None:
         if not 0.05 <= self.working_mpp <= 5:
@@ -159,7 +159,7 @@ class PatchSettings:
 
     @property
     def patch_um(self) -> float:
-        """Side of a patch in um."""
+        """A patch's side is this many um."""
         return self.patch_px * self.working_mpp
 
 
@@ -184,7 +184,7 @@ class Schema:
 
     @property
     def names(self) -> list[str]:
-        """Of the columns, in order."""
+        """The columns' names, in order."""
         return [c.name for c in self.columns]
 
     def empty(self) -> pd.DataFrame:
@@ -285,7 +285,7 @@ NUCLEI = Schema(
         Column("rectangularity", "float64", "area / area of the minimum-area rectangle"),
     ),
 )
-"""`NUCLEI` is the stored table of `featurize`: one row per nucleus."""
+"""`featurize` stores this table: one row per nucleus."""
 FEATURE_NAMES = (
     "area_um2",
     "major_axis_um",
@@ -297,7 +297,8 @@ FEATURE_NAMES = (
     "rectangularity",
 )
 Pooling = Literal["own", "max", "mean"]
-"""Of the last maps: as the network itself does it, the largest value of each map, its mean."""
+"""The last maps are pooled as the network itself does it, or to each one's largest value, or to
+its mean."""
 DEFAULT_BACKBONE = "efficientnet-lite0"
 
 
@@ -307,7 +308,7 @@ class EmbedSettings:
 
     backbone: str = DEFAULT_BACKBONE
     size: int = 256
-    """Side that a patch is resized to: 256 in the paper, 224 in its released code."""
+    """A patch is resized to this side, pixels: 256 in the paper, 224 in its released code."""
     pooling: Pooling = "own"
     outside: Literal["white", "keep"] = "white"
     """What lies outside the tumor region is painted white, as in BCNB, or left as it is."""

@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 IOU_LEVELS = (0.5, 0.6, 0.7, 0.8, 0.9)
+"""F1 and AP are reported for pairs whose intersection over union exceeds each of these."""
 
 
 @dataclass(frozen=True)
@@ -36,19 +37,19 @@ class Agreement:
     """Of one image; every figure is in [0, 1], NaN where neither side has a nucleus."""
 
     pq: float
-    """Panoptic quality at IoU 0.5 (Kirillov et al. 2019): `dq` times `sq`."""
+    """Panoptic quality at IoU 0.5 (Kirillov et al. 2019) is `dq` times `sq`."""
     dq: float
-    """Detection quality: F1 at IoU 0.5."""
+    """Detection quality is F1 at IoU 0.5."""
     sq: float
-    """Segmentation quality: mean IoU of the matched pairs; NaN without one."""
+    """Segmentation quality is the mean IoU of the matched pairs; NaN without one."""
     aji: float
-    """Aggregated Jaccard index (Kumar et al. 2017)."""
+    """This is the aggregated Jaccard index (Kumar et al. 2017)."""
     dice: float
-    """Of the pixels of all nuclei, whichever they belong to."""
+    """Dice compares the pixels of all nuclei, whichever nucleus they belong to."""
     f1: tuple[float, ...]
-    """2 TP / (annotated + found) at each of `IOU_LEVELS`."""
+    """F1 is 2 TP / (annotated + found) at each of `IOU_LEVELS`."""
     ap: tuple[float, ...]
-    """TP / (TP + FP + FN) at each of `IOU_LEVELS`, StarDist's average precision."""
+    """StarDist's average precision is TP / (TP + FP + FN) at each of `IOU_LEVELS`."""
     annotated: int
     found: int
 

@@ -24,17 +24,16 @@ class AugmentSettings:
     """Strength of each augmentation; probabilities are per patch."""
 
     target_mpp: tuple[float, ...] = (0.25, 0.5)
-    """Resolutions the network learns, um/px; one is drawn for each patch."""
+    """The network learns these resolutions, um/px; one is drawn for each patch."""
     scale_jitter: float = 1.3
     """The drawn resolution is multiplied by a log-uniform factor in [1/jitter, jitter]."""
     elastic: float = 0.06
-    """SD of the displacements at the nodes of a coarse grid, as a share of its spacing (a fifth of
-    the patch)."""
+    """The nodes of a coarse grid are displaced with this SD, a share of its spacing (a fifth of the
+    patch)."""
     stain_swap: float = 0.6
-    """Probability of the stains of another image of the training."""
+    """A patch gets the stains of another image of the training with this probability."""
     stain_gain: float = 0.9
-    """Log-SD-like half width: each stain's optical density is multiplied by exp(uniform(-gain,
-    gain))."""
+    """Each stain's optical density is multiplied by exp(uniform(-gain, gain))."""
     stain_shift: float = 0.05
     """Each stain's optical density is shifted by up to this."""
     stain_tilt: float = 0.08

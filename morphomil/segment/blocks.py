@@ -12,14 +12,14 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 BLOCK_PX = 512
-"""Height of a block, network pixels; multiple of every network's `multiple`. It may be half as wide
-again."""
+"""A block is this many network pixels high, a multiple of every network's `multiple`, and up to
+half as wide again."""
 MARGIN_PX = 96
-"""Context around a block, network pixels: beyond the largest nucleus and most of what the shipped
-network looks at."""
+"""The network sees this many pixels around a block: more than the largest nucleus, and most of what
+the shipped network looks at."""
 Read = Callable[[int, int, int, int], "NDArray[np.uint8]"]
-"""(row, column, height, width) in network pixels, possibly beyond the image -> RGB uint8 (height,
-width, 3)."""
+"""A reader takes (row, column, height, width) in network pixels, possibly beyond the image, and
+gives RGB uint8 (height, width, 3)."""
 
 
 @dataclass(frozen=True)
@@ -66,8 +66,8 @@ def block_rows(
 
 
 DECODER_COST = 2
-"""What the decoder, which sees a block without its context, costs per pixel, in costs of the
-encoder (measured)."""
+"""The decoder, which sees a block without its context, costs so many times what the encoder does
+per pixel (measured)."""
 
 
 def _cheapest_cuts(

@@ -29,9 +29,11 @@ if TYPE_CHECKING:
     from morphomil.segment.model import Segmenter
 
 TILE_PX = 256
+"""Examples are tiles whose side is this many pixels."""
 MIN_TILE_NUCLEI = 5
 """Tiles with fewer annotated nuclei are no examples of anything."""
 BOOTSTRAPS = 2000
+"""Intervals rest on so many resamples of the images."""
 
 
 @dataclass(frozen=True)
@@ -132,10 +134,11 @@ def _summary(images: pd.DataFrame, rng: np.random.Generator) -> pd.DataFrame:
         if name not in ("image", "group", "mpp", "annotated", "found")
     ]
     rows = []
-    for (group, mpp), own in images.groupby(["group", "mpp"]):
+    for (group, mpp), members in images.groupby(["group", "mpp"]):
         for name in scores:
-            values = own[name].to_numpy(dtype=float)
-            rows.append((group, mpp, len(own), name, own[name].mean(), *_interval(values, rng)))
+            values = members[name].to_numpy(dtype=float)
+            mean, interval = members[name].mean(), _interval(values, rng)
+            rows.append((group, mpp, len(members), name, mean, *interval))
     return pd.DataFrame(rows, columns=["group", "mpp", "images", "score", "mean", "low", "high"])
 
 
@@ -181,9 +184,9 @@ def _feature_bias(
     """
     rows = []
     for (group, mpp), tables in sorted(pairs.items()):
-        own = pd.concat(tables)
+        matched = pd.concat(tables)
         for name, feature in FEATURES.items():
-            known = own[[name, f"{name}_found", "image"]].dropna()
+            known = matched[[name, f"{name}_found", "image"]].dropna()
             annotated, found = known[name].to_numpy(), known[f"{name}_found"].to_numpy()
             difference = axial_difference(found, annotated) if feature.axial else found - annotated
             by_image = pd.Series(difference).groupby(known["image"].to_numpy()).mean().to_numpy()
@@ -244,7 +247,9 @@ def _extremes(tiles: list[Example], count: int) -> list[Example]:
 
 PROB_GRID = (0.3, 0.35, 0.4, 0.45, 0.5, 0.55, 0.6, 0.65, 0.7)
 NMS_GRID = (0.1, 0.2, 0.3, 0.4, 0.5)
+"""All pairs of these thresholds of probability and of overlap are tried."""
 INDIFFERENT = 0.001
+"""Thresholds whose scores differ by less than this are taken to be equally good."""
 
 
 def tune_thresholds(
