@@ -15,12 +15,11 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 from torch import nn
-from torch.nn import functional
 from torch.utils.checkpoint import checkpoint as recompute
 
 from morphomil.errors import InputError
 from morphomil.image_model.embed import PATCHES_AT_ONCE
-from morphomil.mil import AttentionMIL
+from morphomil.mil import AttentionMIL, HeadShape
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -31,46 +30,24 @@ if TYPE_CHECKING:
     from morphomil.image_model.recipe import ImageRecipe
     from morphomil.image_model.rows import ImageCohort
 READ_AT_ONCE = 512
-"""Patches embedded at once in prediction."""
+"""In prediction, this many patches are embedded at once."""
 TUNED_AT_ONCE = 8
 """Patches that a backbone sees at once while it learns; what its gradient needs of them is all it
 holds."""
-
-
-class _DropTanh(nn.Tanh):
-    """Tanh of what dropout leaves, as in the released code; no weights, so the head's names
-    stay."""
-
-    def __init__(self, share: float) -> None:
-        super().__init__()
-        self.share = share
-
-    def forward(self, x: Tensor) -> Tensor:
-        return torch.tanh(functional.dropout(x, self.share, self.training))
-
-
-class _DropLinear(nn.Linear):
-    """A linear layer whose results dropout thins."""
-
-    share = 0.0
-
-    def forward(self, x: Tensor) -> Tensor:
-        return functional.dropout(super().forward(x), self.share, self.training)
 
 
 def build_head(
     in_features: int, *, classes: int, clinical: int, recipe: ImageRecipe
 ) -> AttentionMIL:
     """The head of a recipe, random weights from torch's generator."""
-    head = AttentionMIL(
-        in_features, classes=classes, clinical=clinical, inner=recipe.inner, dropout=recipe.dropout
+    return AttentionMIL(
+        in_features,
+        classes=classes,
+        clinical=clinical,
+        inner=recipe.inner,
+        dropout=recipe.dropout,
+        attention_dropout=recipe.attention_dropout,
     )
-    if recipe.attention_dropout:
-        score = _DropLinear(recipe.inner, 1)
-        score.share = recipe.attention_dropout
-        score.load_state_dict(head.attend[2].state_dict())
-        head.attend[1], head.attend[2] = _DropTanh(recipe.attention_dropout), score
-    return head
 
 
 class ImageModel(nn.Module):
@@ -114,25 +91,7 @@ class ImageModel(nn.Module):
     def read(self, rows: Tensor) -> tuple[Tensor, Tensor]:
         """Rows (n, F), or pixels -> embedded instances (n, 256), attention before the softmax
         (n,)."""
-        embedded: Tensor = self.head.embed((self.see(rows) - self.shift) / self.scale)
-        return embedded, self.head.attend(embedded).squeeze(-1)
-
-    def decide(
-        self, embedded: Tensor, score: Tensor, clinical: Tensor | None
-    ) -> tuple[Tensor, Tensor]:
-        """Bags (B, N, 256), scores (B, N; -inf: no instance), covariates (B, C) -> logits (B,
-        classes), attention."""
-        attention = torch.softmax(score, dim=-1)
-        return self.classify((attention.unsqueeze(-2) @ embedded).squeeze(-2), clinical), attention
-
-    def classify(self, pooled: Tensor, clinical: Tensor | None) -> Tensor:
-        """Pooled instances (B, 256) and covariates (B, C) -> logits (B, classes)."""
-        from morphomil.mil import CLINICAL_REPEATS
-
-        if clinical is not None:
-            pooled = torch.cat([pooled, clinical.repeat(1, CLINICAL_REPEATS)], dim=-1)
-        logits: Tensor = self.head.classify(pooled)
-        return logits
+        return self.head.read((self.see(rows) - self.shift) / self.scale)
 
     def forward(self, rows: Tensor, sizes: Sequence[int], clinical: Tensor | None = None) -> Tensor:
         """Logits (B, classes) of bags of these sizes whose instances (sum of sizes, F) follow one
@@ -140,13 +99,13 @@ class ImageModel(nn.Module):
         embedded, score = self.read(rows)
         if len(set(sizes)) == 1:
             shape = (len(sizes), sizes[0])
-            return self.decide(embedded.view(*shape, -1), score.view(shape), clinical)[0]
+            return self.head.decide(embedded.view(*shape, -1), score.view(shape), clinical)[0]
         parts = torch.split(embedded, list(sizes)), torch.split(score, list(sizes))  # type: ignore[no-untyped-call, unused-ignore]
         padded = nn.utils.rnn.pad_sequence(list(parts[0]), batch_first=True)
         scores = nn.utils.rnn.pad_sequence(
             list(parts[1]), batch_first=True, padding_value=-torch.inf
         )
-        return self.decide(padded, scores, clinical)[0]
+        return self.head.decide(padded, scores, clinical)[0]
 
     def weights(self) -> dict[str, NDArray[np.float32]]:
         """All that prediction needs, by name."""
@@ -167,15 +126,13 @@ class ImageModel(nn.Module):
         Raises:
             InputError: names or shapes don't fit the recipe.
         """
-        from morphomil.mil import CLINICAL_REPEATS
-
         try:
-            classes, width = (
-                arrays["head.classify.2.weight"].shape[0],
-                arrays["head.embed.0.weight"].shape,
+            shape = HeadShape.of(
+                {name.removeprefix("head."): array for name, array in arrays.items()}
             )
-            clinical = (arrays["head.classify.0.weight"].shape[1] - width[0]) // CLINICAL_REPEATS
-            head = build_head(width[1], classes=classes, clinical=clinical, recipe=recipe)
+            head = build_head(
+                shape.in_features, classes=shape.classes, clinical=shape.clinical, recipe=recipe
+            )
             model = cls(head, np.array(arrays["shift"]), np.array(arrays["scale"]), backbone)
             model.load_state_dict(
                 {name: torch.from_numpy(np.array(value)) for name, value in arrays.items()}
@@ -219,7 +176,7 @@ def read_slide(
         bags = [bag - first for bag in cohort.bags(slide, size=recipe.bag_size, key=(seed,))]
         index = torch.from_numpy(np.stack(bags))  # all of one size, by draw_bags
         repeated = None if clinical is None else clinical.expand(len(bags), -1)
-        logits, attention = model.decide(embedded[index], score[index], repeated)
+        logits, attention = model.head.decide(embedded[index], score[index], repeated)
         bag_probability = torch.softmax(logits.double(), dim=-1).numpy()
         whole = torch.softmax(score.double(), dim=0)
         occlusion = _occlude(model, embedded, whole, clinical)
@@ -248,7 +205,7 @@ def _occlude(
         without = (pooled - attention[part, None] * instances[part]) / left[part]
         both = torch.cat([pooled[None], without]).float()
         repeated = None if clinical is None else clinical.expand(len(both), -1)
-        probability = torch.softmax(model.classify(both, repeated).double(), dim=-1)[:, -1]
+        probability = torch.softmax(model.head.judge(both, repeated).double(), dim=-1)[:, -1]
         drops.append((probability[0] - probability[1:]).numpy())
     return np.concatenate(drops)
 

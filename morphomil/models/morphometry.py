@@ -12,6 +12,7 @@ from morphomil.cohort.splits import Fold
 from morphomil.errors import InputError
 from morphomil.models.fold import Facts, Fitted
 from morphomil.models.protocol import LabeledCohort, Prediction
+from morphomil.nuclei.registry import FEATURES
 from morphomil.rank.bags import LEFT_OUT_WITHOUT, PatientBags, by_patient
 from morphomil.rank.folds import FoldTask
 from morphomil.rank.settings import SEEDS
@@ -66,7 +67,7 @@ class Morphometry:
 
         def load(slide_id: str) -> NDArray[Any]:
             stored = run.counts(slide_id)
-            check_features(stored.features, features, f"{run.path}: slide {slide_id}")
+            check_histograms(stored.features, features, f"{run.path}: slide {slide_id}")
             return stored.counts
 
         bags = PatientBags.collect(load, measured, seed=self.settings.seed)
@@ -85,6 +86,7 @@ class Morphometry:
         on_epoch: OnEpoch | None = None,
     ) -> Fitted:
         """As many models as a ranking trains; the validation patients end their training."""
+        check_registered(inputs.features)
         fold = Fold(folder.name, parts["train"], parts["val"], parts["test"])
         task = FoldTask(
             fold,
@@ -102,7 +104,7 @@ class Morphometry:
     ) -> Prediction:
         """The mean of the fold's models, for all patients."""
         edges = fold.record.edges
-        check_features(inputs.features, edges.features, "this cohort")
+        check_histograms(inputs.features, edges.features, "this cohort")
         return Prediction(_both_classes(score_patients(inputs.bags, edges, fold.weights)))
 
     def differences(self, run: Run, origin: Run) -> list[str]:
@@ -126,7 +128,20 @@ def _both_classes(positive: pd.Series[float]) -> pd.DataFrame:
     return pd.DataFrame({0: 1 - positive, 1: positive})
 
 
-def check_features(given: tuple[str, ...], wanted: tuple[str, ...], where: str) -> None:
+def check_registered(features: tuple[str, ...]) -> None:
+    """Make sure that features to learn from are registered, so that their range is known.
+
+    Raises:
+        InputError: they aren't.
+    """
+    if unknown := [name for name in features if name not in FEATURES]:
+        raise InputError(
+            f"the run was measured with {', '.join(unknown)}, which no file has registered; "
+            "measure it without them: morphomil featurize"
+        )
+
+
+def check_histograms(given: tuple[str, ...], wanted: tuple[str, ...], where: str) -> None:
     """Make sure that histograms are of the features that a model reads, in its order.
 
     Raises:

@@ -18,7 +18,7 @@ from morphomil.cohort.splits import Fold, make_folds
 from morphomil.models.clinical import fit_logistic, predict_logistic
 from morphomil.models.covariates import read_covariates
 from morphomil.models.fold import fold_seed
-from morphomil.models.morphometry import check_features, score_patients
+from morphomil.models.morphometry import check_histograms, check_registered, score_patients
 from morphomil.models.protocol import Prediction
 from morphomil.rank.folds import FoldTask
 from morphomil.seeds import generator
@@ -87,6 +87,7 @@ class Stacked:
         self, inputs: StackedInputs, parts: Parts, *, folder: Path, on_epoch: OnEpoch | None = None
     ) -> Fitted:
         """Score all patients, then fit the regression to the training patients."""
+        check_registered(inputs.morphometry.features)
         seed = fold_seed(self.settings.seed, folder.name)
         score, model = cross_fit_score(inputs.morphometry, parts["train"], seed=seed)
         fitted = fit_logistic(inputs.cohort, inputs.covariates, parts["train"], score=score)
@@ -99,7 +100,7 @@ class Stacked:
     ) -> Prediction:
         """Probability of all patients."""
         bags, edges = inputs.morphometry.bags, fold.record.edges
-        check_features(inputs.morphometry.features, edges.features, "this cohort")
+        check_histograms(inputs.morphometry.features, edges.features, "this cohort")
         weights = {
             name.removeprefix(f"{SCORE}/"): array
             for name, array in fold.weights.items()
