@@ -9,8 +9,9 @@ from morphomil.seeds import generator
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
+
 BAG_SIZE = 10
-"""Patches in a bag (Xu et al. 2021)."""
+"""A bag has this many patches (Xu et al. 2021)."""
 
 
 def draw_bags(

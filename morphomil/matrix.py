@@ -28,13 +28,14 @@ Orientation = Literal["relative", "absolute"]
 in [0, 180)."""
 
 FINE_BINS = 1024
-"""Bins of the fixed grid over a feature's registered range."""
+"""The fixed grid over a feature's registered range has this many bins."""
 BINS = 32
-"""Columns of a feature's matrix."""
+"""A feature's matrix has this many columns."""
 MIN_NUCLEI = 5
 """A patch with fewer nuclei has no row in the matrices."""
 PERCENTILES = (1.0, 99.0)
-"""Of the training patients' nuclei; beyond them nuclei fall in the end bins."""
+"""Edges lie at these percentiles of the training patients' nuclei; nuclei beyond fall in the end
+bins."""
 
 _SLACK = 1e-7  # fine bins; values that rounding puts just below an edge count as on it
 _SHARE_SLACK = 1e-9  # of nuclei; so that the order in which patients are added can't move an edge

@@ -25,7 +25,8 @@ if TYPE_CHECKING:
     from morphomil.types import Slide
 
 MAGNIFICATION_MPP = 10.0
-"""um per pixel times magnification: 0.5 um per pixel is called 20 x, 0.25 is called 40 x."""
+"""um per pixel times magnification give this: 0.5 um per pixel is called 20 x, 0.25 is called 40
+x."""
 
 
 def write_trident(run: Run, slides: Sequence[Slide], folder: Path) -> Iterator[Path]:

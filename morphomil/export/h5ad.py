@@ -27,8 +27,8 @@ if TYPE_CHECKING:
     from morphomil.types import Slide
 
 COARSE_BINS = 32
-"""Bins of a feature in `histograms.h5ad`: its registered range in equal parts, the fine grid's bins
-added up."""
+"""A feature has this many bins in `histograms.h5ad`: its registered range in equal parts, the fine
+grid's bins added up."""
 _TEXT_COLUMNS = ("patient", "label", "split", "site")
 
 

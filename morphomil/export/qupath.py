@@ -31,9 +31,9 @@ if TYPE_CHECKING:
     from morphomil.types import Slide
 
 TILE_PX = 1024
-"""Side of the part of a mask that is worked at a time."""
+"""The part of a mask that is worked at a time is this many pixels wide."""
 DECIMALS = 2
-"""Of coordinates, level-0 pixels."""
+"""Coordinates, in level-0 pixels, have this many decimals."""
 _NUCLEUS = {"name": "Nucleus", "color": [0, 114, 178]}
 _NAMESPACE = uuid.UUID("6c0c7fd4-2d43-5a39-9d0c-6f3d7fd8e2b1")
 

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 DENSITY_RADIUS_UM = 50.0
-"""Radius of the disc in which neighbors are counted."""
+"""Neighbors are counted in a disc of this radius."""
 
 
 def local_density(

@@ -11,7 +11,8 @@ from morphomil.nuclei.registry import FloatArray, feature
 MIN_AXIS_RATIO = 1.1
 """Below this ratio of the ellipse's axes a nucleus has no orientation."""
 ROUNDING = 1e-9
-"""Relative slack of comparisons, so that turning a slide can't move a nucleus over a limit."""
+"""Comparisons have this relative slack, so that turning a slide can't move a nucleus over a
+limit."""
 _MOMENTS = ("var_x_px2", "var_y_px2", "cov_xy_px2", "mpp")
 
 

@@ -1,4 +1,4 @@
-"""Random fields: smooth noise by key."""
+"""Randomness by slide and purpose, and smooth random fields."""
 
 from __future__ import annotations
 
@@ -13,8 +13,6 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from morphomil.phantom.settings import ImageArray
-
-    pass
 
 
 def random_for(seed: tuple[int, int], purpose: str) -> np.random.Generator:

@@ -15,8 +15,8 @@ from PIL import Image
 
 from morphomil.errors import InputError
 from morphomil.phantom.chance import random_for
-from morphomil.phantom.paint import render_slide
-from morphomil.phantom.settings import TRAIT_SD, Effect, Phantom, PhantomSettings
+from morphomil.phantom.paint import Phantom, render_slide
+from morphomil.phantom.settings import TRAIT_SD, Effect, PhantomSettings
 from morphomil.store import atomic_path, write_bytes, write_json, write_parquet, write_table_csv
 
 if TYPE_CHECKING:
@@ -25,7 +25,9 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
     from shapely import Polygon
+
 TILE_PX = 256
+"""Slides are stored in tiles of this side."""
 
 
 def write_cohort(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING
 
@@ -10,21 +11,41 @@ import numpy as np
 import shapely
 
 from morphomil.phantom.chance import smooth_field
-from morphomil.phantom.settings import FloatArray, Layout, PhantomSettings
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from numpy.typing import NDArray
     from shapely import Polygon
+
+    from morphomil.phantom.settings import FloatArray, PhantomSettings
+
 LAYOUT_UM = 4.0
-"""Grid on which tissue is laid out."""
+"""Tissue is laid out on a grid of this many um."""
 TISSUE_UM = 1.0
-"""Grid on which all but nuclei is painted."""
+"""All but nuclei is painted on a grid of this many um."""
 TISSUE_MARGIN_UM = 12.0
-"""Glass between tissue and the image's edge."""
+"""So many um of glass lie between tissue and the image's edge."""
 TUMOR_SHARE = 0.84
-"""Extent of the annotated tumor over that of the tissue."""
+"""The annotated tumor has this share of the tissue's width and height."""
+
+
+@dataclass(frozen=True, eq=False)
+class Layout:
+    """Where tissue, nests and holes lie: arrays on a grid of `LAYOUT_UM`, row 0 at the top."""
+
+    tissue: FloatArray
+    """Below 1 inside tissue."""
+    tumor: FloatArray
+    """Below 1 inside the annotated tumor."""
+    nest: FloatArray
+    """Above 0 inside nests of tumor cells."""
+    fiber_um: FloatArray
+    """Its lines of equal value are the stroma's fibers."""
+    axis: FloatArray
+    """Preferred direction of tumor nuclei, radians, axial."""
+    hole_um: FloatArray
+    """Distance to the nearest fat cell or lumen, negative inside."""
 
 
 def lay_out(

@@ -9,19 +9,19 @@ import numpy as np
 from scipy.spatial import cKDTree
 
 from morphomil.phantom.chance import smooth_field
-from morphomil.phantom.layout import LAYOUT_UM, find_habitats
+from morphomil.phantom.layout import LAYOUT_UM, Layout, find_habitats
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from numpy.typing import NDArray
 
-    from morphomil.phantom.settings import FloatArray, Layout, PhantomSettings
+    from morphomil.phantom.settings import FloatArray, PhantomSettings
 
 GAP_UM = 0.6
-"""Least distance of two nuclei."""
+"""Two nuclei are at least this far apart."""
 VERTICES = 64
-"""Points of a nucleus's outline."""
+"""An outline of a nucleus has this many points."""
 PLACEMENT_ROUNDS = 60
 """A nucleus that finds no free place in so many draws is left out."""
 

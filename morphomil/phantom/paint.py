@@ -14,23 +14,33 @@ from scipy.spatial import cKDTree
 
 from morphomil.phantom.chance import enlarge, random_for, smooth_field
 from morphomil.phantom.layout import LAYOUT_UM, TISSUE_UM
-from morphomil.phantom.plan import plan_slide
+from morphomil.phantom.plan import Plan, plan_slide
 from morphomil.phantom.settings import (
     NUCLEUS_CLASSES,
     Effect,
     FloatArray,
     ImageArray,
-    Phantom,
     PhantomSettings,
-    Plan,
 )
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
+
 STAIN_VECTORS = np.array([[0.65, 0.70, 0.29], [0.15, 0.90, 0.40]])
-"""Optical density (natural logarithm) of hematoxylin and eosin in red, green, blue; hematoxylin
-after Ruifrok 2001."""
+"""Hematoxylin and eosin have this optical density (natural logarithm) in red, green, blue;
+hematoxylin after Ruifrok 2001."""
 GLASS = np.array([243.0, 242.0, 240.0])
+"""Glass has this red, green and blue."""
+
+
+@dataclass(frozen=True, eq=False)
+class Phantom:
+    """A painted slide: `rgb` (H, W, 3) uint8, `labels` (H, W) int32 as in the plan's nuclei, 0
+    background."""
+
+    plan: Plan
+    rgb: NDArray[np.uint8]
+    labels: NDArray[np.int32]
 
 
 def render(plan: Plan) -> Phantom:

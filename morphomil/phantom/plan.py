@@ -1,17 +1,13 @@
-"""Synthetic H&E-like slides and cohorts whose nuclei and group effects are known.
-
-A patient is six traits (`TRAIT_SD`), drawn once and shifted by group; `plan_slide` lays out tissue
-and places nuclei with these traits without touching a pixel; `render` paints the plan;
-`write_cohort` writes slides, annotations, manifest and truth. Slide `number` of a `seed` is the
-same in a cohort of any length.
-"""
+"""A slide before it is painted: its tissue laid out, its nuclei placed and their truth known."""
 
 from __future__ import annotations
 
+from dataclasses import dataclass, field
 from functools import partial
+from typing import TYPE_CHECKING
 
 from morphomil.phantom.chance import random_for
-from morphomil.phantom.layout import lay_out
+from morphomil.phantom.layout import Layout, lay_out
 from morphomil.phantom.nuclei import (
     count_nuclei,
     draw_deviations,
@@ -19,8 +15,31 @@ from morphomil.phantom.nuclei import (
     place_nuclei,
     turn_outlines,
 )
-from morphomil.phantom.settings import TRAIT_SD, Effect, PhantomSettings, Plan
+from morphomil.phantom.settings import TRAIT_SD, Effect, FloatArray, PhantomSettings
 from morphomil.phantom.truth import truth_table
+
+if TYPE_CHECKING:
+    import pandas as pd
+    from shapely import Polygon
+
+
+@dataclass(frozen=True, eq=False)
+class Plan:
+    """A slide before it is painted.
+
+    `nuclei` holds, per nucleus, `label`, `nucleus_class`, `in_tumor`, the centroid in level-0
+    pixels (a pixel's corners have integer coordinates) and the features of its exact outline;
+    density is that among the tumor's nuclei, NaN outside. `outlines` (n, VERTICES, 2) are x, y in
+    um about the centroid. `tumor` is in level-0 pixels.
+    """
+
+    settings: PhantomSettings
+    seed: tuple[int, int]
+    traits: dict[str, float]
+    tumor: Polygon
+    nuclei: pd.DataFrame
+    outlines: FloatArray = field(repr=False)
+    layout: Layout = field(repr=False)
 
 
 def plan_slide(

@@ -1,33 +1,23 @@
-"""What a phantom is: settings, planted effect, layout and plan of a slide."""
+"""What a phantom shall look like: settings of a slide, traits of a patient, the planted effect."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from dataclasses import dataclass
 
 import numpy as np
-import pandas as pd
 from numpy.typing import NDArray
 
 from morphomil.errors import InputError
 from morphomil.types import FEATURE_NAMES
 
-if TYPE_CHECKING:
-    from shapely import Polygon
-if TYPE_CHECKING:
-    from shapely import Polygon
-
-if TYPE_CHECKING:
-    import pandas as pd
-    from shapely import Polygon
-
 MAX_FILLED = 0.25
-"""Share of the nests; a patient may have twice as much, and more than half leaves no free place."""
+"""Nuclei may fill this share of the nests; a patient may have twice as much, and more than half
+leaves no free place."""
 
 FloatArray = NDArray[np.float64]
 ImageArray = NDArray[np.float32]
 NO_EFFECT = "none"
-"""Name of the effect of a null cohort."""
+"""The effect of a null cohort has this name."""
 TRAIT_SD = {
     "size": 0.12,
     "elongation": 0.015,
@@ -36,8 +26,8 @@ TRAIT_SD = {
     "lobulation": 0.003,
     "boxiness": 0.015,
 }
-"""SD between patients: of log area, log axis ratio, log concentration, log density, squared
-amplitude, amplitude."""
+"""Traits differ between patients by these SDs: of log area, log axis ratio, log concentration, log
+density, squared amplitude, amplitude."""
 PLANTED_TRAIT = {
     "area_um2": ("size", 1),
     "major_axis_um": ("size", 1),
@@ -48,11 +38,13 @@ PLANTED_TRAIT = {
     "circularity": ("lobulation", -1),
     "rectangularity": ("boxiness", 1),
 }
-"""The trait, and its direction, that an effect on a feature shifts; area, axes and circumference
-stand for size."""
+"""An effect on a feature shifts this trait in this direction; area, axes and circumference stand
+for size."""
 NUCLEUS_CLASSES = ("tumor", "stroma", "lymphocyte")
 MIN_SIDE_UM = 150.0
+"""A phantom is at least this wide and high."""
 MAX_PIXELS = 50_000_000
+"""A phantom has at most this many pixels: it is painted in memory."""
 
 
 @dataclass(frozen=True)
@@ -166,50 +158,3 @@ class Effect:
             return {}
         trait, direction = PLANTED_TRAIT[self.feature]
         return {trait: direction * self.shift * (label - 0.5)}
-
-
-@dataclass(frozen=True, eq=False)
-class Layout:
-    """Where tissue, nests and holes lie: arrays on a grid of `LAYOUT_UM`, row 0 at the top."""
-
-    tissue: FloatArray
-    """Below 1 inside tissue."""
-    tumor: FloatArray
-    """Below 1 inside the annotated tumor."""
-    nest: FloatArray
-    """Above 0 inside nests of tumor cells."""
-    fiber_um: FloatArray
-    """Its lines of equal value are the stroma's fibers."""
-    axis: FloatArray
-    """Preferred direction of tumor nuclei, radians, axial."""
-    hole_um: FloatArray
-    """Distance to the nearest fat cell or lumen, negative inside."""
-
-
-@dataclass(frozen=True, eq=False)
-class Plan:
-    """A slide before it is painted.
-
-    `nuclei` holds, per nucleus, `label`, `nucleus_class`, `in_tumor`, the centroid in level-0
-    pixels (a pixel's corners have integer coordinates) and the features of its exact outline;
-    density is that among the tumor's nuclei, NaN outside. `outlines` (n, VERTICES, 2) are x, y in
-    um about the centroid. `tumor` is in level-0 pixels.
-    """
-
-    settings: PhantomSettings
-    seed: tuple[int, int]
-    traits: dict[str, float]
-    tumor: Polygon
-    nuclei: pd.DataFrame
-    outlines: FloatArray = field(repr=False)
-    layout: Layout = field(repr=False)
-
-
-@dataclass(frozen=True, eq=False)
-class Phantom:
-    """A painted slide: `rgb` (H, W, 3) uint8, `labels` (H, W) int32 as in the plan's nuclei, 0
-    background."""
-
-    plan: Plan
-    rgb: NDArray[np.uint8]
-    labels: NDArray[np.int32]

@@ -21,7 +21,8 @@ if TYPE_CHECKING:
     from pathlib import Path
 Kind = Literal["tumor", "other", "unknown"]
 MAX_BYTES = 256 * 2**20
-"""Of an annotation file, unpacked; as Python objects it takes several times as much memory."""
+"""An annotation file may have this many bytes, unpacked; as Python objects it takes several times
+as much memory."""
 MAX_VERTICES = 5_000_000
 MAX_COORDINATE_PX = 1e8
 MIN_AREA_PX = 1.0

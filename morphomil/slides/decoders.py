@@ -24,11 +24,11 @@ if TYPE_CHECKING:
 
 CELL_PX = 512
 TILE_CACHE_BYTES = 2**27
-"""Of OpenSlide, for tiles that lie across two cells."""
+"""OpenSlide may cache this many bytes, for tiles that lie across two cells."""
 STRIP_PX = 256
-"""Rows of a decoded image copied at a time."""
+"""A decoded image is copied this many rows at a time."""
 MAX_FLAT_PX = 10**9
-"""Images without tiles have to be decoded whole, 3 bytes per pixel."""
+"""An image without tiles may have this many pixels: it is decoded whole, 3 bytes per pixel."""
 MEND_FILE = "copy it anew from its source, or leave it out"
 
 

@@ -36,12 +36,12 @@ if TYPE_CHECKING:
     from morphomil.slides.image import SlideImage
 
 MAX_OUTSIDE = 0.5
-"""Nuclei of which a larger share lies outside the image belong to another slide."""
+"""Nuclei of which more than this share lies outside the image belong to another slide."""
 MAX_SCALE_CONFLICT = 0.01
-"""By how much a label image's width and height may differ in their scale to the slide."""
+"""A label image's width and height may differ by this much in their scale to the slide."""
 MAX_COORDINATE_PX = 1e8
 MAX_FEATURE_CHARS = 2**24
-"""Of one GeoJSON feature: a nucleus has some hundred vertices."""
+"""One GeoJSON feature may have this many bytes: a nucleus has some hundred vertices."""
 READ_CHARS = 2**20
 
 

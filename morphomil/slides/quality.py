@@ -22,7 +22,7 @@ def is_white(rgb: NDArray[np.uint8]) -> NDArray[np.bool_]:
 
 
 BLURRED_BELOW = 0.0012
-"""Sharpness at 0.5 um per pixel below which outlines are lost: biopsies in focus have 0.0017 to
+"""Below this sharpness at 0.5 um per pixel outlines are lost: biopsies in focus have 0.0017 to
 0.25, the same images blurred by a Gaussian of 1 um SD 0.0001 to 0.003."""
 
 

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from morphomil.slides.image import SlideImage
     from morphomil.types import ImageSource, PatchSettings, RegionMode
 MAX_OUTSIDE = 0.5
-"""An annotation with a larger share outside the image belongs to another slide."""
+"""An annotation with more than this share outside the image belongs to another slide."""
 RegionSource = Literal["annotation", "white", "tissue", "whole"]
 
 
@@ -123,7 +123,7 @@ def _annotated(image: SlideImage, path: Path) -> list[tuple[str, shapely.Polygon
 WHITE_SHARE = 0.05
 TISSUE_SHARE_OF_CROP = 0.5
 CELL_UM = 8.0
-"""Resolution of tissue detection."""
+"""Tissue is detected at this many um per pixel."""
 
 
 def _detected(

@@ -18,16 +18,16 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 GLASS = 240.0
-"""Brightness of unstained glass."""
+"""Unstained glass has this brightness."""
 FAINT = 0.25
-"""Pixels of less optical density (length of the vector of three channels) tell nothing of the
-stains."""
+"""Pixels of less optical density than this (length of the vector of three channels) tell nothing of
+the stains."""
 Stains = tuple["NDArray[np.float64]", "NDArray[np.float64]"]
 REFERENCE = np.array([[0.5626, 0.7201, 0.4062], [0.2159, 0.8012, 0.5581]])
-"""Optical density of hematoxylin and eosin in red, green, blue; the reference of Macenko's
+"""Hematoxylin and eosin have this optical density in red, green, blue: the reference of Macenko's
 published code."""
 REFERENCE_STRENGTH = np.array([1.9705, 1.0308])
-"""99th percentile of both stains' concentrations in the reference."""
+"""The reference has this 99th percentile of both stains' concentrations."""
 MIN_PIXELS = 1000
 
 

@@ -19,7 +19,7 @@ from morphomil.errors import InputError
 from morphomil.nuclei.density import local_density
 from morphomil.phantom.files import write_cohort
 from morphomil.phantom.nuclei import GAP_UM
-from morphomil.phantom.paint import render_slide
+from morphomil.phantom.paint import Phantom, render_slide
 from morphomil.phantom.plan import plan_slide
 from morphomil.phantom.settings import (
     NO_EFFECT,
@@ -27,7 +27,6 @@ from morphomil.phantom.settings import (
     PLANTED_TRAIT,
     TRAIT_SD,
     Effect,
-    Phantom,
     PhantomSettings,
 )
 from morphomil.slides.annotations import read_annotation
