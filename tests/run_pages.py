@@ -33,7 +33,7 @@ def main() -> None:
         if language == "python":
             run_python(where, text, names.setdefault(where.split(":")[0], {}))
         else:
-            for line in text.splitlines():
+            for line in text.replace("\\\n", "").splitlines():
                 run_command(shlex.split(line, comments=True), given)
 
 

@@ -56,7 +56,7 @@ def blocks(page: Path) -> list[tuple[str, str]]:
 def test_commands_exist(page: Path) -> None:
     """Those that aren't run too."""
     for language, text in blocks(page):
-        for line in text.splitlines():
+        for line in text.replace("\\\n", "").splitlines():
             if not language and line.startswith("morphomil "):
                 parse(shlex.split(line, comments=True)[1:])
 
