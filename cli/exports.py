@@ -20,14 +20,14 @@ def compare(
 ) -> None:
     """Write the paper's tables: characteristics, performance, DeLong's tests, subgroups; methods
     and a checklist."""
-    from morphomil.tables.attention import set_alongside
+    from morphomil.tables.attention import write_alongside
     from morphomil.tables.paper import compare as write_tables
     from morphomil.tables.predictions import read_predictions
 
     run = open_measured(path, features_from)
     written = write_tables(run)
     say(f"Tables: {written[0].parent} ({', '.join(file.name for file in written)})", quiet=quiet)
-    beside = set_alongside(run, read_predictions(run))
+    beside = write_alongside(run, read_predictions(run))
     if beside:
         say(
             f"Models side by side: {beside[0].parent} ({', '.join(file.name for file in beside)})",

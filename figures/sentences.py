@@ -149,7 +149,7 @@ def say_attention(model: str, associations: pd.DataFrame, *, first: str | None =
     part of it.
 
     `associations`: of one model, `evidence, feature, rho, rho_low, rho_high, p_holm`
-    (`alongside.pool_associations`).
+    (`tables.attention.pool_associations`).
     """
     attended = _surely(associations[associations["evidence"] == "attention"])
     rests = _surely(associations[associations["evidence"] == "occlusion"])

@@ -1,5 +1,4 @@
-"""The models side by side: do they score patients alike, and what does the image model look at, in
-terms of nuclei?
+"""What does the image model look at, in terms of nuclei?
 
 Attention is compared with morphology inside each slide, so that neither stain nor group can make
 the two go together, and pooled over patients, of whom each counts once. Patches of a slide are
@@ -8,18 +7,18 @@ neighbors, so no p value comes from them.
 
 from __future__ import annotations
 
-from itertools import combinations
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import pandas as pd
-from scipy.stats import norm, rankdata, t
+from scipy.stats import t
 
 from morphomil.errors import InputError
 from morphomil.matrix import patch_values
 from morphomil.nuclei.registry import FEATURES
 from morphomil.stats import benjamini_hochberg, holm
 from morphomil.store import write_table_csv
+from morphomil.tables.scores import correlate_scores
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -28,69 +27,16 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from morphomil.run.directory import Run
+
 STEMS = ("scores", "morphology_of_attention", "morphology_of_slides", "patches_of_attention")
+"""The tables of `alongside/` have these names."""
 EVIDENCE = ("attention", "occlusion")
-"""What a model says of a patch: its share of attention, and what leaving it out takes from the
+"""A model says this of a patch: its share of attention, and what leaving it out takes from the
 probability."""
 MIN_PATCHES = 10
 """A slide with fewer measured patches gets no correlation."""
 SHOWN_PATCHES = 10
-"""Of a slide, with most and with least attention, in the report of patches."""
-
-
-def correlate_scores(predictions: pd.DataFrame, *, level: float = 0.95) -> pd.DataFrame:
-    """Spearman correlation of every two models' test scores of the same patients.
-
-    Scores of different folds come from different models, so patients are ranked within folds.
-    `rho_within_label` ranks within folds and labels: how far the models agree beyond both knowing
-    the label.
-
-    Args:
-        predictions: `model, part, fold, patient, label, score` (`compare.read_predictions`).
-        level: of the intervals.
-
-    Returns:
-        One row per pair with 5 or more patients in common: `model_a, model_b, patients, rho,
-        rho_low, rho_high`, and the same of `rho_within_label`.
-    """
-    test = predictions[predictions["part"] == "test"]
-    own = {str(name): table for name, table in test.groupby("model", sort=False)}
-    rows = []
-    for a, b in combinations(own, 2):
-        both = own[a].merge(own[b], on="patient", suffixes=("_a", "_b"))
-        if len(both) < 5:
-            continue
-        folds = [both["fold_a"].astype(str), both["fold_b"].astype(str)]
-        row: dict[str, Any] = {"model_a": a, "model_b": b, "patients": len(both)}
-        for name, by in (("rho", folds), ("rho_within_label", [*folds, both["label_a"]])):
-            one, other = (
-                both.groupby(by)[f"score_{end}"].transform(_center_ranks).to_numpy() for end in "ab"
-            )
-            spread = np.sqrt((one**2).sum() * (other**2).sum())
-            rho = float(one @ other / spread) if spread > 0 else np.nan
-            low, high = _rho_interval(rho, len(both) - both.groupby(by).ngroups + 1, level=level)
-            row |= {name: rho, f"{name}_low": low, f"{name}_high": high}
-        rows.append(row)
-    columns = [
-        f"{name}{end}" for name in ("rho", "rho_within_label") for end in ("", "_low", "_high")
-    ]
-    return pd.DataFrame(rows, columns=["model_a", "model_b", "patients", *columns])
-
-
-def _center_ranks(values: pd.Series[float]) -> pd.Series[float]:
-    """Ranks around their mean, on one scale for groups of any size."""
-    ranks = pd.Series(rankdata(values), index=values.index)
-    return (ranks - ranks.mean()) / len(ranks)
-
-
-def _rho_interval(rho: float, n: int, *, level: float) -> tuple[float, float]:
-    """Fisher's z with variance (1 + rho^2 / 2) / (n - 3) (Bonett & Wright 2000); NaN where rho is 1
-    or n too small."""
-    if n <= 3 or not abs(rho) < 1:
-        return np.nan, np.nan
-    half = norm.ppf((1 + level) / 2) * np.sqrt((1 + rho**2 / 2) / (n - 3))
-    low, high = np.tanh(np.arctanh(rho) + np.array([-half, half]))
-    return float(low), float(high)
+"""So many patches of a slide with most attention, and as many with least, are reported."""
 
 
 def associate_patches(scores: pd.Series[float], values: pd.DataFrame) -> pd.Series[float]:
@@ -99,7 +45,7 @@ def associate_patches(scores: pd.Series[float], values: pd.DataFrame) -> pd.Seri
     Patches without a value are left out of their column; NaN with fewer than `MIN_PATCHES`, or
     where one is constant.
     """
-    found = {}
+    correlations = {}
     for name, column in values.items():
         known = column.notna() & scores.notna()
         enough = (
@@ -107,8 +53,10 @@ def associate_patches(scores: pd.Series[float], values: pd.DataFrame) -> pd.Seri
             and scores[known].nunique() > 1
             and column[known].nunique() > 1
         )
-        found[name] = scores[known].corr(column[known], method="spearman") if enough else np.nan
-    return pd.Series(found, dtype=np.float64)
+        correlations[name] = (
+            scores[known].corr(column[known], method="spearman") if enough else np.nan
+        )
+    return pd.Series(correlations, dtype=np.float64)
 
 
 def pool_associations(slides: pd.DataFrame, *, level: float = 0.95) -> pd.DataFrame:
@@ -136,12 +84,12 @@ def pool_associations(slides: pd.DataFrame, *, level: float = 0.95) -> pd.DataFr
     for (model, evidence), family in z.groupby(["model", "evidence"], sort=False):
         rows = []
         for feature in family["feature"].unique():
-            own = of_patients[
+            patients = of_patients[
                 of_patients.index.isin([(model, evidence, feature, p) for p in family["patient"]])
             ]
             rows.append(
                 {"model": model, "evidence": evidence, "feature": feature}
-                | _pool(own.to_numpy(), level)
+                | _pool(patients.to_numpy(), level)
             )
         table = pd.DataFrame(rows)
         tables.append(
@@ -203,35 +151,49 @@ def report_patches(patches: pd.DataFrame, features: Sequence[str]) -> pd.DataFra
     return table.sort_values("attention", ascending=False, kind="stable", ignore_index=True)
 
 
+class ScoredSlide(NamedTuple):
+    """A test slide as the image model of a fold reads it; `patches`: `patch_id, attention,
+    occlusion`."""
+
+    slide_id: str
+    patient: str
+    fold: str
+    patches: pd.DataFrame
+
+
+def scored_slides(run: Run, model: str) -> Iterator[ScoredSlide]:
+    """The test slides that an image model has scored, by fold; none before it has."""
+    for path in run.fold_files("attention.parquet", model=model):
+        slides = pd.read_parquet(path.parent / "slides.parquet").query("part == 'test'")
+        patches = pd.read_parquet(path)
+        for row in slides.to_dict("records"):
+            name = str(row["slide_id"])
+            scored = patches.loc[patches["slide_id"] == name, ["patch_id", *EVIDENCE]]
+            yield ScoredSlide(name, str(row["patient"]), path.parent.name, scored)
+
+
 def measured_patches(
     run: Run, model: str, slides: Sequence[str] = ()
-) -> Iterator[tuple[dict[str, str], pd.DataFrame]]:
-    """Test slides of an image model: who (`slide_id, patient, fold`), and patches with evidence and
-    nuclear features.
+) -> Iterator[tuple[ScoredSlide, pd.DataFrame]]:
+    """Test slides of an image model, and their patches with what the model says and nuclear
+    features.
 
     Slides that aren't measured (`morphomil featurize`) are left out.
 
     Raises:
         InputError: the model hasn't scored its test slides.
     """
-    measured = set(run.done("featurize"))
-    folders = [path.parent for path in run.fold_files("attention.parquet", model=model)]
-    if not folders:
+    if model not in image_models(run):
         raise InputError(
             f"{model} has no attention to patches stored; run: morphomil predict {run.path} "
             f"--model {model}"
         )
-    for folder in folders:
-        read = pd.read_parquet(folder / "slides.parquet").query("part == 'test'")
-        evidence = pd.read_parquet(folder / "attention.parquet")
-        for row in read.to_dict("records"):
-            name = str(row["slide_id"])
-            if name not in measured or (slides and name not in slides):
-                continue
-            own = evidence.loc[evidence["slide_id"] == name, ["patch_id", *EVIDENCE]]
+    measured = set(run.done("featurize"))
+    for slide in scored_slides(run, model):
+        name = slide.slide_id
+        if name in measured and (not slides or name in slides):
             values = patch_values(run.nuclei(name), run.patches(name))
-            about = {"slide_id": name, "patient": str(row["patient"]), "fold": folder.name}
-            yield about, values.merge(own, on="patch_id", validate="one_to_one")
+            yield slide, values.merge(slide.patches, on="patch_id", validate="one_to_one")
 
 
 def attended_patches(run: Run, model: str, patient: str) -> pd.DataFrame:
@@ -242,16 +204,13 @@ def attended_patches(run: Run, model: str, patient: str) -> pd.DataFrame:
         Columns of `PATCHES`, `fold, attention, relative_attention` (1: an even share), most
         attention first; no rows if the model hasn't scored the patient.
     """
-    tables = []
-    for folder in [path.parent for path in run.fold_files("attention.parquet", model=model)]:
-        read = pd.read_parquet(folder / "slides.parquet")
-        own = read[(read["part"] == "test") & (read["patient"].astype(str) == patient)]
-        scored = pd.read_parquet(
-            folder / "attention.parquet", columns=["slide_id", "patch_id", "attention"]
-        )
-        for name in own["slide_id"].astype(str):
-            evidence = scored.loc[scored["slide_id"] == name, ["patch_id", "attention"]]
-            tables.append(run.patches(name).merge(evidence, on="patch_id").assign(fold=folder.name))
+    tables = [
+        run.patches(slide.slide_id)
+        .merge(slide.patches[["patch_id", "attention"]], on="patch_id")
+        .assign(fold=slide.fold)
+        for slide in scored_slides(run, model)
+        if slide.patient == patient
+    ]
     if not tables:
         return pd.DataFrame(
             columns=["slide_id", "patch_id", "fold", "attention", "relative_attention"]
@@ -266,7 +225,7 @@ def image_models(run: Run) -> list[str]:
     return sorted({path.parts[-3] for path in run.fold_files("attention.parquet")})
 
 
-def set_alongside(run: Run, predictions: pd.DataFrame) -> list[Path]:
+def write_alongside(run: Run, predictions: pd.DataFrame) -> list[Path]:
     """Write `alongside/` of the run; nothing of what lacks (one model only, no image model, nothing
     measured).
 
@@ -278,41 +237,14 @@ def set_alongside(run: Run, predictions: pd.DataFrame) -> list[Path]:
     tables = dict.fromkeys(STEMS, pd.DataFrame()) | {"scores": correlate_scores(predictions)}
     associations, reports = [], []
     for model in image_models(run):
-        for about, patches in measured_patches(run, model):
-            for evidence in EVIDENCE:
-                rho = associate_patches(patches[evidence], patches[features])
-                own = pd.DataFrame(
-                    {"model": model, **about, "evidence": evidence, "patches": len(patches)},
-                    rho.index,
-                )
-                associations.append(own.assign(rho=rho).rename_axis("feature").reset_index())
-            report = report_patches(patches, features)
-            count = min(SHOWN_PATCHES, len(report) // 2)
-            shown = pd.concat(
-                [report.head(count).assign(end="most"), report.tail(count).assign(end="least")]
-            )
-            reports.append(
-                shown.drop(columns="slide_id", errors="ignore").assign(model=model, **about)
-            )
+        for slide, patches in measured_patches(run, model):
+            associations.append(_associations(model, slide, patches, features=features))
+            reports.append(_most_and_least(model, slide, patches, features=features))
     if associations:
         slides = pd.concat(associations, ignore_index=True)
-        first = ["model", "fold", "patient", "slide_id", "evidence", "feature", "patches", "rho"]
         tables["morphology_of_attention"] = pool_associations(slides)
-        tables["morphology_of_slides"] = slides[first]
-        patches = pd.concat(reports, ignore_index=True)
-        first = [
-            "model",
-            "fold",
-            "patient",
-            "slide_id",
-            "end",
-            "patch_id",
-            "relative_attention",
-            "occlusion",
-        ]
-        first += ["x_px", "y_px", "side_px", "nuclei"]
-        both = [f"{name}{end}" for name in features for end in ("", "_z")]
-        tables["patches_of_attention"] = patches[first + both]
+        tables["morphology_of_slides"] = slides
+        tables["patches_of_attention"] = pd.concat(reports, ignore_index=True)
     written = []
     for stem, table in tables.items():
         path = run.alongside_folder / f"{stem}.csv"
@@ -322,3 +254,36 @@ def set_alongside(run: Run, predictions: pd.DataFrame) -> list[Path]:
         else:
             path.unlink(missing_ok=True)
     return written
+
+
+def _associations(
+    model: str, slide: ScoredSlide, patches: pd.DataFrame, *, features: Sequence[str]
+) -> pd.DataFrame:
+    """One slide's rows of `morphology_of_slides.csv`."""
+    tables = []
+    for evidence in EVIDENCE:
+        rho = associate_patches(patches[evidence], patches[list(features)])
+        tables.append(pd.DataFrame({"evidence": evidence, "feature": rho.index, "rho": rho.array}))
+    table = pd.concat(tables, ignore_index=True).assign(
+        model=model,
+        fold=slide.fold,
+        patient=slide.patient,
+        slide_id=slide.slide_id,
+        patches=len(patches),
+    )
+    return table[["model", "fold", "patient", "slide_id", "evidence", "feature", "patches", "rho"]]
+
+
+def _most_and_least(
+    model: str, slide: ScoredSlide, patches: pd.DataFrame, *, features: Sequence[str]
+) -> pd.DataFrame:
+    """One slide's rows of `patches_of_attention.csv`."""
+    report = report_patches(patches, features)
+    count = min(SHOWN_PATCHES, len(report) // 2)
+    most, least = report.head(count).assign(end="most"), report.tail(count).assign(end="least")
+    shown = pd.concat([most, least]).assign(
+        model=model, fold=slide.fold, patient=slide.patient, slide_id=slide.slide_id
+    )
+    who = ["model", "fold", "patient", "slide_id", "end", "patch_id"]
+    says = ["relative_attention", "occlusion", "x_px", "y_px", "side_px", "nuclei"]
+    return shown[[*who, *says, *(f"{name}{end}" for name in features for end in ("", "_z"))]]

@@ -1,5 +1,4 @@
-"""Models side by side: correlations against scipy, planted and absent associations, and the stored
-tables."""
+"""What the image model looks at: planted and absent associations, and the stored tables."""
 
 from __future__ import annotations
 
@@ -22,66 +21,14 @@ from morphomil.tables.attention import (
     MIN_PATCHES,
     STEMS,
     associate_patches,
-    correlate_scores,
     image_models,
     measured_patches,
     pool_associations,
     report_patches,
-    set_alongside,
+    write_alongside,
 )
 
 NONE = pd.DataFrame(columns=["model", "part", "fold", "patient", "label", "score"])
-
-
-def scores(
-    values: dict[str, np.ndarray], label: np.ndarray, fold: np.ndarray | None = None
-) -> pd.DataFrame:
-    tables = []
-    for model, score in values.items():
-        table = pd.DataFrame({"model": model, "part": "test", "label": label, "score": score})
-        tables.append(
-            table.assign(
-                fold=0 if fold is None else fold, patient=[f"p{i}" for i in range(len(label))]
-            )
-        )
-    return pd.concat(tables)
-
-
-def test_one_fold_gives_spearmans_rho():
-    rng = np.random.default_rng(0)
-    a, label = rng.normal(size=60), np.arange(60) % 2
-    b = a + rng.normal(size=60)
-    row = correlate_scores(scores({"a": a, "b": b}, label)).iloc[0]
-    assert row["rho"] == pytest.approx(spearmanr(a, b).statistic)
-    assert row["rho_low"] < row["rho"] < row["rho_high"]
-    assert row["patients"] == 60
-
-
-def test_folds_on_other_scales_do_not_correlate_scores():
-    rng = np.random.default_rng(1)
-    label, fold = np.arange(400) % 2, np.repeat(np.arange(4), 100)
-    a, b = rng.normal(size=(2, 400)) + 10 * fold
-    row = correlate_scores(scores({"a": a, "b": b}, label, fold)).iloc[0]
-    assert spearmanr(a, b).statistic > 0.8
-    assert row["rho_low"] < 0 < row["rho_high"]
-
-
-def test_models_that_share_the_label_only_agree_no_further():
-    rng = np.random.default_rng(2)
-    label = np.arange(400) % 2
-    a, b = rng.normal(size=(2, 400)) + 4 * label
-    row = correlate_scores(scores({"a": a, "b": b}, label)).iloc[0]
-    assert row["rho"] > 0.5
-    assert row["rho_within_label_low"] < 0 < row["rho_within_label_high"]
-
-
-def test_equal_scores_have_rho_1_and_no_interval():
-    a = np.arange(20.0)
-    row = correlate_scores(scores({"a": a, "b": a}, np.arange(20) % 2)).iloc[0]
-    assert row["rho"] == pytest.approx(1)
-    constant = correlate_scores(scores({"a": a, "b": np.ones(20)}, np.arange(20) % 2)).iloc[0]
-    assert np.isnan(constant["rho"])
-    assert correlate_scores(scores({"a": a}, np.arange(20) % 2)).empty
 
 
 def test_patches_without_a_value_count_in_no_correlation():
@@ -172,11 +119,11 @@ def test_attention_that_follows_area_is_found_in_a_run(demo):
         )
     try:
         assert image_models(run) == []
-        assert set_alongside(run, NONE) == []
+        assert write_alongside(run, NONE) == []
         write_parquet(home / "attention.parquet", pd.concat(tables))
         write_parquet(home / "slides.parquet", pd.DataFrame(slides))
-        assert [about["slide_id"] for about, _ in measured_patches(run, "dl-cnb")] == measured[1:]
-        written = set_alongside(run, NONE)
+        assert [slide.slide_id for slide, _ in measured_patches(run, "dl-cnb")] == measured[1:]
+        written = write_alongside(run, NONE)
         assert [path.stem for path in written] == list(STEMS[1:])
         found = pd.read_csv(written[0]).set_index(["evidence", "feature"])
         assert len(found) == 2 * len(FEATURES)
