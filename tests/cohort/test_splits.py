@@ -17,6 +17,7 @@ from morphomil.cohort.splits import (
     inner_validation,
     make_folds,
     manifest_split,
+    split_cohort,
     stratified_folds,
 )
 from morphomil.errors import InputError, RefusedError
@@ -155,3 +156,25 @@ def test_bags_depend_on_seed_and_slide_alone():
     assert generator("bags", 7, "slide-1").integers(10**6) == 344825
     with pytest.raises(ValueError, match="at least 1 patch"):
         draw_bags(0, seed_key=(0,))
+
+
+def test_splits():
+    cohort = pd.DataFrame(
+        {"patient": [f"p{i}" for i in range(60)], "label": [str(i % 2) for i in range(60)]}
+    )
+    cohort = cohort.assign(
+        slide_id=cohort["patient"],
+        split=None,
+        site=[("A", "B", "C")[i // 2 % 3] for i in range(60)],
+    )
+    (held,) = split_cohort(cohort, how="holdout", folds=5, seed=0)
+    assert (len(held.train), len(held.val), len(held.test)) == (36, 12, 12)
+    folds = split_cohort(cohort, how="site", folds=5, seed=0)
+    assert [fold.name for fold in folds] == ["site-A", "site-B", "site-C"]
+    for fold in folds:
+        assert set(cohort.loc[cohort["patient"].isin(fold.test), "site"]) == {fold.name[-1]}
+    with pytest.raises(InputError, match="column site"):
+        split_cohort(cohort.assign(site=None), how="site", folds=5, seed=0)
+    moved = pd.concat([cohort, cohort.iloc[:1].assign(slide_id="second", site="B")])
+    with pytest.raises(RefusedError, match="leakage"):
+        split_cohort(moved, how="site", folds=5, seed=0)
