@@ -101,6 +101,12 @@ def _noncentrality(statistic: float, degrees: int, *, level: float) -> tuple[flo
     return limit(statistic, (1 + level) / 2), limit(max(statistic, float(degrees)), (1 - level) / 2)
 
 
+def sorted_labels(labels: ArrayLike) -> list[Any]:
+    """The groups' names in order, those of one type together."""
+    names: list[Any] = pd.unique(np.asarray(labels)).tolist()
+    return sorted(names, key=lambda name: (str(type(name)), name))
+
+
 def check_labels(table: pd.DataFrame, groups: ArrayLike) -> NDArray[Any]:
     """The groups as an array, one label a row of the table."""
     if (

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, get_args
 
 import numpy as np
 import pandas as pd
@@ -16,7 +16,8 @@ from scipy.optimize import minimize_scalar
 from scipy.special import stdtr, stdtrit
 
 from morphomil.errors import RefusedError
-from morphomil.stats.adjustment import benjamini_hochberg, holm
+from morphomil.stats.adjustment import with_adjusted
+from morphomil.stats.categories import sorted_labels
 from morphomil.stats.groups import aggregate_to_patients
 from morphomil.stats.mann_whitney import mann_whitney
 from morphomil.stats.resampling import bca_limits
@@ -28,7 +29,7 @@ if TYPE_CHECKING:
 
 ClusterMethod = Literal["aggregate", "bootstrap", "mixed", "naive"]
 LEAST_PATIENTS = 2
-"""In each group, with a value."""
+"""Each group needs so many patients with a value."""
 
 
 def compare_clustered(
@@ -80,25 +81,9 @@ def compare_clustered(
         ValueError: lengths differ, a column isn't numeric, a patient stands in two groups, there
             are three groups, or the bootstrap has no seed.
     """
-    if method not in ("aggregate", "bootstrap", "mixed", "naive"):
-        raise ValueError(f"method must be aggregate, bootstrap or mixed, got {method!r}")
-    if method == "bootstrap" and seed is None:
-        raise ValueError("the bootstrap needs a seed, got None")
-    if other := [
-        str(name) for name, values in table.items() if not pd.api.types.is_numeric_dtype(values)
-    ]:
-        raise ValueError(f"columns must be numeric, got {', '.join(other)}")
+    _check_request(table, method, seed)
     medians, labels = aggregate_to_patients(table, groups, patients)
-    names = sorted(labels.unique().tolist(), key=lambda name: (str(type(name)), name))
-    if len(names) < 2:
-        raise RefusedError(
-            f"groups can't be compared: all {len(labels)} patients have the label {names}"
-        )
-    if len(names) > 2 or (positive is not None and positive not in names):
-        raise ValueError(
-            f"clustered rows are compared between two groups, got {names} and positive {positive!r}"
-        )
-    chosen: Any = names[-1] if positive is None else positive
+    chosen = _positive_of_two(labels, positive)
     in_positive = (labels == chosen).to_numpy()
     owner = pd.Index(labels.index).get_indexer(pd.Index(np.asarray(patients)))
     rows: list[dict[str, Any]] = []
@@ -107,46 +92,67 @@ def compare_clustered(
         known = ~np.isnan(numbers)
         clusters = Clusters.of(numbers[known], owner[known], in_positive)
         n, m = int(clusters.positive.sum()), int((~clusters.positive).sum())
-        about: dict[str, Any] = {"feature": name, "method": method, "rows": int(known.sum())}
-        about |= {"missing": int((~known).sum()), "patients_positive": n, "patients_reference": m}
+        row: dict[str, Any] = {"feature": name, "method": method, "rows": int(known.sum())}
+        row |= {"missing": int((~known).sum()), "patients_positive": n, "patients_reference": m}
         if min(n, m) < LEAST_PATIENTS:
-            rows.append(about | {"effect": "none", **dict.fromkeys(_NUMBERS, math.nan)})
+            rows.append(row | {"effect": "none", **dict.fromkeys(_NUMBERS, math.nan)})
             continue
         mixed = fit_random_intercept(clusters, level=level)
-        about |= {"icc": mixed.icc, "effective_rows": clusters.effective_rows(mixed.icc)}
+        row |= {"icc": mixed.icc, "effective_rows": clusters.effective_rows(mixed.icc)}
         if method == "naive":
-            raise RefusedError(
-                f"{len(clusters.values)} rows of {len(clusters.positive)} patients are not "
-                "independent: the intraclass "
-                f"correlation of {name} is {mixed.icc:.2f}, so they say as much as "
-                f"{about['effective_rows']:.0f} "
-                "independent rows, and a p value that counts rows is far too small. Use the "
-                "method aggregate, "
-                "bootstrap or mixed, which count patients"
-            )
+            raise RefusedError(_say_why_rows_are_refused(name, clusters, mixed.icc))
         if method == "aggregate":
-            own = medians[name].to_numpy(dtype=np.float64, na_value=np.nan)
-            test = mann_whitney(own[in_positive], own[~in_positive], level=level)
-            found = _Effect(
+            of_patients = medians[name].to_numpy(dtype=np.float64, na_value=np.nan)
+            test = mann_whitney(of_patients[in_positive], of_patients[~in_positive], level=level)
+            effect = _Effect(
                 "Cliff's delta of medians", test.cliffs_delta, test.low, test.high, test.p_value
             )
         elif method == "bootstrap":
             rng = np.random.default_rng(seed)
-            found = _Effect(
+            effect = _Effect(
                 "Cliff's delta of rows",
                 *_bootstrap(clusters, rng, resamples=resamples, level=level),
             )
         else:
-            found = _Effect(
+            effect = _Effect(
                 "difference of means", mixed.difference, mixed.low, mixed.high, mixed.p_value
             )
-        rows.append(about | found._asdict())
-    result = pd.DataFrame(rows)
-    place = list(result).index("p_value") + 1
-    result.insert(place, "p_holm", holm(result["p_value"]))
-    result.insert(place + 1, "p_bh", benjamini_hochberg(result["p_value"]))
-    result["positive"] = chosen
-    return result
+        rows.append(row | effect._asdict())
+    return with_adjusted(pd.DataFrame(rows)).assign(positive=chosen)
+
+
+def _check_request(table: pd.DataFrame, method: str, seed: int | None) -> None:
+    if method not in get_args(ClusterMethod):
+        raise ValueError(f"method must be aggregate, bootstrap or mixed, got {method!r}")
+    if method == "bootstrap" and seed is None:
+        raise ValueError("the bootstrap needs a seed, got None")
+    if other := [
+        str(name) for name, values in table.items() if not pd.api.types.is_numeric_dtype(values)
+    ]:
+        raise ValueError(f"columns must be numeric, got {', '.join(other)}")
+
+
+def _positive_of_two(labels: pd.Series[Any], positive: Hashable | None) -> Any:
+    """The label that the effect refers to."""
+    names = sorted_labels(labels)
+    if len(names) < 2:
+        raise RefusedError(
+            f"groups can't be compared: all {len(labels)} patients have the label {names}"
+        )
+    if len(names) > 2 or (positive is not None and positive not in names):
+        raise ValueError(
+            f"clustered rows are compared between two groups, got {names} and positive {positive!r}"
+        )
+    return names[-1] if positive is None else positive
+
+
+def _say_why_rows_are_refused(name: Hashable, clusters: Clusters, icc: float) -> str:
+    return (
+        f"{len(clusters.values)} rows of {len(clusters.positive)} patients are not independent: "
+        f"the intraclass correlation of {name} is {icc:.2f}, so they say as much as "
+        f"{clusters.effective_rows(icc):.0f} independent rows, and a p value that counts rows is "
+        "far too small. Use the method aggregate, bootstrap or mixed, which count patients"
+    )
 
 
 _NUMBERS = ("icc", "effective_rows", "estimate", "low", "high", "p_value")

@@ -7,7 +7,8 @@ Every row of data is one patient: nuclei or patches of one patient are no indepe
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING, Any, Literal
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Literal, get_args
 
 import numpy as np
 import pandas as pd
@@ -15,7 +16,7 @@ import pandas as pd
 from morphomil.errors import RefusedError
 from morphomil.stats.adjustment import Correction, adjustment, with_adjusted
 from morphomil.stats.axial import axial_mean, axial_resultant, rayleigh_test, watson_williams_test
-from morphomil.stats.categories import category_row, check_labels
+from morphomil.stats.categories import category_row, check_labels, sorted_labels
 from morphomil.stats.mann_whitney import mann_whitney
 from morphomil.stats.shift import hodges_lehmann
 
@@ -89,29 +90,13 @@ def compare_groups(
             or `test` doesn't fit, or a patient stands in two groups.
     """
     table = table if isinstance(table, pd.DataFrame) else pd.DataFrame(table)
-    for name, values in table.items():
-        if (
-            pd.api.types.is_float_dtype(values)
-            and np.isinf(values.to_numpy(np.float64, na_value=np.nan)).any()
-        ):
-            raise ValueError(
-                f"column {name} has infinite values; make them missing if they stand for nothing"
-            )
-    if test not in ("mann-whitney", "welch", "t"):
-        raise ValueError(f"test must be mann-whitney, welch or t, got {test!r}")
+    _check_columns(table, test, axial)
     adjust = adjustment(correction)
-    if absent := [name for name in axial if name not in table]:
-        raise ValueError(f"axial columns must be in the table, got {absent}")
     if patients is not None:
-        axes = {
-            name: pd.Series(table[name].to_numpy(np.float64, na_value=np.nan)) for name in axial
-        }
-        table, groups = aggregate_to_patients(table, groups, patients)
-        for name, angles in axes.items():
-            table[name] = angles.groupby(np.asarray(patients), sort=True).agg(axial_mean)
+        table, groups = _values_of_patients(table, groups, patients, axial)
     _refuse_repeated_patients(table)
     labels = check_labels(table, groups)
-    names = sorted(pd.unique(labels).tolist(), key=lambda name: (str(type(name)), name))
+    names = sorted_labels(labels)
     if len(names) < 2:
         raise RefusedError(
             f"groups can't be compared: the {len(labels)} patients have {len(names)} label(s) "
@@ -123,39 +108,16 @@ def compare_groups(
             f"with {len(names)}"
         )
     chosen = _positive_label(names, positive) if len(names) == 2 else None
-    rows: list[dict[str, Any]] = []
+    comparison = _Comparison(labels, names, chosen, test, level)
+    rows = []
     for name, values in table.items():
         if name in axial:
-            suffixes = {label: str(label) for label in names}
-            if chosen is not None:
-                suffixes = {
-                    label: "positive" if label == chosen else "reference" for label in names
-                }
-            rows.append({"feature": name} | _axial_row(values, labels, suffixes))
-            continue
-        if (
-            name in categories
-            or pd.api.types.is_bool_dtype(values)
-            or not pd.api.types.is_numeric_dtype(values)
-        ):
-            found = category_row(values, labels, level=level)
-            sizes = (
-                _sizes_of_groups(values, labels, names)
-                if chosen is None
-                else _sizes(values, labels == chosen)
-            )
-            found = (
-                {"test": found.pop("test")}
-                | sizes
-                | {key: x for key, x in found.items() if key != "n"}
-            )
-        elif chosen is None:
-            found = _kruskal_row(values, labels, names)
-        elif test == "mann-whitney":
-            found = _two_group_row(values, labels == chosen, level=level)
+            row = _axial_row(values, labels, comparison.suffixes)
+        elif name in categories or _holds_categories(values):
+            row = _categories_row(values, comparison)
         else:
-            found = _means_row(values, labels == chosen, equal_variances=test == "t", level=level)
-        rows.append({"feature": name} | found)
+            row = _numbers_row(values, comparison)
+        rows.append({"feature": name} | row)
     result = with_adjusted(pd.DataFrame(rows))
     if chosen is not None:
         result["positive"] = chosen
@@ -163,6 +125,79 @@ def compare_groups(
         result["p_adjusted"] = adjust(result["p_value"])
     result["family"] = f"{family} ({int(result['p_value'].notna().sum())} p values)"
     return result
+
+
+@dataclass(frozen=True)
+class _Comparison:
+    """Which group a row belongs to, and how numbers are compared."""
+
+    labels: NDArray[Any]  # (rows,)
+    names: list[Any]
+    positive: Any
+    """One of two groups' names; None of three groups and more."""
+    test: NumberTest
+    level: float
+
+    @property
+    def in_positive(self) -> NDArray[np.bool_]:
+        """(rows,)."""
+        return np.asarray(self.labels == self.positive)
+
+    @property
+    def suffixes(self) -> dict[Any, str]:
+        """What a group's columns end in."""
+        if self.positive is None:
+            return {name: str(name) for name in self.names}
+        return {name: "positive" if name == self.positive else "reference" for name in self.names}
+
+
+def _check_columns(table: pd.DataFrame, test: str, axial: Sequence[Hashable]) -> None:
+    for name, values in table.items():
+        if (
+            pd.api.types.is_float_dtype(values)
+            and np.isinf(values.to_numpy(np.float64, na_value=np.nan)).any()
+        ):
+            raise ValueError(
+                f"column {name} has infinite values; make them missing if they stand for nothing"
+            )
+    if test not in get_args(NumberTest):
+        raise ValueError(f"test must be mann-whitney, welch or t, got {test!r}")
+    if absent := [name for name in axial if name not in table]:
+        raise ValueError(f"axial columns must be in the table, got {absent}")
+
+
+def _values_of_patients(
+    table: pd.DataFrame, groups: ArrayLike, patients: ArrayLike, axial: Sequence[Hashable]
+) -> tuple[pd.DataFrame, pd.Series[Any]]:
+    """`aggregate_to_patients`, axes by their mean directions."""
+    axes = {name: pd.Series(table[name].to_numpy(np.float64, na_value=np.nan)) for name in axial}
+    of_patients, labels = aggregate_to_patients(table, groups, patients)
+    for name, angles in axes.items():
+        of_patients[name] = angles.groupby(np.asarray(patients), sort=True).agg(axial_mean)
+    return of_patients, labels
+
+
+def _holds_categories(values: pd.Series[Any]) -> bool:
+    return pd.api.types.is_bool_dtype(values) or not pd.api.types.is_numeric_dtype(values)
+
+
+def _categories_row(values: pd.Series[Any], comparison: _Comparison) -> dict[str, Any]:
+    row = category_row(values, comparison.labels, level=comparison.level)
+    sizes = (
+        _sizes_of_groups(values, comparison.labels, comparison.names)
+        if comparison.positive is None
+        else _sizes(values, comparison.in_positive)
+    )
+    return {"test": row.pop("test")} | sizes | {key: x for key, x in row.items() if key != "n"}
+
+
+def _numbers_row(values: pd.Series[Any], comparison: _Comparison) -> dict[str, Any]:
+    level, test = comparison.level, comparison.test
+    if comparison.positive is None:
+        return _kruskal_row(values, comparison.labels, comparison.names)
+    if test == "mann-whitney":
+        return _two_group_row(values, comparison.in_positive, level=level)
+    return _means_row(values, comparison.in_positive, equal_variances=test == "t", level=level)
 
 
 def aggregate_to_patients(

@@ -29,8 +29,6 @@ from morphomil.stats.resampling import bootstrap_by_patient
 from morphomil.stats.roc import AucInterval
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-
     from numpy.typing import NDArray
 
     from morphomil.stats.resampling import Vectorized
@@ -55,60 +53,57 @@ def multiclass_table(
     names = class_names_of(predictions)
     rows: list[dict[str, Any]] = []
     for (model, part), own in by_model_and_part(predictions):
-        labels, values = own["label"].to_numpy(np.int64), own[names].to_numpy(np.float64)
-        once = not own["patient"].duplicated().any()
-        about: dict[str, Any] = {"model": model, "part": part, "n": len(own)}
-
-        def add(
-            measure: str,
-            which: object,
-            limits: Sequence[float],
-            about: dict[str, Any] = about,
-            once: bool = once,
-        ) -> None:
-            low, high = limits[1:] if once else (math.nan, math.nan)
-            rows.append(
-                about
-                | {
-                    "measure": measure,
-                    "class": which,
-                    "estimate": limits[0],
-                    "low": low,
-                    "high": high,
-                }
-            )
-
-        folds = own["fold"].to_numpy()
-        for method, measure in _MACRO.items():
-            add(
-                measure,
-                "all",
-                _macro(
-                    labels,
-                    values,
-                    folds,
-                    method=method,
-                    seed=seed,
-                    resamples=resamples,
-                    level=level,
-                ),
-            )
-        calls = values.argmax(axis=1)
-        add("ACC", "all", exact_interval(int((calls == labels).sum()), len(own), level=level))
-        counts = confusion_table(labels, calls, classes=len(names))[0].to_numpy()
-        for k in range(len(names)):
-            add(
-                "AUC",
-                k,
-                auc_of_rows(own.assign(label=labels == k, score=values[:, k]), level=level),
-            )
-            add("recall", k, exact_interval(int(counts[k, k]), int(counts[k].sum()), level=level))
-            add(
-                "precision",
-                k,
-                exact_interval(int(counts[k, k]), int(counts[:, k].sum()), level=level),
-            )
+        row = {"model": model, "part": part, "n": len(own)}
+        independent = not own["patient"].duplicated().any()
+        of_all = _measures_of_all(own, names, seed=seed, resamples=resamples, level=level)
+        for measure, which, limits in of_all + _measures_by_class(own, names, level=level):
+            estimate, low, high = limits
+            if not independent:
+                low = high = math.nan
+            values = {"measure": measure, "class": which, "estimate": estimate}
+            rows.append(row | values | {"low": low, "high": high})
     return pd.DataFrame(rows)
+
+
+_Measure = tuple[str, Any, tuple[float, float, float]]
+"""A measure's name, its class, and its value with limits."""
+
+
+def _measures_of_all(
+    own: pd.DataFrame, names: list[str], *, seed: int, resamples: int, level: float
+) -> list[_Measure]:
+    """Macro AUCs and accuracy of one model in one part."""
+    labels, values = own["label"].to_numpy(np.int64), own[names].to_numpy(np.float64)
+    folds = own["fold"].to_numpy()
+    areas: list[_Measure] = [
+        (
+            measure,
+            "all",
+            _macro(
+                labels, values, folds, method=method, seed=seed, resamples=resamples, level=level
+            ),
+        )
+        for method, measure in _MACRO.items()
+    ]
+    right = int((values.argmax(axis=1) == labels).sum())
+    return [*areas, ("ACC", "all", exact_interval(right, len(own), level=level))]
+
+
+def _measures_by_class(own: pd.DataFrame, names: list[str], *, level: float) -> list[_Measure]:
+    """AUC against the rest, recall and precision of each class."""
+    labels, values = own["label"].to_numpy(np.int64), own[names].to_numpy(np.float64)
+    calls = values.argmax(axis=1)
+    counts = confusion_table(labels, calls, classes=len(names))[0].to_numpy()
+    measures: list[_Measure] = []
+    for k in range(len(names)):
+        right, have, called = int(counts[k, k]), int(counts[k].sum()), int(counts[:, k].sum())
+        against_rest = own.assign(label=labels == k, score=values[:, k])
+        measures += [
+            ("AUC", k, auc_of_rows(against_rest, level=level)),
+            ("recall", k, exact_interval(right, have, level=level)),
+            ("precision", k, exact_interval(right, called, level=level)),
+        ]
+    return measures
 
 
 def _macro(
