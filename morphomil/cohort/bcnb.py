@@ -27,9 +27,11 @@ from morphomil.errors import InputError, RefusedError
 from morphomil.store import write_table_csv
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Mapping
+
 SUGGESTED_MPP = 0.5
-"""The exports are nominally 20x; their pixel size is recorded nowhere."""
+"""The exports are nominally 20x, about so many um per pixel; their pixel size is recorded
+nowhere."""
 TASKS: dict[int, dict[str, str]] = {
     0: {"N0": "N0", "N+(1-2)": "N+", "N+(>2)": "N+"},
     1: {"N+(1-2)": "N+(1-2)", "N+(>2)": "N+(>2)"},
@@ -97,11 +99,39 @@ def bcnb_manifest(
             "the patient table"
         )
     bags = _read_bags(folder, task)
+    patients = _patients_of_task(folder, task, table=table, bags=bags)
+    images = _find_images(folder)
+    notes = _check_images(folder, task, patients, images)
+    splits, of_another_task = _splits_of_task(folder, task, bags)
+    covariates = [
+        name for name in _COLUMNS if name in patients and name not in ("patient", "status")
+    ]
+    rows = [
+        _row(patient, image, mpp=mpp, splits=splits, covariates=covariates)
+        for patient in patients.to_dict("records")
+        for image in images.get(patient["patient"], [])
+    ]
+    manifest = pd.DataFrame(rows)
+    if "split" in manifest and (manifest["split"] == "").any():
+        lost = manifest.loc[manifest["split"] == "", "patient"].nunique()
+        notes.append(f"{lost} patients stand in no published split and are left out")
+        manifest = manifest[manifest["split"] != ""]
+    return BcnbManifest(
+        manifest.reset_index(drop=True),
+        POSITIVE[task],
+        tuple(covariates),
+        tuple(notes + of_another_task),
+    )
+
+
+def _patients_of_task(
+    folder: Path, task: int, *, table: Path | None, bags: pd.DataFrame | None
+) -> pd.DataFrame:
+    """The patients that a task is about, with its `label`, from the table or else the bags."""
     if bags is not None and table is None and not _tables(folder, named=True):
         patients = bags[["patient", "status"]]
     else:
         patients = _read_patients(table or _find_table(folder))
-    notes = []
     unknown = sorted(set(patients["status"].dropna()) - set(TASKS[2]))
     if unknown:
         raise InputError(
@@ -111,61 +141,70 @@ def bcnb_manifest(
     patients = patients.assign(label=patients["status"].map(TASKS[task]))
     if bags is not None:
         _check_labels(patients, bags)
-    kept = patients.dropna(subset=["label"])
-    images = _find_images(folder)
-    without = [name for name in kept["patient"] if name not in images]
+    return patients.dropna(subset=["label"])
+
+
+def _check_images(
+    folder: Path, task: int, patients: pd.DataFrame, images: dict[str, list[Path]]
+) -> list[str]:
+    """Notes on patients without an image, and on images that are patches; refuses if no patient
+    has one."""
+    notes = []
+    without = [name for name in patients["patient"] if name not in images]
     if without:
         notes.append(
-            f"{len(without)} of {len(kept)} patients of task {task} have no image and are left out"
+            f"{len(without)} of {len(patients)} patients of task {task} have no image and are "
+            "left out"
         )
-    if len(without) == len(kept):
+    if len(without) == len(patients):
         raise InputError(
             f"no image under {folder} is named after a patient of the table (WSIs/ID.jpg, "
-            "ID_REGION.jpg or "
-            "ID_REGION_X_Y.jpg)"
+            "ID_REGION.jpg or ID_REGION_X_Y.jpg)"
         )
-    splits = (
-        _read_splits(folder)
-        if bags is None
-        else dict(zip(bags["patient"], bags["split"], strict=True))
-    )
-    if any(
-        _PATCH.fullmatch(image.stem)
-        for name in kept["patient"]
-        for image in images.get(name, [])[:1]
-    ):
+    first = [images[name][0] for name in patients["patient"] if name in images]
+    if any(_PATCH.fullmatch(image.stem) for image in first):
         notes.append(
             "images are patches: segment them with --regions whole; all that are there are used, "
-            "and bags are drawn "
-            "anew from them"
+            "and bags are drawn anew from them"
         )
-    covariates = [name for name in _COLUMNS if name in kept and name not in ("patient", "status")]
-    rows = []
-    for patient in kept.to_dict("records"):
-        for image in images.get(patient["patient"], []):
-            annotation = image.with_suffix(".json")
-            row: dict[str, Any] = {"slide": str(image.absolute()), "slide_id": patient["patient"]}
-            row |= {"patient": patient["patient"], "label": patient["label"], "mpp": mpp}
-            row["annotation"] = str(annotation.absolute()) if annotation.is_file() else ""
-            if splits and (task == 0 or bags is not None):
-                row["split"] = splits.get(patient["patient"], "")
-            rows.append(row | {name: patient[name] for name in covariates})
-    made = pd.DataFrame(rows)
-    if "split" in made and (made["split"] == "").any():
-        lost = made.loc[made["split"] == "", "patient"].nunique()
-        notes.append(f"{lost} patients stand in no published split and are left out")
-        made = made[made["split"] != ""]
-    if splits and task != 0 and bags is None:
-        notes.append(
-            "the published split is that of task 0; the other experiments drew their "
-            "own, so none is given"
-        )
-    return BcnbManifest(
-        made.reset_index(drop=True), POSITIVE[task], tuple(covariates), tuple(notes)
-    )
+    return notes
 
 
-def write_bcnb_manifest(made: BcnbManifest, out: Path) -> Path:
+def _splits_of_task(
+    folder: Path, task: int, bags: pd.DataFrame | None
+) -> tuple[dict[str, str], list[str]]:
+    """Patient -> part of the split, empty without one, and a note where the published one is of
+    another task."""
+    if bags is not None:
+        return dict(zip(bags["patient"], bags["split"], strict=True)), []
+    splits = _read_splits(folder)
+    if not splits or task == 0:
+        return splits, []
+    return {}, [
+        "the published split is that of task 0; the other experiments drew their own, so none is "
+        "given"
+    ]
+
+
+def _row(
+    patient: Mapping[Any, Any],
+    image: Path,
+    *,
+    mpp: float,
+    splits: Mapping[str, str],
+    covariates: Iterable[str],
+) -> dict[str, Any]:
+    """A row of the manifest."""
+    name, annotation = patient["patient"], image.with_suffix(".json")
+    row = {"slide": str(image.absolute()), "slide_id": name, "patient": name}
+    row |= {"label": patient["label"], "mpp": mpp}
+    row["annotation"] = str(annotation.absolute()) if annotation.is_file() else ""
+    if splits:
+        row["split"] = splits.get(name, "")
+    return row | {covariate: patient[covariate] for covariate in covariates}
+
+
+def write_bcnb_manifest(manifest: BcnbManifest, out: Path) -> Path:
     """Write the manifest as CSV; refuses to replace a file.
 
     Raises:
@@ -173,7 +212,7 @@ def write_bcnb_manifest(made: BcnbManifest, out: Path) -> Path:
     """
     if out.exists():
         raise InputError(f"{out} exists; name another file with --out")
-    write_table_csv(out, made.table)
+    write_table_csv(out, manifest.table)
     return out
 
 
