@@ -52,6 +52,9 @@ SETTINGS: dict[type, dict[str, Any]] = {
         "max_blank": typer.Option(help="Drop patches with this blank share or more."),
         "max_ink": typer.Option(help="Drop patches with this share of ink, or more."),
         "regions": typer.Option(help="Where the tumor is."),
+        "tumor_classes": typer.Option(
+            help="Annotated classes that are tumor, comma-separated; default: Tumor, Carcinoma, ..."
+        ),
     },
     SegmenterSettings: {
         "model": typer.Option(

@@ -27,6 +27,7 @@ from morphomil.types import EmbedSettings, PatchSettings, Pooling, SegmenterSett
 if TYPE_CHECKING:
     from morphomil.pipeline.estimation import Estimate
     from morphomil.pipeline.execution import StageResult
+    from morphomil.run.directory import Run
 
 commands = command_group()
 BackboneOption = Annotated[
@@ -84,10 +85,19 @@ def segment(
             progress=display,
         )
         draw_overviews(run)
+    _say_left_out(run, quiet=quiet)
     _finish(result)
     say(
         f"Masks of {len(slides)} slides: {out}/slides. Next: morphomil featurize {out}", quiet=quiet
     )
+
+
+def _say_left_out(run: Run, *, quiet: bool) -> None:
+    """A line for each class of annotated objects that no region holds."""
+    from morphomil.pipeline.segmentation import left_out_of_annotations
+
+    for (name, reason), count in sorted(left_out_of_annotations(run).items()):
+        say(f"Annotations, left out: {count:,} x {name or '(no class)'}, {reason}.", quiet=quiet)
 
 
 def _say_estimate(estimate: Estimate, out: Path) -> None:
@@ -157,6 +167,7 @@ def import_nuclei(
             progress=display,
         )
         draw_overviews(run)
+    _say_left_out(run, quiet=quiet)
     _finish(result)
     say(
         f"Masks of {len(slides)} slides: {out}/slides. Next: morphomil featurize {out}", quiet=quiet

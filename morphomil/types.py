@@ -7,7 +7,7 @@ areas um2, densities nuclei/mm2, angles degrees; the unit stands in the column n
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
@@ -19,6 +19,9 @@ if TYPE_CHECKING:
     import pandas as pd
 
 RegionMode = Literal["auto", "annotation", "white", "tissue", "whole"]
+AnnotationOrigin = Literal["level0", "bounds"]
+"""Where an annotation's coordinates begin: at the level-0 origin, or where the scanned part does
+(OpenSlide's bounds)."""
 Split = Literal["train", "val", "test"]
 Normalize = Literal["unit", "percentile"]
 Engine = Literal["openvino", "tensorflow"]
@@ -33,12 +36,14 @@ class ImageSource:
     """One image file of a slide: a whole slide, or one of several region images.
 
     `mpp` (um per level-0 pixel) and `annotation` are what the manifest says; None: take it from the
-    file, or none.
+    file, or none. `annotation_origin` is where the annotation's coordinates begin; None: as its
+    format has it.
     """
 
     path: Path
     annotation: Path | None = None
     mpp: float | None = None
+    annotation_origin: AnnotationOrigin | None = None
 
 
 @dataclass(frozen=True)
@@ -140,6 +145,9 @@ class PatchSettings:
     regions: RegionMode = "auto"
     """Tumor is looked for in this way; `auto` takes the annotation if there is one, else the
     white-filled crop, else detected tissue."""
+    tumor_classes: str = ""
+    """Annotated classes that are tumor, as whole names with commas between; empty: the documented
+    list (`slides.annotations.classes.TUMOR_CLASSES`)."""
 
     def __post_init__(self) -> None:
         if not 0.05 <= self.working_mpp <= 5:
@@ -156,6 +164,14 @@ class PatchSettings:
             )
         if not 0 < self.max_ink <= 1:
             raise InputError(f"max ink share must be above 0 and at most 1, got {self.max_ink:g}")
+
+    def recorded(self) -> dict[str, Any]:
+        """The values by name, as results depend on them: an empty `tumor_classes` is left out, so
+        results from before it existed stand."""
+        values = asdict(self)
+        if not self.tumor_classes:
+            del values["tumor_classes"]
+        return values
 
     @property
     def patch_um(self) -> float:

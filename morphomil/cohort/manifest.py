@@ -30,6 +30,7 @@ from morphomil.types import Cohort, ImageSource, Slide
 if TYPE_CHECKING:
     from collections.abc import Sequence
 SPLITS = ("train", "val", "test")
+ORIGINS = ("level0", "bounds")
 MPP_RANGE = (0.05, 5.0)
 _SAYS_NO_PIXEL_SIZE = (".jpg", ".jpeg", ".png")
 
@@ -54,7 +55,8 @@ def read_manifest(
     """The cohort of a manifest: one row per slide, or several region images under one `slide_id`.
 
     Columns `slide` (path from the manifest's folder), `patient`, `label`; optional `slide_id`,
-    `split` (train, val, test), `annotation`, `mpp`, `site` and the named covariates, which become
+    `split` (train, val, test), `annotation`, `annotation_origin` (level0,
+    bounds), `mpp`, `site` and the named covariates, which become
     numbers where all their cells are. Ids stay text. JPEG and PNG hold no pixel size, so they need
     a cell `mpp`, or `mpp` for the whole cohort. Columns `elsewhere` are read by others
     (`read_paths`).
@@ -150,6 +152,8 @@ def _check_row(row: Row, folder: Path, mpp: float | None) -> list[str]:
         problems += _path_problems("slide", folder, slide)
     if annotation := row.get("annotation"):
         problems += _path_problems("annotation", folder, annotation)
+    if (origin := row.get("annotation_origin")) and origin not in ORIGINS:
+        problems.append(f"annotation_origin is level0 or bounds, not {origin!r}")
     if stated := row.get("mpp"):
         problems += _mpp_problems(stated, "mpp")
     elif slide and mpp is None and slide.casefold().endswith(_SAYS_NO_PIXEL_SIZE):
@@ -366,6 +370,7 @@ def _slide(name: str, rows: list[Row], folder: Path, values: dict[str, dict[int,
             (folder / row.cells["slide"]).absolute(),
             (folder / row.cells["annotation"]).absolute() if row.get("annotation") else None,
             float(row.cells["mpp"]) if row.get("mpp") else None,
+            row.get("annotation_origin"),  # type: ignore[arg-type]
         )
         for row in rows
     )

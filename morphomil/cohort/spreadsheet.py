@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
     from pathlib import Path
 REQUIRED = ("slide", "patient", "label")
-OPTIONAL = ("slide_id", "split", "annotation", "mpp", "site")
+OPTIONAL = ("slide_id", "split", "annotation", "annotation_origin", "mpp", "site")
 MISSING = frozenset({"", "na", "n/a", "nan", "null", "?"})
 """Cells, in lower case, that hold nothing."""
 OTHER_NAMES = {
@@ -31,6 +31,7 @@ OTHER_NAMES = {
     "slide_id": "slideid wsi_id image_id",
     "split": "dataset set subset partition fold",
     "annotation": "annotations annotation_path geojson xml",
+    "annotation_origin": "origin",
     "mpp": "pixel_size um_per_px um_per_pixel microns_per_pixel",
     "site": "center centre hospital institution",
 }

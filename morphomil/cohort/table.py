@@ -11,9 +11,13 @@ from morphomil.types import Cohort, ImageSource, Slide
 
 BASE_COLUMNS = ("slide_id", "patient", "label", "split", "site", "slide", "annotation", "mpp")
 
+ORIGIN = "annotation_origin"
+"""This column stands in the table of a cohort where the manifest says it of any image."""
+
 
 def cohort_table(cohort: Cohort) -> pd.DataFrame:
     """One row per image file: the manifest's columns, with absolute paths, then the covariates."""
+    stated = any(image.annotation_origin for slide in cohort.slides for image in slide.images)
     rows = [
         {
             "slide_id": slide.slide_id,
@@ -25,6 +29,7 @@ def cohort_table(cohort: Cohort) -> pd.DataFrame:
             "annotation": None if image.annotation is None else str(image.annotation),
             "mpp": image.mpp,
         }
+        | ({ORIGIN: image.annotation_origin} if stated else {})
         | slide.covariates
         for slide in cohort.slides
         for image in slide.images
@@ -36,13 +41,15 @@ def cohort_from_table(table: pd.DataFrame) -> Cohort:
     """The cohort that `cohort_table` made the table of, exactly."""
     if missing := [name for name in BASE_COLUMNS if name not in table.columns]:
         raise ValueError(f"cohort table lacks {', '.join(missing)}")
-    covariates = [name for name in table.columns if name not in BASE_COLUMNS]
+    covariates = [name for name in table.columns if name not in (*BASE_COLUMNS, ORIGIN)]
     slides = []
     for _, rows in table.groupby("slide_id", sort=False):
         columns = {name: [_plain(value) for value in rows[name]] for name in table.columns}
-        paths = zip(columns["slide"], columns["annotation"], columns["mpp"], strict=True)
+        origins = columns.get(ORIGIN, [None] * len(rows))
+        paths = zip(columns["slide"], columns["annotation"], columns["mpp"], origins, strict=True)
         images = tuple(
-            ImageSource(Path(path), note and Path(note), mpp) for path, note, mpp in paths
+            ImageSource(Path(path), note and Path(note), mpp, origin)
+            for path, note, mpp, origin in paths
         )
         first = {name: values[0] for name, values in columns.items()}
         slide = Slide(

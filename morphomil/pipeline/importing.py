@@ -6,7 +6,6 @@ A run made so goes through `featurize` and `rank` like one of `segment`.
 
 from __future__ import annotations
 
-from dataclasses import asdict
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -76,13 +75,15 @@ def import_nuclei(
     run = Run.create(out)
 
     def key(slide: Slide) -> str:
+        origins = [image.annotation_origin for image in slide.images]
         paths = [[image.path, nuclei[image.path], image.annotation] for image in slide.images]
         files = [[path and fingerprint(path) for path in files] for files in paths]
         return key_of(
             "import-nuclei",
-            asdict(settings),
+            settings.recorded(),
             [image.mpp or mpp for image in slide.images],
             files,
+            *([origins] if any(origins) else []),
         )
 
     def work(slide: Slide, step: Step) -> SlideOutput:
@@ -94,7 +95,7 @@ def import_nuclei(
         cohort.slides,
         key=key,
         work=work,
-        settings=asdict(settings) | {"mpp": mpp, "model": "imported"},
+        settings=settings.recorded() | {"mpp": mpp, "model": "imported"},
         command="import-nuclei",
     )
     return run, execute(run, stage, cohort=cohort, shard=shard, progress=progress)

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import asdict, dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
@@ -16,7 +17,7 @@ from morphomil.slides.image import open_image
 from morphomil.slides.masks import BAND_PX, PAD_PX, DrawnNuclei, MaskFrame, store_region
 from morphomil.slides.patches import cut_patches
 from morphomil.slides.quality import BLURRED_BELOW
-from morphomil.slides.regions import find_regions, regions_geojson
+from morphomil.slides.regions import regions_geojson, survey_regions
 from morphomil.slides.stain import fit_normalizer
 from morphomil.store import (
     atomic_path,
@@ -81,11 +82,12 @@ def segment(
                 fingerprint(image.path),
                 image.annotation and fingerprint(image.annotation),
                 image.mpp or mpp,
+                *([image.annotation_origin] if image.annotation_origin else []),
             ]
             for image in slide.images
         ]
         return key_of(
-            "segment", asdict(settings), loaded.sha256, choice.engine, choice.precision, files
+            "segment", settings.recorded(), loaded.sha256, choice.engine, choice.precision, files
         )
 
     def work(slide: Slide, step: Step) -> SlideOutput:
@@ -101,7 +103,7 @@ def segment(
         cohort.slides,
         key=key,
         work=work,
-        settings=asdict(settings) | {"mpp": mpp} | asdict(choice) | model,
+        settings=settings.recorded() | {"mpp": mpp} | asdict(choice) | model,
     )
     return run, execute(run, stage, cohort=cohort, shard=shard, progress=progress)
 
@@ -136,6 +138,17 @@ class RegionOfSlide:
     """Its masks lie so."""
 
 
+def left_out_of_annotations(run: Run) -> Counter[tuple[str, str]]:
+    """How many annotated objects of which class no region holds, and why: (class, reason), over all
+    slides of a run."""
+    table = run.ledger.figures(run.cohort.slides, "segment")
+    left_out: Counter[tuple[str, str]] = Counter()
+    for noted in table.get("left_out", []):
+        for name, reason, count in noted if isinstance(noted, list) else []:
+            left_out[name, reason] += count
+    return left_out
+
+
 def cut_slide(
     run: Run,
     slide: Slide,
@@ -154,14 +167,17 @@ def cut_slide(
     folder = run.slide_folder(slide.slide_id)
     regions: list[Region] = []
     tables: list[pd.DataFrame] = []
+    left_out: Counter[tuple[str, str]] = Counter()
     nuclei = 0
     with atomic_path(folder / "masks.zarr") as partial:
         group = zarr.open_group(partial, mode="w")
         for number, source in enumerate(slide.images):
             with open_image(source, default_mpp=mpp) as image:
-                found = find_regions(
+                survey = survey_regions(
                     image, source, image_index=number, first_index=len(regions), settings=settings
                 )
+                found = survey.regions
+                left_out += survey.left_out
                 for region in found:
                     first = sum(map(len, tables))
                     cut = cut_patches(
@@ -181,7 +197,7 @@ def cut_slide(
     write_parquet(folder / "patches.parquet", table)
     write_json(folder / "regions.geojson", regions_geojson(regions))
     kept = table["kept"]
-    figures = {
+    figures: dict[str, Any] = {
         "regions": len(regions),
         "patches": len(table),
         "patches_kept": int(kept.sum()),
@@ -190,6 +206,8 @@ def cut_slide(
         "nuclei_found": nuclei,
         "tissue_mm2": float(table.loc[kept, "tissue_mm2"].sum()),
     }
+    if left_out:
+        figures["left_out"] = [[*why, count] for why, count in sorted(left_out.items())]
     return ["patches.parquet", "regions.geojson", "masks.zarr"], figures
 
 

@@ -116,7 +116,8 @@ class _OpenSlidePixels:
         self.levels = tuple(
             Level(float(downsample), width, height) for downsample, (width, height) in sizes
         )
-        x, y = (float(self._slide.properties.get(f"openslide.mpp-{axis}", 0)) for axis in "xy")
+        self.properties = dict(self._slide.properties)
+        x, y = (float(self.properties.get(f"openslide.mpp-{axis}", 0)) for axis in "xy")
         self.mpp = _square(path, x, y)
 
     def cell(self, level: int, column: int, row: int) -> NDArray[np.uint8]:

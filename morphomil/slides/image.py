@@ -41,6 +41,9 @@ class SlideImage:
         """See `open_image`."""
         self.path, self.mpp = path, mpp
         self._pixels = pixels
+        self.properties: dict[str, str] = getattr(pixels, "properties", {})
+        """What OpenSlide says of the file; empty where another decoder reads it."""
+        self.downsamples = tuple(level.downsample for level in pixels.levels)
         _, self.width, self.height = pixels.levels[0]
         self._cell = lru_cache(CACHED_CELLS)(pixels.cell)
 

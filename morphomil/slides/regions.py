@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
+from collections import Counter
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -11,15 +13,17 @@ import shapely
 
 from morphomil.errors import InputError, SlideError
 from morphomil.slides.annotations import read_annotation
+from morphomil.slides.annotations.placement import Frame, place
 from morphomil.slides.quality import is_white
-from morphomil.slides.tissue import drop_small, least_cells, tissue_mask
+from morphomil.slides.tissue import drop_small, is_covered, least_cells, tissue_mask
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
-    from pathlib import Path
 
     from numpy.typing import NDArray
 
+    from morphomil.slides.annotations import Annotation
+    from morphomil.slides.annotations.classes import Kind
     from morphomil.slides.image import SlideImage
     from morphomil.types import ImageSource, PatchSettings, RegionMode
 MAX_OUTSIDE = 0.5
@@ -39,6 +43,17 @@ class Region:
     source: RegionSource
 
 
+@dataclass(frozen=True)
+class Survey:
+    """The regions of an image, and what its annotation holds beside them."""
+
+    regions: list[Region]
+    """Disjoint, from the top left; none on a blank slide."""
+    left_out: Counter[tuple[str, str]]
+    """How many annotated objects of which class are analyzed in no region, and why: (class,
+    reason)."""
+
+
 def find_regions(
     image: SlideImage,
     source: ImageSource,
@@ -47,6 +62,20 @@ def find_regions(
     first_index: int,
     settings: PatchSettings,
 ) -> list[Region]:
+    """The regions of `survey_regions`, which says how they are found and what it raises."""
+    return survey_regions(
+        image, source, image_index=image_index, first_index=first_index, settings=settings
+    ).regions
+
+
+def survey_regions(
+    image: SlideImage,
+    source: ImageSource,
+    *,
+    image_index: int,
+    first_index: int,
+    settings: PatchSettings,
+) -> Survey:
     """The tumor regions of an image, disjoint, from the top left; none on a blank slide.
 
     Mode auto takes the annotation where there is one; else all that isn't white, where a twentieth
@@ -55,23 +84,27 @@ def find_regions(
 
     Raises:
         InputError: the annotation can't be read, or there is none and the mode asks for it.
-        SlideError: the image is damaged, or most of the annotation lies outside of it.
+        SlideError: the image is damaged, or most of the annotation lies outside of it or of its
+            tissue, or isn't in its pixels.
     """
     mode = settings.regions
     origin: RegionSource
+    left_out: Counter[tuple[str, str]] = Counter()
     if mode == "annotation" and source.annotation is None:
         raise InputError(
             f"slide {source.path}: regions are to be annotated, but the manifest "
             "names no annotation"
         )
     if mode in ("auto", "annotation") and source.annotation is not None:
-        named, origin = _annotated(image, source.annotation), "annotation"
+        annotation = read_annotation(source.annotation, tumor_classes=settings.tumor_classes)
+        named, left_out = _annotated(image, source, annotation, settings.tumor_classes)
+        origin = "annotation"
     elif mode == "whole":
         named, origin = [("", shapely.box(0, 0, image.width, image.height))], "whole"
     else:
         named, origin = _detected(image, mode)
     named.sort(key=lambda pair: (pair[1].bounds[1], pair[1].bounds[0]))
-    return [
+    regions = [
         Region(
             image_index,
             first_index + number,
@@ -81,6 +114,7 @@ def find_regions(
         )
         for number, (name, polygon) in enumerate(named)
     ]
+    return Survey(regions, left_out)
 
 
 def _parts(shape: shapely.Geometry) -> list[shapely.Polygon]:
@@ -90,25 +124,19 @@ def _parts(shape: shapely.Geometry) -> list[shapely.Polygon]:
     ]
 
 
-def _annotated(image: SlideImage, path: Path) -> list[tuple[str, shapely.Polygon]]:
-    areas = read_annotation(path)
-    kind = "tumor" if any(area.kind == "tumor" for area in areas) else "unknown"
+def _annotated(
+    image: SlideImage, source: ImageSource, annotation: Annotation, tumor_classes: str
+) -> tuple[list[tuple[str, shapely.Polygon]], Counter[tuple[str, str]]]:
+    """Named tumor areas in level-0 pixels, and what is left out."""
+    kind = _wanted_kind(annotation, source, tumor_classes)
+    left_out = Counter(annotation.left_out)
+    for area in annotation.areas:
+        if area.kind != kind:
+            left_out[area.name, _REASONS[area.kind]] += 1
+    areas = place(annotation, kind, _frame(image, source)).areas
     wanted = [area for area in areas if area.kind == kind]
-    if not wanted:
-        names = ", ".join(sorted({area.name for area in areas}))
-        raise InputError(
-            f"annotation {path} marks no tumor, only: {names}; give tumor areas a "
-            "class such as Tumor"
-        )
     union = shapely.union_all([area.polygon for area in wanted])
     inside = shapely.intersection(union, shapely.box(0, 0, image.width, image.height))
-    if inside.area < (1 - MAX_OUTSIDE) * union.area:
-        raise SlideError(
-            f"slide {image.path}: {1 - inside.area / union.area:.0%} of annotation {path} lies "
-            "outside the image "
-            f"({image.width} x {image.height} pixels); it belongs to another slide or isn't in "
-            "level-0 pixels"
-        )
     tumor = inside.difference(
         shapely.union_all([area.polygon for area in areas if area.kind == "other"])
     )
@@ -117,7 +145,70 @@ def _annotated(image: SlideImage, path: Path) -> list[tuple[str, shapely.Polygon
         {area.name for area in wanted if area.name and area.polygon.intersects(part)}
         for part in parts
     ]
-    return [(" + ".join(sorted(some)), part) for some, part in zip(titles, parts, strict=True)]
+    named = [(" + ".join(sorted(some)), part) for some, part in zip(titles, parts, strict=True)]
+    return named, left_out
+
+
+_REASONS = {
+    "other": "no tumor, cut out of it",
+    "unlisted": "not among the tumor classes",
+    "unknown": "without a class",
+}
+
+
+def _wanted_kind(annotation: Annotation, source: ImageSource, tumor_classes: str) -> Kind:
+    """Tumor, or all that nobody classified where there is no tumor and no class was asked for.
+
+    Raises:
+        InputError: the annotation has neither.
+    """
+    kinds = {area.kind for area in annotation.areas}
+    if "tumor" in kinds:
+        return "tumor"
+    if "unknown" in kinds and not tumor_classes:
+        return "unknown"
+    counts = Counter(area.name or "(no class)" for area in annotation.areas)
+    names = ", ".join(
+        name if count == 1 else f"{name} ({count})" for name, count in sorted(counts.items())
+    )
+    asked = f" of {tumor_classes}" if tumor_classes else ""
+    raise InputError(
+        f"annotation {source.annotation} marks no tumor{asked}, only: {names}; give tumor areas a "
+        "class such as Tumor, or name the classes that are tumor with --tumor-classes"
+    )
+
+
+GLASS_DENSITY = 0.15
+"""What absorbs less than this (natural units) of every color is empty glass."""
+
+
+def _frame(image: SlideImage, source: ImageSource) -> Frame:
+    """What an annotation is placed on; without tissue where the image is damaged somewhere, since
+    the annotated part may be whole."""
+    downsample = max(1.0, CELL_UM / image.mpp)
+    tissue = covered = None
+    with contextlib.suppress(SlideError):
+        rgb, cell_mm2 = _overview(image, downsample)
+        tissue = tissue_mask(rgb, cell_mm2=cell_mm2)
+        covered = tissue | is_covered(rgb, density=GLASS_DENSITY)
+    return Frame(
+        source,
+        image.width,
+        image.height,
+        image.mpp,
+        image.downsamples,
+        image.properties,
+        tissue,
+        covered,
+        downsample,
+    )
+
+
+def _overview(image: SlideImage, downsample: float) -> tuple[NDArray[np.uint8], float]:
+    """The whole image, and the area of its pixels in mm2."""
+    width, height = (math.ceil(side / downsample) for side in (image.width, image.height))
+    rgb = image.read(0, 0, width, height, downsample=downsample)
+    return rgb, (downsample * image.mpp / 1000) ** 2
 
 
 WHITE_SHARE = 0.05
@@ -132,9 +223,7 @@ def _detected(
     from scipy import ndimage
 
     downsample = max(1.0, CELL_UM / image.mpp)
-    width, height = (math.ceil(side / downsample) for side in (image.width, image.height))
-    rgb = image.read(0, 0, width, height, downsample=downsample)
-    cell_mm2 = (downsample * image.mpp / 1000) ** 2
+    rgb, cell_mm2 = _overview(image, downsample)
     tissue = tissue_mask(rgb, cell_mm2=cell_mm2)
     filled = rgb.min(axis=-1) < 250
     is_crop = (

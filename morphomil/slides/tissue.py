@@ -43,6 +43,16 @@ def tissue_mask(rgb: NDArray[np.uint8], *, cell_mm2: float) -> NDArray[np.bool_]
     return filled
 
 
+def is_covered(rgb: NDArray[np.uint8], *, density: float) -> NDArray[np.bool_]:
+    """Where an H&E thumbnail shows anything but glass: some color is absorbed by `density` (natural
+    units) or more."""
+    values = rgb.astype(np.float32)
+    absorbed: NDArray[np.bool_] = (-np.log(np.maximum(values, 1) / _glass(values)) >= density).any(
+        axis=-1
+    )
+    return absorbed
+
+
 def least_cells(mask: NDArray[np.bool_], cell_mm2: float) -> float:
     """Cells that an object must have: 0.02 mm2, or a twentieth of a small image."""
     return min(MIN_OBJECT_MM2 / cell_mm2, mask.size / 20)

@@ -329,7 +329,7 @@ def test_cohort_holds_manifest_annotations_and_truth(cohort: Path) -> None:
             effect=Effect("density_per_mm2", 2.0),
             label=int(row.label),
         )
-        (area,) = read_annotation(folder / str(row.annotation))
+        (area,) = read_annotation(folder / str(row.annotation)).areas
         assert area.kind == "tumor"
         assert area.polygon.equals(plan.tumor)
         assert shapely.box(0, 0, SMALL.width_px, SMALL.height_px).contains(area.polygon)

@@ -60,7 +60,7 @@ def test_bcnb_json(tmp_path: Path) -> None:
             "negative": [{"name": "Annotation 1", "vertices": HOLE}],
         },
     )
-    tumor, other = read_annotation(path)
+    tumor, other = read_annotation(path).areas
     assert (tumor.name, tumor.kind, tumor.polygon.area) == ("Annotation 0", "tumor", 5000)
     assert tumor.polygon.bounds == (10.5, 20, 110.5, 70)
     assert (other.name, other.kind, other.polygon.area) == ("Annotation 1", "other", 100)
@@ -77,7 +77,7 @@ def test_asap_xml_takes_areas_in_the_order_of_their_points_and_leaves_dots(tmp_p
             asap_annotation(SQUARE, kind="PointSet"),
         ),
     )
-    found = [(area.name, area.kind, area.polygon.area) for area in read_annotation(path)]
+    found = [(area.name, area.kind, area.polygon.area) for area in read_annotation(path).areas]
     assert found == [
         ("Tumor", "tumor", 5000),
         ("A 0", "unknown", 100),
@@ -111,7 +111,7 @@ def test_qupath_geojson(tmp_path: Path, packed: bool, layout: str) -> None:
     content = b"\xef\xbb\xbf" + json.dumps(tree).encode()
     path = tmp_path / "a.anything"
     path.write_bytes(gzip.compress(content) if packed else content)
-    tumor, mine = read_annotation(path)
+    tumor, mine = read_annotation(path).areas
     assert (tumor.name, tumor.kind, tumor.polygon.area, len(tumor.polygon.interiors)) == (
         "Tumor",
         "tumor",
@@ -122,7 +122,7 @@ def test_qupath_geojson(tmp_path: Path, packed: bool, layout: str) -> None:
 
 
 def test_single_feature(tmp_path: Path) -> None:
-    (area,) = read_annotation(write(tmp_path / "a.geojson", feature(polygon(SQUARE))))
+    (area,) = read_annotation(write(tmp_path / "a.geojson", feature(polygon(SQUARE)))).areas
     assert (area.name, area.kind, area.polygon.area) == ("", "unknown", 5000)
 
 
@@ -143,14 +143,14 @@ def test_single_feature(tmp_path: Path) -> None:
 )
 def test_class_names_tell_tumor_from_other(tmp_path: Path, name: str, kind: str) -> None:
     path = write(tmp_path / "a.json", feature(polygon(SQUARE), classification={"name": name}))
-    assert read_annotation(path)[0].kind == kind
+    assert read_annotation(path).areas[0].kind == kind
 
 
 def test_open_closed_crossing_and_empty_rings(tmp_path: Path) -> None:
     bow_tie = [[0, 0], [10, 10], [10, 0], [0, 10]]
     areas = [SQUARE, [*SQUARE, SQUARE[0]], bow_tie, [[0, 0], [5, 5]], [[0, 0], [5, 5], [9, 9]], []]
     path = write(tmp_path / "a.json", {"positive": [{"vertices": vertices} for vertices in areas]})
-    found = read_annotation(path)
+    found = read_annotation(path).areas
     assert [area.polygon.area for area in found] == [5000, 5000, 50]
     assert all(area.polygon.is_valid for area in found)
 
@@ -227,7 +227,7 @@ def test_any_ring_becomes_valid_areas_within_its_hull(
         with pytest.raises(InputError):
             read_annotation(path)
         return
-    (area,) = read_annotation(path)
+    (area,) = read_annotation(path).areas
     assert area.polygon.is_valid
     assert area.polygon.geom_type in ("Polygon", "MultiPolygon")
     assert area.polygon.area <= hull.area + 1e-9

@@ -167,7 +167,7 @@ def test_geojson_opens_as_annotations_again(pink_png: Path, tmp_path: Path) -> N
     ]
     tree = regions_geojson(regions)
     (tmp_path / "regions.geojson").write_text(json.dumps(tree))
-    tumor, tissue = read_annotation(tmp_path / "regions.geojson")
+    tumor, tissue = read_annotation(tmp_path / "regions.geojson").areas
     assert tree["features"][0]["properties"]["objectType"] == "annotation"
     assert tree["features"][0]["properties"]["name"] == "core"
     assert tumor.polygon.equals(polygon)
