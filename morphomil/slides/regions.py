@@ -26,8 +26,6 @@ if TYPE_CHECKING:
     from morphomil.slides.annotations.classes import Kind
     from morphomil.slides.image import SlideImage
     from morphomil.types import ImageSource, PatchSettings, RegionMode
-MAX_OUTSIDE = 0.5
-"""An annotation with more than this share outside the image belongs to another slide."""
 RegionSource = Literal["annotation", "white", "tissue", "whole"]
 
 

@@ -47,10 +47,9 @@ def is_covered(rgb: NDArray[np.uint8], *, density: float) -> NDArray[np.bool_]:
     """Where an H&E thumbnail shows anything but glass: some color is absorbed by `density` (natural
     units) or more."""
     values = rgb.astype(np.float32)
-    absorbed: NDArray[np.bool_] = (-np.log(np.maximum(values, 1) / _glass(values)) >= density).any(
-        axis=-1
-    )
-    return absorbed
+    absorbed = -np.log(np.maximum(values, 1) / _glass(values))
+    covered: NDArray[np.bool_] = np.asarray(absorbed.max(axis=-1) >= density)
+    return covered
 
 
 def least_cells(mask: NDArray[np.bool_], cell_mm2: float) -> float:

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
     from numpy.typing import NDArray
+    from shapely.geometry.base import BaseGeometry
 
     from morphomil.slides.annotations import Annotation
     from morphomil.slides.annotations.classes import Kind
@@ -185,11 +186,11 @@ def _check_place(mapping: tuple[float, float, float], annotation: Annotation, fr
         )
 
 
-def _union(annotation: Annotation) -> shapely.Geometry:
+def _union(annotation: Annotation) -> BaseGeometry:
     return shapely.union_all([area.polygon for area in annotation.areas])
 
 
-def share_on(shape: shapely.Geometry, mask: NDArray[np.bool_], cell_px: float) -> float:
+def share_on(shape: BaseGeometry, mask: NDArray[np.bool_], cell_px: float) -> float:
     """The share of a shape's area that lies on a mask's cells, from 0 to 1; cells count by their
     centers."""
     left, top, right, bottom = (side / cell_px for side in shape.bounds)

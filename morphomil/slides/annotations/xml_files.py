@@ -40,9 +40,9 @@ def read_xml(content: bytes, vertices: Vertices) -> Drawing:
     root = fromstring(content, forbid_dtd=True)
     if root.tag == "ASAP_Annotations":
         return _read_asap(root, vertices)
-    if root.tag == "annotations" and root.find("ndpviewstate") is not None:
+    if root.tag == "annotations":
         return _read_ndpa(root, vertices)
-    if root.tag == "Annotations" and root.find("Annotation") is not None:
+    if root.tag == "Annotations":
         return _read_layers(root, vertices)
     raise ValueError(
         "expected <ASAP_Annotations>, <Annotations> with layers (ImageScope, HALO) or "
