@@ -172,12 +172,16 @@ def _check_place(mapping: tuple[float, float, float], annotation: Annotation, fr
     on_anything = share_on(shape, frame.covered, frame.cell_px)
     if on_anything < MIN_ON_TISSUE:
         left, top, right, bottom = shape.bounds
+        unit = " or isn't in level-0 pixels"
+        if frame.bounds != (0, 0):
+            unit = (
+                ", isn't in level-0 pixels, or begins at another corner (column annotation_origin: "
+                "level0 or bounds)"
+            )
         raise SlideError(
             f"slide {path}: only {on_anything:.0%} of annotation {name} (x {left:.0f} to "
             f"{right:.0f}, y {top:.0f} to {bottom:.0f}) lies on tissue, the rest on empty glass; "
-            "it belongs to another slide, isn't in level-0 pixels, or begins at another corner "
-            "(column annotation_origin: level0 or bounds)"
-            f"{_other_reading(annotation, frame)}"
+            f"it belongs to another slide{unit}{_other_reading(annotation, frame)}"
         )
     on_tissue = share_on(shape, frame.tissue, frame.cell_px)
     if on_tissue < POOR_FIT and (reading := _other_reading(annotation, frame)):
@@ -228,19 +232,20 @@ def _readings(frame: Frame) -> Iterator[tuple[str, float, float, float]]:
         yield f"those from the scanned part's corner ({x:g}, {y:g}): bounds", 1.0, x, y
         yield "those from the canvas's corner: level0", 1.0, 0.0, 0.0
     levels = [(f"pixels of level {n}", d) for n, d in enumerate(frame.downsamples) if d > 1.01]
-    units = [("micrometers", 1 / frame.mpp), ("millimeters", 1000 / frame.mpp)]
     images = [(f"pixels of an image {2**n} times smaller", 2.0**n) for n in range(1, 8)]
-    larger = [(f"pixels of an image {2**n} times larger", 0.5**n) for n in range(1, 5)]
-    nano = [("nanometers", 0.001 / frame.mpp)]
+    images += [(f"pixels of an image {2**n} times larger", 0.5**n) for n in range(1, 5)]
+    units = [("micrometers", 1.0), ("millimeters", 1000.0), ("nanometers", 0.001)]
     known: list[tuple[str, float]] = []
-    for looks, factor in (*levels, *units, *images, *larger, *nano):
-        if abs(factor - 1) < 0.02:
-            continue
-        same = [n for n, (_, other) in enumerate(known) if abs(factor / other - 1) < 0.02]
-        if same and looks in ("micrometers", "millimeters", "nanometers"):
-            known[same[0]] = (f"{known[same[0]][0]} (or {looks})", factor)
-        elif not same:
+    for looks, factor in levels + images:
+        if not any(abs(factor / other - 1) < 0.02 for _, other in known):
             known.append((looks, factor))
+    for unit, um in units:
+        factor = um / frame.mpp
+        same = [n for n, (_, other) in enumerate(known) if abs(factor / other - 1) < 0.02]
+        if same:
+            known[same[0]] = (f"{known[same[0]][0]} (or {unit})", factor)
+        elif abs(factor - 1) > 0.02:
+            known.append((unit, factor))
     for looks, factor in known:
         for dx, dy in dict.fromkeys([(0.0, 0.0), (x, y)]):
             yield looks, factor, dx, dy

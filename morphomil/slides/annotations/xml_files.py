@@ -25,7 +25,7 @@ from morphomil.slides.annotations.shapes import (
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-_IMAGESCOPE = {"0": "polygon", "1": "rectangle", "2": "ellipse", "3": "arrow", "4": "ruler"}
+_IMAGESCOPE = {"0": "polygon", "1": "rectangle", "2": "ellipse", "3": "drawn arrow", "4": "ruler"}
 """Types of a region; larger numbers are counters and pointers."""
 
 
