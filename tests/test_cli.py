@@ -19,7 +19,9 @@ from PIL import Image
 
 from morphomil.cli.main import app
 from morphomil.cohort.example import EXAMPLE_MANIFEST
+from morphomil.rank.settings import RankSettings
 from morphomil.run.directory import Run
+from morphomil.segment.train import TrainSettings
 from morphomil.types import PatchSettings, SegmenterSettings
 
 
@@ -235,3 +237,19 @@ def test_options_of_settings_start_from_their_fields() -> None:
         for kind in kinds:
             assert {field.name for field in fields(kind)} <= set(defaults)
             assert vars(kind()).items() <= defaults.items()
+
+
+@pytest.mark.parametrize(
+    ("command", "settings"),
+    [("rank", RankSettings(seed=0)), ("train-segmenter", TrainSettings())],
+)
+def test_options_that_repeat_a_setting_start_from_its_value(command: str, settings: object) -> None:
+    """Of settings that the command line can't import at once: `--help` would wait for them."""
+    program = typer.main.get_command(app)
+    repeated = {
+        option.name: option.default
+        for option in program.commands[command].params
+        if option.name in vars(settings)
+    }
+    assert len(repeated) >= 5
+    assert repeated.items() <= vars(settings).items()
