@@ -33,9 +33,9 @@ class HeadShape:
             KeyError: an array is missing.
         """
         width, in_features = arrays["embed.0.weight"].shape
-        seen = arrays["classify.0.weight"].shape[1]
+        pooled = arrays["classify.0.weight"].shape[1]
         classes = arrays["classify.2.weight"].shape[0]
-        return cls(in_features, classes, (seen - width) // CLINICAL_REPEATS)
+        return cls(in_features, classes, (pooled - width) // CLINICAL_REPEATS)
 
 
 class AttentionMIL(nn.Module):

@@ -223,7 +223,7 @@ def _leave_sites_out(cohort: pd.DataFrame) -> tuple[Fold, ...]:
         raise RefusedError(f"leaving sites out needs two sites, there is only {', '.join(sites)}")
     check_leakage({f"site {name}": patients for name, patients in sites.items()})
     labels = patient_labels(cohort)
-    made = []
+    folds = []
     for name, test in sites.items():
         train = tuple(labels.index.difference(test))
         lacking = set(labels) - set(labels[list(train)])
@@ -231,8 +231,8 @@ def _leave_sites_out(cohort: pd.DataFrame) -> tuple[Fold, ...]:
             raise RefusedError(
                 f"without site {name} there are too few patients of a class to train on"
             )
-        made.append(Fold(f"site-{safe_name(name)}", train, (), tuple(test)))
-    return tuple(made)
+        folds.append(Fold(f"site-{safe_name(name)}", train, (), tuple(test)))
+    return tuple(folds)
 
 
 def fold_parts(fold: Fold, labels: pd.Series[Any], *, seed: int) -> dict[str, tuple[str, ...]]:
@@ -240,6 +240,10 @@ def fold_parts(fold: Fold, labels: pd.Series[Any], *, seed: int) -> dict[str, tu
     stand in."""
     if fold.val:
         return {"train": fold.train, "val": fold.val, "test": fold.test}
-    own = labels[list(fold.train)]
-    inner = inner_validation(own, seed=int(generator("stop", seed, fold.name).integers(2**31)))
-    return {"train": tuple(own.index[~inner]), "val": tuple(own.index[inner]), "test": fold.test}
+    training = labels[list(fold.train)]
+    inner = inner_validation(training, seed=int(generator("stop", seed, fold.name).integers(2**31)))
+    return {
+        "train": tuple(training.index[~inner]),
+        "val": tuple(training.index[inner]),
+        "test": fold.test,
+    }

@@ -47,8 +47,8 @@ BACKBONES = {
     "densenet121": _Kind(1024, 1024),
     "inception_v3": _Kind(2048, 2048),
 }
-"""By name. All but the first are torchvision's; normalization is that of the network's own
-training."""
+"""The backbones have these names. All but the first are torchvision's; normalization is that of the
+network's own training."""
 
 
 @dataclass(frozen=True)
@@ -115,7 +115,7 @@ def build_backbone(settings: EmbedSettings) -> Any:
     from torch import nn
 
     kind, size, pooling = BACKBONES[settings.backbone], settings.size, settings.pooling
-    network, maps, own = _build(settings.backbone)
+    network, maps, own_pooling = _build(settings.backbone)
 
     class Backbone(nn.Module):
         features = kind.features if pooling == "own" else kind.channels
@@ -134,10 +134,10 @@ def build_backbone(settings: EmbedSettings) -> Any:
 
         def forward(self, patches: Tensor) -> Tensor:
             pixels = patches.to(self.mean.device).view(-1, size, size, 3).permute(0, 3, 1, 2)
-            found: Tensor = _pool(
-                maps(((pixels.float() / 255) - self.mean) / self.sd), pooling, own
+            features: Tensor = _pool(
+                maps(((pixels.float() / 255) - self.mean) / self.sd), pooling, own_pooling
             )
-            return found.float().cpu()
+            return features.float().cpu()
 
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     return Backbone().eval().to(memory_format=torch.channels_last).to(device)
@@ -186,10 +186,10 @@ def resize(patches: NDArray[np.uint8], size: int) -> NDArray[np.uint8]:
     return np.stack(resized) if resized else np.zeros((0, size, size, 3), np.uint8)
 
 
-def _pool(maps: Tensor, pooling: Pooling, own: Callable[[Tensor], Tensor]) -> Tensor:
+def _pool(maps: Tensor, pooling: Pooling, own_pooling: Callable[[Tensor], Tensor]) -> Tensor:
     """Maps (n, C, h, w) -> features (n, F)."""
     if pooling == "own":
-        return own(maps).flatten(1)
+        return own_pooling(maps).flatten(1)
     return maps.amax(dim=(2, 3)) if pooling == "max" else maps.mean(dim=(2, 3))
 
 
@@ -202,7 +202,9 @@ def _build(
     from torch.nn import functional
 
     if backbone == "efficientnet-lite0":
-        lite = _lite0()
+        from morphomil.image_model.lite0 import Lite0
+
+        lite = Lite0()
         return lite, lite, nn.AdaptiveAvgPool2d(1)
     from torchvision import models
 
@@ -224,78 +226,6 @@ def _build(
     if backbone == "inception_v3":
         return network, lambda x: trunk(network._transform_input(x)), nn.AdaptiveAvgPool2d(1)
     return network, trunk, nn.AdaptiveAvgPool2d(1)
-
-
-def _lite0() -> nn.Module:
-    """EfficientNet-Lite0 (Tan & Le 2019; Liu 2020) up to its head's 1280 maps, names as in its
-    package's weights."""
-    from torch import nn
-
-    from morphomil.segment.network import NORM_EPSILON
-
-    def conv(
-        inputs: int, filters: int, kernel: int = 1, stride: int = 1, groups: int = 1
-    ) -> nn.Conv2d:
-        return nn.Conv2d(inputs, filters, kernel, stride, kernel // 2, groups=groups, bias=False)
-
-    def norm(filters: int) -> nn.BatchNorm2d:
-        return nn.BatchNorm2d(filters, NORM_EPSILON)
-
-    class Block(nn.Module):
-        def __init__(
-            self, inputs: int, filters: int, expansion: int, kernel: int, stride: int
-        ) -> None:
-            super().__init__()
-            wide = inputs * expansion
-            if expansion != 1:
-                self._expand_conv, self._bn0 = conv(inputs, wide), norm(wide)
-            self._depthwise_conv, self._bn1 = (
-                conv(wide, wide, kernel, stride, groups=wide),
-                norm(wide),
-            )
-            self._project_conv, self._bn2 = conv(wide, filters), norm(filters)
-            self.expanded, self.adds = expansion != 1, stride == 1 and inputs == filters
-
-        def forward(self, x: Tensor) -> Tensor:
-            y = nn.functional.relu6(self._bn0(self._expand_conv(x))) if self.expanded else x
-            y = nn.functional.relu6(self._bn1(self._depthwise_conv(y)))
-            projected: Tensor = self._bn2(self._project_conv(y))
-            return x + projected if self.adds else projected
-
-    class Lite0(nn.Module):
-        def __init__(self) -> None:
-            super().__init__()
-            self._conv_stem, self._bn0 = conv(3, 32, 3, 2), norm(32)
-            blocks, inputs = [], 32
-            for expansion, filters, count, kernel, stride in LITE0_STAGES:
-                for number in range(count):
-                    blocks.append(
-                        Block(inputs, filters, expansion, kernel, stride if number == 0 else 1)
-                    )
-                    inputs = filters
-            self._blocks = nn.ModuleList(blocks)
-            self._conv_head, self._bn1 = conv(inputs, 1280), norm(1280)
-
-        def forward(self, x: Tensor) -> Tensor:
-            x = nn.functional.relu6(self._bn0(self._conv_stem(x)))
-            for block in self._blocks:
-                x = block(x)
-            head: Tensor = self._bn1(self._conv_head(x))
-            return nn.functional.relu6(head)
-
-    return Lite0()
-
-
-LITE0_STAGES = (
-    (1, 16, 1, 3, 1),
-    (6, 24, 2, 3, 2),
-    (6, 40, 2, 5, 2),
-    (6, 80, 3, 3, 2),
-    (6, 112, 3, 5, 1),
-    (6, 192, 4, 5, 2),
-    (6, 320, 1, 3, 1),
-)
-"""Expansion, channels, blocks, kernel, stride of each stage."""
 
 
 def _ready_weights(backbone: str) -> dict[str, Tensor]:
@@ -369,14 +299,14 @@ def _load(network: nn.Module, state: dict[str, Tensor], *, source: str) -> None:
     Raises:
         InputError: names or shapes are another network's.
     """
-    own = network.state_dict()
+    expected = network.state_dict()
     kept = {
         _modern(name): value for name, value in state.items() if not name.startswith(_CLASSIFIERS)
     }
-    missing = sorted(set(own) - set(kept))
+    missing = sorted(set(expected) - set(kept))
     missing = [name for name in missing if not name.endswith("num_batches_tracked")]
-    wrong = [name for name in own if name in kept and own[name].shape != kept[name].shape]
-    further = sorted(set(kept) - set(own))
+    wrong = [name for name in expected if name in kept and expected[name].shape != kept[name].shape]
+    further = sorted(set(kept) - set(expected))
     if missing or wrong or further:
         named = (missing + wrong + further)[:3]
         raise InputError(

@@ -18,7 +18,8 @@ if TYPE_CHECKING:
     from morphomil.run.directory import Run
     from morphomil.types import Slide
 PATCHES_AT_ONCE = 32
-"""Always the same number, so that a slide's features don't depend on how it was cut up."""
+"""The number of patches at once is always the same, so that a slide's features don't depend on how
+it was cut up."""
 
 
 def patch_pixels(

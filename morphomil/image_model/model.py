@@ -32,8 +32,8 @@ if TYPE_CHECKING:
 READ_AT_ONCE = 512
 """In prediction, this many patches are embedded at once."""
 TUNED_AT_ONCE = 8
-"""Patches that a backbone sees at once while it learns; what its gradient needs of them is all it
-holds."""
+"""A backbone that learns sees this many patches at once, and holds no more than their gradient
+needs."""
 
 
 def build_head(

@@ -108,7 +108,7 @@ PRESETS = {
         backbone_rate=1.0,
     ),
 }
-"""`paper` and `released-code` as described there; the latter's patches are embedded at 224
+"""`paper` and `released-code` are as described there; the latter's patches are embedded at 224
 pixels."""
 
 

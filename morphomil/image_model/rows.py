@@ -23,9 +23,9 @@ HELD_BYTES = 2**30
 """Features are held in memory up to this size; larger ones are read from their files, bag by
 bag."""
 WIDE = 4096
-"""Features beyond which a training step is worth more than one thread."""
+"""Rows of more features than this are worth more than one thread in a training step."""
 LARGE = 3 * 128**2
-"""The same of a patch's pixels."""
+"""Rows of more pixels than this are, too."""
 
 
 class Rows:
@@ -73,7 +73,7 @@ class Rows:
         """The rows of these numbers (n, F): float32, or uint8 where they are pixels."""
         if self._held is not None:
             return _as_features(self._held[torch.from_numpy(index)])
-        found = np.empty((len(index), self.width), self._dtype)
+        rows = np.empty((len(index), self.width), self._dtype)
         files = np.searchsorted(self.starts, index, side="right") - 1
         size = self.width * self._dtype.itemsize
         for number in np.unique(files):
@@ -81,13 +81,13 @@ class Rows:
             try:
                 for place in np.flatnonzero(files == number):
                     start = int(self._offsets[number] + (index[place] - self.starts[number]) * size)
-                    if os.preadv(handle, [memoryview(found[place]).cast("B")], start) != size:
+                    if os.preadv(handle, [memoryview(rows[place]).cast("B")], start) != size:
                         raise InputError(
                             f"{self._paths[number]} is cut short; run morphomil embed anew"
                         )
             finally:
                 os.close(handle)
-        return _as_features(torch.from_numpy(found))
+        return _as_features(torch.from_numpy(rows))
 
 
 def _as_features(rows: Tensor) -> Tensor:

@@ -38,8 +38,10 @@ if TYPE_CHECKING:
     from morphomil.image_model.recipe import ImageRecipe
     from morphomil.image_model.rows import ImageCohort
 STEP_BYTES = 2**27
-"""Of a training step's features in single precision: larger steps are taken with fewer bags."""
+"""The features of a training step take at most so much memory in single precision; larger steps are
+taken with fewer bags."""
 CHECKPOINT_SECONDS = 20.0
+"""Between two checkpoints at least this much time passes."""
 LOG_COLUMNS = ("epoch", "learning_rate", "loss_train", "auc_train", "loss_val", "auc_val")
 
 
@@ -213,14 +215,14 @@ class _Training:
                 self.optimizer.step()
                 total += loss.item() * len(chosen)
                 probability[chosen] = torch.softmax(logits.detach().double(), dim=-1).numpy()
-        seen = predict_patients(self.model, cohort, self.val, recipe=recipe, seed=self.seed)
+        predicted = predict_patients(self.model, cohort, self.val, recipe=recipe, seed=self.seed)
         truth = cohort.labels[self.val]
-        loss_val = float(-np.log(np.maximum(seen[np.arange(len(truth)), truth], 1e-12)).mean())
+        loss_val = float(-np.log(np.maximum(predicted[np.arange(len(truth)), truth], 1e-12)).mean())
         if not math.isfinite(loss_val):
             raise TrainingError(
                 f"the loss is no number after epoch {epoch + 1}; lower the learning rate"
             )
-        areas = macro_auc(labels, probability), macro_auc(truth, seen)
+        areas = macro_auc(labels, probability), macro_auc(truth, predicted)
         return (float(epoch + 1), rate, total / len(bags), areas[0], loss_val, areas[1])
 
     def _key(self) -> NDArray[np.uint8]:
@@ -340,9 +342,9 @@ def fit_scale(
         share = 1 / (len(patients) * count[owner] * (end - start))
         for at in range(start, end, READ_AT_ONCE):
             with torch.inference_mode():
-                seen = see(cohort.rows.read(np.arange(at, min(at + READ_AT_ONCE, end)))).double()
-                first = first + share * seen.sum(dim=0).numpy()
-                second = second + share * seen.square_().sum(dim=0).numpy()
+                values = see(cohort.rows.read(np.arange(at, min(at + READ_AT_ONCE, end)))).double()
+                first = first + share * values.sum(dim=0).numpy()
+                second = second + share * values.square_().sum(dim=0).numpy()
     sd = np.sqrt(np.maximum(second - first**2, 0))
     return first.astype(np.float32), np.where(sd > 1e-4, sd, 1).astype(np.float32)
 

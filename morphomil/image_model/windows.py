@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     Score = Callable[[NDArray[np.uint8]], NDArray[np.float64]]
     """Patches (n, side, side, 3) uint8 -> attention before the softmax (n,)."""
 MAX_PER_SIDE = 8
+"""At most so many windows begin within a patch's side."""
 
 
 def windows_per_side(overlap: float) -> int:
@@ -49,11 +50,12 @@ def overlapping_windows(patches: pd.DataFrame, *, per_side: int) -> pd.DataFrame
     it is none of the patches.
     """
     tables = []
-    for (image, region), own in patches.groupby(["image", "region"], sort=True):
-        side = float(own["side_px"].iloc[0])
-        x, y = float(own["x_px"].min()), float(own["y_px"].min())
+    for (image, region), of_region in patches.groupby(["image", "region"], sort=True):
+        side = float(of_region["side_px"].iloc[0])
+        x, y = float(of_region["x_px"].min()), float(of_region["y_px"].min())
         row, column = (
-            (own[name] - start).to_numpy() / side for name, start in (("y_px", y), ("x_px", x))
+            (of_region[name] - start).to_numpy() / side
+            for name, start in (("y_px", y), ("x_px", x))
         )
         kept = np.zeros((round(row.max()) + 2, round(column.max()) + 2), bool)
         kept[row.round().astype(int), column.round().astype(int)] = True
@@ -68,8 +70,8 @@ def overlapping_windows(patches: pd.DataFrame, *, per_side: int) -> pd.DataFrame
                     whole &= kept[1:, 1:]
                 rows, columns = whole.nonzero()
                 places = {"row": per_side * rows + down, "column": per_side * columns + right}
-                about = {"image": image, "region": region, "x_px": x, "y_px": y, "side_px": side}
-                tables.append(pd.DataFrame(places | about | {"shifted": bool(right or down)}))
+                shared = {"image": image, "region": region, "x_px": x, "y_px": y, "side_px": side}
+                tables.append(pd.DataFrame(places | shared | {"shifted": bool(right or down)}))
     windows = pd.concat(tables, ignore_index=True)
     step = windows["side_px"] / per_side
     return windows.assign(
@@ -82,19 +84,22 @@ def spread(windows: pd.DataFrame, values: NDArray[np.float64], *, per_side: int)
     """Cells of the fine grid with the mean of the windows over each:
     `image, region, x_px, y_px, side_px, value`."""
     tables = []
-    for (image, region), own in windows.assign(value=values).groupby(
+    for (image, region), of_region in windows.assign(value=values).groupby(
         ["image", "region"], sort=True
     ):
-        row, column = own["row"].to_numpy(), own["column"].to_numpy()
+        row, column = of_region["row"].to_numpy(), of_region["column"].to_numpy()
         total = np.zeros((row.max() + per_side, column.max() + per_side))
         count = np.zeros_like(total)
         for down in range(per_side):
             for right in range(per_side):
-                np.add.at(total, (row + down, column + right), own["value"].to_numpy())
+                np.add.at(total, (row + down, column + right), of_region["value"].to_numpy())
                 np.add.at(count, (row + down, column + right), 1)
         rows, columns = count.nonzero()
-        step = float(own["side_px"].iloc[0]) / per_side
-        x, y = own["x_px"].iloc[0] - column[0] * step, own["y_px"].iloc[0] - row[0] * step
+        step = float(of_region["side_px"].iloc[0]) / per_side
+        x, y = (
+            of_region["x_px"].iloc[0] - column[0] * step,
+            of_region["y_px"].iloc[0] - row[0] * step,
+        )
         places = {"x_px": x + columns * step, "y_px": y + rows * step, "side_px": step}
         mean = total[rows, columns] / count[rows, columns]
         tables.append(pd.DataFrame({"image": image, "region": region} | places | {"value": mean}))

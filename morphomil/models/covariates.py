@@ -24,8 +24,7 @@ if TYPE_CHECKING:
 MANIFEST_COLUMNS = ("slide_id", "patient", "label", "split", "site")
 """These columns of a cohort's table are no covariates."""
 MISSING_LEVEL = "missing"
-"""The level of a category for patients of whom it isn't known, where the training patients have
-such."""
+"""Patients of whom a category isn't known have this level, if the model knows it."""
 MAX_LEVELS = 20
 """A category with more is taken for an identifier."""
 

@@ -36,7 +36,7 @@ if TYPE_CHECKING:
     from morphomil.run.directory import Run
 TEST_LOG = "test_log.csv"
 EXTERNAL = "external"
-"""The fold of patients whom a model of another run has scored, and its folder."""
+"""Patients whom a model of another run has scored are of this fold; so is its folder called."""
 LOG_COLUMNS = ["fold", "weights_sha256", "scoring", "at", "patients"]
 
 
@@ -164,7 +164,7 @@ def predict_elsewhere(run: Run, model: str, origin: Run) -> Scoring:
     write_parquet(home / PREDICTIONS, rows.assign(cutoff=cutoff))
     times = 1 + len(set(read_test_log(home)["weights_sha256"]) - {weights})
     _log_scoring(home, EXTERNAL, weights, scoring=times, patients=patients)
-    about = {
+    summary = {
         "origin": str(origin.path.absolute()),
         "folds": [record.fold for record in folds],
         "weights": weights,
@@ -172,7 +172,7 @@ def predict_elsewhere(run: Run, model: str, origin: Run) -> Scoring:
         "cutoff": cutoff,
         "key": key,
     }
-    write_json(home / EXTERNAL / "about.json", about)
+    write_json(home / EXTERNAL / "about.json", summary)
     return Scoring((EXTERNAL,), (), ())
 
 

@@ -10,9 +10,9 @@ from morphomil.errors import InputError
 if TYPE_CHECKING:
     from morphomil.cohort.splits import SplitMode
 MODELS = ("clinical", "dl-cnb", "dl-cnb+c", "morphometry", "morphometry+clinical")
-"""Names of the models, as `morphomil train` takes them."""
+"""The models have these names, as `morphomil train` takes them."""
 IMAGE_MODELS = ("dl-cnb", "dl-cnb+c")
-"""Those that see patches."""
+"""These models see patches."""
 
 
 @dataclass(frozen=True)

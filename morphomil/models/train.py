@@ -70,9 +70,9 @@ def train_run(run: Run, settings: TrainSettings, *, on_epoch: OnEpoch | None = N
             skipped.append(fold.name)
             continue
         clear_fold(folder)
-        heard = None if on_epoch is None else _of_fold(on_epoch, fold.name)
+        report = None if on_epoch is None else _of_fold(on_epoch, fold.name)
         try:
-            fitted = model.fit(inputs, parts, folder=folder, on_epoch=heard)
+            fitted = model.fit(inputs, parts, folder=folder, on_epoch=report)
         except TrainingError as error:
             failed[fold.name] = str(error)
             continue

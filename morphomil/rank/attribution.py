@@ -33,12 +33,13 @@ if TYPE_CHECKING:
 
     from morphomil.rank.folds import FoldModel
 STEPS = 64
-"""Points on the path at first; doubled until the shares are complete."""
+"""The path has so many points at first; they are doubled until the shares are complete."""
 MOST_STEPS = 4096
+"""The path has at most so many points."""
 CUTS, ORDERS = 10, 10
-"""Of the curves of patches: steps, and random orders to compare with."""
+"""Curves of patches have so many steps, and are compared with so many random orders."""
 COMPLETE = 1e-3
-"""By how much the shares' sum may miss the difference of probabilities."""
+"""The shares' sum may miss the difference of probabilities by this much."""
 
 
 @dataclass(frozen=True)
@@ -82,15 +83,15 @@ def attribute_nuclei(nuclei: pd.DataFrame, model: FoldModel) -> NucleusShares:
         ]
     )  # (features, nuclei)
     values = np.zeros((len(binned), len(patch)), np.int64)  # with a value, per feature and patch
-    for row, own in zip(values, binned, strict=True):
-        row += np.bincount(place[own >= 0], minlength=len(patch))
+    for row, bins in zip(values, binned, strict=True):
+        row += np.bincount(place[bins >= 0], minlength=len(patch))
     used = values.max(axis=0) >= MIN_NUCLEI
     if not used.any():
         raise ValueError(f"nuclei can't be weighed: no patch has {MIN_NUCLEI} nuclei")
     weight = _weigh(binned, values, place, used)
     histograms = np.zeros((len(binned), BINS))
-    for histogram, own, counts in zip(histograms, binned, weight, strict=True):
-        histogram += np.bincount(own[own >= 0], counts[own >= 0], BINS)
+    for histogram, bins, counts in zip(histograms, binned, weight, strict=True):
+        histogram += np.bincount(bins[bins >= 0], counts[bins >= 0], BINS)
     trained = restore_morphometry(model.weights)
     baseline = trained.scaler.baseline
     steps = STEPS
@@ -138,9 +139,9 @@ def _tabulate(
     contribution: NDArray[np.float64],
 ) -> pd.DataFrame:
     parts = []
-    for name, own, of_bins in zip(model.edges.features, binned, contribution, strict=True):
+    for name, bins, of_bins in zip(model.edges.features, binned, contribution, strict=True):
         edges = model.edges.values(name)
-        count = np.bincount(own[(own >= 0) & used], minlength=BINS)
+        count = np.bincount(bins[(bins >= 0) & used], minlength=BINS)
         columns = {
             "bin": range(BINS),
             "low": edges[:-1],
@@ -189,9 +190,9 @@ def curves_of_patches(
         for cut in cuts
         for part in (order[cut:], order[:cut])
     ]
-    answer = (
+    probability = (
         restore_morphometry(model.weights).predict(np.stack(bags)).probability[..., 1].mean(axis=0)
     )
-    curves = answer.reshape(len(orders), CUTS + 1, 2)
-    own, random = curves[0], curves[1:].mean(axis=0)
-    return np.stack([own[:, 0], random[:, 0], own[:, 1], random[:, 1]])
+    curves = probability.reshape(len(orders), CUTS + 1, 2)
+    ranked, random = curves[0], curves[1:].mean(axis=0)
+    return np.stack([ranked[:, 0], random[:, 0], ranked[:, 1], random[:, 1]])

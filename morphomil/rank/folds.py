@@ -149,8 +149,10 @@ class FoldTask:
         attention, shares = [], []
         for some in np.array_split(labelings, -(-len(labelings) // REPLICATES)):
             trained = self._train(some, replicates=[0] * len(some))
-            seen = by_patient(trained.predict(self.test_bags.values).attention, self.test_bags)
-            attention.append(seen.sum(axis=1))
+            of_patients = by_patient(
+                trained.predict(self.test_bags.values).attention, self.test_bags
+            )
+            attention.append(of_patients.sum(axis=1))
             for number, labels in enumerate(some):
                 probability = self._predict_coalitions(
                     trained.replicate(number), coalitions, labels

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 COALITION_BAGS = 64
-"""Whose coalitions are evaluated at once, which bounds memory."""
+"""The coalitions of so many bags are evaluated at once, which bounds memory."""
 
 
 @dataclass(frozen=True)
@@ -195,9 +195,9 @@ class MorphometryMIL(nn.Module):
         replicates, count, features, _ = bags.shape
         content = torch.einsum("rbfi,rfih->rbfh", bags, self.embed)
         identity = self.identity[:, None]
-        seen = (self.content * content + identity).reshape(replicates, count * features, -1)
+        keys = (self.content * content + identity).reshape(replicates, count * features, -1)
         score = torch.bmm(
-            torch.tanh(torch.bmm(seen, self.attend_in) + self.attend_bias), self.attend_out
+            torch.tanh(torch.bmm(keys, self.attend_in) + self.attend_bias), self.attend_out
         )
         return torch.relu(content + identity), score.reshape(replicates, count, features)
 
@@ -322,11 +322,11 @@ class TrainedMorphometry:
             for name, array in self.weights().items()
             if not name.startswith("scaler_")
         }
-        alone = restore_morphometry(
+        single = restore_morphometry(
             weights | {"scaler_mean": self.scaler.mean, "scaler_sd": self.scaler.sd}
         )
         return replace(
-            alone, available=None if self.available is None else self.available[[number]]
+            single, available=None if self.available is None else self.available[[number]]
         )
 
     def weights(self) -> dict[str, NDArray[np.float32]]:

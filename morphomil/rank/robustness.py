@@ -20,14 +20,14 @@ if TYPE_CHECKING:
 
     from morphomil.rank.shapley import Coalitions
 RESAMPLES = 2000
-"""Of patients, for the intervals of faithfulness."""
+"""Patients are resampled so often for the intervals of faithfulness."""
 TOP = 3
-"""Places that count as near the top, in the probability of being there."""
+"""So many places count as near the top."""
 FAMILIES = {"size": ("area_um2", "major_axis_um", "minor_axis_um", "circumference_um")}
-"""Features that measure nearly the same: the model may lean on any of them, so they are also ranked
-as one."""
+"""The features of a family measure nearly the same: the model may lean on any of them, so they are
+also ranked as one."""
 TAU_AGREES, TAU_PARTLY = 0.6, 0.2
-"""Kendall's tau from which two rankings are said to agree, or to agree in part."""
+"""From these values of Kendall's tau on two rankings are said to agree, or to agree in part."""
 
 
 def families_of(features: Sequence[str]) -> dict[str, tuple[int, ...]]:
@@ -155,7 +155,7 @@ def curves_of_removal(
         raise ValueError(
             f"curves need all coalitions, {coalitions.features} features have been sampled"
         )
-    answers = log_likelihood(probability, labels)
+    likelihood = log_likelihood(probability, labels)
     features = coalitions.features
     place = rankdata(-scores, axis=1, method="ordinal") - 1  # (patients, features)
     bits = 1 << np.arange(features)
@@ -165,10 +165,10 @@ def curves_of_removal(
     for count in range(features + 1):
         gone, come = (place >= count) @ bits, (place < count) @ bits
         curves[:, count] = (
-            answers[gone, patients],
-            answers[size == features - count].mean(axis=0),
-            answers[come, patients],
-            answers[size == count].mean(axis=0),
+            likelihood[gone, patients],
+            likelihood[size == features - count].mean(axis=0),
+            likelihood[come, patients],
+            likelihood[size == count].mean(axis=0),
         )
     return curves
 
@@ -188,10 +188,10 @@ def measure_faithfulness(curves: NDArray[np.float64], *, seed: int) -> pd.DataFr
     count = areas.shape[1]
     drawn = rng.multinomial(count, np.full(count, 1 / count), size=RESAMPLES) / count
     rows = []
-    for name, (own, random), sign in (("deletion", areas[:2], -1), ("insertion", areas[2:], 1)):
-        gain = sign * (own - random)
+    for name, (ranked, random), sign in (("deletion", areas[:2], -1), ("insertion", areas[2:], 1)):
+        gain = sign * (ranked - random)
         low, high = np.percentile(drawn @ gain, (2.5, 97.5))
-        rows.append((name, own.mean(), random.mean(), gain.mean(), low, high))
+        rows.append((name, ranked.mean(), random.mean(), gain.mean(), low, high))
     return pd.DataFrame(
         rows, columns=["curve", "area", "area_random", "gain", "gain_low", "gain_high"]
     )

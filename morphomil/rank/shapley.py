@@ -24,11 +24,11 @@ if TYPE_CHECKING:
 EXACT_FEATURES = 12
 """Up to so many, all 4,096 coalitions are evaluated; beyond, `Coalitions.sample` draws orders."""
 ORDERS = 200
-"""Pairs of an order and its reverse, where coalitions are sampled."""
+"""So many pairs of an order and its reverse are drawn where coalitions are sampled."""
 RESAMPLES = 2000
-"""Of patients and seeds, for intervals."""
+"""Patients and seeds are resampled so often for intervals."""
 SEED_DRAWS = 20
-"""Resamples of the seeds among them, each with as many resamples of patients."""
+"""So many of these resample the seeds, each with as many resamples of patients."""
 LEAST_PROBABILITY = 1e-6
 """Probabilities are clipped to this before the logarithm."""
 _CHUNK = 32

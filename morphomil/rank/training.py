@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 ADAM_BETAS = (0.9, 0.999)
+"""Adam forgets gradients and their squares at these rates, as `torch.optim.Adam` does."""
 VALIDATION_BAGS = 4
 """Each patient has so many bags in the loss that ends training."""
 COMPACT_BELOW = 0.75
@@ -217,8 +218,8 @@ class _BatchTraining:
         coalition = self._draw_coalitions(*score.shape[1:], single=step % 2 == 0)
         whole = score if self.available is None else score.masked_fill(~self.available, -torch.inf)
         loss = torch.zeros(len(score))
-        for seen in (whole, score.masked_fill(~coalition, -torch.inf)):
-            pooled = (torch.softmax(seen, dim=-1).unsqueeze(-2) @ embedded).squeeze(-2)
+        for scores in (whole, score.masked_fill(~coalition, -torch.inf)):
+            pooled = (torch.softmax(scores, dim=-1).unsqueeze(-2) @ embedded).squeeze(-2)
             loss = loss + self._loss(self.model.decide(pooled), targets)
         return loss
 
