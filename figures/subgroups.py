@@ -5,16 +5,16 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING
 
-import pandas as pd
-
 from morphomil.figures.drawing import AbsentError, Drawing
 from morphomil.figures.labels import format_estimate, format_p, model_name, shorten, shorten_all
 from morphomil.figures.style import BLUE, GRAY, TWO_COLUMNS_MM, new_figure, style
+from morphomil.tables.models import read_subgroups
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
     from typing import Any
 
+    import pandas as pd
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
@@ -27,25 +27,9 @@ def draw_subgroups(run: Run) -> Drawing:
     Raises:
         AbsentError: `compare` has written no table of them.
     """
-    path = run.tables_folder / "subgroups.csv"
-    if not path.is_file():
+    table = read_subgroups(run)
+    if table is None:
         raise AbsentError(f"there is no table of subgroups; run: morphomil compare {run.path}")
-    table = pd.read_csv(path, dtype={"model": str, "variable": str, "subgroup": str})
-    columns = [
-        "model",
-        "variable",
-        "subgroup",
-        "n",
-        "positives",
-        "auc",
-        "low",
-        "high",
-        "p_value",
-        "p_holm",
-    ]
-    table = table.reindex(columns=columns)
-    # The CSV guards text that a spreadsheet would run as a formula.
-    table["subgroup"] = table["subgroup"].str.removeprefix("'")
     models = table["model"].unique().tolist()
     while len(models) > 1 and len(forest_lines(table[table["model"].isin(models)])) > MOST_LINES:
         models.pop()

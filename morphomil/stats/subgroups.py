@@ -21,6 +21,9 @@ from morphomil.stats.predictions import (
 )
 from morphomil.stats.roc import within_fold_auc_interval, youden_cutoff
 
+AUC_OF_SUBGROUP = ("model", "variable", "subgroup", "n", "positives", "auc", "low", "high")
+"""The table of subgroups begins with these columns."""
+
 
 def subgroup_table(
     predictions: pd.DataFrame, subgroups: pd.DataFrame, *, part: str = "test", level: float = 0.95
@@ -76,21 +79,8 @@ def subgroup_table(
         _adjust_subgroups(found)
     limits = [f"{name}{suffix}" for name in MEASURES for suffix in ("", "_low", "_high")]
     tests = ["p_value", "p_holm", "p_interaction", "p_interaction_holm"]
-    names = [
-        "model",
-        "variable",
-        "subgroup",
-        "n",
-        "positives",
-        "auc",
-        "low",
-        "high",
-        *limits,
-        *tests,
-    ]
-    return pd.DataFrame(
-        rows, columns=[*names, *(f"refitted_{name}_optimistic" for name in REFITTED)]
-    )
+    refitted = [f"refitted_{name}_optimistic" for name in REFITTED]
+    return pd.DataFrame(rows, columns=[*AUC_OF_SUBGROUP, *limits, *tests, *refitted])
 
 
 REFITTED = ("cutoff", "ACC", "SENS", "SPEC")

@@ -22,6 +22,7 @@ from morphomil.stats.performance import (
 )
 from morphomil.stats.predictions import class_columns
 from morphomil.stats.printing import print_multiclass, print_performance
+from morphomil.stats.subgroups import AUC_OF_SUBGROUP
 from morphomil.tables.predictions import class_names, has_several_classes, read_predictions
 from morphomil.tables.roc import mean_curves
 
@@ -114,6 +115,18 @@ def _of_test(table: pd.DataFrame) -> pd.DataFrame:
     if own.empty:
         raise ValueError("no model's scores lie in [0, 1]")
     return own.drop(columns="part").reset_index(drop=True)
+
+
+def read_subgroups(run: Run) -> pd.DataFrame | None:
+    """The AUCs in subgroups that `compare` wrote, with the tests against the other patients; None
+    before that."""
+    path = run.tables_folder / "subgroups.csv"
+    if not path.is_file():
+        return None
+    table = pd.read_csv(path, dtype={"model": str, "variable": str, "subgroup": str})
+    table = table.reindex(columns=[*AUC_OF_SUBGROUP, "p_value", "p_holm"])
+    # The CSV guards text that a spreadsheet would run as a formula.
+    return table.assign(subgroup=table["subgroup"].str.removeprefix("'"))
 
 
 class PrintedModels(NamedTuple):

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import pandas as pd
 
 from morphomil.run.directory import Run
-from morphomil.tables.checklist import CLAIM, TRIPOD_AI, Facts, checklist_page
+from morphomil.tables.checklist import Facts, checklist_page, read_items
 from morphomil.tables.facts import collect_facts
 from morphomil.tables.methods import describe_methods, describe_run, methods_page
 from morphomil.tables.predictions import patients_table
@@ -80,7 +80,7 @@ def test_what_a_run_can_t_know_is_the_author_s(
 
 
 def test_every_fact_answers_an_item_and_every_answer_is_a_fact() -> None:
-    names = {item.fact for item in (*TRIPOD_AI, *CLAIM)} - {""}
+    names = {item.fact for items in read_items().values() for item in items} - {""}
     assert names == {field.name for field in fields(Facts)}
     page = checklist_page(Facts(sites="two | three\nsites"))
     assert r"two \| three sites" in page
