@@ -51,6 +51,9 @@ SETTINGS: dict[type, dict[str, Any]] = {
         "patch_px": typer.Option("--patch", help="Side of a patch, working pixels."),
         "max_blank": typer.Option(help="Drop patches with this blank share or more."),
         "max_ink": typer.Option(help="Drop patches with this share of ink, or more."),
+        "icc": typer.Option(
+            "--icc/--no-icc", help="Bring colors of slides with an ICC profile to sRGB."
+        ),
         "regions": typer.Option(help="Where the tumor is."),
         "tumor_classes": typer.Option(
             help="Annotated classes that are tumor, comma-separated; default: Tumor, Carcinoma, ..."

@@ -118,9 +118,24 @@ def digest(path: Path) -> str:
     return total.hexdigest()
 
 
+def split_image_number(path: Path) -> tuple[Path, int | None]:
+    """The file of `slide.ome.tif#2`, and which of its images is meant, counted from 1; None: the
+    path names no image."""
+    name, mark, number = path.name.rpartition("#")
+    if not (mark and re.fullmatch(r"[0-9]{1,4}", number)) or path.exists():
+        return path, None
+    return path.with_name(name), int(number)
+
+
 def fingerprint(path: Path) -> str:
     """What tells a changed input from an unchanged one: size, first and last MiB (slides are too
-    large to hash)."""
+    large to hash); of a folder, of all its files."""
+    path, number = split_image_number(path)
+    if number is not None:
+        return f"{fingerprint(path)}#{number}"
+    if path.is_dir():
+        files = [f"{file.name} {fingerprint(file)}" for file in sorted(path.iterdir())]
+        return hashlib.sha256("\n".join(files).encode()).hexdigest()
     size = path.stat().st_size
     with path.open("rb") as stream:
         head = stream.read(2**20)

@@ -142,6 +142,8 @@ class PatchSettings:
     max_ink: float = 0.1
     """A patch is dropped when this share of its tissue, or more, is ink (green, blue, black) or
     inverted."""
+    icc: bool = True
+    """The colors of slides with an ICC profile other than sRGB are changed to sRGB first."""
     regions: RegionMode = "auto"
     """Tumor is looked for in this way; `auto` takes the annotation if there is one, else the
     white-filled crop, else detected tissue."""

@@ -75,7 +75,7 @@ def estimate_segment(
         begun = time.monotonic()
         try:
             for number, source in enumerate(slide.images):
-                with open_image(source, default_mpp=mpp) as image:
+                with open_image(source, default_mpp=mpp, icc=settings.icc) as image:
                     regions = find_regions(
                         image, source, image_index=number, first_index=0, settings=settings
                     )

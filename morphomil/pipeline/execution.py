@@ -218,8 +218,9 @@ def _work_slide(
 
 
 def _describe(figures: dict[str, Any]) -> str:
-    return ", ".join(
+    counts = [
         f"{name.replace('_', ' ')} {value:,}"
         for name, value in figures.items()
         if isinstance(value, int)
-    )
+    ]
+    return "; ".join([", ".join(counts), *figures.get("notes", ())])

@@ -13,7 +13,13 @@ import shapely
 
 from morphomil.errors import InputError
 from morphomil.pipeline.execution import SlideStage, execute
-from morphomil.pipeline.segmentation import RegionOfSlide, check_pixel_sizes, cut_slide
+from morphomil.pipeline.segmentation import (
+    RegionOfSlide,
+    check_pixel_sizes,
+    color_key,
+    cut_slide,
+    settings_key,
+)
 from morphomil.run.directory import Run
 from morphomil.run.ledger import key_of
 from morphomil.segment.polygons import keep_largest_parts
@@ -80,10 +86,11 @@ def import_nuclei(
         files = [[path and fingerprint(path) for path in files] for files in paths]
         return key_of(
             "import-nuclei",
-            settings.recorded(),
+            settings_key(settings),
             [image.mpp or mpp for image in slide.images],
             files,
             *([origins] if any(origins) else []),
+            *color_key(slide, settings),
         )
 
     def work(slide: Slide, step: Step) -> SlideOutput:

@@ -13,7 +13,7 @@ from morphomil.errors import InputError, SlideError
 from morphomil.pipeline.execution import SlideStage, execute
 from morphomil.run.directory import Run
 from morphomil.run.ledger import key_of
-from morphomil.slides.image import open_image
+from morphomil.slides.image import how_read, open_image
 from morphomil.slides.masks import BAND_PX, PAD_PX, DrawnNuclei, MaskFrame, store_region
 from morphomil.slides.patches import cut_patches
 from morphomil.slides.quality import BLURRED_BELOW
@@ -87,7 +87,13 @@ def segment(
             for image in slide.images
         ]
         return key_of(
-            "segment", settings.recorded(), loaded.sha256, choice.engine, choice.precision, files
+            "segment",
+            settings_key(settings),
+            loaded.sha256,
+            choice.engine,
+            choice.precision,
+            files,
+            *color_key(slide, settings),
         )
 
     def work(slide: Slide, step: Step) -> SlideOutput:
@@ -108,13 +114,25 @@ def segment(
     return run, execute(run, stage, cohort=cohort, shard=shard, progress=progress)
 
 
+def settings_key(settings: PatchSettings) -> dict[str, Any]:
+    """The settings that a slide's results depend on, whatever the slide."""
+    return {name: value for name, value in settings.recorded().items() if name != "icc"}
+
+
+def color_key(slide: Slide, settings: PatchSettings) -> list[Any]:
+    """The notes of a slide's images, which name the image and the profile that are read; none where
+    the files are read as they are."""
+    notes = [how_read(source, icc=settings.icc) for source in slide.images]
+    return [notes] if any(notes) else []
+
+
 def check_pixel_sizes(cohort: Cohort, mpp: float | None) -> None:
     """Refuse a cohort with images of unknown or contradicted pixel size, all at once and before any
     work."""
     problems = []
     for source in (image for slide in cohort.slides for image in slide.images):
         try:
-            with open_image(source, default_mpp=mpp):
+            with open_image(source, default_mpp=mpp, icc=False):
                 pass
         except InputError as error:
             problems += error.problems
@@ -168,11 +186,13 @@ def cut_slide(
     regions: list[Region] = []
     tables: list[pd.DataFrame] = []
     left_out: Counter[tuple[str, str]] = Counter()
+    notes: list[str] = []
     nuclei = 0
     with atomic_path(folder / "masks.zarr") as partial:
         group = zarr.open_group(partial, mode="w")
         for number, source in enumerate(slide.images):
-            with open_image(source, default_mpp=mpp) as image:
+            with open_image(source, default_mpp=mpp, icc=settings.icc) as image:
+                notes += [f"{source.path.name}: {note}" for note in image.notes]
                 survey = survey_regions(
                     image, source, image_index=number, first_index=len(regions), settings=settings
                 )
@@ -208,6 +228,8 @@ def cut_slide(
     }
     if left_out:
         figures["left_out"] = [[*why, count] for why, count in sorted(left_out.items())]
+    if notes:
+        figures["notes"] = notes
     return ["patches.parquet", "regions.geojson", "masks.zarr"], figures
 
 

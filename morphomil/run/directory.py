@@ -334,7 +334,10 @@ class Run:
                 f"slide {slide_id} has {len(images)} images, counted from 0; there "
                 f"is no image {image}"
             )
-        return open_image(images[image], default_mpp=self.segmented_with().get("mpp"))
+        made = self.segmented_with()
+        return open_image(
+            images[image], default_mpp=made.get("mpp"), icc=bool(made.get("icc", True))
+        )
 
     def counts(self, slide_id: str) -> SlideCounts:
         """A slide's histogram counts."""

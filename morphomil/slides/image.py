@@ -13,9 +13,12 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from morphomil.errors import InputError
-from morphomil.slides.decoders import CELL_PX, Pixels, open_pixels
+from morphomil.errors import InputError, SlideError
+from morphomil.slides.color import open_profile
+from morphomil.slides.decoders import OpenedFile, open_file
+from morphomil.slides.levels import CELL_PX, Pixels
 from morphomil.slides.pixel_size import settle_mpp
+from morphomil.store import split_image_number
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -24,6 +27,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
+    from morphomil.slides.color import Profile
     from morphomil.types import ImageSource
 
 CACHED_CELLS = 320
@@ -37,15 +41,23 @@ it as 32-bit floats."""
 class SlideImage:
     """One image file: its size in level-0 pixels, its um per pixel, and its pixels by area."""
 
-    def __init__(self, path: Path, pixels: Pixels, mpp: float) -> None:
+    def __init__(
+        self,
+        path: Path,
+        pixels: Pixels,
+        mpp: float,
+        *,
+        profile: Profile | None = None,
+        notes: tuple[str, ...] = (),
+    ) -> None:
         """See `open_image`."""
-        self.path, self.mpp = path, mpp
-        self._pixels = pixels
+        self.path, self.mpp, self.notes = path, mpp, notes
+        self._pixels, self._profile = pixels, profile
         self.properties: dict[str, str] = getattr(pixels, "properties", {})
         """What OpenSlide says of the file; empty where another decoder reads it."""
         self.downsamples = tuple(level.downsample for level in pixels.levels)
         _, self.width, self.height = pixels.levels[0]
-        self._cell = lru_cache(CACHED_CELLS)(pixels.cell)
+        self._cell = lru_cache(CACHED_CELLS)(self._decode)
 
     def __enter__(self) -> Self:
         """The image; leaving the block closes the file."""
@@ -131,6 +143,10 @@ class SlideImage:
         source = source.resize((width, source.height), Resampling.HAMMING, box=across)
         return np.asarray(source.resize((width, height), Resampling.HAMMING, box=down))
 
+    def _decode(self, level: int, column: int, row: int) -> NDArray[np.uint8]:
+        cell = self._pixels.cell(level, column, row)
+        return self._profile(cell) if self._profile else cell
+
     def _crop(self, level: int, left: int, top: int, width: int, height: int) -> NDArray[np.uint8]:
         """Pixels of a level, white outside."""
         crop = np.full((height, width, 3), 255, np.uint8)
@@ -146,20 +162,45 @@ class SlideImage:
         return crop
 
 
-def open_image(source: ImageSource, *, default_mpp: float | None = None) -> SlideImage:
+def open_image(
+    source: ImageSource, *, default_mpp: float | None = None, icc: bool = True
+) -> SlideImage:
     """Open an image file; flat images are decoded at the first read.
 
     The pixel size is the manifest's, else the file's, else `default_mpp`
-    (`pixel_size.settle_mpp`).
+    (`pixel_size.settle_mpp`). With `icc`, the colors of a file with an ICC profile other than sRGB
+    become those in sRGB. `notes` of the image say what was chosen in the file and changed.
 
     Raises:
-        SlideError: the file can't be opened, or isn't an RGB image.
+        SlideError: the file can't be opened, isn't an RGB image, or would be read wrong.
         InputError: the pixel size is unknown or contradicted.
     """
-    pixels, file_mpp = open_pixels(source.path)
+    opened, profile, notes = _open(source, icc=icc)
     try:
-        mpp = settle_mpp(source, file_mpp=file_mpp, default=default_mpp)
+        mpp = settle_mpp(source, stated=opened.sizes, default=default_mpp)
     except InputError:
-        pixels.close()
+        opened.pixels.close()
         raise
-    return SlideImage(source.path, pixels, mpp)
+    return SlideImage(source.path, opened.pixels, mpp, profile=profile, notes=notes)
+
+
+def how_read(source: ImageSource, *, icc: bool = True) -> tuple[str, ...]:
+    """The notes that an image has once it is open; none of a file that can't be read."""
+    try:
+        opened, _, notes = _open(source, icc=icc)
+    except SlideError:
+        return ()
+    opened.pixels.close()
+    return notes
+
+
+def _open(source: ImageSource, *, icc: bool) -> tuple[OpenedFile, Profile | None, tuple[str, ...]]:
+    path, number = split_image_number(source.path)
+    opened = open_file(path, number)
+    try:
+        profile = open_profile(path, opened.profile) if icc else None
+    except SlideError:
+        opened.pixels.close()
+        raise
+    applied = () if profile is None else (f"color profile {profile.name} is applied",)
+    return opened, profile, opened.notes + applied

@@ -15,7 +15,7 @@ import shapely
 
 from morphomil.errors import SlideError
 from morphomil.nuclei.outlines import fill_polygons
-from morphomil.slides.decoders import MAX_FLAT_PX
+from morphomil.slides.flat import MAX_FLAT_PX
 from morphomil.slides.masks import BAND_PX, HALO_UM
 
 if TYPE_CHECKING:
