@@ -9,7 +9,7 @@ import typer
 
 from morphomil.cli.messages import say
 from morphomil.cli.options import QuietOption, RunArgument, SlideOption, command_group
-from morphomil.cli.runs import FeaturesOption, open_measured
+from morphomil.cli.runs import FeaturesOption, open_measured, say_losses
 
 commands = command_group()
 
@@ -25,6 +25,7 @@ def compare(
     from morphomil.tables.predictions import read_predictions
 
     run = open_measured(path, features_from)
+    say_losses(run, "featurize", quiet=quiet)
     written = write_tables(run)
     say(f"Tables: {written[0].parent} ({', '.join(file.name for file in written)})", quiet=quiet)
     beside = write_alongside(run, read_predictions(run))
@@ -53,8 +54,11 @@ def export(
     from morphomil.export import export_run
 
     folder = out or path / "export" / to
+    run = open_measured(path, features_from)
+    if not slide:
+        say_losses(run, "featurize", quiet=quiet)
     written = export_run(
-        open_measured(path, features_from),
+        run,
         to,
         out=folder,
         slides=slide or (),

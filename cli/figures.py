@@ -8,7 +8,7 @@ import typer
 
 from morphomil.cli.messages import Interrupted, note, say
 from morphomil.cli.options import QuietOption, RunArgument, command_group
-from morphomil.cli.runs import FeaturesOption, open_measured
+from morphomil.cli.runs import FeaturesOption, open_measured, say_losses
 
 commands = command_group()
 
@@ -35,6 +35,7 @@ def figures(
     from morphomil.figures.style import describe_font, parse_formats
 
     run = open_measured(path, features_from)
+    say_losses(run, "featurize", quiet=quiet)
     for outcome in draw_figures(run, only=only or (), look=style, formats=parse_formats(formats)):
         files = ", ".join(file.name for file in outcome.paths)
         say(f"{outcome.name}: {files or f'left out, {outcome.absent}'}", quiet=quiet)

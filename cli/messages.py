@@ -48,5 +48,25 @@ def end_if_failed(causes: Mapping[str, str], what: str) -> None:
         what: "slides failed, the others are done" or the like; their number comes before it.
     """
     if causes:
-        lines = "".join(f"\n- {name}: {cause}" for name, cause in causes.items())
-        fail(f"{len(causes)} {what}:{lines}", ExitStatus.SOME_FAILED)
+        fail(_listed(causes, what), ExitStatus.SOME_FAILED)
+
+
+def end_if_incomplete(failed: Mapping[str, str], empty: Mapping[str, str]) -> None:
+    """Leave with a line for each slide that failed or is empty, if any did or is.
+
+    Args:
+        failed: slide -> what went wrong.
+        empty: slide -> why there is nothing in its result.
+    """
+    if empty:
+        verb = "slide is empty" if len(empty) == 1 else "slides are empty"
+        listed = _listed(empty, f"{verb} and left out from here on")
+        if failed:
+            listed = f"{_listed(failed, 'slides failed')}\n{listed}"
+        fail(f"{listed}\nAll others are done.", ExitStatus.SOME_FAILED)
+    end_if_failed(failed, "slides failed, the others are done")
+
+
+def _listed(causes: Mapping[str, str], what: str) -> str:
+    lines = "".join(f"\n- {name}: {cause}" for name, cause in causes.items())
+    return f"{len(causes)} {what}:{lines}"

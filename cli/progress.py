@@ -19,7 +19,12 @@ from rich.progress import Progress as Bars
 if TYPE_CHECKING:
     from types import TracebackType
 
-MARKS = {"done": "[green]done[/]   ", "skipped": "[dim]skipped[/]", "failed": "[red]failed[/] "}
+MARKS = {
+    "done": "[green]done[/]   ",
+    "skipped": "[dim]skipped[/]",
+    "empty": "[yellow]empty[/]  ",
+    "failed": "[red]failed[/] ",
+}
 
 
 class Display:
@@ -80,7 +85,7 @@ class Display:
             self.bars.update(self.task, completed=done, current=", ".join(self.parts))
 
     def end(self, slide_id: str, state: str, message: str) -> None:
-        """A slide is done, skipped or failed."""
+        """A slide is done, skipped, empty or failed."""
         from rich.markup import escape
 
         self.count += 1

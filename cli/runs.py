@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from morphomil.cli.messages import say
+
 if TYPE_CHECKING:
     from morphomil.run.directory import Run
 
@@ -35,3 +37,11 @@ def open_measured(path: Path, features_from: Path | None) -> Run:
     run = Run.open(path)
     check_features(run)
     return run
+
+
+def say_losses(run: Run, stage: str, *, quiet: bool) -> None:
+    """Print how many slides are left out because they failed or are empty in a stage, by label."""
+    from morphomil.tables.slides import describe_lost_slides
+
+    for sentence in describe_lost_slides(run, stage):
+        say(sentence, quiet=quiet)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from morphomil.cli.cohorts import read_cohort
-from morphomil.cli.messages import end_if_failed, say
+from morphomil.cli.messages import end_if_failed, end_if_incomplete, say
 from morphomil.cli.options import (
     CovariatesOption,
     DropMissingOption,
@@ -21,7 +21,7 @@ from morphomil.cli.options import (
     parse_shard,
     with_settings,
 )
-from morphomil.cli.runs import FeaturesOption
+from morphomil.cli.runs import FeaturesOption, say_losses
 from morphomil.types import EmbedSettings, PatchSettings, Pooling, SegmenterSettings
 
 if TYPE_CHECKING:
@@ -191,7 +191,9 @@ def featurize(
     if features_from is not None:
         load_features(features_from)
     with Display(quiet=quiet) as display:
-        result = pipeline.featurize(Run.open(path), shard=part, progress=display)
+        run = Run.open(path)
+        result = pipeline.featurize(run, shard=part, progress=display)
+    say_losses(run, "segment", quiet=quiet)
     _finish(result)
     say(f"Nuclei tables: {path}/slides/*/nuclei.parquet. Next: morphomil rank {path}", quiet=quiet)
 
@@ -243,6 +245,7 @@ def embed(
             shard=parse_shard(shard),
             progress=display,
         )
+    say_losses(run, "segment", quiet=quiet)
     _finish(result)
     row = embedded_backbones(run).set_index("backbone").loc[store.backbone]
     say(
@@ -257,4 +260,4 @@ def embed(
 
 
 def _finish(result: StageResult) -> None:
-    end_if_failed(result.failed, "slides failed, the others are done")
+    end_if_incomplete(result.failed, result.empty)

@@ -71,14 +71,15 @@ class SlideBrowser:
     _lock: threading.Lock = field(default_factory=threading.Lock)
 
     def __post_init__(self) -> None:
-        """List the segmented slides.
+        """List the segmented slides, empty ones too.
 
         Raises:
             InputError: the run has none.
         """
-        done = set(self.run.done("segment"))
         self.slides: list[Slide] = [
-            slide for slide in self.run.cohort.slides if slide.slide_id in done
+            slide
+            for slide in self.run.cohort.slides
+            if self.run.ledger.state(slide.slide_id, "segment") in ("done", "empty")
         ]
         if not self.slides:
             raise InputError(

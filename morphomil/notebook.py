@@ -104,11 +104,13 @@ class LoadedRun(Run):
 
     def _repr_html_(self) -> str:
         """What Jupyter shows: what is done, the groups, the slides and what comes next."""
+        from morphomil.tables.slides import slide_states
+
         cohort = self.cohort.table()
         groups = cohort.groupby("label", sort=True).agg(
             slides=("slide_id", "size"), patients=("patient", "nunique")
         )
-        measured = self.figures("featurize")
+        measured = slide_states(self)
         columns = [
             "slide_id",
             "patient",

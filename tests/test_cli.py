@@ -172,6 +172,28 @@ def test_a_failing_slide_gives_status_3_and_its_cause(demo: Path, tmp_path: Path
     assert Run.open(tmp_path / "run").done("segment") == ["P001"]
 
 
+def test_an_empty_slide_gives_status_3_and_why_also_in_quiet(demo: Path, tmp_path: Path) -> None:
+    glass = tmp_path / "glass.png"
+    Image.fromarray(np.full((600, 600, 3), 241, np.uint8)).save(glass)
+    good = demo / "cohort" / "slides" / "P001.tif"
+    path = write_manifest(
+        tmp_path,
+        slide=[str(glass), str(good)],
+        patient=["1", "2"],
+        label=["0", "1"],
+        mpp=["0.5", "0.5"],
+    )
+    for _ in range(2):
+        result = morphomil("segment", path, "--out", tmp_path / "run", "--quiet")
+        assert result.returncode == 3
+        assert "1 slide is empty and left out from here on:\n- glass: no region" in result.stderr
+        assert result.stdout == ""
+    assert Run.open(tmp_path / "run").done("segment") == ["P001"]
+    result = morphomil("featurize", tmp_path / "run")
+    assert result.returncode == 0
+    assert "1 slides without masks of nuclei are left out (1 with label 0)" in result.stdout
+
+
 def test_a_busy_run_directory_gives_status_5(demo: Path) -> None:
     with Run.open(demo / "run").lock():
         result = morphomil("featurize", demo / "run")

@@ -18,12 +18,11 @@ if TYPE_CHECKING:
 
 
 def draw_overviews(run: Run) -> list[Path]:
-    """An `overview.png` in the folder of every segmented slide that lacks one or whose patches are
-    newer."""
+    """An `overview.png` in the folder of every segmented slide, empty ones too, that lacks one or
+    whose patches are newer."""
     drawn = []
-    done = set(run.done("segment"))
     for slide in run.cohort.slides:
-        if slide.slide_id not in done:
+        if run.ledger.state(slide.slide_id, "segment") not in ("done", "empty"):
             continue
         folder = run.slide_folder(slide.slide_id)
         for number in range(len(slide.images)):

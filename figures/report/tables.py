@@ -9,7 +9,7 @@ import pandas as pd
 
 from morphomil.figures.labels import format_interval, format_ratio, model_name
 from morphomil.tables.models import print_models
-from morphomil.tables.slides import empty_patches
+from morphomil.tables.slides import empty_patches, slide_states
 
 if TYPE_CHECKING:
     from morphomil.run.directory import Run
@@ -17,16 +17,11 @@ if TYPE_CHECKING:
 
 def slides_table(run: Run) -> pd.DataFrame:
     """Segmentation and measurement of every slide, and why a slide has none."""
-    measured, segmented = run.figures("featurize"), run.figures("segment").set_index("slide_id")
-    failed = measured["slide_id"].map(segmented["cause"])
-    measured["cause"] = measured["cause"].where(measured["cause"] != "", failed)
-    measured["state"] = measured["state"].where(failed == "", "failed")
-    empty = (measured["state"] == "done") & (measured.get("nuclei", 0) == 0)
-    measured.loc[empty, ["state", "cause"]] = ["empty", "no nuclei in any kept patch"]
+    measured, segmented = slide_states(run), run.figures("segment").set_index("slide_id")
     for name in ("patches_with_ink", "patches_blurred"):
         measured[name] = measured["slide_id"].map(segmented[name]) if name in segmented else np.nan
-    done = measured["state"].isin(["done", "empty"])
-    names = zip(measured["slide_id"], done, strict=True)
+    counted = run.figures("featurize")["state"].isin(["done", "empty"])
+    names = zip(measured["slide_id"], counted, strict=True)
     empty_counts = [empty_patches(run, name) if known else None for name, known in names]
     measured["patches_empty"] = pd.array(empty_counts, dtype="Int64")
     columns = [

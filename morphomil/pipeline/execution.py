@@ -26,6 +26,10 @@ if TYPE_CHECKING:
     """Names of a slide's outputs, and its figures."""
 
 
+LISTED_CAUSES = 10
+"""Where no slide is left, this many causes are listed."""
+
+
 class Progress(Protocol):
     """Hears what a stage does, one call at a time; the command line draws bars from it."""
 
@@ -39,7 +43,7 @@ class Progress(Protocol):
         """So many patches of the slide are done; slides are worked side by side."""
 
     def end(self, slide_id: str, state: str, message: str) -> None:
-        """A slide is `done`, `skipped` or `failed`."""
+        """A slide is `done`, `skipped`, `empty` or `failed`."""
 
 
 class Silence:
@@ -66,6 +70,8 @@ class StageResult:
     skipped: tuple[str, ...] = ()
     failed: dict[str, str] = field(default_factory=dict)
     """Slide id -> cause."""
+    empty: dict[str, str] = field(default_factory=dict)
+    """Slide id -> why there is nothing in its result, be it made now or before."""
 
 
 @dataclass(frozen=True)
@@ -108,6 +114,8 @@ class SlideStage:
     """The run's log gets these settings."""
     command: str = ""
     """The run's log names the command so; empty: like the stage."""
+    emptiness: Callable[[dict[str, Any]], str] = lambda figures: ""
+    """Why there is nothing in a result of these figures, with the counts; "" where there is."""
 
 
 def execute(
@@ -142,15 +150,20 @@ def execute(
 
 
 def segmented_slides(run: Run) -> list[Slide]:
-    """The slides of a run that have masks, for the stages that read them.
+    """The slides of a run that have masks with nuclei, for the stages that read them.
 
     Raises:
-        InputError: nothing is segmented yet.
+        InputError: nothing is segmented yet, or no slide has nuclei.
     """
     segmented = set(run.done("segment"))
     if not segmented:
+        causes = [f"slide {name}: {cause}" for name, cause in run.losses("segment").items()]
         raise InputError(
-            f"{run.path} has no segmented slides; run: morphomil segment COHORT --out {run.path}"
+            [
+                f"{run.path} has no segmented slides{' with nuclei' if causes else ''}; "
+                f"run: morphomil segment COHORT --out {run.path}",
+                *causes[:LISTED_CAUSES],
+            ]
         )
     return [slide for slide in run.cohort.slides if slide.slide_id in segmented]
 
@@ -192,21 +205,28 @@ def _work_slides(stage: SlideStage, slides: Sequence[Slide], progress: Progress)
         tuple(name for name, (state, _) in outcomes.items() if state == "done"),
         tuple(name for name, (state, _) in outcomes.items() if state == "skipped"),
         {name: message for name, (state, message) in outcomes.items() if state == "failed"},
+        {name: message for name, (state, message) in outcomes.items() if state == "empty"},
     )
 
 
 def _work_slide(
     stage: SlideStage, slide: Slide, *, begin: Callable[[], None], step: Step
 ) -> tuple[str, str]:
-    """A slide's state (done, skipped, failed) after its work, and what is said of it."""
+    """A slide's state (done, skipped, empty, failed) after its work, and what is said of it."""
     slide_id, begun, key = slide.slide_id, time.monotonic(), ""
     try:
         key = stage.key(slide)
         if stage.ledger.is_done(slide_id, stage.name, key):
-            return "skipped", "already done"
-        begin()
-        outputs, figures = stage.work(slide, step)
-        stage.ledger.mark_done(slide_id, stage.name, key, outputs=outputs, figures=figures)
+            entry = stage.ledger.status(slide_id)[stage.name]
+            outputs, figures, made = list(entry["outputs"]), entry["figures"], False
+        else:
+            begin()
+            (outputs, figures), made = stage.work(slide, step), True
+        empty = stage.emptiness(figures)
+        if made or (empty and stage.ledger.state(slide_id, stage.name) != "empty"):
+            stage.ledger.mark_done(
+                slide_id, stage.name, key, outputs=outputs, figures=figures, empty=empty
+            )
     except Exception as error:
         if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
             raise
@@ -214,6 +234,10 @@ def _work_slide(
         cause = str(error) if known else f"{type(error).__name__}: {error}"
         stage.ledger.mark_failed(slide_id, stage.name, key, cause)
         return "failed", cause
+    if empty:
+        return "empty", empty
+    if not made:
+        return "skipped", "already done"
     return "done", f"{_describe(figures)} ({time.monotonic() - begun:.1f} s)"
 
 

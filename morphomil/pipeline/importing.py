@@ -18,6 +18,7 @@ from morphomil.pipeline.segmentation import (
     check_pixel_sizes,
     color_key,
     cut_slide,
+    describe_emptiness,
     settings_key,
 )
 from morphomil.run.directory import Run
@@ -104,6 +105,7 @@ def import_nuclei(
         work=work,
         settings=settings.recorded() | {"mpp": mpp, "model": "imported"},
         command="import-nuclei",
+        emptiness=describe_emptiness,
     )
     return run, execute(run, stage, cohort=cohort, shard=shard, progress=progress)
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
@@ -57,8 +57,19 @@ def featurize(
         key=key,
         work=work,
         settings=describe_features(),
+        emptiness=_describe_emptiness,
     )
     return execute(run, stage, shard=shard, progress=progress)
+
+
+def _describe_emptiness(figures: dict[str, Any]) -> str:
+    """Why a slide of these figures has no measured nuclei; "" where it has some."""
+    if figures["nuclei"]:
+        return ""
+    return (
+        f"no nucleus has its center in a kept patch ({figures['patches_kept']:,} patches kept, "
+        f"{figures['patches_dropped']:,} dropped, 0 nuclei): see its overview.png"
+    )
 
 
 def _featurize_slide(run: Run, slide_id: str, step: Step) -> SlideOutput:

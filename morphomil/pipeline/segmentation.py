@@ -110,6 +110,7 @@ def segment(
         key=key,
         work=work,
         settings=settings.recorded() | {"mpp": mpp} | asdict(choice) | model,
+        emptiness=describe_emptiness,
     )
     return run, execute(run, stage, cohort=cohort, shard=shard, progress=progress)
 
@@ -231,6 +232,35 @@ def cut_slide(
     if notes:
         figures["notes"] = notes
     return ["patches.parquet", "regions.geojson", "masks.zarr"], figures
+
+
+def describe_emptiness(figures: dict[str, Any]) -> str:
+    """Why a slide of these figures (`cut_slide`) has no nuclei, with the counts; "" where it has
+    some."""
+    regions, patches, kept = (figures[name] for name in ("regions", "patches", "patches_kept"))
+    counts = f" ({regions:,} regions, {patches:,} patches, {kept:,} kept, 0 nuclei)"
+    if not regions:
+        return (
+            f"no region with tissue or tumor{counts}: see its overview.png; "
+            "is it blank, is the pixel size right? --regions whole takes all of it"
+        )
+    if not kept:
+        return (
+            f"no patch is kept, {figures['patches_with_ink']:,} have ink and the others are blank "
+            f"or outside the region{counts}: see its overview.png; are the regions smaller than a "
+            "patch, is the pixel size right? --max-blank and --max-ink keep more"
+        )
+    if figures["nuclei_found"]:
+        return ""
+    if outside := figures.get("nuclei_outside_regions"):
+        return (
+            f"none of {outside:,} nuclei lies in a region{counts}: do annotation and nuclei belong "
+            "to this slide, and are their coordinates level-0 pixels?"
+        )
+    return (
+        f"no nucleus was found{counts}: is it H&E, are the regions on tissue, is the pixel size "
+        "right?"
+    )
 
 
 def _segment_region(

@@ -198,13 +198,21 @@ class Run:
         return CommandLog(self.path / "run.json")
 
     def figures(self, stage: str) -> pd.DataFrame:
-        """One row per slide of the cohort: `slide_id`, `patient`, `label`, `state` (done, failed,
-        missing), `cause`, a stage's figures."""
+        """One row per slide of the cohort: `slide_id`, `patient`, `label`, `state` (done, empty,
+        failed, missing), `cause`, a stage's figures."""
         return self.ledger.figures(self.cohort.slides, stage)
 
     def done(self, stage: str) -> list[str]:
-        """The slides that a stage has results for, in the cohort's order."""
+        """The slides that a stage has results for, in the cohort's order; none of the empty
+        ones."""
         return self.ledger.done(self.cohort.slides, stage)
+
+    def losses(self, stage: str) -> dict[str, str]:
+        """The slides that failed or are empty in a stage or before it, and why, in the cohort's
+        order."""
+        names = [slide.slide_id for slide in self.cohort.slides]
+        causes = {name: self.ledger.cause(name, stage) for name in names}
+        return {name: cause for name, cause in causes.items() if cause}
 
     def patches(self, slide_id: str | None = None) -> pd.DataFrame:
         """A slide's patches (schema `PATCHES`); without a name those of every segmented slide.
@@ -231,9 +239,7 @@ class Run:
         path = self.slide_folder(slide_id) / f"{name}.parquet"
         if not path.is_file():
             self.slide(slide_id)
-            cause = (
-                self.ledger.status(slide_id).get(stage, {}).get("error", f"run: morphomil {stage}")
-            )
+            cause = self.ledger.cause(slide_id, stage) or f"run: morphomil {stage}"
             raise InputError(f"slide {slide_id} has no {name} yet: {cause}")
         return schema.check(pd.read_parquet(path))
 

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from morphomil.run.directory import Run
+    from morphomil.types import Slide
 
 PIXELS = "pixels"
 """The name of embeddings that are the patches themselves starts with this word."""
@@ -53,7 +54,12 @@ class Embeddings:
 
     def done(self) -> list[str]:
         """The slides that have features, in the cohort's order."""
-        return self.ledger.done(self.run.cohort.slides, "embed")
+        return self.ledger.done(self._slides(), "embed")
+
+    def _slides(self) -> list[Slide]:
+        """The cohort's slides without those whose segmentation has failed or is empty since."""
+        lost = self.run.losses("segment")
+        return [slide for slide in self.run.cohort.slides if slide.slide_id not in lost]
 
     def figures(self, slide_id: str) -> dict[str, Any]:
         """Of a slide that has features: how many `patches` there are, and `features` of each."""
@@ -100,7 +106,7 @@ class Embeddings:
 
     def made_key(self) -> str:
         """Changes with every slide whose features are made anew, added or lost."""
-        return self.ledger.outputs_key(self.run.cohort.slides, "embed")
+        return self.ledger.outputs_key(self._slides(), "embed")
 
 
 def embedded_backbones(run: Run) -> pd.DataFrame:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import pandas as pd
 
@@ -17,6 +17,8 @@ if TYPE_CHECKING:
 
     from morphomil.types import Slide
 
+State = Literal["done", "empty", "failed", "missing"]
+"""What became of a slide in a stage; missing: it wasn't tried."""
 SCHEMA_VERSION = 1
 """A run directory's formats have this version; results written under another are made anew."""
 
@@ -33,6 +35,8 @@ class Ledger:
     """What stages have done for each slide: one entry per stage, stored beside its outputs.
 
     An entry holds the stage's key with either its outputs' digests and its figures, or its error.
+    A result without anything in it (no region, no patch, no nucleus) has `empty` besides, the
+    reason; it is kept like any other, but no later stage works with it.
     """
 
     folder: Path
@@ -62,7 +66,7 @@ class Ledger:
         return status if len(self.stages) > 1 else {self.stages[0]: status}
 
     def is_done(self, slide_id: str, stage: str, key: str) -> bool:
-        """Whether a stage's outputs are there, of this key, and unharmed."""
+        """Whether a stage's outputs, empty ones too, are there, of this key, and unharmed."""
         entry = self.status(slide_id).get(stage, {})
         if entry.get("key") != key or "error" in entry:
             return False
@@ -80,11 +84,16 @@ class Ledger:
         *,
         outputs: Sequence[str],
         figures: dict[str, Any],
+        empty: str = "",
     ) -> None:
-        """State that a stage's outputs are complete; the last write of a slide's stage."""
+        """State that a stage's outputs are complete; the last write of a slide's stage.
+
+        `empty` says why there is nothing in them, where that is so.
+        """
         folder = self.outputs_folder(slide_id)
         digests = {name: digest(folder / name) for name in outputs}
-        self._write(slide_id, stage, {"key": key, "outputs": digests, "figures": figures})
+        entry = {"key": key, "outputs": digests, "figures": figures}
+        self._write(slide_id, stage, entry | ({"empty": empty} if empty else {}))
 
     def mark_failed(self, slide_id: str, stage: str, key: str, cause: str) -> None:
         """State why a stage has no result for a slide."""
@@ -99,9 +108,19 @@ class Ledger:
         write_json(self.entries_path(slide_id), content)
 
     def done(self, slides: Iterable[Slide], stage: str) -> list[str]:
-        """Which of the slides a stage has results for, in their order."""
-        entries = {slide.slide_id: self.status(slide.slide_id).get(stage) for slide in slides}
-        return [name for name, entry in entries.items() if entry and "error" not in entry]
+        """Which of the slides a stage has results for, in their order; none of the empty ones."""
+        return [slide.slide_id for slide in slides if self.state(slide.slide_id, stage) == "done"]
+
+    def state(self, slide_id: str, stage: str) -> State:
+        """What became of a slide in a stage."""
+        return _state(self.status(slide_id).get(stage, {}))
+
+    def cause(self, slide_id: str, stage: str) -> str:
+        """Why a stage has no result for a slide, or an empty one, be it for an earlier stage's
+        sake; "" where it has one or wasn't tried."""
+        status = self.status(slide_id)
+        entries = [status.get(name, {}) for name in self.stages[: self.stages.index(stage) + 1]]
+        return next((_cause(entry) for entry in entries if _cause(entry)), "")
 
     def outputs(self, slide_id: str, stage: str) -> dict[str, str]:
         """The digests of a stage's outputs for a slide that it is done for, by name."""
@@ -112,8 +131,8 @@ class Ledger:
         return key_of([[name, self.outputs(name, stage)] for name in self.done(slides, stage)])
 
     def figures(self, slides: Iterable[Slide], stage: str) -> pd.DataFrame:
-        """One row per slide: `slide_id`, `patient`, `label`, `state` (done, failed, missing),
-        `cause`, a stage's figures."""
+        """One row per slide: `slide_id`, `patient`, `label`, `state` (done, empty, failed,
+        missing), `cause`, a stage's figures."""
         rows = []
         for slide in slides:
             entry = self.status(slide.slide_id).get(stage, {})
@@ -121,8 +140,20 @@ class Ledger:
                 "slide_id": slide.slide_id,
                 "patient": slide.patient,
                 "label": slide.label,
-                "state": "failed" if "error" in entry else "done" if entry else "missing",
-                "cause": entry.get("error", ""),
+                "state": _state(entry),
+                "cause": _cause(entry),
             }
             rows.append(row | entry.get("figures", {}))
         return pd.DataFrame(rows)
+
+
+def _state(entry: dict[str, Any]) -> State:
+    if "error" in entry:
+        return "failed"
+    if "empty" in entry:
+        return "empty"
+    return "done" if entry else "missing"
+
+
+def _cause(entry: dict[str, Any]) -> str:
+    return str(entry.get("error", entry.get("empty", "")))

@@ -22,7 +22,7 @@ def flow_table(run: Run) -> pd.DataFrame:
     """
     segmented, measured = run.figures("segment"), run.figures("featurize")
     rows = [_flow_row("In the manifest", segmented)]
-    done = segmented[segmented["state"] == "done"]
+    done = segmented[segmented["state"].isin(["done", "empty"])]
     if done.empty:
         return pd.DataFrame(rows)
     cut, kept, ink = (

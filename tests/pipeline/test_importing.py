@@ -56,6 +56,13 @@ def run_with(cohort: Cohort, nuclei: Path, out: Path, **options: Any) -> Run:
     return run
 
 
+def emptiness(cohort: Cohort, nuclei: Path, out: Path) -> str:
+    _, result = import_nuclei(
+        cohort, {cohort.slides[0].images[0].path: nuclei}, out, settings=WHOLE
+    )
+    return result.empty["slide"]
+
+
 def failure(cohort: Cohort, nuclei: Path, out: Path) -> str:
     _, result = import_nuclei(
         cohort, {cohort.slides[0].images[0].path: nuclei}, out, settings=WHOLE
@@ -229,12 +236,13 @@ def test_cells_give_their_nucleus(cohort: Cohort, tmp_path: Path) -> None:
     assert (run_with(cohort, path, tmp_path / "run").nuclei("slide")["area_um2"] == 50).all()
 
 
-def test_no_nuclei_are_no_error(cohort: Cohort, tmp_path: Path) -> None:
+def test_a_slide_without_nuclei_is_empty(cohort: Cohort, tmp_path: Path) -> None:
     path = tmp_path / "a.geojson"
     path.write_text('{"type": "FeatureCollection", "features": []}', encoding="utf-8")
-    assert run_with(cohort, path, tmp_path / "run").nuclei("slide").empty
+    assert "no nucleus" in emptiness(cohort, path, tmp_path / "run")
     blank = write_labels(tmp_path / "a.tif", np.zeros((384, 512), np.int32))
-    assert run_with(cohort, blank, tmp_path / "run").nuclei("slide").empty
+    assert "no nucleus" in emptiness(cohort, blank, tmp_path / "run")
+    assert Run.open(tmp_path / "run").done("segment") == []
 
 
 def test_features_are_read_across_chunks(

@@ -55,6 +55,36 @@ def test_a_failure_is_never_done(ledger: Ledger, cohort: Cohort) -> None:
     assert ledger.done(cohort.slides, "segment") == []
 
 
+def test_an_empty_result_is_kept_but_nobody_works_with_it(ledger: Ledger, cohort: Cohort) -> None:
+    before = ledger.outputs_key(cohort.slides, "segment")
+    write_json(ledger.outputs_folder("s1") / "out.json", [])
+    ledger.mark_done(
+        "s1", "segment", "k", outputs=["out.json"], figures={"regions": 0}, empty="no region"
+    )
+    assert ledger.is_done("s1", "segment", "k")
+    assert not ledger.is_done("s1", "segment", "other settings")
+    assert ledger.state("s1", "segment") == "empty"
+    assert ledger.done(cohort.slides, "segment") == []
+    assert ledger.outputs_key(cohort.slides, "segment") == before
+    row = ledger.figures(cohort.slides, "segment").set_index("slide_id").loc["s1"]
+    assert row[["state", "cause", "regions"]].tolist() == ["empty", "no region", 0]
+    ledger.mark_done("s1", "segment", "k2", outputs=["out.json"], figures={"regions": 1})
+    assert ledger.state("s1", "segment") == "done"
+    assert "empty" not in ledger.status("s1")["segment"]
+
+
+def test_a_later_stage_knows_the_cause_of_an_earlier_one(tmp_path: Path) -> None:
+    ledger = Ledger(tmp_path, "{slide}/status.json", ("segment", "featurize"))
+    ledger.mark_done("s1", "segment", "k", outputs=[], figures={})
+    ledger.mark_done("s1", "featurize", "k", outputs=[], figures={}, empty="no nucleus")
+    assert ledger.cause("s1", "segment") == ""
+    assert ledger.cause("s1", "featurize") == "no nucleus"
+    ledger.mark_done("s1", "segment", "k2", outputs=[], figures={}, empty="no region")
+    assert list(ledger.status("s1")) == ["segment"]
+    assert ledger.cause("s1", "featurize") == "no region"
+    assert ledger.cause("s2", "featurize") == ""
+
+
 def test_the_key_of_all_outputs_tells_changes(ledger: Ledger, cohort: Cohort) -> None:
     keys = [ledger.outputs_key(cohort.slides, "segment")]
     for content in ([1], [2]):
