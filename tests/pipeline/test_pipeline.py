@@ -21,7 +21,7 @@ from morphomil.errors import InputError
 from morphomil.nuclei.measure import measure_nuclei
 from morphomil.run.directory import Run
 from morphomil.segment import segment_image
-from morphomil.store import digest, write_json
+from morphomil.store import digest
 from morphomil.types import FEATURE_NAMES, Cohort, ImageSource, PatchSettings, Slide
 
 RESULTS = (
@@ -194,76 +194,6 @@ def test_unknown_pixel_sizes_are_refused_before_any_work(tmp_path: Path) -> None
     assert len(refused.value.problems) == 2
     assert "--mpp" in str(refused.value)
     assert not (tmp_path / "run").exists()
-
-
-def plain_slide(folder: Path, name: str, color: tuple[int, int, int]) -> Slide:
-    from PIL import Image
-
-    path = folder / f"{name}.png"
-    Image.fromarray(np.full((600, 600, 3), color, np.uint8)).save(path)
-    return Slide(name, f"patient of {name}", "1", (ImageSource(path, mpp=0.5),))
-
-
-def test_a_slide_with_nothing_in_it_is_empty_and_says_why(few: Cohort, tmp_path: Path) -> None:
-    glass = plain_slide(tmp_path, "glass", (241, 241, 241))
-    eosin = plain_slide(tmp_path, "eosin", (235, 150, 190))
-    cohort = Cohort((glass, few.slides[0]))
-    run, result = pipeline.segment(cohort, tmp_path / "run")
-    assert result.done == (few.slides[0].slide_id,)
-    assert list(result.empty) == ["glass"]
-    assert "(0 regions, 0 patches, 0 kept, 0 nuclei)" in result.empty["glass"]
-    assert run.done("segment") == [few.slides[0].slide_id]
-    assert pipeline.featurize(run).done == (few.slides[0].slide_id,)
-    with pytest.raises(InputError, match="no region"):
-        run.nuclei("glass")
-    again = pipeline.segment(cohort, tmp_path / "run")[1]
-    assert (again.skipped, again.empty) == (result.done, result.empty)
-    whole = PatchSettings(regions="whole")
-    other = tmp_path / "other"
-    run, result = pipeline.segment(Cohort((glass, eosin)), other, settings=whole)
-    assert result.done == ()
-    for slide in (glass, eosin):
-        assert "(1 regions, 9 patches, 4 kept, 0 nuclei)" in result.empty[slide.slide_id]
-    white = plain_slide(tmp_path, "glass", (255, 255, 255))
-    run, result = pipeline.segment(Cohort((white,)), other, settings=whole)
-    assert "no patch is kept" in result.empty["glass"]
-    assert "(1 regions, 9 patches, 0 kept, 0 nuclei)" in result.empty["glass"]
-    with pytest.raises(InputError, match=r"no segmented slides with nuclei(.|\n)*no patch is kept"):
-        pipeline.featurize(run)
-
-
-def test_results_of_an_earlier_version_without_nuclei_become_empty(tmp_path: Path) -> None:
-    cohort = Cohort((plain_slide(tmp_path, "glass", (241, 241, 241)),))
-    run, result = pipeline.segment(cohort, tmp_path / "run")
-    status = run.ledger.status("glass")
-    stored = {name: value for name, value in status["segment"].items() if name != "empty"}
-    write_json(run.ledger.entries_path("glass"), {"segment": stored, "featurize": stored})
-    masks = run.slide_folder("glass") / "masks.zarr" / "zarr.json"
-    before = masks.stat().st_mtime_ns
-    assert pipeline.segment(cohort, tmp_path / "run")[1].empty == result.empty
-    assert run.ledger.status("glass") == status
-    assert masks.stat().st_mtime_ns == before
-
-
-def test_an_empty_slide_stands_in_the_report_and_the_losses(few: Cohort, tmp_path: Path) -> None:
-    from morphomil.figures.report.overviews import draw_overviews
-    from morphomil.figures.report.tables import slides_table
-    from morphomil.figures.sentences import say_extent
-    from morphomil.tables.flow import flow_table
-    from morphomil.tables.slides import describe_lost_slides
-
-    glass = plain_slide(tmp_path, "glass", (241, 241, 241))
-    run, _ = pipeline.segment(Cohort((glass, few.slides[0])), tmp_path / "run")
-    pipeline.featurize(run)
-    row = slides_table(run).set_index("slide_id").loc["glass"]
-    assert row["state"] == "empty"
-    assert row["cause"].startswith("no region")
-    assert row[["patches_kept", "nuclei"]].tolist() == [0, 0]
-    assert "1 of 2 slides gave no result" in say_extent(slides_table(run))[1]
-    assert flow_table(run)["slides"].tolist()[:4] == [2, 2, 1, 1]
-    (sentence,) = describe_lost_slides(run, "featurize")
-    assert sentence.startswith("1 slides without nuclei are left out (1 with label 1)")
-    assert run.slide_folder("glass") / "overview.png" in draw_overviews(run)
 
 
 def test_shards_share_the_work_and_give_the_same_bytes(
