@@ -24,7 +24,7 @@ from morphomil.cohort.spreadsheet import (
     read_cells,
 )
 from morphomil.errors import InputError, RefusedError
-from morphomil.store import fingerprint, safe_name
+from morphomil.store import fingerprint, safe_name, split_image_number
 from morphomil.types import Cohort, ImageSource, Slide
 
 if TYPE_CHECKING:
@@ -166,6 +166,10 @@ def _check_row(row: Row, folder: Path, mpp: float | None) -> list[str]:
 def _path_problems(kind: str, folder: Path, text: str) -> list[str]:
     path = folder / text
     try:
+        if kind == "slide":
+            path, _ = split_image_number(path)
+            if path.is_dir() and any(map(_is_dicom, path.iterdir())):
+                return []
         if path.is_file():
             if path.suffix.casefold() == ".mrxs" and not path.with_suffix("").is_dir():
                 return [f"{kind} {text} lacks the folder {path.stem} that belongs to an MRXS file"]
@@ -177,6 +181,13 @@ def _path_problems(kind: str, folder: Path, text: str) -> list[str]:
         f"{kind} {text!r} {what}{' (write / between folders)' if chr(92) in text else ''}; "
         f"looked in {folder}"
     ]
+
+
+def _is_dicom(path: Path) -> bool:
+    if not path.is_file():
+        return False
+    with path.open("rb") as stream:
+        return stream.read(132)[128:] == b"DICM"
 
 
 def _mpp_problems(text: str, name: str) -> list[str]:
@@ -217,7 +228,10 @@ def _group(rows: list[Row]) -> dict[str, list[Row]]:
 
 
 def _slide_id(row: Row) -> str:
-    return row.get("slide_id") or Path(row.cells["slide"]).stem
+    if name := row.get("slide_id"):
+        return name
+    path, number = split_image_number(Path(row.cells["slide"]))
+    return path.stem if number is None else f"{path.stem}-{number}"
 
 
 def _check_slides(slides: dict[str, list[Row]], covariates: Sequence[str]) -> list[str]:
@@ -284,7 +298,9 @@ def _copied_files(rows: list[Row], folder: Path) -> tuple[list[str], list[str]]:
     looked into."""
     sizes = defaultdict(list)
     for row in rows:
-        sizes[(folder / row.cells["slide"]).stat().st_size].append(row)
+        path, number = split_image_number(folder / row.cells["slide"])
+        if number is None and path.is_file():  # images of one file are no copies
+            sizes[path.stat().st_size].append(row)
     copies = defaultdict(list)
     for same in (same for same in sizes.values() if len(same) > 1):
         for row in same:

@@ -80,6 +80,8 @@ def _open(path: Path, number: int | None) -> OpenedFile:
     import openslide
 
     with reading(path):
+        if path.is_dir():
+            path = _file_of_folder(path)
         with path.open("rb") as stream:
             magic = stream.read(8)
         if not magic:
@@ -103,6 +105,26 @@ def _open(path: Path, number: int | None) -> OpenedFile:
         whole = OpenSlidePixels(path)
         sizes = (StatedSize("the file", whole.mpp),) if whole.mpp else ()
         return OpenedFile(whole, sizes, whole.profile)
+
+
+def _file_of_folder(folder: Path) -> Path:
+    """A file of the DICOM slide in a folder; OpenSlide looks for the others of its series."""
+    import openslide
+
+    slides: dict[str, Path] = {}
+    for file in sorted(folder.iterdir()):
+        if file.is_file() and openslide.OpenSlide.detect_format(file) == "dicom":
+            with openslide.OpenSlide(file) as slide:
+                slides.setdefault(slide.properties.get("dicom.SeriesInstanceUID", ""), file)
+    if not slides:
+        raise ValueError("it is a folder without a DICOM slide")
+    if len(slides) > 1:
+        names = ", ".join(file.name for file in [*slides.values()][:4])
+        raise SlideError(
+            f"slide {folder}: the folder holds {len(slides)} DICOM slides; name one file of the "
+            f"one that is meant, such as {names}"
+        )
+    return next(iter(slides.values()))
 
 
 class OpenSlidePixels:
