@@ -14,8 +14,7 @@ import pandas as pd
 
 from morphomil.matrix import FINE_BINS
 from morphomil.rank.ranking import rank_counts
-from morphomil.rank.settings import RankSettings
-from morphomil.types import FEATURE_NAMES
+from morphomil.types import FEATURE_NAMES, RankSettings
 
 
 def synthetic_counts(number: int, patches: int) -> np.ndarray:

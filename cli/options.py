@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any, get_type_hints
 import typer
 
 from morphomil.errors import InputError
-from morphomil.types import PatchSettings, SegmenterSettings
+from morphomil.types import PatchSettings, RankSettings, SegmenterSettings
 
 if TYPE_CHECKING:
     from morphomil.pipeline.execution import Shard
@@ -33,9 +33,8 @@ CovariatesOption = Annotated[
 DropMissingOption = Annotated[
     bool, typer.Option(help="Leave out rows without a label instead of refusing.")
 ]
-PositiveOption = Annotated[
-    str | None, typer.Option(help="The label that counts as positive (1 where labels are 0/1).")
-]
+POSITIVE_HELP = "The label that counts as positive (1 where labels are 0/1)."
+PositiveOption = Annotated[str | None, typer.Option(help=POSITIVE_HELP)]
 SlideOption = Annotated[
     list[str] | None, typer.Option(help="Only this slide; may be given several times.")
 ]
@@ -73,6 +72,17 @@ SETTINGS: dict[type, dict[str, Any]] = {
         "normalize_stain": typer.Option(
             "--normalize-stain", help="Bring hematoxylin and eosin to a reference first (Macenko)."
         ),
+    },
+    RankSettings: {
+        "positive": typer.Option(help=POSITIVE_HELP),
+        "folds": typer.Option(
+            help="Cross-validation folds, where the manifest gives no split.", min=2
+        ),
+        "seed": typer.Option(help="Seed of folds, bags and training."),
+        "quick": typer.Option(
+            "--quick", help="Attention and Shapley values only: one training per fold."
+        ),
+        "permutations": typer.Option(help="Trainings with permuted labels, for p values.", min=0),
     },
 }
 """Each field of these settings is an option; its type and default are the field's."""

@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Annotated
-
-import typer
-
 from morphomil.cli.messages import end_if_failed, say
-from morphomil.cli.options import PositiveOption, QuietOption, RunArgument, command_group
+from morphomil.cli.options import QuietOption, RunArgument, command_group, with_settings
 from morphomil.cli.runs import FeaturesOption, open_measured
+from morphomil.types import RankSettings
 
 commands = command_group()
 COLUMNS = (
@@ -28,20 +25,10 @@ COLUMNS = (
 
 
 @commands.command(epilog="Example: `morphomil rank run --positive N+`")
+@with_settings()
 def rank(
     path: RunArgument,
-    positive: PositiveOption = None,
-    folds: Annotated[
-        int, typer.Option(help="Cross-validation folds, where the manifest gives no split.", min=2)
-    ] = 5,
-    seed: Annotated[int, typer.Option(help="Seed of folds, bags and training.")] = 0,
-    quick: Annotated[
-        bool,
-        typer.Option("--quick", help="Attention and Shapley values only: one training per fold."),
-    ] = False,
-    permutations: Annotated[
-        int, typer.Option(help="Trainings with permuted labels, for p values.", min=0)
-    ] = 199,
+    settings: RankSettings = RankSettings(seed=0),
     features_from: FeaturesOption = None,
     quiet: QuietOption = False,
 ) -> None:
@@ -57,11 +44,7 @@ def rank(
             on_estimate=lambda seconds: say(
                 f"Training will take about {_say_duration(seconds)}.", quiet=quiet
             ),
-            positive=positive,
-            folds=folds,
-            seed=seed,
-            quick=quick,
-            permutations=permutations,
+            settings=settings,
         )
     for text in ranking.notes:
         say(text, quiet=quiet)

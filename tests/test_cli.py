@@ -19,10 +19,9 @@ from PIL import Image
 
 from morphomil.cli.main import app
 from morphomil.cohort.example import EXAMPLE_MANIFEST
-from morphomil.rank.settings import RankSettings
 from morphomil.run.directory import Run
 from morphomil.segment.train import TrainSettings
-from morphomil.types import PatchSettings, SegmenterSettings
+from morphomil.types import PatchSettings, RankSettings, SegmenterSettings
 
 
 def morphomil(*words: str | Path) -> subprocess.CompletedProcess[str]:

@@ -11,7 +11,8 @@ import pandas as pd
 from morphomil.errors import RefusedError
 from morphomil.models.covariates import ClinicalEncoder, read_covariates
 from morphomil.models.fold import CovariateFacts, Facts, Fitted
-from morphomil.models.protocol import LabeledCohort, Prediction
+from morphomil.models.labeled import LabeledCohort
+from morphomil.models.protocol import Prediction
 from morphomil.stats.models import logistic_model
 
 if TYPE_CHECKING:

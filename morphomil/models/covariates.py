@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from morphomil.models.protocol import LabeledCohort
+    from morphomil.models.labeled import LabeledCohort
 MANIFEST_COLUMNS = ("slide_id", "patient", "label", "split", "site")
 """These columns of a cohort's table are no covariates."""
 MISSING_LEVEL = "missing"

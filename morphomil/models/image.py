@@ -15,7 +15,8 @@ from morphomil.image_model.backbones import build_backbone, keep_pixels, load_ba
 from morphomil.image_model.recipe import settle_recipe
 from morphomil.models.covariates import ClinicalEncoder, read_covariates
 from morphomil.models.fold import CovariateFacts, Facts, Fitted, ImageFacts, fold_seed
-from morphomil.models.protocol import LabeledCohort, Prediction
+from morphomil.models.labeled import LabeledCohort
+from morphomil.models.protocol import Prediction
 from morphomil.run.embeddings import PIXELS, Embeddings, embedded_backbones, pixels_name
 from morphomil.types import DEFAULT_BACKBONE
 

@@ -11,11 +11,12 @@ from morphomil.cohort.labels import describe_losses
 from morphomil.cohort.splits import Fold
 from morphomil.errors import InputError
 from morphomil.models.fold import Facts, Fitted
-from morphomil.models.protocol import LabeledCohort, Prediction
+from morphomil.models.labeled import LabeledCohort
+from morphomil.models.protocol import Prediction
 from morphomil.nuclei.registry import FEATURES
 from morphomil.rank.bags import LEFT_OUT_WITHOUT, PatientBags, by_patient
 from morphomil.rank.folds import FoldTask
-from morphomil.rank.settings import SEEDS
+from morphomil.types import SEEDS
 
 if TYPE_CHECKING:
     from collections.abc import Collection

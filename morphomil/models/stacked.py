@@ -28,8 +28,9 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from morphomil.models.fold import Fitted, Parts, TrainedFold
+    from morphomil.models.labeled import LabeledCohort
     from morphomil.models.morphometry import Morphometry, MorphometryInputs
-    from morphomil.models.protocol import LabeledCohort, OnEpoch
+    from morphomil.models.protocol import OnEpoch
     from morphomil.models.settings import TrainSettings
     from morphomil.rank.folds import FoldModel
     from morphomil.run.directory import Run

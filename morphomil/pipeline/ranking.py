@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 import time
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -20,6 +21,7 @@ from morphomil.store import (
     write_parquet,
     write_table_csv,
 )
+from morphomil.types import RankSettings
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -33,7 +35,7 @@ if TYPE_CHECKING:
 def rank(
     run: Run,
     *,
-    seed: int = 0,
+    settings: RankSettings = RankSettings(seed=0),
     progress: Progress | None = None,
     on_estimate: Callable[[float], None] | None = None,
     **changes: Any,
@@ -46,7 +48,7 @@ def rank(
     `shapley.parquet` and `patient_values.parquet` with `about.json`, and each fold's model to
     `models/morphometry/FOLD/`. Unless `quick`, also what every nucleus contributes
     (`attribution.attribute_nuclei`), to `rank/nuclei/SLIDE.parquet`. `on_estimate` hears how many
-    seconds the training will take; `changes` are further fields of `rank.settings.RankSettings`.
+    seconds the training will take; `changes` are fields of the settings.
 
     Raises:
         InputError: nothing is measured yet, or with other features, or the labels don't make two
@@ -56,9 +58,8 @@ def rank(
     """
     from morphomil.models.ranked import store_ranked_folds
     from morphomil.rank.ranking import rank_counts
-    from morphomil.rank.settings import RankSettings
 
-    settings = RankSettings(seed=seed, **changes)
+    settings = replace(settings, **changes)
     measured = run.done("featurize")
     if not measured:
         raise InputError(f"{run.path} has no measured slides; run: morphomil featurize {run.path}")
@@ -81,11 +82,11 @@ def rank(
             ranking, seeds=settings.models_per_fold, permutations=settings.labelings
         )
         _write_ranking(run, ranking, summary | {"measured": run.measured_key()})
-        store_ranked_folds(run, ranking, seed=seed)
+        store_ranked_folds(run, ranking, seed=settings.seed)
         shutil.rmtree(run.contributions_folder, ignore_errors=True)  # of an earlier ranking
         if not settings.quick:
-            _write_contributions(run, ranking, seed=seed)
-        used = {"positive": ranking.positive, "folds": settings.folds, "seed": seed}
+            _write_contributions(run, ranking, seed=settings.seed)
+        used = {"positive": ranking.positive, "folds": settings.folds, "seed": settings.seed}
         used |= {"quick": settings.quick, "permutations": settings.labelings}
         run.record("rank", used, seconds=time.monotonic() - begun)
     return ranking

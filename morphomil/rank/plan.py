@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from morphomil.rank.folds import FoldResult, FoldTask, NullResult
-    from morphomil.rank.settings import RankSettings
+    from morphomil.types import RankSettings
 STEPS, MOST_STEPS = 95, 200
 """For the estimate, a model takes this many steps until it stops, and the last of a full batch this
 many."""

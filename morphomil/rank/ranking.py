@@ -17,13 +17,13 @@ from morphomil.cohort.splits import make_folds
 from morphomil.errors import InputError, RefusedError, TrainingError
 from morphomil.matrix import count_nuclei, features_in, patient_values, slide_values
 from morphomil.rank.bags import LEFT_OUT_WITHOUT, PatientBags
-from morphomil.rank.evidence import Evidence
 from morphomil.rank.folds import FoldTask, permute_labels
+from morphomil.rank.outcomes import PooledOutcomes
 from morphomil.rank.plan import TrainingPlan
 from morphomil.rank.robustness import compare_rankings, say_agreement
-from morphomil.rank.settings import RankSettings
 from morphomil.stats import compare_groups, within_fold_auc_interval
 from morphomil.stats.correlation import correlate_features
+from morphomil.types import RankSettings
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -203,19 +203,19 @@ def rank_counts(
     predictions.insert(2, "group", predictions["patient"].map(labels))
     of_patients = patient_values(values[values["slide_id"].isin(bags.slides)], used)
     compared = compare_groups(of_patients[list(features)], of_patients["label"], positive=positive)
-    evidence = Evidence(plan, list(outcomes.values()), predictions, seed=settings.seed)
-    table, groups = evidence.table(compared), evidence.group_table()
+    pooled = PooledOutcomes(plan, list(outcomes.values()), predictions, seed=settings.seed)
+    table, groups = pooled.table(compared), pooled.group_table()
     agreement = _compare_orders(table)
     return Ranking(
         table=table,
         predictions=predictions,
-        attention=evidence.of_patients(evidence.attention.mean(axis=0)),
-        shapley=evidence.of_patients(evidence.contributions.T),
+        attention=pooled.of_patients(pooled.attention.mean(axis=0)),
+        shapley=pooled.of_patients(pooled.contributions.T),
         agreement=agreement,
         groups=groups,
         correlation=correlate_features(of_patients[list(features)]).rho,
-        stability=evidence.stability(),
-        faithfulness=evidence.faithfulness(),
+        stability=pooled.stability(),
+        faithfulness=pooled.faithfulness(),
         statement=say_agreement(table, groups, agreement),
         patient_values=of_patients,
         auc=within_fold_auc_interval(

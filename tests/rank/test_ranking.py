@@ -16,9 +16,8 @@ from morphomil.bags import BAG_SIZE
 from morphomil.errors import InputError, RefusedError
 from morphomil.matrix import BINS, FINE_BINS, count_nuclei
 from morphomil.rank.ranking import rank_counts, rank_nuclei
-from morphomil.rank.settings import SEEDS, RankSettings
 from morphomil.stats import compare_groups, within_fold_auc
-from morphomil.types import FEATURE_NAMES
+from morphomil.types import FEATURE_NAMES, SEEDS, RankSettings
 
 
 @pytest.mark.parametrize("trait", [name for name in TRAITS if name != "outline"])

@@ -26,7 +26,7 @@ RESAMPLES = 2000
 """Patients and seeds are resampled so often for the intervals of attention."""
 
 
-class Evidence:
+class PooledOutcomes:
     """What the models of all folds say together."""
 
     def __init__(
