@@ -1,19 +1,14 @@
 from __future__ import annotations
 
-import re
 import zipfile
 from pathlib import Path
 
-import pandas as pd
 import pytest
-from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from morphomil.cohort.example import EXAMPLE_MANIFEST
 from morphomil.cohort.manifest import read_manifest
-from morphomil.cohort.table import cohort_from_table, cohort_table
 from morphomil.errors import ExitStatus, InputError, RefusedError
-from morphomil.store import safe_name
 from morphomil.types import Cohort, ImageSource, Slide
 
 
@@ -430,86 +425,3 @@ def test_a_damaged_workbook_is_an_input_error(folder: Path) -> None:
 
 
 text = st.text(st.characters(codec="utf-8", exclude_characters="\0"), min_size=1, max_size=8)
-
-
-@settings(deadline=None, max_examples=40)
-@given(
-    st.lists(
-        st.builds(
-            Slide,
-            slide_id=text,
-            patient=text,
-            label=text,
-            images=st.lists(
-                st.builds(
-                    ImageSource,
-                    path=text.map(lambda name: Path("/x") / name.replace("/", "_")),
-                    annotation=st.none() | st.just(Path("/y/a.xml")),
-                    mpp=st.none() | st.floats(0.05, 5),
-                ),
-                min_size=1,
-                max_size=3,
-            ).map(tuple),
-            split=st.none() | st.sampled_from(["train", "val", "test"]),
-            site=st.none() | text,
-            covariates=st.fixed_dictionaries(
-                {"age": st.none() | st.floats(-1e6, 1e6), "grade": st.none() | text}
-            ),
-        ),
-        min_size=1,
-        max_size=5,
-        unique_by=lambda slide: slide.slide_id,
-    )
-)
-def test_the_stored_table_gives_the_cohort_back(
-    tmp_path_factory: pytest.TempPathFactory, slides: list[Slide]
-) -> None:
-    cohort = Cohort(tuple(slides))
-    table = cohort_table(cohort)
-    assert len(table) == sum(len(slide.images) for slide in slides)
-    path = tmp_path_factory.mktemp("cohort") / "cohort.parquet"
-    table.to_parquet(path)
-    assert cohort_from_table(pd.read_parquet(path)) == cohort
-    assert cohort_from_table(table) == cohort
-
-
-@pytest.mark.parametrize("name", ["TCGA-A7-A13E-01Z", "007", "slide_1.ome", "Gödel 3", "a+b"])
-def test_safe_ids_keep_their_name(name: str) -> None:
-    assert safe_name(name) == name
-
-
-@pytest.mark.parametrize(
-    "name",
-    [
-        "",
-        "a/b",
-        "..",
-        ".",
-        "../../etc/passwd",
-        "a\0b",
-        "CON",
-        "con.txt",
-        "LPT1",
-        "x" * 300,
-        "\uff1e" * 90,
-        ".tmp",
-        "a ",
-        "a:b",
-    ],
-)
-def test_unsafe_ids_get_a_safe_name_of_their_own(name: str) -> None:
-    safe = safe_name(name)
-    assert safe == safe_name(name) != name
-    assert re.search(r"-[0-9a-f]{8}$", safe)
-
-
-@settings(deadline=None, max_examples=200)
-@given(st.text(max_size=150), st.text(max_size=150))
-def test_safe_names_are_folder_names(one: str, two: str) -> None:
-    safe = safe_name(one)
-    assert 0 < len(safe.encode()) <= 100
-    assert not set(safe) & set('/\\\0<>:"|?*\n\r\t')
-    assert not safe.startswith(".")
-    assert not safe.endswith((" ", "."))
-    assert safe.split(".")[0].upper() not in {"CON", "NUL", "AUX", "PRN", "COM1", "LPT9"}
-    assert (safe_name(two) == safe) == (one == two)
