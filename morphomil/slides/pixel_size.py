@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from morphomil.cohort.manifest import MPP_RANGE
+from morphomil.cohort.checks import MPP_RANGE
 from morphomil.errors import InputError
 
 if TYPE_CHECKING:

@@ -1,0 +1,231 @@
+"""What is wrong with a manifest's rows: each by itself, slides, patients, splits, copied files."""
+
+from __future__ import annotations
+
+import re
+import unicodedata
+from collections import defaultdict
+from pathlib import Path
+from typing import TYPE_CHECKING, get_args
+
+from morphomil.cohort.spreadsheet import MISSING, Row, list_some, quote
+from morphomil.store import fingerprint, safe_name, split_image_number
+from morphomil.types import AnnotationOrigin, Split
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+SPLITS = get_args(Split)
+ORIGINS = get_args(AnnotationOrigin)
+"""The places that an annotation's coordinates may count from."""
+MPP_RANGE = (0.05, 5.0)
+"""A pixel size beyond this range, um per pixel, is taken for a mistake."""
+_SAYS_NO_PIXEL_SIZE = (".jpg", ".jpeg", ".png")
+
+
+def check_row(row: Row, folder: Path, mpp: float | None) -> list[str]:
+    """What is wrong with a row by itself, a sentence for each problem."""
+    problems = [f"{name} is empty" for name in ("slide", "patient") if not row.get(name)]
+    if row.cells["label"].casefold() in MISSING:
+        problems.append("label is missing (--drop-missing leaves such rows out)")
+    if (split := row.get("split")) and split not in SPLITS:
+        problems.append(f"split is train, val or test, not {split!r}")
+    if slide := row.get("slide"):
+        problems += _path_problems("slide", folder, slide)
+    if annotation := row.get("annotation"):
+        problems += _path_problems("annotation", folder, annotation)
+    if (origin := row.get("annotation_origin")) and origin not in ORIGINS:
+        problems.append(f"annotation_origin is level0 or bounds, not {origin!r}")
+    if stated := row.get("mpp"):
+        problems += mpp_problems(stated, "mpp")
+    elif slide and mpp is None and slide.casefold().endswith(_SAYS_NO_PIXEL_SIZE):
+        problems.append(
+            f"{slide} can't state its pixel size; fill the column mpp, or give --mpp, um per pixel"
+        )
+    return problems
+
+
+def _path_problems(kind: str, folder: Path, text: str) -> list[str]:
+    path = folder / text
+    try:
+        if kind == "slide":
+            path, _ = split_image_number(path)
+            if path.is_dir() and any(map(_is_dicom, path.iterdir())):
+                return []
+        if path.is_file():
+            if path.suffix.casefold() == ".mrxs" and not path.with_suffix("").is_dir():
+                return [f"{kind} {text} lacks the folder {path.stem} that belongs to an MRXS file"]
+            return []
+        what = "is a folder" if path.is_dir() else "doesn't exist"
+    except (OSError, ValueError):
+        what = "is no usable path"
+    return [
+        f"{kind} {text!r} {what}{' (write / between folders)' if chr(92) in text else ''}; "
+        f"looked in {folder}"
+    ]
+
+
+def _is_dicom(path: Path) -> bool:
+    if not path.is_file():
+        return False
+    with path.open("rb") as stream:
+        return stream.read(132)[128:] == b"DICM"
+
+
+def mpp_problems(text: str, name: str) -> list[str]:
+    """What is wrong with a pixel size."""
+    low, high = MPP_RANGE
+    try:
+        value = float(text)
+    except ValueError:
+        return [f"{name} {text!r} is no number (write it with a point, as in 0.25)"]
+    return (
+        []
+        if low <= value <= high
+        else [f"{name} is {text} um per pixel; pixel sizes are {low:g} to {high:g}"]
+    )
+
+
+def check_files(rows: list[Row], folder: Path) -> list[str]:
+    """Files that more than one row names."""
+    lines = defaultdict(list)
+    for row in rows:
+        if slide := row.get("slide"):
+            try:
+                lines[(folder / slide).resolve()].append(row.line)
+            except (OSError, ValueError):
+                continue
+    return [
+        f"lines {list_some(same)} name the same file {path.name}"
+        for path, same in lines.items()
+        if len(same) > 1
+    ]
+
+
+def group_rows(rows: list[Row]) -> dict[str, list[Row]]:
+    """Rows by slide id, in the order of the file; the id is the file's stem where the manifest
+    gives none."""
+    slides: dict[str, list[Row]] = defaultdict(list)
+    for row in rows:
+        slides[slide_id_of(row)].append(row)
+    return dict(slides)
+
+
+def slide_id_of(row: Row) -> str:
+    """The row's slide id, else its file's stem with the image's number."""
+    if name := row.get("slide_id"):
+        return name
+    path, number = split_image_number(Path(row.cells["slide"]))
+    return path.stem if number is None else f"{path.stem}-{number}"
+
+
+def check_slides(slides: dict[str, list[Row]], covariates: Sequence[str]) -> list[str]:
+    """Slides whose rows disagree, or that would share a folder."""
+    problems = []
+    for name, rows in slides.items():
+        lines = list_some([row.line for row in rows])
+        if len({row.cells["slide"] for row in rows}) > 1 and not all(
+            row.get("slide_id") for row in rows
+        ):
+            problems.append(
+                f"lines {lines} have files of the same name {name}; tell them apart "
+                "with a column slide_id"
+            )
+            continue
+        for column in ("patient", "label", "split", "site", *covariates):
+            values = {row.cells.get(column, "") for row in rows}
+            if len(values) > 1:
+                problems.append(
+                    f"slide {name} (lines {lines}) has more than one {column}: {quote(values)}"
+                )
+    folders = defaultdict(list)
+    for name in slides:
+        folders[safe_name(name).casefold()].append(name)
+    problems += [
+        f"slide ids {quote(names)} would share a folder where case doesn't count; rename all "
+        "but one"
+        for names in folders.values()
+        if len(names) > 1
+    ]
+    return problems
+
+
+def check_patients(rows: list[Row]) -> list[str]:
+    """Patients with more than one label, and a split that is given in part."""
+    problems = []
+    for patient, members in _by_patient(rows).items():
+        labels = {label_of(row) for row in members if row.cells["label"].casefold() not in MISSING}
+        if len(labels) > 1:
+            lines = list_some([row.line for row in members])
+            problems.append(
+                f"patient {patient} (lines {lines}) has more than one label: {quote(labels)}"
+            )
+    unsplit = [row.line for row in rows if not row.get("split")]
+    if 0 < len(unsplit) < len(rows):
+        problems.append(
+            f"split is empty in lines {list_some(unsplit)}; give it in every row, or in none"
+        )
+    return problems
+
+
+def find_leaks(rows: list[Row]) -> list[str]:
+    """Patients who stand in two parts of the split."""
+    leaks = []
+    for patient, members in _by_patient(rows).items():
+        splits = {row.cells["split"] for row in members if row.get("split") in SPLITS}
+        if len(splits) > 1:
+            lines = list_some([row.line for row in members])
+            leaks.append(
+                f"patient {patient} (lines {lines}) stands in {' and '.join(sorted(splits))}"
+            )
+    return leaks
+
+
+def find_copies(rows: list[Row], folder: Path) -> tuple[list[str], list[str]]:
+    """Leaks and notes about copies of one file under several names; only files of equal size are
+    looked into."""
+    sizes = defaultdict(list)
+    for row in rows:
+        path, number = split_image_number(folder / row.cells["slide"])
+        if number is None and path.is_file():  # images of one file are no copies
+            sizes[path.stat().st_size].append(row)
+    copies = defaultdict(list)
+    for same in (same for same in sizes.values() if len(same) > 1):
+        for row in same:
+            copies[fingerprint(folder / row.cells["slide"])].append(row)
+    leaks, notes = [], []
+    for same in (same for same in copies.values() if len(same) > 1):
+        lines = list_some([row.line for row in same])
+        splits = {row.get("split") for row in same}
+        patients = {row.cells["patient"] for row in same}
+        if len(splits) > 1 or (len(patients) > 1 and splits == {None}):
+            leaks.append(f"the files of lines {lines} are copies, under patients {quote(patients)}")
+        else:
+            notes.append(f"the files of lines {lines} are copies of one another")
+    return leaks, notes
+
+
+def find_look_alikes(rows: list[Row]) -> list[str]:
+    """Notes on patients whose names differ in blanks, case or width only."""
+    alike = defaultdict(set)
+    for row in rows:
+        patient = row.cells["patient"]
+        alike[re.sub(r"\s+", "", unicodedata.normalize("NFKC", patient)).casefold()].add(patient)
+    return [
+        f"patients {quote(names)} are taken as different people"
+        for names in alike.values()
+        if len(names) > 1
+    ]
+
+
+def _by_patient(rows: list[Row]) -> dict[str, list[Row]]:
+    patients = defaultdict(list)
+    for row in rows:
+        if patient := row.get("patient"):
+            patients[patient].append(row)
+    return patients
+
+
+def label_of(row: Row) -> str:
+    """The label; whole numbers that a spreadsheet wrote as 1.0 are 1."""
+    return re.sub(r"^([+-]?\d+)\.0+$", r"\1", row.cells["label"])
