@@ -85,10 +85,9 @@ def draw_attention(run: Run) -> Drawing:
     ]
     caption = (
         f"Attention of {model_name(model)} on the slide of the patient whose probability is the "
-        "median of the group "
-        f"{slide.label}, by the model that did not see the patient; framed and below: the patches "
-        "with most of it. "
-        "Attention is evidence of what the model weighted, no explanation."
+        f"median of the group {slide.label}, by the model that did not see the patient; framed and "
+        "below: the patches with most of it. Attention is evidence of what the model weighted, no "
+        "explanation."
     )
     return Drawing(figure, table[columns], caption)
 
@@ -100,8 +99,7 @@ def _attention_of_typical_patient(run: Run) -> tuple[str, pd.DataFrame]:
     if not models:
         raise AbsentError(
             f"no image model has said where it looks; run: morphomil train {run.path} --model "
-            "dl-cnb, then morphomil "
-            f"predict {run.path}"
+            f"dl-cnb, then morphomil predict {run.path}"
         )
     tested, name = read_test_predictions(run), models[0]
     positives = tested[(tested["model"] == name) & (tested["label"] == tested["label"].max())]

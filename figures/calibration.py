@@ -16,9 +16,7 @@ from morphomil.figures.style import (
     series_line,
     style,
 )
-from morphomil.tables.models import (
-    calibration_tables,
-)
+from morphomil.tables.models import calibration_tables
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -40,8 +38,7 @@ def draw_calibration(run: Run) -> Drawing:
         raise AbsentError(str(error)) from None
     caption = (
         "Observed share of positive patients against the predicted probability, in groups of like "
-        "probability; a slope "
-        "of 1 and an intercept of 0 are right."
+        "probability; a slope of 1 and an intercept of 0 are right."
     )
     return Drawing(
         calibration_plot(calibration.curve, calibration.summary),

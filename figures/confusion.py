@@ -15,9 +15,7 @@ from morphomil.figures.style import (
     new_figure,
     style,
 )
-from morphomil.tables.models import (
-    confusion_tables,
-)
+from morphomil.tables.models import confusion_tables
 from morphomil.tables.predictions import (
     class_names,
     has_several_classes,

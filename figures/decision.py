@@ -16,9 +16,7 @@ from morphomil.figures.style import (
     series_line,
     style,
 )
-from morphomil.tables.models import (
-    decision_table,
-)
+from morphomil.tables.models import decision_table
 
 if TYPE_CHECKING:
     import pandas as pd

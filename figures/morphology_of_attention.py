@@ -31,10 +31,9 @@ def draw_morphology_of_attention(run: Run) -> Drawing:
     table = read_attention_table(run, "morphology_of_attention")
     caption = (
         "What the image models look at, in terms of nuclei: Spearman correlation between patches "
-        "inside each slide, of "
-        "the model's evidence with the patch's nuclear features, pooled over test patients (95 % "
-        "interval). Filled "
-        "markers: p below 0.05 after Holm's adjustment over the features."
+        "inside each slide, of the model's evidence with the patch's nuclear features, pooled over "
+        "test patients (95 % interval). Filled markers: p below 0.05 after Holm's adjustment over "
+        "the features."
     )
     return Drawing(morphology_plot(table), table, caption)
 

@@ -56,7 +56,6 @@ def draw_nuclei(run: Run) -> Drawing:
     figure = contact_sheet(examples, mpp=mpp, label=quantity.name, unit=quantity.unit)
     caption = (
         "Outlines of nuclei, colored by the first feature of the ranking, in patches of typical "
-        "value of the patient "
-        "whose out-of-fold probability is its group's median; gray: no value."
+        "value of the patient whose out-of-fold probability is its group's median; gray: no value."
     )
     return Drawing(figure, pd.DataFrame(rows), caption)

@@ -42,9 +42,8 @@ def draw_orientation(run: Run) -> Drawing:
     figure = orientation_rose(table, [group for group in ordered_groups(run) if group in present])
     caption = (
         "How nuclei turn from the mean axis of the other nuclei of their patch, mean over "
-        "patients. Axes have no head: "
-        "each bin stands at both ends. The dashed circle is no order; polarity is the median over "
-        "patients."
+        "patients. Axes have no head: each bin stands at both ends. The dashed circle is no order; "
+        "polarity is the median over patients."
     )
     return Drawing(figure, table, caption)
 

@@ -38,8 +38,7 @@ def draw_patches_of_attention(run: Run) -> Drawing:
     title = f"{slide.slide_id}: {model_name(str(shown['model'].iloc[0]))}"
     caption = (
         f"Patches of slide {slide.slide_id} with most and least attention, and how their nuclei "
-        "differ from the "
-        "slide's others, in robust standard deviations. All slides: "
+        "differ from the slide's others, in robust standard deviations. All slides: "
         "alongside/patches_of_attention.csv."
     )
     return Drawing(patches_plot(shown, names, title=title), shown, caption)

@@ -65,9 +65,8 @@ def draw_plate(run: Run) -> Drawing:
     )
     caption = (
         "Two patients, each the one whose out-of-fold probability is the median of its group: the "
-        "slide with the first "
-        "feature of the ranking by patch, a patch (frame) with its nuclei, and the first features "
-        "by group."
+        "slide with the first feature of the ranking by patch, a patch (frame) with its nuclei, "
+        "and the first features by group."
     )
     groups = values[shown["feature"].tolist()].assign(label=labels).reset_index()
     return Drawing(figure, shown, caption, {"patches": pd.concat(tables), "patients": groups})

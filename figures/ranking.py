@@ -34,9 +34,8 @@ def draw_ranking(run: Run) -> Drawing:
     )
     caption = (
         "Attention relative to an even share and Cliff's delta, both with 95 % intervals, and "
-        "Mann-Whitney p values, "
-        "also adjusted (Holm; Benjamini and Hochberg). Attention is evidence of what the model "
-        "weighted."
+        "Mann-Whitney p values, also adjusted (Holm; Benjamini and Hochberg). Attention is "
+        "evidence of what the model weighted."
     )
     return Drawing(figure, ranking, caption)
 

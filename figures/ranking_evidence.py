@@ -35,9 +35,8 @@ def draw_ranking_evidence(run: Run) -> Drawing:
     stability = pd.read_csv(path)
     caption = (
         "Each feature's attention, its Shapley value of the AUC, what the AUC loses without it, "
-        "all with 95 % "
-        "intervals, and how stable its place is. Blue: the interval lies above that of a feature "
-        "that does nothing."
+        "all with 95 % intervals, and how stable its place is. Blue: the interval lies above that "
+        "of a feature that does nothing."
     )
     return Drawing(evidence_plot(ranking, stability), ranking, caption, {"stability": stability})
 

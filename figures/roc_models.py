@@ -26,9 +26,7 @@ from morphomil.figures.style import (
     series_line,
     style,
 )
-from morphomil.tables.models import (
-    compare_rocs,
-)
+from morphomil.tables.models import compare_rocs
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence

@@ -70,13 +70,13 @@ def say_auc(auc: Auc) -> str:
     if auc.high < 0.5:
         return (
             f"The model's out-of-fold AUC of {auc} lies below chance (0.50): what it learned in "
-            "training patients does "
-            "not hold in the others. Its attention should not be interpreted."
+            "training patients does not hold in the others. Its attention should not be "
+            "interpreted."
         )
     return (
         "There is no evidence that the model separates the groups better than chance: its "
-        "out-of-fold AUC is "
-        f"{auc}, and the interval includes 0.50. Its attention should not be interpreted."
+        f"out-of-fold AUC is {auc}, and the interval includes 0.50. Its attention should not be "
+        "interpreted."
     )
 
 
@@ -107,12 +107,10 @@ def say_differences(ranking: pd.DataFrame, *, positive: str, reference: str) -> 
     if found.empty:
         best = tested.sort_values("p_holm", kind="stable").iloc[0]
         return (
-            f"After adjustment for {number} tests (Holm), no feature differs significantly "
-            "between the groups; the "
-            f"smallest adjusted p is that of {phrase(best['feature'])} "
-            f"({p_phrase(best['p_holm'])}). "
-            "That is no proof that the groups are alike: a difference may be too small for this "
-            "number of patients."
+            f"After adjustment for {number} tests (Holm), no feature differs significantly between "
+            f"the groups; the smallest adjusted p is that of {phrase(best['feature'])} "
+            f"({p_phrase(best['p_holm'])}). That is no proof that the groups are alike: a "
+            "difference may be too small for this number of patients."
         )
     listed = ", ".join(
         f"{phrase(row['feature'])} {_direction(row['cliffs_delta'], positive)} "
@@ -122,8 +120,8 @@ def say_differences(ranking: pd.DataFrame, *, positive: str, reference: str) -> 
     verb = "differs" if len(found) == 1 else "differ"
     return (
         f"After adjustment for {number} tests (Holm), {count_in_words(len(found))} of "
-        f"{count_in_words(len(ranking))} features {verb} "
-        f"significantly between {positive} and {reference}: {listed}."
+        f"{count_in_words(len(ranking))} features {verb} significantly between {positive} and "
+        f"{reference}: {listed}."
     )
 
 
@@ -179,8 +177,8 @@ def _surely(associations: pd.DataFrame) -> pd.DataFrame:
 def _list_directions(associations: pd.DataFrame) -> str:
     return ", ".join(
         f"{_more_or_less(row['feature'], row['rho'])} {phrase(row['feature'])} "
-        f"(\N{GREEK SMALL LETTER RHO} "
-        f"{format_ratio(row['rho'])} {format_interval(row['rho_low'], row['rho_high'])})"
+        f"(\N{GREEK SMALL LETTER RHO} {format_ratio(row['rho'])} "
+        f"{format_interval(row['rho_low'], row['rho_high'])})"
         for row in associations.to_dict("records")
     )
 
@@ -198,16 +196,14 @@ def say_caveats(ranking: pd.DataFrame, *, nucleus_classes: bool) -> list[str]:
     """What the ranking must not be taken for."""
     caveats = [
         "Attention shows which features the model weighted. It is evidence to be read beside the "
-        "group differences, "
-        "not an explanation of the outcome, and none of this shows a cause."
+        "group differences, not an explanation of the outcome, and none of this shows a cause."
     ]
     density = ranking[ranking["feature"] == "density_per_mm2"]
     high = (density["rank"] <= 3) | (density["p_holm"] < ALPHA)
     if high.any() and not nucleus_classes:
         caveats.append(
             "Density counts every nucleus. Without classes of nuclei, a high rank of density may "
-            "come from lymphocytes "
-            "or stroma instead of tumor cells."
+            "come from lymphocytes or stroma instead of tumor cells."
         )
     return caveats
 

@@ -182,8 +182,7 @@ def describe_font(look: Look) -> str:
     alike = "has Arial's widths" if journal_font() == "Liberation Sans" else "is wider"
     return (
         f"Neither Arial nor Helvetica is installed: text is in {journal_font()}, which {alike}. "
-        "Install one of them "
-        "and draw again, or replace the font in the SVG."
+        "Install one of them and draw again, or replace the font in the SVG."
     )
 
 

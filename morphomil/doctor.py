@@ -52,8 +52,7 @@ def examine(folder: Path) -> Iterator[Finding]:
         "environment",
         "ok",
         f"morphomil {known['morphomil']}, Python {known['python']}, {known['machine']}, {CORES} "
-        "processors, "
-        f"text in {locale.getpreferredencoding(do_setlocale=False)}",
+        f"processors, text in {locale.getpreferredencoding(do_setlocale=False)}",
     )
     yield from _packages()
     yield _weights(WEIGHTS)
@@ -202,9 +201,9 @@ def _cuda_owners(installed: list[str]) -> Finding:
         return Finding(
             "CUDA",
             "problem",
-            f"{', '.join(twice)} of two CUDA versions lie over each other, as TensorFlow and "
-            "torch for GPUs ask for; "
-            "keep tensorflow-cpu beside torch, or give TensorFlow an environment of its own",
+            f"{', '.join(twice)} of two CUDA versions lie over each other, as TensorFlow and torch "
+            "for GPUs ask for; keep tensorflow-cpu beside torch, or give TensorFlow an "
+            "environment of its own",
         )
     return Finding(
         "CUDA",

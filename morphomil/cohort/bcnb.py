@@ -262,8 +262,7 @@ def _read_patients(path: Path) -> pd.DataFrame:
         wanted = {"patient": "Patient ID", "status": "ALN status"}
         raise InputError(
             f"patient table {path} has no column {' or '.join(wanted[name] for name in missing)}; "
-            "it has "
-            f"{', '.join(map(str, raw.columns))}"
+            f"it has {', '.join(map(str, raw.columns))}"
         )
     patients["patient"] = patients["patient"].str.replace(r"\.0$", "", regex=True)
     if patients["patient"].duplicated().any():
@@ -326,8 +325,8 @@ def _read_bags(folder: Path, task: int) -> pd.DataFrame | None:
         part, paths = next(iter(strange.items()))
         raise InputError(
             f"bags of task {task} need one file each for train, val and test, and {folder} has "
-            f"{len(paths)} for {part}"
-            f"{': ' + ', '.join(str(path) for path in paths[:3]) if paths else ''}"
+            f"{len(paths)} for "
+            f"{part}{': ' + ', '.join(str(path) for path in paths[:3]) if paths else ''}"
         )
     names = list(dict.fromkeys(TASKS[task].values()))
     status = {label: status for status, label in reversed(TASKS[task].items())}
@@ -362,8 +361,7 @@ def _check_labels(patients: pd.DataFrame, bags: pd.DataFrame) -> None:
         first = other.iloc[0]
         raise InputError(
             f"{len(other)} patients have another label in the bags than in the table, such as "
-            f"{first['patient']}: "
-            f"{first['label_bags']} and {first['status']}"
+            f"{first['patient']}: {first['label_bags']} and {first['status']}"
         )
 
 

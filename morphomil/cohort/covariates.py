@@ -33,8 +33,7 @@ def covariate_values(
             line, cell = next(iter(text.items()))
             problems.append(
                 f"covariate {name} holds numbers, but {cell!r} in line {line}; write decimal "
-                "points, and leave "
-                "unknown cells empty"
+                "points, and leave unknown cells empty"
             )
         given: dict[int, Any] = {**cells} if text else {**numbers}
         values[name] = {row.line: given.get(row.line) for row in rows}

@@ -54,8 +54,7 @@ def check_leakage(parts: dict[str, Iterable[str]]) -> None:
         if shared := sorted(here & there):
             raise RefusedError(
                 f"leakage: {len(shared)} patient(s) in both {one} and {other}: "
-                f"{', '.join(map(str, shared[:5]))}; "
-                "give all slides of a patient the same split"
+                f"{', '.join(map(str, shared[:5]))}; give all slides of a patient the same split"
             )
 
 

@@ -250,8 +250,8 @@ def _ready_weights(backbone: str) -> dict[str, Tensor]:
     except (OSError, RuntimeError) as error:
         raise InputError(
             f"ImageNet weights of {backbone} can't be downloaded ({error}); fetch {published.url} "
-            "elsewhere and give "
-            f"the file with --weights, or use --backbone {DEFAULT_BACKBONE}, which needs no network"
+            f"elsewhere and give the file with --weights, or use --backbone {DEFAULT_BACKBONE}, "
+            "which needs no network"
         ) from error
 
 
@@ -311,8 +311,7 @@ def _load(network: nn.Module, state: dict[str, Tensor], *, source: str) -> None:
         named = (missing + wrong + further)[:3]
         raise InputError(
             f"weights {source} belong to another network: {len(missing)} arrays are missing, "
-            f"{len(wrong)} have another "
-            f"shape, {len(further)} are unknown ({', '.join(named)}...)"
+            f"{len(wrong)} have another shape, {len(further)} are unknown ({', '.join(named)}...)"
         )
     network.load_state_dict(kept, strict=False)
 

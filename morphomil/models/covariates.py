@@ -125,8 +125,7 @@ class ClinicalEncoder:
             if len(counts) > MAX_LEVELS:
                 raise RefusedError(
                     f"covariate {name} has {len(counts)} levels, more than {MAX_LEVELS}: is it an "
-                    "identifier? Merge "
-                    "levels, or leave it out"
+                    "identifier? Merge levels, or leave it out"
                 )
             if len(counts) < 2:
                 notes.append(f"{name} is the same for all training patients and is left out")
@@ -209,9 +208,8 @@ def read_covariates(cohort: LabeledCohort, names: tuple[str, ...], *, model: str
     names = names or tuple(name for name in slides.columns if name not in MANIFEST_COLUMNS)
     if not names:
         raise InputError(
-            f"{model} needs covariates, and the cohort has none; name the manifest's "
-            "columns when segmenting: "
-            "morphomil segment --covariates NAME,NAME"
+            f"{model} needs covariates, and the cohort has none; name the manifest's columns when "
+            "segmenting: morphomil segment --covariates NAME,NAME"
         )
     if reserved := [name for name in names if name in MANIFEST_COLUMNS]:
         raise InputError(f"{', '.join(reserved)} can't be a covariate")
@@ -233,8 +231,8 @@ def patient_covariates(cohort: pd.DataFrame, names: Sequence[str]) -> pd.DataFra
         known = [name for name in cohort if name not in MANIFEST_COLUMNS]
         raise InputError(
             f"the cohort has no covariate {', '.join(absent)}; it has "
-            f"{', '.join(map(str, known)) or 'none'} "
-            "(morphomil segment --covariates NAME,NAME keeps columns of the manifest)"
+            f"{', '.join(map(str, known)) or 'none'} (morphomil segment --covariates NAME,NAME "
+            "keeps columns of the manifest)"
         )
     grouped = cohort.groupby("patient", sort=True)[list(names)]
     differing = grouped.nunique(dropna=True).gt(1)

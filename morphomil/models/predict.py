@@ -181,9 +181,9 @@ def _check_strangers(run: Run, folds: Sequence[FoldRecord], origin: Run) -> None
     trained_on = {name for record in folds for name in record.patients("train", "val")}
     if known := sorted(trained_on & {slide.patient for slide in run.cohort.slides}):
         raise RefusedError(
-            f"leakage: {folds[0].model} of {origin.path} was trained on {len(known)} patient(s) "
-            "of this cohort: "
-            f"{', '.join(known[:5])}; leave them out, or rename them if they are other people"
+            f"leakage: {folds[0].model} of {origin.path} was trained on {len(known)} patient(s) of "
+            f"this cohort: {', '.join(known[:5])}; leave them out, or rename them if they are "
+            "other people"
         )
 
 

@@ -127,8 +127,8 @@ def open_fold(run: Run, record: FoldRecord) -> OpenFold:
     inputs = model.inputs(run, slides, record.classes)
     if fold_key(settings, inputs, record.parts) != record.key:
         raise InputError(
-            f"what {record.model} was trained on has changed since; run: "
-            f"morphomil train {run.path} --model {record.model}"
+            f"what {record.model} was trained on has changed since; run: morphomil train "
+            f"{run.path} --model {record.model}"
         )
     folder = run.fold_folder(record.model, record.fold)
     return OpenFold(read_fold(folder, record), model, inputs)
@@ -176,7 +176,6 @@ def _check_labels(inputs: Inputs, record: FoldRecord, origin: Run) -> None:
         return
     unknown = sorted(set(cohort.slides["label"]) - set(record.classes))
     raise InputError(
-        f"{record.model} of {origin.path} tells {', '.join(record.classes)} apart, and this "
-        "cohort has "
-        f"{'the label ' + ', '.join(unknown) if unknown else 'no slide that it can read'}"
+        f"{record.model} of {origin.path} tells {', '.join(record.classes)} apart, and this cohort "
+        f"has {'the label ' + ', '.join(unknown) if unknown else 'no slide that it can read'}"
     )

@@ -262,8 +262,8 @@ def _checked(
     truth, p = np.asarray(labels), np.asarray(probabilities, dtype=np.float64)
     if truth.ndim != 1 or truth.shape != p.shape:
         raise ValueError(
-            "labels and probabilities must be vectors of one length, got "
-            f"{truth.shape} and {p.shape}"
+            f"labels and probabilities must be vectors of one length, got {truth.shape} and "
+            f"{p.shape}"
         )
     if pd.isna(truth).any() or not ((truth == 0) | (truth == 1)).all() or len(np.unique(truth)) < 2:
         raise ValueError("labels must be 0/1 and of both classes")

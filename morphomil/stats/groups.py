@@ -241,12 +241,10 @@ def _refuse_repeated_patients(table: pd.DataFrame) -> None:
         if name in table and table[name].duplicated().any():
             count, owners = len(table), table[name].nunique()
             raise RefusedError(
-                f"{count} rows of {owners} patients are not {count} independent observations: "
-                "rows of one patient are "
-                "alike, so a p value that takes them as cases is far too small. Leave the column "
-                "out and give "
-                f"patients=table[{name!r}], which compares patients' medians, or use "
-                "compare_clustered"
+                f"{count} rows of {owners} patients are not {count} independent observations: rows "
+                "of one patient are alike, so a p value that takes them as cases is far too "
+                f"small. Leave the column out and give patients=table[{name!r}], which compares "
+                "patients' medians, or use compare_clustered"
             )
 
 

@@ -188,8 +188,8 @@ def _checked(labels: ArrayLike, scores: ArrayLike) -> tuple[NDArray[np.bool_], N
     marks, values = np.asarray(labels), np.asarray(scores, dtype=np.float64)
     if marks.ndim != 1 or marks.shape != values.shape:
         raise ValueError(
-            "labels and scores must be vectors of one length, got shapes "
-            f"{marks.shape}, {values.shape}"
+            f"labels and scores must be vectors of one length, got shapes {marks.shape}, "
+            f"{values.shape}"
         )
     if np.isnan(values).any():
         raise ValueError(

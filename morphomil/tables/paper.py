@@ -175,29 +175,24 @@ def _notes(predictions: pd.DataFrame) -> list[str]:
     tested = predictions[predictions["part"] == "test"]
     notes = [
         "AUC with DeLong's interval (on the logit scale below 50 cases of a class and where the "
-        "AUC is above 0.9); "
-        "accuracy, sensitivity and specificity with exact Clopper-Pearson intervals; predictive "
-        "values with Mercaldo's "
-        "logit interval at the sample's prevalence. AUCs of the same patients were compared by "
-        "DeLong's test, those of "
-        "subgroups by its unpaired form; interactions by the likelihood ratio of label ~ score * "
-        "subgroup. Cutoffs "
+        "AUC is above 0.9); accuracy, sensitivity and specificity with exact Clopper-Pearson "
+        "intervals; predictive values with Mercaldo's logit interval at the sample's prevalence. "
+        "AUCs of the same patients were compared by DeLong's test, those of subgroups by its "
+        "unpaired form; interactions by the likelihood ratio of label ~ score * subgroup. Cutoffs "
         "were fixed on validation patients (Youden).",
         "T training, V validation, I-T test.",
     ]
     if class_columns(predictions):
         notes.append(
             "Several classes: AUC of a class against the rest, macro average and Hand and Till's, "
-            "with bootstrap "
-            "(BCa) intervals by patient; a patient is called the most probable class. Models were "
-            "compared by the "
-            "bootstrap standard error of the difference, and class by class by DeLong's test."
+            "with bootstrap (BCa) intervals by patient; a patient is called the most probable "
+            "class. Models were compared by the bootstrap standard error of the difference, and "
+            "class by class by DeLong's test."
         )
     if tested["fold"].nunique() > 1:
         notes.append(
             "Test scores are out of fold: AUCs count pairs within folds, and tests between models "
-            "are approximate, "
-            "since folds share training patients."
+            "are approximate, since folds share training patients."
         )
     if (tested.loc[tested["model"] == "morphometry", "cutoff"] == 0.5).any():
         notes.append("The ranking's morphometry model has no cutoff of its own; 0.5 is used.")
