@@ -17,6 +17,7 @@ import pandas as pd
 from morphomil.matrix import patch_values
 from morphomil.nuclei.outlines import Outline, trace_outlines
 from morphomil.nuclei.registry import FEATURES
+from morphomil.slides.image import scanned_corner
 from morphomil.store import atomic_path
 
 if TYPE_CHECKING:
@@ -46,8 +47,29 @@ def write_run(run: Run, slides: Sequence[Slide], folder: Path) -> Iterator[Path]
     for slide in slides:
         for number in range(len(slide.images)):
             path = folder / f"{stems[slide.slide_id, number]}.geojson.gz"
-            write_features(path, slide_features(run, slide, image=number))
+            features = slide_features(run, slide, image=number)
+            corner = scanned_corner(slide.images[number].path)
+            if corner != (0, 0):  # QuPath's coordinates begin there
+                features = (_shifted(feature, corner) for feature in features)
+            write_features(path, features)
             yield path
+
+
+def _shifted(feature: dict[str, Any], corner: tuple[float, float]) -> dict[str, Any]:
+    """A feature with its coordinates counted from a corner; without the property that marks those
+    of the level-0 origin."""
+
+    def shift(part: Any) -> Any:
+        if isinstance(part[0], (int, float)):
+            return [round(part[axis] - corner[axis], DECIMALS) for axis in (0, 1)]
+        return [shift(inner) for inner in part]
+
+    moved = dict(feature)
+    for name in ("geometry", "nucleusGeometry"):
+        if name in moved:
+            moved[name] = moved[name] | {"coordinates": shift(moved[name]["coordinates"])}
+    properties = {name: value for name, value in moved["properties"].items() if name != "source"}
+    return moved | {"properties": properties}
 
 
 def write_features(path: Path, features: Iterable[dict[str, Any]]) -> None:

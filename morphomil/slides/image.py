@@ -162,6 +162,21 @@ class SlideImage:
         return crop
 
 
+def scanned_corner(path: Path) -> tuple[float, float]:
+    """Where the scanned part of a file's canvas begins, level-0 pixels: OpenSlide's bounds; (0, 0)
+    where the canvas is all scanned, or the file can't be opened (any more)."""
+    import openslide
+
+    try:
+        if openslide.OpenSlide.detect_format(path) is None:
+            return 0.0, 0.0
+        with openslide.OpenSlide(path) as slide:
+            x, y = (float(slide.properties.get(f"openslide.bounds-{axis}", 0)) for axis in "xy")
+    except (openslide.OpenSlideError, OSError):
+        return 0.0, 0.0
+    return x, y
+
+
 def open_image(
     source: ImageSource, *, default_mpp: float | None = None, icc: bool = True
 ) -> SlideImage:

@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 
 from morphomil.cohort.example import EXAMPLE_MANIFEST
 from morphomil.cohort.manifest import read_manifest
+from morphomil.cohort.table import cohort_table
 from morphomil.errors import ExitStatus, InputError, RefusedError
 from morphomil.types import Cohort, ImageSource, Slide
 
@@ -425,3 +426,14 @@ def test_a_damaged_workbook_is_an_input_error(folder: Path) -> None:
 
 
 text = st.text(st.characters(codec="utf-8", exclude_characters="\0"), min_size=1, max_size=8)
+
+
+def test_where_an_annotation_begins(folder: Path) -> None:
+    text = "slide,patient,label,annotation,annotation_origin\na.svs,1,0,a.geojson,{}\n"
+    for said, origin in (("bounds", "bounds"), ("level0", "level0"), ("", None)):
+        cohort = read_manifest(manifest(folder, text.format(said))).cohort
+        assert cohort.slides[0].images[0].annotation_origin == origin
+        assert ("annotation_origin" in cohort_table(cohort)) == bool(said)
+    assert problems(manifest(folder, text.format("Bounds"))) == [
+        "line 2: annotation_origin is level0 or bounds, not 'Bounds'"
+    ]

@@ -29,6 +29,7 @@ text = st.text(st.characters(codec="utf-8", exclude_characters="\0"), min_size=1
                     path=text.map(lambda name: Path("/x") / name.replace("/", "_")),
                     annotation=st.none() | st.just(Path("/y/a.xml")),
                     mpp=st.none() | st.floats(0.05, 5),
+                    annotation_origin=st.none() | st.sampled_from(["level0", "bounds"]),
                 ),
                 min_size=1,
                 max_size=3,
