@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from morphomil.run.directory import Run
 
 commands = command_group()
+Origin = Literal["level0", "bounds"]
 BackboneOption = Annotated[
     str,
     typer.Option(
@@ -136,7 +137,22 @@ def import_nuclei(
     out: OutOption,
     nuclei: Annotated[
         Path | None,
-        typer.Option(help="Folder of label images or GeoJSON named like the slides' files."),
+        typer.Option(help="Folder of files of nuclei, named like the slides' files."),
+    ] = None,
+    plane: Annotated[
+        str | None,
+        typer.Option(help="Of label images with several planes: nuclei, cells or a number from 0."),
+    ] = None,
+    cells_as_nuclei: Annotated[
+        bool,
+        typer.Option("--cells-as-nuclei", help="Take a cell's outline where it has no nucleus."),
+    ] = False,
+    origin: Annotated[
+        Origin | None,
+        typer.Option(
+            help="Where outlines begin: level0 (the canvas) or bounds (the scanned part); "
+            "default: bounds for QuPath's detections, else level0."
+        ),
     ] = None,
     mpp: MppOption = None,
     settings: PatchSettings = PatchSettings(),
@@ -145,12 +161,13 @@ def import_nuclei(
     shard: ShardOption = "1/1",
     quiet: QuietOption = False,
 ) -> None:
-    """Take nuclei that another program found (label images, QuPath GeoJSON) instead of
+    """Take nuclei that another program found (QuPath, CellViT, HoVer-Net, Cellpose, ...) instead of
     segmenting."""
     from morphomil.cli.progress import Display
     from morphomil.cohort.manifest import read_paths
     from morphomil.figures.report.overviews import draw_overviews
     from morphomil.pipeline import importing
+    from morphomil.slides.nuclei_files import Reading
 
     slides = read_cohort(
         cohort, covariates, mpp=mpp, drop_missing=drop_missing, elsewhere=("nuclei",)
@@ -163,15 +180,27 @@ def import_nuclei(
             out,
             settings=settings,
             mpp=mpp,
+            reading=Reading(plane, cells_as_nuclei, origin),
             shard=parse_shard(shard),
             progress=display,
         )
         draw_overviews(run)
     _say_left_out(run, quiet=quiet)
+    _say_small(run, quiet=quiet)
     _finish(result)
     say(
         f"Masks of {len(slides)} slides: {out}/slides. Next: morphomil featurize {out}", quiet=quiet
     )
+
+
+def _say_small(run: Run, *, quiet: bool) -> None:
+    """A line when nuclei were dropped because of their size."""
+    from morphomil.slides.masks import MIN_AREA_UM2
+
+    table = run.figures("segment")
+    small = int(table["nuclei_too_small"].sum()) if "nuclei_too_small" in table else 0
+    if small:
+        say(f"Dropped, as smaller than {MIN_AREA_UM2:g} um2: {small:,} nuclei.", quiet=quiet)
 
 
 @commands.command(epilog="Example: `morphomil featurize run`")

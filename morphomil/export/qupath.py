@@ -203,15 +203,17 @@ def _detections(slide: Slide, masks: RegionMasks, nuclei: pd.DataFrame) -> Itera
         if name not in ("image", "x_px", "y_px")
     ]
     values = nuclei[names].to_numpy(dtype=np.float64)
+    types = nuclei["type"].tolist() if "type" in nuclei else [None] * len(nuclei)
     for outline in _outlines(masks, known):
-        row = values[np.searchsorted(known, outline.label)].tolist()
+        place = int(np.searchsorted(known, outline.label))
+        row, kind = values[place].tolist(), types[place]
         yield {
             "type": "Feature",
             "id": _identity(slide, "nucleus", outline.label),
             "geometry": _geometry(outline, masks.frame),
             "properties": {
                 "objectType": "detection",
-                "classification": _NUCLEUS,
+                "classification": {"name": kind} if isinstance(kind, str) else _NUCLEUS,
                 "measurements": _measurements(dict(zip(names, row, strict=True))),
             },
         }

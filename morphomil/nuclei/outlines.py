@@ -180,17 +180,19 @@ def fill_polygons(
     points = np.concatenate(rings).astype(np.float64)
     ring_ends = np.cumsum([len(ring) for ring in rings])
     ends = np.cumsum([len(polygon) for polygon in polygons])
-    _fill(canvas, points, ring_ends, ends, np.asarray(numbers, dtype=np.int32))
+    fill_rings(canvas, points, ring_ends, ends, np.asarray(numbers, dtype=np.int32))
 
 
 @njit(cache=True, nogil=True)  # type: ignore[untyped-decorator, unused-ignore]
-def _fill(
+def fill_rings(
     canvas: NDArray[np.int32],
     points: NDArray[np.float64],
     ring_ends: NDArray[np.int64],
     ends: NDArray[np.int64],
     numbers: NDArray[np.int32],
 ) -> None:
+    """`fill_polygons` of polygons that lie in one array: vertices (n, 2), each ring's end among
+    them, each polygon's end among the rings."""
     height, width = canvas.shape
     first_ring = 0
     for i in range(len(ends)):

@@ -1,14 +1,16 @@
-"""Nuclei segmented elsewhere -> the masks of a run: label images (PNG, TIFF) and GeoJSON (QuPath,
-plain or gzipped).
+"""Nuclei segmented elsewhere -> the masks of a run, and what their files say of each nucleus.
 
 A run made so goes through `featurize` and `rank` like one of `segment`.
 """
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from collections import Counter
+from dataclasses import asdict, dataclass, field
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import pandas as pd
 import shapely
 
 from morphomil.errors import InputError
@@ -21,12 +23,12 @@ from morphomil.pipeline.segmentation import (
     describe_emptiness,
     settings_key,
 )
-from morphomil.run.directory import Run
+from morphomil.run.directory import SAID_FILE, Run
 from morphomil.run.ledger import key_of
 from morphomil.segment.polygons import keep_largest_parts
-from morphomil.slides.masks import BAND_PX, DrawnNuclei, MaskFrame
-from morphomil.slides.nuclei_files import Nuclei, read_nuclei
-from morphomil.store import fingerprint, safe_name
+from morphomil.slides.masks import BAND_PX, MIN_AREA_UM2, DrawnNuclei, MaskFrame
+from morphomil.slides.nuclei_files import Nuclei, Reading, depends_on, read_nuclei
+from morphomil.store import fingerprint, safe_name, write_parquet
 from morphomil.types import PatchSettings
 
 if TYPE_CHECKING:
@@ -46,23 +48,27 @@ def import_nuclei(
     *,
     settings: PatchSettings | None = None,
     mpp: float | None = None,
+    reading: Reading | None = None,
     shard: Shard | None = None,
     progress: Progress | None = None,
 ) -> tuple[Run, StageResult]:
     """Tumor regions and patches of every slide, with masks from files instead of a segmenter.
 
-    Writes what `pipeline.segment` writes. A nucleus belongs to the region that holds its center; it
-    is drawn on the working grid by the pixels' centers. Of nuclei that overlap the first one keeps
-    the pixels, and of one in pieces the largest piece stays.
+    Writes what `pipeline.segment` writes and, where the files tell classes or probabilities of
+    nuclei, `nuclei_said.parquet` with them by label. A nucleus belongs to the region that holds its
+    center; it is drawn on the working grid by the pixels' centers. Of nuclei that overlap the first
+    one keeps the pixels, of one in pieces the largest piece stays, and what is smaller than
+    `MIN_AREA_UM2` then is dropped and counted, as by `segment`.
 
     Args:
         cohort: the slides.
         nuclei: for every image file of the cohort its label image, of any scale but the same extent
-            (0 is background, one number per nucleus), or its GeoJSON in level-0 pixels (QuPath's
-            detections and cells, else polygons).
+            (0 is background, one number per nucleus), or outlines in level-0 pixels, in one of the
+            formats of `slides.nuclei_files`.
         out: run directory, made or gone on with.
         settings: how patches are cut.
         mpp: um per level-0 pixel for images whose file and manifest say nothing.
+        reading: what the files of nuclei don't say themselves.
         shard: the part of the cohort to work on.
         progress: hears of every slide.
 
@@ -70,12 +76,16 @@ def import_nuclei(
         InputError: an image has no file of nuclei, or the run directory can't be used.
         BusyError: another process works in `out`.
     """
-    settings = settings or PatchSettings()
+    settings, reading = settings or PatchSettings(), reading or Reading()
     images = [image for slide in cohort.slides for image in slide.images]
     if missing := [str(image.path) for image in images if image.path not in nuclei]:
         raise InputError([f"slide {path} has no file of nuclei" for path in missing])
     if gone := sorted(
-        {str(nuclei[image.path]) for image in images if not nuclei[image.path].is_file()}
+        {
+            str(nuclei[image.path])
+            for image in images
+            if not depends_on(nuclei[image.path])[0].is_file()
+        }
     ):
         raise InputError([f"file of nuclei {path} doesn't exist" for path in gone])
     check_pixel_sizes(cohort, mpp)
@@ -83,7 +93,10 @@ def import_nuclei(
 
     def key(slide: Slide) -> str:
         origins = [image.annotation_origin for image in slide.images]
-        paths = [[image.path, nuclei[image.path], image.annotation] for image in slide.images]
+        paths = [
+            [image.path, *depends_on(nuclei[image.path]), image.annotation]
+            for image in slide.images
+        ]
         files = [[path and fingerprint(path) for path in files] for files in paths]
         return key_of(
             "import-nuclei",
@@ -92,25 +105,42 @@ def import_nuclei(
             files,
             *([origins] if any(origins) else []),
             *color_key(slide, settings),
+            *([asdict(reading)] if reading != Reading() else []),
         )
 
-    def work(slide: Slide, step: Step) -> SlideOutput:
-        return _import_slide(run, slide, nuclei, settings, mpp, step)
+    source = _Source(nuclei, settings, mpp, reading)
 
+    def work(slide: Slide, step: Step) -> SlideOutput:
+        return _import_slide(run, slide, source, step)
+
+    stated = {name: value for name, value in asdict(reading).items() if value not in (None, False)}
     stage = SlideStage(
         "segment",
         run.ledger,
         cohort.slides,
         key=key,
         work=work,
-        settings=settings.recorded() | {"mpp": mpp, "model": "imported"},
+        settings=settings.recorded() | {"mpp": mpp, "model": "imported"} | stated,
         command="import-nuclei",
         emptiness=describe_emptiness,
     )
     return run, execute(run, stage, cohort=cohort, shard=shard, progress=progress)
 
 
-ENDINGS = (".png", ".tif", ".tiff", ".geojson", ".geojson.gz", ".json", ".json.gz")
+ENDINGS = (
+    ".png",
+    ".tif",
+    ".tiff",
+    ".geojson",
+    ".geojson.gz",
+    ".json",
+    ".json.gz",
+    ".mat",
+    ".parquet",
+    ".csv",
+    ".tsv",
+    ".txt",
+)
 """`find_files` takes files that end so, in any case."""
 
 
@@ -150,48 +180,105 @@ def find_files(cohort: Cohort, folder: Path) -> dict[Path, Path]:
     return file_of_image
 
 
-def _import_slide(
-    run: Run,
-    slide: Slide,
-    nuclei: Mapping[Path, Path],
-    settings: PatchSettings,
-    mpp: float | None,
-    step: Step,
-) -> SlideOutput:
-    sources: dict[int, Nuclei] = {}
-    used = 0
+@dataclass(frozen=True)
+class _Source:
+    """What nuclei are read from, and how."""
 
-    def draw(part: RegionOfSlide, first_label: int) -> DrawnNuclei:
-        nonlocal used
+    files: Mapping[Path, Path]
+    settings: PatchSettings
+    mpp: float | None
+    reading: Reading
+
+
+@dataclass
+class _Import:
+    """The nuclei of one slide, as its regions are drawn one after the other."""
+
+    source: _Source
+    step: Step
+    _read: dict[int, Nuclei] = field(default_factory=dict)
+    _used: int = 0
+    _small: int = 0
+    _said: list[pd.DataFrame] = field(default_factory=list)
+
+    def draw(self, part: RegionOfSlide, first_label: int) -> DrawnNuclei:
+        """A region's nuclei, numbered from `first_label` on."""
         number = part.frame.image
-        if number not in sources:
-            sources[number] = read_nuclei(nuclei[part.image.path], part.image)
-        source = sources[number]
-        inside = np.flatnonzero(shapely.contains_xy(part.region.polygon, source.centers))
-        used += len(inside)
-        bands = _draw(source, inside, part.frame, first_label=first_label, step=step)
-        return DrawnNuclei(len(inside), bands)
+        if number not in self._read:
+            self._read[number] = read_nuclei(
+                self.source.files[part.image.path], part.image, self.source.reading
+            )
+        nuclei = self._read[number]
+        inside = np.flatnonzero(shapely.contains_xy(part.region.polygon, nuclei.centers))
+        self._used += len(inside)
+        if len(nuclei.said.columns) and len(inside):
+            labels = np.arange(first_label, first_label + len(inside), dtype=np.int32)
+            self._said.append(nuclei.said.iloc[inside].assign(label=labels))
+        tiny = nuclei.areas_px[inside] * part.image.mpp**2 < MIN_AREA_UM2
+        return DrawnNuclei(len(inside), self._bands(nuclei, inside, tiny, part.frame, first_label))
 
-    outputs, figures = cut_slide(run, slide, settings, mpp=mpp, draw=draw)
-    total = sum(len(source.centers) for source in sources.values())
-    return outputs, figures | {"nuclei_outside_regions": total - used}
+    def _bands(
+        self,
+        nuclei: Nuclei,
+        chosen: NDArray[np.intp],
+        tiny: NDArray[np.bool_],
+        frame: MaskFrame,
+        first_label: int,
+    ) -> Iterator[tuple[int, NDArray[np.int32]]]:
+        """The masks of the chosen nuclei in a region's frame, band by band; the dropped ones are
+        counted at the end."""
+        (height, width), halo = frame.shape, frame.halo_px
+        min_px = MIN_AREA_UM2 / frame.mpp**2
+        shown, dropped = np.zeros(len(chosen) + 1, bool), np.zeros(len(chosen) + 1, bool)
+        for top in range(0, height, BAND_PX):
+            rows = min(BAND_PX, height - top)
+            canvas = np.zeros((rows + 2 * halo, width), np.int32)
+            x, y = frame.to_level0([0, top - halo]).tolist()
+            nuclei.draw(canvas, chosen, first_label, x_px=x, y_px=y, downsample=frame.downsample)
+            band = keep_largest_parts(canvas, min_px=min_px)[halo : halo + rows]
+            drawn, kept = _numbers(canvas[halo : halo + rows]), _numbers(band)
+            shown[kept - first_label] = True
+            dropped[np.setdiff1d(drawn, kept) - first_label] = True
+            yield top, band
+            self.step(top + rows, height)
+        dropped[:-1] |= tiny
+        self._small += int((dropped & ~shown).sum())
+
+    def said(self) -> pd.DataFrame:
+        """What the files say of the nuclei, by label."""
+        if not self._said:
+            return pd.DataFrame()
+        table = pd.concat(self._said, ignore_index=True)
+        return table[["label", *(name for name in table if name != "label")]]
+
+    def figures(self) -> dict[str, Any]:
+        """How many nuclei lie outside every region, how many were dropped as too small, and what
+        the files hold that is no nucleus."""
+        total = sum(len(nuclei.centers) for nuclei in self._read.values())
+        left_out = sum((nuclei.left_out for nuclei in self._read.values()), Counter())
+        figures: dict[str, Any] = {
+            "nuclei_outside_regions": total - self._used,
+            "nuclei_too_small": self._small,
+        }
+        if left_out:
+            figures["beside_nuclei"] = dict(sorted(left_out.items()))
+        return figures
 
 
-def _draw(
-    source: Nuclei,
-    chosen: NDArray[np.intp],
-    frame: MaskFrame,
-    *,
-    first_label: int,
-    step: Step,
-) -> Iterator[tuple[int, NDArray[np.int32]]]:
-    """The masks of the chosen nuclei in a region's frame, band by band, numbered from `first_label`
-    on."""
-    (height, width), halo = frame.shape, frame.halo_px
-    for top in range(0, height, BAND_PX):
-        rows = min(BAND_PX, height - top)
-        canvas = np.zeros((rows + 2 * halo, width), np.int32)
-        x, y = frame.to_level0([0, top - halo]).tolist()
-        source.draw(canvas, chosen, first_label, x_px=x, y_px=y, downsample=frame.downsample)
-        yield top, keep_largest_parts(canvas)[halo : halo + rows]
-        step(top + rows, height)
+def _numbers(labels: NDArray[np.int32]) -> NDArray[np.int32]:
+    """The labels that occur, without the background."""
+    found = np.unique(labels)
+    numbers: NDArray[np.int32] = found[found != 0]
+    return numbers
+
+
+def _import_slide(run: Run, slide: Slide, source: _Source, step: Step) -> SlideOutput:
+    work = _Import(source, step)
+    outputs, figures = cut_slide(run, slide, source.settings, mpp=source.mpp, draw=work.draw)
+    said = work.said()
+    if len(said.columns):
+        write_parquet(run.slide_folder(slide.slide_id) / SAID_FILE, said)
+        outputs = [*outputs, SAID_FILE]
+    added = work.figures()
+    shown = figures["nuclei_found"] - added["nuclei_too_small"]
+    return outputs, figures | added | {"nuclei_found": shown}

@@ -88,6 +88,9 @@ def _featurize_slide(run: Run, slide_id: str, step: Step) -> SlideOutput:
         if len(nuclei)
         else NUCLEI.empty()
     )
+    said = run.said_of_nuclei(slide_id)
+    if said is not None:
+        nuclei = nuclei.merge(said, on="label", how="left", validate="one_to_one")
     kept = patches.loc[patches["kept"], "patch_id"].to_numpy()
     counts = count_nuclei(nuclei, kept, features=tuple(FEATURES))
     write_parquet(folder / "nuclei.parquet", nuclei)

@@ -14,7 +14,14 @@ from morphomil.pipeline.execution import SlideStage, execute
 from morphomil.run.directory import Run
 from morphomil.run.ledger import key_of
 from morphomil.slides.image import how_read, open_image
-from morphomil.slides.masks import BAND_PX, PAD_PX, DrawnNuclei, MaskFrame, store_region
+from morphomil.slides.masks import (
+    BAND_PX,
+    MIN_AREA_UM2,
+    PAD_PX,
+    DrawnNuclei,
+    MaskFrame,
+    store_region,
+)
 from morphomil.slides.patches import cut_patches
 from morphomil.slides.quality import BLURRED_BELOW
 from morphomil.slides.regions import regions_geojson, survey_regions
@@ -257,6 +264,11 @@ def describe_emptiness(figures: dict[str, Any]) -> str:
             f"none of {outside:,} nuclei lies in a region{counts}: do annotation and nuclei belong "
             "to this slide, and are their coordinates level-0 pixels?"
         )
+    if small := figures.get("nuclei_too_small"):
+        return (
+            f"all {small:,} nuclei are smaller than {MIN_AREA_UM2:g} um2{counts}: are their "
+            "coordinates level-0 pixels, is the pixel size right?"
+        )
     return (
         f"no nucleus was found{counts}: is it H&E, are the regions on tissue, is the pixel size "
         "right?"
@@ -267,7 +279,6 @@ def _segment_region(
     part: RegionOfSlide, segmenter: Segmenter, *, first_label: int, step: Step
 ) -> DrawnNuclei:
     """The nuclei of a region by the network."""
-    from morphomil.segment import MIN_AREA_UM2
     from morphomil.segment.blocks import block_rows
     from morphomil.segment.detect import find_nuclei
     from morphomil.segment.polygons import join, render

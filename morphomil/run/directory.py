@@ -29,6 +29,9 @@ if TYPE_CHECKING:
     from morphomil.slides.masks import RegionMasks
     from morphomil.types import Cohort, Schema, Slide
 
+SAID_FILE = "nuclei_said.parquet"
+"""In a slide's folder: what the file that its nuclei were imported from says of each."""
+
 
 @dataclass(frozen=True)
 class SlideCounts:
@@ -229,6 +232,15 @@ class Run:
             InputError: the slide isn't in the run, or not measured.
         """
         return self._table("nuclei", slide_id, NUCLEI, stage="featurize")
+
+    def said_of_nuclei(self, slide_id: str) -> pd.DataFrame | None:
+        """What the file that a slide's nuclei were imported from says of each: `label`, `type`,
+        `type_probability`, `detection_probability`, as far as it has them; None where it has none
+        or the nuclei were segmented here."""
+        outputs = self.ledger.status(slide_id).get("segment", {}).get("outputs", {})
+        if SAID_FILE not in outputs:
+            return None
+        return pd.read_parquet(self.slide_folder(slide_id) / SAID_FILE)
 
     def _table(
         self, name: str, slide_id: str | None, schema: Schema, *, stage: str

@@ -12,6 +12,7 @@ from morphomil.errors import SlideError
 from morphomil.segment.blocks import array_reader, block_rows
 from morphomil.segment.detect import find_nuclei
 from morphomil.segment.polygons import join, render
+from morphomil.slides.masks import MIN_AREA_UM2
 from morphomil.slides.quality import is_ink
 from morphomil.slides.stain import fit_normalizer
 from morphomil.types import SegmenterSettings
@@ -25,9 +26,6 @@ __all__ = ["MIN_AREA_UM2", "find_labels", "segment_image"]
 
 MAX_INK = 0.5
 """A larger share of ink-like pixels is no H&E image."""
-MIN_AREA_UM2 = 6.0
-"""Smaller objects are dropped: a sphere of chromatin 2.8 um across is debris, not a nucleus in
-section."""
 
 
 def segment_image(

@@ -32,6 +32,9 @@ BAND_PX = 1024
 HALO_UM = 120.0
 """This much is read or drawn beyond a part of the masks: more than the longest nucleus that a mask
 may hold."""
+MIN_AREA_UM2 = 6.0
+"""Smaller objects are dropped: a sphere of chromatin 2.8 um across is debris, not a nucleus in
+section."""
 
 
 @dataclass(frozen=True)

@@ -25,7 +25,8 @@ from morphomil.nuclei.measure import measure_nuclei
 from morphomil.nuclei.outlines import trace_outlines
 from morphomil.pipeline.importing import find_files, import_nuclei
 from morphomil.run.directory import Run
-from morphomil.slides.nuclei_files import read_features
+from morphomil.slides.nuclei_files.geojson import read_features
+from morphomil.slides.nuclei_files.json_stream import open_json
 from morphomil.types import FEATURE_NAMES, Cohort, ImageSource, PatchSettings, Slide
 
 SHAPES = [name for name in FEATURE_NAMES if name != "density_per_mm2"]
@@ -245,19 +246,27 @@ def test_a_slide_without_nuclei_is_empty(cohort: Cohort, tmp_path: Path) -> None
     assert Run.open(tmp_path / "run").done("segment") == []
 
 
+def as_lists(value: Any) -> Any:
+    if isinstance(value, np.ndarray):
+        return value.tolist()
+    if isinstance(value, dict):
+        return {key: as_lists(inner) for key, inner in value.items()}
+    return [as_lists(inner) for inner in value] if isinstance(value, list) else value
+
+
+@pytest.mark.parametrize("whole_chars", [2**18, 100])
 def test_features_are_read_across_chunks(
-    labels: np.ndarray, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    labels: np.ndarray, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, whole_chars: int
 ) -> None:
+    """Those of fewer than `whole_chars` characters at once, others piece by piece."""
     features = geojson(labels)
-    path = tmp_path / "a.geojson"
-    path.write_text(
-        json.dumps({"type": "FeatureCollection", "features": features}, indent=1), encoding="utf-8"
-    )
+    path = tmp_path / "a.json"
+    path.write_text(json.dumps(features, indent=1), encoding="utf-8")
+    monkeypatch.setattr("morphomil.slides.nuclei_files.geojson.WHOLE_CHARS", whole_chars)
     for size in (64, 1000, 2**20):
-        monkeypatch.setattr("morphomil.slides.nuclei_files.READ_CHARS", size)
-        assert list(read_features(path)) == features
-    path.write_text(json.dumps(features[0]), encoding="utf-8")
-    assert list(read_features(path)) == features[:1]
+        monkeypatch.setattr("morphomil.slides.nuclei_files.json_stream.READ_CHARS", size)
+        with open_json(path) as stream:
+            assert as_lists(list(read_features(stream))) == features
 
 
 @pytest.mark.parametrize(
@@ -391,3 +400,84 @@ def test_the_command_by_column_and_by_folder(
     done = subprocess.run([program, *words], capture_output=True, text=True, check=False)
     assert done.returncode == 2
     assert "column nuclei is missing" in done.stderr
+
+
+def test_types_and_probabilities_go_with_the_nuclei(
+    labels: np.ndarray, cohort: Cohort, tmp_path: Path
+) -> None:
+    """By label, into the table and the exports; a run without them has the schema's columns."""
+    features = geojson(labels)
+    for number, feature in enumerate(features):
+        feature["properties"] |= {
+            "classification": {"name": f"Kind {number % 3}"},
+            "measurements": {"Detection probability": number / 100},
+        }
+    path, out = tmp_path / "a.geojson", tmp_path / "run"
+    path.write_text(json.dumps(features), encoding="utf-8")
+    run = run_with(cohort, path, out)
+    table = run.nuclei("slide")
+    assert list(table)[-2:] == ["type", "detection_probability"]
+    centers = np.array([np.mean(f["geometry"]["coordinates"][0][:-1], axis=0) for f in features])
+    nearest = np.argmin(
+        np.linalg.norm(table[["x_px", "y_px"]].to_numpy()[:, None] - centers, axis=2), axis=1
+    )
+    assert sorted(nearest) == list(range(len(features)))
+    assert table["type"].tolist() == [f"Kind {number % 3}" for number in nearest]
+    np.testing.assert_allclose(table["detection_probability"], nearest / 100)
+    exported = export_run(run, "qupath")[0]
+    again = run_with(cohort, exported, tmp_path / "again").nuclei("slide")
+    assert again["type"].value_counts().to_dict() == table["type"].value_counts().to_dict()
+    csv = next(file for file in export_run(run, "csv") if file.parent.name == "nuclei")
+    assert "Kind 1" in csv.read_text(encoding="utf-8")
+    export_run(run, "anndata")
+    plain = run_with(cohort, write_labels(tmp_path / "a.tif", labels), out)
+    assert "type" not in plain.nuclei("slide")
+
+
+def test_specks_are_dropped_and_counted(
+    labels: np.ndarray, cohort: Cohort, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What has less than 6 um2 on the grid, also where it holds no pixel's center, as in
+    segment."""
+    monkeypatch.setattr("morphomil.pipeline.importing.BAND_PX", 90)
+    specked = labels.copy()
+    free = np.argwhere(labels == 0)
+    places = free[:: len(free) // 40][:20]
+    for number, (row, column) in enumerate(places, start=labels.max() + 1):
+        specked[row, column] = number
+    run = run_with(cohort, write_labels(tmp_path / "a.tif", specked), tmp_path / "run")
+    table = run.nuclei("slide")
+    assert len(table) == labels.max()
+    assert table["circularity"].max() < 1.2
+    figures = run.figures("segment").iloc[0]
+    assert figures["nuclei_too_small"] == 20
+    speck = [[[300.1, 200.1], [300.3, 200.1], [300.3, 200.3], [300.1, 200.1]]]
+    thin = [[[100, 50], [104, 50], [104, 55.9], [100, 55.9], [100, 50]]]
+    features = [
+        {"type": "Feature", "geometry": {"type": "Polygon", "coordinates": rings}}
+        for rings in (speck, thin)
+    ]
+    path = tmp_path / "a.json"
+    path.write_text(json.dumps(features), encoding="utf-8")
+    run = run_with(cohort, path, tmp_path / "outlines")
+    assert run.figures("segment").iloc[0]["nuclei_too_small"] == 1
+    assert run.nuclei("slide")["area_um2"].tolist() == [6.0]
+
+
+def test_the_command_names_planes_and_cells(
+    labels: np.ndarray, cohort: Cohort, tmp_path: Path
+) -> None:
+    tifffile.imwrite(tmp_path / "slide.tif", np.stack([labels, labels]), photometric="minisblack")
+    rows = {"slide": ["slide.png"], "patient": ["p"], "label": ["1"], "mpp": ["0.5"]}
+    pd.DataFrame(rows | {"nuclei": ["slide.tif"]}).to_csv(tmp_path / "cohort.csv", index=False)
+    program = Path(sys.executable).with_name("morphomil")
+    words = [program, "import-nuclei", tmp_path / "cohort.csv", "--regions", "whole"]
+    words += ["--patch", "128", "--out", tmp_path / "run"]
+    refused = subprocess.run(words, capture_output=True, text=True, check=False)
+    assert refused.returncode == 3
+    assert "--plane nuclei" in refused.stderr
+    done = subprocess.run(
+        [*words, "--plane", "nuclei"], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    assert Run.open(tmp_path / "run").segmented_with()["plane"] == "nuclei"
