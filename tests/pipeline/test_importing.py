@@ -408,7 +408,7 @@ def test_types_and_probabilities_go_with_the_nuclei(
     """By label, into the table and the exports; a run without them has the schema's columns."""
     features = geojson(labels)
     for number, feature in enumerate(features):
-        feature["properties"] |= {
+        feature["properties"] = feature["properties"] | {
             "classification": {"name": f"Kind {number % 3}"},
             "measurements": {"Detection probability": number / 100},
         }
