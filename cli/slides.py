@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 
 from morphomil.cli.cohorts import read_cohort
-from morphomil.cli.messages import end_if_failed, end_if_incomplete, say
+from morphomil.cli.messages import end_if_failed, end_if_incomplete, note, say
 from morphomil.cli.options import (
     CovariatesOption,
     DropMissingOption,
@@ -215,6 +215,7 @@ def featurize(
     from morphomil.cli.progress import Display
     from morphomil.nuclei.feature_files import load_features
     from morphomil.run.directory import Run
+    from morphomil.tables.quality import write_quality
 
     part = parse_shard(shard)
     if features_from is not None:
@@ -223,6 +224,8 @@ def featurize(
         run = Run.open(path)
         result = pipeline.featurize(run, shard=part, progress=display)
     say_losses(run, "segment", quiet=quiet)
+    for sentence in write_quality(run)[1]:
+        note(sentence)
     _finish(result)
     say(f"Nuclei tables: {path}/slides/*/nuclei.parquet. Next: morphomil rank {path}", quiet=quiet)
 

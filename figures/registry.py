@@ -20,6 +20,7 @@ from morphomil.figures.nuclei import draw_nuclei
 from morphomil.figures.orientation import draw_orientation
 from morphomil.figures.patches_of_attention import draw_patches_of_attention
 from morphomil.figures.plate import draw_plate
+from morphomil.figures.quality import draw_quality
 from morphomil.figures.ranking import draw_ranking
 from morphomil.figures.ranking_evidence import draw_ranking_evidence
 from morphomil.figures.roc import draw_roc
@@ -84,6 +85,7 @@ def draw_figures(
 
 FIGURES: dict[str, tuple[str, Callable[[Run], Drawing]]] = {
     "flow": ("Patient flow", draw_flow),
+    "quality": ("Plausibility of the slides", draw_quality),
     "features_by_group": ("Features by group", draw_features_by_group),
     "ranking": ("Ranking of the features", draw_ranking),
     "ranking_evidence": (

@@ -15,6 +15,7 @@ from morphomil.figures.sentences import Auc, say_statement
 from morphomil.store import write_bytes
 from morphomil.tables.flow import flow_table
 from morphomil.tables.methods import describe_run
+from morphomil.tables.quality import describe_quality, read_quality
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -70,7 +71,7 @@ def write_report(run: Run) -> Path:
 
 
 def _cautions(run: Run, summary: dict[str, Any]) -> list[str]:
-    notes = list(summary.get("notes", ()))
+    notes = [*summary.get("notes", ()), *describe_quality(read_quality(run))]
     if summary and summary["measured"] != run.measured_key():
         notes.append(
             "Slides have been measured anew since this ranking was made; run `morphomil "
