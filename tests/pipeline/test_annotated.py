@@ -57,9 +57,11 @@ def slide(tmp_path: Path) -> Slide:
 
 @pytest.fixture
 def labels(tmp_path: Path) -> Path:
-    """A nucleus of 20 x 20 pixels within the annotated tumor."""
+    """Nuclei of 20 x 20 pixels, one within the annotated tumor and one within the lymph node."""
     image = np.zeros((2048, 2048), np.uint16)
-    image[CORNER[1] + 300 : CORNER[1] + 320, CORNER[0] + 300 : CORNER[0] + 320] = 1
+    for label, place in ((1, 300), (2, 700)):
+        top, left = CORNER[1] + place, CORNER[0] + place
+        image[top : top + 20, left : left + 20] = label
     (tmp_path / "labels").mkdir()
     Image.fromarray(image).save(tmp_path / "labels" / "slide.png")
     return tmp_path / "labels" / "slide.png"
