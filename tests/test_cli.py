@@ -193,6 +193,26 @@ def test_an_empty_slide_gives_status_3_and_why_also_in_quiet(demo: Path, tmp_pat
     assert "1 slides without masks of nuclei are left out (1 with label 0)" in result.stdout
 
 
+def test_featurize_says_that_a_pixel_size_is_probably_wrong(tmp_path: Path) -> None:
+    rng = np.random.default_rng(1)
+    pixels = rng.normal(0, 12, (512, 512, 1)) + np.array([200, 130, 180])
+    Image.fromarray(np.clip(pixels, 0, 250).astype(np.uint8)).save(tmp_path / "s.png")
+    labels = np.zeros((512, 512), np.uint16)
+    for number, (row, column) in enumerate(np.ndindex(20, 20), start=1):
+        labels[24 * row + 10 : 24 * row + 18, 24 * column + 10 : 24 * column + 18] = number
+    (tmp_path / "labels").mkdir()
+    Image.fromarray(labels).save(tmp_path / "labels" / "s.png")
+    path = write_manifest(tmp_path, slide=[str(tmp_path / "s.png")], patient=["1"], label=["0"])
+    options = ["--nuclei", tmp_path / "labels", "--out", tmp_path / "run", "--mpp", "0.4"]
+    made = morphomil("import-nuclei", path, *options, "--regions", "whole", "--working-mpp", "0.4")
+    assert made.returncode == 0, made.stderr
+    result = morphomil("featurize", tmp_path / "run", "--quiet")
+    assert result.returncode == 0
+    assert "s (10.2 um2) lies outside 15 to 120 um2" in result.stderr
+    assert "(of s it came from --mpp)" in result.stderr
+    assert (tmp_path / "run" / "tables" / "quality.csv").is_file()
+
+
 def test_a_busy_run_directory_gives_status_5(demo: Path) -> None:
     with Run.open(demo / "run").lock():
         result = morphomil("featurize", demo / "run")
