@@ -67,7 +67,9 @@ def embed(
 
     def key(slide: Slide) -> str:
         masks = run.ledger.outputs(slide.slide_id, "segment")
-        return key_of("embed", source, loaded.sha256, masks)
+        segmented = run.ledger.status(slide.slide_id).get("segment", {})
+        notes = segmented.get("figures", {}).get("notes")  # as the color profile that is applied
+        return key_of("embed", source, loaded.sha256, masks, *([notes] if notes else []))
 
     def work(slide: Slide, step: Step) -> SlideOutput:
         shared = LoadedEncoder(loaded.name, encode, loaded.sha256)

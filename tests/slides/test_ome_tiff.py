@@ -9,8 +9,10 @@ import pytest
 import tifffile
 from slide_images import PINK, Rgb, noise, plain
 
-from morphomil.errors import SlideError
+from morphomil.cohort.manifest import read_manifest
+from morphomil.errors import InputError, SlideError
 from morphomil.slides.image import SlideImage, open_image
+from morphomil.store import fingerprint
 from morphomil.types import ImageSource
 
 if TYPE_CHECKING:
@@ -137,3 +139,19 @@ def test_a_number_where_the_file_has_one_image(tmp_path: Path) -> None:
     refused(tmp_path / "a.tif#2", "there is no image 2")
     (tmp_path / "a.tif").rename(tmp_path / "a#2")
     assert np.array_equal(pixels(tmp_path / "a#2")[0], LARGE)
+
+
+def test_manifest_names_images_of_one_file(tmp_path: Path) -> None:
+    with tifffile.TiffWriter(tmp_path / "s.ome.tif", ome=True) as file:
+        for rgb in (SMALL, LARGE):
+            file.write(rgb, photometric="rgb", metadata={"axes": "YXS"})
+    (tmp_path / "cohort.csv").write_text(
+        "slide,patient,label\ns.ome.tif#1,p,1\ns.ome.tif#2,q,0\n", encoding="utf-8"
+    )
+    one, two = read_manifest(tmp_path / "cohort.csv", mpp=0.5).cohort.slides
+    assert (one.slide_id, two.slide_id) == ("s.ome-1", "s.ome-2")
+    assert fingerprint(one.images[0].path) != fingerprint(two.images[0].path)
+    assert np.array_equal(pixels(two.images[0].path)[0], LARGE)
+    (tmp_path / "cohort.csv").write_text("slide,patient,label\nt.tif#1,p,1\n", encoding="utf-8")
+    with pytest.raises(InputError, match=r"slide 't\.tif#1' doesn't exist"):
+        read_manifest(tmp_path / "cohort.csv", mpp=0.5)

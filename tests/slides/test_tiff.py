@@ -231,3 +231,17 @@ def test_compression_without_decoder_names_the_extra(
     for compression in (50002, 22610, 34887):
         write_tiles(tmp_path / "a.tif", tissue(), webp, compression)
         refused(tmp_path / "a.tif", r"compressed as .*pip install 'morphomil\[codecs\]'")
+
+
+@pytest.mark.parametrize(("kind", "compression"), [("jpegxl", 50002), ("jpegxr", 22610)])
+def test_compressions_of_the_extra(tmp_path: Path, kind: str, compression: int) -> None:
+    codecs: Any = pytest.importorskip("imagecodecs")
+    encode, lossless = getattr(codecs, f"{kind}_encode"), {"level": 100}
+    rgb = tissue()
+    write_tiles(
+        tmp_path / "a.tif",
+        rgb,
+        lambda tile: encode(np.ascontiguousarray(tile), **lossless),
+        compression,
+    )
+    assert np.abs(pixels(tmp_path / "a.tif").astype(int) - rgb).max() <= 3
