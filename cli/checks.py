@@ -38,7 +38,7 @@ def doctor(
         say(f"{'ok':<8} {'manifest':<12} {len(cohort)} slides of {patients} patients")
     if problems:
         fail(f"{problems} problems were found", ExitStatus.INTERNAL_ERROR)
-    say("No problems were finding.")
+    say("No problems were found.")
 
 
 @commands.command(epilog="Example: `morphomil init project`")
