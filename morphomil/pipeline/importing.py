@@ -77,37 +77,9 @@ def import_nuclei(
         BusyError: another process works in `out`.
     """
     settings, reading = settings or PatchSettings(), reading or Reading()
-    images = [image for slide in cohort.slides for image in slide.images]
-    if missing := [str(image.path) for image in images if image.path not in nuclei]:
-        raise InputError([f"slide {path} has no file of nuclei" for path in missing])
-    if gone := sorted(
-        {
-            str(nuclei[image.path])
-            for image in images
-            if not depends_on(nuclei[image.path])[0].is_file()
-        }
-    ):
-        raise InputError([f"file of nuclei {path} doesn't exist" for path in gone])
+    _check_files(cohort, nuclei)
     check_pixel_sizes(cohort, mpp)
     run = Run.create(out)
-
-    def key(slide: Slide) -> str:
-        origins = [image.annotation_origin for image in slide.images]
-        paths = [
-            [image.path, *depends_on(nuclei[image.path]), image.annotation]
-            for image in slide.images
-        ]
-        files = [[path and fingerprint(path) for path in files] for files in paths]
-        return key_of(
-            "import-nuclei",
-            settings_key(settings),
-            [image.mpp or mpp for image in slide.images],
-            files,
-            *([origins] if any(origins) else []),
-            *color_key(slide, settings),
-            *([asdict(reading)] if reading != Reading() else []),
-        )
-
     source = _Source(nuclei, settings, mpp, reading)
 
     def work(slide: Slide, step: Step) -> SlideOutput:
@@ -118,13 +90,27 @@ def import_nuclei(
         "segment",
         run.ledger,
         cohort.slides,
-        key=key,
+        key=source.key,
         work=work,
         settings=settings.recorded() | {"mpp": mpp, "model": "imported"} | stated,
         command="import-nuclei",
         emptiness=describe_emptiness,
     )
     return run, execute(run, stage, cohort=cohort, shard=shard, progress=progress)
+
+
+def _check_files(cohort: Cohort, nuclei: Mapping[Path, Path]) -> None:
+    """Refuse a cohort whose images don't all have a file of nuclei.
+
+    Raises:
+        InputError: so it is.
+    """
+    images = [image.path for slide in cohort.slides for image in slide.images]
+    if missing := [str(path) for path in images if path not in nuclei]:
+        raise InputError([f"slide {path} has no file of nuclei" for path in missing])
+    files = {nuclei[path] for path in images}
+    if gone := sorted(str(file) for file in files if not depends_on(file)[0].is_file()):
+        raise InputError([f"file of nuclei {path} doesn't exist" for path in gone])
 
 
 ENDINGS = (
@@ -188,6 +174,24 @@ class _Source:
     settings: PatchSettings
     mpp: float | None
     reading: Reading
+
+    def key(self, slide: Slide) -> str:
+        """Changes with everything that a slide's masks depend on."""
+        origins = [image.annotation_origin for image in slide.images]
+        paths = [
+            [image.path, *depends_on(self.files[image.path]), image.annotation]
+            for image in slide.images
+        ]
+        files = [[path and fingerprint(path) for path in files] for files in paths]
+        return key_of(
+            "import-nuclei",
+            settings_key(self.settings),
+            [image.mpp or self.mpp for image in slide.images],
+            files,
+            *([origins] if any(origins) else []),
+            *color_key(slide, self.settings),
+            *([asdict(self.reading)] if self.reading != Reading() else []),
+        )
 
 
 @dataclass

@@ -155,7 +155,8 @@ class OutlineList:
         if traced_through_centers(points, ring_ends):
             points, ring_ends, ends = _widened(points, ring_ends, ends)
             left_out["outlines through pixel centers, widened"] += len(ends)
-        points = points * np.asarray(factor) + np.asarray(shift)
+        if np.any(np.asarray(factor) != 1) or np.any(np.asarray(shift) != 0):
+            points = points * np.asarray(factor) + np.asarray(shift)
         return Outlines(points, ring_ends, ends, self.said(), left_out, mpp=image.mpp)
 
 
@@ -189,7 +190,9 @@ def traced_through_centers(points: NDArray[np.float64], ring_ends: NDArray[np.in
     (`CHAIN_APPROX_NONE`, `CHAIN_APPROX_SIMPLE`); outlines along the pixels' edges have no diagonal
     ones.
     """
-    if not len(ring_ends) or not (points == np.round(points)).all():
+    if not len(ring_ends) or not all(
+        (part == np.round(part)).all() for part in np.array_split(points, 1 + len(points) // CHUNK)
+    ):
         return False
     starts = np.concatenate([[0], ring_ends[:-1]])
     step = np.abs(np.diff(points, axis=0, append=points[:1]))
