@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import graphlib
 import subprocess
 import sys
 import time
@@ -164,3 +165,46 @@ def test_import_and_help_are_quick() -> None:
     assert fastest([sys.executable, "-c", "import morphomil"]) - bare < 0.5
     program = Path(sys.executable).with_name("morphomil")
     assert fastest([str(program), "--help"]) - bare < 0.5
+
+
+def lines_of_code(function: ast.FunctionDef | ast.AsyncFunctionDef) -> int:
+    """A function's lines without those of its docstring."""
+    docstring = ast.get_docstring(function, clean=False)
+    described = docstring.count("\n") + 1 if docstring else 0
+    return (function.end_lineno or function.lineno) - function.lineno + 1 - described
+
+
+@pytest.mark.parametrize("path", [path for _, path in modules()], ids=lambda path: path.name)
+def test_files_and_functions_stay_readable(path: Path) -> None:
+    source = path.read_text(encoding="utf-8")
+    assert source.count("\n") <= 500
+    functions = [
+        node
+        for node in ast.walk(ast.parse(source))
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)
+    ]
+    assert not [f.name for f in functions if lines_of_code(f) > 60]
+
+
+def module_name(path: Path) -> str:
+    """The dotted name under which a file is imported."""
+    inside = path.relative_to(ROOT)
+    parts = [*inside.parts[:-1], *([] if inside.stem == "__init__" else [inside.stem])]
+    return ".".join(parts if parts[0] == "morphomil" else ["morphomil", *parts])
+
+
+def test_imports_go_in_no_circle() -> None:
+    files = [path for top in ("morphomil", "figures", "cli") for path in (ROOT / top).rglob("*.py")]
+    names = {module_name(path) for path in files}
+    graph = {}
+    for path in files:
+        if path.stem == "__init__":  # a package hands on what its modules have
+            continue
+        wanted = set()
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.ImportFrom) and node.module:
+                inside = {f"{node.module}.{alias.name}" for alias in node.names} & names
+                wanted |= inside or ({node.module} & names)
+        graph[module_name(path)] = wanted - {module_name(path)}
+    assert len(graph) > 150
+    graphlib.TopologicalSorter(graph).prepare()  # raises CycleError, which names the modules
