@@ -31,6 +31,23 @@ if TYPE_CHECKING:
 
 commands = command_group()
 Origin = Literal["level0", "bounds"]
+NucleiOption = Annotated[
+    Path | None, typer.Option(help="Folder of files of nuclei, named like the slides' files.")
+]
+PlaneOption = Annotated[
+    str | None,
+    typer.Option(help="Of label images with several planes: nuclei, cells or a number from 0."),
+]
+CellsOption = Annotated[
+    bool, typer.Option("--cells-as-nuclei", help="Take a cell's outline where it has no nucleus.")
+]
+OriginOption = Annotated[
+    Origin | None,
+    typer.Option(
+        help="Where outlines begin: level0 (the canvas) or bounds (the scanned part); "
+        "default: bounds for QuPath's detections, else level0."
+    ),
+]
 BackboneOption = Annotated[
     str,
     typer.Option(
@@ -135,25 +152,10 @@ def import_nuclei(
         ),
     ],
     out: OutOption,
-    nuclei: Annotated[
-        Path | None,
-        typer.Option(help="Folder of files of nuclei, named like the slides' files."),
-    ] = None,
-    plane: Annotated[
-        str | None,
-        typer.Option(help="Of label images with several planes: nuclei, cells or a number from 0."),
-    ] = None,
-    cells_as_nuclei: Annotated[
-        bool,
-        typer.Option("--cells-as-nuclei", help="Take a cell's outline where it has no nucleus."),
-    ] = False,
-    origin: Annotated[
-        Origin | None,
-        typer.Option(
-            help="Where outlines begin: level0 (the canvas) or bounds (the scanned part); "
-            "default: bounds for QuPath's detections, else level0."
-        ),
-    ] = None,
+    nuclei: NucleiOption = None,
+    plane: PlaneOption = None,
+    cells_as_nuclei: CellsOption = False,
+    origin: OriginOption = None,
     mpp: MppOption = None,
     settings: PatchSettings = PatchSettings(),
     covariates: CovariatesOption = "",
