@@ -56,7 +56,7 @@ def is_gray(areas: Iterable[NDArray[np.uint8]]) -> bool:
 def refuse_gray(path: Path, areas: Iterable[NDArray[np.uint8]]) -> None:
     """Raise SlideError for a picture without color; see `is_gray`."""
     if is_gray(areas):
-        raise wrong_color(path, "gray, though stored as RGB,")
+        raise wrong_color(path, "gray (stored as RGB)")
 
 
 def squares(image: NDArray[np.uint8], side: int = 512) -> Iterable[NDArray[np.uint8]]:

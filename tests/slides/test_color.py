@@ -106,7 +106,7 @@ def test_gray_stored_as_rgb_is_refused(
     tmp_path: Path, name: str, jpeg: int | None, tint: bool
 ) -> None:
     path = write(tmp_path / name, gray_tissue(jpeg=jpeg, tint=tint), None)
-    with pytest.raises(SlideError, match=r"gray, though stored as RGB.*H&E color"):
+    with pytest.raises(SlideError, match=r"gray \(stored as RGB\).*H&E color"):
         pixels(path)
 
 
