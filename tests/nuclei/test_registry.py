@@ -34,8 +34,8 @@ def test_registry_holds_the_eight_features_in_order() -> None:
 
 def test_ranges_hold_real_nuclei(shared_data: Path) -> None:
     # Three kidney images of MoNuSeg (HE-...) look like 0.5 um/px; at 0.25 their density would be
-    # four times too high. CoNSeP is left out: at the pixel size that it states two of its images have
-    # 20,000 and 37,000 nuclei per mm2.
+    # four times too high. CoNSeP is left out: at the pixel size that it states two of its images
+    # have 20,000 and 37,000 nuclei per mm2.
     sets = ("monuseg_train", "tnbc")
     paths = [p for name in sets for p in (shared_data / "nuclei" / name).glob("labels/*.png")]
     assert len(paths) > 60
