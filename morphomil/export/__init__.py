@@ -76,9 +76,12 @@ def _chosen(run: Run, names: Sequence[str]) -> list[Slide]:
         raise InputError(f"{run.path} has no measured slides; run: morphomil featurize {run.path}")
     wanted = [run.slide(name) for name in dict.fromkeys(names)] or run.cohort.slides
     if missing := [slide.slide_id for slide in wanted if names and slide.slide_id not in measured]:
+        causes = run.figures("featurize").set_index("slide_id")["cause"]
         raise InputError(
             [
-                f"slide {name} isn't measured; run: morphomil featurize {run.path}"
+                f"slide {name} has no nuclei to export: {causes[name]}"
+                if causes[name]
+                else f"slide {name} isn't measured; run: morphomil featurize {run.path}"
                 for name in missing
             ]
         )

@@ -168,7 +168,8 @@ def scored_slides(run: Run, model: str) -> Iterator[ScoredSlide]:
         patches = pd.read_parquet(path)
         for row in slides.to_dict("records"):
             name = str(row["slide_id"])
-            scored = patches.loc[patches["slide_id"] == name, ["patch_id", *EVIDENCE]]
+            of_slide = patches[patches["slide_id"] == name]
+            scored = of_slide.reindex(columns=["patch_id", *EVIDENCE])
             yield ScoredSlide(name, str(row["patient"]), path.parent.name, scored)
 
 

@@ -211,7 +211,7 @@ def test_what_cannot_be_exported_is_told(run: Run, tmp_path: Path) -> None:
         export_run(empty, "csv")
 
 
-def test_a_slide_without_nuclei_is_exported(make_run: MakeRun, tmp_path: Path) -> None:
+def test_a_slide_without_nuclei_is_left_out(make_run: MakeRun, tmp_path: Path) -> None:
     import zarr
 
     from morphomil import pipeline
@@ -227,8 +227,10 @@ def test_a_slide_without_nuclei_is_exported(make_run: MakeRun, tmp_path: Path) -
     )
     pipeline.featurize(run)
     for target in ("qupath", "anndata", "trident", "clam", "csv"):
-        assert export_run(run, target, out=tmp_path / target, slides=["bare"])  # type: ignore[arg-type]
-    assert not of_type(read_geojson(tmp_path / "qupath" / "bare.geojson.gz"), "detection")
+        with pytest.raises(InputError, match=r"slide bare has no nuclei to export: \S+"):
+            export_run(run, target, out=tmp_path / target, slides=["bare"])  # type: ignore[arg-type]
+        assert export_run(run, target, out=tmp_path / target)  # type: ignore[arg-type]
+    assert sorted(path.name for path in (tmp_path / "qupath").glob("*.gz")) == ["full.geojson.gz"]
 
 
 def test_the_command(run: Run, tmp_path: Path) -> None:
