@@ -61,6 +61,7 @@ from morphomil.stats.roc import (
     within_fold_auc_interval,
     youden_cutoff,
 )
+from morphomil.stats.scan import delta_interval, draw_labelings, scan_columns, step_down
 from morphomil.stats.shift import hodges_lehmann
 from morphomil.stats.subgroups import subgroup_table
 
@@ -91,7 +92,9 @@ __all__ = [
     "decision_curve",
     "delong_test",
     "delong_test_unpaired",
+    "delta_interval",
     "diagnostic_table",
+    "draw_labelings",
     "grouped_polarity",
     "hodges_lehmann",
     "holm",
@@ -114,6 +117,8 @@ __all__ = [
     "resampled_mean",
     "resampled_multiclass_auc",
     "roc_curve",
+    "scan_columns",
+    "step_down",
     "subgroup_table",
     "watson_williams_test",
     "within_fold_auc",
