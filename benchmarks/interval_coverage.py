@@ -1,7 +1,8 @@
 """How often each 95 % interval holds the truth.
 
-`python benchmarks/interval_coverage.py [draws]` prints the tables of the docs.
-Scores are normal with equal variances unless stated, so that every truth is known in closed form.
+`python benchmarks/interval_coverage.py [draws] [table ...]` prints the tables of the docs: `auc`,
+`others`, `spread`. Scores are normal with equal variances unless stated, so that every truth is
+known in closed form.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from scipy.special import expit, ndtr, ndtri
 from morphomil.stats import (
     auc_interval,
     bootstrap_by_patient,
+    brunner_munzel,
     calibration,
     compare_categories,
     compare_clustered,
@@ -312,6 +314,44 @@ def cases(draws: int) -> list[tuple[str, float, Draw, int]]:
     ]
 
 
+GROUPS = ((10, 60), (60, 10), (10, 10), (20, 20), (100, 100), (20, 200))
+SPREADS = ((3.0, 1.0, False), (1.0, 3.0, False), (1.0, 1.0, True))
+"""Standard deviations of both groups, and whether values are rounded to whole numbers."""
+DELTAS = (0.0, 0.5, 0.9, 0.98)
+
+
+def spread_row(n: int, m: int, spread: tuple[float, float, bool], draws: int) -> dict[str, object]:
+    """A row of the third table: how often tests reject equal groups, and what the interval of
+    Cliff's delta holds."""
+    one, other, rounded = spread
+    row: dict[str, object] = {"groups": f"{n}, {m}"}
+    row["SDs"] = f"{one:g} : {other:g}" + (", whole numbers" if rounded else "")
+    for delta in DELTAS:
+        rng = np.random.default_rng((n, m, round(one), round(other), round(100 * delta)))
+        shift = float(ndtri((1 + delta) / 2)) * math.hypot(one, other)
+        truth = rounded_delta(shift) if rounded else delta
+        held: list[Limits] = []
+        rejected = np.zeros(2)
+        for _ in range(draws):
+            x, y = rng.normal(shift, one, n), rng.normal(0, other, m)
+            x, y = (np.round(x), np.round(y)) if rounded else (x, y)
+            found = mann_whitney(x, y)
+            held.append((found.low, found.high))
+            if delta == 0:
+                rejected += [found.p_value <= 0.05, brunner_munzel(x, y).p_value <= 0.05]
+        if delta == 0:
+            row["Mann-Whitney"], row["Brunner-Munzel"] = (100 * rejected / draws).tolist()
+        row[f"delta {delta:g}"] = share_held(held, truth)
+    return row
+
+
+def rounded_delta(shift: float) -> float:
+    """Cliff's delta of normal values rounded to whole numbers, SD 1 and means `shift` apart."""
+    whole = np.arange(-12.0, 20.0)
+    x, y = (ndtr(whole + 0.5 - mean) - ndtr(whole - 0.5 - mean) for mean in (shift, 0.0))
+    return float(2 * x @ (np.cumsum(y) - y / 2) - 1)
+
+
 def markdown(rows: list[dict[str, object]]) -> str:
     """A table of the docs; three digits."""
     lines = ["| " + " | ".join(rows[0]) + " |", "|" + "---|" * len(rows[0])]
@@ -324,13 +364,15 @@ def markdown(rows: list[dict[str, object]]) -> str:
 
 
 def main() -> None:
-    draws = int(sys.argv[1]) if len(sys.argv) > 1 else DRAWS
-    print(
-        markdown([auc_coverage(area, n, m, draws) for area in AREAS for n, m in CLASSES]),
-        end="\n\n",
-        flush=True,
-    )
-    print(markdown([coverage(*case) for case in cases(draws)]))
+    numbers = [int(text) for text in sys.argv[1:] if text.isdigit()]
+    draws = numbers[0] if numbers else DRAWS
+    tables: dict[str, Callable[[], list[dict[str, object]]]] = {
+        "auc": lambda: [auc_coverage(area, n, m, draws) for area in AREAS for n, m in CLASSES],
+        "others": lambda: [coverage(*case) for case in cases(draws)],
+        "spread": lambda: [spread_row(n, m, s, draws) for n, m in GROUPS for s in SPREADS],
+    }
+    for name in [text for text in sys.argv[1:] if text in tables] or tables:
+        print(markdown(tables[name]()), end="\n\n", flush=True)
 
 
 if __name__ == "__main__":

@@ -17,6 +17,9 @@ if TYPE_CHECKING:
     import pandas as pd
 ALPHA = 0.05
 """A p value below it is called significant."""
+ADJUSTED = "brunner_munzel_holm"
+"""A difference between the groups is called significant by this column: it tests the Cliff's delta
+that stands beside it, and holds where the groups' spreads differ (docs/decisions/0037)."""
 
 
 @dataclass(frozen=True)
@@ -99,27 +102,28 @@ def say_first(ranking: pd.DataFrame, *, positive: str, reference: str) -> str:
 
 def say_differences(ranking: pd.DataFrame, *, positive: str, reference: str) -> str:
     """Which features differ between the groups after adjustment for their number."""
-    tested = ranking[ranking["p_holm"].notna()]
-    found = tested[tested["p_holm"] < ALPHA].sort_values("p_holm", kind="stable")
+    tested = ranking[ranking[ADJUSTED].notna()]
+    found = tested[tested[ADJUSTED] < ALPHA].sort_values(ADJUSTED, kind="stable")
     number = count_in_words(len(tested))
     if tested.empty:
         return "No feature could be tested for a difference between the groups."
     if found.empty:
-        best = tested.sort_values("p_holm", kind="stable").iloc[0]
+        best = tested.sort_values(ADJUSTED, kind="stable").iloc[0]
         return (
-            f"After adjustment for {number} tests (Holm), no feature differs significantly between "
-            f"the groups; the smallest adjusted p is that of {phrase(best['feature'])} "
-            f"({p_phrase(best['p_holm'])}). That is no proof that the groups are alike: a "
-            "difference may be too small for this number of patients."
+            f"After adjustment for {number} Brunner-Munzel tests (Holm), no feature differs "
+            "significantly between the groups; the smallest adjusted p is that of "
+            f"{phrase(best['feature'])} ({p_phrase(best[ADJUSTED])}). That is no proof that the "
+            "groups are alike: a difference may be too small for this number of patients."
         )
     listed = ", ".join(
         f"{phrase(row['feature'])} {_direction(row['cliffs_delta'], positive)} "
-        f"({p_phrase(row['p_holm'])})"
+        f"({p_phrase(row[ADJUSTED])})"
         for row in found.to_dict("records")
     )
     verb = "differs" if len(found) == 1 else "differ"
     return (
-        f"After adjustment for {number} tests (Holm), {count_in_words(len(found))} of "
+        f"After adjustment for {number} Brunner-Munzel tests (Holm), "
+        f"{count_in_words(len(found))} of "
         f"{count_in_words(len(ranking))} features {verb} significantly between {positive} and "
         f"{reference}: {listed}."
     )
@@ -199,7 +203,7 @@ def say_caveats(ranking: pd.DataFrame, *, nucleus_classes: bool) -> list[str]:
         "group differences, not an explanation of the outcome, and none of this shows a cause."
     ]
     density = ranking[ranking["feature"] == "density_per_mm2"]
-    high = (density["rank"] <= 3) | (density["p_holm"] < ALPHA)
+    high = (density["rank"] <= 3) | (density[ADJUSTED] < ALPHA)
     if high.any() and not nucleus_classes:
         caveats.append(
             "Density counts every nucleus. Without classes of nuclei, a high rank of density may "
@@ -209,7 +213,7 @@ def say_caveats(ranking: pd.DataFrame, *, nucleus_classes: bool) -> list[str]:
 
 
 def _say_difference(row: pd.Series[float], *, positive: str, reference: str) -> str:
-    delta, p_holm = row["cliffs_delta"], row["p_holm"]
+    delta, p_holm = row["cliffs_delta"], row[ADJUSTED]
     if not math.isfinite(delta) or not math.isfinite(p_holm):
         return "Whether it differs between the groups could not be tested."
     interval = format_interval(row["cliffs_delta_low"], row["cliffs_delta_high"])

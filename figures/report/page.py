@@ -36,10 +36,11 @@ _HEADS = {
     "p_value": "p",
     "p_holm": "p, Holm",
     "p_bh": "p, Benjamini-Hochberg",
+    "brunner_munzel_holm": "p, Brunner-Munzel, Holm",
     "attention_p_holm": "p, Holm",
     "occlusion_p_holm": "p, Holm",
 }
-_P_VALUES = ("p_value", "p_holm", "p_bh")
+_P_VALUES = ("p_value", "p_holm", "p_bh", "brunner_munzel_holm")
 _ESTIMATE = re.compile(rf"([-{MINUS}]?\d+\.?\d*) \[[^\]]*\]")
 """An estimate is a number with its interval."""
 

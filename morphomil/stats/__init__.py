@@ -15,6 +15,7 @@ from morphomil.stats.axial import (
     rayleigh_test,
     watson_williams_test,
 )
+from morphomil.stats.brunner_munzel import brunner_munzel
 from morphomil.stats.categories import compare_categories
 from morphomil.stats.characteristics import characteristics_table
 from morphomil.stats.clustered import compare_clustered
@@ -79,6 +80,7 @@ __all__ = [
     "benjamini_hochberg",
     "binomial_auc_interval",
     "bootstrap_by_patient",
+    "brunner_munzel",
     "calibration",
     "calibration_curve_table",
     "calibration_table",

@@ -54,11 +54,12 @@ def adjustment(correction: str | None) -> Callable[[ArrayLike], NDArray[np.float
     return ways[correction]
 
 
-def with_adjusted(result: pd.DataFrame) -> pd.DataFrame:
-    """The table with Holm's and Benjamini-Hochberg's p beside the raw one."""
-    place = list(result).index("p_value") + 1
-    result.insert(place, "p_holm", holm(result["p_value"]))
-    result.insert(place + 1, "p_bh", benjamini_hochberg(result["p_value"]))
+def with_adjusted(result: pd.DataFrame, *, of: str = "p_value", stem: str = "p") -> pd.DataFrame:
+    """The table with Holm's and Benjamini-Hochberg's p (`STEM_holm`, `STEM_bh`) beside the raw
+    one."""
+    place = list(result).index(of) + 1
+    result.insert(place, f"{stem}_holm", holm(result[of]))
+    result.insert(place + 1, f"{stem}_bh", benjamini_hochberg(result[of]))
     return result
 
 

@@ -16,6 +16,7 @@ import pandas as pd
 from morphomil.errors import RefusedError
 from morphomil.stats.adjustment import Correction, adjustment, with_adjusted
 from morphomil.stats.axial import axial_mean, axial_resultant, rayleigh_test, watson_williams_test
+from morphomil.stats.brunner_munzel import brunner_munzel
 from morphomil.stats.categories import category_row, check_labels, sorted_labels
 from morphomil.stats.mann_whitney import mann_whitney
 from morphomil.stats.shift import hodges_lehmann
@@ -67,8 +68,11 @@ def compare_groups(
     Returns:
         Two groups: `feature, test, n_positive, n_reference, missing, missing_positive,
         missing_reference, median_positive, median_reference, u, p_value, p_holm, p_bh`,
-        `cliffs_delta` (which is the rank-biserial correlation) and `hodges_lehmann` (median of the
-        differences positive - reference) with `_low` and `_high`, `direction`: "higher", "lower" or
+        `brunner_munzel_p, brunner_munzel_holm, brunner_munzel_bh` (`brunner_munzel`: that delta is
+        0, whatever the groups' spreads, where `p_value` supposes one distribution; a family of its
+        own), `cliffs_delta` (which is the rank-biserial correlation) and `hodges_lehmann` (median
+        of the differences positive - reference; its limits suppose that the groups differ by a
+        shift) with `_low` and `_high`, `direction`: "higher", "lower" or
         "equal" in positive by the sign of the effect, missing where a group has no value;
         `positive` (its label), `family`. With `welch` and `t`: `mean_`, `sd_`, `t, degrees,
         difference` (of means) and `hedges_g` with `_low` and `_high` instead of medians, u and rank
@@ -119,6 +123,8 @@ def compare_groups(
             row = _numbers_row(values, comparison)
         rows.append({"feature": name} | row)
     result = with_adjusted(pd.DataFrame(rows))
+    if "brunner_munzel_p" in result:
+        result = with_adjusted(result, of="brunner_munzel_p", stem="brunner_munzel")
     if chosen is not None:
         result["positive"] = chosen
     if adjust is not None:
@@ -263,6 +269,7 @@ def _two_group_row(
             "median_reference": _median(reference),
             "u": test.u,
             "p_value": test.p_value,
+            "brunner_munzel_p": brunner_munzel(positive, reference).p_value,
             "cliffs_delta": test.cliffs_delta,
             "cliffs_delta_low": test.low,
             "cliffs_delta_high": test.high,

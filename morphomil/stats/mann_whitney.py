@@ -38,9 +38,11 @@ def mann_whitney(x: ArrayLike, y: ArrayLike, *, level: float = 0.95) -> MannWhit
     """Two-sided Mann-Whitney U test (scipy's) with Cliff's delta.
 
     p is exact without ties in groups below 50, else normal with tie and continuity correction.
-    Delta's interval is that of the AUC, delta = 2 AUC - 1, by DeLong's variance on the logit scale,
-    with `auc_interval`'s rule at -1 and 1: unlike Newcombe's method 5 it keeps its coverage where
-    the groups differ in spread. NaN are left out. An empty group gives NaN throughout; values all
+    p supposes one distribution: where the smaller group has the larger spread it is too small
+    (12.8 % below 0.05 in groups of 10 and 60 with SDs 3 and 1); `brunner_munzel` supposes nothing
+    of the kind. Delta's interval is that of the AUC, delta = 2 AUC - 1, by `auc_interval`'s method
+    `logit-delong`, with its rule at -1 and 1: it keeps its coverage where the groups differ in
+    spread. NaN are left out. An empty group gives NaN throughout; values all
     alike give p 1 and delta 0.
     """
     from scipy.stats import mannwhitneyu

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from functools import cached_property
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -18,6 +19,13 @@ the logit scale."""
 DELONG_AUC = 0.9
 """Up to this AUC, and down to 1 minus it, the plain interval is used. Beyond, it holds 90 to 93 %
 at 50 to 150 cases per class."""
+
+
+class Spread(NamedTuple):
+    """A variance and Satterthwaite's degrees of freedom, each class having its own variance."""
+
+    variance: float
+    degrees: float
 
 
 @dataclass(frozen=True)
@@ -80,6 +88,11 @@ class Ordering:
         return int(min(self.positives[both].sum(), self.negatives[both].sum()))
 
     @property
+    def disjoint_pairs(self) -> int:
+        """So many pairs within folds have no case in common, hence are independent."""
+        return int(np.minimum(self.positives, self.negatives).sum())
+
+    @property
     def needs_logit(self) -> bool:
         """Whether the plain interval would hold too rarely."""
         return self.smaller_class < DELONG_CASES or not 1 - DELONG_AUC <= self.auc <= DELONG_AUC
@@ -140,7 +153,11 @@ class Ordering:
 
     def variance_of(self, wins: NDArray[np.float64]) -> float:
         """DeLong's variance of the AUC, or of an AUC difference, whose `wins` these are; 0 if a
-        class can't show any.
+        class can't show any."""
+        return self.spread_of(wins).variance
+
+    def spread_of(self, wins: NDArray[np.float64]) -> Spread:
+        """DeLong's variance with its degrees of freedom (which are Brunner and Munzel's).
 
         Each fold's placements (wins / cases of the other class) vary about the fold's own mean; the
         two classes' variances are pooled over folds. Sums of half numbers are exact, so a true zero
@@ -149,7 +166,7 @@ class Ordering:
         positives, negatives = self.positives, self.negatives
         both = self.pairs > 0
         weight = self.pairs / self.pairs.sum()
-        variance = 0.0
+        variance, parts = 0.0, 0.0
         for members, own, other in (
             (self.labels, positives, negatives),
             (~self.labels, negatives, positives),
@@ -160,9 +177,10 @@ class Ordering:
             placement = (wins[kept] - mean[fold]) / other[fold]
             freedom = len(fold) - both.sum()
             if freedom == 0:
-                return 0.0
-            variance += placement @ placement / freedom * (weight[both] ** 2 / own[both]).sum()
-        return float(variance)
+                return Spread(0.0, math.inf)
+            part = float(placement @ placement / freedom * (weight[both] ** 2 / own[both]).sum())
+            variance, parts = variance + part, parts + part**2 / float(freedom)
+        return Spread(variance, variance**2 / parts if parts else math.inf)
 
     def ranks_like(self, other: Ordering) -> bool:
         """Whether both rank the cases alike, ties included."""

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Literal, NamedTuple
 
 import numpy as np
 import pandas as pd
-from scipy.special import expit, logit, ndtri
+from scipy.special import expit, logit, ndtri, stdtrit
 
 from morphomil.stats.intervals import clopper_pearson_limits, tail_share
 from morphomil.stats.ordering import Ordering
@@ -22,6 +22,10 @@ if TYPE_CHECKING:
     from numpy.typing import ArrayLike
 
 AucMethod = Literal["auto", "delong", "logit-delong", "binomial", "bootstrap"]
+UNSEEN = 1 / 3
+"""So much of a pair ordered rightly and so much of one ordered wrongly is added to the disjoint
+pairs for the limit nearer 1/2: near 1 the few cases that would be ordered wrongly are often not in
+the sample, whose variance is then far too small (docs/decisions/0037)."""
 
 
 class AucInterval(NamedTuple):
@@ -85,9 +89,11 @@ def auc_interval(
 
     `delong`: normal, DeLong's variance (DeLong et al. 1988, by midranks as Sun & Xu 2014).
     `logit-delong`: the same variance on the logit scale (Pepe 2003), better in small samples and
-    near 1. `auto`: `delong` from 50 cases per class on, `logit-delong` below, and where the AUC is
-    above 0.9 or below 0.1 (docs: coverage). `bootstrap`: percentiles, resampled within each class;
-    needs `seed`. `binomial`: see `binomial_auc_interval`, n being all cases.
+    near 1, with Student's t of Brunner and Munzel's (2000) degrees of freedom, and the limit nearer
+    1/2 moved by what cases that weren't seen may say (`UNSEEN`). `auto`: `delong` from 50 cases per
+    class on, `logit-delong` below, and where the AUC is above 0.9 or below 0.1 (docs: coverage).
+    `bootstrap`: percentiles, resampled within each class; needs `seed`. `binomial`: see
+    `binomial_auc_interval`, n being all cases.
 
     Where the data show no variance (AUC 0 or 1, all scores tied, a class of one case), every method
     but `binomial` gives the exact binomial interval with n = the cases of the smaller class: so
@@ -185,21 +191,40 @@ def youden_cutoff(labels: ArrayLike, scores: ArrayLike) -> float:
 
 def _no_variance_interval(ordering: Ordering, *, level: float) -> AucInterval:
     """Exact binomial limits, n = disjoint positive-negative pairs (see `auc_interval`)."""
-    pairs = int(np.minimum(ordering.positives, ordering.negatives).sum())
-    return AucInterval(ordering.auc, *binomial_auc_interval(ordering.auc, pairs, level=level))
+    return AucInterval(
+        ordering.auc,
+        *binomial_auc_interval(ordering.auc, ordering.disjoint_pairs, level=level),
+    )
 
 
 def normal_interval(ordering: Ordering, *, level: float, on_logit: bool) -> AucInterval:
     """By DeLong's variance, on the logit scale or plain; without variance the exact binomial
     limits."""
-    area, error = ordering.auc, math.sqrt(ordering.variance_of(ordering.wins))
-    reach = -ndtri(tail_share(level)) * error
-    if reach == 0:
+    if ordering.variance_of(ordering.wins) == 0:
         return _no_variance_interval(ordering, level=level)
     if on_logit:
-        center, reach = logit(area), reach / (area * (1 - area))
-        return AucInterval(area, float(expit(center - reach)), float(expit(center + reach)))
+        return _logit_interval(ordering, level=level)
+    area = ordering.auc
+    reach = -ndtri(tail_share(level)) * math.sqrt(ordering.variance_of(ordering.wins))
     return AucInterval(area, max(0.0, float(area - reach)), min(1.0, float(area + reach)))
+
+
+def _logit_interval(ordering: Ordering, *, level: float) -> AucInterval:
+    """Student's t on the logit scale; the limit nearer 1/2 as `UNSEEN` says."""
+    area, pairs = ordering.auc, ordering.disjoint_pairs
+    variance, degrees = ordering.spread_of(ordering.wins)
+    t = -float(stdtrit(degrees, tail_share(level)))
+    low, high = _logit_limits(area, variance, t)
+    total = pairs + 2 * UNSEEN
+    nearer = _logit_limits((area * pairs + UNSEEN) / total, variance + (UNSEEN / total) ** 2, t)
+    low = min(low, nearer[0]) if area >= 0.5 else low
+    high = max(high, nearer[1]) if area <= 0.5 else high
+    return AucInterval(area, low, high)
+
+
+def _logit_limits(area: float, variance: float, t: float) -> tuple[float, float]:
+    center, reach = logit(area), t * math.sqrt(variance) / (area * (1 - area))
+    return float(expit(center - reach)), float(expit(center + reach))
 
 
 def _bootstrap_interval(

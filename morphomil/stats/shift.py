@@ -34,9 +34,11 @@ def hodges_lehmann(x: ArrayLike, y: ArrayLike, *, level: float = 0.95) -> Shift:
     The limits are the k-th smallest and largest difference, k from the test's null distribution:
     exact without ties in samples below 50 (then R's `wilcox.test(conf.int = TRUE)`), else normal
     with tie correction (Hollander & Wolfe 1999, 4.3). Only ties within a sample count: those
-    between samples come and go with a shift, and the interval must shift with x. With very few
-    values the exact interval, from smallest to largest difference, has less than `level`. NaN are
-    left out; an empty sample gives NaN. Time is O(n log n) per digit, memory O(n).
+    between samples come and go with a shift, and the interval must shift with x. The limits suppose
+    that the distributions differ by a shift alone: where one is wider they hold the median
+    difference less often (Cliff's delta with its interval supposes nothing of the kind). With very
+    few values the exact interval, from smallest to largest difference, has less than `level`. NaN
+    are left out; an empty sample gives NaN. Time is O(n log n) per digit, memory O(n).
 
     Raises:
         ValueError: not vectors, an infinite value, or a level not in (0, 1).

@@ -63,6 +63,7 @@ def ranking(p_holm: float = 0.004) -> pd.DataFrame:
             "p_value": [0.2, p_holm / 3, 0.6],
             "p_holm": [0.4, p_holm, 0.6],
             "p_bh": [0.3, p_holm, 0.6],
+            "brunner_munzel_holm": [0.4, p_holm, 0.6],
             "cliffs_delta": [0.1, 0.42, -0.05],
             "cliffs_delta_low": [-0.1, 0.2, -0.2],
             "cliffs_delta_high": [0.3, 0.6, 0.1],
@@ -193,6 +194,7 @@ def test_tables_hold_the_numbers() -> None:
         "0.001",
         "0.004",
         "0.004",
+        "0.004",
     ]
     assert [row[1] for row in rows] == ["Density (nuclei/mm²)", "Area (µm²)", "Circularity"]
     dash = "\N{EN DASH}"
@@ -259,7 +261,7 @@ def test_summary_says_when_nothing_is_found() -> None:
 
 
 def test_summary_without_tests_ranking_or_interval() -> None:
-    untested = ranking().assign(p_holm=math.nan, cliffs_delta=math.nan)
+    untested = ranking().assign(brunner_munzel_holm=math.nan, cliffs_delta=math.nan)
     text = " ".join(summarize(report(ranking=untested)))
     assert "No feature could be tested" in text and "could not be tested." in text
     page = render_report(report(ranking=None, auc=None, ranking_picture=None))
@@ -269,7 +271,7 @@ def test_summary_without_tests_ranking_or_interval() -> None:
 
 
 def test_density_is_explained_by_classes_or_cautioned() -> None:
-    low = ranking().assign(rank=[1, 5, 2], p_holm=0.5)
+    low = ranking().assign(rank=[1, 5, 2], brunner_munzel_holm=0.5)
     assert not any("lymphocytes" in s for s in summarize(report(ranking=low)))
     assert not any("lymphocytes" in s for s in summarize(report(nucleus_classes=True)))
 

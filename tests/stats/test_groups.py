@@ -58,6 +58,9 @@ def test_compare_groups_by_hand(table):
         "p_value",
         "p_holm",
         "p_bh",
+        "brunner_munzel_p",
+        "brunner_munzel_holm",
+        "brunner_munzel_bh",
         "cliffs_delta",
         "cliffs_delta_low",
         "cliffs_delta_high",
@@ -82,6 +85,8 @@ def test_compare_groups_by_hand(table):
     np.testing.assert_allclose(found["p_value"], [2 / 70, 2 / 35, 1, np.nan], atol=1e-15)
     np.testing.assert_allclose(found["p_holm"], [6 / 70, 4 / 35, 1, np.nan], atol=1e-15)
     np.testing.assert_allclose(found["p_bh"], [6 / 70, 6 / 70, 1, np.nan], atol=1e-15)
+    np.testing.assert_allclose(found["brunner_munzel_p"], found["p_value"], atol=1e-15)
+    np.testing.assert_allclose(found["brunner_munzel_holm"], found["p_holm"], atol=1e-15)
     assert found["direction"].iloc[:3].tolist() == ["higher", "lower", "equal"]
     assert found.loc[
         "up", ["hodges_lehmann", "hodges_lehmann_low", "hodges_lehmann_high"]
