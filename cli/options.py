@@ -83,6 +83,11 @@ SETTINGS: dict[type, dict[str, Any]] = {
             "--quick", help="Attention and Shapley values only: one training per fold."
         ),
         "permutations": typer.Option(help="Trainings with permuted labels, for p values.", min=0),
+        "strata": typer.Option(help="Compare within the groups of these columns: site,scanner."),
+        "adjust": typer.Option(help="Rank what features add to these columns: age,site."),
+        "folds_by": typer.Option(
+            help="Predict each group of this column, such as site, by the others' models."
+        ),
     },
 }
 """Each field of these settings is an option; its type and default are the field's."""

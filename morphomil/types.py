@@ -204,6 +204,24 @@ class RankSettings:
     """Of the labels, for the null; each is trained."""
     ablation: bool = True
     """Also train without each feature, and with each alone."""
+    strata: str = ""
+    """Columns of the cohort, such as `site`, with commas between: folds, permutations, tests and
+    scan are made within the groups that they make together."""
+    adjust: str = ""
+    """Columns of the cohort, such as `age,site`, with commas between, which the model knows beside
+    the features: what is ranked is what features add to them."""
+    folds_by: str = ""
+    """A column of the cohort, such as `site`, whose groups are predicted by the others' models."""
+
+    @property
+    def strata_columns(self) -> tuple[str, ...]:
+        """The names in `strata`."""
+        return tuple(filter(None, map(str.strip, self.strata.split(","))))
+
+    @property
+    def adjusted_columns(self) -> tuple[str, ...]:
+        """The names in `adjust`."""
+        return tuple(filter(None, map(str.strip, self.adjust.split(","))))
 
     @property
     def models_per_fold(self) -> int:

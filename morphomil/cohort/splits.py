@@ -58,9 +58,13 @@ def check_leakage(parts: dict[str, Iterable[str]]) -> None:
             )
 
 
-def stratified_folds(cohort: pd.DataFrame, *, folds: int, seed: int) -> pd.Series[int]:
+def stratified_folds(
+    cohort: pd.DataFrame, *, folds: int, seed: int, strata: pd.Series[str] | None = None
+) -> pd.Series[int]:
     """Fold (from 0) of each patient, sorted by patient id; every class is spread evenly. Row order
     has no say.
+
+    `strata`, by patient: each stratum's patients of a class are spread evenly too.
 
     Raises:
         RefusedError: one class only, or a class with fewer patients than folds.
@@ -70,7 +74,7 @@ def stratified_folds(cohort: pd.DataFrame, *, folds: int, seed: int) -> pd.Serie
         raise ValueError(f"cross-validation needs at least 2 folds, got {folds}")
     labels = patient_labels(cohort)
     _need_patients(labels, folds, f"{folds}-fold cross-validation")
-    return _deal(labels, folds, generator("folds", seed))
+    return _deal(labels, folds, generator("folds", seed), strata=strata)
 
 
 def holdout_split(cohort: pd.DataFrame, *, seed: int) -> pd.Series[str]:
@@ -107,8 +111,11 @@ def manifest_split(cohort: pd.DataFrame) -> pd.Series[str] | None:
     return cohort.groupby("patient", sort=True)["split"].first()
 
 
-def make_folds(cohort: pd.DataFrame, *, folds: int, seed: int) -> tuple[Fold, ...]:
-    """The manifest's split as one fold if there is one, else stratified cross-validation.
+def make_folds(
+    cohort: pd.DataFrame, *, folds: int, seed: int, strata: pd.Series[str] | None = None
+) -> tuple[Fold, ...]:
+    """The manifest's split as one fold if there is one, else cross-validation stratified by class
+    (and by `strata`, of each patient).
 
     Raises:
         RefusedError: leakage, one class, or too few patients of a class in training or test.
@@ -116,7 +123,7 @@ def make_folds(cohort: pd.DataFrame, *, folds: int, seed: int) -> tuple[Fold, ..
     """
     given = manifest_split(cohort)
     if given is None:
-        fold = stratified_folds(cohort, folds=folds, seed=seed)
+        fold = stratified_folds(cohort, folds=folds, seed=seed, strata=strata)
         ids = range(folds)
         return tuple(
             Fold(f"fold{i}", tuple(fold.index[fold != i]), (), tuple(fold.index[fold == i]))
@@ -161,11 +168,20 @@ def inner_validation(
     return np.asarray(labels.index.isin(chosen))
 
 
-def _deal(labels: pd.Series[Any], hands: int, rng: np.random.Generator) -> pd.Series[int]:
-    """Deal each class's patients in random order, the next class going on where the last one
-    stopped."""
+def _deal(
+    labels: pd.Series[Any],
+    hands: int,
+    rng: np.random.Generator,
+    *,
+    strata: pd.Series[str] | None = None,
+) -> pd.Series[int]:
+    """Deal each class's patients in random order, stratum by stratum, the next ones going on where
+    the last stopped."""
     dealt: dict[Any, int] = {}
-    for _, members in sorted(labels.groupby(labels), key=lambda item: str(item[0])):
+    keys = labels.astype(str).to_frame()
+    if strata is not None:
+        keys["stratum"] = strata[list(labels.index)]
+    for _, members in labels.groupby([column for _, column in keys.items()], sort=True):
         for patient in rng.permutation(members.index.to_numpy(dtype=object)):
             dealt[patient] = len(dealt) % hands
     return pd.Series(dealt, name="fold").reindex(labels.index)
@@ -206,32 +222,56 @@ def split_cohort(
     if how == "holdout":
         given = holdout_split(blank, seed=seed)
         return make_folds(blank.assign(split=blank["patient"].map(given)), folds=folds, seed=seed)
-    return _leave_sites_out(cohort)
+    return leave_groups_out(cohort, by="site")
 
 
-def _leave_sites_out(cohort: pd.DataFrame) -> tuple[Fold, ...]:
-    if "site" not in cohort or cohort["site"].isna().any():
+def leave_groups_out(cohort: pd.DataFrame, *, by: str, most: int | None = None) -> tuple[Fold, ...]:
+    """Folds whose test patients are whole groups, such as sites, of which no patient trains.
+
+    Each group is a fold, unless there are more than `most`: then the larger ones are dealt first,
+    each to the fold with the fewest patients.
+
+    Raises:
+        InputError: a slide lacks its group.
+        RefusedError: there is one group only, a patient stands in two, or too few patients of a
+            class are left to train on.
+    """
+    if by not in cohort or cohort[by].isna().any():
         raise InputError(
-            "leaving sites out needs the manifest's column site, filled for every slide"
+            f"leaving {by}s out needs the manifest's column {by}, filled for every slide"
         )
-    sites = {
-        str(name): sorted(part["patient"].unique())
-        for name, part in cohort.groupby("site", sort=True)
+    groups = {
+        str(name): sorted(part["patient"].unique()) for name, part in cohort.groupby(by, sort=True)
     }
-    if len(sites) < 2:
-        raise RefusedError(f"leaving sites out needs two sites, there is only {', '.join(sites)}")
-    check_leakage({f"site {name}": patients for name, patients in sites.items()})
+    if len(groups) < 2:
+        raise RefusedError(f"leaving {by}s out needs two {by}s, there is only {', '.join(groups)}")
+    check_leakage({f"{by} {name}": patients for name, patients in groups.items()})
     labels = patient_labels(cohort)
     folds = []
-    for name, test in sites.items():
+    for name, members in _gather_groups(groups, most or len(groups)).items():
+        test = sorted(patient for group in members for patient in groups[group])
         train = tuple(labels.index.difference(test))
         lacking = set(labels) - set(labels[list(train)])
         if lacking or labels[list(train)].value_counts().min() < 2:
             raise RefusedError(
-                f"without site {name} there are too few patients of a class to train on"
+                f"without {by} {', '.join(members)} there are too few patients of a class to train "
+                "on"
             )
-        folds.append(Fold(f"site-{safe_name(name)}", train, (), tuple(test)))
+        folds.append(Fold(f"{safe_name(by)}-{safe_name(name)}", train, (), tuple(test)))
     return tuple(folds)
+
+
+def _gather_groups(groups: dict[str, list[Any]], most: int) -> dict[str, list[str]]:
+    """Name of a fold -> its groups."""
+    if len(groups) <= most:
+        return {name: [name] for name in groups}
+    hands: list[list[str]] = [[] for _ in range(most)]
+    sizes = [0] * most
+    for name in sorted(groups, key=lambda name: -len(groups[name])):
+        least = sizes.index(min(sizes))
+        hands[least].append(name)
+        sizes[least] += len(groups[name])
+    return {f"part{number}": sorted(members) for number, members in enumerate(hands)}
 
 
 def fold_parts(fold: Fold, labels: pd.Series[Any], *, seed: int) -> dict[str, tuple[str, ...]]:

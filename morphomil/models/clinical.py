@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 
+from morphomil.cohort.encoding import ClinicalEncoder, independent_columns
 from morphomil.errors import RefusedError
-from morphomil.models.covariates import ClinicalEncoder, read_covariates
+from morphomil.models.covariates import read_covariates
 from morphomil.models.fold import CovariateFacts, Facts, Fitted
 from morphomil.models.labeled import LabeledCohort
 from morphomil.models.protocol import Prediction
@@ -54,7 +55,7 @@ class LogisticModel:
             RefusedError: fewer patients than coefficients, or columns that can't be told apart.
         """
         encoder = ClinicalEncoder.fit(training)
-        columns = _independent(encoder.encode_contrasts(training))
+        columns = independent_columns(encoder.encode_contrasts(training))
         notes = list(encoder.notes)
         tables, rows = [], []
         for number, name in enumerate(names[1:], start=1):
@@ -172,16 +173,3 @@ def predict_logistic(fold: TrainedFold, covariates: pd.DataFrame) -> pd.DataFram
         facts.encoder, fold.weights["coefficients"], facts.columns, pd.DataFrame()
     )
     return pd.DataFrame(model.predict(covariates), index=covariates.index)
-
-
-def _independent(columns: pd.DataFrame) -> pd.DataFrame:
-    """Columns left after dropping those that others of them add up to (two tests always missing
-    together)."""
-    kept: list[str] = []
-    basis = np.ones((len(columns), 1))
-    for name in columns.columns:
-        wider = np.column_stack([basis, columns[name].to_numpy()])
-        if np.linalg.matrix_rank(wider) == wider.shape[1]:
-            kept.append(str(name))
-            basis = wider
-    return columns[kept]

@@ -13,10 +13,10 @@ from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 import pandas as pd
 
+from morphomil.cohort.encoding import ClinicalEncoder
 from morphomil.errors import InputError
 from morphomil.image_model.recipe import ImageRecipe
 from morphomil.matrix import Edges
-from morphomil.models.covariates import ClinicalEncoder
 from morphomil.seeds import generator
 from morphomil.stats.roc import youden_cutoff
 from morphomil.store import digest, write_arrays, write_json, write_parquet, write_table_csv

@@ -9,11 +9,12 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 
+from morphomil.cohort.encoding import ClinicalEncoder
 from morphomil.cohort.labels import describe_losses
 from morphomil.errors import InputError
 from morphomil.image_model.backbones import build_backbone, keep_pixels, load_backbone
 from morphomil.image_model.recipe import settle_recipe
-from morphomil.models.covariates import ClinicalEncoder, read_covariates
+from morphomil.models.covariates import read_covariates
 from morphomil.models.fold import CovariateFacts, Facts, Fitted, ImageFacts, fold_seed
 from morphomil.models.labeled import LabeledCohort
 from morphomil.models.protocol import Prediction

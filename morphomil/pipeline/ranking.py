@@ -52,11 +52,12 @@ def rank(
 
     Raises:
         InputError: nothing is measured yet, or with other features, or the labels don't make two
-            groups.
+            groups, or the settings name a column that the cohort lacks.
         RefusedError: leakage, or too few patients of a class.
         BusyError: another process works in the run directory.
     """
     from morphomil.models.ranked import store_ranked_folds
+    from morphomil.rank.design import check_columns
     from morphomil.rank.ranking import rank_counts
 
     settings = replace(settings, **changes)
@@ -64,6 +65,7 @@ def rank(
     if not measured:
         raise InputError(f"{run.path} has no measured slides; run: morphomil featurize {run.path}")
     check_features(run)
+    check_columns(run.cohort.table(), settings)
     listener = progress or Silence()
     begun = time.monotonic()
     with run.lock():
@@ -88,6 +90,8 @@ def rank(
             _write_contributions(run, ranking, seed=settings.seed)
         used = {"positive": ranking.positive, "folds": settings.folds, "seed": settings.seed}
         used |= {"quick": settings.quick, "permutations": settings.labelings}
+        used |= {"strata": settings.strata, "adjust": settings.adjust}
+        used |= {"folds_by": settings.folds_by}
         run.record("rank", used, seconds=time.monotonic() - begun)
     return ranking
 

@@ -7,7 +7,7 @@ stopping rule of a fold come from its training patients.
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
@@ -218,16 +218,34 @@ def permute_labels(
     *,
     permutations: int,
     seed: int,
+    strata: NDArray[Any] | None = None,
 ) -> NDArray[np.int64]:
     """The labels (row 0) and permutations of them within each part of the split, (permutations + 1,
     patients).
 
-    So every fold, and every training set, has as many patients of a class as it has in truth.
+    So every fold, and every training set, has as many patients of a class as it has in truth; and
+    so has each of `strata` (patients,) in them.
     """
-    parts = [bags.members(part) for fold in folds for part in (fold.test, fold.val)]
-    rest = ~np.any(parts, axis=0)
+    blocks = permutation_blocks(folds, bags, strata=strata)
     rng = generator("permutations", seed)
     rows = np.tile(labels, (permutations + 1, 1))
-    for part in [*parts, rest]:
+    for number in np.unique(blocks):
+        part = blocks == number
         rows[1:, part] = rng.permuted(rows[1:, part], axis=1)
     return rows
+
+
+def permutation_blocks(
+    folds: Iterable[Fold], bags: PatientBags, *, strata: NDArray[Any] | None = None
+) -> NDArray[np.int64]:
+    """The block of each patient, within which labels are exchanged: a part of the split, and a
+    stratum."""
+    block = np.zeros(len(bags.patients), np.int64)
+    parts = [part for fold in folds for part in (fold.test, fold.val)]
+    for number, part in enumerate(parts, start=1):
+        block[bags.members(part)] = number
+    block = np.where(block == 0, len(parts) + 1, block)
+    if strata is None:
+        return block
+    stratum = np.unique(np.asarray(strata), return_inverse=True)[1]
+    return np.asarray(block * (stratum.max() + 1) + stratum)

@@ -13,15 +13,16 @@ import numpy as np
 import pandas as pd
 
 from morphomil.cohort.labels import describe_losses, patient_labels, sort_labels
-from morphomil.cohort.splits import make_folds
 from morphomil.errors import InputError, RefusedError, TrainingError
 from morphomil.matrix import count_nuclei, features_in, patient_values, slide_values
 from morphomil.rank.bags import LEFT_OUT_WITHOUT, PatientBags
+from morphomil.rank.comparison import compare_features
+from morphomil.rank.design import Design, check_columns
 from morphomil.rank.folds import FoldTask, permute_labels
 from morphomil.rank.outcomes import PooledOutcomes
 from morphomil.rank.plan import TrainingPlan
 from morphomil.rank.robustness import compare_rankings, say_agreement
-from morphomil.stats import compare_groups, within_fold_auc_interval
+from morphomil.stats import within_fold_auc_interval
 from morphomil.stats.correlation import correlate_features
 from morphomil.types import RankSettings
 
@@ -110,11 +111,11 @@ def rank_nuclei(
         on_estimate: hears the seconds that the training still to come will take, once the first
             model is trained.
         changes: further fields of `RankSettings`: `positive` (needed unless labels are 0 and 1),
-            `folds`, `quick`, `permutations`, `ablation`.
+            `folds`, `quick`, `permutations`, `ablation`, `strata`, `adjust`, `folds_by`.
 
     Raises:
         InputError: a column is missing, or the labels aren't two.
-        RefusedError: leakage, or too few patients of a class.
+        RefusedError: leakage, too few patients of a class, or strata that leave nothing to compare.
     """
     settings = RankSettings(seed=seed, **changes)
     features = features_in(nuclei)
@@ -182,18 +183,21 @@ def rank_counts(
             model is trained.
     """
     cohort = cohort.assign(label=cohort["label"].astype(str), patient=cohort["patient"].astype(str))
+    check_columns(cohort, settings)
     positive, reference = _two_groups(cohort["label"], settings.positive)
     measured = cohort[cohort["slide_id"].isin(values["slide_id"])]
     bags = PatientBags.collect(load, measured, seed=settings.seed)
     used = cohort[cohort["slide_id"].isin(bags.slides)]
-    folds = make_folds(used, folds=settings.folds, seed=settings.seed)
     labels = patient_labels(used)
+    design = Design.of(used, labels, settings)
+    folds = design.make_folds(used, settings)
     plan = TrainingPlan.of(features, settings)
     outcomes, failed = _train_folds(
         plan,
         folds,
         bags,
         labels == positive,
+        design=design,
         settings=settings,
         on_fold=on_fold,
         on_estimate=on_estimate,
@@ -202,7 +206,7 @@ def rank_counts(
     predictions = pd.concat([result.predictions for result in results], ignore_index=True)
     predictions.insert(2, "group", predictions["patient"].map(labels))
     of_patients = patient_values(values[values["slide_id"].isin(bags.slides)], used)
-    compared = compare_groups(of_patients[list(features)], of_patients["label"], positive=positive)
+    compared = compare_features(of_patients, features, positive=positive, design=design)
     pooled = PooledOutcomes(plan, list(outcomes.values()), predictions, seed=settings.seed)
     table, groups = pooled.table(compared), pooled.group_table()
     agreement = _compare_orders(table)
@@ -226,7 +230,7 @@ def rank_counts(
         folds=folds,
         models={name: outcome.result.model for name, outcome in outcomes.items()},
         slides=bags.slides,
-        notes=describe_losses(cohort, used, LEFT_OUT_WITHOUT),
+        notes=(*describe_losses(cohort, used, LEFT_OUT_WITHOUT), *design.notes),
         failed=failed,
     )
 
@@ -237,6 +241,7 @@ def _train_folds(
     bags: PatientBags,
     positive: pd.Series[bool],
     *,
+    design: Design,
     settings: RankSettings,
     on_fold: Callable[[int, int], None] | None,
     on_estimate: Callable[[float], None] | None,
@@ -252,6 +257,7 @@ def _train_folds(
         bags,
         permutations=settings.labelings,
         seed=settings.seed,
+        strata=design.strata.to_numpy(),
     )
     outcomes: dict[str, FoldOutcome] = {}
     failed: dict[str, str] = {}

@@ -65,6 +65,7 @@ from morphomil.stats.roc import (
 from morphomil.stats.scan import delta_interval, draw_labelings, scan_columns, step_down
 from morphomil.stats.shift import hodges_lehmann
 from morphomil.stats.subgroups import subgroup_table
+from morphomil.stats.van_elteren import van_elteren
 
 __all__ = [
     "LogisticModel",
@@ -122,6 +123,7 @@ __all__ = [
     "scan_columns",
     "step_down",
     "subgroup_table",
+    "van_elteren",
     "watson_williams_test",
     "within_fold_auc",
     "within_fold_auc_interval",

@@ -10,9 +10,9 @@ import pandas as pd
 import pytest
 from sklearn.linear_model import LogisticRegression
 
+from morphomil.cohort.encoding import ClinicalEncoder, patient_covariates
 from morphomil.errors import InputError, RefusedError
 from morphomil.models.clinical import LogisticModel
-from morphomil.models.covariates import ClinicalEncoder, patient_covariates
 from morphomil.stats import auc, compare_groups, youden_cutoff
 
 

@@ -1,0 +1,227 @@
+"""What is known of patients beside their nuclei, and how a ranking keeps it apart from them.
+
+Strata are groups of patients, such as those of a site: labels are compared, permuted and spread
+over folds within them. Covariates are adjusted for: the model knows them beside the features.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import pandas as pd
+
+from morphomil.cohort.encoding import MISSING_LEVEL, as_text, is_number
+from morphomil.cohort.labels import sort_labels
+from morphomil.cohort.splits import leave_groups_out, make_folds, manifest_split
+from morphomil.errors import InputError, RefusedError
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from morphomil.cohort.splits import Fold
+    from morphomil.types import RankSettings
+OWN_COLUMNS = ("slide_id", "patient", "label", "split")
+"""These columns of a cohort are neither strata nor covariates."""
+MOST_STRATA = 20
+"""A column of more groups is taken for a measurement, or for an identifier."""
+LEAST_IN_CELL = 10
+"""Adjusted categories divide the patients into strata as long as these hold so many on average."""
+NO_STRATA = "all"
+"""The stratum of every patient where none are asked for."""
+
+
+@dataclass(frozen=True)
+class Design:
+    """Strata and covariates of the patients."""
+
+    strata: pd.Series[str] = field(repr=False)
+    """By patient, sorted; all in one stratum where none are asked for."""
+    columns: tuple[str, ...]
+    """Strata are the combinations of these columns."""
+    covariates: pd.DataFrame | None = field(repr=False)
+    """By patient, sorted: what is adjusted for; None: nothing is."""
+    notes: tuple[str, ...]
+    """Sentences on missing values and on strata that can't contribute."""
+
+    @classmethod
+    def of(cls, cohort: pd.DataFrame, labels: pd.Series[Any], settings: RankSettings) -> Design:
+        """The design that the settings ask for.
+
+        Args:
+            cohort: one row per slide.
+            labels: by patient, sorted.
+            settings: `strata` and `adjust` name columns.
+
+        Raises:
+            InputError: a column is unknown, or a patient's slides differ in it.
+            RefusedError: a column doesn't group patients, or no stratum has two labels.
+        """
+        known = patient_columns(cohort, (*settings.strata_columns, *settings.adjusted_columns))
+        known = known.loc[labels.index]
+        adjusted = known[list(dict.fromkeys(settings.adjusted_columns))]
+        for name in adjusted:
+            if as_text(adjusted[name]).nunique() == labels.nunique() and not any(
+                labels.groupby(as_text(adjusted[name])).nunique() > 1
+            ):
+                raise RefusedError(
+                    f"--adjust {name} leaves nothing to rank: it tells the labels apart by itself"
+                )
+        columns = _stratifying(known, settings.strata_columns, adjusted)
+        strata = _combine(known[list(columns)])
+        notes = [*_say_missing(known), *_say_strata(strata, labels, columns)]
+        return cls(strata, columns, adjusted if len(adjusted.columns) else None, tuple(notes))
+
+    @property
+    def stratified(self) -> bool:
+        """Whether there are several strata."""
+        return bool(self.columns)
+
+    def make_folds(self, cohort: pd.DataFrame, settings: RankSettings) -> tuple[Fold, ...]:
+        """The folds that the settings ask for, stratified by label and stratum, or by groups.
+
+        Raises:
+            RefusedError: as `splits.make_folds` and `leave_groups_out`, or no group has two labels.
+            InputError: likewise; or what folds are made by is also adjusted for.
+        """
+        by = settings.folds_by.strip()
+        if not by:
+            strata = self.strata if self.stratified else None
+            return make_folds(cohort, folds=settings.folds, seed=settings.seed, strata=strata)
+        if by in settings.adjusted_columns:
+            raise InputError(
+                f"--folds-by {by} predicts patients of a {by} that no training patient has, so the "
+                f"model can't know its effect: leave {by} out of --adjust (--strata {by} goes "
+                "together with it)"
+            )
+        manifest_split(cohort)  # a patient in two parts is refused whatever folds are asked for
+        named = cohort.assign(**{by: as_text(cohort[by])})
+        folds = leave_groups_out(named, by=by, most=settings.folds)
+        labels = cohort.groupby("patient")["label"].first()
+        if all(labels[list(fold.test)].nunique() < 2 for fold in folds):
+            raise RefusedError(
+                f"--folds-by {by}: each {by} has patients of one label only, so labels can't be "
+                f"compared within any {by}"
+            )
+        return folds
+
+
+def check_columns(cohort: pd.DataFrame, settings: RankSettings) -> None:
+    """Make sure that the columns which the settings name are there.
+
+    Raises:
+        InputError: one isn't; or it is the label, the patient, ...
+    """
+    options = {
+        "--strata": settings.strata_columns,
+        "--adjust": settings.adjusted_columns,
+        "--folds-by": (settings.folds_by.strip(),) if settings.folds_by.strip() else (),
+    }
+    known = [str(name) for name in cohort if name not in OWN_COLUMNS and cohort[name].notna().any()]
+    problems = [
+        f"{option} {name}: the cohort has no such column; it has {', '.join(known) or 'none'} "
+        "(morphomil segment --covariates NAME,NAME keeps further columns of the manifest)"
+        for option, names in options.items()
+        for name in names
+        if name not in known
+    ]
+    if problems:
+        raise InputError(problems)
+
+
+def patient_columns(cohort: pd.DataFrame, names: Sequence[str]) -> pd.DataFrame:
+    """Columns of the cohort by patient, sorted.
+
+    Raises:
+        InputError: a patient's slides differ in one.
+    """
+    chosen = list(dict.fromkeys(names))
+    grouped = cohort.groupby("patient", sort=True)[chosen]
+    if not chosen:
+        return pd.DataFrame(index=cohort.groupby("patient", sort=True).size().index)
+    differing = grouped.nunique(dropna=True).gt(1)
+    problems = [
+        f"patient {patient} has more than one {name}; give all slides of a patient the same"
+        for name in chosen
+        for patient in differing.index[differing[name]]
+    ]
+    if problems:
+        raise InputError(problems[:20])
+    return grouped.first()
+
+
+def _stratifying(
+    known: pd.DataFrame, named: tuple[str, ...], adjusted: pd.DataFrame
+) -> tuple[str, ...]:
+    """The columns whose combinations are strata: those named, and adjusted categories while
+    patients per stratum suffice."""
+    chosen = list(dict.fromkeys(named))
+    for name in chosen:
+        if (levels := as_text(known[name]).nunique()) > MOST_STRATA:
+            raise RefusedError(
+                f"--strata {name}: {name} has {levels} values for {len(known)} patients, more than "
+                f"the {MOST_STRATA} that strata may have; --adjust {name} takes numbers"
+            )
+    for name in adjusted:
+        if name in chosen or is_number(adjusted[name]):
+            continue
+        cells = _combine(known[[*chosen, name]]).nunique()
+        if cells * LEAST_IN_CELL <= len(known):
+            chosen.append(str(name))
+    return tuple(chosen)
+
+
+def _combine(columns: pd.DataFrame) -> pd.Series[str]:
+    """A label for each combination of values."""
+    if columns.shape[1] == 0:
+        return pd.Series(NO_STRATA, index=columns.index)
+    parts = [as_text(values) for _, values in columns.items()]
+    joined = parts[0]
+    for part in parts[1:]:
+        joined = joined + ", " + part
+    return joined
+
+
+def _say_missing(known: pd.DataFrame) -> list[str]:
+    gone = known.isna().sum()
+    return [
+        f"{name} is missing for {gone[name]} of {len(known)} patients; "
+        + (
+            "the mean of the training patients stands in, and the model knows of whom."
+            if is_number(known[name])
+            else f"they are a group of their own ({MISSING_LEVEL})."
+        )
+        for name in known
+        if gone[name]
+    ]
+
+
+def _say_strata(
+    strata: pd.Series[str], labels: pd.Series[Any], columns: tuple[str, ...]
+) -> list[str]:
+    """A sentence on the strata of one label.
+
+    Raises:
+        RefusedError: all are so.
+    """
+    if not columns:
+        return []
+    counts = pd.crosstab(strata, labels.astype(str))
+    single = counts[(counts > 0).sum(axis=1) < 2]
+    if single.empty:
+        return []
+    named = " and ".join(columns)
+    listed = "; ".join(
+        f"{name}: {', '.join(f'{row[one]} of {one}' for one in sort_labels(counts) if row[one])}"
+        for name, row in single.iterrows()
+    )
+    if len(single) == len(counts):
+        raise RefusedError(
+            f"the labels can't be compared within {named}: every group has patients of one label "
+            f"only ({listed}), so what goes with the label can't be told from what goes with "
+            f"{named}"
+        )
+    return [
+        f"Of {len(counts)} groups by {named}, {len(single)} have patients of one label only and "
+        f"say nothing within the group ({listed})."
+    ]

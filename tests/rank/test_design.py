@@ -1,0 +1,150 @@
+"""Strata, covariates and folds by site: what they do, and what is refused."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from morphomil.cohort.labels import patient_labels
+from morphomil.errors import InputError, RefusedError
+from morphomil.rank.design import Design, check_columns
+from morphomil.rank.folds import permute_labels
+from morphomil.rank.ranking import rank_nuclei
+from morphomil.types import RankSettings
+
+BLIND = {"positive": "N+", "seed": 0}
+
+
+def drawn_cohort(seed=0, *, patients=60, share=(0.2, 0.7)):
+    """One slide per patient of site A or B, whose shares of positives differ."""
+    rng = np.random.default_rng(seed)
+    site = np.arange(patients) % 2
+    label = np.where(rng.random(patients) < np.array(share)[site], "N+", "N0")
+    names = [f"p{i:03d}" for i in range(patients)]
+    return pd.DataFrame(
+        {
+            "slide_id": names,
+            "patient": names,
+            "label": label,
+            "site": np.array(["A", "B"])[site],
+            "age": rng.normal(60, 8, patients).round(1),
+        }
+    )
+
+
+def bags_of(cohort):
+    patients = tuple(sorted(cohort["patient"]))
+    return SimpleNamespace(patients=patients, members=lambda names: np.isin(patients, list(names)))
+
+
+def test_folds_and_permutations_keep_every_stratum_s_labels():
+    cohort = drawn_cohort()
+    labels = patient_labels(cohort)
+    settings = RankSettings(strata="site", **BLIND)
+    design = Design.of(cohort, labels, settings)
+    folds = design.make_folds(cohort, settings)
+    counts = [
+        pd.crosstab(design.strata[list(fold.test)], labels[list(fold.test)]) for fold in folds
+    ]
+    spread = np.stack([count.to_numpy() for count in counts])
+    assert np.ptp(spread, axis=0).max() <= 1
+    rows = permute_labels(
+        (labels == "N+").to_numpy().astype(np.int64),
+        folds,
+        bags_of(cohort),
+        permutations=30,
+        seed=0,
+        strata=design.strata.to_numpy(),
+    )
+    assert len(np.unique(rows, axis=0)) == 31
+    for fold in folds:
+        for site in "AB":
+            inside = labels.index.isin(fold.test) & (design.strata == site).to_numpy()
+            assert np.ptp(rows[:, inside].sum(axis=1)) == 0
+
+
+def test_adjusted_categories_are_strata_while_patients_suffice():
+    cohort = drawn_cohort().assign(ward=[f"w{i % 10}" for i in range(60)])
+    labels = patient_labels(cohort)
+    design = Design.of(cohort, labels, RankSettings(adjust="age,site,ward", **BLIND))
+    assert design.columns == ("site",)
+    assert list(design.covariates.columns) == ["age", "site", "ward"]
+    design = Design.of(cohort, labels, RankSettings(strata="site,ward", **BLIND))
+    assert sorted(design.strata.unique())[0] == "A, w0"
+
+
+def test_missing_strata_and_those_of_one_label_are_said():
+    cohort = drawn_cohort()
+    cohort.loc[cohort["patient"] < "p006", ["site", "label"]] = ["C", "N0"]
+    cohort.loc[cohort["patient"] >= "p055", "site"] = None
+    cohort.loc[cohort["patient"] >= "p055", "label"] = ["N0", "N+"] * 2 + ["N0"]
+    design = Design.of(cohort, patient_labels(cohort), RankSettings(strata="site", **BLIND))
+    said = " ".join(design.notes)
+    assert "site is missing for 5 of 60 patients" in said
+    assert "Of 4 groups by site, 1 have patients of one label only" in said
+    assert "C: 6 of N0" in said
+
+
+def test_leaving_sites_out_predicts_whole_sites():
+    cohort = drawn_cohort()
+    settings = RankSettings(folds_by="site", **BLIND)
+    design = Design.of(cohort, patient_labels(cohort), settings)
+    folds = design.make_folds(cohort, settings)
+    assert [fold.name for fold in folds] == ["site-A", "site-B"]
+    many = cohort.assign(site=[f"s{i % 12}" for i in range(60)])
+    folds = design.make_folds(many, settings)
+    sites = [set(many.loc[many["patient"].isin(fold.test), "site"]) for fold in folds]
+    assert len(folds) == 5
+    assert sorted(name for group in sites for name in group) == sorted(many["site"].unique())
+
+
+def refusal(cohort, **options):
+    settings = RankSettings(**BLIND, **options)
+    check_columns(cohort, settings)
+    design = Design.of(cohort, patient_labels(cohort), settings)
+    design.make_folds(cohort, settings)
+
+
+def test_what_cannot_be_done_is_said():
+    cohort = drawn_cohort()
+    with pytest.raises(InputError, match=r"--strata ward: the cohort has no such column; it has"):
+        refusal(cohort, strata="ward")
+    with pytest.raises(InputError, match=r"--folds-by label: the cohort has no such column"):
+        refusal(cohort, folds_by="label")
+    with pytest.raises(RefusedError, match=r"age has \d+ values for 60 patients"):
+        refusal(cohort, strata="age")
+    with pytest.raises(InputError, match="leave site out of --adjust"):
+        refusal(cohort, folds_by="site", adjust="site")
+    alike = cohort.assign(site=np.where(cohort["label"] == "N+", "A", "B"))
+    with pytest.raises(RefusedError, match="can't be compared within site"):
+        refusal(alike, strata="site")
+    with pytest.raises(RefusedError, match="tells the labels apart by itself"):
+        refusal(alike, adjust="site")
+    four = cohort.assign(site=np.where(cohort["label"] == "N+", "A", "B"))
+    four["site"] += (np.arange(60) % 2).astype(str)
+    with pytest.raises(RefusedError, match="patients of one label only"):
+        refusal(four, folds_by="site")
+    torn = pd.concat([cohort, cohort.iloc[:1].assign(slide_id="x", site="B")])
+    with pytest.raises(InputError, match="patient p000 has more than one site"):
+        refusal(torn, strata="site")
+
+
+def test_columns_are_checked_before_anything_is_done(small):
+    nuclei, cohort = small
+    with pytest.raises(InputError, match="it has none"):
+        rank_nuclei(nuclei, cohort, seed=0, quick=True, strata="site")
+
+
+def test_a_stratified_ranking_says_both_tests(small):
+    nuclei, cohort = small
+    cohort = cohort.assign(site=np.array(["A", "B"])[np.arange(len(cohort)) % 2])
+    table = rank_nuclei(nuclei, cohort, seed=0, quick=True, strata="site").table
+    plain = rank_nuclei(nuclei, cohort, seed=0, quick=True).table
+    assert set(table["test"]) == {"van Elteren"}
+    assert (table["strata"] == 2).all()
+    known = plain.set_index("feature").loc[table["feature"]]
+    np.testing.assert_allclose(table["unstratified_p"], known["p_value"])
+    assert (table["cliffs_delta_low"] <= table["cliffs_delta"]).all()
