@@ -136,9 +136,9 @@ def patient_columns(cohort: pd.DataFrame, names: Sequence[str]) -> pd.DataFrame:
         InputError: a patient's slides differ in one.
     """
     chosen = list(dict.fromkeys(names))
-    grouped = cohort.groupby("patient", sort=True)[chosen]
     if not chosen:
         return pd.DataFrame(index=cohort.groupby("patient", sort=True).size().index)
+    grouped = cohort.groupby("patient", sort=True)[chosen]
     differing = grouped.nunique(dropna=True).gt(1)
     problems = [
         f"patient {patient} has more than one {name}; give all slides of a patient the same"
@@ -162,12 +162,12 @@ def _stratifying(
                 f"--strata {name}: {name} has {levels} values for {len(known)} patients, more than "
                 f"the {MOST_STRATA} that strata may have; --adjust {name} takes numbers"
             )
-    for name in adjusted:
-        if name in chosen or is_number(adjusted[name]):
+    for further, values in adjusted.items():
+        if further in chosen or is_number(values):
             continue
-        cells = _combine(known[[*chosen, name]]).nunique()
+        cells = _combine(known[[*chosen, str(further)]]).nunique()
         if cells * LEAST_IN_CELL <= len(known):
-            chosen.append(str(name))
+            chosen.append(str(further))
     return tuple(chosen)
 
 
@@ -183,16 +183,15 @@ def _combine(columns: pd.DataFrame) -> pd.Series[str]:
 
 
 def _say_missing(known: pd.DataFrame) -> list[str]:
-    gone = known.isna().sum()
     return [
-        f"{name} is missing for {gone[name]} of {len(known)} patients; "
+        f"{name} is missing for {gone} of {len(known)} patients; "
         + (
             "the mean of the training patients stands in, and the model knows of whom."
-            if is_number(known[name])
+            if is_number(values)
             else f"they are a group of their own ({MISSING_LEVEL})."
         )
-        for name in known
-        if gone[name]
+        for name, values in known.items()
+        if (gone := int(values.isna().sum()))
     ]
 
 
