@@ -27,7 +27,7 @@ from morphomil.stats.correlation import correlate_features
 from morphomil.types import RankSettings
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable
 
     from numpy.typing import NDArray
 
@@ -182,22 +182,12 @@ def rank_counts(
         on_estimate: hears the seconds that the training still to come will take, once the first
             model is trained.
     """
-    cohort = cohort.assign(label=cohort["label"].astype(str), patient=cohort["patient"].astype(str))
-    check_columns(cohort, settings)
-    positive, reference = _two_groups(cohort["label"], settings.positive)
-    measured = cohort[cohort["slide_id"].isin(values["slide_id"])]
-    bags = PatientBags.collect(load, measured, seed=settings.seed)
-    used = cohort[cohort["slide_id"].isin(bags.slides)]
-    labels = patient_labels(used)
-    design = Design.of(used, labels, settings)
-    folds = design.make_folds(used, settings)
+    study = _Study.of(load, values, cohort, settings)
+    bags, labels, positive = study.bags, study.labels, study.positive
     plan = TrainingPlan.of(features, settings)
     outcomes, failed = _train_folds(
         plan,
-        folds,
-        bags,
-        labels == positive,
-        design=design,
+        study,
         settings=settings,
         on_fold=on_fold,
         on_estimate=on_estimate,
@@ -205,8 +195,8 @@ def rank_counts(
     results = [outcome.result for outcome in outcomes.values()]
     predictions = pd.concat([result.predictions for result in results], ignore_index=True)
     predictions.insert(2, "group", predictions["patient"].map(labels))
-    of_patients = patient_values(values[values["slide_id"].isin(bags.slides)], used)
-    compared = compare_features(of_patients, features, positive=positive, design=design)
+    of_patients = patient_values(values[values["slide_id"].isin(bags.slides)], study.cohort)
+    compared = compare_features(of_patients, features, positive=positive, design=study.design)
     pooled = PooledOutcomes(plan, list(outcomes.values()), predictions, seed=settings.seed)
     table, groups = pooled.table(compared), pooled.group_table()
     agreement = _compare_orders(table)
@@ -226,22 +216,59 @@ def rank_counts(
             predictions["label"], predictions["probability"], predictions["fold"]
         ),
         positive=positive,
-        reference=reference,
-        folds=folds,
+        reference=study.reference,
+        folds=study.folds,
         models={name: outcome.result.model for name, outcome in outcomes.items()},
         slides=bags.slides,
-        notes=(*describe_losses(cohort, used, LEFT_OUT_WITHOUT), *design.notes),
+        notes=study.notes,
         failed=failed,
     )
 
 
+@dataclass(frozen=True)
+class _Study:
+    """The patients that are ranked: bags, labels, strata, folds."""
+
+    cohort: pd.DataFrame
+    """One row per slide with a patch of enough nuclei."""
+    bags: PatientBags
+    labels: pd.Series[Any]
+    """By patient, sorted."""
+    positive: str
+    reference: str
+    design: Design
+    folds: tuple[Fold, ...]
+    notes: tuple[str, ...]
+
+    @classmethod
+    def of(
+        cls, load: Counts, values: pd.DataFrame, cohort: pd.DataFrame, settings: RankSettings
+    ) -> _Study:
+        """As `rank_counts` takes them."""
+        cohort = cohort.assign(
+            label=cohort["label"].astype(str), patient=cohort["patient"].astype(str)
+        )
+        check_columns(cohort, settings)
+        positive, reference = _two_groups(cohort["label"], settings.positive)
+        measured = cohort[cohort["slide_id"].isin(values["slide_id"])]
+        bags = PatientBags.collect(load, measured, seed=settings.seed)
+        used = cohort[cohort["slide_id"].isin(bags.slides)]
+        labels = patient_labels(used)
+        design = Design.of(used, labels, settings)
+        folds = design.make_folds(used, settings)
+        notes = (*describe_losses(cohort, used, LEFT_OUT_WITHOUT), *design.notes)
+        return cls(used, bags, labels, positive, reference, design, folds, notes)
+
+    @property
+    def is_positive(self) -> pd.Series[bool]:
+        """By patient, sorted."""
+        return self.labels == self.positive
+
+
 def _train_folds(
     plan: TrainingPlan,
-    folds: Sequence[Fold],
-    bags: PatientBags,
-    positive: pd.Series[bool],
+    study: _Study,
     *,
-    design: Design,
     settings: RankSettings,
     on_fold: Callable[[int, int], None] | None,
     on_estimate: Callable[[float], None] | None,
@@ -251,13 +278,14 @@ def _train_folds(
     Raises:
         TrainingError: none could.
     """
+    folds, bags, positive = study.folds, study.bags, study.is_positive
     labelings = permute_labels(
         positive.to_numpy().astype(np.int64),
         folds,
         bags,
         permutations=settings.labelings,
         seed=settings.seed,
-        strata=design.strata.to_numpy(),
+        strata=study.design.strata.to_numpy(),
     )
     outcomes: dict[str, FoldOutcome] = {}
     failed: dict[str, str] = {}
