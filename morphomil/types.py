@@ -185,7 +185,9 @@ SEEDS = 5
 """A fold has this many models, each with weights and an inner validation of its own; `quick` trains
 one."""
 PERMUTATIONS = 199
-"""The labels are permuted so often, each time trained anew; `quick` trains none."""
+"""The labels are permuted so often, each time trained anew."""
+QUICK_PERMUTATIONS = 4
+"""A quick ranking permutes the labels so often: enough to standardize attention, not to test."""
 
 
 @dataclass(frozen=True)
@@ -199,7 +201,7 @@ class RankSettings:
     folds: int = 5
     """Of the cross-validation, where the cohort gives no split."""
     quick: bool = False
-    """One model per fold, no permutations, no ablation."""
+    """One model per fold, permutations only to standardize attention, no ablation."""
     permutations: int = PERMUTATIONS
     """Of the labels, for the null; each is trained."""
     ablation: bool = True
@@ -231,6 +233,11 @@ class RankSettings:
     @property
     def labelings(self) -> int:
         """How many permutations are trained."""
+        return min(self.permutations, QUICK_PERMUTATIONS) if self.quick else self.permutations
+
+    @property
+    def tested(self) -> int:
+        """How many permutations the models' p values rest on."""
         return 0 if self.quick else self.permutations
 
     @property

@@ -44,9 +44,9 @@ def rank(
     rests on.
 
     Writes to `rank/` the tables `ranking.csv`, `groups.csv`, `agreement.csv`, `stability.csv`,
-    `faithfulness.csv`, `correlation.csv`, `predictions.parquet`, `attention.parquet`,
-    `shapley.parquet` and `patient_values.parquet` with `about.json`, and each fold's model to
-    `models/morphometry/FOLD/`. Unless `quick`, also what every nucleus contributes
+    `faithfulness.csv`, `correlation.csv`, `interactions.csv`, `predictions.parquet`,
+    `attention.parquet`, `shapley.parquet` and `patient_values.parquet` with `about.json`, and each
+    fold's model to `models/morphometry/FOLD/`. Unless `quick`, also what every nucleus contributes
     (`attribution.attribute_nuclei`), to `rank/nuclei/SLIDE.parquet`. `on_estimate` hears how many
     seconds the training will take; `changes` are fields of the settings.
 
@@ -80,16 +80,14 @@ def rank(
             on_fold=lambda done, total: listener.end(f"fold {done}", "done", f"of {total}"),
             on_estimate=on_estimate,
         )
-        summary = _summarize(
-            ranking, seeds=settings.models_per_fold, permutations=settings.labelings
-        )
+        summary = _summarize(ranking, seeds=settings.models_per_fold, permutations=settings.tested)
         _write_ranking(run, ranking, summary | {"measured": run.measured_key()})
         store_ranked_folds(run, ranking, seed=settings.seed)
         shutil.rmtree(run.contributions_folder, ignore_errors=True)  # of an earlier ranking
         if not settings.quick:
             _write_contributions(run, ranking, seed=settings.seed)
         used = {"positive": ranking.positive, "folds": settings.folds, "seed": settings.seed}
-        used |= {"quick": settings.quick, "permutations": settings.labelings}
+        used |= {"quick": settings.quick, "permutations": settings.tested}
         used |= {"strata": settings.strata, "adjust": settings.adjust}
         used |= {"folds_by": settings.folds_by}
         run.record("rank", used, seconds=time.monotonic() - begun)
@@ -113,6 +111,7 @@ def _summarize(ranking: Ranking, *, seeds: int, permutations: int) -> dict[str, 
         "seeds": seeds,
         "permutations": permutations,
         "statement": ranking.statement,
+        "interaction": ranking.interactions.statement,
         "bag_patches": BAG_SIZE,
         "notes": list(ranking.notes),
     }
@@ -144,6 +143,7 @@ def _write_ranking(run: Run, ranking: Ranking, summary: dict[str, Any]) -> None:
     """Write the tables that the ranking rests on, and its summary."""
     correlation = ranking.correlation.rename_axis("feature").reset_index()
     printed = {"ranking": ranking.table, "correlation": correlation}
+    printed["interactions"] = ranking.interactions.table
     for stem in ("groups", "agreement", "stability", "faithfulness"):
         printed[stem] = getattr(ranking, stem)
     for stem, table in printed.items():

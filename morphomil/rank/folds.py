@@ -15,7 +15,7 @@ import pandas as pd
 from morphomil.cohort.splits import inner_validation
 from morphomil.matrix import fit_edges_to_counts
 from morphomil.rank.bags import by_patient
-from morphomil.rank.shapley import log_likelihood
+from morphomil.rank.shapley import log_likelihood, pair_wins
 from morphomil.seeds import generator
 
 if TYPE_CHECKING:
@@ -57,7 +57,10 @@ class NullResult:
     """Sums over a fold's test patients, for the true labels (row 0) and permuted ones."""
 
     attention: NDArray[np.float64]  # (labelings, features)
-    shapley: NDArray[np.float64]  # (labelings, features), of the log-likelihood
+    likelihood: NDArray[np.float64] | None = None  # (labelings, coalitions)
+    wins: NDArray[np.float64] | None = None
+    """(labelings, coalitions): pairs of the fold's test patients in the right order
+    (`shapley.pair_wins`); None, as the likelihood, where only attention was asked for."""
 
 
 class FoldTask:
@@ -92,6 +95,22 @@ class FoldTask:
     def evaluate(self, seeds: int, coalitions: Coalitions) -> FoldResult:
         """Train a model per seed; predict the test patients whole and in every coalition."""
         trained = self._train(np.tile(self.labels, (seeds, 1)), replicates=range(seeds))
+        return self._ask(trained, coalitions, log=trained.log)
+
+    def evaluate_beside(
+        self, labelings: NDArray[np.int64], coalitions: Coalitions
+    ) -> tuple[FoldResult, NullResult]:
+        """As `evaluate` with one seed, and in the same batch a model per permuted labeling, of
+        which only the attention is wanted; row 0 of the labelings are the true labels."""
+        trained = self._train(labelings, replicates=[0] * len(labelings))
+        attention = by_patient(trained.predict(self.test_bags.values).attention, self.test_bags)
+        log = trained.log[trained.log["replicate"] == 0].reset_index(drop=True)
+        result = self._ask(trained.replicate(0), coalitions, log=log)
+        return result, NullResult(attention.sum(axis=1))
+
+    def _ask(
+        self, trained: TrainedMorphometry, coalitions: Coalitions, *, log: pd.DataFrame
+    ) -> FoldResult:
         prediction = trained.predict(self.test_bags.values)
         probability = self._predict_coalitions(trained, coalitions, self.labels)
         table = pd.DataFrame(
@@ -102,7 +121,7 @@ class FoldTask:
                 "probability": probability[:, -1].mean(axis=0),
             }
         )
-        model = FoldModel(self.edges, trained.weights(), trained.log)
+        model = FoldModel(self.edges, trained.weights(), log)
         return FoldResult(
             table, by_patient(prediction.attention, self.test_bags), probability, model
         )
@@ -146,7 +165,7 @@ class FoldTask:
     def permute(self, labelings: NDArray[np.int64], coalitions: Coalitions) -> NullResult:
         """Train one model per labeling (labelings, patients), all with the same luck; sums over
         test patients."""
-        attention, shares = [], []
+        attention, likelihood, wins = [], [], []
         for some in np.array_split(labelings, -(-len(labelings) // REPLICATES)):
             trained = self._train(some, replicates=[0] * len(some))
             of_patients = by_patient(
@@ -157,12 +176,10 @@ class FoldTask:
                 probability = self._predict_coalitions(
                     trained.replicate(number), coalitions, labels
                 )[0]
-                shares.append(
-                    (coalitions.weights @ log_likelihood(probability, labels[self.test])).sum(
-                        axis=1
-                    )
-                )
-        return NullResult(np.concatenate(attention), np.stack(shares))
+                truth = labels[self.test]
+                likelihood.append(log_likelihood(probability, truth).sum(axis=1))
+                wins.append(pair_wins(probability, truth))
+        return NullResult(np.concatenate(attention), np.stack(likelihood), np.stack(wins))
 
     def _train(
         self,

@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 
+from morphomil.rank.chance import PooledNull
+from morphomil.rank.interactions import find_interactions
 from morphomil.rank.robustness import (
     TOP,
     curves_of_removal,
@@ -21,6 +23,7 @@ from morphomil.seeds import generator
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
+    from morphomil.rank.interactions import Interactions
     from morphomil.rank.plan import FoldOutcome, TrainingPlan
 RESAMPLES = 2000
 """Patients and seeds are resampled so often for the intervals of attention."""
@@ -43,6 +46,13 @@ class PooledOutcomes:
         self.patients = predictions["patient"]
         self.labels = predictions["label"].to_numpy()
         self.folds = predictions["fold"].to_numpy()
+        ours, theirs = (pd.Series(self.labels == of).groupby(self.folds).sum() for of in (1, 0))
+        nulls = [one.null for one in outcomes if one.null is not None]
+        self.null = (
+            PooledNull.of(nulls, patients=len(predictions), pairs=int((ours * theirs).sum()))
+            if nulls
+            else None
+        )
         # (seeds, patients, features)
         self.attention = np.concatenate([one.result.attention for one in outcomes], axis=1)
         # (seeds, coalitions, patients)
@@ -57,27 +67,17 @@ class PooledOutcomes:
         return table
 
     def table(self, compared: pd.DataFrame) -> pd.DataFrame:
-        """The ranking, in the order of attention."""
+        """The ranking, in the order of attention standardized by its null, where there is one."""
         count = len(self.plan.features)
-        columns: dict[str, Any] = {"feature": list(self.plan.features)}
-        columns |= _mean_attention(self.attention * count, seed=self.seed) | {
-            "attention_p": np.nan,
-            "attention_p_any": np.nan,
-        }
+        columns: dict[str, Any] = {"feature": list(self.plan.features), "attention_z": np.nan}
+        columns |= _mean_attention(self.attention * count, seed=self.seed)
+        columns |= {"attention_p": np.nan, "attention_p_any": np.nan}
         columns |= self._share(self.plan.coalitions.weights)
         columns["shapley_probability"] = np.abs(self.contributions).mean(axis=1)
         if self.plan.coalitions.steps is not None:
             mean = log_likelihood(self.coalitions.mean(axis=0), self.labels).mean(axis=1)
             columns["shapley_log_loss_se"] = self.plan.coalitions.standard_error(mean)
-        columns |= {"shapley_p": np.nan, "shapley_p_any": np.nan}
-        if self.outcomes[0].null is not None:
-            nulls = [one.null for one in self.outcomes if one.null is not None]
-            columns["attention_p"], columns["attention_p_any"] = null_p(
-                np.sum([n.attention for n in nulls], axis=0)
-            )
-            columns["shapley_p"], columns["shapley_p_any"] = null_p(
-                np.sum([n.shapley for n in nulls], axis=0)
-            )
+        columns |= {"shapley_p": np.nan, "shapley_p_any": np.nan} | self._test()
         columns |= {name: values[:count] for name, values in self._ablate().items()}
         table = pd.DataFrame(columns)
         stability = self.stability().set_index("feature")
@@ -85,9 +85,21 @@ class PooledOutcomes:
             chosen = stability.loc[stability["by"] == by, ["rank_mean", "top1", f"top{TOP}"]]
             table = table.merge(chosen.add_prefix(f"{by}_"), left_on="feature", right_index=True)
         table = table.merge(compared, on="feature", validate="one_to_one")
-        table = table.sort_values("attention", ascending=False, kind="stable", ignore_index=True)
+        order = ["attention_z", "attention"]
+        table = table.sort_values(order, ascending=False, kind="stable", ignore_index=True)
         table.insert(0, "rank", np.arange(1, count + 1))
         return table
+
+    def _test(self) -> dict[str, NDArray[np.float64]]:
+        """What the permuted labels say of attention and Shapley values."""
+        if self.null is None:
+            return {}
+        mean, sd = self.null.attention_moments()
+        columns = {"attention_z": (self.attention.mean(axis=(0, 1)) - mean) / sd}
+        scores = self.null.scores(self.plan.coalitions.weights)
+        for name, score in scores.items():
+            columns[f"{name}_p"], columns[f"{name}_p_any"] = null_p(score)
+        return columns
 
     def group_table(self) -> pd.DataFrame:
         """Families as one feature each; empty beyond the number of features whose coalitions are
@@ -149,12 +161,24 @@ class PooledOutcomes:
             parts.append(part)
         return pd.concat(parts, ignore_index=True)
 
+    def interactions(self) -> Interactions:
+        """Of every two features."""
+        return find_interactions(
+            self.plan.coalitions,
+            self.plan.features,
+            self.coalitions,
+            labels=self.labels,
+            folds=self.folds,
+            null_auc=None if self.null is None else self.null.auc,
+            seed=self.seed,
+        )
+
     def _share(self, weights: NDArray[np.float64]) -> dict[str, Any]:
-        """Shapley values of players, and their order by log-loss."""
+        """Shapley values of players, and their order by the AUC."""
         loss = contrast_log_likelihood(self.coalitions, self.labels, weights, seed=self.seed)
         area = contrast_auc(self.coalitions, self.labels, self.folds, weights, seed=self.seed)
         rank = np.empty(len(weights), np.int64)
-        rank[np.argsort(-loss.value, kind="stable")] = np.arange(1, len(weights) + 1)
+        rank[np.argsort(-area.value, kind="stable")] = np.arange(1, len(weights) + 1)
         return (
             {"shapley_rank": rank} | loss.columns("shapley_log_loss") | area.columns("shapley_auc")
         )

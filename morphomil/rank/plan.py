@@ -47,6 +47,9 @@ class TrainingPlan:
     kept: NDArray[np.bool_] | None
     """(sets, features) of the ablation: without each feature, without each family, each feature
     alone, each family alone; None without ablation."""
+    tests: bool = True
+    """Permuted labels are for p values; else for the attention's null alone, trained beside the
+    one model."""
 
     @classmethod
     def of(cls, features: tuple[str, ...], settings: RankSettings) -> TrainingPlan:
@@ -67,6 +70,7 @@ class TrainingPlan:
             Coalitions.of(len(features), seed=settings.seed),
             families,
             kept if settings.ablates else None,
+            not settings.quick,
         )
 
     def run(
@@ -80,6 +84,11 @@ class TrainingPlan:
         """Train everything in a fold; after the first models `on_estimate` hears how many seconds
         all that is to come, in this many folds, will take."""
         begun = time.monotonic()
+        if not self.tests:
+            result, beside = task.evaluate_beside(labelings, self.coalitions)
+            if on_estimate:
+                on_estimate((folds - 1) * (time.monotonic() - begun))
+            return FoldOutcome(result, None, beside if len(labelings) > 1 else None)
         result = task.evaluate(self.seeds, self.coalitions)
         if on_estimate:
             seconds = time.monotonic() - begun

@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     from morphomil.cohort.splits import Fold
     from morphomil.rank.bags import Counts
     from morphomil.rank.folds import FoldModel
+    from morphomil.rank.interactions import Interactions
     from morphomil.rank.plan import FoldOutcome
     from morphomil.stats.roc import AucInterval
 
@@ -67,6 +68,8 @@ class Ranking:
     faithfulness: pd.DataFrame
     """Deletion and insertion against random order: `order` (attention or shapley), then
     `measure_faithfulness`."""
+    interactions: Interactions
+    """Every pair of features, and the surest one in words."""
     statement: str
     """What attention puts first and whether the other ways of ranking agree, in plain words."""
     patient_values: pd.DataFrame
@@ -210,6 +213,7 @@ def rank_counts(
         correlation=correlate_features(of_patients[list(features)]).rho,
         stability=pooled.stability(),
         faithfulness=pooled.faithfulness(),
+        interactions=pooled.interactions(),
         statement=say_agreement(table, groups, agreement),
         patient_values=of_patients,
         auc=within_fold_auc_interval(
@@ -309,7 +313,7 @@ def _compare_orders(table: pd.DataFrame) -> pd.DataFrame:
         pd.DataFrame(
             {
                 "attention": table["attention"],
-                "shapley": table["shapley_log_loss"],
+                "shapley": table["shapley_auc"],
                 "ablation": table["ablation_auc"],
                 "effect_size": table["cliffs_delta"].abs(),
             }

@@ -170,6 +170,13 @@ def log_likelihood(
     return np.asarray(np.log(np.clip(right, LEAST_PROBABILITY, None)))
 
 
+def pair_wins(probability: NDArray[np.float64], labels: NDArray[np.int64]) -> NDArray[np.float64]:
+    """How many pairs of a positive and a negative patient have their probabilities in the right
+    order, ties half; (coalitions, patients) -> (coalitions,)."""
+    ours, theirs = probability[:, labels == 1, None], probability[:, None, labels == 0]
+    return np.asarray(((ours > theirs) + 1.0 * (ours >= theirs)).sum(axis=(1, 2)) / 2)
+
+
 def contrast_log_likelihood(
     probability: NDArray[np.float64],
     labels: NDArray[np.int64],

@@ -24,8 +24,11 @@ def test_models_of_permuted_labels_are_judged_by_these_labels():
     bags = PatientBags.collect(counts.__getitem__, cohort, seed=0)
     fold = make_folds(cohort, folds=2, seed=0)[0]
     task = FoldTask(fold, bags, patient_labels(cohort) == "1", features=FEATURE_NAMES, seed=0)
-    null = task.permute(np.stack([task.labels, 1 - task.labels]), Coalitions.exact(8))
-    assert null.shapley.argmax(axis=1).tolist() == 2 * [FEATURE_NAMES.index("rectangularity")]
+    coalitions = Coalitions.exact(8)
+    null = task.permute(np.stack([task.labels, 1 - task.labels]), coalitions)
+    planted = 2 * [FEATURE_NAMES.index("rectangularity")]
+    for sums in (null.likelihood, null.wins):
+        assert (sums @ coalitions.weights.T).argmax(axis=1).tolist() == planted
     np.testing.assert_allclose(null.attention.sum(axis=1), task.test.sum(), rtol=1e-5)
 
 
@@ -47,3 +50,21 @@ def test_permutations_keep_the_classes_of_every_part(small):
             for part in (fold.train, fold.val, fold.test):
                 inside = bags.members(part)
                 assert (rows[:, inside].sum(axis=1) == truth[inside].sum()).all()
+
+
+def test_a_quick_fold_is_the_same_model_with_permuted_ones_beside(small):
+    nuclei, cohort = small
+    cohort = cohort.astype({"label": str})
+    counts = {name: count_nuclei(part, range(4)) for name, part in nuclei.groupby("slide_id")}
+    bags = PatientBags.collect(counts.__getitem__, cohort, seed=0)
+    folds = make_folds(cohort, folds=2, seed=0)
+    task = FoldTask(folds[0], bags, patient_labels(cohort) == "1", features=FEATURE_NAMES, seed=0)
+    rows = permute_labels(task.labels, folds, bags, permutations=3, seed=0)
+    coalitions = Coalitions.exact(8)
+    alone = task.evaluate(1, coalitions)
+    beside, null = task.evaluate_beside(rows, coalitions)
+    np.testing.assert_allclose(beside.coalitions, alone.coalitions, atol=1e-5)
+    np.testing.assert_allclose(null.attention[0], alone.attention[0].sum(axis=0), rtol=1e-4)
+    assert beside.model.log["replicate"].unique().tolist() == [0]
+    assert null.attention.shape == (4, 8)
+    assert null.wins is None
