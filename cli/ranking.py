@@ -15,6 +15,9 @@ COLUMNS = (
     "shapley_auc",
     "shapley_p_any",
     "ablation_auc",
+    "scan_summary",
+    "scan_delta",
+    "scan_p_any",
     "direction",
     "cliffs_delta",
     "p_value",
@@ -46,9 +49,13 @@ def rank(
             ),
             settings=settings,
         )
-    for text in ranking.notes:
+    for text in (
+        *ranking.notes,
+        ranking.statement,
+        *ranking.scan.findings,
+        ranking.baselines.statement,
+    ):
         say(text, quiet=quiet)
-    say(ranking.statement, quiet=quiet)
     shown = ranking.table[[name for name in COLUMNS if name in ranking.table]]
     say(shown.to_string(index=False, float_format=lambda value: f"{value:.3g}"), quiet=quiet)
     end_if_failed(ranking.failed, "folds failed, the ranking rests on the others")

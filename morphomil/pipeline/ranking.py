@@ -44,11 +44,12 @@ def rank(
     rests on.
 
     Writes to `rank/` the tables `ranking.csv`, `groups.csv`, `agreement.csv`, `stability.csv`,
-    `faithfulness.csv`, `correlation.csv`, `interactions.csv`, `predictions.parquet`,
-    `attention.parquet`, `shapley.parquet` and `patient_values.parquet` with `about.json`, and each
-    fold's model to `models/morphometry/FOLD/`. Unless `quick`, also what every nucleus contributes
-    (`attribution.attribute_nuclei`), to `rank/nuclei/SLIDE.parquet`. `on_estimate` hears how many
-    seconds the training will take; `changes` are fields of the settings.
+    `faithfulness.csv`, `correlation.csv`, `interactions.csv`, `scan.csv`, `baselines.csv`,
+    `predictions.parquet`, `attention.parquet`, `shapley.parquet`, `patient_values.parquet` and
+    `summaries.parquet` with `about.json`, and each fold's model to `models/morphometry/FOLD/`.
+    Unless `quick`, also what every nucleus contributes (`attribution.attribute_nuclei`), to
+    `rank/nuclei/SLIDE.parquet`. `on_estimate` hears how many seconds the training will take;
+    `changes` are fields of the settings.
 
     Raises:
         InputError: nothing is measured yet, or with other features, or the labels don't make two
@@ -112,6 +113,8 @@ def _summarize(ranking: Ranking, *, seeds: int, permutations: int) -> dict[str, 
         "permutations": permutations,
         "statement": ranking.statement,
         "interaction": ranking.interactions.statement,
+        "findings": list(ranking.scan.findings),
+        "baselines": ranking.baselines.statement,
         "bag_patches": BAG_SIZE,
         "notes": list(ranking.notes),
     }
@@ -144,12 +147,14 @@ def _write_ranking(run: Run, ranking: Ranking, summary: dict[str, Any]) -> None:
     correlation = ranking.correlation.rename_axis("feature").reset_index()
     printed = {"ranking": ranking.table, "correlation": correlation}
     printed["interactions"] = ranking.interactions.table
+    printed |= {"scan": ranking.scan.table, "baselines": ranking.baselines.table}
     for stem in ("groups", "agreement", "stability", "faithfulness"):
         printed[stem] = getattr(ranking, stem)
     for stem, table in printed.items():
         write_table_csv(run.rank_folder / f"{stem}.csv", table)
     for stem in ("predictions", "attention", "shapley", "patient_values"):
         write_parquet(run.rank_folder / f"{stem}.parquet", getattr(ranking, stem))
+    write_parquet(run.rank_folder / "summaries.parquet", ranking.scan.summaries)
     write_json(run.rank_folder / "about.json", summary)
 
 

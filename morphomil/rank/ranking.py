@@ -16,12 +16,15 @@ from morphomil.cohort.labels import describe_losses, patient_labels, sort_labels
 from morphomil.errors import InputError, RefusedError, TrainingError
 from morphomil.matrix import count_nuclei, features_in, patient_values, slide_values
 from morphomil.rank.bags import LEFT_OUT_WITHOUT, PatientBags
+from morphomil.rank.baselines import compare_baselines
 from morphomil.rank.comparison import compare_features
 from morphomil.rank.design import Design, check_columns
 from morphomil.rank.folds import FoldTask, permute_labels
 from morphomil.rank.outcomes import PooledOutcomes
 from morphomil.rank.plan import TrainingPlan
 from morphomil.rank.robustness import compare_rankings, say_agreement
+from morphomil.rank.scan import scan_features
+from morphomil.rank.summaries import SummarizedCounts
 from morphomil.stats import within_fold_auc_interval
 from morphomil.stats.correlation import correlate_features
 from morphomil.types import RankSettings
@@ -36,6 +39,7 @@ if TYPE_CHECKING:
     from morphomil.rank.folds import FoldModel
     from morphomil.rank.interactions import Interactions
     from morphomil.rank.plan import FoldOutcome
+    from morphomil.rank.scan import FeatureScan
     from morphomil.stats.roc import AucInterval
 
 
@@ -45,7 +49,8 @@ class Ranking:
 
     table: pd.DataFrame
     """One row per feature: `rank, feature, attention`, then the columns of `docs/ranking.md`:
-    Shapley values, ablation, stability, p values under permuted labels, then as `compare_groups`.
+    Shapley values, ablation, stability, p values under permuted labels, then as `compare_groups`
+    and, from `scan_summary` on, as `FeatureScan.features`.
     Attention is relative to an even share; 95 % intervals are over patients and seeds. What has not
     been computed is NaN."""
     predictions: pd.DataFrame
@@ -70,6 +75,10 @@ class Ranking:
     `measure_faithfulness`."""
     interactions: Interactions
     """Every pair of features, and the surest one in words."""
+    scan: FeatureScan
+    """How the groups differ in ten summaries of each feature, without a model, and in words."""
+    baselines: Baselines
+    """Out-of-fold AUC of plain models beside the morphometry model's, and in words."""
     statement: str
     """What attention puts first and whether the other ways of ranking agree, in plain words."""
     patient_values: pd.DataFrame
@@ -185,7 +194,8 @@ def rank_counts(
         on_estimate: hears the seconds that the training still to come will take, once the first
             model is trained.
     """
-    study = _Study.of(load, values, cohort, settings)
+    counts = SummarizedCounts(load, features)
+    study = _Study.of(counts, values, cohort, settings)
     bags, labels, positive = study.bags, study.labels, study.positive
     plan = TrainingPlan.of(features, settings)
     outcomes, failed = _train_folds(
@@ -200,8 +210,20 @@ def rank_counts(
     predictions.insert(2, "group", predictions["patient"].map(labels))
     of_patients = patient_values(values[values["slide_id"].isin(bags.slides)], study.cohort)
     compared = compare_features(of_patients, features, positive=positive, design=study.design)
+    summaries = counts.of_patients(study.cohort)
+    scan = study.scan(summaries, features, seed=settings.seed)
+    baselines = compare_baselines(
+        predictions,
+        study.folds,
+        values=of_patients.set_index("patient")[list(features)],
+        summaries=summaries,
+        positive=study.is_positive,
+        seed=settings.seed,
+        forest=not settings.quick,
+    )
     pooled = PooledOutcomes(plan, list(outcomes.values()), predictions, seed=settings.seed)
-    table, groups = pooled.table(compared), pooled.group_table()
+    table = pooled.table(compared.merge(scan.features, on="feature", validate="one_to_one"))
+    groups = pooled.group_table()
     agreement = _compare_orders(table)
     return Ranking(
         table=table,
@@ -214,6 +236,8 @@ def rank_counts(
         stability=pooled.stability(),
         faithfulness=pooled.faithfulness(),
         interactions=pooled.interactions(),
+        scan=scan,
+        baselines=baselines,
         statement=say_agreement(table, groups, agreement),
         patient_values=of_patients,
         auc=within_fold_auc_interval(
@@ -267,6 +291,17 @@ class _Study:
     def is_positive(self) -> pd.Series[bool]:
         """By patient, sorted."""
         return self.labels == self.positive
+
+    def scan(self, summaries: pd.DataFrame, features: tuple[str, ...], *, seed: int) -> FeatureScan:
+        """The plain scan of these patients' summaries, within strata."""
+        return scan_features(
+            summaries,
+            self.is_positive[summaries.index].to_numpy(),
+            features=features,
+            seed=seed,
+            strata=self.design.strata[summaries.index].to_numpy(),
+            names=(self.positive, self.reference),
+        )
 
 
 def _train_folds(

@@ -55,6 +55,8 @@ class FeatureScan:
     """One row per feature: `feature, scan_summary` (the one that differs most), `scan_delta` with
     `_low` and `_high`, `scan_p` (of its ten summaries together), `scan_p_any` (of all
     features)."""
+    summaries: pd.DataFrame
+    """One row per patient: `patient` and the ten summaries of each feature, `FEATURE.SUMMARY`."""
     findings: tuple[str, ...]
     """A sentence for each feature that differs, the smallest p first; or one that none does."""
 
@@ -103,7 +105,8 @@ def scan_features(
     of_features = best.add_prefix("scan_").reset_index(drop=True)
     of_features.insert(0, "feature", list(features))
     of_features["scan_p"], of_features["scan_p_any"] = scan.families
-    return FeatureScan(rows, of_features, say_findings(of_features, names=names))
+    findings = say_findings(of_features, names=names)
+    return FeatureScan(rows, of_features, summaries.reset_index(), findings)
 
 
 def say_findings(features: pd.DataFrame, *, names: tuple[str, str]) -> tuple[str, ...]:
