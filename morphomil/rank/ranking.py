@@ -36,6 +36,7 @@ if TYPE_CHECKING:
 
     from morphomil.cohort.splits import Fold
     from morphomil.rank.bags import Counts
+    from morphomil.rank.baselines import Baselines
     from morphomil.rank.folds import FoldModel
     from morphomil.rank.interactions import Interactions
     from morphomil.rank.plan import FoldOutcome
@@ -212,15 +213,7 @@ def rank_counts(
     compared = compare_features(of_patients, features, positive=positive, design=study.design)
     summaries = counts.of_patients(study.cohort)
     scan = study.scan(summaries, features, seed=settings.seed)
-    baselines = compare_baselines(
-        predictions,
-        study.folds,
-        values=of_patients.set_index("patient")[list(features)],
-        summaries=summaries,
-        positive=study.is_positive,
-        seed=settings.seed,
-        forest=not settings.quick,
-    )
+    baselines = study.compare_baselines(predictions, of_patients, summaries, settings)
     pooled = PooledOutcomes(plan, list(outcomes.values()), predictions, seed=settings.seed)
     table = pooled.table(compared.merge(scan.features, on="feature", validate="one_to_one"))
     groups = pooled.group_table()
@@ -301,6 +294,25 @@ class _Study:
             seed=seed,
             strata=self.design.strata[summaries.index].to_numpy(),
             names=(self.positive, self.reference),
+        )
+
+    def compare_baselines(
+        self,
+        predictions: pd.DataFrame,
+        of_patients: pd.DataFrame,
+        summaries: pd.DataFrame,
+        settings: RankSettings,
+    ) -> Baselines:
+        """Plain models beside the predictions of the morphometry model; without the forest if
+        quick."""
+        return compare_baselines(
+            predictions,
+            self.folds,
+            values=of_patients.set_index("patient").drop(columns="label"),
+            summaries=summaries,
+            positive=self.is_positive,
+            seed=settings.seed,
+            forest=not settings.quick,
         )
 
 
