@@ -25,6 +25,7 @@ from morphomil.figures.ranking import draw_ranking
 from morphomil.figures.ranking_evidence import draw_ranking_evidence
 from morphomil.figures.roc import draw_roc
 from morphomil.figures.roc_models import draw_roc_models
+from morphomil.figures.scan import draw_scan
 from morphomil.figures.style import Format, Look, save_figure, use_look
 from morphomil.figures.subgroups import draw_subgroups
 from morphomil.store import write_table_csv
@@ -88,6 +89,7 @@ FIGURES: dict[str, tuple[str, Callable[[Run], Drawing]]] = {
     "quality": ("Plausibility of the slides", draw_quality),
     "features_by_group": ("Features by group", draw_features_by_group),
     "ranking": ("Ranking of the features", draw_ranking),
+    "scan": ("Ten summaries of each feature by group", draw_scan),
     "ranking_evidence": (
         "Attention, Shapley values, ablation and stability",
         draw_ranking_evidence,

@@ -66,6 +66,20 @@ class AttentionSection:
 
 
 @dataclass(frozen=True)
+class ScanSection:
+    """How the groups differ without a model, and how well plain models predict.
+
+    `features`: one row per feature, the summary that differs most, Cliff's delta with its interval
+    as a text, p alone and for all features together. `baselines`: of each model its AUC and the
+    difference from the morphometry model's, texts with intervals.
+    """
+
+    findings: tuple[str, ...]
+    features: pd.DataFrame
+    baselines: pd.DataFrame
+
+
+@dataclass(frozen=True)
 class ReportData:
     """Everything that the report shows; a part that is None is left out.
 
@@ -89,6 +103,8 @@ class ReportData:
     auc: Auc | None = None
     ranking_picture: Picture | None = None
     groups_picture: Picture | None = None
+    scan: ScanSection | None = None
+    scan_picture: Picture | None = None
     roc_picture: Picture | None = None
     performance: pd.DataFrame | None = None
     comparison: pd.DataFrame | None = None

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 _SECTION_PICTURES = {
     "ranking": "ranking_picture",
     "features_by_group": "groups_picture",
+    "scan": "scan_picture",
     "roc": "roc_picture",
 }
 """These figures stand in a section of the report with their table, the others under Figures."""

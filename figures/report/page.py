@@ -37,6 +37,8 @@ _HEADS = {
     "p_holm": "p, Holm",
     "p_bh": "p, Benjamini-Hochberg",
     "brunner_munzel_holm": "p, Brunner-Munzel, Holm",
+    "scan_p": "p of the feature",
+    "scan_p_any": "p, all features together",
     "attention_p_holm": "p, Holm",
     "occlusion_p_holm": "p, Holm",
 }
@@ -85,6 +87,12 @@ def render_report(data: ReportData) -> str:
         cohort=_print_table(data.cohort, "The cohort"),
         slides=_print_table(data.slides, "Segmentation of every slide"),
         ranking=None if data.ranking is None else _print_ranking(data.ranking, data),
+        scan=None
+        if data.scan is None
+        else _print_table(data.scan.features, "The summary of each feature that differs most"),
+        baselines=None
+        if data.scan is None
+        else _print_table(data.scan.baselines, "Plain models on the same folds"),
         performance=None
         if data.performance is None
         else _print_table(data.performance, "Performance of the models"),
@@ -123,6 +131,7 @@ def _findings(data: ReportData) -> list[str]:
         say_first(data.ranking, **names),
         *agreement,
         say_differences(data.ranking, **names),
+        *(() if data.scan is None else data.scan.findings),
     ]
 
 
@@ -191,7 +200,9 @@ def _print_cell(column: Any, value: Any) -> _PrintedCell:
         return _PrintedCell(f"{value:,}", _sort_key(value), numeric=True)
     if isinstance(value, float):
         return _PrintedCell(
-            format_p(value) if str(column).endswith(_P_VALUES) else format_number(value),
+            format_p(value)
+            if str(column).endswith((*_P_VALUES, "scan_p", "_p_any"))
+            else format_number(value),
             _sort_key(value),
             numeric=True,
         )

@@ -10,6 +10,7 @@ from morphomil.figures.report.data import ReportData
 from morphomil.figures.report.figures import draw_report_figures
 from morphomil.figures.report.gallery import choose_slides, draw_gallery, note_on_slides
 from morphomil.figures.report.page import render_report
+from morphomil.figures.report.scan import read_scan_section
 from morphomil.figures.report.tables import cohort_table, model_tables, slides_table
 from morphomil.figures.sentences import Auc, say_statement
 from morphomil.store import write_bytes
@@ -45,6 +46,7 @@ def write_report(run: Run) -> Path:
         slides=slides,
         ranking=ranking,
         statement=say_statement(summary, ranking),
+        scan=read_scan_section(run, ranking),
         auc=Auc(summary["auc"], summary["auc_low"], summary["auc_high"])
         if "auc" in summary
         else None,

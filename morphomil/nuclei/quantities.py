@@ -55,3 +55,12 @@ def phrase(feature: str) -> str:
     """The name of a feature's patient value within a sentence: "orientation polarity"."""
     name = patient_quantity(feature).name
     return name[:1].lower() + name[1:]
+
+
+def nucleus_phrase(feature: str) -> str:
+    """The name within a sentence of what histograms hold of a feature: "nuclear area", of an axis
+    its deviation from that of the patch."""
+    name = feature_quantity(feature).name
+    name = f"nuclear {name[:1].lower()}{name[1:]}"
+    axial = feature in FEATURES and FEATURES[feature].axial
+    return f"deviation of {name} from the direction of the patch" if axial else name

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 
-from morphomil.nuclei.quantities import feature_quantity
+from morphomil.nuclei.quantities import nucleus_phrase
 from morphomil.nuclei.registry import FEATURES
 from morphomil.rank.summaries import SUMMARIES, summary_columns
 from morphomil.stats.printing import print_p
@@ -126,7 +126,7 @@ def say_findings(features: pd.DataFrame, *, names: tuple[str, str]) -> tuple[str
     return (
         f"The plain scan finds no feature that differs between {names[0]} and {names[1]}; the "
         f"smallest p for all features together is {print_p(best['scan_p_any'])} "
-        f"({_name(best['feature'])}). That is no proof that the groups are alike.",
+        f"({nucleus_phrase(best['feature'])}). That is no proof that the groups are alike.",
     )
 
 
@@ -140,7 +140,7 @@ def say_difference(feature: str, summary: str, *, higher: bool) -> str:
         most=words["most"],
         by=("less", "more")[higher],
     )
-    name = _name(feature)
+    name = nucleus_phrase(feature)
     return f"{name[:1].upper()}{name[1:]} {said}"
 
 
@@ -152,11 +152,3 @@ def _say_finding(row: dict[Any, Any], names: tuple[str, str]) -> str:
         f"{said} in {names[0]} than in {names[1]} (Cliff's delta {delta}, "
         f"p {p if p.startswith('<') else f'= {p}'} for all features together)."
     )
-
-
-def _name(feature: str) -> str:
-    name = feature_quantity(feature).name
-    name = name[:1].lower() + name[1:]
-    if FEATURES[feature].axial:
-        return f"deviation of nuclear {name} from the direction of the patch"
-    return f"nuclear {name}"

@@ -28,21 +28,21 @@ if TYPE_CHECKING:
 QUANTILES = {"q10": 0.1, "q25": 0.25, "median": 0.5, "q75": 0.75, "q90": 0.9}
 TAIL = 0.1
 """The summaries of the lowest and of the highest patches stand at this share and at 1 minus it."""
-SUMMARIES = (
-    "mean",
-    "median",
-    "q10",
-    "q25",
-    "q75",
-    "q90",
-    "sd_within",
-    "sd_between",
-    "patches_low",
-    "patches_high",
-)
-"""`mean`, `median` and quantiles (`q10`: the 10th percentile) of the patient's nuclei; `sd_within`:
-the SD of nuclei inside patches, pooled; `sd_between`: that of the patches' means;
-`patches_low`, `patches_high`: the 10th and 90th percentile of the patches' means."""
+SUMMARY_TITLES = {
+    "mean": "Mean",
+    "median": "Median",
+    "q10": "10th percentile",
+    "q25": "25th percentile",
+    "q75": "75th percentile",
+    "q90": "90th percentile",
+    "sd_within": "SD within patches",
+    "sd_between": "SD between patches",
+    "patches_low": "10th percentile of patch means",
+    "patches_high": "90th percentile of patch means",
+}
+"""The ten summaries by name: mean and percentiles of a patient's nuclei, the SD of nuclei inside
+patches (pooled), and how the patches' means are spread."""
+SUMMARIES = tuple(SUMMARY_TITLES)
 
 
 @dataclass(frozen=True)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pandas as pd
 
+from morphomil.rank.summaries import SUMMARIES
 from morphomil.stats.correlation import FeatureCorrelation, correlate_features
 from morphomil.types import FEATURE_NAMES
 
@@ -187,6 +188,21 @@ def evidence() -> tuple[pd.DataFrame, pd.DataFrame]:
     return ranking, pd.DataFrame(places, columns=names).assign(
         by="shapley", feature=FEATURE_NAMES, kendalls_w=0.18
     )
+
+
+def scan() -> tuple[pd.DataFrame, pd.DataFrame]:
+    """Ten summaries of each feature compared, and what they say of each feature."""
+    rng = np.random.default_rng(1)
+    rows = [(feature, summary) for feature in FEATURE_NAMES for summary in SUMMARIES]
+    table = pd.DataFrame(rows, columns=["feature", "summary"]).assign(
+        delta=rng.uniform(-0.9, 0.9, len(rows)), p_any=rng.uniform(0, 1, len(rows))
+    )
+    table.loc[3, ["delta", "p_any"]] = np.nan
+    count = len(FEATURE_NAMES)
+    features = pd.DataFrame({"feature": FEATURE_NAMES}).assign(
+        scan_delta=rng.uniform(-0.9, 0.9, count), scan_p_any=rng.uniform(0, 0.2, count)
+    )
+    return table, features
 
 
 def attended() -> pd.DataFrame:

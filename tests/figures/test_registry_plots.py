@@ -24,6 +24,7 @@ from morphomil.figures.correlation import correlation_plot
 from morphomil.figures.decision import decision_plot
 from morphomil.figures.flow import flow_plot
 from morphomil.figures.heatmap import ScoredPatch
+from morphomil.figures.labels import format_ratio
 from morphomil.figures.matrices import feature_matrices
 from morphomil.figures.orientation import orientation_rose
 from morphomil.figures.patch_examples import PatchExample
@@ -33,6 +34,7 @@ from morphomil.figures.ranking import ranking_plot
 from morphomil.figures.ranking_evidence import evidence_plot
 from morphomil.figures.registry import FIGURES
 from morphomil.figures.roc_models import roc_comparison
+from morphomil.figures.scan import scan_plot
 from morphomil.figures.style import LOOKS, MARKERS, render, use_look
 from morphomil.figures.subgroups import subgroup_forest
 from morphomil.nuclei.quantities import Quantity
@@ -175,6 +177,7 @@ CASES: dict[str, Callable[[], Figure]] = {
 }
 LEGIBLE = CASES | {
     "ranking": lambda: ranking_plot(plots.ranking(), positive="N(+)", reference="N0"),
+    "scan": lambda: scan_plot(*tables.scan(), positive="N(+)", reference="N0"),
     "attention_tiny": lambda: draw_attention(side=15.0),
     "subgroups_5": lambda: subgroup_forest(tables.subgroups(5, variables=4)),
     "patches_of_attention": lambda: patches_plot(
@@ -217,6 +220,20 @@ def test_figures_are_legible_in_every_look(name: str, look: str) -> None:
     width = figure.get_size_inches()[0] * 25.4
     assert round(width) in (85, 120, 180)
     assert figure.get_size_inches()[1] * 25.4 < 245
+
+
+def test_the_scan_frames_what_is_sure_and_leaves_missing_cells_blank() -> None:
+    table, features = tables.scan()
+    (axes, *_) = scan_plot(table, features).axes
+    known = table.dropna()
+    sure = known[known["p_any"] <= 0.05]
+    assert len(axes.patches) == len(sure) > 0
+    written = [text for text in axes.texts if text.get_text()]
+    assert len(written) == len(known)
+    bold = [text.get_text() for text in written if text.get_fontweight() == "bold"]
+    assert sorted(bold) == sorted(format_ratio(x) for x in sure["delta"])
+    first = features.sort_values("scan_p_any")["feature"].iloc[0]
+    assert axes.get_yticklabels()[0].get_text().lower().startswith(first.split("_")[0])
 
 
 def test_confusion_counts_calls_at_the_cutoff() -> None:

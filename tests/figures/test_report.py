@@ -12,7 +12,13 @@ import pandas as pd
 import pytest
 
 from morphomil.figures.labels import MINUS, RHO
-from morphomil.figures.report.data import AttentionSection, Picture, ReportData, SlidePictures
+from morphomil.figures.report.data import (
+    AttentionSection,
+    Picture,
+    ReportData,
+    ScanSection,
+    SlidePictures,
+)
 from morphomil.figures.report.page import render_report, summarize
 from morphomil.figures.sentences import Auc, say_attention, say_auc, say_plainly
 from morphomil.figures.style import new_figure, render
@@ -151,6 +157,21 @@ def test_policy_allows_only_the_page_s_own_script_and_style() -> None:
         assert f"{rule} 'sha256-{digest}'" in policy
     assert policy.startswith("default-src 'none'")
     assert not any("style" in attributes for _, attributes in Page(text).elements)
+
+
+def test_the_scan_and_the_plain_models_have_a_section_and_their_sentences() -> None:
+    features = pd.DataFrame(
+        {"feature": ["Nuclear area"], "Cliff's delta [95 %]": ["0.41 [0.20, 0.60]"]}
+    ).assign(scan_p=0.004, scan_p_any=0.0123)
+    models = pd.DataFrame({"model": ["An L1 regression"], "AUC": ["0.81 [0.70, 0.90]"]})
+    section = ScanSection(("Nuclear area differs more between patches.",), features, models)
+    data = report(scan=section)
+    text = render_report(data)
+    assert section.findings[0] in summarize(data)
+    assert cells(text, "The summary of each feature")[0][-2:] == ["0.004", "0.012"]
+    assert cells(text, "Plain models")[0][1] == "0.81 [0.70, 0.90]"
+    assert 'href="#scan"' in text
+    assert 'href="#scan"' not in render_report(report())
 
 
 def test_hostile_names_stay_text() -> None:

@@ -1,0 +1,134 @@
+"""The plain scan: how the groups differ in ten summaries of each feature."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pandas as pd
+from matplotlib.patches import Rectangle
+
+from morphomil.figures.drawing import AbsentError, Drawing
+from morphomil.figures.labels import format_p, format_ratio, shorten_all
+from morphomil.figures.results import read_ranking
+from morphomil.figures.style import DIVERGING, TWO_COLUMNS_MM, new_figure, style
+from morphomil.nuclei.quantities import feature_quantity
+from morphomil.nuclei.registry import FEATURES
+from morphomil.rank.summaries import SUMMARY_TITLES
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+    from numpy.typing import NDArray
+
+    from morphomil.run.directory import Run
+ALPHA = 0.05
+"""A cell is framed up to this p, for all summaries of all features together."""
+
+
+def draw_scan(run: Run) -> Drawing:
+    """Draw the scan.
+
+    Raises:
+        AbsentError: nothing is ranked yet, or the ranking is older than the scan.
+    """
+    ranking, summary = read_ranking(run)
+    path = run.rank_folder / "scan.csv"
+    if not path.is_file() or "scan_p_any" not in ranking:
+        raise AbsentError(f"the features are not scanned yet; run: morphomil rank {run.path}")
+    scan = pd.read_csv(path)
+    figure = scan_plot(
+        scan,
+        ranking,
+        positive=str(summary["positive"]),
+        reference=str(summary["reference"]),
+    )
+    caption = (
+        "Cliff's delta of ten summaries of each feature, each patient one value: location, "
+        "variation of nuclei inside patches, and differences between patches. Framed: p at most "
+        f"{ALPHA:g} for all summaries of all features together, by permuted labels (step-down "
+        "max-T). Right: p of each feature, for all features together. Of orientation the deviation "
+        "from the direction of the patch is summarized."
+    )
+    return Drawing(figure, scan, caption)
+
+
+def scan_plot(
+    scan: pd.DataFrame,
+    features: pd.DataFrame,
+    *,
+    positive: str = "positive",
+    reference: str = "reference",
+    width_mm: float = TWO_COLUMNS_MM,
+) -> Figure:
+    """A cell for each feature (rows, those of the smallest p first) and summary.
+
+    `scan` has `feature, summary, delta, p_any`; `features` has `feature, scan_delta, scan_p_any`.
+    Cells without a value stay blank.
+    """
+    order = features.assign(size=-features["scan_delta"].abs()).sort_values(
+        ["scan_p_any", "size"], kind="stable"
+    )
+    names = order["feature"].astype(str).tolist()
+    summaries = [name for name in SUMMARY_TITLES if name in set(scan["summary"])]
+    delta, p_any = (
+        scan.pivot(index="feature", columns="summary", values=name).loc[names, summaries]
+        for name in ("delta", "p_any")
+    )
+    positive, reference = shorten_all([positive, reference], 18)
+    with style():
+        figure = new_figure(width_mm=width_mm, height_mm=44 + 6.5 * len(names))
+        axes = figure.add_subplot()
+        image = axes.imshow(delta.to_numpy(float), cmap=DIVERGING, vmin=-1, vmax=1, aspect="auto")
+        _write_cells(axes, delta.to_numpy(float), p_any.to_numpy(float) <= ALPHA)
+        axes.set_xticks(
+            range(len(summaries)), [_broken(SUMMARY_TITLES[name]) for name in summaries]
+        )
+        axes.set_yticks(range(len(names)), [_title(name) for name in names])
+        axes.tick_params(length=0)
+        axes.spines[["left", "bottom"]].set_visible(False)
+        right = axes.secondary_yaxis("right")
+        right.set_yticks(
+            range(len(names)), [f"p {format_p(value)}" for value in order["scan_p_any"]]
+        )
+        right.tick_params(length=0)
+        right.spines["right"].set_visible(False)
+        figure.colorbar(
+            image,
+            ax=axes,
+            location="bottom",
+            shrink=0.5,
+            aspect=40,
+            label=f"Cliff's delta, {positive} minus {reference}",
+        )
+        figure.draw_without_rendering()
+        return figure
+
+
+def _write_cells(axes: Axes, delta: NDArray[np.float64], sure: NDArray[np.bool_]) -> None:
+    for (row, column), value in np.ndenumerate(delta):
+        if not np.isfinite(value):
+            continue
+        axes.text(
+            column,
+            row,
+            format_ratio(value),
+            ha="center",
+            va="center",
+            color="white" if abs(value) > 0.7 else "black",
+            fontsize=6,
+            fontweight="bold" if sure[row, column] else "normal",
+        )
+        if sure[row, column]:
+            corner = (column - 0.46, row - 0.44)
+            axes.add_patch(Rectangle(corner, 0.92, 0.88, fill=False, linewidth=1.2))
+
+
+def _title(feature: str) -> str:
+    name = feature_quantity(feature).name
+    return f"{name} (deviation)" if feature in FEATURES and FEATURES[feature].axial else name
+
+
+def _broken(title: str) -> str:
+    """In lines of a word, as narrow as a column."""
+    return title.replace(" ", "\n").replace("of\n", "of ")
