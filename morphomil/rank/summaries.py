@@ -2,9 +2,12 @@
 
 They come from the stored counts, so they are the same for nuclei given as a table and for a run:
 location and spread of the nuclei, and how patches differ. Patches of a slide weigh alike, and so do
-a patient's slides, as in the model's bags; patches of fewer than 5 nuclei are left out. Of an axis
-(orientation) the counts, and so the summaries, hold the deviation from the mean direction of the
-patch.
+a patient's slides, as in the model's bags; patches of fewer than 5 nuclei are left out.
+
+Of an axis (orientation) the counts, and so the summaries, hold the deviation from the mean
+direction of the patch's other nuclei. Such deviations depend on each other within a patch, the more
+the fewer nuclei it has, so their spread within and between patches would tell crowded from sparse
+patches: those four summaries are missing of an axis.
 """
 
 from __future__ import annotations
@@ -43,6 +46,8 @@ SUMMARY_TITLES = {
 """The ten summaries by name: mean and percentiles of a patient's nuclei, the SD of nuclei inside
 patches (pooled), and how the patches' means are spread."""
 SUMMARIES = tuple(SUMMARY_TITLES)
+OF_PATCHES = ("sd_within", "sd_between", "patches_low", "patches_high")
+"""Axes don't have these."""
 
 
 @dataclass(frozen=True)
@@ -77,7 +82,8 @@ class SummarizedCounts:
         `FEATURE.SUMMARY`.
 
         `cohort` has `slide_id` and `patient`. In the features' units; NaN where a patient has no
-        value, or, of summaries between patches, fewer than two patches of 5 values.
+        value, of summaries between patches fewer than two patches of 5 values, and where a feature
+        is an axis and the summary one of `OF_PATCHES`.
         """
         known = cohort[cohort["slide_id"].astype(str).isin(self.slides)]
         rows, patients = [], []
@@ -88,6 +94,8 @@ class SummarizedCounts:
         low, high = np.array([_range(name) for name in self.features]).T[:, None, :, None]
         is_sd = np.isin(SUMMARIES, ("sd_within", "sd_between"))
         values = np.stack(rows) * ((high - low) / FINE_BINS) + np.where(is_sd, 0.0, low)
+        axial = np.array([FEATURES[name].axial for name in self.features])
+        values[:, axial[:, None] & np.isin(SUMMARIES, OF_PATCHES)] = np.nan
         return pd.DataFrame(
             values.reshape(len(rows), -1),
             index=pd.Index(patients, name="patient"),

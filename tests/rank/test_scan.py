@@ -10,6 +10,7 @@ from morphomil.matrix import FINE_BINS, count_nuclei
 from morphomil.nuclei.registry import FEATURES
 from morphomil.rank.scan import say_difference, say_findings, scan_features
 from morphomil.rank.summaries import SUMMARIES, SummarizedCounts, summary_columns
+from morphomil.stats.scan import draw_labelings
 
 NAMES = ("area_um2", "circularity")
 
@@ -89,6 +90,31 @@ def test_few_nuclei_make_patches_look_no_more_different():
     assert np.abs(few - many).max() < 0.35
     raw = sparse.groupby(["slide_id", "patch_id"])["area_um2"].mean().groupby("slide_id").std()
     assert raw.mean() > many["area_um2.sd_between"] + 1  # what it would be without the correction
+
+
+def test_crowding_alone_makes_no_difference():
+    """Patches of 6 nuclei in one group and of 30 in the other, all else alike, axes among it."""
+    found = 0
+    names = ("area_um2", "orientation_deg", "circularity")
+    for seed in range(40):
+        rng = np.random.default_rng(seed)
+        parts = [
+            nuclei_of(rng, f"s{i:02}", patches=8, per_patch=30 if i % 2 else 6) for i in range(30)
+        ]
+        nuclei = pd.concat(parts)
+        nuclei["orientation_deg"] = rng.uniform(0, 180, len(nuclei))
+        table = summarize(nuclei, features=names)
+        scan = scan_features(
+            table,
+            np.arange(30) % 2 == 1,
+            features=names,
+            seed=seed,
+            labelings=draw_labelings(np.arange(30) % 2, seed=seed, permutations=199),
+        )
+        found += scan.features["scan_p_any"].min() <= 0.05
+        of_axis = scan.table[scan.table["feature"] == "orientation_deg"].set_index("summary")
+        assert of_axis["p_any"].isna().sum() == 4
+    assert found <= 6  # 5 % of 40 are 2
 
 
 def test_what_can_not_be_summarized_is_missing():
