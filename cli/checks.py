@@ -9,7 +9,7 @@ import typer
 
 from morphomil.cli.cohorts import read_cohort
 from morphomil.cli.messages import fail, say
-from morphomil.cli.options import MppOption, OutOption, command_group
+from morphomil.cli.options import DistinctIdsOption, MppOption, OutOption, command_group
 from morphomil.errors import ExitStatus, InputError
 
 commands = command_group()
@@ -19,6 +19,7 @@ commands = command_group()
 def doctor(
     manifest: Annotated[Path | None, typer.Option(help="Manifest to check too.")] = None,
     mpp: MppOption = None,
+    distinct_ids: DistinctIdsOption = False,
     out: OutOption = Path("run"),
 ) -> None:
     """Check the installation: packages, weights, engines, GPUs, disk, and a manifest if one is
@@ -32,7 +33,7 @@ def doctor(
     if manifest:
         from morphomil.pipeline.segmentation import check_pixel_sizes
 
-        cohort = read_cohort(manifest, mpp=mpp)
+        cohort = read_cohort(manifest, mpp=mpp, distinct_ids=distinct_ids)
         check_pixel_sizes(cohort, mpp)
         patients = len({slide.patient for slide in cohort.slides})
         say(f"{'ok':<8} {'manifest':<12} {len(cohort)} slides of {patients} patients")

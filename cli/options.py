@@ -33,6 +33,12 @@ CovariatesOption = Annotated[
 DropMissingOption = Annotated[
     bool, typer.Option(help="Leave out rows without a label instead of refusing.")
 ]
+DistinctIdsOption = Annotated[
+    bool,
+    typer.Option(
+        "--distinct-ids", help="Near-equal patients, labels and sites (001 and 1) are meant so."
+    ),
+]
 POSITIVE_HELP = "The label that counts as positive (1 where labels are 0/1)."
 PositiveOption = Annotated[str | None, typer.Option(help=POSITIVE_HELP)]
 SlideOption = Annotated[

@@ -11,6 +11,7 @@ from morphomil.cli.cohorts import read_cohort
 from morphomil.cli.messages import end_if_failed, end_if_incomplete, note, say
 from morphomil.cli.options import (
     CovariatesOption,
+    DistinctIdsOption,
     DropMissingOption,
     MppOption,
     OutOption,
@@ -74,6 +75,7 @@ def segment(
     segmenter: SegmenterSettings = SegmenterSettings(),
     covariates: CovariatesOption = "",
     drop_missing: DropMissingOption = False,
+    distinct_ids: DistinctIdsOption = False,
     shard: ShardOption = "1/1",
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Only estimate time and disk; write nothing.")
@@ -86,7 +88,9 @@ def segment(
     from morphomil.figures.report.overviews import draw_overviews
     from morphomil.pipeline.estimation import estimate_segment
 
-    slides = read_cohort(cohort, covariates, mpp=mpp, drop_missing=drop_missing)
+    slides = read_cohort(
+        cohort, covariates, mpp=mpp, drop_missing=drop_missing, distinct_ids=distinct_ids
+    )
     if dry_run:
         estimate = estimate_segment(slides, out, settings=settings, mpp=mpp, segmenter=segmenter)
         _say_estimate(estimate, out)
@@ -160,6 +164,7 @@ def import_nuclei(
     settings: PatchSettings = PatchSettings(),
     covariates: CovariatesOption = "",
     drop_missing: DropMissingOption = False,
+    distinct_ids: DistinctIdsOption = False,
     shard: ShardOption = "1/1",
     quiet: QuietOption = False,
 ) -> None:
@@ -172,7 +177,12 @@ def import_nuclei(
     from morphomil.slides.nuclei_files import Reading
 
     slides = read_cohort(
-        cohort, covariates, mpp=mpp, drop_missing=drop_missing, elsewhere=("nuclei",)
+        cohort,
+        covariates,
+        mpp=mpp,
+        drop_missing=drop_missing,
+        distinct_ids=distinct_ids,
+        elsewhere=("nuclei",),
     )
     files = importing.find_files(slides, nuclei) if nuclei else read_paths(cohort, "nuclei")
     with Display(quiet=quiet) as display:

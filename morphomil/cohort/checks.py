@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-import re
-import unicodedata
 from collections import defaultdict
 from pathlib import Path
 from typing import TYPE_CHECKING, get_args
 
-from morphomil.cohort.spreadsheet import MISSING, Row, list_some, quote
+from morphomil.cohort.names import say_near_equal, says_nothing
+from morphomil.cohort.spreadsheet import Row, list_some, quote
 from morphomil.store import fingerprint, safe_name, split_image_number
 from morphomil.types import AnnotationOrigin, Split
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Collection, Sequence
 
 SPLITS = get_args(Split)
 ORIGINS = get_args(AnnotationOrigin)
@@ -23,11 +22,23 @@ MPP_RANGE = (0.05, 5.0)
 _SAYS_NO_PIXEL_SIZE = (".jpg", ".jpeg", ".png")
 
 
-def check_row(row: Row, folder: Path, mpp: float | None) -> list[str]:
+def check_row(
+    row: Row, folder: Path, mpp: float | None, *, missing_labels: Collection[str]
+) -> list[str]:
     """What is wrong with a row by itself, a sentence for each problem."""
     problems = [f"{name} is empty" for name in ("slide", "patient") if not row.get(name)]
-    if row.cells["label"].casefold() in MISSING:
+    problems += [
+        f"{name} {row.cells[name]!r} stands for an unknown one; name it, or remove the row"
+        for name in ("patient", "slide_id")
+        if row.get(name) and says_nothing(row.cells[name])
+    ]
+    if not row.get("label"):
         problems.append("label is missing (--drop-missing leaves such rows out)")
+    elif row.cells["label"] in missing_labels:
+        problems.append(
+            f"label {row.cells['label']!r} stands for a missing one and is no class "
+            "(--drop-missing leaves such rows out; give it another name if it is one)"
+        )
     if (split := row.get("split")) and split not in SPLITS:
         problems.append(f"split is train, val or test, not {split!r}")
     if slide := row.get("slide"):
@@ -150,11 +161,11 @@ def check_slides(slides: dict[str, list[Row]], covariates: Sequence[str]) -> lis
     return problems
 
 
-def check_patients(rows: list[Row]) -> list[str]:
+def check_patients(rows: list[Row], missing_labels: Collection[str]) -> list[str]:
     """Patients with more than one label, and a split that is given in part."""
     problems = []
     for patient, members in _by_patient(rows).items():
-        labels = {label_of(row) for row in members if row.cells["label"].casefold() not in MISSING}
+        labels = {row.cells["label"] for row in members} - set(missing_labels)
         if len(labels) > 1:
             lines = list_some([row.line for row in members])
             problems.append(
@@ -205,17 +216,22 @@ def find_copies(rows: list[Row], folder: Path) -> tuple[list[str], list[str]]:
     return leaks, notes
 
 
-def find_look_alikes(rows: list[Row]) -> list[str]:
-    """Notes on patients whose names differ in blanks, case or width only."""
-    alike = defaultdict(set)
-    for row in rows:
-        patient = row.cells["patient"]
-        alike[re.sub(r"\s+", "", unicodedata.normalize("NFKC", patient)).casefold()].add(patient)
-    return [
-        f"patients {quote(names)} are taken as different people"
-        for names in alike.values()
-        if len(names) > 1
-    ]
+def find_near_equal(rows: list[Row], categories: Sequence[str]) -> list[str]:
+    """Patients, labels, sites and values of other categories that look like one spelled in
+    different ways."""
+    found = []
+    named = {"patient": "patients", "label": "labels", "site": "sites"}
+    for column in (*named, *categories):
+        lines = defaultdict(list)
+        for row in rows:
+            if cell := row.get(column):
+                lines[cell].append(row.line)
+        found += say_near_equal(
+            named.get(column, f"values of {column}"),
+            lines,
+            where=lambda name, lines=lines: f" (line {list_some(lines[name])})",  # type: ignore[misc]
+        )
+    return found
 
 
 def _by_patient(rows: list[Row]) -> dict[str, list[Row]]:
@@ -224,8 +240,3 @@ def _by_patient(rows: list[Row]) -> dict[str, list[Row]]:
         if patient := row.get("patient"):
             patients[patient].append(row)
     return patients
-
-
-def label_of(row: Row) -> str:
-    """The label; whole numbers that a spreadsheet wrote as 1.0 are 1."""
-    return re.sub(r"^([+-]?\d+)\.0+$", r"\1", row.cells["label"])

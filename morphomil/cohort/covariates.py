@@ -2,47 +2,49 @@
 
 from __future__ import annotations
 
-import math
-import re
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from morphomil.cohort.spreadsheet import MISSING, Row
+from morphomil.cohort.names import missing_names
+from morphomil.cohort.numbers import read_numbers
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-
-def covariate_values(
-    rows: list[Row], covariates: Sequence[str]
-) -> tuple[dict[str, dict[int, Any]], list[str]]:
-    """Name -> line -> number, text or None; and the columns that can't be told to be numbers or
-    text."""
-    values: dict[str, dict[int, Any]] = {}
-    problems = []
-    for name in covariates:
-        cells = {
-            row.line: row.cells[name] for row in rows if row.cells[name].casefold() not in MISSING
-        }
-        numbers = {
-            line: number for line, cell in cells.items() if (number := _number(cell)) is not None
-        }
-        text = {line: cell for line, cell in cells.items() if line not in numbers}
-        if (text and len(numbers) > len(text)) or any(
-            re.fullmatch(r"[+-]?\d+,\d+", cell) for cell in text.values()
-        ):
-            line, cell = next(iter(text.items()))
-            problems.append(
-                f"covariate {name} holds numbers, but {cell!r} in line {line}; write decimal "
-                "points, and leave unknown cells empty"
-            )
-        given: dict[int, Any] = {**cells} if text else {**numbers}
-        values[name] = {row.line: given.get(row.line) for row in rows}
-    return values, problems
+    from morphomil.cohort.spreadsheet import Row
 
 
-def _number(cell: str) -> float | None:
-    try:
-        value = float(cell)
-    except ValueError:
-        return None
-    return value if math.isfinite(value) else None
+@dataclass
+class Covariates:
+    """What the named columns hold, and what to say of them."""
+
+    values: dict[str, dict[int, Any]] = field(default_factory=dict)
+    """Name -> line -> number, text or None."""
+    problems: list[str] = field(default_factory=list)
+    """Columns that can't be told to be numbers or text."""
+    notes: list[str] = field(default_factory=list)
+
+    @property
+    def categories(self) -> list[str]:
+        """Those that hold text."""
+        return [
+            name
+            for name, cells in self.values.items()
+            if any(isinstance(value, str) for value in cells.values())
+        ]
+
+
+def read_covariates(rows: list[Row], names: Sequence[str]) -> Covariates:
+    """The named columns of rows whose cells are clean (`names.clean_name`)."""
+    read = Covariates()
+    for name in names:
+        lacking = missing_names((row.cells[name] for row in rows), "category")
+        cells = {row.line: row.cells[name] for row in rows if row.cells[name] not in lacking}
+        numbers = read_numbers(cells, lambda line: f"line {line}")
+        if numbers.problem:
+            read.problems.append(f"covariate {name} {numbers.problem}")
+        if numbers.note:
+            read.notes.append(f"covariate {name} {numbers.note}")
+        given: dict[int, Any] = {**cells} if numbers.values is None else {**numbers.values}
+        read.values[name] = {row.line: given.get(row.line) for row in rows}
+    return read

@@ -3,7 +3,7 @@ reported at once."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from morphomil.cohort.checks import (
@@ -13,20 +13,20 @@ from morphomil.cohort.checks import (
     check_slides,
     find_copies,
     find_leaks,
-    find_look_alikes,
+    find_near_equal,
     group_rows,
-    label_of,
     mpp_problems,
 )
-from morphomil.cohort.covariates import covariate_values
+from morphomil.cohort.covariates import read_covariates
+from morphomil.cohort.names import clean_name, missing_names, says_nothing, whole_number
 from morphomil.cohort.spreadsheet import (
-    MISSING,
     OPTIONAL,
     OTHER_NAMES,
     REQUIRED,
     Row,
     check_header,
     list_columns,
+    list_some,
     read_cells,
 )
 from morphomil.errors import InputError, RefusedError
@@ -53,15 +53,16 @@ def read_manifest(
     mpp: float | None = None,
     drop_missing: bool = False,
     elsewhere: Sequence[str] = (),
+    distinct_ids: bool = False,
 ) -> Manifest:
     """The cohort of a manifest: one row per slide, or several region images under one `slide_id`.
 
     Columns `slide` (path from the manifest's folder), `patient`, `label`; optional `slide_id`,
     `split` (train, val, test), `annotation`, `annotation_origin` (level0,
-    bounds), `mpp`, `site` and the named covariates, which become
-    numbers where all their cells are. Ids stay text. JPEG and PNG hold no pixel size, so they need
-    a cell `mpp`, or `mpp` for the whole cohort. Columns `elsewhere` are read by others
-    (`read_paths`).
+    bounds), `mpp`, `site` and the named covariates, which become numbers where all their cells are.
+    Ids stay text, in one spelling (`names.clean_name`); near-equal ones are refused unless
+    `distinct_ids`. JPEG and PNG hold no pixel size, so they need a cell `mpp`, or `mpp` for the
+    whole cohort. Columns `elsewhere` are read by others (`read_paths`).
 
     Raises:
         InputError: all problems of the file, with their lines.
@@ -74,8 +75,11 @@ def read_manifest(
     if problems:
         raise InputError([f"{path}: {problem}" for problem in problems])
     notes += _name_unread(header, (*covariates, *elsewhere))
+    rows, missing_notes = _clean_rows(rows, covariates)
+    notes += missing_notes
+    missing_labels = missing_names((row.cells["label"] for row in rows), "label")
     if drop_missing:
-        labeled = [row for row in rows if row.cells["label"].casefold() not in MISSING]
+        labeled = [row for row in rows if row.cells["label"] not in missing_labels]
         if len(labeled) < len(rows):
             notes.append(
                 f"{len(rows) - len(labeled)} of {len(rows)} rows have no label and are left out"
@@ -86,16 +90,18 @@ def read_manifest(
     problems = [
         f"line {row.line}: {problem}"
         for row in rows
-        for problem in check_row(row, path.parent, mpp)
+        for problem in check_row(row, path.parent, mpp, missing_labels=missing_labels)
     ]
-    values, strange = covariate_values(rows, covariates)
+    read = read_covariates(rows, covariates)
     slides = group_rows(rows)
     problems += (
-        strange
+        read.problems
         + check_files(rows, path.parent)
         + check_slides(slides, covariates)
-        + check_patients(rows)
+        + check_patients(rows, missing_labels)
     )
+    if not distinct_ids:
+        problems += find_near_equal(rows, read.categories)
     leaks = find_leaks(rows)
     if problems:
         raise InputError([f"{path}: {problem}" for problem in problems + leaks])
@@ -103,9 +109,33 @@ def read_manifest(
     if leaks + copies:
         raise RefusedError("leakage across splits: " + "; ".join(leaks + copies))
     cohort = Cohort(
-        tuple(_slide(name, members, path.parent, values) for name, members in slides.items())
+        tuple(_slide(name, members, path.parent, read.values) for name, members in slides.items())
     )
-    return Manifest(cohort, tuple(notes + copy_notes + find_look_alikes(rows)))
+    return Manifest(cohort, tuple(notes + copy_notes + read.notes))
+
+
+def _clean_rows(rows: list[Row], covariates: Sequence[str]) -> tuple[list[Row], list[str]]:
+    """The rows with their names in one spelling, and notes on sites that aren't known."""
+    given = rows[0].cells if rows else {}
+    columns = [name for name in ("patient", "label", "site", *covariates) if name in given]
+    plain = [name for name in ("slide_id", "split") if name in given]
+    cleaned = [
+        {name: whole_number(clean_name(row.cells[name])) for name in columns}
+        | {name: clean_name(row.cells[name]) for name in plain}
+        for row in rows
+    ]
+    lines: dict[str, list[int]] = {}
+    for row, cells in zip(rows, cleaned, strict=True):
+        if (site := cells.get("site")) and says_nothing(site):
+            lines.setdefault(site, []).append(row.line)
+            cells["site"] = ""
+    notes = [
+        f"site {site!r} in line {list_some(at)} stands for an unknown one"
+        for site, at in lines.items()
+    ]
+    return [
+        replace(row, cells=row.cells | new) for row, new in zip(rows, cleaned, strict=True)
+    ], notes
 
 
 def read_paths(path: Path, column: str) -> dict[Path, Path]:
@@ -158,7 +188,7 @@ def _slide(name: str, rows: list[Row], folder: Path, values: dict[str, dict[int,
     return Slide(
         name,
         first.cells["patient"],
-        label_of(first),
+        first.cells["label"],
         images,
         split=first.get("split"),  # type: ignore[arg-type]
         site=first.get("site"),

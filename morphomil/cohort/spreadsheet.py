@@ -20,8 +20,6 @@ if TYPE_CHECKING:
     from pathlib import Path
 REQUIRED = ("slide", "patient", "label")
 OPTIONAL = ("slide_id", "split", "annotation", "annotation_origin", "mpp", "site")
-MISSING = frozenset({"", "na", "n/a", "nan", "null", "?"})
-"""Cells, in lower case, that hold nothing."""
 OTHER_NAMES = {
     "slide": "slide_path slide_file path file filepath file_path filename file_name image "
     "image_path wsi wsi_path",

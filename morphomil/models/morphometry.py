@@ -14,7 +14,7 @@ from morphomil.models.fold import Facts, Fitted
 from morphomil.models.labeled import LabeledCohort
 from morphomil.models.protocol import Prediction
 from morphomil.nuclei.registry import FEATURES
-from morphomil.rank.bags import LEFT_OUT_WITHOUT, PatientBags, by_patient
+from morphomil.rank.bags import LEFT_OUT_WITHOUT, NOT_MEASURED, PatientBags, by_patient
 from morphomil.rank.folds import FoldTask
 from morphomil.types import SEEDS
 
@@ -73,7 +73,8 @@ class Morphometry:
 
         bags = PatientBags.collect(load, measured, seed=self.settings.seed)
         usable = slides[slides["slide_id"].isin(bags.slides)]
-        notes = describe_losses(slides, usable, LEFT_OUT_WITHOUT)
+        notes = describe_losses(slides, measured, NOT_MEASURED)
+        notes += describe_losses(measured, usable, LEFT_OUT_WITHOUT)
         cohort = LabeledCohort.of(usable, classes, notes=notes)
         key = [[name, run.ledger.outputs(name, "featurize")] for name in cohort.slides["slide_id"]]
         return MorphometryInputs(cohort, bags, features, tuple(key), (run.measured_key(), None))

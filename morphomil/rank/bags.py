@@ -29,6 +29,8 @@ MAX_BAGS = 20
 """A slide has at most so many bags in training, 200 patches; more patches make no bag better."""
 LEFT_OUT_WITHOUT = "a patch of enough measured nuclei"
 """Slides are left out that lack this."""
+NOT_MEASURED = "measured nuclei"
+"""Slides that aren't in the table of nuclei, or not measured, lack this."""
 
 
 class Counts(Protocol):

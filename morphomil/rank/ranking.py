@@ -6,7 +6,7 @@ Everything shown of a patient comes from models that didn't see the patient (`fo
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -14,12 +14,13 @@ import pandas as pd
 
 from morphomil.cohort.labels import describe_losses, patient_labels, sort_labels
 from morphomil.errors import InputError, RefusedError, TrainingError
-from morphomil.matrix import count_nuclei, features_in, patient_values, slide_values
-from morphomil.rank.bags import LEFT_OUT_WITHOUT, PatientBags
+from morphomil.matrix import count_nuclei, patient_values, slide_values
+from morphomil.rank.bags import LEFT_OUT_WITHOUT, NOT_MEASURED, PatientBags
 from morphomil.rank.baselines import compare_baselines
 from morphomil.rank.comparison import compare_features
 from morphomil.rank.design import Design, check_columns
 from morphomil.rank.folds import FoldTask, permute_labels
+from morphomil.rank.inputs import check_inputs
 from morphomil.rank.outcomes import PooledOutcomes
 from morphomil.rank.plan import TrainingPlan
 from morphomil.rank.robustness import compare_rankings, say_agreement
@@ -108,6 +109,7 @@ def rank_nuclei(
     cohort: pd.DataFrame,
     *,
     seed: int,
+    distinct_ids: bool = False,
     on_fold: Callable[[int, int], None] | None = None,
     on_estimate: Callable[[float], None] | None = None,
     **changes: Any,
@@ -120,6 +122,7 @@ def rank_nuclei(
         cohort: one row per slide: `slide_id`, `patient`, `label`, optionally `split` (train, val,
             test).
         seed: of folds, bags and training.
+        distinct_ids: near-equal patients, labels and slides ("001" and "1") are meant so.
         on_fold: hears (done, total).
         on_estimate: hears the seconds that the training still to come will take, once the first
             model is trained.
@@ -127,15 +130,21 @@ def rank_nuclei(
             `folds`, `quick`, `permutations`, `ablation`, `strata`, `adjust`, `folds_by`.
 
     Raises:
-        InputError: a column is missing, or the labels aren't two.
+        InputError: a column is missing, names or units can't be right (`inputs.check_inputs`), or
+            the labels aren't two.
         RefusedError: leakage, too few patients of a class, or strata that leave nothing to compare.
     """
     settings = RankSettings(seed=seed, **changes)
-    features = features_in(nuclei)
-    _check_tables(nuclei, cohort, features)
-    slides = {str(name): part for name, part in nuclei.groupby("slide_id", sort=True)}
-    cohort = cohort.assign(slide_id=cohort["slide_id"].astype(str))
-    known = [name for name in cohort["slide_id"] if name in slides]
+    named = (*settings.strata_columns, *settings.adjusted_columns, settings.folds_by.strip())
+    given = check_inputs(
+        nuclei,
+        cohort,
+        covariates=[name for name in dict.fromkeys(named) if name in cohort],
+        distinct_ids=distinct_ids,
+    )
+    features = given.features
+    slides = {str(name): part for name, part in given.nuclei.groupby("slide_id", sort=True)}
+    known = [name for name in given.cohort["slide_id"] if name in slides]
     values = pd.DataFrame(
         [{"slide_id": name} | dict(slide_values(slides[name], features=features)) for name in known]
     )
@@ -144,32 +153,16 @@ def rank_nuclei(
         part = slides[slide_id]
         return count_nuclei(part, np.unique(part["patch_id"]), features=features)
 
-    return rank_counts(
+    ranking = rank_counts(
         load,
         values,
-        cohort,
+        given.cohort,
         features=features,
         settings=settings,
         on_fold=on_fold,
         on_estimate=on_estimate,
     )
-
-
-def _check_tables(nuclei: pd.DataFrame, cohort: pd.DataFrame, features: tuple[str, ...]) -> None:
-    missing = [
-        f"nuclei lack the column {name}" for name in ("slide_id", "patch_id") if name not in nuclei
-    ]
-    missing += [
-        f"the cohort lacks the column {name}"
-        for name in ("slide_id", "patient", "label")
-        if name not in cohort
-    ]
-    if len(features) < 2:
-        missing.append(
-            f"a ranking needs two features or more, the nuclei have {', '.join(features) or 'none'}"
-        )
-    if missing:
-        raise InputError(missing)
+    return replace(ranking, notes=given.notes + ranking.notes)
 
 
 def rank_counts(
@@ -277,7 +270,11 @@ class _Study:
         labels = patient_labels(used)
         design = Design.of(used, labels, settings)
         folds = design.make_folds(used, settings)
-        notes = (*describe_losses(cohort, used, LEFT_OUT_WITHOUT), *design.notes)
+        notes = (
+            *describe_losses(cohort, measured, NOT_MEASURED),
+            *describe_losses(measured, used, LEFT_OUT_WITHOUT),
+            *design.notes,
+        )
         return cls(used, bags, labels, positive, reference, design, folds, notes)
 
     @property

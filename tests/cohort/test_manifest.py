@@ -300,22 +300,77 @@ def test_copies_of_a_file_are_refused_across_splits_and_patients(folder: Path) -
     assert read.notes == ("the files of lines 2, 3 are copies of one another",)
 
 
-def test_patients_who_look_alike_are_noted(folder: Path) -> None:
-    read = read_manifest(manifest(folder, "slide,patient,label\na.svs,P 1,0\nb.svs,p1,1\n"))
-    assert read.notes == ("patients 'P 1', 'p1' are taken as different people",)
+@pytest.mark.parametrize(
+    ("one", "other"), [("P 1", "p1"), ("001", "1"), ("1", "01"), ("P-1", "P_1"), ("P1", "\u04201")]
+)
+def test_near_equal_patients_are_refused_unless_meant(folder: Path, one: str, other: str) -> None:
+    path = manifest(folder, f"slide,patient,label\na.svs,{one},0\nb.svs,{other},1\n")
+    (problem,) = problems(path)
+    assert "look like one spelled in different ways" in problem
+    assert all(text in problem for text in (repr(one), repr(other), "line 2", "line 3"))
+    cohort = read_manifest(path, distinct_ids=True).cohort
+    assert [slide.patient for slide in cohort.slides] == [one, other]
+
+
+def test_near_equal_labels_sites_and_categories_are_refused(folder: Path) -> None:
+    header = "slide,patient,label,site,her2\n"
+    path = manifest(folder, f"{header}a.svs,A,N0,north,low\nb.svs,B,n0,North,Low \n")
+    found = problems(path, covariates=("her2",))
+    assert [text.split(" (line")[0] for text in found] == [
+        "labels 'N0'",
+        "sites 'North'",
+        "values of her2 'Low'",
+    ]
+
+
+def test_names_that_differ_in_what_is_not_seen_are_one(folder: Path) -> None:
+    cells = ["Go\u0308del", "G\u00f6del\u200b", " G\u00f6del\u00a0"]
+    rows = "".join(f"{s}.svs,{cell},0\n" for s, cell in zip("abc", cells, strict=True))
+    cohort = read_manifest(manifest(folder, "slide,patient,label\n" + rows)).cohort
+    assert {slide.patient for slide in cohort.slides} == {"G\u00f6del"}
+
+
+@pytest.mark.parametrize("said", ["unknown", "-", "#N/A", "-9", "None", "?", "99"])
+def test_labels_that_stand_for_nothing_are_no_classes(folder: Path, said: str) -> None:
+    text = f"slide,patient,label\na.svs,A,0\nb.svs,B,1\nc.svs,C,{said}\n"
+    (problem,) = problems(manifest(folder, text))
+    assert problem.startswith(f"line 4: label {said!r} stands for a missing one")
+    cohort = read_manifest(manifest(folder, text), drop_missing=True).cohort
+    assert [slide.label for slide in cohort.slides] == ["0", "1"]
+
+
+def test_an_unknown_patient_is_refused_and_an_unknown_site_is_missing(folder: Path) -> None:
+    header = "slide,patient,label,site\n"
+    assert problems(manifest(folder, header + "a.svs,NA,0,N\nb.svs,B,1,S\n")) == [
+        "line 2: patient 'NA' stands for an unknown one; name it, or remove the row"
+    ]
+    read = read_manifest(manifest(folder, header + "a.svs,A,0,NA\nb.svs,B,1,S\n"))
+    assert [slide.site for slide in read.cohort.slides] == [None, "S"]
+    assert read.notes == ("site 'NA' in line 2 stands for an unknown one",)
 
 
 @pytest.mark.parametrize(
     ("cells", "says"),
     [
-        (["52", "unknown", "61"], "covariate age holds numbers, but 'unknown' in line 3"),
-        (["5,2", "4,1", "6,0"], "covariate age holds numbers, but '5,2' in line 2"),
+        (["52", "old", "61"], "covariate age holds numbers, but 'old' in line 3"),
+        (["5,2", "4.1", "6,0"], "covariate age has decimal points ('4.1' in line 3) and commas"),
+        (["5,200", "4,100", "6"], "covariate age has '5,200' in line 2, which may be 5.200 or"),
     ],
 )
 def test_covariates_of_doubtful_type_are_refused(folder: Path, cells: list[str], says: str) -> None:
     rows = "".join(f'{s}.svs,{s},0,"{cell}"\n' for s, cell in zip("abc", cells, strict=True))
     (problem,) = problems(manifest(folder, "slide,patient,label,age\n" + rows), covariates=("age",))
     assert problem.startswith(says)
+
+
+def test_decimal_commas_are_read_where_nothing_else_can_be_meant(folder: Path) -> None:
+    rows = "".join(f"{s};{s};0;{x}\n" for s, x in zip("abc", ["5,2", "unknown", "61"], strict=True))
+    path = manifest(folder, "slide;patient;label;age\n" + rows.replace(";", ".svs;", 1))
+    for name in "abc":
+        (folder / name).write_bytes(name.encode())
+    read = read_manifest(path, covariates=("age",))
+    assert [slide.covariates["age"] for slide in read.cohort.slides] == [5.2, None, 61.0]
+    assert read.notes[-1] == "covariate age is read with decimal commas ('5,2' in line 2)"
 
 
 def test_unknown_and_clashing_covariates(folder: Path) -> None:
@@ -397,7 +452,7 @@ def test_workbook(folder: Path) -> None:
             ["a.svs", "007", 1, 0.25, 52],
             ["b.svs", 8, 0, "", 61.5],
             ["", "", "", "", ""],
-            ["absent.svs", "NA", 0, "", 1],
+            ["absent.svs", 9.5, 0, "", 1],
         ],
     )
     assert problems(path) == [f"line 5: slide 'absent.svs' doesn't exist; looked in {folder}"]
@@ -415,7 +470,7 @@ def test_workbook(folder: Path) -> None:
         None,
         {"age": 61.5},
     )
-    assert three.patient == "NA"
+    assert three.patient == "9.5"
 
 
 def test_a_damaged_workbook_is_an_input_error(folder: Path) -> None:

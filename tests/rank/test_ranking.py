@@ -186,9 +186,15 @@ def test_slides_without_enough_nuclei_leave_and_are_counted_by_label(small):
     gone = nuclei["slide_id"] == "s2"
     ranking = rank_nuclei(sparse[~gone.reindex(sparse.index)], cohort, seed=0, quick=True)
     assert len(ranking.predictions) == 27
-    labels = cohort.loc[cohort["slide_id"].isin(["s0", "s1", "s2"]), "label"].value_counts()
-    assert ranking.notes[0].startswith("3 slides")
-    assert all(f"{count} with label {label}" in ranking.notes[0] for label, count in labels.items())
+    for note, slides, lack in zip(
+        ranking.notes,
+        (["s2"], ["s0", "s1"]),
+        ("measured nuclei", "a patch of enough measured nuclei"),
+        strict=True,
+    ):
+        labels = cohort.loc[cohort["slide_id"].isin(slides), "label"].value_counts()
+        assert note.startswith(f"{len(slides)} slides without {lack} are left out")
+        assert all(f"{count} with label {label}" in note for label, count in labels.items())
 
 
 def test_a_subset_of_features_and_quick_and_progress(small):
