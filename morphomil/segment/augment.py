@@ -99,14 +99,18 @@ def sample_patch(
     zoom: float,
     elastic: float = 0.0,
     rng: np.random.Generator,
-) -> tuple[NDArray[np.float32], NDArray[np.int32]]:
-    """A random window of image (H, W, 3) and labels (H, W), rotated, mirrored and bent at random.
+) -> tuple[NDArray[np.float32], NDArray[np.int32], NDArray[np.float32]]:
+    """A random window of image (H, W, 3) and labels (k H, k W), rotated, mirrored and bent at
+    random.
 
     One patch pixel covers `zoom` image pixels; `elastic` as in `AugmentSettings`. Where the window
-    reaches beyond the image, the image is mirrored.
+    reaches beyond the image, the image is mirrored. Image and labels are in one frame: pixel (i, j)
+    covers [i, i + 1) x [j, j + 1), in the patch too.
 
     Returns:
-        Float RGB in [0, 1], (side, side, 3), bilinear; labels int32 (side, side), nearest neighbor.
+        Float RGB in [0, 1], (side, side, 3), bilinear; labels int32 (side, side), those at the
+        pixels' centers; and the share of each pixel that a nucleus covers, float (side, side), of
+        2 x 2 points.
     """
     import torch
     from torch.nn import functional
@@ -114,7 +118,8 @@ def sample_patch(
     angle = rng.uniform(0, 2 * np.pi)
     turn = np.array([[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]])
     matrix = zoom * turn @ np.diag([1.0, rng.choice([-1.0, 1.0])])
-    shape = np.array(labels.shape)
+    shape = np.array(image.shape[:2])
+    finer = labels.shape[0] // image.shape[0]
     reach = np.minimum(side * zoom / 2, shape / 2)
     center = rng.uniform(reach, shape - reach)
     places = np.indices((side, side), dtype=np.float32) - np.float32((side - 1) / 2)
@@ -124,14 +129,23 @@ def sample_patch(
     where = np.tensordot(matrix.astype(np.float32), places, axes=1) + center[:, None, None].astype(
         np.float32
     )
-    low = np.clip(np.floor(where.min(axis=(1, 2))).astype(int) - 1, 0, None)
-    high = np.ceil(where.max(axis=(1, 2))).astype(int) + 2
-    frame = np.s_[low[0] : high[0], low[1] : high[1]]
+    low = np.clip(np.floor(where.min(axis=(1, 2))).astype(int) - 2, 0, None)
+    high = np.ceil(where.max(axis=(1, 2))).astype(int) + 3
     where -= low[:, None, None].astype(np.float32)
-    turned = _interpolate(np.moveaxis(image[frame], -1, 0), where, "bilinear")
-    turned_labels = _interpolate(labels[frame][None], where, "nearest")[0]
-    return np.ascontiguousarray(np.moveaxis(turned, 0, -1)) / np.float32(255), turned_labels.astype(
-        np.int32
+    frame = np.s_[low[0] : high[0], low[1] : high[1]]
+    turned = _interpolate(np.moveaxis(image[frame], -1, 0), where - np.float32(0.5), "bilinear")
+    low, high = low * finer, high * finer
+    own = labels[low[0] : high[0], low[1] : high[1]][None]
+    turned_labels = _interpolate(own, where * finer - np.float32(0.5), "nearest")[0]
+    covered = np.zeros((side, side), np.float32)
+    for corner in ((-0.25, -0.25), (-0.25, 0.25), (0.25, -0.25), (0.25, 0.25)):
+        point = where + (matrix @ corner).astype(np.float32)[:, None, None]
+        inside = _interpolate(own > 0, point * finer - np.float32(0.5), "nearest")[0]
+        covered += inside / np.float32(4)
+    return (
+        np.ascontiguousarray(np.moveaxis(turned, 0, -1)) / np.float32(255),
+        turned_labels.astype(np.int32),
+        covered,
     )
 
 

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, Literal, Protocol
 import numpy as np
 
 from morphomil.errors import InputError
-from morphomil.segment.network import Design, Layer, forward
+from morphomil.segment.network import Design, Heads, Layer, forward
 from morphomil.types import CORES
 
 if TYPE_CHECKING:
@@ -38,9 +38,9 @@ class Network(Protocol):
 
     def __call__(
         self, pixels: NDArray[np.float32], margin: int = 0
-    ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-        """(1, H, W, 3) -> probability (1, h, w, 1) and distances in pixels (1, h, w, rays), without
-        the margin.
+    ) -> tuple[NDArray[np.float32], ...]:
+        """(1, H, W, 3) -> probability (1, h, w, 1), distances in pixels (1, h, w, rays) and, where
+        the network has them, the outlines' logits (1, H, W, 2), without the margin.
 
         `margin` is a number of pixels on each side, 0 or a multiple of 16 from 32 on. The results
         may lie in memory of the network's own: they hold until the same thread calls again.
@@ -92,20 +92,55 @@ class _KerasOperations:
 
         return layers.Cropping2D(rim)(x)
 
+    def fold(self, x: Any) -> Any:
+        from keras import layers
+
+        channels = x.shape[-1]
+        # TensorFlow's order of channels is 2 a + b first, then c; ours c first
+        order = [part * channels + c for c in range(channels) for part in range(4)]
+        return layers.Lambda(_space_to_depth, arguments={"order": order})(x)
+
+    def beside(self, x: Any, skip: Any, layer: Layer) -> Any:
+        from keras import layers
+
+        return self.conv(layers.Concatenate()([x, skip]), layer)
+
+    def unfold(self, x: Any) -> Any:
+        from keras import layers
+
+        maps = x.shape[-1] // 4
+        order = [4 * c + part for part in range(4) for c in range(maps)]
+        return layers.Lambda(_depth_to_space, arguments={"order": order})(x)
+
+
+def _space_to_depth(x: Any, order: list[int]) -> Any:
+    import tensorflow as tf
+
+    return tf.gather(tf.nn.space_to_depth(x, 2), order, axis=-1)
+
+
+def _depth_to_space(x: Any, order: list[int]) -> Any:
+    import tensorflow as tf
+
+    return tf.nn.depth_to_space(tf.gather(x, order, axis=-1), 2)
+
 
 def keras_network(folded: Folded, design: Design) -> Any:
-    """The architecture as a Keras model with the outputs of a StarDist model: `prob` and `dist`."""
+    """The architecture as a Keras model with the outputs of a StarDist model, `prob` and `dist`,
+    and `outline` where the design has it."""
     import_tensorflow()
     import keras
     from keras import layers
 
     pixels = keras.Input((None, None, 3), name="input")
     scaled = layers.Rescaling(2.0, -1.0)(pixels)
-    logit, log_rays = forward(_KerasOperations(), scaled, design)
+    heads = forward(_KerasOperations(), scaled, design)
     outputs = [
-        layers.Activation("sigmoid", name="prob")(logit),
-        layers.Activation("exponential", name="dist")(log_rays),
+        layers.Activation("sigmoid", name="prob")(heads.probability),
+        layers.Activation("exponential", name="dist")(heads.distance),
     ]
+    if heads.outline is not None:
+        outputs.append(heads.outline)
     model = keras.Model(pixels, outputs)
     for name, (weight, bias) in folded.items():
         layer = model.get_layer(name)
@@ -148,10 +183,16 @@ class _OpenVINOOperations:
         return _activated(ops.add(rest, larger), layer)
 
     def _product(
-        self, x: Any, weight: NDArray[np.float32], layer: Layer, *, enlarge: bool = False
+        self,
+        x: Any,
+        weight: NDArray[np.float32],
+        layer: Layer,
+        *,
+        enlarge: bool = False,
+        span: tuple[float, float] | None = None,
     ) -> Any:
         """x convolved, without bias and activation; `enlarge`: at twice its size, `weight` of
-        `_of_twice_the_size`."""
+        `_of_twice_the_size`; `span`: what x holds, if not the layer's range."""
         from openvino import opset13 as ops
 
         filters: Any = ops.constant(
@@ -159,7 +200,7 @@ class _OpenVINOOperations:
         )
         halved = self.half and layer.name.startswith(DECODER)
         if layer.name in self.ranges:
-            low, high = self.ranges[layer.name]
+            low, high = span or self.ranges[layer.name]
             x = _quantized(
                 x,
                 np.float32(low).reshape(1, 1, 1, 1),
@@ -198,6 +239,28 @@ class _OpenVINOOperations:
             ops.constant(np.array(pair)) for pair in ([rim] * 2, [-rim] * 2, [1] * 2, [2, 3])
         )
         return ops.slice(x, start, stop, step, axes) if rim else x
+
+    def fold(self, x: Any) -> Any:
+        from openvino import opset13 as ops
+
+        return ops.space_to_depth(x, "depth_first", 2)
+
+    def beside(self, x: Any, skip: Any, layer: Layer) -> Any:
+        from openvino import opset13 as ops
+
+        self.entering[layer.name] = [x]
+        weight, channels = (
+            self.folded[layer.name][0],
+            x.output(0).get_partial_shape()[1].get_length(),
+        )
+        own = self._product(x, weight[:, :channels], layer)
+        rest = self._product(skip, weight[:, channels:], layer, span=PIXEL_SPAN)
+        return _activated(self._with_bias(ops.add(own, rest), layer), layer)
+
+    def unfold(self, x: Any) -> Any:
+        from openvino import opset13 as ops
+
+        return ops.depth_to_space(x, "depth_first", 2)
 
 
 def _activated(x: Any, layer: Layer) -> Any:
@@ -247,27 +310,27 @@ def openvino_graph(
     import openvino
     from openvino import opset13 as ops
 
-    pixels, logit, log_rays = _openvino_nodes(
-        _OpenVINOOperations(folded, ranges, half=half), design, margin
-    )
+    pixels, heads = _openvino_nodes(_OpenVINOOperations(folded, ranges, half=half), design, margin)
     to_last = ops.constant(np.array([0, 2, 3, 1]))
-    probability = ops.transpose(ops.sigmoid(logit), to_last)
-    distance = ops.transpose(ops.exp(log_rays), to_last)
-    return openvino.Model([probability, distance], [pixels], "starnet")
+    results = [ops.sigmoid(heads.probability), ops.exp(heads.distance)]
+    results += [] if heads.outline is None else [heads.outline]
+    return openvino.Model([ops.transpose(part, to_last) for part in results], [pixels], "starnet")
 
 
 def _openvino_nodes(
     operations: _OpenVINOOperations, design: Design, margin: int = 0
-) -> tuple[Any, Any, Any]:
+) -> tuple[Any, Heads[Any]]:
     from openvino import opset13 as ops
 
     pixels = ops.parameter([1, -1, -1, 3], np.float32, name="input")
     scaled = ops.subtract(ops.multiply(pixels, np.float32(2)), np.float32(1))
     channels_first = ops.transpose(scaled, ops.constant(np.array([0, 3, 1, 2])))
-    return pixels, *forward(operations, channels_first, design, margin=margin)
+    return pixels, forward(operations, channels_first, design, margin=margin)
 
 
-DECODER = "decoder"
+PIXEL_SPAN = (-128 / 127, 1.0)
+"""Of pixels in [-1, 1], with zero as one of its 256 levels."""
+DECODER = ("decoder", "outline_a")
 """Layers that 8 bits, or bfloat16, are for begin so: two thirds of the work. The same in the
 encoder, whose layers are thin, costs three times as many nuclei that differ from the reference with
 8 bits, four and more with bfloat16."""
@@ -289,7 +352,7 @@ def activation_ranges(
     from openvino import opset13 as ops
 
     operations = _OpenVINOOperations(folded)
-    pixels, *_ = _openvino_nodes(operations, design)
+    pixels, _ = _openvino_nodes(operations, design)
     entering = {
         name: parts for name, parts in operations.entering.items() if name.startswith(DECODER)
     }
@@ -395,36 +458,36 @@ def openvino_network(graph: Callable[[int], Any], *, precision: Precision) -> tu
         with compiling:
             return compiled(height, width, margin).create_infer_request()
 
-    def network(
-        pixels: NDArray[np.float32], margin: int = 0
-    ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    def network(pixels: NDArray[np.float32], margin: int = 0) -> tuple[NDArray[np.float32], ...]:
         if not hasattr(own, "request"):
             own.request = lru_cache(maxsize=COMPILED_SHAPES)(request)
         found = own.request(*pixels.shape[1:3], margin).infer(
             pixels, share_inputs=True, share_outputs=True
         )
-        return found[0], found[1]
+        return tuple(found.to_tuple())
 
     return network, chosen
 
 
 def tensorflow_network(keras_model: Any) -> Network:
-    """A Keras model with the outputs of StarDist, compiled; on a GPU where TensorFlow sees one."""
+    """A Keras model with the outputs of StarDist, and possibly the outlines, compiled; on a GPU
+    where TensorFlow sees one."""
     import tensorflow as tf
 
+    heads = 3 if any(layer.name == "outline" for layer in keras_model.layers) else 2
     compiled = tf.function(
-        lambda block: keras_model(block, training=False)[:2],
+        lambda block: keras_model(block, training=False)[:heads],
         input_signature=[tf.TensorSpec((None, None, None, 3), tf.float32)],
     )
 
-    def network(
-        pixels: NDArray[np.float32], margin: int = 0
-    ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-        probability, distance = (part.numpy() for part in compiled(pixels))
-        grid = pixels.shape[1] // probability.shape[1]
-        rows, columns = (
-            slice(margin // grid, side - margin // grid) for side in probability.shape[1:3]
+    def network(pixels: NDArray[np.float32], margin: int = 0) -> tuple[NDArray[np.float32], ...]:
+        return tuple(
+            _without_margin(part.numpy(), margin * part.shape[1] // pixels.shape[1])
+            for part in compiled(pixels)
         )
-        return probability[:, rows, columns], distance[:, rows, columns]
 
     return network
+
+
+def _without_margin(part: NDArray[np.float32], rim: int) -> NDArray[np.float32]:
+    return part[:, rim : part.shape[1] - rim, rim : part.shape[2] - rim]

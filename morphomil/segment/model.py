@@ -212,7 +212,8 @@ def load_stardist(model: str = "default") -> Any:
         InputError: no such model, or its files can't be used.
     """
     stored = _load(model)
-    keras_model = stored.keras()
+    whole = stored.keras()
+    keras_model = type(whole)(whole.inputs, whole.outputs[:2])  # StarDist knows no outlines
     with contextlib.redirect_stdout(io.StringIO()):  # StarDist prints its thresholds
         from stardist.models import Config2D, StarDist2D
 
@@ -253,7 +254,9 @@ def _load_folder(model: str) -> _Stored:
     ).hexdigest()
     try:
         if config.get("backbone") == own.BACKBONE:
-            design = own.Design(int(config["rays"]), tuple(config["widths"]))
+            design = own.Design(
+                int(config["rays"]), tuple(config["widths"]), int(config.get("outline", 0))
+            )
             folded = own.fold_norms(load_file(weights), design)
             ranges = _read_json(folder / "ranges.json", {})
             return _Stored(

@@ -1,16 +1,18 @@
 """The shipped network's architecture, written once: an ImageNet encoder, a short decoder,
-StarDist's two heads.
+StarDist's two heads, and one that says where the edges of the nuclei are.
 
 EfficientNet-Lite0 (Tan & Le 2019; Liu 2020) down to a sixteenth of the resolution, three decoder
 steps up to a half, then object probability and star-convex distances as in StarDist (Schmidt et al.
-2018). `forward` is generic: training (torch), the reference (Keras) and the fast engine (OpenVINO)
-call it with operations of their own.
+2018). The polygons say which nucleus; the third head says pixel by pixel what is nucleus. It works
+at half the resolution with four times the channels, which are shuffled to the full one (Shi et al.
+2016), and sees the pixels themselves besides the decoder's features. `forward` is generic: training
+(torch), the reference (Keras) and the fast engine (OpenVINO) call it with operations of their own.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Generic, Literal, Protocol, TypeVar
+from typing import TYPE_CHECKING, Generic, Literal, NamedTuple, Protocol, TypeVar
 
 import numpy as np
 
@@ -24,6 +26,8 @@ T = TypeVar("T")
 
 BACKBONE = "efficientnet-lite0"
 GRID = 2
+OUTLINE_MAPS = ("nucleus", "seam")
+"""Logits per pixel: it belongs to a nucleus; it lies between two that touch or nearly touch."""
 MULTIPLE = 16
 NORM_EPSILON = 1e-3
 _STAGES = (
@@ -43,10 +47,22 @@ less far, so that a block needs less context.
 @dataclass(frozen=True)
 class Design:
     """What may be chosen: rays of a polygon; channels of the decoder at a half, a quarter, an
-    eighth."""
+    eighth; channels of the outlines' head at a half, 0 without that head."""
 
     rays: int = 32
     widths: tuple[int, int, int] = (64, 64, 96)
+    outline: int = 32
+
+
+class Heads(NamedTuple, Generic[T]):
+    """What `forward` gives, of an engine's own type."""
+
+    probability: T
+    """Logit of the object probability at half size, 1 channel."""
+    distance: T
+    """Logarithm of the star-convex distances in pixels at half size, `rays` channels."""
+    outline: T | None
+    """`OUTLINE_MAPS` at full size; None without that head."""
 
 
 @dataclass(frozen=True)
@@ -79,15 +95,25 @@ class Operations(Protocol[T]):
     def crop(self, x: T, rim: int) -> T:
         """x without so many pixels on each side."""
 
+    def fold(self, x: T) -> T:
+        """x at half its size: channel c of the pixel (2 i + a, 2 j + b) becomes channel 4 c + 2 a +
+        b of (i, j)."""
 
-def forward(ops: Operations[T], x: T, design: Design, *, margin: int = 0) -> tuple[T, T]:
-    """Pixels in [-1, 1], 3 channels -> logit of the probability, logarithm of the distances, both
-    at half size.
+    def beside(self, x: T, skip: T, layer: Layer) -> T:
+        """The layer applied to the channels of x and then those of the skip, of one size."""
+
+    def unfold(self, x: T) -> T:
+        """The inverse of `fold`."""
+
+
+def forward(ops: Operations[T], x: T, design: Design, *, margin: int = 0) -> Heads[T]:
+    """Pixels in [-1, 1], 3 channels -> the three heads.
 
     With a margin (pixels, multiple of `MULTIPLE`, two of it at least) the results leave out so much
     on each side. They are the same numbers at half the cost: the decoder, where most of the work
     is, needs no more than a few pixels around what is wanted; only the encoder looks farther.
     """
+    pixels = x
     x = ops.conv(x, Layer("stem", 32, stride=2, activation="relu6"))
     channels, index, levels = 32, 0, [x]
     for expansion, filters, count, kernel, first_stride in _STAGES:
@@ -118,10 +144,11 @@ def forward(ops: Operations[T], x: T, design: Design, *, margin: int = 0) -> tup
         levels.append(x)
     stem, half, quarter, eighth, _, x = levels
     x = ops.crop(x, margin // 16 - 2) if margin else x
+    spare = 2 if design.outline else 0
     for scale, skips, rim, left in (
         (2, [eighth], 4, 2),
-        (1, [quarter], 4, 1),
-        (0, [half, stem], 2, 0),
+        (1, [quarter], 4, 1 + spare // 2),
+        (0, [half, stem], 2 + spare, spare),
     ):
         # two 3 x 3 convolutions spoil two pixels of the rim; what is left is the next step's,
         # doubled
@@ -130,9 +157,19 @@ def forward(ops: Operations[T], x: T, design: Design, *, margin: int = 0) -> tup
         x = ops.join(x, skips, Layer(f"decoder{scale}a", design.widths[scale]))
         x = ops.conv(x, Layer(f"decoder{scale}b", design.widths[scale]))
         x = ops.crop(x, rim - left) if margin else x
+    outline = None
+    if design.outline:  # two 3 x 3 convolutions again
+        if margin:
+            pixels = ops.crop(pixels, margin - 2 * spare)
+        maps = ops.beside(x, ops.fold(pixels), Layer("outline_a", design.outline))
+        last = Layer("outline", 4 * len(OUTLINE_MAPS), norm=False, activation="none")
+        maps = ops.conv(maps, last)
+        if margin:
+            x, maps = ops.crop(x, spare), ops.crop(maps, spare)
+        outline = ops.unfold(maps)
     probability = ops.conv(x, Layer("probability", 1, kernel=1, norm=False, activation="none"))
     distance = ops.conv(x, Layer("distance", design.rays, kernel=1, norm=False, activation="none"))
-    return probability, distance
+    return Heads(probability, distance, outline)
 
 
 class _Recorder(Generic[T]):
@@ -154,6 +191,15 @@ class _Recorder(Generic[T]):
 
     def crop(self, x: int, rim: int) -> int:
         return x
+
+    def fold(self, x: int) -> int:
+        return 4 * x
+
+    def beside(self, x: int, skip: int, layer: Layer) -> int:
+        return self.conv(x + skip, layer)
+
+    def unfold(self, x: int) -> int:
+        return x // 4
 
 
 def layers_of(design: Design) -> dict[str, tuple[Layer, int]]:

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from morphomil.errors import InputError
-from morphomil.segment.network import NORM_EPSILON, Design, Layer, forward, layers_of
+from morphomil.segment.network import NORM_EPSILON, Design, Heads, Layer, forward, layers_of
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -20,12 +20,12 @@ if TYPE_CHECKING:
 
 
 class TorchNetwork(nn.Module):
-    """Pixels (B, H, W, 3) in [0, 1] -> logit (B, 1, h, w) and logarithm of the distances in pixels
-    (B, rays, h, w)."""
+    """Pixels (B, H, W, 3) in [0, 1] -> logit (B, 1, h, w), logarithm of the distances in pixels (B,
+    rays, h, w), and the outlines' maps (B, 2, H, W)."""
 
     def __init__(self, design: Design, *, start: str = "random") -> None:
         """`start` is "random", "imagenet" (encoder only), "default" (the shipped model) or a model
-        folder.
+        folder; where that lacks the head of the outlines, the head starts at random.
 
         Raises:
             InputError: `start` is no such thing, or holds another design.
@@ -43,7 +43,7 @@ class TorchNetwork(nn.Module):
         elif start != "random":
             self._load_folder(start)
 
-    def forward(self, pixels: Tensor) -> tuple[Tensor, Tensor]:
+    def forward(self, pixels: Tensor) -> Heads[Tensor]:
         """Logits and logarithms, in bfloat16 under autocast."""
         return forward(self, pixels.permute(0, 3, 1, 2) * 2 - 1, self.design)
 
@@ -69,6 +69,18 @@ class TorchNetwork(nn.Module):
     def crop(self, x: Tensor, rim: int) -> Tensor:
         """As `network.Operations`."""
         return functional.pad(x, [-rim] * 4)
+
+    def fold(self, x: Tensor) -> Tensor:
+        """As `network.Operations`."""
+        return functional.pixel_unshuffle(x, 2)
+
+    def beside(self, x: Tensor, skip: Tensor, layer: Layer) -> Tensor:
+        """As `network.Operations`."""
+        return self.conv(torch.cat([x, skip], dim=1), layer)
+
+    def unfold(self, x: Tensor) -> Tensor:
+        """As `network.Operations`."""
+        return functional.pixel_shuffle(x, 2)
 
     def arrays(self) -> dict[str, NDArray[np.float32]]:
         """Weights and statistics by name, as stored (`network.fold_norms`)."""
@@ -99,8 +111,9 @@ class TorchNetwork(nn.Module):
         from morphomil.segment.model import WEIGHTS
 
         folder = WEIGHTS / name if name == "default" else Path(name)
+        new = {name: value for name, value in self.arrays().items() if name.startswith("outline")}
         try:
-            self.load_arrays(load_file(folder / "weights.safetensors"))
+            self.load_arrays(new | load_file(folder / "weights.safetensors"))
         except (OSError, SafetensorError, ValueError) as error:
             raise InputError(f"training can't start from {name!r}: {error}") from error
 

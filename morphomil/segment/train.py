@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
+from scipy import ndimage
 
 from morphomil.errors import InputError, SlideError
 from morphomil.segment.annotated import read_annotated, read_table
@@ -43,11 +44,16 @@ if TYPE_CHECKING:
     from morphomil.segment.torch_network import TorchNetwork
     from morphomil.slides.stain import Stains
 
-    Batch = tuple[NDArray[np.float32], NDArray[np.float32], NDArray[np.float32]]
+    Batch = tuple[NDArray[np.float32], ...]
+    """Input (B, S, S, 3), object probability (B, s, s, 1), distances (B, s, s, rays) and the
+    outlines' maps (B, S, S, 2)."""
 
 HALO_PX = 32
 """Targets are computed on a patch larger by this on each side: nuclei cut by the patch's edge keep
 their shape."""
+SEAM_UM = 0.5
+"""A pixel with two nuclei within about this lies in the seam between them."""
+LOSSES = ("loss", "probability_loss", "distance_loss", "nucleus_loss", "seam_loss")
 
 
 @dataclass(frozen=True)
@@ -69,6 +75,8 @@ class TrainSettings:
     average: float = 0.998
     """Decay of the moving average of the weights, per step."""
     distance_weight: float = 0.5
+    nucleus_weight: float = 1.0
+    seam_weight: float = 0.5
     seed: int = 1
     augment: AugmentSettings = field(default_factory=AugmentSettings)
 
@@ -87,8 +95,10 @@ class PatchSampler:
         self.levels = [image.levels() for image in images]
         self.stains = [_stains_of(image) for image in images]
 
-    def patch(self, rng: np.random.Generator) -> tuple[NDArray[np.float32], NDArray[np.int32]]:
-        """One augmented patch with its labels, both with `HALO_PX` around."""
+    def patch(
+        self, rng: np.random.Generator
+    ) -> tuple[NDArray[np.float32], NDArray[np.int32], NDArray[np.float32]]:
+        """One augmented patch with its labels and the outlines' maps, all with `HALO_PX` around."""
         settings = self.settings.augment
         group = self.groups[rng.integers(len(self.groups))]
         chosen = group[rng.integers(len(group))]
@@ -98,33 +108,43 @@ class PatchSampler:
         mpp = max(mpp, levels[0].mpp / settings.scale_jitter)  # no invented detail
         level = min(levels, key=lambda image: abs(math.log(image.mpp / mpp)))
         side, zoom = self.settings.patch_px + 2 * HALO_PX, mpp / level.mpp
-        rgb, labels = sample_patch(
-            level.rgb, level.labels, side=side, zoom=zoom, elastic=settings.elastic, rng=rng
+        rgb, labels, covered = sample_patch(
+            level.rgb, level.finest, side=side, zoom=zoom, elastic=settings.elastic, rng=rng
         )
+        maps = np.stack([covered, _seams(labels, mpp)], axis=-1)
         own, other = self.stains[chosen], self.stains[rng.integers(len(self.stains))]
         if rng.random() < settings.stain_swap and own is not None and other is not None:
             rgb = restain(rgb, change_of_stains(own, other))
-        return jitter_optics(jitter_stain(rgb, rng, settings), rng, settings), labels
+        return jitter_optics(jitter_stain(rgb, rng, settings), rng, settings), labels, maps
 
     def batch(self, epoch: int, index: int) -> Batch:
-        """Input (B, S, S, 3), object probability (B, s, s, 1) and distances (B, s, s, rays), all
-        float32."""
+        """One batch, all float32."""
         from stardist.geometry import star_dist
         from stardist.utils import edt_prob
 
         rng = np.random.default_rng([self.settings.seed, epoch, index])
         inner = slice(HALO_PX, -HALO_PX)
         small = slice(HALO_PX // GRID, -(HALO_PX // GRID))
-        inputs, probabilities, distances = [], [], []
+        inputs, probabilities, distances, outlines = [], [], [], []
         with native_threads().limit(limits=1, user_api="openmp"):
             for _ in range(self.settings.batch):
-                rgb, labels = self.patch(rng)
+                rgb, labels, maps = self.patch(rng)
                 inputs.append(rgb[inner, inner])
+                outlines.append(maps[inner, inner])
                 probabilities.append(edt_prob(labels[::GRID, ::GRID])[small, small, None])
                 distances.append(
                     star_dist(labels, self.settings.design.rays, grid=(GRID, GRID))[small, small]
                 )
-        return np.stack(inputs), np.stack(probabilities), np.stack(distances)
+        return tuple(map(np.stack, (inputs, probabilities, distances, outlines)))
+
+
+def _seams(labels: NDArray[np.int32], mpp: float) -> NDArray[np.float32]:
+    """1 where two nuclei lie in the square of `SEAM_UM` around a pixel, else 0."""
+    side = 2 * max(round(SEAM_UM / mpp), 1) + 1
+    highest = ndimage.maximum_filter(labels, side)
+    far = np.int32(2**31 - 1)
+    lowest = ndimage.minimum_filter(np.where(labels > 0, labels, far), side)
+    return np.asarray((lowest != far) & (lowest != highest), dtype=np.float32)
 
 
 def _stains_of(image: AnnotatedImage) -> Stains | None:
@@ -150,8 +170,10 @@ def train_segmenter(
     and kept is the moving average of the weights. The loss is StarDist's cross-entropy of the
     object probability, and for the distances minus the logarithm of the overlap of the two polygons
     in polar coordinates (PolarMask, Xie et al. 2020), weighted by the
-    probability: it measures what the masks are judged by, and nuclei of every size alike. In
-    bfloat16 where the processor has it.
+    probability: it measures what the masks are judged by, and nuclei of every size alike. Of the
+    outlines' maps the first has the cross-entropy with the share of each pixel that a nucleus
+    covers, plus one minus the Dice index; the second the cross-entropy. In bfloat16 where the
+    processor has it.
 
     `out` receives `config.json`, `weights.safetensors`, `ranges.json`, `settings.json` and
     `log.csv`; thresholds are tuned afterwards (`tune_thresholds`).
@@ -188,7 +210,7 @@ def train_segmenter(
     )
     for epoch in range(first, settings.epochs):
         network.train()
-        sums = np.zeros(3)
+        sums = np.zeros(len(LOSSES))
         for step in range(epoch * settings.steps_per_epoch, (epoch + 1) * settings.steps_per_epoch):
             for group in optimizer.param_groups:
                 group["lr"] = group["share"] * _rate(step, total, settings)
@@ -205,9 +227,8 @@ def train_segmenter(
                 [[float(x) for x in _losses(average, batch, settings)] for batch in held_out],
                 axis=0,
             )
-        names = ("loss", "probability_loss", "distance_loss")
-        figures = dict(zip(names, sums / settings.steps_per_epoch, strict=True))
-        figures |= {f"val_{name}": value for name, value in zip(names, unseen, strict=True)}
+        figures = dict(zip(LOSSES, sums / settings.steps_per_epoch, strict=True))
+        figures |= {f"val_{name}": value for name, value in zip(LOSSES, unseen, strict=True)}
         if not math.isfinite(figures["loss"]):
             raise InputError(
                 f"the training of {out} diverged in epoch {epoch + 1}; lower the learning rate"
@@ -290,25 +311,39 @@ def _rate(step: int, total: int, settings: TrainSettings) -> float:
     )
 
 
-def _losses(
-    network: TorchNetwork, batch: Batch, settings: TrainSettings
-) -> tuple[Tensor, Tensor, Tensor]:
-    """Total, probability and distance loss."""
+def _losses(network: TorchNetwork, batch: Batch, settings: TrainSettings) -> list[Tensor]:
+    """`LOSSES`; those of a head that the design lacks are 0."""
     import torch
     from torch.nn import functional
 
-    pixels, probability, distance = map(torch.from_numpy, batch)
+    pixels, probability, distance, maps = map(torch.from_numpy, batch)
     with torch.autocast("cpu", torch.bfloat16, enabled=_has_bfloat16()):
-        logit, log_rays = network(pixels)
+        heads = network(pixels)
     target = probability[..., 0]
-    of_probability = functional.binary_cross_entropy_with_logits(logit[:, 0].float(), target)
+    of_probability = functional.binary_cross_entropy_with_logits(
+        heads.probability[:, 0].float(), target
+    )
     inside = target > 0
     weight, annotated = target[inside], distance[inside]
-    found = log_rays.permute(0, 2, 3, 1)[inside].float().exp()
+    found = heads.distance.permute(0, 2, 3, 1)[inside].float().exp()
     shared = torch.minimum(found, annotated).square().sum(dim=-1)
     united = torch.maximum(found, annotated).square().sum(dim=-1)
     of_distance = (torch.log(united / shared.clamp(min=1e-3)) * weight).sum() / (weight.sum() + 1)
-    return of_probability + settings.distance_weight * of_distance, of_probability, of_distance
+    of_nucleus = of_seam = torch.zeros(())
+    if heads.outline is not None:
+        logit, seam = heads.outline.float().unbind(1)
+        covered = maps[..., 0]
+        share = logit.sigmoid()
+        dice = (2 * (share * covered).sum() + 1) / (share.sum() + covered.sum() + 1)
+        of_nucleus = functional.binary_cross_entropy_with_logits(logit, covered) + 1 - dice
+        of_seam = functional.binary_cross_entropy_with_logits(seam, maps[..., 1])
+    total = (
+        of_probability
+        + settings.distance_weight * of_distance
+        + settings.nucleus_weight * of_nucleus
+        + settings.seam_weight * of_seam
+    )
+    return [total, of_probability, of_distance, of_nucleus, of_seam]
 
 
 def _has_bfloat16() -> bool:
@@ -323,7 +358,7 @@ def _digest(images: Sequence[AnnotatedImage]) -> str:
     for image in images:
         content.update(repr((image.group, image.mpp, image.rgb.shape)).encode())
         content.update(np.ascontiguousarray(image.rgb).data)
-        content.update(np.ascontiguousarray(image.labels, dtype=np.int32).data)
+        content.update(np.ascontiguousarray(image.finest, dtype=np.int32).data)
     return content.hexdigest()
 
 

@@ -66,6 +66,18 @@ def test_keras_and_openvino_compute_the_same() -> None:
         np.testing.assert_allclose(got, expected, rtol=2e-4, atol=2e-5)
     assert reference[0].shape == (1, 32, 48, 1)
     assert reference[1].shape == (1, 32, 48, 8)
+    assert reference[2].shape == (1, 64, 96, 2)
+
+
+def test_a_design_without_outlines_has_two_heads() -> None:
+    design = Design(rays=8, widths=(8, 8, 8), outline=0)
+    folded = fold_norms(random_state(design), design)
+    pixels = np.random.default_rng(1).random((1, 64, 96, 3), dtype=np.float32)
+    reference = tensorflow_network(keras_network(folded, design))(pixels)
+    network, _ = openvino_network(
+        lambda margin: openvino_graph(folded, design, margin=margin), precision="float32"
+    )
+    assert len(reference) == len(network(pixels)) == 2
 
 
 def test_an_enlarged_image_convolved_is_a_transposed_convolution() -> None:
@@ -90,9 +102,10 @@ def test_leaving_out_the_margin_early_changes_no_number(margin: int, precision: 
         lambda margin: openvino_graph(folded, DESIGN, ranges, margin=margin), precision="float32"
     )
     whole = [part.copy() for part in network(pixels)]
-    inner = slice(margin // 2, -(margin // 2))
-    for expected, got in zip(whole, network(pixels, margin), strict=True):
-        np.testing.assert_allclose(got, expected[:, inner, inner], rtol=1e-5)
+    for expected, got, rim in zip(
+        whole, network(pixels, margin), (margin // 2, margin // 2, margin), strict=True
+    ):
+        np.testing.assert_allclose(got, expected[:, rim:-rim, rim:-rim], rtol=1e-5, atol=1e-6)
 
 
 def test_torch_computes_what_keras_does(tmp_path: Path) -> None:
@@ -110,9 +123,10 @@ def test_torch_computes_what_keras_does(tmp_path: Path) -> None:
         "arrays = load_file(sys.argv[1]); pixels = torch.from_numpy(arrays.pop('pixels'))\n"
         "network = TorchNetwork(Design(rays=8, widths=(8, 8, 8))).eval(); "
         "network.load_arrays(arrays)\n"
-        "with torch.inference_mode(): logit, log_rays = network(pixels)\n"
-        "save_file({'p': logit.sigmoid().permute(0, 2, 3, 1).contiguous().numpy(),\n"
-        "           'd': log_rays.exp().permute(0, 2, 3, 1).contiguous().numpy()}, sys.argv[2])\n"
+        "with torch.inference_mode(): logit, log_rays, outline = network(pixels)\n"
+        "parts = {'p': logit.sigmoid(), 'd': log_rays.exp(), 'o': outline}\n"
+        "save_file({name: part.permute(0, 2, 3, 1).contiguous().numpy() for name, part in "
+        "parts.items()}, sys.argv[2])\n"
     )
     subprocess.run(
         [
@@ -125,11 +139,9 @@ def test_torch_computes_what_keras_does(tmp_path: Path) -> None:
         check=True,
     )
     got = load_file(tmp_path / "out.safetensors")
-    probability, distance = tensorflow_network(keras_network(fold_norms(state, DESIGN), DESIGN))(
-        pixels
-    )
-    np.testing.assert_allclose(got["p"], probability, rtol=2e-4, atol=2e-5)
-    np.testing.assert_allclose(got["d"], distance, rtol=2e-4, atol=2e-5)
+    expected = tensorflow_network(keras_network(fold_norms(state, DESIGN), DESIGN))(pixels)
+    for name, part in zip("pdo", expected, strict=True):
+        np.testing.assert_allclose(got[name], part, rtol=2e-4, atol=2e-5)
 
 
 def test_eight_bits_stay_close_and_need_their_ranges() -> None:
@@ -162,14 +174,13 @@ def test_eight_bits_stay_close_and_need_their_ranges() -> None:
     platform.machine() not in ("x86_64", "AMD64"), reason="other processors have other kernels"
 )
 def test_every_product_of_the_decoder_is_of_eight_bits() -> None:
-    """Three transposed convolutions and six others, as they are executed: a range they can't use
+    """Three transposed convolutions and eight others, as they are executed: a range they can't use
     would go unseen."""
     import openvino
-    from safetensors.numpy import load_file
 
-    folder = WEIGHTS / "default"
-    folded = fold_norms(load_file(folder / "weights.safetensors"), Design())
-    graph = openvino_graph(folded, Design(), json.loads((folder / "ranges.json").read_text()))
+    folded = fold_norms(random_state(Design()), Design())
+    pixels = np.random.default_rng(1).random((1, 128, 128, 3), dtype=np.float32)
+    graph = openvino_graph(folded, Design(), activation_ranges(folded, Design(), [pixels]))
     graph.reshape([1, 128, 128, 3])
     executed = openvino.Core().compile_model(graph, "CPU").get_runtime_model().get_ordered_ops()
     kernels = [
@@ -179,7 +190,7 @@ def test_every_product_of_the_decoder_is_of_eight_bits() -> None:
     eight_bits = [
         kind for kind, kernel in kernels if kernel.lower().endswith("i8") and "onvolution" in kind
     ]
-    assert sorted(eight_bits) == 6 * ["Convolution"] + 3 * ["Deconvolution"], kernels
+    assert sorted(eight_bits) == 8 * ["Convolution"] + 3 * ["Deconvolution"], kernels
 
 
 def test_weights_that_do_not_fit_are_refused() -> None:
@@ -297,4 +308,5 @@ def test_the_shipped_weights_are_the_architecture_that_is_described() -> None:
 
     state = load_file(WEIGHTS / "default" / "weights.safetensors")
     assert sum(value.size for name, value in state.items() if "conv" in name) < 1.5e6
-    fold_norms(state, Design())
+    config = json.loads((WEIGHTS / "default" / "config.json").read_text())
+    fold_norms(state, Design(config["rays"], tuple(config["widths"]), config.get("outline", 0)))

@@ -13,6 +13,7 @@ from PIL import Image
 from skimage.draw import disk
 
 from morphomil.errors import InputError
+from morphomil.segment import train
 from morphomil.segment.annotated import AnnotatedImage, read_annotated
 from morphomil.segment.augment import AugmentSettings, jitter_optics, jitter_stain, sample_patch
 from morphomil.segment.model import load_segmenter
@@ -55,12 +56,35 @@ def test_image_and_labels_turn_together(
     annotated: AnnotatedImage, zoom: float, elastic: float
 ) -> None:
     rng = np.random.default_rng(3)
-    patch, labels = sample_patch(
+    patch, labels, covered = sample_patch(
         annotated.rgb, annotated.labels, side=96, zoom=zoom, elastic=elastic, rng=rng
     )
     inside, outside = patch[labels > 0].mean(), patch[labels == 0].mean()
     assert inside < 0.45
     assert outside > 0.75
+    np.testing.assert_allclose(covered.mean(), (labels > 0).mean(), atol=0.01)
+    assert set(np.unique(covered)) == {0, 0.25, 0.5, 0.75, 1}
+
+
+@pytest.mark.parametrize("finer", [1, 2, 3])
+def test_image_labels_and_coverage_lie_in_one_frame(finer: int) -> None:
+    """A disc's center of mass is the same in all three, whatever resolution it is labeled at."""
+    side, radius = 120, 30.0
+    axis = (np.arange(side * finer) + 0.5) / finer
+    labels = (np.hypot(axis[:, None] - 61.3, axis[None] - 57.9) < radius).astype(np.int32)
+    shares = labels.reshape(side, finer, side, finer).mean(axis=(1, 3))
+    rgb = np.repeat((255 * (1 - shares)).round().astype(np.uint8)[..., None], 3, axis=2)
+    for seed in range(3):
+        patch, centers, covered = sample_patch(
+            rgb, labels, side=112, zoom=1.1, rng=np.random.default_rng(seed)
+        )
+        places = np.indices(covered.shape)
+        middles = [
+            [(places[axis] * mass).sum() / mass.sum() for axis in (0, 1)]
+            for mass in (1 - patch[..., 0], centers > 0, covered)
+        ]
+        np.testing.assert_allclose(middles[1], middles[0], atol=0.15)
+        np.testing.assert_allclose(middles[2], middles[0], atol=0.1)
 
 
 def test_augmentation_stays_an_image_and_keeps_its_argument() -> None:
@@ -86,13 +110,37 @@ def test_batches_depend_on_seed_epoch_and_index_alone(annotated: AnnotatedImage)
     for one, other in zip(first, again, strict=True):
         np.testing.assert_array_equal(one, other)
     assert not np.array_equal(first[0], sampler.batch(3, 6)[0])
-    pixels, probability, distance = first
-    assert (pixels.shape, probability.shape, distance.shape) == (
+    pixels, probability, distance, maps = first
+    assert (pixels.shape, probability.shape, distance.shape, maps.shape) == (
         (2, 64, 64, 3),
         (2, 32, 32, 1),
         (2, 32, 32, 8),
+        (2, 64, 64, 2),
     )
     assert distance[probability[..., 0] == 1].max() > 2
+
+
+def test_seams_lie_between_nuclei_that_touch_or_nearly_do() -> None:
+    labels = np.zeros((20, 40), np.int32)
+    labels[5:15, 3:10], labels[5:15, 10:20], labels[5:15, 23:30], labels[5:15, 36:] = 1, 2, 3, 4
+    seams = train._seams(labels, 0.25)
+    assert seams[10, [8, 9, 10, 11]].all()
+    assert seams[10, [21]].all()
+    assert not seams[10, [3, 7, 12, 18, 25, 31, 38]].any()
+    assert seams.sum() < train._seams(labels, 0.125).sum()
+
+
+def test_finer_labels_are_read_and_halved(tmp_path: Path) -> None:
+    rgb, labels = dotted_image(side=80)
+    fine = labels.repeat(2, 0).repeat(2, 1)
+    Image.fromarray(rgb).save(tmp_path / "a.png")
+    Image.fromarray(fine.astype(np.uint16)).save(tmp_path / "l.png")
+    table = pd.DataFrame({"image": ["a.png"], "labels": ["l.png"], "mpp": [0.25]})
+    (image,) = read_annotated(table, tmp_path)
+    np.testing.assert_array_equal(image.labels, labels)
+    assert image.finest.shape == (160, 160)
+    assert image.levels()[1].finest.shape == (160, 160)
+    assert image.levels()[1].labels.shape == (40, 40)
 
 
 def test_an_interrupted_training_goes_on_to_the_same_weights(
