@@ -3,6 +3,7 @@
 from morphomil.nuclei.density import DENSITY_RADIUS_UM, local_density
 from morphomil.nuclei.feature_files import load_features
 from morphomil.nuclei.measure import measure_nuclei, measure_shapes
+from morphomil.nuclei.polygons import measure_outlines
 from morphomil.nuclei.registry import FEATURES, NEIGHBOR_ROOTS, SHAPE_ROOTS, Feature, feature
 
 __all__ = [
@@ -15,5 +16,6 @@ __all__ = [
     "load_features",
     "local_density",
     "measure_nuclei",
+    "measure_outlines",
     "measure_shapes",
 ]

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import math
-
 import numpy as np
 
 from morphomil.nuclei.registry import FloatArray, feature
@@ -78,20 +76,15 @@ def orientation(var_x: FloatArray, var_y: FloatArray, cov_xy: FloatArray) -> Flo
 
 @feature(
     "circumference_um",
-    of=("straight_exits", "diagonal_exits", "mpp"),
+    of=("perimeter_px", "mpp"),
     unit="um",
     low=0,
     high=125,
-    meaning="Crofton perimeter, 4 directions",
+    meaning="length of the outline; of a mask the Crofton perimeter, 4 directions",
 )
-def circumference(straight_exits: FloatArray, diagonal_exits: FloatArray, mpp: float) -> FloatArray:
-    """Crofton perimeter in um from the exits of grid lines in 4 directions; diagonal lines are
-    sqrt(2) denser.
-
-    Equals scikit-image's `perimeter_crofton(directions=4)` (S. Rivollier, PhD thesis, Saint-Etienne
-    2010).
-    """
-    return np.pi / 4 * (straight_exits + diagonal_exits / math.sqrt(2)) * mpp
+def circumference(perimeter_px: FloatArray, mpp: float) -> FloatArray:
+    """Length of the outline in um."""
+    return perimeter_px * mpp
 
 
 @feature(

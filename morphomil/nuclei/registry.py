@@ -1,8 +1,8 @@
 """Mask -> nuclei table: one row per nucleus, and the registry of features with unit, range and
 formula.
 
-A feature is a pure function of roots (what one pass over the mask yields, in pixels) and of
-features registered before it. To add one, decorate its formula::
+A feature is a pure function of roots (what one pass over the mask or the outlines yields, in
+pixels) and of features registered before it. To add one, decorate its formula::
 
     @feature("elongation", of=("major_axis_um", "minor_axis_um"), unit="1", low=1, high=5,
     meaning="axis ratio") def elongation(major, minor):
@@ -28,20 +28,21 @@ SHAPE_ROOTS = {
     "mpp": "um per pixel",
     "x_px": "centroid, pixel centers at integers",
     "y_px": "centroid, pixel centers at integers",
-    "pixels": "number of pixels",
-    "var_x_px2": "variance of the pixel centers' x",
-    "var_y_px2": "variance of the pixel centers' y",
-    "cov_xy_px2": "covariance of the pixel centers' x and y",
-    "straight_exits": "how often grid lines along x or y leave the nucleus",
-    "diagonal_exits": "how often grid lines along the two diagonals leave the nucleus",
-    "rectangle_px2": "area of the smallest rotated rectangle around the pixels' corners",
+    "pixels": "area, pixels",
+    "var_x_px2": "variance of x over the area (of a mask: over the pixels' centers)",
+    "var_y_px2": "variance of y over the area",
+    "cov_xy_px2": "covariance of x and y over the area",
+    "perimeter_px": "length of the outline (of a mask: Crofton's, 4 directions)",
+    "rectangle_px2": "area of the smallest rotated rectangle around the outline (of a mask: around "
+    "the pixels' corners)",
 }
 NEIGHBOR_ROOTS = {
     "neighbors": "other nuclei with centroid within the radius",
     "nearby_tissue_um2": "area of the disc of that radius inside the tissue",
     "radius_um": "radius of the disc",
 }
-"""`SHAPE_ROOTS` come from the mask; `NEIGHBOR_ROOTS` need all nuclei of a region and its tissue."""
+"""`SHAPE_ROOTS` come from the mask or the outlines; `NEIGHBOR_ROOTS` need all nuclei of a region and
+its tissue."""
 
 
 @dataclass(frozen=True)

@@ -41,8 +41,8 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from morphomil.pipeline.execution import Progress, Shard, SlideOutput, StageResult, Step
+    from morphomil.segment.contours import Outlines
     from morphomil.segment.model import Segmenter
-    from morphomil.segment.polygons import Polygons
     from morphomil.slides.image import SlideImage
     from morphomil.slides.patches import RegionPatches
     from morphomil.slides.regions import Region
@@ -280,8 +280,9 @@ def _segment_region(
 ) -> DrawnNuclei:
     """The nuclei of a region by the network."""
     from morphomil.segment.blocks import block_rows
+    from morphomil.segment.contours import join_outlines
     from morphomil.segment.detect import find_nuclei
-    from morphomil.segment.polygons import join, render
+    from morphomil.segment.polygons import render
 
     cut, frame = part.cut, part.frame
     factor = segmenter.network_mpp(frame.mpp) / frame.mpp
@@ -291,12 +292,13 @@ def _segment_region(
     read = _reader(part, downsample, normalize_stain=segmenter.settings.normalize_stain)
     kept = int(cut.table["kept"].sum())
     found = []
-    for done, polygons in enumerate(find_nuclei(read, rows, segmenter=segmenter), start=1):
-        if len(polygons):
-            inside = _inside(part.region, cut, polygons, downsample)
+    drawn = find_nuclei(read, rows, mpp=frame.mpp * factor, segmenter=segmenter)
+    for done, outlines in enumerate(drawn, start=1):
+        if len(outlines):
+            inside = _inside(part.region, cut, outlines, downsample)
             found.append(inside.scaled(factor).shifted(PAD_PX))
         step(round(kept * done / len(rows)), kept)
-    nuclei = join(found, rays=0)
+    nuclei = join_outlines(found)
     bands = render(
         nuclei,
         shape=frame.shape,
@@ -358,10 +360,10 @@ def _wanted_cells(cut: RegionPatches, patch_px: float, *, cell: int = 256) -> ND
     return wanted
 
 
-def _inside(region: Region, cut: RegionPatches, polygons: Polygons, downsample: float) -> Polygons:
-    """The polygons whose center lies in the region."""
+def _inside(region: Region, cut: RegionPatches, nuclei: Outlines, downsample: float) -> Outlines:
+    """The nuclei whose center lies in the region."""
     import shapely
 
-    x = cut.x_px + (polygons.points[:, 1] + 0.5) * downsample
-    y = cut.y_px + (polygons.points[:, 0] + 0.5) * downsample
-    return polygons[shapely.contains_xy(region.polygon, x, y)]
+    x = cut.x_px + (nuclei.points[:, 1] + 0.5) * downsample
+    y = cut.y_px + (nuclei.points[:, 0] + 0.5) * downsample
+    return nuclei[shapely.contains_xy(region.polygon, x, y)]

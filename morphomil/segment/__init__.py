@@ -10,8 +10,9 @@ import numpy as np
 
 from morphomil.errors import SlideError
 from morphomil.segment.blocks import array_reader, block_rows
+from morphomil.segment.contours import Outlines, join_outlines
 from morphomil.segment.detect import find_nuclei
-from morphomil.segment.polygons import join, render
+from morphomil.segment.polygons import render
 from morphomil.slides.masks import MIN_AREA_UM2
 from morphomil.slides.quality import is_ink
 from morphomil.slides.stain import fit_normalizer
@@ -89,6 +90,13 @@ def _how_to_mend(array: NDArray[np.generic]) -> str:
 
 def find_labels(rgb: NDArray[np.uint8], *, mpp: float, segmenter: Segmenter) -> NDArray[np.int32]:
     """`segment_image` with a segmenter at hand."""
+    nuclei = find_outlines(rgb, mpp=mpp, segmenter=segmenter)
+    bands = render(nuclei, shape=rgb.shape[:2], min_px=MIN_AREA_UM2 / mpp**2)
+    return np.concatenate([labels for _, labels in bands])
+
+
+def find_outlines(rgb: NDArray[np.uint8], *, mpp: float, segmenter: Segmenter) -> Outlines:
+    """The outlines that `find_labels` draws, in pixels of the image, and all those too small."""
     factor = segmenter.network_mpp(mpp) / mpp
     if segmenter.stain == "H&E" and (share := is_ink(rgb).mean()) > MAX_INK:
         raise SlideError(
@@ -98,12 +106,9 @@ def find_labels(rgb: NDArray[np.uint8], *, mpp: float, segmenter: Segmenter) -> 
     image = rgb if factor == 1 else _resized(rgb, factor)
     if segmenter.settings.normalize_stain:
         image = fit_normalizer(image)(image)
-    found = list(
-        find_nuclei(array_reader(image), block_rows(*image.shape[:2]), segmenter=segmenter)
-    )
-    nuclei = join(found, rays=0).scaled(factor)
-    bands = render(nuclei, shape=rgb.shape[:2], min_px=MIN_AREA_UM2 / mpp**2)
-    return np.concatenate([labels for _, labels in bands])
+    rows = block_rows(*image.shape[:2])
+    found = find_nuclei(array_reader(image), rows, mpp=mpp * factor, segmenter=segmenter)
+    return join_outlines(list(found)).scaled(factor)
 
 
 def _resized(rgb: NDArray[np.uint8], factor: float) -> NDArray[np.uint8]:

@@ -16,6 +16,7 @@ from morphomil.nuclei.registry import FEATURES
 from morphomil.segment import MIN_AREA_UM2, find_labels
 from morphomil.segment.agreement import IOU_LEVELS, agreement, overlaps
 from morphomil.segment.blocks import array_reader, block_rows
+from morphomil.segment.contours import polygon_outlines
 from morphomil.segment.detect import find_candidates
 from morphomil.segment.polygons import join, render, suppress
 from morphomil.stats.axial import axial_difference
@@ -273,7 +274,8 @@ def tune_thresholds(
         blocks = [block for row in block_rows(*shape) for block in row]
         try:
             found = [
-                find_candidates(array_reader(image.rgb), block, segmenter=low) for block in blocks
+                find_candidates(array_reader(image.rgb), block, segmenter=low).polygons
+                for block in blocks
             ]
         except (
             SlideError
@@ -284,7 +286,9 @@ def tune_thresholds(
             likely = candidates[candidates.prob > prob]
             for nms in NMS_GRID:
                 nuclei = suppress(likely, threshold=nms)
-                bands = render(nuclei, shape=shape, min_px=MIN_AREA_UM2 / image.mpp**2)
+                bands = render(
+                    polygon_outlines(nuclei), shape=shape, min_px=MIN_AREA_UM2 / image.mpp**2
+                )
                 score = _scores(image.labels, np.concatenate([labels for _, labels in bands]))
                 key = {"prob": prob, "nms": nms, "group": image.group, "mpp": image.mpp}
                 rows.append(

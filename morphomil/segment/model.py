@@ -47,8 +47,8 @@ class Segmenter:
     """A network with its thresholds and the resolutions it was trained for.
 
     `network` maps float (1, H, W, 3) and a margin to probability (1, h, w, 1) and distances (1, h,
-    w, rays) on a grid of every `grid`-th pixel inside the margin; H and W are multiples of
-    `multiple`.
+    w, rays) on a grid of every `grid`-th pixel inside the margin, and possibly the outlines' logits
+    at every pixel (1, H, W, 2); H and W are multiples of `multiple`.
     """
 
     sha256: str
@@ -61,6 +61,8 @@ class Segmenter:
     """um per pixel that the network knows; empty: taken to fit whatever it is given."""
     normalize: Normalize
     """Pixel values enter this network so; the settings may leave it to the model."""
+    edge_logit: float = 0.0
+    """An outline is where the map of what is nucleus passes this."""
     stain: str = ""
     """"H&E": colors that it doesn't yield are taken as ink; "": unknown."""
     precision: str = "float32"
@@ -78,9 +80,9 @@ class Segmenter:
 
     def predict(
         self, rgb: NDArray[np.uint8], *, margin: int = 0
-    ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-        """Object probability (h, w) and ray lengths in pixels (h, w, rays) of a block (H, W, 3)
-        without its margin.
+    ) -> tuple[NDArray[np.float32], NDArray[np.float32], NDArray[np.float32] | None]:
+        """Object probability (h, w), ray lengths in pixels (h, w, rays) and the outlines' logits
+        (H, W, 2), if the network has them, of a block (H, W, 3) without its margin.
 
         They hold until the same thread calls again. `margin` is 0 or a multiple of 16 pixels from
         32 on.
@@ -91,24 +93,25 @@ class Segmenter:
             low, high = np.percentile(rgb, (1, 99.8), axis=(0, 1), keepdims=True)
             block = ((rgb - low) / np.maximum(high - low, 1)).astype(np.float32)
         if not self.settings.accurate:
-            probability, distance = self.network(block[None], margin)
-            return probability[0, ..., 0], distance[0]
+            probability, distance, *maps = self.network(block[None], margin)
+            return probability[0, ..., 0], distance[0], maps[0][0] if maps else None
         turns = ((0, 0), (1, 0), (0, 1), (1, 1))
         found = [
             [np.array(part) for part in _predict_mirrored(self.network, block, *axes)]
             for axes in turns
         ]
-        rim = margin // self.grid
-        rows, columns = (slice(rim, side // self.grid - rim) for side in rgb.shape[:2])
-        probability, distance = (
-            np.mean(parts, axis=0)[rows, columns] for parts in zip(*found, strict=True)
+        probability, distance, *maps = (
+            np.mean(parts, axis=0) for parts in zip(*found, strict=True)
         )
-        return probability, distance
+        rim = margin // self.grid
+        inner = slice(rim, -rim or None)
+        outline = maps[0][margin : -margin or None, margin : -margin or None] if maps else None
+        return probability[inner, inner], distance[inner, inner], outline
 
 
 def _predict_mirrored(
     network: Network, block: NDArray[np.float32], down: int, across: int
-) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+) -> tuple[NDArray[np.float32], ...]:
     """What the network says of the mirrored block, mirrored back.
 
     Pixel i goes to -i modulo the size, so that the pixels of the grid stay on the grid; ray k, at
@@ -120,13 +123,14 @@ def _predict_mirrored(
     def mirror(image: NDArray[np.float32]) -> NDArray[np.float32]:
         return np.roll(np.flip(image, tuple(axes)), [1] * len(axes), axes) if axes else image
 
-    probability, distance = network(np.ascontiguousarray(mirror(block))[None])
+    probability, distance, *maps = network(np.ascontiguousarray(mirror(block))[None])
     rays = np.arange(distance.shape[-1])
     if down:
         rays = -rays
     if across:
         rays = len(rays) // 2 - rays
-    return mirror(probability[0, ..., 0]), mirror(distance[0][..., rays % len(rays)])
+    turned = mirror(probability[0, ..., 0]), mirror(distance[0][..., rays % len(rays)])
+    return *turned, *(mirror(part[0]) for part in maps)
 
 
 @dataclass(frozen=True)
@@ -176,6 +180,7 @@ def load_segmenter(settings: SegmenterSettings = SegmenterSettings()) -> Segment
         multiple=stored.multiple,
         prob_threshold=float(stored.thresholds["prob"]),
         nms_threshold=float(stored.thresholds["nms"]),
+        edge_logit=float(stored.thresholds.get("edge_logit", 0.0)),
         resolutions_mpp=tuple(float(mpp) for mpp in about["resolutions_mpp"]),
         normalize=about["normalize"],
         stain=about.get("stain", ""),

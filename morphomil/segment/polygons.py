@@ -17,6 +17,8 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
     from threadpoolctl import ThreadpoolController
 
+    from morphomil.segment.contours import Outlines
+
 
 @dataclass(frozen=True)
 class Polygons:
@@ -202,69 +204,67 @@ def native_threads() -> ThreadpoolController:
 
 
 def render(
-    polygons: Polygons,
+    nuclei: Outlines,
     *,
     shape: tuple[int, int],
     min_px: float,
     first_label: int = 1,
     band: int = BLOCK_PX,
 ) -> Iterator[tuple[int, NDArray[np.int32]]]:
-    """The label image of polygons, band by band: (first row, int32 (rows, width)).
+    """The label image of nuclei, band by band: (first row, int32 (rows, width)).
 
-    Labels follow the order of the polygons. Where two overlap, the more probable one is on top; of
+    Labels follow the order of the nuclei. Where two overlap, the more probable one is on top; of
     a nucleus that another one cuts in pieces the largest piece stays, if it has `min_px` pixels.
 
     Args:
-        polygons: in pixels of the label image.
+        nuclei: in pixels of the label image.
         shape: of the label image.
         min_px: smallest nucleus, pixels.
-        first_label: label of the first polygon.
+        first_label: label of the first nucleus.
         band: rows to render at a time; it leaves no trace in the result.
     """
     height, width = shape
-    outlines = polygons.outlines()
+    starts = nuclei.ends - np.diff(nuclei.ends, prepend=0)
     low, high = (
-        f(outlines[..., 0], axis=1) if len(polygons) else np.empty(0) for f in (np.min, np.max)
+        edge.reduceat(nuclei.vertices[:, 0], starts) if len(nuclei) else np.empty(0)
+        for edge in (np.minimum, np.maximum)
     )
     halo = int(np.ceil((high - low).max(initial=0))) + 2
     for top in range(0, height, band):
         rows = min(band, height - top)
         near = np.flatnonzero((high >= top - halo) & (low < top + rows + halo))
         window = (rows + 2 * halo, width)
-        canvas = _draw(
-            outlines[near] - np.array([top - halo, 0]),
-            polygons.prob[near],
-            near + first_label,
-            window,
-        )
+        canvas = _draw(nuclei[near], top - halo, near + first_label, window)
         yield top, keep_largest_parts(canvas, min_px=min_px)[halo : halo + rows]
 
 
 def _draw(
-    outlines: NDArray[np.float64],
-    prob: NDArray[np.float32],
-    numbers: NDArray[np.intp],
-    shape: tuple[int, int],
+    nuclei: Outlines, top: int, numbers: NDArray[np.intp], shape: tuple[int, int]
 ) -> NDArray[np.int32]:
     canvas = np.zeros(shape, np.int32)
-    _fill(canvas, outlines, np.lexsort((numbers, prob)), numbers)
+    vertices = nuclei.vertices.astype(np.float64) - np.array([top, 0])
+    _fill(canvas, vertices, nuclei.ends, np.lexsort((numbers, nuclei.prob)), numbers)
     return canvas
 
 
 @njit(cache=True, nogil=True)  # type: ignore[untyped-decorator, unused-ignore]
 def _fill(
     canvas: NDArray[np.int32],
-    outlines: NDArray[np.float64],
+    vertices: NDArray[np.float64],
+    ends: NDArray[np.int64],
     order: NDArray[np.intp],
     numbers: NDArray[np.intp],
 ) -> None:
-    """Write each polygon's number to its pixels, in the given order."""
+    """Write each outline's number to its pixels, in the given order."""
     height, width = canvas.shape
-    corners = outlines.shape[1]
+    corners = 0
+    for i in range(len(ends)):
+        corners = max(corners, ends[i] - (ends[i - 1] if i else 0))
     crossings, counts = np.empty((height, corners)), np.empty(height, np.int64)
     spans = np.empty((height * (corners // 2 + 1), 3), np.int64)
     for i in order:
-        number, _ = _scan(outlines[i], height, width, crossings, counts, spans)
+        own = vertices[(ends[i - 1] if i else 0) : ends[i]]
+        number, _ = _scan(own, height, width, crossings, counts, spans)
         for n in range(number):
             canvas[spans[n, 0], spans[n, 1] : spans[n, 2]] = numbers[i]
 

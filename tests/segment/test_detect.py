@@ -17,6 +17,7 @@ from morphomil.segment import blocks
 from morphomil.segment import polygons as polygons_module
 from morphomil.segment.agreement import agreement
 from morphomil.segment.blocks import MARGIN_PX, Block, array_reader, block_rows
+from morphomil.segment.contours import Outlines, join_outlines, polygon_outlines
 from morphomil.segment.detect import find_candidates, find_nuclei
 from morphomil.segment.model import Segmenter
 from morphomil.segment.polygons import Polygons, join, keep_largest_parts, render, suppress
@@ -61,8 +62,8 @@ def scattered_ellipses(shape: tuple[int, int], count: int, seed: int) -> np.ndar
     return labels
 
 
-def labels_of(polygons: Polygons, shape: tuple[int, int]) -> np.ndarray:
-    return np.concatenate([band for _, band in render(polygons, shape=shape, min_px=10)])
+def labels_of(nuclei: Outlines, shape: tuple[int, int]) -> np.ndarray:
+    return np.concatenate([band for _, band in render(nuclei, shape=shape, min_px=10)])
 
 
 def test_polygons_are_filled_as_scikit_image_fills_them() -> None:
@@ -74,13 +75,12 @@ def test_polygons_are_filled_as_scikit_image_fills_them() -> None:
     polygons = Polygons(
         points, rng.random(300, np.float32), rng.uniform(3, 20, (300, 32)).astype(np.float32)
     )
-    numbers, outlines = np.arange(1, 301), polygons.outlines()
+    numbers, outlines = np.arange(1, 301), polygons.outlines().astype(np.float32)
     expected = np.zeros((256, 260), np.int32)
     for i in np.argsort(polygons.prob, kind="stable"):
         expected[polygon(outlines[i, :, 0], outlines[i, :, 1], expected.shape)] = numbers[i]
-    np.testing.assert_array_equal(
-        polygons_module._draw(outlines, polygons.prob, numbers, expected.shape), expected
-    )
+    drawn = polygons_module._draw(polygon_outlines(polygons), 0, numbers, expected.shape)
+    np.testing.assert_array_equal(drawn, expected)
 
 
 def test_blocks_are_read_one_at_a_time_and_errors_come_through() -> None:
@@ -97,13 +97,13 @@ def test_blocks_are_read_one_at_a_time_and_errors_come_through() -> None:
         return pixels
 
     rows = [[Block(top, left, 256, 256) for left in (0, 256, 512)] for top in (0, 256, 512)]
-    assert sum(map(len, find_nuclei(one_at_a_time, rows, segmenter=segmenter))) > 20
+    assert sum(map(len, find_nuclei(one_at_a_time, rows, mpp=0.5, segmenter=segmenter))) > 20
 
     def broken(*frame: int) -> np.ndarray:
         raise SlideError("tile 7 can't be read")
 
     with pytest.raises(SlideError, match="tile 7"):
-        list(find_nuclei(broken, rows, segmenter=segmenter))
+        list(find_nuclei(broken, rows, mpp=0.5, segmenter=segmenter))
 
 
 def test_every_nucleus_is_found_once_whatever_the_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -112,12 +112,9 @@ def test_every_nucleus_is_found_once_whatever_the_blocks(monkeypatch: pytest.Mon
     results = []
     for side in (1024, 256, 128):
         monkeypatch.setattr(blocks, "BLOCK_PX", side)
-        found = [
-            part
-            for part in find_nuclei(array_reader(image), block_rows(700, 900), segmenter=segmenter)
-            if len(part)
-        ]
-        results.append(labels_of(join(found, rays=32), truth.shape))
+        rows = block_rows(700, 900)
+        found = list(find_nuclei(array_reader(image), rows, mpp=0.5, segmenter=segmenter))
+        results.append(labels_of(join_outlines(found), truth.shape))
     for labels in results:
         score = agreement(truth, labels)
         assert score.found == score.annotated
@@ -198,7 +195,7 @@ def test_the_more_probable_of_two_overlapping_candidates_stays() -> None:
 
 
 def test_rendered_discs_have_the_area_of_discs() -> None:
-    labels = labels_of(polygon(30, 30, 12, 0.9), (64, 64))
+    labels = labels_of(polygon_outlines(polygon(30, 30, 12, 0.9)), (64, 64))
     rows, _ = disk((30, 30), 12)
     assert np.count_nonzero(labels) == pytest.approx(len(rows), rel=0.03)
 
@@ -206,10 +203,12 @@ def test_rendered_discs_have_the_area_of_discs() -> None:
 @pytest.mark.parametrize("band", [17, 64, 200])
 def test_bands_leave_no_trace(band: int) -> None:
     rng = np.random.default_rng(3)
-    many = Polygons(
-        rng.uniform(0, 200, (80, 2)).astype(np.float32),
-        rng.random(80).astype(np.float32),
-        rng.uniform(4, 12, (80, 32)).astype(np.float32),
+    many = polygon_outlines(
+        Polygons(
+            rng.uniform(0, 200, (80, 2)).astype(np.float32),
+            rng.random(80).astype(np.float32),
+            rng.uniform(4, 12, (80, 32)).astype(np.float32),
+        )
     )
     whole = np.concatenate([b for _, b in render(many, shape=(200, 200), min_px=20, band=1000)])
     parts = np.concatenate([b for _, b in render(many, shape=(200, 200), min_px=20, band=band)])
@@ -263,10 +262,8 @@ def test_a_constant_block_has_no_nuclei_and_costs_no_network() -> None:
     segmenter, _ = oracle(np.zeros((4, 4), np.int32))
     image = np.full((300, 300, 3), 255, np.uint8)
     blank = Segmenter(**(vars(segmenter) | {"network": network}))
-    assert not any(
-        len(part)
-        for part in find_nuclei(array_reader(image), block_rows(300, 300), segmenter=blank)
-    )
+    rows = block_rows(300, 300)
+    assert not any(map(len, find_nuclei(array_reader(image), rows, mpp=0.5, segmenter=blank)))
 
 
 def test_nuclei_nearly_everywhere_are_refused() -> None:

@@ -15,11 +15,10 @@ from morphomil import pipeline
 from morphomil.errors import InputError, SlideError
 from morphomil.phantom.paint import render_slide
 from morphomil.phantom.settings import PhantomSettings
-from morphomil.segment import blocks, segment_image
+from morphomil.segment import blocks, detect, segment_image
 from morphomil.segment.agreement import agreement, overlaps
 from morphomil.segment.annotated import AnnotatedImage, read_annotated
 from morphomil.segment.blocks import array_reader, block_rows
-from morphomil.segment.detect import find_nuclei
 from morphomil.segment.model import WEIGHTS, load_segmenter
 from morphomil.segment.polygons import join, suppress
 from morphomil.slides.masks import PAD_PX
@@ -105,10 +104,9 @@ def test_no_nucleus_is_cut_at_a_seam_or_found_twice(
         assert len(at_seams) > 100
         assert np.isin(at_seams, partners).mean() > 0.98
     segmenter = load_segmenter()
-    found = join(
-        list(find_nuclei(array_reader(biopsy), block_rows(1300, 1400), segmenter=segmenter)),
-        rays=32,
-    )
+    rows = block_rows(1300, 1400)
+    settled = detect._settled_rows(array_reader(biopsy), rows, segmenter=segmenter)
+    found = join([part.polygons for row in settled for part in row], rays=32)
     assert len(suppress(found, threshold=segmenter.nms_threshold)) == len(found)
 
 
