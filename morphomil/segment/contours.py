@@ -14,7 +14,7 @@ pixel (i, j) covers [i - 0.5, i + 0.5) x [j - 0.5, j + 0.5).
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numba import njit
@@ -115,9 +115,8 @@ def trace_contours(
     points = np.concatenate([polygons.points, near.points]) if len(near) else polygons.points
     dist = np.concatenate([polygons.dist, near.dist]) if len(near) else polygons.dist
     start = points.astype(np.float64) - np.array(corner)
-    vertices, ends = _trace(
-        start, dist.astype(np.float64), len(polygons), logit.astype(np.float32), level, rim_px
-    )
+    rays = np.concatenate([dist, dist[:, :1]], axis=1).astype(np.float32)
+    vertices, ends = _trace(start, rays, len(polygons), logit.astype(np.float32), level, rim_px)
     return Outlines(
         polygons.points,
         polygons.prob,
@@ -129,39 +128,51 @@ def trace_contours(
 @njit(cache=True, nogil=True)  # type: ignore[untyped-decorator, unused-ignore]
 def _trace(
     points: NDArray[np.float64],
-    dist: NDArray[np.float64],
+    dist: NDArray[np.float32],
     count: int,
     logit: NDArray[np.float32],
     level: float,
     rim: float,
 ) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
-    """Vertices (m, 2) of the outlines of the first `count` polygons, and where each one ends."""
+    """Vertices (m, 2) of the outlines of the first `count` polygons, and where each one ends.
+
+    `dist` has the first ray once more at the end.
+    """
     height, width = logit.shape
+    rays = dist.shape[1] - 1
+    tilt = _tilts(dist)
     first = np.full((height, width), np.inf, np.float32)
     second = np.full((height, width), np.inf, np.float32)
     owner = np.full((height, width), -1, np.int32)
+    side = 0
     for i in range(len(points)):
-        reach = dist[i].max() + rim
-        top, bottom = _span(points[i, 0], reach, height)
-        left, right = _span(points[i, 1], reach, width)
+        reach = np.float32(dist[i].max() + rim)
+        top, bottom = _span(points[i, 0], float(reach), height)
+        left, right = _span(points[i, 1], float(reach), width)
+        side = max(side, bottom - top, right - left)
         for row in range(top, bottom):
+            y = np.float32(row - points[i, 0])
             for column in range(left, right):
-                deep = _outside(points[i], dist[i], row, column, reach)
+                x = np.float32(column - points[i, 1])
+                if y * y + x * x > reach * reach:
+                    continue
+                deep = _outside(dist, tilt, i, y, x)
                 if deep < first[row, column]:
                     second[row, column] = first[row, column]
                     first[row, column], owner[row, column] = deep, i
                 elif deep < second[row, column]:
                     second[row, column] = deep
     vertices, ends = np.empty((256 * count, 2)), np.empty(count, np.int64)
+    field = np.full((side + 8, side + 8), np.nan, np.float32)
+    stack = np.empty((field.size, 2), np.int32)
     used = 0
     for i in range(count):
         reach = dist[i].max() + rim + 2
         top, bottom = _span(points[i, 0], reach, height)
         left, right = _span(points[i, 1], reach, width)
-        tall, wide = max(bottom - top, 0), max(right - left, 0)
-        field = np.full((tall + 2, wide + 2), np.nan, np.float32)
-        inside = np.zeros((tall + 2, wide + 2), np.bool_)
-        drawn = 0
+        window = field[: max(bottom - top, 0) + 2, : max(right - left, 0) + 2]
+        window[:] = np.nan
+        drawn = number = shared = 0
         peak, seed_row, seed_column = 0.0, -1, -1
         for row in range(top, bottom):
             for column in range(left, right):
@@ -170,29 +181,19 @@ def _trace(
                     value = min(logit[row, column] - level, -first[row, column])
                     if value > peak:
                         peak, seed_row, seed_column = value, row, column
-        number = 0
         if seed_row >= 0:
-            number = _grow(
-                points[i], dist[i], i, logit, first, second, owner, level, rim, reach,
-                top, left, seed_row, seed_column, field, inside,
+            number, shared = _grow(
+                points, dist, tilt, i, logit, first, second, owner, level, rim,
+                top, left, seed_row, seed_column, window, stack,
             )  # fmt: skip
-        shared = 0
-        for row in range(top, bottom):
-            for column in range(left, right):
-                shared += (
-                    inside[row - top + 1, column - left + 1]
-                    and owner[row, column] == i
-                    and first[row, column] < 0
-                )
-        room = max(4 * number + 8, dist.shape[1])
+        room = max(4 * number + 8, rays)
         if used + room > len(vertices):
             larger = np.empty((2 * len(vertices) + room, 2))
             larger[:used] = vertices[:used]
             vertices = larger
         if shared > 0 and shared >= MIN_IOU * (number + drawn - shared):
-            used = _follow(field, inside, top - 1, left - 1, vertices, used)
+            used = _follow(window, top - 1, left - 1, vertices, used)
         else:
-            rays = dist.shape[1]
             for k in range(rays):
                 vertices[used, 0] = points[i, 0] + dist[i, k] * np.sin(2 * np.pi * k / rays)
                 vertices[used, 1] = points[i, 1] + dist[i, k] * np.cos(2 * np.pi * k / rays)
@@ -207,35 +208,62 @@ def _span(center: float, reach: float, size: int) -> tuple[int, int]:
 
 
 @njit(cache=True, nogil=True)  # type: ignore[untyped-decorator, unused-ignore]
-def _outside(
-    center: NDArray[np.float64], dist: NDArray[np.float64], row: int, column: int, reach: float
-) -> float:
-    """How far a pixel lies outside of a star polygon (negative: inside), about; infinity beyond
-    `reach` of its center.
-
-    Along the ray, times the cosine of the angle between it and the edge's normal.
-    """
-    y, x = row - center[0], column - center[1]
-    square = y * y + x * x
-    if square > reach * reach:
-        return float(np.inf)
-    rays = len(dist)
+def _tilts(dist: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Cosine of the angle between the middle of two rays and the normal of the edge between their
+    ends (n, rays)."""
+    count, rays = len(dist), dist.shape[1] - 1
     step = 2 * np.pi / rays
-    turn = np.arctan2(y, x) / step
-    if turn < 0:
-        turn += rays
-    k = int(turn)
-    share = turn - k
-    a, b = dist[k % rays], dist[(k + 1) % rays]
-    edge = a + (b - a) * share
-    across = edge * step
-    return float((np.sqrt(square) - edge) * across / np.sqrt(across * across + (b - a) * (b - a)))
+    tilt = np.empty((count, rays), np.float32)
+    for i in range(count):
+        for k in range(rays):
+            a, b = dist[i, k], dist[i, k + 1]
+            across = (a + b) / 2 * step
+            tilt[i, k] = across / np.sqrt(across * across + (b - a) * (b - a))
+    return tilt
+
+
+@njit(cache=True, nogil=True, inline="always")  # type: ignore[untyped-decorator, unused-ignore]
+def _outside(dist: NDArray[np.float32], tilt: NDArray[np.float32], i: int, y: Any, x: Any) -> Any:
+    """How far (y, x) from the center of polygon i lies outside of it (negative: inside), about.
+
+    Along the ray, times the cosine of the angle between it and the edge's normal. The direction is
+    a polynomial's (Abramowitz & Stegun 1964, 4.4.47), in a fraction of the time of `arctan2`; off
+    by less than 1e-5 radians. `dist` and `tilt` have the first ray once more at the end.
+    """
+    wide, tall = abs(x), abs(y)
+    steep = tall > wide
+    large = max(max(tall, wide), np.float32(1e-9))
+    t = min(tall, wide) / large
+    s = t * t
+    turn = (
+        t
+        * (
+            np.float32(0.9998660)
+            + s
+            * (
+                np.float32(-0.3302995)
+                + s
+                * (np.float32(0.1801410) + s * (np.float32(-0.0851330) + s * np.float32(0.0208351)))
+            )
+        )
+        * np.float32(0.5 / np.pi)
+    )
+    turn = np.float32(0.25) - turn if steep else turn
+    turn = np.float32(0.5) - turn if x < 0 else turn
+    turn = np.float32(1) - turn if y < 0 else turn
+    rays = dist.shape[1] - 1
+    place = turn * np.float32(rays)
+    k = min(np.uint64(place), np.uint64(rays - 1))
+    a = dist[i, k]
+    edge = a + (dist[i, k + np.uint64(1)] - a) * (place - np.float32(k))
+    return (np.sqrt(y * y + x * x) - edge) * tilt[i, k]
 
 
 @njit(cache=True, nogil=True)  # type: ignore[untyped-decorator, unused-ignore]
 def _grow(
-    center: NDArray[np.float64],
-    dist: NDArray[np.float64],
+    points: NDArray[np.float64],
+    dist: NDArray[np.float32],
+    tilt: NDArray[np.float32],
     i: int,
     logit: NDArray[np.float32],
     first: NDArray[np.float32],
@@ -243,55 +271,55 @@ def _grow(
     owner: NDArray[np.int32],
     level: float,
     rim: float,
-    reach: float,
     top: int,
     left: int,
     seed_row: int,
     seed_column: int,
     field: NDArray[np.float32],
-    inside: NDArray[np.bool_],
-) -> int:
-    """Fill `inside` with the pixels connected with the seed and `field` with what was seen, both
-    one pixel wider on each side than the window at `top`, `left`; the number of pixels inside."""
-    stack = np.empty((inside.size, 2), np.int32)
-    stack[0, 0], stack[0, 1] = seed_row, seed_column
-    inside[seed_row - top + 1, seed_column - left + 1] = True
-    field[seed_row - top + 1, seed_column - left + 1] = min(
-        logit[seed_row, seed_column] - level, -first[seed_row, seed_column]
-    )
-    size, number = 1, 0
-    while size > 0:
-        size -= 1
-        row, column = stack[size, 0], stack[size, 1]
-        number += 1
-        for side in range(4):
-            r = row + (side == 0) - (side == 1)
-            c = column + (side == 2) - (side == 3)
-            y, x = r - top + 1, c - left + 1
-            if not np.isnan(field[y, x]):
-                continue
-            if y == 0 or x == 0 or y == inside.shape[0] - 1 or x == inside.shape[1] - 1:
-                field[y, x] = -1.0
-                continue
-            if owner[r, c] == i:
-                own = first[r, c]
-                free = min(second[r, c] - own, rim - own)
-            else:
-                own = _outside(center, dist, r, c, reach)
-                free = min(first[r, c] - own, rim - own)
-            free = max(SLOPE * free, -8.0)
-            value = logit[r, c] - level
-            field[y, x] = min(-own if np.isnan(value) else value, free)
-            if field[y, x] > 0:
-                inside[y, x] = True
-                stack[size, 0], stack[size, 1] = r, c
-                size += 1
-    # the seed's own value, with its neighbors' polygons
-    own = first[seed_row, seed_column]
-    free = SLOPE * min(second[seed_row, seed_column] - own, rim - own)
-    y, x = seed_row - top + 1, seed_column - left + 1
-    field[y, x] = max(min(logit[seed_row, seed_column] - level, free), np.float32(1e-3))
-    return number
+    stack: NDArray[np.int32],
+) -> tuple[int, int]:
+    """Fill `field` (NaN before) for the pixels connected with the seed, where it is positive, and
+    their neighbors; it is one pixel wider on each side than the window at `top`, `left`.
+
+    Returns the number of connected pixels, and of those that the polygon holds too.
+    """
+    tall, wide = field.shape
+    size, number, shared = 0, 0, 0
+    for visit in range(5 * field.size):
+        if visit == 0:
+            r, c = seed_row, seed_column
+        elif (visit - 1) % 4 == 0:
+            if size == 0:
+                break
+            size -= 1
+            row, column = stack[size, 0], stack[size, 1]
+            number += 1
+            shared += owner[row, column] == i and first[row, column] < 0
+            r, c = row + 1, column
+        else:
+            side = (visit - 1) % 4
+            r, c = row - (side == 1), column + (side == 2) - (side == 3)
+        y, x = r - top + 1, c - left + 1
+        if not np.isnan(field[y, x]):
+            continue
+        if y == 0 or x == 0 or y == tall - 1 or x == wide - 1:
+            field[y, x] = -1.0
+            continue
+        if owner[r, c] == i:
+            own = first[r, c]
+            free = min(second[r, c] - own, rim - own)
+        else:
+            ahead, across = np.float32(r - points[i, 0]), np.float32(c - points[i, 1])
+            own = _outside(dist, tilt, i, ahead, across)
+            free = min(first[r, c] - own, rim - own)
+        value = logit[r, c] - level
+        field[y, x] = max(min(-own if np.isnan(value) else value, SLOPE * free), -8.0)
+        if visit == 0:
+            field[y, x] = max(field[y, x], np.float32(1e-3))
+        if field[y, x] > 0:
+            stack[size, 0], stack[size, 1] = r, c
+            size += 1
+    return number, shared
 
 
 _AHEAD = np.array([[0, 1], [1, 0], [0, -1], [-1, 0]])
@@ -299,22 +327,18 @@ _AHEAD = np.array([[0, 1], [1, 0], [0, -1], [-1, 0]])
 
 @njit(cache=True, nogil=True)  # type: ignore[untyped-decorator, unused-ignore]
 def _follow(
-    field: NDArray[np.float32],
-    inside: NDArray[np.bool_],
-    top: int,
-    left: int,
-    vertices: NDArray[np.float64],
-    used: int,
+    field: NDArray[np.float32], top: int, left: int, vertices: NDArray[np.float64], used: int
 ) -> int:
-    """Write the outer outline of the pixels inside, clockwise on screen, and say where it ends.
+    """Write the outer outline of the pixels where `field` is positive, clockwise on screen, and say
+    where it ends.
 
-    One vertex between each pixel inside and each of its four neighbors outside, where the field is
-    zero. `field` and `inside` begin at `top`, `left`.
+    One vertex between each of these pixels and each of its four neighbors where it is not, at the
+    field's zero. `field` begins at `top`, `left`.
     """
     row = column = -1
-    for r in range(inside.shape[0]):
-        for c in range(inside.shape[1]):
-            if inside[r, c]:
+    for r in range(field.shape[0]):
+        for c in range(field.shape[1]):
+            if field[r, c] > 0:
                 row, column = r, c
                 break
         if row >= 0:
@@ -322,15 +346,15 @@ def _follow(
     first_row, first_column, side = row, column, 3  # the neighbor above is outside
     while True:
         out_row, out_column = row + _AHEAD[side, 0], column + _AHEAD[side, 1]
-        within, without = field[row, column], min(field[out_row, out_column], np.float32(0))
+        within, without = field[row, column], field[out_row, out_column]
         share = within / (within - without)
         vertices[used, 0] = top + row + share * _AHEAD[side, 0]
         vertices[used, 1] = left + column + share * _AHEAD[side, 1]
         used += 1
         turn = (side + 1) % 4  # clockwise along the edge
-        if not inside[row + _AHEAD[turn, 0], column + _AHEAD[turn, 1]]:
+        if not field[row + _AHEAD[turn, 0], column + _AHEAD[turn, 1]] > 0:
             side = turn
-        elif inside[out_row + _AHEAD[turn, 0], out_column + _AHEAD[turn, 1]]:
+        elif field[out_row + _AHEAD[turn, 0], out_column + _AHEAD[turn, 1]] > 0:
             row, column = out_row + _AHEAD[turn, 0], out_column + _AHEAD[turn, 1]
             side = (side + 3) % 4
         else:
