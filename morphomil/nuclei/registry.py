@@ -41,8 +41,8 @@ NEIGHBOR_ROOTS = {
     "nearby_tissue_um2": "area of the disc of that radius inside the tissue",
     "radius_um": "radius of the disc",
 }
-"""`SHAPE_ROOTS` come from the mask or the outlines; `NEIGHBOR_ROOTS` need all nuclei of a region and
-its tissue."""
+"""`SHAPE_ROOTS` come from the mask or the outlines; `NEIGHBOR_ROOTS` need all nuclei of a
+region and its tissue."""
 
 
 @dataclass(frozen=True)

@@ -34,7 +34,7 @@ from morphomil.slides.quality import is_colored_ink
 from morphomil.types import CORES
 
 if TYPE_CHECKING:
-    from collections.abc import Generator, Iterator, Sequence
+    from collections.abc import Generator, Iterable, Iterator, Sequence
 
     from numpy.typing import NDArray
 
@@ -104,17 +104,28 @@ def find_nuclei(
     The network runs ahead on threads of its own while earlier rows are settled; at most four rows
     of candidates and maps and a few blocks of pixels are held in memory.
     """
-    before: list[Found] = []
-    here: list[Found] = []
-    for row in _settled_rows(read, rows, segmenter=segmenter):
+    settled = settled_rows(read, rows, segmenter=segmenter)
+    yield from outline_rows(settled, mpp=mpp, level=segmenter.edge_logit)
+
+
+def outline_rows(
+    settled: Iterable[Sequence[Found]], *, mpp: float, level: float
+) -> Iterator[Outlines]:
+    """The nuclei of each settled row of blocks in turn, drawn from the maps of the rows around it.
+
+    `mpp`: um per network pixel; `level`: the logit at an edge.
+    """
+    before: Sequence[Found] = []
+    here: Sequence[Found] = []
+    for row in settled:
         if here:
-            yield _outline(here, [*before, *row], mpp=mpp, segmenter=segmenter)
+            yield _outline(here, [*before, *row], mpp=mpp, level=level)
         before, here = here, row
     if here:
-        yield _outline(here, before, mpp=mpp, segmenter=segmenter)
+        yield _outline(here, before, mpp=mpp, level=level)
 
 
-def _settled_rows(
+def settled_rows(
     read: Read, rows: Sequence[Sequence[Block]], *, segmenter: Segmenter
 ) -> Iterator[list[Found]]:
     """The blocks of each row in turn with the candidates that are nuclei."""
@@ -138,7 +149,7 @@ def _settled_rows(
 
 
 def _outline(
-    row: Sequence[Found], around: Sequence[Found], *, mpp: float, segmenter: Segmenter
+    row: Sequence[Found], around: Sequence[Found], *, mpp: float, level: float
 ) -> Outlines:
     """The outlines of the nuclei of a row of blocks, in the order of blocks and nuclei."""
     parts = []
@@ -179,7 +190,7 @@ def _outline(
                 join(near, rays=own.polygons.dist.shape[1]),
                 logit,
                 corner=(int(low[0]), int(low[1])),
-                level=segmenter.edge_logit,
+                level=level,
                 rim_px=rim,
             )
         )

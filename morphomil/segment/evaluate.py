@@ -12,12 +12,13 @@ import pandas as pd
 
 from morphomil.errors import SlideError
 from morphomil.nuclei.measure import measure_nuclei
+from morphomil.nuclei.polygons import measure_outlines
 from morphomil.nuclei.registry import FEATURES
 from morphomil.segment import MIN_AREA_UM2, find_labels
 from morphomil.segment.agreement import IOU_LEVELS, agreement, overlaps
 from morphomil.segment.blocks import array_reader, block_rows
-from morphomil.segment.contours import polygon_outlines
-from morphomil.segment.detect import find_candidates
+from morphomil.segment.contours import join_outlines, polygon_outlines
+from morphomil.segment.detect import find_candidates, outline_rows, settled_rows
 from morphomil.segment.polygons import join, render, suppress
 from morphomil.stats.axial import axial_difference
 
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from morphomil.segment.annotated import AnnotatedImage
+    from morphomil.segment.contours import Outlines
     from morphomil.segment.model import Segmenter
 
 TILE_PX = 256
@@ -251,6 +253,8 @@ NMS_GRID = (0.1, 0.2, 0.3, 0.4, 0.5)
 """All pairs of these thresholds of probability and of overlap are tried."""
 INDIFFERENT = 0.001
 """Thresholds whose scores differ by less than this are taken to be equally good."""
+EDGE_GRID = (-1.0, -0.75, -0.5, -0.25, 0.0, 0.25, 0.5, 0.75, 1.0)
+"""These logits of an edge are tried."""
 
 
 def tune_thresholds(
@@ -303,3 +307,56 @@ def tune_thresholds(
         .iloc[-1]
     )
     return {"prob": float(best["prob"]), "nms": float(best["nms"])}, table
+
+
+def tune_edge(
+    validation: Sequence[AnnotatedImage], segmenter: Segmenter
+) -> tuple[float, pd.DataFrame]:
+    """The logit of the outlines at which nuclei of the validation images are as large as annotated.
+
+    Areas are those of the outlines, and the pixels of the finest labels that there are; of pairs
+    with IoU above 0.5, each image at its own and at half resolution. Groups and resolutions weigh
+    the same; between the levels that were tried the bias is interpolated.
+
+    Returns:
+        The logit (0 without a map, or without a pair), and the table of what was tried:
+        `edge_logit`, `group`, `mpp`, `area_bias` (mean over images of the relative difference of
+        the mean areas).
+    """
+    rows = []
+    for image in (level for whole in validation for level in whole.levels()):
+        blocks = block_rows(*image.labels.shape[:2])
+        try:
+            settled = list(settled_rows(array_reader(image.rgb), blocks, segmenter=segmenter))
+        except SlideError:  # as in `tune_thresholds`
+            continue
+        if any(part.nucleus is None for row in settled for part in row):
+            break
+        for level in EDGE_GRID:
+            outlines = join_outlines(list(outline_rows(settled, mpp=image.mpp, level=level)))
+            bias = _area_bias(image, outlines)
+            key = {"edge_logit": level, "group": image.group, "mpp": image.mpp}
+            rows.append(key | {"area_bias": bias})
+    columns = ["edge_logit", "group", "mpp", "area_bias"]
+    tried = pd.DataFrame(rows, columns=columns)
+    table = tried.groupby(columns[:3], as_index=False).mean()
+    mean = table.groupby("edge_logit")["area_bias"].mean().dropna()
+    # the bias falls with the level
+    best = float(np.interp(0.0, -mean.to_numpy(), mean.index.to_numpy())) if len(mean) else 0.0
+    return round(best, 3), table
+
+
+def _area_bias(image: AnnotatedImage, outlines: Outlines) -> float:
+    """Mean area of the outlines against that of the annotated nuclei that they match, minus 1."""
+    annotated = image.finest
+    finer = annotated.shape[0] // image.labels.shape[0]
+    fine = outlines.scaled(finer)
+    shape = (annotated.shape[0], annotated.shape[1])
+    drawn = render(fine, shape=shape, min_px=MIN_AREA_UM2 * (finer / image.mpp) ** 2)
+    pairs = overlaps(annotated, np.concatenate([labels for _, labels in drawn]))
+    matched = pairs.iou > 0.5
+    if not matched.any():
+        return float("nan")
+    found = measure_outlines(fine.vertices, fine.ends, mpp=1.0)["area_um2"].to_numpy()
+    areas = found[pairs.found[matched] - 1], pairs.areas_annotated[pairs.annotated[matched]]
+    return float(areas[0].mean() / areas[1].mean() - 1)

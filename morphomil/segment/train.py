@@ -13,7 +13,7 @@ import json
 import math
 from collections import deque
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -24,7 +24,7 @@ from morphomil.errors import InputError, SlideError
 from morphomil.segment.annotated import read_annotated, read_table
 from morphomil.segment.augment import AugmentSettings, jitter_optics, jitter_stain, sample_patch
 from morphomil.segment.engines import activation_ranges
-from morphomil.segment.evaluate import tune_thresholds
+from morphomil.segment.evaluate import tune_edge, tune_thresholds
 from morphomil.segment.model import load_segmenter
 from morphomil.segment.network import BACKBONE, GRID, Design, fold_norms
 from morphomil.segment.polygons import native_threads
@@ -452,7 +452,11 @@ def train_from_table(
     train_segmenter(
         images["train"], images["val"], out, settings=settings, resume=resume, on_epoch=on_epoch
     )
-    thresholds, scores = tune_thresholds(images["val"], load_segmenter(SegmenterSettings(str(out))))
+    segmenter = load_segmenter(SegmenterSettings(str(out)))
+    thresholds, scores = tune_thresholds(images["val"], segmenter)
     write_table_csv(out / "thresholds.csv", scores)
-    write_json(out / "thresholds.json", thresholds)
+    tuned = replace(segmenter, prob_threshold=thresholds["prob"], nms_threshold=thresholds["nms"])
+    edge, tried = tune_edge(images["val"], tuned)
+    write_table_csv(out / "edges.csv", tried)
+    write_json(out / "thresholds.json", thresholds | {"edge_logit": edge})
     return out

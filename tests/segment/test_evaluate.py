@@ -3,6 +3,7 @@ command's files."""
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -15,7 +16,7 @@ from typer.testing import CliRunner
 from morphomil.figures.segmentation import agreement_sheet, feature_bias_plot
 from morphomil.segment import evaluate
 from morphomil.segment.annotated import AnnotatedImage
-from morphomil.segment.evaluate import evaluate_segmenter, tune_thresholds
+from morphomil.segment.evaluate import evaluate_segmenter, tune_edge, tune_thresholds
 from morphomil.segment.model import Segmenter
 
 
@@ -130,6 +131,31 @@ def test_thresholds_are_tuned_to_the_image() -> None:
     assert best["prob"] < 0.5
     assert table.loc[table["prob"] >= 0.5, "pq"].max() == 0
     assert set(table.columns) == {"prob", "nms", "group", "mpp", "pq", "aji", "dq", "count_ratio"}
+
+
+def test_the_edge_is_tuned_to_the_size() -> None:
+    """A map whose edge lies 0.8 pixels too far out: the level takes it back."""
+    from scipy.ndimage import distance_transform_edt
+    from stardist.geometry import star_dist
+
+    image = annotated_image(0, side=256, mpp=0.5)
+
+    def network(pixels: np.ndarray, margin: int) -> tuple[np.ndarray, ...]:
+        inside = distance_transform_edt(image.labels) - 0.5
+        outside = distance_transform_edt(image.labels == 0) - 0.5
+        logit = np.where(image.labels > 0, inside, -outside) + 0.8
+        probability = np.where(inside > 0.5 * inside.max(), 0.5, 0.0)
+        maps = np.stack([logit, np.zeros_like(logit)], axis=-1)
+        rays = star_dist(image.labels, 16, grid=(2, 2))
+        parts = probability[::2, ::2, None], rays, maps
+        return tuple(part[None].astype(np.float32) for part in parts)
+
+    segmenter = Segmenter("", network, 2, 16, 0.4, 0.4, (), "unit")
+    level, table = tune_edge([image], segmenter)
+    assert level == pytest.approx(0.8, abs=0.15)
+    assert set(table.columns) == {"edge_logit", "group", "mpp", "area_bias"}
+    unmapped = replace(segmenter, network=lambda pixels, margin: network(pixels, margin)[:2])
+    assert tune_edge([image], unmapped)[0] == 0
 
 
 def test_the_command_writes_tables_and_pictures(tmp_path: Path) -> None:
