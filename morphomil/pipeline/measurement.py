@@ -10,6 +10,7 @@ from morphomil.matrix import count_nuclei
 from morphomil.nuclei.density import DENSITY_RADIUS_UM, neighbor_roots
 from morphomil.nuclei.feature_files import feature_files
 from morphomil.nuclei.measure import evaluate_features, measure_roots
+from morphomil.nuclei.polygons import outline_roots
 from morphomil.nuclei.registry import FEATURES
 from morphomil.pipeline.execution import SlideStage, execute, segmented_slides
 from morphomil.run.features import describe_features
@@ -117,8 +118,7 @@ def _measure_region(masks: RegionMasks, patches: pd.DataFrame) -> pd.DataFrame:
     """The nuclei of a region whose centroid lies in a kept patch, with features and level-0
     coordinates."""
     frame = masks.frame
-    bands = [_measure_band(band, mpp=frame.mpp) for band in masks.bands()]
-    roots = pd.concat(bands, ignore_index=True)
+    roots = _shape_roots(masks)
     centers = roots[["x_px", "y_px"]].to_numpy() + 0.5
     grid = frame.patch_grid(patches)
     patch_ids = frame.patch_at(centers, grid)
@@ -129,6 +129,17 @@ def _measure_region(masks: RegionMasks, patches: pd.DataFrame) -> pd.DataFrame:
     table = evaluate_features(roots[inside], mpp=frame.mpp, neighbors=neighbors)
     table[["x_px", "y_px"]] = frame.to_level0(centers)
     return table.assign(patch_id=patch_ids[inside], image=frame.image)
+
+
+def _shape_roots(masks: RegionMasks) -> pd.DataFrame:
+    """What features need of a region's nuclei, in pixels of its masks: from their outlines, or else
+    from the pixels."""
+    outlines = masks.outlines
+    if outlines is None:
+        bands = [_measure_band(band, mpp=masks.frame.mpp) for band in masks.bands()]
+        return pd.concat(bands, ignore_index=True)
+    roots = outline_roots(outlines.vertices - 0.5, outlines.ends)
+    return roots.assign(label=roots["label"] + (outlines.first_label - 1))
 
 
 def _measure_band(band: LabelBand, *, mpp: float) -> pd.DataFrame:

@@ -20,6 +20,7 @@ from morphomil.slides.masks import (
     PAD_PX,
     DrawnNuclei,
     MaskFrame,
+    RegionOutlines,
     store_region,
 )
 from morphomil.slides.patches import cut_patches
@@ -279,6 +280,7 @@ def _segment_region(
     part: RegionOfSlide, segmenter: Segmenter, *, first_label: int, step: Step
 ) -> DrawnNuclei:
     """The nuclei of a region by the network."""
+    from morphomil.segment import large_enough
     from morphomil.segment.blocks import block_rows
     from morphomil.segment.contours import join_outlines
     from morphomil.segment.detect import find_nuclei
@@ -298,15 +300,11 @@ def _segment_region(
             inside = _inside(part.region, cut, outlines, downsample)
             found.append(inside.scaled(factor).shifted(PAD_PX))
         step(round(kept * done / len(rows)), kept)
-    nuclei = join_outlines(found)
-    bands = render(
-        nuclei,
-        shape=frame.shape,
-        min_px=MIN_AREA_UM2 / frame.mpp**2,
-        first_label=first_label,
-        band=BAND_PX,
-    )
-    return DrawnNuclei(len(nuclei), bands)
+    nuclei, least = large_enough(join_outlines(found), mpp=frame.mpp, segmenter=segmenter)
+    bands = render(nuclei, shape=frame.shape, min_px=least, first_label=first_label, band=BAND_PX)
+    corners = np.ascontiguousarray(nuclei.vertices[:, ::-1] + np.float32(0.5))
+    exact = RegionOutlines(first_label, corners, nuclei.ends) if segmenter.maps else None
+    return DrawnNuclei(len(nuclei), bands, exact)
 
 
 def _reader(

@@ -90,13 +90,26 @@ def _how_to_mend(array: NDArray[np.generic]) -> str:
 
 def find_labels(rgb: NDArray[np.uint8], *, mpp: float, segmenter: Segmenter) -> NDArray[np.int32]:
     """`segment_image` with a segmenter at hand."""
-    nuclei = find_outlines(rgb, mpp=mpp, segmenter=segmenter)
-    bands = render(nuclei, shape=rgb.shape[:2], min_px=MIN_AREA_UM2 / mpp**2)
+    found = find_outlines(rgb, mpp=mpp, segmenter=segmenter)
+    nuclei, least = large_enough(found, mpp=mpp, segmenter=segmenter)
+    bands = render(nuclei, shape=rgb.shape[:2], min_px=least)
     return np.concatenate([labels for _, labels in bands])
 
 
+def large_enough(found: Outlines, *, mpp: float, segmenter: Segmenter) -> tuple[Outlines, float]:
+    """The nuclei of `MIN_AREA_UM2` or more, and the least number of pixels that one may have when
+    it is drawn.
+
+    Outlines from a map are measured; star polygons cover each other, and what is left of them
+    counts.
+    """
+    least = MIN_AREA_UM2 / mpp**2
+    return (found[found.areas() >= least], 1) if segmenter.maps else (found, least)
+
+
 def find_outlines(rgb: NDArray[np.uint8], *, mpp: float, segmenter: Segmenter) -> Outlines:
-    """The outlines that `find_labels` draws, in pixels of the image, and all those too small."""
+    """The outlines of all that is found, however small, in pixels of the image (a pixel's center at
+    whole numbers)."""
     factor = segmenter.network_mpp(mpp) / mpp
     if segmenter.stain == "H&E" and (share := is_ink(rgb).mean()) > MAX_INK:
         raise SlideError(

@@ -66,6 +66,18 @@ class Outlines:
         shift = np.float32(pixels)
         return Outlines(self.points + shift, self.prob, self.vertices + shift, self.ends)
 
+    def areas(self) -> NDArray[np.float64]:
+        """The area inside each outline (n,), squared pixels."""
+        if not len(self):
+            return np.empty(0)
+        starts = self.ends - np.diff(self.ends, prepend=0)
+        origin = np.repeat(self.vertices[starts], np.diff(self.ends, prepend=0), axis=0)
+        own = (self.vertices - origin).astype(np.float64)
+        following = np.roll(own, -1, axis=0)
+        following[self.ends - 1] = 0  # the first vertex, which is the origin
+        twice = own[:, 1] * following[:, 0] - own[:, 0] * following[:, 1]
+        return np.abs(np.add.reduceat(twice, starts)) / 2
+
 
 def join_outlines(parts: Sequence[Outlines]) -> Outlines:
     """All outlines of `parts`, in order."""

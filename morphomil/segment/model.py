@@ -61,6 +61,8 @@ class Segmenter:
     """um per pixel that the network knows; empty: taken to fit whatever it is given."""
     normalize: Normalize
     """Pixel values enter this network so; the settings may leave it to the model."""
+    maps: bool = False
+    """The network says pixel by pixel what is nucleus; else the star polygons are the outlines."""
     edge_logit: float = 0.0
     """An outline is where the map of what is nucleus passes this."""
     stain: str = ""
@@ -146,6 +148,7 @@ class _Stored:
     keras: Callable[[], Any]
     graph: Callable[[str, int], Any]
     """The OpenVINO graph for a precision, that leaves out a margin."""
+    maps: bool = False
     mixed: tuple[str, ...] = ()
     """Precisions that the graph states itself where they are to be used."""
 
@@ -180,6 +183,7 @@ def load_segmenter(settings: SegmenterSettings = SegmenterSettings()) -> Segment
         multiple=stored.multiple,
         prob_threshold=float(stored.thresholds["prob"]),
         nms_threshold=float(stored.thresholds["nms"]),
+        maps=stored.maps,
         edge_logit=float(stored.thresholds.get("edge_logit", 0.0)),
         resolutions_mpp=tuple(float(mpp) for mpp in about["resolutions_mpp"]),
         normalize=about["normalize"],
@@ -279,6 +283,7 @@ def _load_folder(model: str) -> _Stored:
                     half=precision == "bfloat16",
                     margin=margin,
                 ),
+                maps=design.outline > 0,
                 mixed=("int8", "bfloat16") if ranges else ("bfloat16",),
             )
         keras_model = build_stardist(config)

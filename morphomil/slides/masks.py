@@ -148,6 +148,18 @@ class MaskFrame:
         return np.asarray(bordered[row, column], dtype=np.intp)
 
 
+class RegionOutlines(NamedTuple):
+    """The outlines of a region's nuclei, whose labels follow each other."""
+
+    first_label: int
+    """The first outline's label."""
+    vertices: NDArray[np.float32]
+    """x and y (m, 2) in the masks, of all outlines one after the other; the last vertex of one is
+    joined with its first."""
+    ends: NDArray[np.int64]
+    """Each outline ends here in `vertices`."""
+
+
 class LabelBand(NamedTuple):
     """Rows of a label image, with a halo above and below for nuclei that leave them."""
 
@@ -172,6 +184,9 @@ class RegionMasks:
     tissue: Any
     """Tissue is a Zarr array, bool, on the patch grid in blocks of 4 x 4 mask pixels: what lies
     inside the region and isn't blank."""
+    outlines: RegionOutlines | None = None
+    """The outlines that the label image was drawn from, between its pixels; None where it is all
+    that is known."""
 
     @classmethod
     def open(cls, group: Any) -> RegionMasks:
@@ -186,7 +201,11 @@ class RegionMasks:
             patch_px=int(stored["patch_px"]),
             image=int(stored["image"]),
         )
-        return cls(frame, labels, group["tissue"])
+        if "vertices" not in group:
+            return cls(frame, labels, group["tissue"])
+        first, vertices, ends = stored["first_label"], group["vertices"][:], group["ends"][:]
+        outlines = RegionOutlines(int(first), np.asarray(vertices), np.asarray(ends))
+        return cls(frame, labels, group["tissue"], outlines)
 
     def crop(self, window: tuple[slice, slice]) -> NDArray[np.int32]:
         """The label image in a window of rows and columns."""
@@ -222,11 +241,12 @@ def open_masks(path: Path) -> dict[int, RegionMasks]:
 
 
 class DrawnNuclei(NamedTuple):
-    """The nuclei of a region before they are stored: how many, and int32 bands of the label image,
-    each with its first row."""
+    """The nuclei of a region before they are stored: how many, int32 bands of the label image, each
+    with its first row, and the outlines that they were drawn from, if they say more."""
 
     nuclei: int
     bands: Iterable[tuple[int, NDArray[np.int32]]]
+    outlines: RegionOutlines | None = None
 
 
 def store_region(
@@ -250,4 +270,13 @@ def store_region(
             written.result()
     blocks = stored.create_array("tissue", shape=tissue.shape, dtype="bool", chunks=tissue.shape)
     blocks[:] = tissue
+    if drawn.outlines is not None:
+        for name, values in (("vertices", drawn.outlines.vertices), ("ends", drawn.outlines.ends)):
+            chunks = (min(len(values) or 1, 2**20), *values.shape[1:])
+            array = stored.create_array(
+                name, shape=values.shape, dtype=str(values.dtype), chunks=chunks
+            )
+            if len(values):
+                array[:] = values
+        stored.attrs["first_label"] = drawn.outlines.first_label
     stored.attrs.update({name: value for name, value in asdict(frame).items() if name != "shape"})

@@ -151,3 +151,7 @@ def test_outlines_are_chosen_moved_and_joined() -> None:
     assert doubled.area == pytest.approx(4 * shapes(outlines)[0].area, rel=1e-4)
     assert doubled.centroid.coords[0] == pytest.approx((10.5 * 2 - 0.5 + 1, 20.5 * 2 - 0.5 + 1))
     assert len(join_outlines([])) == 0
+    expected = [shape.area for shape in shapes(again)]
+    np.testing.assert_allclose(again.shifted(1e5).areas(), expected, rtol=1e-2)
+    np.testing.assert_allclose(again.areas(), expected, rtol=1e-5)
+    assert len(join_outlines([]).areas()) == 0
