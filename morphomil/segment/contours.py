@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
     from morphomil.segment.polygons import Polygons
 
-RIM_UM = 1.5
+RIM_UM = 1.0
 """An outline lies no farther than this outside of its polygon."""
 MIN_IOU = 0.5
 """A nucleus that shares less than this with its polygon is none; the polygon is kept."""

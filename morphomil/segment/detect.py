@@ -74,7 +74,7 @@ def find_candidates(read: Read, block: Block, *, segmenter: Segmenter) -> Found:
     ):  # most blocks differ in the first
         nothing = np.full((block.height, block.width), BLANK, np.float16)
         return Found(block, join([], rays=0), nothing)
-    probability, distance, maps = segmenter.predict(pixels, margin=MARGIN_PX)
+    probability, distance, logit = segmenter.predict(pixels, margin=MARGIN_PX)
     grid = segmenter.grid
     owned = np.s_[: -(-block.height // grid), : -(-block.width // grid)]
     found = probability[owned] > segmenter.prob_threshold
@@ -90,10 +90,10 @@ def find_candidates(read: Read, block: Block, *, segmenter: Segmenter) -> Found:
     points = where * grid + np.array([block.row, block.column])
     rays = distance[owned][found].clip(MIN_RAY_PX, MARGIN_PX)
     polygons = Polygons(points.astype(np.float32), probability[owned][found], rays)
-    if maps is None:
+    if logit is None:
         return Found(block, polygons, None)
-    nucleus = maps[: block.height, : block.width, 0].clip(-16, 16).astype(np.float16)
-    return Found(block, polygons, nucleus)
+    own = logit[: block.height, : block.width].astype(np.float16)  # a copy, as it must be
+    return Found(block, polygons, own)
 
 
 def find_nuclei(

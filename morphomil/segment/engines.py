@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, Literal, Protocol
 import numpy as np
 
 from morphomil.errors import InputError
-from morphomil.segment.network import Design, Heads, Layer, forward
+from morphomil.segment.network import OUTLINE_MAPS, Design, Heads, Layer, forward
 from morphomil.types import CORES
 
 if TYPE_CHECKING:
@@ -29,6 +29,9 @@ if TYPE_CHECKING:
 
 COMPILED_SHAPES = 9
 """Sizes of images kept compiled."""
+LOGITS = 16.0
+"""Logits of nucleus are cut here; float16 holds them to better than a hundredth."""
+NUCLEUS = "nucleus"
 Ranges = dict[str, tuple[float, float]]
 Folded = dict[str, tuple["NDArray[np.float32]", "NDArray[np.float32]"]]
 
@@ -40,7 +43,8 @@ class Network(Protocol):
         self, pixels: NDArray[np.float32], margin: int = 0
     ) -> tuple[NDArray[np.float32], ...]:
         """(1, H, W, 3) -> probability (1, h, w, 1), distances in pixels (1, h, w, rays) and, where
-        the network has them, the outlines' logits (1, H, W, 2), without the margin.
+        the network has it, the logit of nucleus (1, H, W), without the margin. That is the map
+        `nucleus` of `network.OUTLINE_MAPS` less what of `seam` is positive, within `LOGITS`.
 
         `margin` is a number of pixels on each side, 0 or a multiple of 16 from 32 on. The results
         may lie in memory of the network's own: they hold until the same thread calls again.
@@ -113,6 +117,12 @@ class _KerasOperations:
         return layers.Lambda(_depth_to_space, arguments={"order": order})(x)
 
 
+def _keras_nucleus(maps: Any) -> Any:
+    import tensorflow as tf
+
+    return tf.clip_by_value(maps[..., 0] - tf.nn.relu(maps[..., 1]), -LOGITS, LOGITS)
+
+
 def _space_to_depth(x: Any, order: list[int]) -> Any:
     import tensorflow as tf
 
@@ -127,7 +137,7 @@ def _depth_to_space(x: Any, order: list[int]) -> Any:
 
 def keras_network(folded: Folded, design: Design) -> Any:
     """The architecture as a Keras model with the outputs of a StarDist model, `prob` and `dist`,
-    and `outline` where the design has it."""
+    and the logit of nucleus where the design has it (`Network`)."""
     import_tensorflow()
     import keras
     from keras import layers
@@ -140,7 +150,7 @@ def keras_network(folded: Folded, design: Design) -> Any:
         layers.Activation("exponential", name="dist")(heads.distance),
     ]
     if heads.outline is not None:
-        outputs.append(heads.outline)
+        outputs.append(layers.Lambda(_keras_nucleus, name=NUCLEUS)(heads.outline))
     model = keras.Model(pixels, outputs)
     for name, (weight, bias) in folded.items():
         layer = model.get_layer(name)
@@ -313,8 +323,12 @@ def openvino_graph(
     pixels, heads = _openvino_nodes(_OpenVINOOperations(folded, ranges, half=half), design, margin)
     to_last = ops.constant(np.array([0, 2, 3, 1]))
     results = [ops.sigmoid(heads.probability), ops.exp(heads.distance)]
-    results += [] if heads.outline is None else [heads.outline]
-    return openvino.Model([ops.transpose(part, to_last) for part in results], [pixels], "starnet")
+    last = [ops.transpose(part, to_last) for part in results]
+    if heads.outline is not None:
+        nucleus, seam = ops.split(heads.outline, np.int64(1), len(OUTLINE_MAPS)).outputs()
+        logit = ops.clamp(ops.subtract(nucleus, ops.relu(seam)), -LOGITS, LOGITS)
+        last.append(ops.convert(ops.squeeze(logit, ops.constant(np.array([1]))), "f16"))
+    return openvino.Model(last, [pixels], "starnet")
 
 
 def _openvino_nodes(
@@ -470,11 +484,11 @@ def openvino_network(graph: Callable[[int], Any], *, precision: Precision) -> tu
 
 
 def tensorflow_network(keras_model: Any) -> Network:
-    """A Keras model with the outputs of StarDist, and possibly the outlines, compiled; on a GPU
-    where TensorFlow sees one."""
+    """A Keras model with the outputs of StarDist, and possibly the logit of nucleus, compiled; on a
+    GPU where TensorFlow sees one."""
     import tensorflow as tf
 
-    heads = 3 if any(layer.name == "outline" for layer in keras_model.layers) else 2
+    heads = 3 if any(layer.name == NUCLEUS for layer in keras_model.layers) else 2
     compiled = tf.function(
         lambda block: keras_model(block, training=False)[:heads],
         input_signature=[tf.TensorSpec((None, None, None, 3), tf.float32)],

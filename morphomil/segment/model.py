@@ -47,8 +47,8 @@ class Segmenter:
     """A network with its thresholds and the resolutions it was trained for.
 
     `network` maps float (1, H, W, 3) and a margin to probability (1, h, w, 1) and distances (1, h,
-    w, rays) on a grid of every `grid`-th pixel inside the margin, and possibly the outlines' logits
-    at every pixel (1, H, W, 2); H and W are multiples of `multiple`.
+    w, rays) on a grid of every `grid`-th pixel inside the margin, and possibly the logit of nucleus
+    at every pixel (1, H, W); H and W are multiples of `multiple`.
     """
 
     sha256: str
@@ -82,9 +82,9 @@ class Segmenter:
 
     def predict(
         self, rgb: NDArray[np.uint8], *, margin: int = 0
-    ) -> tuple[NDArray[np.float32], NDArray[np.float32], NDArray[np.float32] | None]:
-        """Object probability (h, w), ray lengths in pixels (h, w, rays) and the outlines' logits
-        (H, W, 2), if the network has them, of a block (H, W, 3) without its margin.
+    ) -> tuple[NDArray[np.float32], NDArray[np.float32], NDArray[np.floating] | None]:
+        """Object probability (h, w), ray lengths in pixels (h, w, rays) and the logit of nucleus
+        (H, W), if the network has it, of a block (H, W, 3) without its margin.
 
         They hold until the same thread calls again. `margin` is 0 or a multiple of 16 pixels from
         32 on.
@@ -107,8 +107,8 @@ class Segmenter:
         )
         rim = margin // self.grid
         inner = slice(rim, -rim or None)
-        outline = maps[0][margin : -margin or None, margin : -margin or None] if maps else None
-        return probability[inner, inner], distance[inner, inner], outline
+        nucleus = maps[0][margin : -margin or None, margin : -margin or None] if maps else None
+        return probability[inner, inner], distance[inner, inner], nucleus
 
 
 def _predict_mirrored(

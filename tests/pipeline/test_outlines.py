@@ -76,13 +76,10 @@ def _see_dark(pixels: np.ndarray, margin: int) -> tuple[np.ndarray, ...]:
     depth = ndimage.distance_transform_edt(labels > 0)
     peak = ndimage.maximum(depth, labels, np.arange(labels.max() + 1))[labels]
     probability = np.where((labels > 0) & (depth > 0.6 * peak), 0.9, 0)
-    maps = np.stack([8 * (darkness - 0.5), np.zeros_like(darkness)], axis=-1)
+    logit = 8 * (darkness - 0.5)
     rays = star_dist(labels.astype(np.int32), 32, grid=(2, 2))
-    parts = ((probability[::2, ::2, None], margin // 2), (rays, margin // 2), (maps, margin))
-    return tuple(
-        np.pad(part, 1)[rim + 1 : -rim - 1, rim + 1 : -rim - 1, 1:-1][None].astype(np.float32)
-        for part, rim in parts
-    )
+    parts = ((probability[::2, ::2, None], margin // 2), (rays, margin // 2), (logit, margin))
+    return tuple(part[rim:-rim, rim:-rim][None].astype(np.float32) for part, rim in parts)
 
 
 def test_a_slide_is_measured_between_its_pixels(

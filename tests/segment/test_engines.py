@@ -61,12 +61,12 @@ def test_keras_and_openvino_compute_the_same() -> None:
         lambda margin: openvino_graph(folded, DESIGN, margin=margin), precision="float32"
     )
     assert precision == "float32"
-    for expected, got in zip(reference, network(pixels), strict=True):
+    for expected, got, exact in zip(reference, network(pixels), (1, 1, 10), strict=True):
         assert got.shape == expected.shape
-        np.testing.assert_allclose(got, expected, rtol=2e-4, atol=2e-5)
+        np.testing.assert_allclose(got, expected, rtol=exact * 2e-4, atol=exact * 2e-5)
     assert reference[0].shape == (1, 32, 48, 1)
     assert reference[1].shape == (1, 32, 48, 8)
-    assert reference[2].shape == (1, 64, 96, 2)
+    assert reference[2].shape == (1, 64, 96)
 
 
 def test_a_design_without_outlines_has_two_heads() -> None:
@@ -105,7 +105,9 @@ def test_leaving_out_the_margin_early_changes_no_number(margin: int, precision: 
     for expected, got, rim in zip(
         whole, network(pixels, margin), (margin // 2, margin // 2, margin), strict=True
     ):
-        np.testing.assert_allclose(got, expected[:, rim:-rim, rim:-rim], rtol=1e-5, atol=1e-6)
+        own = expected[:, rim:-rim, rim:-rim]
+        tolerance = 1e-5 if own.dtype == np.float32 else 2e-3
+        np.testing.assert_allclose(got, own, rtol=tolerance, atol=tolerance / 10)
 
 
 def test_torch_computes_what_keras_does(tmp_path: Path) -> None:
@@ -124,7 +126,8 @@ def test_torch_computes_what_keras_does(tmp_path: Path) -> None:
         "network = TorchNetwork(Design(rays=8, widths=(8, 8, 8))).eval(); "
         "network.load_arrays(arrays)\n"
         "with torch.inference_mode(): logit, log_rays, outline = network(pixels)\n"
-        "parts = {'p': logit.sigmoid(), 'd': log_rays.exp(), 'o': outline}\n"
+        "nucleus = outline[:, :1] - outline[:, 1:].relu()\n"
+        "parts = {'p': logit.sigmoid(), 'd': log_rays.exp(), 'n': nucleus.clamp(-16, 16)}\n"
         "save_file({name: part.permute(0, 2, 3, 1).contiguous().numpy() for name, part in "
         "parts.items()}, sys.argv[2])\n"
     )
@@ -140,8 +143,8 @@ def test_torch_computes_what_keras_does(tmp_path: Path) -> None:
     )
     got = load_file(tmp_path / "out.safetensors")
     expected = tensorflow_network(keras_network(fold_norms(state, DESIGN), DESIGN))(pixels)
-    for name, part in zip("pdo", expected, strict=True):
-        np.testing.assert_allclose(got[name], part, rtol=2e-4, atol=2e-5)
+    for name, part in zip("pdn", expected, strict=True):
+        np.testing.assert_allclose(got[name].reshape(part.shape), part, rtol=2e-4, atol=2e-5)
 
 
 def test_eight_bits_stay_close_and_need_their_ranges() -> None:
@@ -206,7 +209,7 @@ def test_mirrored_predictions_return_to_their_place(rays: int) -> None:
     """A network that knows the answer for any mirroring of one ellipse gives that answer, averaged
     or not."""
 
-    def oracle(pixels: np.ndarray, margin: int = 0) -> tuple[np.ndarray, np.ndarray]:
+    def oracle(pixels: np.ndarray, margin: int = 0) -> tuple[np.ndarray, ...]:
         """Distances from every second pixel to the far side of a window around it, told by the
         pixels themselves."""
         image = pixels[0, ..., 0]
@@ -216,13 +219,19 @@ def test_mirrored_predictions_return_to_their_place(rays: int) -> None:
             np.roll(image, (-dy, -dx), (0, 1))[::2, ::2]
             for dy, dx in zip(down, across, strict=True)
         ]
-        return image[None, ::2, ::2, None], np.stack(seen, axis=-1)[None] + np.float32(0.01)
+        rays_of = np.stack(seen, axis=-1)[None] + np.float32(0.01)
+        return image[None, ::2, ::2, None], rays_of, image[None]
 
     rgb = np.random.default_rng(0).integers(0, 256, (48, 64, 3)).astype(np.uint8)
     plain = Segmenter("", oracle, 2, 16, 0.5, 0.4, (), "unit")
     mirrored = replace(plain, settings=SegmenterSettings(accurate=True))
-    for expected, got in zip(plain.predict(rgb), mirrored.predict(rgb), strict=True):
-        np.testing.assert_allclose(got, expected, atol=1e-6)
+    for margin in (0, 16):
+        whole = mirrored.predict(rgb, margin=margin)
+        for expected, got, rim in zip(plain.predict(rgb), whole, (8, 8, 16), strict=True):
+            assert expected is not None
+            assert got is not None
+            own = expected[rim:-rim, rim:-rim] if margin else expected
+            np.testing.assert_allclose(got, own, atol=1e-6)
 
 
 def matched_share(reference: np.ndarray, other: np.ndarray, *, iou: float = 0.9) -> float:

@@ -145,9 +145,8 @@ def test_the_edge_is_tuned_to_the_size() -> None:
         outside = distance_transform_edt(image.labels == 0) - 0.5
         logit = np.where(image.labels > 0, inside, -outside) + 0.8
         probability = np.where(inside > 0.5 * inside.max(), 0.5, 0.0)
-        maps = np.stack([logit, np.zeros_like(logit)], axis=-1)
         rays = star_dist(image.labels, 16, grid=(2, 2))
-        parts = probability[::2, ::2, None], rays, maps
+        parts = probability[::2, ::2, None], rays, logit
         return tuple(part[None].astype(np.float32) for part in parts)
 
     segmenter = Segmenter("", network, 2, 16, 0.4, 0.4, (), "unit")
