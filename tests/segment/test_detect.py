@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import time
+from dataclasses import replace
 from itertools import chain, combinations, pairwise
 
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from scipy import ndimage
 from skimage.draw import disk, ellipse
 from skimage.measure import label
 
@@ -122,6 +124,34 @@ def test_every_nucleus_is_found_once_whatever_the_blocks(monkeypatch: pytest.Mon
         assert score.pq > 0.93
     pieces = agreement(results[0], results[2])
     assert pieces.pq > 0.999
+
+
+def test_outlines_are_the_same_whatever_the_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nuclei across the seams are drawn from the maps of both sides."""
+    truth = scattered_ellipses((300, 500), 300, seed=1)
+    plain, image = oracle(truth)
+
+    def network(block: np.ndarray, margin: int) -> tuple[np.ndarray, ...]:
+        inside = (np.round(block[0, ..., :2] * 255).any(axis=-1)).astype(np.float32)
+        logit = 8 * (ndimage.gaussian_filter(inside, 1.5, truncate=4) - 0.5)
+        return *plain.network(block, margin), logit[None, margin:-margin, margin:-margin]
+
+    segmenter = replace(plain, network=network, maps=True)
+    results = []
+    for side in (1024, 128, 64):
+        monkeypatch.setattr(blocks, "BLOCK_PX", side)
+        rows = block_rows(300, 500)
+        found = list(find_nuclei(array_reader(image), rows, mpp=0.5, segmenter=segmenter))
+        outlines = join_outlines(found)
+        parts = np.split(outlines.vertices, outlines.ends[:-1])
+        results.append({tuple(p): v for p, v in zip(outlines.points.tolist(), parts, strict=True)})
+    whole = results[0]
+    assert len(whole) > 100
+    for cut in results[1:]:
+        shared = whole.keys() & cut.keys()
+        assert len(shared) > 0.98 * len(whole)  # of equally probable candidates one is as good
+        for point in shared:
+            np.testing.assert_allclose(cut[point], whole[point], atol=1e-3)
 
 
 def test_blocks_cover_the_image_once() -> None:
