@@ -138,24 +138,18 @@ def trace_contours(
 
 
 @njit(cache=True, nogil=True)  # type: ignore[untyped-decorator, unused-ignore]
-def _trace(
+def _deepest(
     points: NDArray[np.float64],
     dist: NDArray[np.float32],
-    count: int,
-    logit: NDArray[np.float32],
-    level: float,
+    tilt: NDArray[np.float32],
     rim: float,
-) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
-    """Vertices (m, 2) of the outlines of the first `count` polygons, and where each one ends.
-
-    `dist` has the first ray once more at the end.
-    """
-    height, width = logit.shape
-    rays = dist.shape[1] - 1
-    tilt = _tilts(dist)
-    first = np.full((height, width), np.inf, np.float32)
-    second = np.full((height, width), np.inf, np.float32)
-    owner = np.full((height, width), -1, np.int32)
+    first: NDArray[np.float32],
+    second: NDArray[np.float32],
+    owner: NDArray[np.int32],
+) -> int:
+    """Fill in which polygon each pixel is deepest in, how deep, and how deep in the next one; the
+    side of the largest window."""
+    height, width = first.shape
     side = 0
     for i in range(len(points)):
         reach = np.float32(dist[i].max() + rim)
@@ -174,6 +168,29 @@ def _trace(
                     first[row, column], owner[row, column] = deep, i
                 elif deep < second[row, column]:
                     second[row, column] = deep
+    return side
+
+
+@njit(cache=True, nogil=True)  # type: ignore[untyped-decorator, unused-ignore]
+def _trace(
+    points: NDArray[np.float64],
+    dist: NDArray[np.float32],
+    count: int,
+    logit: NDArray[np.float32],
+    level: float,
+    rim: float,
+) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
+    """Vertices (m, 2) of the outlines of the first `count` polygons, and where each one ends.
+
+    `dist` has the first ray once more at the end.
+    """
+    height, width = logit.shape
+    rays = dist.shape[1] - 1
+    tilt = _tilts(dist)
+    first = np.full((height, width), np.inf, np.float32)
+    second = np.full((height, width), np.inf, np.float32)
+    owner = np.full((height, width), -1, np.int32)
+    side = _deepest(points, dist, tilt, rim, first, second, owner)
     vertices, ends = np.empty((256 * count, 2)), np.empty(count, np.int64)
     field = np.full((side + 8, side + 8), np.nan, np.float32)
     stack = np.empty((field.size, 2), np.int32)
