@@ -42,8 +42,8 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from morphomil.pipeline.execution import Progress, Shard, SlideOutput, StageResult, Step
-    from morphomil.segment.contours import Outlines
     from morphomil.segment.model import Segmenter
+    from morphomil.segment.outlines import Outlines
     from morphomil.slides.image import SlideImage
     from morphomil.slides.patches import RegionPatches
     from morphomil.slides.regions import Region
@@ -282,8 +282,8 @@ def _segment_region(
     """The nuclei of a region by the network."""
     from morphomil.segment import large_enough
     from morphomil.segment.blocks import block_rows
-    from morphomil.segment.contours import join_outlines
     from morphomil.segment.detect import find_nuclei
+    from morphomil.segment.outlines import join_outlines
     from morphomil.segment.polygons import render
 
     cut, frame = part.cut, part.frame

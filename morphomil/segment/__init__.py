@@ -10,8 +10,8 @@ import numpy as np
 
 from morphomil.errors import SlideError
 from morphomil.segment.blocks import array_reader, block_rows
-from morphomil.segment.contours import Outlines, join_outlines
 from morphomil.segment.detect import find_nuclei
+from morphomil.segment.outlines import Outlines, join_outlines
 from morphomil.segment.polygons import render
 from morphomil.slides.masks import MIN_AREA_UM2
 from morphomil.slides.quality import is_ink

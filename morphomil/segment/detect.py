@@ -24,11 +24,10 @@ from morphomil.errors import SlideError
 from morphomil.segment.blocks import MARGIN_PX, Block, Read
 from morphomil.segment.contours import (
     RIM_UM,
-    Outlines,
-    join_outlines,
     polygon_outlines,
     trace_contours,
 )
+from morphomil.segment.outlines import Outlines, join_outlines
 from morphomil.segment.polygons import Polygons, join, suppress
 from morphomil.slides.quality import is_colored_ink
 from morphomil.types import CORES

@@ -1,23 +1,19 @@
-"""What runs a network: the Keras reference (StarDist, TensorFlow) and OpenVINO, the fast one on
-CPUs.
+"""What runs a network on CPUs, fast: OpenVINO.
 
-Both give `Network`: pixels -> object probability and star-convex distances. The shipped
-architecture is built from `network.forward` for each; any other StarDist model is converted from
+The shipped architecture is built from `network.forward`; any other StarDist model is converted from
 its Keras graph.
 """
 
 from __future__ import annotations
 
-import os
-import tempfile
 from functools import lru_cache
 from threading import Lock, local
-from typing import TYPE_CHECKING, Any, Literal, Protocol
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
 from morphomil.errors import InputError
-from morphomil.segment.network import OUTLINE_MAPS, Design, Heads, Layer, forward
+from morphomil.segment.network import LOGITS, OUTLINE_MAPS, Design, Heads, Layer, forward
 from morphomil.types import CORES
 
 if TYPE_CHECKING:
@@ -25,138 +21,12 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
+    from morphomil.segment.network import Folded, Network
     from morphomil.types import Precision
 
 COMPILED_SHAPES = 9
 """Sizes of images kept compiled."""
-LOGITS = 16.0
-"""Logits of nucleus are cut here; float16 holds them to better than a hundredth."""
-NUCLEUS = "nucleus"
 Ranges = dict[str, tuple[float, float]]
-Folded = dict[str, tuple["NDArray[np.float32]", "NDArray[np.float32]"]]
-
-
-class Network(Protocol):
-    """A network ready to run; safe to call from several threads."""
-
-    def __call__(
-        self, pixels: NDArray[np.float32], margin: int = 0
-    ) -> tuple[NDArray[np.float32], ...]:
-        """(1, H, W, 3) -> probability (1, h, w, 1), distances in pixels (1, h, w, rays) and, where
-        the network has it, the logit of nucleus (1, H, W), without the margin. That is the map
-        `nucleus` of `network.OUTLINE_MAPS` less what of `seam` is positive, within `LOGITS`.
-
-        `margin` is a number of pixels on each side, 0 or a multiple of 16 from 32 on. The results
-        may lie in memory of the network's own: they hold until the same thread calls again.
-        """
-
-
-def import_tensorflow() -> None:
-    """Import TensorFlow without the notes that it writes to the process's standard error before
-    logging is set up."""
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
-    with tempfile.TemporaryFile() as notes:
-        stderr = os.dup(2)
-        try:
-            os.dup2(notes.fileno(), 2)
-            import tensorflow  # noqa: F401
-        finally:
-            os.dup2(stderr, 2)
-            os.close(stderr)
-
-
-class _KerasOperations:
-    """Keras layers, images (B, H, W, C)."""
-
-    def conv(self, x: Any, layer: Layer) -> Any:
-        from keras import layers
-
-        if layer.kernel > 1:
-            x = layers.ZeroPadding2D(layer.kernel // 2)(x)
-        if layer.depthwise:
-            x = layers.DepthwiseConv2D(layer.kernel, layer.stride, name=layer.name)(x)
-        else:
-            x = layers.Conv2D(layer.filters, layer.kernel, layer.stride, name=layer.name)(x)
-        if layer.activation == "none":
-            return x
-        return layers.ReLU(max_value=6.0 if layer.activation == "relu6" else None)(x)
-
-    def add(self, a: Any, b: Any) -> Any:
-        from keras import layers
-
-        return layers.Add()([a, b])
-
-    def join(self, x: Any, skips: list[Any], layer: Layer) -> Any:
-        from keras import layers
-
-        return self.conv(layers.Concatenate()([layers.UpSampling2D()(x), *skips]), layer)
-
-    def crop(self, x: Any, rim: int) -> Any:
-        from keras import layers
-
-        return layers.Cropping2D(rim)(x)
-
-    def fold(self, x: Any) -> Any:
-        from keras import layers
-
-        channels = x.shape[-1]
-        # TensorFlow's order of channels is 2 a + b first, then c; ours c first
-        order = [part * channels + c for c in range(channels) for part in range(4)]
-        return layers.Lambda(_space_to_depth, arguments={"order": order})(x)
-
-    def beside(self, x: Any, skip: Any, layer: Layer) -> Any:
-        from keras import layers
-
-        return self.conv(layers.Concatenate()([x, skip]), layer)
-
-    def unfold(self, x: Any) -> Any:
-        from keras import layers
-
-        maps = x.shape[-1] // 4
-        order = [4 * c + part for part in range(4) for c in range(maps)]
-        return layers.Lambda(_depth_to_space, arguments={"order": order})(x)
-
-
-def _keras_nucleus(maps: Any) -> Any:
-    import tensorflow as tf
-
-    return tf.clip_by_value(maps[..., 0] - tf.nn.relu(maps[..., 1]), -LOGITS, LOGITS)
-
-
-def _space_to_depth(x: Any, order: list[int]) -> Any:
-    import tensorflow as tf
-
-    return tf.gather(tf.nn.space_to_depth(x, 2), order, axis=-1)
-
-
-def _depth_to_space(x: Any, order: list[int]) -> Any:
-    import tensorflow as tf
-
-    return tf.nn.depth_to_space(tf.gather(x, order, axis=-1), 2)
-
-
-def keras_network(folded: Folded, design: Design) -> Any:
-    """The architecture as a Keras model with the outputs of a StarDist model, `prob` and `dist`,
-    and the logit of nucleus where the design has it (`Network`)."""
-    import_tensorflow()
-    import keras
-    from keras import layers
-
-    pixels = keras.Input((None, None, 3), name="input")
-    scaled = layers.Rescaling(2.0, -1.0)(pixels)
-    heads = forward(_KerasOperations(), scaled, design)
-    outputs = [
-        layers.Activation("sigmoid", name="prob")(heads.probability),
-        layers.Activation("exponential", name="dist")(heads.distance),
-    ]
-    if heads.outline is not None:
-        outputs.append(layers.Lambda(_keras_nucleus, name=NUCLEUS)(heads.outline))
-    model = keras.Model(pixels, outputs)
-    for name, (weight, bias) in folded.items():
-        layer = model.get_layer(name)
-        order = (2, 3, 0, 1) if isinstance(layer, layers.DepthwiseConv2D) else (2, 3, 1, 0)
-        layer.set_weights([weight.transpose(order), bias])
-    return model
 
 
 class _OpenVINOOperations:
@@ -481,27 +351,3 @@ def openvino_network(graph: Callable[[int], Any], *, precision: Precision) -> tu
         return tuple(found.to_tuple())
 
     return network, chosen
-
-
-def tensorflow_network(keras_model: Any) -> Network:
-    """A Keras model with the outputs of StarDist, and possibly the logit of nucleus, compiled; on a
-    GPU where TensorFlow sees one."""
-    import tensorflow as tf
-
-    heads = 3 if any(layer.name == NUCLEUS for layer in keras_model.layers) else 2
-    compiled = tf.function(
-        lambda block: keras_model(block, training=False)[:heads],
-        input_signature=[tf.TensorSpec((None, None, None, 3), tf.float32)],
-    )
-
-    def network(pixels: NDArray[np.float32], margin: int = 0) -> tuple[NDArray[np.float32], ...]:
-        return tuple(
-            _without_margin(part.numpy(), margin * part.shape[1] // pixels.shape[1])
-            for part in compiled(pixels)
-        )
-
-    return network
-
-
-def _without_margin(part: NDArray[np.float32], rim: int) -> NDArray[np.float32]:
-    return part[:, rim : part.shape[1] - rim, rim : part.shape[2] - rim]

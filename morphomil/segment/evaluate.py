@@ -17,8 +17,9 @@ from morphomil.nuclei.registry import FEATURES
 from morphomil.segment import MIN_AREA_UM2, find_labels
 from morphomil.segment.agreement import IOU_LEVELS, agreement, overlaps
 from morphomil.segment.blocks import array_reader, block_rows
-from morphomil.segment.contours import join_outlines, polygon_outlines
+from morphomil.segment.contours import polygon_outlines
 from morphomil.segment.detect import find_candidates, outline_rows, settled_rows
+from morphomil.segment.outlines import join_outlines
 from morphomil.segment.polygons import join, render, suppress
 from morphomil.stats.axial import axial_difference
 
@@ -28,8 +29,8 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from morphomil.segment.annotated import AnnotatedImage
-    from morphomil.segment.contours import Outlines
     from morphomil.segment.model import Segmenter
+    from morphomil.segment.outlines import Outlines
 
 TILE_PX = 256
 """Examples are tiles whose side is this many pixels."""

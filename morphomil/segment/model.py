@@ -20,15 +20,12 @@ from safetensors.numpy import load_file
 from morphomil.errors import InputError
 from morphomil.segment import network as own
 from morphomil.segment.engines import (
-    Network,
-    import_tensorflow,
-    keras_network,
     multiplied_in,
     openvino_graph,
     openvino_graph_of,
     openvino_network,
-    tensorflow_network,
 )
+from morphomil.segment.keras_engine import import_tensorflow, keras_network, tensorflow_network
 from morphomil.types import SegmenterSettings
 
 if TYPE_CHECKING:
@@ -36,6 +33,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
+    from morphomil.segment.network import Network
     from morphomil.types import Normalize
 
 WEIGHTS = Path(__file__).parent / "weights"

@@ -23,11 +23,14 @@ if TYPE_CHECKING:
 
 Activation = Literal["relu", "relu6", "none"]
 T = TypeVar("T")
+Folded = dict[str, tuple["NDArray[np.float32]", "NDArray[np.float32]"]]
 
 BACKBONE = "efficientnet-lite0"
 GRID = 2
 OUTLINE_MAPS = ("nucleus", "seam")
 """Logits per pixel: it belongs to a nucleus; it lies between two that touch or nearly touch."""
+LOGITS = 16.0
+"""Logits of nucleus are cut here; float16 holds them to better than a hundredth."""
 MULTIPLE = 16
 NORM_EPSILON = 1e-3
 _STAGES = (
@@ -42,6 +45,21 @@ _STAGES = (
 EfficientNet-Lite0's fifth stage has three blocks with kernel 5; one with kernel 3 looks 80 pixels
 less far, so that a block needs less context.
 """
+
+
+class Network(Protocol):
+    """A network ready to run; safe to call from several threads."""
+
+    def __call__(
+        self, pixels: NDArray[np.float32], margin: int = 0
+    ) -> tuple[NDArray[np.float32], ...]:
+        """(1, H, W, 3) -> probability (1, h, w, 1), distances in pixels (1, h, w, rays) and, where
+        the network has it, the logit of nucleus (1, H, W), without the margin. That is the map
+        `nucleus` of `OUTLINE_MAPS` less what of `seam` is positive, within `LOGITS`.
+
+        `margin` is a number of pixels on each side, 0 or a multiple of 16 from 32 on. The results
+        may lie in memory of the network's own: they hold until the same thread calls again.
+        """
 
 
 @dataclass(frozen=True)

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
     from threadpoolctl import ThreadpoolController
 
-    from morphomil.segment.contours import Outlines
+    from morphomil.segment.outlines import Outlines
 
 
 @dataclass(frozen=True)

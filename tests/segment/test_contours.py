@@ -8,11 +8,10 @@ import shapely
 
 from morphomil.nuclei.polygons import measure_outlines
 from morphomil.segment.contours import (
-    Outlines,
-    join_outlines,
     polygon_outlines,
     trace_contours,
 )
+from morphomil.segment.outlines import Outlines, join_outlines
 from morphomil.segment.polygons import Polygons
 
 

@@ -19,9 +19,10 @@ from morphomil.segment import blocks
 from morphomil.segment import polygons as polygons_module
 from morphomil.segment.agreement import agreement
 from morphomil.segment.blocks import MARGIN_PX, Block, array_reader, block_rows
-from morphomil.segment.contours import Outlines, join_outlines, polygon_outlines
+from morphomil.segment.contours import polygon_outlines
 from morphomil.segment.detect import find_candidates, find_nuclei
 from morphomil.segment.model import Segmenter
+from morphomil.segment.outlines import Outlines, join_outlines
 from morphomil.segment.polygons import Polygons, join, keep_largest_parts, render, suppress
 
 

@@ -20,12 +20,11 @@ from morphomil.segment import engines, segment_image
 from morphomil.segment.agreement import overlaps
 from morphomil.segment.engines import (
     activation_ranges,
-    keras_network,
     multiplied_in,
     openvino_graph,
     openvino_network,
-    tensorflow_network,
 )
+from morphomil.segment.keras_engine import keras_network, tensorflow_network
 from morphomil.segment.model import WEIGHTS, Segmenter, load_segmenter, load_stardist
 from morphomil.segment.network import Design, fold_norms, layers_of
 from morphomil.types import SegmenterSettings

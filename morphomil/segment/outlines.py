@@ -1,0 +1,71 @@
+"""Outlines of nuclei as polygons, and what can be done with them as a whole."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from numpy.typing import NDArray
+
+
+@dataclass(frozen=True)
+class Outlines:
+    """Nuclei: centers (n, 2) as (row, column), probabilities (n,), and the vertices of all outlines
+    one after the other (m, 2), of which nucleus i has those before `ends[i]`."""
+
+    points: NDArray[np.float32]
+    prob: NDArray[np.float32]
+    vertices: NDArray[np.float32]
+    ends: NDArray[np.int64]
+
+    def __len__(self) -> int:
+        return len(self.prob)
+
+    def __getitem__(self, keep: NDArray[np.bool_] | NDArray[np.intp]) -> Outlines:
+        chosen = np.arange(len(self))[keep]
+        counts = np.diff(self.ends, prepend=0)[chosen]
+        ends = np.cumsum(counts)
+        first = np.repeat(self.ends[chosen] - counts, counts)
+        own = np.arange(len(first)) - np.repeat(ends - counts, counts)
+        return Outlines(self.points[chosen], self.prob[chosen], self.vertices[first + own], ends)
+
+    def scaled(self, factor: float) -> Outlines:
+        """The same outlines where a pixel is `factor` times smaller."""
+        half, scale = np.float32(0.5), np.float32(factor)
+        points, vertices = ((p + half) * scale - half for p in (self.points, self.vertices))
+        return Outlines(points, self.prob, vertices, self.ends)
+
+    def shifted(self, pixels: float) -> Outlines:
+        """The same outlines, down and to the right by so many pixels."""
+        shift = np.float32(pixels)
+        return Outlines(self.points + shift, self.prob, self.vertices + shift, self.ends)
+
+    def areas(self) -> NDArray[np.float64]:
+        """The area inside each outline (n,), squared pixels."""
+        if not len(self):
+            return np.empty(0)
+        starts = self.ends - np.diff(self.ends, prepend=0)
+        origin = np.repeat(self.vertices[starts], np.diff(self.ends, prepend=0), axis=0)
+        own = (self.vertices - origin).astype(np.float64)
+        following = np.roll(own, -1, axis=0)
+        following[self.ends - 1] = 0  # the first vertex, which is the origin
+        twice = own[:, 1] * following[:, 0] - own[:, 0] * following[:, 1]
+        return np.abs(np.add.reduceat(twice, starts)) / 2
+
+
+def join_outlines(parts: Sequence[Outlines]) -> Outlines:
+    """All outlines of `parts`, in order."""
+    empty = np.empty((0, 2), np.float32)
+    parts = [Outlines(empty, empty[:, 0], empty, np.empty(0, np.int64)), *parts]
+    before = np.cumsum([0, *(len(part.vertices) for part in parts[:-1])])
+    return Outlines(
+        np.concatenate([part.points for part in parts]),
+        np.concatenate([part.prob for part in parts]),
+        np.concatenate([part.vertices for part in parts]),
+        np.concatenate([part.ends + start for part, start in zip(parts, before, strict=True)]),
+    )
