@@ -78,6 +78,9 @@ SETTINGS: dict[type, dict[str, Any]] = {
         "normalize_stain": typer.Option(
             "--normalize-stain", help="Bring hematoxylin and eosin to a reference first (Macenko)."
         ),
+        "implausible": typer.Option(
+            help="Objects that are no nuclei (fat, red cells, pigment, ink, ...): drop or keep."
+        ),
     },
     RankSettings: {
         "positive": typer.Option(help=POSITIVE_HELP),

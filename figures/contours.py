@@ -18,6 +18,7 @@ from morphomil.figures.patch_examples import PatchExample
 from morphomil.figures.slides import COLOR_BAR_MM, bar_extend, color_norm, draw_scale_bar
 from morphomil.figures.style import (
     GRAY,
+    GREEN,
     ONE_COLUMN_MM,
     SEQUENTIAL,
     TWO_COLUMNS_MM,
@@ -113,8 +114,13 @@ def draw_outlines(
     axes: Axes, example: PatchExample, norm: Normalize | None, *, line_width: float
 ) -> None:
     """A patch with the outlines of its nuclei, colored by the example's values if there are some
-    and a norm."""
+    and a norm, and those of objects that are no nuclei in green dashes."""
     axes.imshow(example.rgb)
+    rows, columns = example.rgb.shape[:2]
+    axes.set(xlim=(-0.5, columns - 0.5), ylim=(rows - 0.5, -0.5))
+    others = [np.concatenate([ring, ring[:1]]) for ring in example.implausible]
+    dashed = LineCollection(others, color=GREEN, linewidth=line_width, linestyle="--")
+    axes.add_collection(dashed, autolim=False)
     outlines = outline_nuclei(example.labels)
     if norm and example.values is not None:
         numbers = [example.values.get(number, math.nan) for number in outlines]

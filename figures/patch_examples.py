@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
 
     import pandas as pd
     from numpy.typing import NDArray
@@ -21,13 +21,15 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class PatchExample:
-    """One segmented patch: uint8 (H, W, 3), labels (H, W) with 0 for background, and a value per
-    nucleus label."""
+    """One segmented patch: uint8 (H, W, 3), labels (H, W) with 0 for background, a value per
+    nucleus label, and the outlines (k, 2) of objects that are no nuclei, in pixels whose centers
+    are at whole numbers."""
 
     rgb: NDArray[np.uint8]
     labels: NDArray[np.int32]
     title: str = ""
     values: Mapping[int, float] | None = None
+    implausible: Sequence[NDArray[np.float64]] = ()
 
 
 def read_example(
@@ -47,11 +49,24 @@ def read_example(
     """
     labels = masks.patch_labels(patch["x_px"], patch["y_px"])
     rgb = masks.frame.read_patch(image, patch["x_px"], patch["y_px"])
+    others = _implausible_outlines(masks, patch)
     if values is None:
-        return PatchExample(rgb, labels, title=title)
+        return PatchExample(rgb, labels, title=title, implausible=others)
     known = values[values.index.isin(np.unique(labels))]
     pairs = zip(known.index.tolist(), known.tolist(), strict=True)
-    return PatchExample(rgb, labels, title=title, values=dict(pairs))
+    return PatchExample(rgb, labels, title=title, values=dict(pairs), implausible=others)
+
+
+def _implausible_outlines(masks: RegionMasks, patch: Mapping[Any, Any]) -> list[NDArray[Any]]:
+    """The outlines of a patch's objects that are no nuclei, as far as they touch it."""
+    if masks.dropped is None:
+        return []
+    corner = np.array(
+        [part.start for part in masks.frame.patch_window(patch["x_px"], patch["y_px"])][::-1]
+    )
+    rings = [ring - corner - 0.5 for ring in masks.dropped.rings()]
+    side = masks.frame.patch_px
+    return [ring for ring in rings if (ring.max(axis=0) > 0).all() and (ring < side).all(1).any()]
 
 
 def read_slide_example(

@@ -14,7 +14,16 @@ from matplotlib.patches import Patch, Rectangle
 from matplotlib.patheffects import withStroke
 
 from morphomil.figures.labels import shorten
-from morphomil.figures.style import BLUE, GRAY, ONE_COLUMN_MM, ORANGE, SEQUENTIAL, new_figure, style
+from morphomil.figures.style import (
+    BLUE,
+    GRAY,
+    GREEN,
+    ONE_COLUMN_MM,
+    ORANGE,
+    SEQUENTIAL,
+    new_figure,
+    style,
+)
 from morphomil.nuclei.quantities import Quantity
 
 if TYPE_CHECKING:
@@ -58,13 +67,14 @@ def overview(
     level0_px_per_thumb_px: float,
     mpp: float,
     regions: Iterable[BaseGeometry] = (),
+    implausible: NDArray[np.float64] | None = None,
     title: str = "",
     width_mm: float = ONE_COLUMN_MM,
 ) -> Figure:
     """The thumbnail of one image with region outlines, kept and dropped patches and a scale bar.
 
     `patches` is a PATCHES table of this image, `regions` polygons in its level-0 pixels, `mpp` is
-    um per such pixel.
+    um per such pixel; `implausible` are x and y (n, 2) of objects that are no nuclei.
     """
     with style():
         figure, axes = _slide_axes(
@@ -82,9 +92,17 @@ def overview(
             Patch(**kept_look, label=f"kept patch ({len(kept):,})"),
             Patch(**dropped_look, label=f"dropped patch ({len(dropped):,})"),
         ]
-        figure.legend(
-            handles=handles + draw_regions(axes, regions), loc="outside lower center", ncols=3
-        )
+        handles += draw_regions(axes, regions)
+        if implausible is not None and len(implausible):
+            handles += axes.plot(
+                *implausible.T,
+                "o",
+                markersize=1.5,
+                markeredgewidth=0,
+                color=GREEN,
+                label=f"object, no nucleus ({len(implausible):,})",
+            )
+        figure.legend(handles=handles, loc="outside lower center", ncols=3)
         figure.draw_without_rendering()
         return figure
 

@@ -24,6 +24,7 @@ AnnotationOrigin = Literal["level0", "bounds"]
 (OpenSlide's bounds)."""
 Split = Literal["train", "val", "test"]
 Normalize = Literal["unit", "percentile"]
+Implausible = Literal["drop", "keep"]
 Engine = Literal["openvino", "tensorflow"]
 Precision = Literal["auto", "float32", "bfloat16", "int8"]
 CORES = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
@@ -114,9 +115,13 @@ class SegmenterSettings:
     normalize_stain: bool = False
     """The stains of an image, or of each region of a slide, are brought to a reference first
     (`slides.stain.fit_normalizer`; Macenko et al. 2009)."""
+    implausible: Implausible = "drop"
+    """Objects that are no nuclei of H&E (fat, red cells, pigment, ink, folds, what is out of focus;
+    `segment.plausible`) are dropped and counted, by models that are for H&E; or kept."""
 
     def __post_init__(self) -> None:
         choices = {
+            "implausible": get_args(Implausible),
             "normalize": (None, *get_args(Normalize)),
             "engine": get_args(Engine),
             "precision": get_args(Precision),

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 from morphomil.figures.slide_image import OpenedImage, open_image_of, thumbnail_scale
 from morphomil.figures.slides import overview
 from morphomil.figures.style import render
+from morphomil.slides.masks import implausible_places
 from morphomil.store import write_bytes
 
 if TYPE_CHECKING:
@@ -39,7 +40,8 @@ def draw_overviews(run: Run) -> list[Path]:
 
 
 def draw_overview(opened: OpenedImage) -> Figure:
-    """The thumbnail of one image with its regions and patches."""
+    """The thumbnail of one image with its regions and patches, and the objects that are no
+    nuclei."""
     patches = opened.run.patches(opened.slide.slide_id)
     thumbnail = opened.image.thumbnail()
     return overview(
@@ -48,6 +50,7 @@ def draw_overview(opened: OpenedImage) -> Figure:
         level0_px_per_thumb_px=thumbnail_scale(opened.image, thumbnail),
         mpp=opened.image.mpp,
         regions=opened.regions,
+        implausible=implausible_places(opened.run.masks(opened.slide.slide_id), opened.number),
         title=opened.slide.slide_id,
     )
 

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 def slides_table(run: Run) -> pd.DataFrame:
     """Segmentation and measurement of every slide, and why a slide has none."""
     measured, segmented = slide_states(run), run.figures("segment").set_index("slide_id")
-    for name in ("patches_with_ink", "patches_blurred"):
+    for name in ("patches_with_ink", "patches_blurred", "implausible"):
         measured[name] = measured["slide_id"].map(segmented[name]) if name in segmented else np.nan
     counted = run.figures("featurize")["state"].isin(["done", "empty"])
     names = zip(measured["slide_id"], counted, strict=True)
@@ -31,6 +31,7 @@ def slides_table(run: Run) -> pd.DataFrame:
         "patches_with_ink",
         "patches_blurred",
         "nuclei",
+        "implausible",
         "nuclei_per_mm2",
         "median_area_um2",
     ]

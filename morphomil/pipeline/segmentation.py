@@ -16,9 +16,11 @@ from morphomil.run.ledger import key_of
 from morphomil.slides.image import how_read, open_image
 from morphomil.slides.masks import (
     BAND_PX,
+    IMPLAUSIBLE,
     MIN_AREA_UM2,
     PAD_PX,
     DrawnNuclei,
+    DroppedOutlines,
     MaskFrame,
     RegionOutlines,
     store_region,
@@ -197,6 +199,7 @@ def cut_slide(
     left_out: Counter[tuple[str, str]] = Counter()
     notes: list[str] = []
     nuclei = 0
+    dropped: Counter[str] | None = None
     with atomic_path(folder / "masks.zarr") as partial:
         group = zarr.open_group(partial, mode="w")
         for number, source in enumerate(slide.images):
@@ -221,13 +224,29 @@ def cut_slide(
                     drawn = draw(RegionOfSlide(image, region, cut, frame), nuclei + 1)
                     store_region(group, region.index, frame, drawn, cut.tissue)
                     nuclei += drawn.nuclei
+                    if drawn.dropped is not None:
+                        dropped = (dropped or Counter()) + _count_reasons(drawn.dropped)
                 regions += found
     table = PATCHES.check(pd.concat(tables)) if tables else PATCHES.empty()
     write_parquet(folder / "patches.parquet", table)
     write_json(folder / "regions.geojson", regions_geojson(regions))
+    figures = _count(table, settings, regions=len(regions), nuclei=nuclei)
+    if dropped is not None:
+        figures["implausible"] = dropped.total()
+        figures["implausible_by_reason"] = sorted(map(list, dropped.items()))
+    if left_out:
+        figures["left_out"] = [[*why, count] for why, count in sorted(left_out.items())]
+    if notes:
+        figures["notes"] = notes
+    return ["patches.parquet", "regions.geojson", "masks.zarr"], figures
+
+
+def _count(
+    table: pd.DataFrame, settings: PatchSettings, *, regions: int, nuclei: int
+) -> dict[str, Any]:
     kept = table["kept"]
-    figures: dict[str, Any] = {
-        "regions": len(regions),
+    return {
+        "regions": regions,
         "patches": len(table),
         "patches_kept": int(kept.sum()),
         "patches_with_ink": int((table["ink_fraction"] >= settings.max_ink).sum()),
@@ -235,11 +254,10 @@ def cut_slide(
         "nuclei_found": nuclei,
         "tissue_mm2": float(table.loc[kept, "tissue_mm2"].sum()),
     }
-    if left_out:
-        figures["left_out"] = [[*why, count] for why, count in sorted(left_out.items())]
-    if notes:
-        figures["notes"] = notes
-    return ["patches.parquet", "regions.geojson", "masks.zarr"], figures
+
+
+def _count_reasons(dropped: DroppedOutlines) -> Counter[str]:
+    return Counter(IMPLAUSIBLE[number - 1] for number in dropped.reasons.tolist())
 
 
 def describe_emptiness(figures: dict[str, Any]) -> str:
@@ -270,6 +288,11 @@ def describe_emptiness(figures: dict[str, Any]) -> str:
             f"all {small:,} nuclei are smaller than {MIN_AREA_UM2:g} um2{counts}: are their "
             "coordinates level-0 pixels, is the pixel size right?"
         )
+    if implausible := figures.get("implausible"):
+        return (
+            f"none of {implausible:,} objects found is a nucleus{counts}: see its overview.png; is "
+            "it H&E, is the pixel size right? --implausible keep takes them all"
+        )
     return (
         f"no nucleus was found{counts}: is it H&E, are the regions on tissue, is the pixel size "
         "right?"
@@ -280,7 +303,7 @@ def _segment_region(
     part: RegionOfSlide, segmenter: Segmenter, *, first_label: int, step: Step
 ) -> DrawnNuclei:
     """The nuclei of a region by the network."""
-    from morphomil.segment import large_enough
+    from morphomil.segment import large_enough, parted
     from morphomil.segment.blocks import block_rows
     from morphomil.segment.detect import find_nuclei
     from morphomil.segment.outlines import join_outlines
@@ -300,11 +323,17 @@ def _segment_region(
             inside = _inside(part.region, cut, outlines, downsample)
             found.append(inside.scaled(factor).shifted(PAD_PX))
         step(round(kept * done / len(rows)), kept)
-    nuclei, least = large_enough(join_outlines(found), mpp=frame.mpp, segmenter=segmenter)
+    plausible, others, reasons = parted(join_outlines(found), mpp=frame.mpp)
+    nuclei, least = large_enough(plausible, mpp=frame.mpp, segmenter=segmenter)
     bands = render(nuclei, shape=frame.shape, min_px=least, first_label=first_label, band=BAND_PX)
-    corners = np.ascontiguousarray(nuclei.vertices[:, ::-1] + np.float32(0.5))
-    exact = RegionOutlines(first_label, corners, nuclei.ends) if segmenter.maps else None
-    return DrawnNuclei(len(nuclei), bands, exact)
+    exact = RegionOutlines(first_label, _corners(nuclei), nuclei.ends) if segmenter.maps else None
+    dropped = DroppedOutlines(_corners(others), others.ends, reasons) if segmenter.judges else None
+    return DrawnNuclei(len(nuclei), bands, exact, dropped)
+
+
+def _corners(nuclei: Outlines) -> NDArray[np.float32]:
+    """x and y (m, 2) of the vertices in masks, whose pixels' corners are at whole numbers."""
+    return np.ascontiguousarray(nuclei.vertices[:, ::-1] + np.float32(0.5))
 
 
 def _reader(

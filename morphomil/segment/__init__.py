@@ -12,6 +12,7 @@ from morphomil.errors import SlideError
 from morphomil.segment.blocks import array_reader, block_rows
 from morphomil.segment.detect import find_nuclei
 from morphomil.segment.outlines import Outlines, join_outlines
+from morphomil.segment.plausible import judge
 from morphomil.segment.polygons import render
 from morphomil.slides.masks import MIN_AREA_UM2
 from morphomil.slides.quality import is_ink
@@ -91,7 +92,7 @@ def _how_to_mend(array: NDArray[np.generic]) -> str:
 def find_labels(rgb: NDArray[np.uint8], *, mpp: float, segmenter: Segmenter) -> NDArray[np.int32]:
     """`segment_image` with a segmenter at hand."""
     found = find_outlines(rgb, mpp=mpp, segmenter=segmenter)
-    nuclei, least = large_enough(found, mpp=mpp, segmenter=segmenter)
+    nuclei, least = large_enough(parted(found, mpp=mpp)[0], mpp=mpp, segmenter=segmenter)
     bands = render(nuclei, shape=rgb.shape[:2], min_px=least)
     return np.concatenate([labels for _, labels in bands])
 
@@ -105,6 +106,16 @@ def large_enough(found: Outlines, *, mpp: float, segmenter: Segmenter) -> tuple[
     """
     least = MIN_AREA_UM2 / mpp**2
     return (found[found.areas() >= least], 1) if segmenter.maps else (found, least)
+
+
+def parted(found: Outlines, *, mpp: float) -> tuple[Outlines, Outlines, NDArray[np.uint8]]:
+    """What may be nuclei; the objects that are none, and the reason of each (`plausible.judge`)."""
+    if found.evidence is None:
+        return found, found[np.zeros(len(found), bool)], np.empty(0, np.uint8)
+    areas = found.areas() * mpp**2
+    reasons = judge(found.evidence, areas)
+    dropped = (reasons > 0) & (areas >= MIN_AREA_UM2)
+    return found[reasons == 0], found[dropped], reasons[dropped]
 
 
 def find_outlines(rgb: NDArray[np.uint8], *, mpp: float, segmenter: Segmenter) -> Outlines:

@@ -13,10 +13,11 @@ from __future__ import annotations
 from collections import deque
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from contextlib import closing
-from functools import cache
+from dataclasses import replace
+from functools import cache, partial
 from itertools import islice
 from threading import Lock
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
@@ -28,7 +29,8 @@ from morphomil.segment.contours import (
     trace_contours,
 )
 from morphomil.segment.outlines import Outlines, join_outlines
-from morphomil.segment.polygons import Polygons, join, suppress
+from morphomil.segment.plausible import RING_UM, averaged, evidence_factor, measure_evidence
+from morphomil.segment.polygons import Polygons, draw, join, suppress
 from morphomil.slides.quality import is_colored_ink
 from morphomil.types import CORES
 
@@ -48,15 +50,17 @@ BLANK = -8.0
 
 class Found(NamedTuple):
     """What the network finds in a block: the candidates whose center it owns and no ink covers, in
-    network pixels of the image, and the logit of what is nucleus (height, width), if it has it."""
+    network pixels of the image, and the logit of what is nucleus (height, width), if it has it; and
+    its pixels, averaged (`plausible.averaged`), if nuclei are to be told from other objects."""
 
     block: Block
     polygons: Polygons
     nucleus: NDArray[np.float16] | None
+    pixels: NDArray[np.uint8] | None = None
 
 
-def find_candidates(read: Read, block: Block, *, segmenter: Segmenter) -> Found:
-    """Every candidate of a block, and its map.
+def find_candidates(read: Read, block: Block, *, mpp: float, segmenter: Segmenter) -> Found:
+    """Every candidate of a block, and its map; `mpp`: um per network pixel.
 
     Raises:
         SlideError: the model finds nuclei nearly everywhere.
@@ -68,11 +72,12 @@ def find_candidates(read: Read, block: Block, *, segmenter: Segmenter) -> Found:
         -(-width // segmenter.multiple) * segmenter.multiple,
     )
     pixels = read(block.row - MARGIN_PX, block.column - MARGIN_PX, *padded)
+    seen = _seen(pixels, block, mpp=mpp) if segmenter.judges else None
     if all(
         (part == pixels[0, 0]).all() for part in (pixels[::16, ::16], pixels)
     ):  # most blocks differ in the first
         nothing = np.full((block.height, block.width), BLANK, np.float16)
-        return Found(block, join([], rays=0), nothing)
+        return Found(block, join([], rays=0), nothing, seen)
     probability, distance, logit = segmenter.predict(pixels, margin=MARGIN_PX)
     grid = segmenter.grid
     owned = np.s_[: -(-block.height // grid), : -(-block.width // grid)]
@@ -90,9 +95,16 @@ def find_candidates(read: Read, block: Block, *, segmenter: Segmenter) -> Found:
     rays = distance[owned][found].clip(MIN_RAY_PX, MARGIN_PX)
     polygons = Polygons(points.astype(np.float32), probability[owned][found], rays)
     if logit is None:
-        return Found(block, polygons, None)
+        return Found(block, polygons, None, seen)
     own = logit[: block.height, : block.width].astype(np.float16)  # a copy, as it must be
-    return Found(block, polygons, own)
+    return Found(block, polygons, own, seen)
+
+
+def _seen(pixels: NDArray[np.uint8], block: Block, *, mpp: float) -> NDArray[np.uint8]:
+    """A block's own pixels at the resolution that objects are judged at."""
+    factor = evidence_factor(mpp)
+    rows, columns = (-(-side // factor) * factor for side in (block.height, block.width))
+    return averaged(pixels[MARGIN_PX:, MARGIN_PX:][:rows, :columns], factor)
 
 
 def find_nuclei(
@@ -103,7 +115,7 @@ def find_nuclei(
     The network runs ahead on threads of its own while earlier rows are settled; at most four rows
     of candidates and maps and a few blocks of pixels are held in memory.
     """
-    settled = settled_rows(read, rows, segmenter=segmenter)
+    settled = settled_rows(read, rows, mpp=mpp, segmenter=segmenter)
     yield from outline_rows(settled, mpp=mpp, level=segmenter.edge_logit)
 
 
@@ -125,11 +137,13 @@ def outline_rows(
 
 
 def settled_rows(
-    read: Read, rows: Sequence[Sequence[Block]], *, segmenter: Segmenter
+    read: Read, rows: Sequence[Sequence[Block]], *, mpp: float, segmenter: Segmenter
 ) -> Iterator[list[Found]]:
     """The blocks of each row in turn with the candidates that are nuclei."""
     with closing(
-        _candidates_ahead(read, [b for blocks in rows for b in blocks], segmenter=segmenter)
+        _candidates_ahead(
+            read, [b for blocks in rows for b in blocks], mpp=mpp, segmenter=segmenter
+        )
     ) as candidates:
         above: list[Found] = []
         current = list(islice(candidates, len(rows[0]))) if rows else []
@@ -142,7 +156,7 @@ def settled_rows(
                 rest = (*current[position + 1 :], *below)
                 open_ones = [part.polygons for part in rest if len(part.polygons)]
                 nuclei = _settle(block, own.polygons, settled, open_ones, segmenter.nms_threshold)
-                accepted.append(Found(block, nuclei, own.nucleus))
+                accepted.append(own._replace(polygons=nuclei))
             yield accepted
             above, current = accepted, below
 
@@ -153,51 +167,108 @@ def _outline(
     """The outlines of the nuclei of a row of blocks, in the order of blocks and nuclei."""
     parts = []
     for own in row:
-        if own.nucleus is None or not len(own.polygons):
-            parts.append(polygon_outlines(own.polygons))
+        if not len(own.polygons):
             continue
-        rim = RIM_UM / mpp
-        halo = int(np.ceil(own.polygons.dist.max() + rim)) + 4
-        low = np.array([own.block.row, own.block.column]) - halo
-        high = low + np.array([own.block.height, own.block.width]) + 2 * halo
-        logit = np.full(high - low, np.nan, np.float32)
-        near = []
-        for part in (*row, *around):
-            corner = np.array([part.block.row, part.block.column])
-            end = corner + np.array([part.block.height, part.block.width])
-            first, last = np.maximum(corner, low), np.minimum(end, high)
-            if part.nucleus is None or (first >= last).any():
-                continue
-            logit[first[0] - low[0] : last[0] - low[0], first[1] - low[1] : last[1] - low[1]] = (
-                part.nucleus[
-                    first[0] - corner[0] : last[0] - corner[0],
-                    first[1] - corner[1] : last[1] - corner[1],
-                ]
-            )
-            if part is not own and len(part.polygons):
-                points = part.polygons.points
-                near.append(
-                    part.polygons[
-                        np.flatnonzero(
-                            ((points >= low - halo) & (points < high + halo)).all(axis=1)
-                        )
-                    ]
-                )
-        parts.append(
-            trace_contours(
-                own.polygons,
-                join(near, rays=own.polygons.dist.shape[1]),
-                logit,
-                corner=(int(low[0]), int(low[1])),
-                level=level,
-                rim_px=rim,
-            )
+        others = [part for part in (*row, *around) if part is not own]
+        outlines = (
+            polygon_outlines(own.polygons)
+            if own.nucleus is None
+            else _trace_block(own, others, mpp=mpp, level=level)
         )
+        if own.pixels is not None:
+            outlines = replace(outlines, evidence=_block_evidence(own, others, mpp=mpp))
+        parts.append(outlines)
     return join_outlines(parts)
 
 
+def _trace_block(own: Found, others: Sequence[Found], *, mpp: float, level: float) -> Outlines:
+    """The outlines of a block's nuclei from the maps around them."""
+    rim = RIM_UM / mpp
+    halo = int(np.ceil(own.polygons.dist.max() + rim)) + 4
+    low, high = _frame(own.block, halo)
+    logit = np.full(high - low, np.nan, np.float32)
+    for part in (own, *others):
+        if part.nucleus is not None:
+            _lay(logit, part.nucleus, part.block, low)
+    return trace_contours(
+        own.polygons,
+        _polygons_near(others, low - halo, high + halo, rays=own.polygons.dist.shape[1]),
+        logit,
+        corner=(int(low[0]), int(low[1])),
+        level=level,
+        rim_px=rim,
+    )
+
+
+def _block_evidence(own: Found, others: Sequence[Found], *, mpp: float) -> NDArray[np.float32]:
+    """Of each nucleus of a block what tells whether it is one (`measure_evidence`).
+
+    The polygons say which pixels are its own, whatever outline is drawn, so that blocks leave no
+    trace.
+    """
+    factor = evidence_factor(mpp)
+    reach = own.polygons.dist.max(axis=1, keepdims=True) + (RING_UM / mpp + factor)
+    low = np.floor((own.polygons.points - reach).min(axis=0) / factor).astype(int) * factor
+    high = np.ceil((own.polygons.points + reach).max(axis=0)).astype(int) + 1
+    size = -(-(high - low) // factor)
+    rgb, unknown = np.zeros((*size, 3), np.uint8), np.ones(size, bool)
+    for part in (own, *others):
+        if part.pixels is not None:
+            _lay(rgb, part.pixels, part.block, low, factor=factor)
+            _lay(unknown, np.zeros(part.pixels.shape[:2], bool), part.block, low, factor=factor)
+    near = _polygons_near(others, low - MARGIN_PX, high + MARGIN_PX, rays=0)
+    nuclei = join([own.polygons, near], rays=0)
+    drawn = polygon_outlines(nuclei)
+    drawn = drawn if factor == 1 else drawn.scaled(1 / factor)
+    corner = (int(low[0]) // factor, int(low[1]) // factor)
+    shape = (int(size[0]), int(size[1]))
+    labels = draw(drawn, np.arange(1, len(nuclei) + 1), corner=corner, shape=shape)
+    labels[unknown] = -1
+    return measure_evidence(rgb, labels, len(own.polygons), mpp=mpp * factor)
+
+
+def _frame(block: Block, halo: int) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
+    """The first pixel (row, column) of a block and its halo, and the one after the last."""
+    low = np.array([block.row, block.column]) - halo
+    return low, low + np.array([block.height, block.width]) + 2 * halo
+
+
+def _lay(
+    canvas: NDArray[Any],
+    part: NDArray[Any],
+    block: Block,
+    low: NDArray[np.intp],
+    *,
+    factor: int = 1,
+) -> None:
+    """Write what is known of a block into a canvas that begins at `low`; `factor` network pixels
+    are one of both."""
+    start = (np.array([block.row, block.column]) - low) // factor
+    first, end = np.maximum(start, 0), np.minimum(start + part.shape[:2], canvas.shape[:2])
+    if (first < end).all():
+        rows, columns = (slice(a, b) for a, b in zip(first, end, strict=True))
+        own = first - start
+        canvas[rows, columns] = part[
+            own[0] : own[0] + end[0] - first[0], own[1] : own[1] + end[1] - first[1]
+        ]
+
+
+def _polygons_near(
+    parts: Sequence[Found], low: NDArray[np.intp], high: NDArray[np.intp], *, rays: int
+) -> Polygons:
+    """Those whose center lies between two pixels."""
+    near = []
+    for part in parts:
+        first, end = _frame(part.block, 0)
+        if (first < high).all() and (end > low).all() and len(part.polygons):
+            points = part.polygons.points
+            inside = ((points >= low) & (points < high)).all(axis=1)
+            near.append(part.polygons[np.flatnonzero(inside)])
+    return join(near, rays=rays)
+
+
 def _candidates_ahead(
-    read: Read, blocks: Sequence[Block], *, segmenter: Segmenter
+    read: Read, blocks: Sequence[Block], *, mpp: float, segmenter: Segmenter
 ) -> Generator[Found]:
     """The candidates of each block in order; the next blocks are being worked meanwhile."""
     reading = Lock()
@@ -209,7 +280,8 @@ def _candidates_ahead(
     ahead: deque[Future[Found]] = deque()
     try:
         for block in blocks:
-            ahead.append(_pool().submit(find_candidates, read_alone, block, segmenter=segmenter))
+            work = partial(find_candidates, read_alone, block, mpp=mpp, segmenter=segmenter)
+            ahead.append(_pool().submit(work))
             if len(ahead) > 2 * CORES:
                 yield ahead.popleft().result()
         while ahead:

@@ -272,14 +272,16 @@ def tune_thresholds(
         {"prob", "nms"}, and the table of all pairs: `prob`, `nms`, `group`, `mpp`, `pq`, `aji`,
         `dq`, `count_ratio`, means over images. Groups and resolutions weigh the same.
     """
-    low = replace(segmenter, prob_threshold=min(PROB_GRID))
+    low = replace(segmenter, prob_threshold=min(PROB_GRID), judges=False)
     rows = []
     for image in (level for whole in validation for level in whole.levels()):
         shape = (image.labels.shape[0], image.labels.shape[1])
         blocks = [block for row in block_rows(*shape) for block in row]
         try:
             found = [
-                find_candidates(array_reader(image.rgb), block, segmenter=low).polygons
+                find_candidates(
+                    array_reader(image.rgb), block, mpp=image.mpp, segmenter=low
+                ).polygons
                 for block in blocks
             ]
         except (
@@ -324,11 +326,13 @@ def tune_edge(
         `edge_logit`, `group`, `mpp`, `area_bias` (mean over images of the relative difference of
         the mean areas).
     """
-    rows = []
+    rows, segmenter = [], replace(segmenter, judges=False)
     for image in (level for whole in validation for level in whole.levels()):
         blocks = block_rows(*image.labels.shape[:2])
         try:
-            settled = list(settled_rows(array_reader(image.rgb), blocks, segmenter=segmenter))
+            settled = list(
+                settled_rows(array_reader(image.rgb), blocks, mpp=image.mpp, segmenter=segmenter)
+            )
         except SlideError:  # as in `tune_thresholds`
             continue
         if any(part.nucleus is None for row in settled for part in row):

@@ -26,6 +26,7 @@ from morphomil.segment.engines import (
     openvino_network,
 )
 from morphomil.segment.keras_engine import import_tensorflow, keras_network, tensorflow_network
+from morphomil.segment.plausible import RULES
 from morphomil.types import SegmenterSettings
 
 if TYPE_CHECKING:
@@ -65,6 +66,8 @@ class Segmenter:
     """An outline is where the map of what is nucleus passes this."""
     stain: str = ""
     """"H&E": colors that it doesn't yield are taken as ink; "": unknown."""
+    judges: bool = False
+    """Objects that are no nuclei are told apart (`plausible`)."""
     precision: str = "float32"
     """The network computes in this precision; the settings may leave it to the machine."""
     settings: SegmenterSettings = SegmenterSettings()
@@ -173,6 +176,7 @@ def load_segmenter(settings: SegmenterSettings = SegmenterSettings()) -> Segment
         stored.thresholds,
         settings.accurate,
         settings.normalize_stain,
+        *(["implausible", RULES] if _judges(about, settings) else []),
     ]
     return Segmenter(
         sha256=hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest(),
@@ -186,9 +190,14 @@ def load_segmenter(settings: SegmenterSettings = SegmenterSettings()) -> Segment
         resolutions_mpp=tuple(float(mpp) for mpp in about["resolutions_mpp"]),
         normalize=about["normalize"],
         stain=about.get("stain", ""),
+        judges=_judges(about, settings),
         precision=precision,
         settings=settings,
     )
+
+
+def _judges(about: dict[str, Any], settings: SegmenterSettings) -> bool:
+    return about.get("stain") == "H&E" and settings.implausible == "drop"
 
 
 def _start_engine(stored: _Stored, settings: SegmenterSettings) -> tuple[Network, str]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -16,12 +16,14 @@ if TYPE_CHECKING:
 @dataclass(frozen=True)
 class Outlines:
     """Nuclei: centers (n, 2) as (row, column), probabilities (n,), and the vertices of all outlines
-    one after the other (m, 2), of which nucleus i has those before `ends[i]`."""
+    one after the other (m, 2), of which nucleus i has those before `ends[i]`; `evidence` (n, k) of
+    whether they are nuclei (`plausible.measure_evidence`), where it was taken."""
 
     points: NDArray[np.float32]
     prob: NDArray[np.float32]
     vertices: NDArray[np.float32]
     ends: NDArray[np.int64]
+    evidence: NDArray[np.float32] | None = None
 
     def __len__(self) -> int:
         return len(self.prob)
@@ -32,18 +34,20 @@ class Outlines:
         ends = np.cumsum(counts)
         first = np.repeat(self.ends[chosen] - counts, counts)
         own = np.arange(len(first)) - np.repeat(ends - counts, counts)
-        return Outlines(self.points[chosen], self.prob[chosen], self.vertices[first + own], ends)
+        evidence = None if self.evidence is None else self.evidence[chosen]
+        vertices = self.vertices[first + own]
+        return Outlines(self.points[chosen], self.prob[chosen], vertices, ends, evidence)
 
     def scaled(self, factor: float) -> Outlines:
         """The same outlines where a pixel is `factor` times smaller."""
         half, scale = np.float32(0.5), np.float32(factor)
         points, vertices = ((p + half) * scale - half for p in (self.points, self.vertices))
-        return Outlines(points, self.prob, vertices, self.ends)
+        return replace(self, points=points, vertices=vertices)
 
     def shifted(self, pixels: float) -> Outlines:
         """The same outlines, down and to the right by so many pixels."""
         shift = np.float32(pixels)
-        return Outlines(self.points + shift, self.prob, self.vertices + shift, self.ends)
+        return replace(self, points=self.points + shift, vertices=self.vertices + shift)
 
     def areas(self) -> NDArray[np.float64]:
         """The area inside each outline (n,), squared pixels."""
@@ -63,9 +67,12 @@ def join_outlines(parts: Sequence[Outlines]) -> Outlines:
     empty = np.empty((0, 2), np.float32)
     parts = [Outlines(empty, empty[:, 0], empty, np.empty(0, np.int64)), *parts]
     before = np.cumsum([0, *(len(part.vertices) for part in parts[:-1])])
+    evidence = [part.evidence for part in parts if part.evidence is not None]
+    complete = sum(map(len, evidence)) == sum(map(len, parts)) and len(evidence) > 0
     return Outlines(
         np.concatenate([part.points for part in parts]),
         np.concatenate([part.prob for part in parts]),
         np.concatenate([part.vertices for part in parts]),
         np.concatenate([part.ends + start for part, start in zip(parts, before, strict=True)]),
+        np.concatenate(evidence) if complete else None,
     )

@@ -234,15 +234,17 @@ def render(
         rows = min(band, height - top)
         near = np.flatnonzero((high >= top - halo) & (low < top + rows + halo))
         window = (rows + 2 * halo, width)
-        canvas = _draw(nuclei[near], top - halo, near + first_label, window)
+        canvas = draw(nuclei[near], near + first_label, corner=(top - halo, 0), shape=window)
         yield top, keep_largest_parts(canvas, min_px=min_px)[halo : halo + rows]
 
 
-def _draw(
-    nuclei: Outlines, top: int, numbers: NDArray[np.intp], shape: tuple[int, int]
+def draw(
+    nuclei: Outlines, numbers: NDArray[np.intp], *, corner: tuple[int, int], shape: tuple[int, int]
 ) -> NDArray[np.int32]:
+    """A canvas (H, W) that begins at `corner`, with each nucleus's number on its pixels, the most
+    probable on top; 0 elsewhere."""
     canvas = np.zeros(shape, np.int32)
-    vertices = nuclei.vertices.astype(np.float64) - np.array([top, 0])
+    vertices = nuclei.vertices.astype(np.float64) - np.array(corner)
     _fill(canvas, vertices, nuclei.ends, np.lexsort((numbers, nuclei.prob)), numbers)
     return canvas
 

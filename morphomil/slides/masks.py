@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Iterable, Iterator, Mapping
     from pathlib import Path
 
     import pandas as pd
@@ -35,6 +35,9 @@ may hold."""
 MIN_AREA_UM2 = 6.0
 """Smaller objects are dropped: a sphere of chromatin 2.8 um across is debris, not a nucleus in
 section."""
+
+IMPLAUSIBLE = ("size", "ink", "hole", "eosin", "pigment", "blur", "fold")
+"""An object that was found is no nucleus for one of these reasons (`segment.plausible`)."""
 
 
 @dataclass(frozen=True)
@@ -160,6 +163,21 @@ class RegionOutlines(NamedTuple):
     """Each outline ends here in `vertices`."""
 
 
+class DroppedOutlines(NamedTuple):
+    """The outlines of a region's objects that are no nuclei."""
+
+    vertices: NDArray[np.float32]
+    """x and y (m, 2) in the masks, as in `RegionOutlines`."""
+    ends: NDArray[np.int64]
+    """Each outline ends here in `vertices`."""
+    reasons: NDArray[np.uint8]
+    """Each object's reason is the one of `IMPLAUSIBLE` of this number, from 1."""
+
+    def rings(self) -> list[NDArray[np.float32]]:
+        """The vertices (k, 2) of each outline."""
+        return np.split(self.vertices, self.ends[:-1]) if len(self.ends) else []
+
+
 class LabelBand(NamedTuple):
     """Rows of a label image, with a halo above and below for nuclei that leave them."""
 
@@ -187,6 +205,8 @@ class RegionMasks:
     outlines: RegionOutlines | None = None
     """The outlines that the label image was drawn from, between its pixels; None where it is all
     that is known."""
+    dropped: DroppedOutlines | None = None
+    """Objects that were found and are no nuclei; None where none were."""
 
     @classmethod
     def open(cls, group: Any) -> RegionMasks:
@@ -201,11 +221,14 @@ class RegionMasks:
             patch_px=int(stored["patch_px"]),
             image=int(stored["image"]),
         )
-        if "vertices" not in group:
-            return cls(frame, labels, group["tissue"])
-        first, vertices, ends = stored["first_label"], group["vertices"][:], group["ends"][:]
-        outlines = RegionOutlines(int(first), np.asarray(vertices), np.asarray(ends))
-        return cls(frame, labels, group["tissue"], outlines)
+        outlines = dropped = None
+        if "vertices" in group:
+            exact = (np.asarray(group[name][:]) for name in ("vertices", "ends"))
+            outlines = RegionOutlines(int(stored["first_label"]), *exact)
+        if "dropped_ends" in group:
+            names = (f"dropped_{name}" for name in DroppedOutlines._fields)
+            dropped = DroppedOutlines(*(np.asarray(group[name][:]) for name in names))
+        return cls(frame, labels, group["tissue"], outlines, dropped)
 
     def crop(self, window: tuple[slice, slice]) -> NDArray[np.int32]:
         """The label image in a window of rows and columns."""
@@ -240,13 +263,27 @@ def open_masks(path: Path) -> dict[int, RegionMasks]:
     return {region: RegionMasks.open(stored) for region, stored in regions}
 
 
+def implausible_places(masks: Mapping[int, RegionMasks], image: int) -> NDArray[np.float64]:
+    """Level-0 positions (n, 2) on an image of a slide's objects that are no nuclei: the mean of
+    their outline's vertices."""
+    places = [
+        own.frame.to_level0(ring.mean(axis=0))
+        for own in masks.values()
+        if own.dropped is not None and own.frame.image == image
+        for ring in own.dropped.rings()
+    ]
+    return np.array(places).reshape(-1, 2)
+
+
 class DrawnNuclei(NamedTuple):
     """The nuclei of a region before they are stored: how many, int32 bands of the label image, each
-    with its first row, and the outlines that they were drawn from, if they say more."""
+    with its first row, the outlines that they were drawn from, if they say more, and the objects
+    that are no nuclei, if that was asked."""
 
     nuclei: int
     bands: Iterable[tuple[int, NDArray[np.int32]]]
     outlines: RegionOutlines | None = None
+    dropped: DroppedOutlines | None = None
 
 
 def store_region(
@@ -271,12 +308,18 @@ def store_region(
     blocks = stored.create_array("tissue", shape=tissue.shape, dtype="bool", chunks=tissue.shape)
     blocks[:] = tissue
     if drawn.outlines is not None:
-        for name, values in (("vertices", drawn.outlines.vertices), ("ends", drawn.outlines.ends)):
-            chunks = (min(len(values) or 1, 2**20), *values.shape[1:])
-            array = stored.create_array(
-                name, shape=values.shape, dtype=str(values.dtype), chunks=chunks
-            )
-            if len(values):
-                array[:] = values
+        _store_arrays(stored, {"vertices": drawn.outlines.vertices, "ends": drawn.outlines.ends})
         stored.attrs["first_label"] = drawn.outlines.first_label
+    if drawn.dropped is not None and len(drawn.dropped.ends):
+        _store_arrays(
+            stored, {f"dropped_{name}": part for name, part in drawn.dropped._asdict().items()}
+        )
     stored.attrs.update({name: value for name, value in asdict(frame).items() if name != "shape"})
+
+
+def _store_arrays(group: Any, arrays: dict[str, NDArray[Any]]) -> None:
+    for name, values in arrays.items():
+        chunks = (min(len(values) or 1, 2**20), *values.shape[1:])
+        array = group.create_array(name, shape=values.shape, dtype=str(values.dtype), chunks=chunks)
+        if len(values):
+            array[:] = values

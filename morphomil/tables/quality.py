@@ -55,7 +55,8 @@ def quality_table(run: Run) -> pd.DataFrame:
         `slide_id, patient, label`, `mpp` (um per level-0 pixel of the first image), `mpp_from`
         (manifest, file, or option, which is --mpp), `region_mm2`, `tissue_share` (of the regions),
         `analyzed_share` (of the regions, in kept patches), `nuclei_per_mm2`, `median_area_um2`,
-        `sharpness` (median over kept patches), `upsampling`
+        `implausible_share` (objects dropped as no nuclei, of all found; missing where all were
+        kept), `sharpness` (median over kept patches), `upsampling`
         (`slides.magnification.upsampling_factor`), `deviates` (the measures that are twice the
         cohort's median or more, or half or less). What can't be measured, as where a slide's file
         is gone, is missing.
@@ -70,7 +71,16 @@ def quality_table(run: Run) -> pd.DataFrame:
     ]
     names = ["slide_id", "patient", "label", "mpp", "mpp_from", "region_mm2", *MEASURES]
     table = pd.DataFrame(rows, columns=[*names, "upsampling"])
+    table["implausible_share"] = table["slide_id"].map(_implausible_shares(run))
     return table.assign(deviates=find_deviations(table))
+
+
+def _implausible_shares(run: Run) -> pd.Series[float]:
+    figures = run.figures("segment").set_index("slide_id")
+    if "implausible" not in figures:
+        return pd.Series(np.nan, figures.index)
+    dropped = figures["implausible"].astype(float)
+    return dropped / (dropped + figures["nuclei_found"].astype(float))
 
 
 def find_deviations(table: pd.DataFrame) -> list[str]:
@@ -99,7 +109,7 @@ def read_quality(run: Run) -> pd.DataFrame:
     """`tables/quality.csv` as `quality_table` gives it; no rows where there is none."""
     path = run.tables_folder / "quality.csv"
     texts = ("slide_id", "patient", "label", "mpp_from", "deviates")
-    numbers = ("mpp", "region_mm2", *MEASURES, "upsampling")
+    numbers = ("mpp", "region_mm2", *MEASURES, "upsampling", "implausible_share")
     if not path.is_file():
         return pd.DataFrame(columns=[*texts, *numbers])
     types: dict[str, Any] = dict.fromkeys(texts, str)

@@ -16,14 +16,20 @@ from skimage.measure import label
 
 from morphomil.errors import SlideError
 from morphomil.segment import blocks
-from morphomil.segment import polygons as polygons_module
 from morphomil.segment.agreement import agreement
 from morphomil.segment.blocks import MARGIN_PX, Block, array_reader, block_rows
 from morphomil.segment.contours import polygon_outlines
 from morphomil.segment.detect import find_candidates, find_nuclei
 from morphomil.segment.model import Segmenter
 from morphomil.segment.outlines import Outlines, join_outlines
-from morphomil.segment.polygons import Polygons, join, keep_largest_parts, render, suppress
+from morphomil.segment.polygons import (
+    Polygons,
+    draw,
+    join,
+    keep_largest_parts,
+    render,
+    suppress,
+)
 
 
 def oracle(labels: np.ndarray) -> tuple[Segmenter, np.ndarray]:
@@ -82,7 +88,7 @@ def test_polygons_are_filled_as_scikit_image_fills_them() -> None:
     expected = np.zeros((256, 260), np.int32)
     for i in np.argsort(polygons.prob, kind="stable"):
         expected[polygon(outlines[i, :, 0], outlines[i, :, 1], expected.shape)] = numbers[i]
-    drawn = polygons_module._draw(polygon_outlines(polygons), 0, numbers, expected.shape)
+    drawn = draw(polygon_outlines(polygons), numbers, corner=(0, 0), shape=expected.shape)
     np.testing.assert_array_equal(drawn, expected)
 
 
@@ -301,4 +307,4 @@ def test_nuclei_nearly_everywhere_are_refused() -> None:
     segmenter, image = oracle(scattered_ellipses((256, 256), 60, seed=2))
     wild = Segmenter(**(vars(segmenter) | {"prob_threshold": -1.0}))
     with pytest.raises(SlideError, match="nuclei on 100% of a block"):
-        find_candidates(array_reader(image), Block(0, 0, 256, 256), segmenter=wild)
+        find_candidates(array_reader(image), Block(0, 0, 256, 256), mpp=0.5, segmenter=wild)

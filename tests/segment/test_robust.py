@@ -105,7 +105,7 @@ def test_no_nucleus_is_cut_at_a_seam_or_found_twice(
         assert np.isin(at_seams, partners).mean() > 0.98
     segmenter = load_segmenter()
     rows = block_rows(1300, 1400)
-    settled = detect.settled_rows(array_reader(biopsy), rows, segmenter=segmenter)
+    settled = detect.settled_rows(array_reader(biopsy), rows, mpp=0.5, segmenter=segmenter)
     found = join([part.polygons for row in settled for part in row], rays=32)
     assert len(suppress(found, threshold=segmenter.nms_threshold)) == len(found)
 
