@@ -11,6 +11,8 @@ commands = command_group()
 COLUMNS = (
     "rank",
     "feature",
+    "verdict",
+    "attention_z",
     "attention",
     "shapley_auc",
     "shapley_p_any",
@@ -51,7 +53,9 @@ def rank(
         )
     for text in (
         *ranking.notes,
+        ranking.verdict.sentence,
         ranking.statement,
+        ranking.interactions.statement,
         *ranking.scan.findings,
         ranking.baselines.statement,
     ):

@@ -8,7 +8,7 @@ import numpy as np
 from matplotlib.lines import Line2D
 
 from morphomil.figures.drawing import Drawing
-from morphomil.figures.labels import format_p, shorten_all
+from morphomil.figures.labels import format_p, format_ratio, shorten_all
 from morphomil.figures.results import read_ranking
 from morphomil.figures.style import BLUE, GRAY, TWO_COLUMNS_MM, VERMILION, new_figure, style
 from morphomil.nuclei.quantities import patient_quantity
@@ -34,12 +34,30 @@ def draw_ranking(run: Run) -> Drawing:
     )
     caption = (
         "Attention relative to an even share and Cliff's delta, both with 95 % intervals, and "
-        "Mann-Whitney p values, also adjusted (Holm; Benjamini and Hochberg). Attention is "
-        "evidence of what the model weighted."
+        "Mann-Whitney p values, also adjusted (Holm; Benjamini and Hochberg). z: attention in SD "
+        "above that under permuted labels, which gives the order. Any feature: p under permuted "
+        "labels that 5 % holds for all features together, of attention, Shapley value and the "
+        "plain scan of ten summaries. Filled squares: supported, p below 0.05 over all of these; "
+        "open: inconclusive at this number of patients; none: not supported. Attention is evidence "
+        "of what the model weighted."
     )
     return Drawing(figure, ranking, caption)
 
 
+NUMBERS = (
+    ("p", "p_value"),
+    ("p Holm", "p_holm"),
+    ("p BH", "p_bh"),
+    ("z", "attention_z"),
+    ("att.", "attention_p_any"),
+    ("Shap.", "shapley_p_any"),
+    ("scan", "scan_p_any"),
+)
+"""These columns stand as text, with their heads."""
+ANY_FEATURE = ("attention_p_any", "shapley_p_any", "scan_p_any")
+"""These p values are over all features."""
+SQUARES = {"supported": "black", "inconclusive at this n": "white"}
+"""A verdict's square is filled, open or missing."""
 HIGHER, LOWER, NEITHER = ("^", VERMILION), ("v", BLUE), ("o", GRAY)
 """A feature's marker and color follow the sign of its effect."""
 
@@ -55,15 +73,20 @@ def ranking_plot(
     values.
 
     `ranking` has one row per feature: rank, feature, attention, attention_low, attention_high,
-    cliffs_delta, cliffs_delta_low, cliffs_delta_high, p_value, p_holm, p_bh. Attention 1 is one
-    over the number of features; the effect is that of the group `positive` minus `reference`.
-    Missing numbers stay blank, or a dash among p values.
+    cliffs_delta, cliffs_delta_low, cliffs_delta_high, p_value, p_holm, p_bh, and perhaps
+    attention_z, attention_p_any, shapley_p_any, scan_p_any, verdict. Attention 1 is one over the
+    number of features; the effect is that of the group `positive` minus `reference`. Missing
+    numbers stay blank, or a dash among p values.
     """
     table = ranking.sort_values("rank", kind="stable")
     positive, reference = shorten_all([positive, reference], 18)
+    columns = [
+        (head, name) for head, name in NUMBERS if name in table and table[name].notna().any()
+    ]
+    columns = columns or list(NUMBERS[:3])
     with style():
-        figure = new_figure(width_mm=width_mm, height_mm=24 + 6.5 * len(table))
-        grid = figure.add_gridspec(1, 3, width_ratios=(5, 5, 3))
+        figure = new_figure(width_mm=width_mm, height_mm=27 + 6.5 * len(table))
+        grid = figure.add_gridspec(1, 3, width_ratios=(5, 4, 0.4 + 0.85 * len(columns)))
         left = figure.add_subplot(grid[0])
         middle = figure.add_subplot(grid[1], sharey=left)
         right = figure.add_subplot(grid[2], sharey=left)
@@ -78,7 +101,7 @@ def ranking_plot(
         middle.set_xticks([-1, -0.5, 0, 0.5, 1])
         middle.axvline(0, color="black", linewidth=0.6, linestyle="--", zorder=0)
         middle.tick_params(axis="y", left=False, labelleft=False)
-        _write_p_values(right, table)
+        _write_numbers(right, table, columns)
         figure.legend(handles=_legend(positive, markers), loc="outside upper center", ncols=3)
         figure.draw_without_rendering()
         return figure
@@ -125,13 +148,30 @@ def _finish_attention(axes: Axes, table: pd.DataFrame) -> None:
     axes.set_xlabel(f"Attention [95 % interval]\nrelative to 1/{len(table)}")
 
 
-def _write_p_values(axes: Axes, table: pd.DataFrame) -> None:
+def _write_numbers(axes: Axes, table: pd.DataFrame, columns: list[tuple[str, str]]) -> None:
+    """z and p values as text, a square for each verdict."""
     axes.set_axis_off()
-    axes.set_xlim(0, 1)
-    columns = {"p_value": "p", "p_holm": "p Holm", "p_bh": "p BH"}
-    for at, (column, head) in zip((0.2, 0.58, 0.96), columns.items(), strict=True):
+    axes.set_xlim(0, len(columns) + 0.4)
+    for at, (head, column) in enumerate(columns, start=1):
         axes.text(
             at, 1.0, head, transform=axes.get_xaxis_transform(), ha="right", va="bottom", fontsize=6
         )
+        write = format_ratio if column == "attention_z" else format_p
         for row, value in enumerate(table[column]):
-            axes.text(at, row, format_p(value), ha="right", va="center", fontsize=6)
+            axes.text(at, row, write(value), ha="right", va="center", fontsize=6)
+    tested = [at for at, (_, column) in enumerate(columns, start=1) if column in ANY_FEATURE]
+    if tested:
+        axes.text(
+            (tested[0] + tested[-1]) / 2 - 0.3,
+            1.075,
+            "p, any feature",
+            transform=axes.get_xaxis_transform(),
+            ha="center",
+            va="bottom",
+            fontsize=6,
+        )
+    for row, verdict in enumerate(table.get("verdict", [])):
+        if fill := SQUARES.get(verdict):
+            axes.plot(
+                [len(columns) + 0.25], [row], "s", color="black", markerfacecolor=fill, markersize=4
+            )

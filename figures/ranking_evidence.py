@@ -9,6 +9,7 @@ import numpy as np
 import pandas as pd
 
 from morphomil.figures.drawing import AbsentError, Drawing
+from morphomil.figures.labels import format_p
 from morphomil.figures.results import read_ranking
 from morphomil.figures.style import BLUE, GRAY, SEQUENTIAL, TWO_COLUMNS_MM, new_figure, style
 from morphomil.nuclei.quantities import patient_quantity
@@ -35,8 +36,9 @@ def draw_ranking_evidence(run: Run) -> Drawing:
     stability = pd.read_csv(path)
     caption = (
         "Each feature's attention, its Shapley value of the AUC, what the AUC loses without it, "
-        "all with 95 % intervals, and how stable its place is. Blue: the interval lies above that "
-        "of a feature that does nothing."
+        "all with 95 % intervals, and how stable its place is. Blue: the feature is supported, by "
+        "the p values under permuted labels (of any feature, beside the names) and the plain scan; "
+        "intervals are no tests."
     )
     return Drawing(evidence_plot(ranking, stability), ranking, caption, {"stability": stability})
 
@@ -48,8 +50,9 @@ def evidence_plot(
     among the models.
 
     `ranking` has one row per feature: feature, attention, shapley_auc, ablation_auc, each with _low
-    and _high. `stability` has by, feature, kendalls_w, rank1, rank2, ...; the rows of Shapley
-    values are shown. What is NaN is not drawn. Features are in the order of Shapley values.
+    and _high, and perhaps verdict, attention_p_any, shapley_p_any. `stability` has by, feature,
+    kendalls_w, rank1, rank2, ...; the rows of Shapley values are shown. What is NaN is not drawn.
+    Features are in the order of Shapley values.
     """
     table = ranking.sort_values("shapley_auc", ascending=False, kind="stable", ignore_index=True)
     places = stability[stability["by"] == "shapley"].set_index("feature").loc[table["feature"]]
@@ -74,9 +77,7 @@ def evidence_plot(
         _draw_estimates(
             ablation, table, "ablation_auc", label="AUC lost without it,\nretrained [95 % interval]"
         )
-        left.set_yticks(
-            range(len(table)), [patient_quantity(name).name for name in table["feature"]]
-        )
+        left.set_yticks(range(len(table)), _names(table))
         left.set_ylim(len(table) - 0.4, -0.6)
         cells = right.imshow(
             places[columns].to_numpy(float), cmap=SEQUENTIAL, vmin=0, vmax=1, aspect="auto"
@@ -90,17 +91,29 @@ def evidence_plot(
         return figure
 
 
+def _names(table: pd.DataFrame) -> list[str]:
+    """The features, with the p values of attention and Shapley value over all features."""
+    names = [patient_quantity(name).name for name in table["feature"]]
+    tests = [name for name in ("attention_p_any", "shapley_p_any") if name in table]
+    if not tests or table[tests].isna().all(axis=None):
+        return names
+    return [
+        f"{name}\np {' / '.join(format_p(p) for p in row)}"
+        for name, row in zip(names, table[tests].to_numpy(float), strict=True)
+    ]
+
+
 def _draw_estimates(
     axes: Axes, table: pd.DataFrame, column: str, *, label: str, none: float = 0
 ) -> None:
-    """Points with intervals; blue if these lie above `none`, the value of a feature that does
-    nothing."""
-    for row, (value, low, high) in enumerate(
-        table[[column, f"{column}_low", f"{column}_high"]].to_numpy(float)
-    ):
+    """Points with intervals, blue where the feature is supported; `none` is the value of a feature
+    that does nothing."""
+    verdicts = table["verdict"] if "verdict" in table else [""] * len(table)
+    numbers = table[[column, f"{column}_low", f"{column}_high"]].to_numpy(float)
+    for row, ((value, low, high), verdict) in enumerate(zip(numbers, verdicts, strict=True)):
         if not np.isfinite(value):
             continue
-        color = BLUE if low > none else GRAY
+        color = BLUE if verdict == "supported" else GRAY
         axes.plot([low, high], [row, row], color=color, linewidth=1.2, solid_capstyle="butt")
         axes.plot([value], [row], marker="o", color=color, markersize=4, linestyle="")
     axes.axvline(none, color="black", linewidth=0.6, linestyle="--", zorder=0)

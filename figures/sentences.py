@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import re
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from morphomil.figures.labels import MINUS, format_interval, format_ratio, p_phrase
 from morphomil.nuclei.quantities import patient_quantity, phrase
@@ -29,6 +29,8 @@ class Auc:
     value: float
     low: float
     high: float
+    p_value: float = math.nan
+    """Under labels permuted through the whole training; NaN where these were not trained."""
 
     def __str__(self) -> str:
         """The AUC with its interval in brackets."""
@@ -59,45 +61,66 @@ def say_extent(slides: pd.DataFrame) -> list[str]:
 
 
 def say_auc(auc: Auc) -> str:
-    """How well the model separates the groups, and whether that is better than chance."""
-    if not math.isfinite(auc.low) or not math.isfinite(auc.high):
-        return (
-            f"The out-of-fold AUC of the morphometry model is {format_ratio(auc.value)}, without "
-            "an interval."
-        )
-    if auc.low > 0.5:
-        return (
-            f"From these features alone, the model separates the groups: out-of-fold AUC {auc} "
-            "(chance: 0.50)."
-        )
+    """How well the model separates the groups, and whether that is more than permuted labels
+    give."""
+    number = str(auc) if math.isfinite(auc.low) and math.isfinite(auc.high) else ""
+    number = number or f"{format_ratio(auc.value)}, without an interval"
     if auc.high < 0.5:
         return (
-            f"The model's out-of-fold AUC of {auc} lies below chance (0.50): what it learned in "
+            f"The model's out-of-fold AUC of {number} lies below chance (0.50): what it learned in "
             "training patients does not hold in the others. Its attention should not be "
             "interpreted."
         )
+    if math.isnan(auc.p_value):
+        return (
+            f"The out-of-fold AUC of the morphometry model is {number} (chance: 0.50). It was not "
+            "tested against permuted labels, and the interval is no test."
+        )
+    tested = f"{p_phrase(auc.p_value)} under permuted labels"
+    if auc.p_value < ALPHA:
+        return (
+            "From these features alone, the model separates the groups better than chance: "
+            f"out-of-fold AUC {number}, {tested}."
+        )
     return (
-        "There is no evidence that the model separates the groups better than chance: its "
-        f"out-of-fold AUC is {auc}, and the interval includes 0.50. Its attention should not be "
-        "interpreted."
+        "That the model separates the groups better than chance is not shown: its out-of-fold AUC "
+        f"is {number}, {tested}. Its attention should not be interpreted."
     )
 
 
 def say_first(ranking: pd.DataFrame, *, positive: str, reference: str) -> str:
-    """Which feature ranks first, how surely its attention is above an even share, and its
-    direction."""
+    """Which feature ranks first, what the tests say of it, and its direction."""
     first = ranking.sort_values("rank", kind="stable").iloc[0]
     interval = format_interval(first["attention_low"], first["attention_high"])
     sentence = (
         f"Of {count_in_words(len(ranking))} features, {phrase(first['feature'])} ranks first by "
-        f"attention: {format_ratio(first['attention'])} times the average {interval}."
+        f"attention: {_say_z(first)}{format_ratio(first['attention'])} times the average "
+        f"{interval}. {_say_verdict(first)}"
     )
-    if not first["attention_low"] > 1:
-        sentence += (
-            " The interval does not exclude 1, an even share of attention, so this first place is "
-            "not certain."
-        )
     return f"{sentence} {_say_difference(first, positive=positive, reference=reference)}"
+
+
+def _say_z(row: pd.Series[Any]) -> str:
+    z, tested = row.get("attention_z", math.nan), row.get("attention_p_any", math.nan)
+    if not math.isfinite(z) or not math.isfinite(tested):
+        return ""
+    way = "above" if z > 0 else "below"
+    return f"{format_ratio(abs(z))} SD {way} that under permuted labels, "
+
+
+def _say_verdict(row: pd.Series[Any]) -> str:
+    """The verdict of a feature, with the p values of any feature that it rests on."""
+    parts = {
+        "attention": "attention_p_any",
+        "Shapley value": "shapley_p_any",
+        "plain scan": "scan_p_any",
+    }
+    known = {name: row[column] for name, column in parts.items() if column in row}
+    listed = ", ".join(f"{name} {p_phrase(p)}" for name, p in known.items() if math.isfinite(p))
+    if not listed or "verdict" not in row:
+        return "Whether it does so by chance was not tested."
+    said = f"Verdict: {row['verdict']} ({p_phrase(row['verdict_p'])} over all features"
+    return f"{said}; for any feature: {listed})."
 
 
 def say_differences(ranking: pd.DataFrame, *, positive: str, reference: str) -> str:
@@ -137,13 +160,27 @@ def say_plainly(text: str, features: Sequence[str]) -> str:
     return re.sub(r"(?<![\w)])-(?=\d)", MINUS, text)
 
 
-def say_statement(summary: dict[str, Any], ranking: pd.DataFrame | None) -> str:
-    """How the ways of ranking agree; nothing before a ranking."""
-    return (
-        ""
-        if ranking is None
-        else say_plainly(str(summary.get("statement", "")), ranking["feature"].tolist())
-    )
+def say_statement(
+    summary: dict[str, Any],
+    ranking: pd.DataFrame | None,
+    name: Literal["verdict", "statement", "interaction"] = "statement",
+) -> str:
+    """A ranking's own sentences in plain words: how the ways of ranking agree, its verdict, or
+    which pair of features tells more together; nothing before a ranking."""
+    if ranking is None:
+        return ""
+    said = summary.get(name, "")
+    text = said.get("sentence", "") if isinstance(said, dict) else str(said)
+    plain = say_plainly(text, ranking["feature"].tolist())
+    return f"{plain[:1].upper()}{plain[1:]}"
+
+
+def read_auc(summary: dict[str, Any]) -> Auc | None:
+    """The out-of-fold AUC of a ranking's summary, with its p value."""
+    if "auc" not in summary:
+        return None
+    p = summary.get("verdict", {}).get("routes", {}).get("auc", math.nan)
+    return Auc(summary["auc"], summary["auc_low"], summary["auc_high"], p)
 
 
 def say_attention(model: str, associations: pd.DataFrame, *, first: str | None = None) -> list[str]:

@@ -25,7 +25,7 @@ def read_attention_section(
     if not path.is_file():
         return None
     associations = pd.read_csv(path)
-    sentences = [] if ranking is None else [say_statement(run.ranking_about(), ranking)]
+    sentences = [say_statement(run.ranking_about(), ranking)]
     for model, associations_of_model in associations.groupby("model", sort=False):
         first = None if ranking is None else str(ranking["feature"].iloc[0])
         sentences.append(

@@ -87,7 +87,9 @@ class ReportData:
     lost why. `cohort`: any table. `slides`: slide_id, patient, label, state ("done" or why not),
     patches_kept, patches_dropped, nuclei, nuclei_per_mm2, median_area_um2, cause ("" if done).
     `ranking`: as `ranking_plot`, with n_positive, n_reference, median_positive, median_reference.
-    `statement` says how the ways of ranking agree; `cautions` are further sentences of the summary.
+    `verdict` says what the tests allow to say, `statement` how the ways of ranking agree,
+    `interaction` which pair of features tells more together; `cautions` are further sentences of
+    the summary.
     `performance` and `comparison`: any tables of the models. `pictures` are all further figures,
     `absent` sentences on those that could not be drawn.
     """
@@ -99,7 +101,9 @@ class ReportData:
     cohort: pd.DataFrame
     slides: pd.DataFrame
     ranking: pd.DataFrame | None = None
+    verdict: str = ""
     statement: str = ""
+    interaction: str = ""
     auc: Auc | None = None
     ranking_picture: Picture | None = None
     groups_picture: Picture | None = None

@@ -38,11 +38,26 @@ _HEADS = {
     "p_bh": "p, Benjamini-Hochberg",
     "brunner_munzel_holm": "p, Brunner-Munzel, Holm",
     "scan_p": "p of the feature",
-    "scan_p_any": "p, all features together",
+    "attention_z": "Attention, SD above permuted labels",
+    "attention_p_any": "p of attention, all features",
+    "shapley_p_any": "p of Shapley value, all features",
+    "scan_p_any": "p of the scan, all features",
+    "verdict_p": "p, all routes and features",
+    "verdict": "Verdict",
     "attention_p_holm": "p, Holm",
     "occlusion_p_holm": "p, Holm",
 }
 _P_VALUES = ("p_value", "p_holm", "p_bh", "brunner_munzel_holm")
+_PRINTED_AS_P = (*_P_VALUES, "scan_p", "_p_any", "verdict_p")
+_TESTS = (
+    "attention_z",
+    "attention_p_any",
+    "shapley_p_any",
+    "scan_p_any",
+    "verdict_p",
+    "verdict",
+)
+"""These columns of the ranking are printed where they have been computed."""
 _ESTIMATE = re.compile(rf"([-{MINUS}]?\d+\.?\d*) \[[^\]]*\]")
 """An estimate is a number with its interval."""
 
@@ -125,9 +140,11 @@ def _findings(data: ReportData) -> list[str]:
         findings.append(say_auc(data.auc))
     if data.ranking is None:
         return [*findings, "The features have not been ranked yet."]
-    agreement = [data.statement] if data.statement else []
+    agreement = [text for text in (data.statement, data.interaction) if text]
+    verdict = [data.verdict] if data.verdict else []
     return [
         *findings,
+        *verdict,
         say_first(data.ranking, **names),
         *agreement,
         say_differences(data.ranking, **names),
@@ -153,13 +170,14 @@ def _print_table(table: pd.DataFrame, caption: str) -> _PrintedTable:
 
 
 def _print_ranking(ranking: pd.DataFrame, data: ReportData) -> _PrintedTable:
+    tests = [name for name in _TESTS if name in ranking and ranking[name].notna().any()]
     heads = [
         "Rank",
         "Feature",
         f"Attention relative to 1/{len(ranking)} [95 %]",
         f"Cliff's delta [95 %], {data.positive} minus {data.reference}",
         *(f"Median, {group} (n)" for group in (data.positive, data.reference)),
-        *(_HEADS[name] for name in _P_VALUES),
+        *(_HEADS[name] for name in (*_P_VALUES, *tests)),
     ]
     rows = [
         [
@@ -168,7 +186,7 @@ def _print_ranking(ranking: pd.DataFrame, data: ReportData) -> _PrintedTable:
             _estimate_cell(row, "attention"),
             _estimate_cell(row, "cliffs_delta"),
             *(_median_cell(row, group) for group in ("positive", "reference")),
-            *(_print_cell(name, row[name]) for name in _P_VALUES),
+            *(_print_cell(name, row[name]) for name in (*_P_VALUES, *tests)),
         ]
         for row in ranking.sort_values("rank", kind="stable").to_dict("records")
     ]
@@ -200,9 +218,7 @@ def _print_cell(column: Any, value: Any) -> _PrintedCell:
         return _PrintedCell(f"{value:,}", _sort_key(value), numeric=True)
     if isinstance(value, float):
         return _PrintedCell(
-            format_p(value)
-            if str(column).endswith((*_P_VALUES, "scan_p", "_p_any"))
-            else format_number(value),
+            format_p(value) if str(column).endswith(_PRINTED_AS_P) else format_number(value),
             _sort_key(value),
             numeric=True,
         )

@@ -12,7 +12,7 @@ from morphomil.figures.report.gallery import choose_slides, draw_gallery, note_o
 from morphomil.figures.report.page import render_report
 from morphomil.figures.report.scan import read_scan_section
 from morphomil.figures.report.tables import cohort_table, model_tables, slides_table
-from morphomil.figures.sentences import Auc, say_statement
+from morphomil.figures.sentences import read_auc, say_statement
 from morphomil.store import write_bytes
 from morphomil.tables.flow import flow_table
 from morphomil.tables.methods import describe_run
@@ -45,11 +45,11 @@ def write_report(run: Run) -> Path:
         cohort=cohort_table(run),
         slides=slides,
         ranking=ranking,
+        verdict=say_statement(summary, ranking, "verdict"),
         statement=say_statement(summary, ranking),
         scan=read_scan_section(run, ranking),
-        auc=Auc(summary["auc"], summary["auc_low"], summary["auc_high"])
-        if "auc" in summary
-        else None,
+        interaction=say_statement(summary, ranking, "interaction"),
+        auc=read_auc(summary),
         gallery=tuple(
             draw_gallery(run, shown, top, positive=str(summary.get("positive", "positive")))
         ),

@@ -17,8 +17,9 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from morphomil.rank.folds import NullResult
-PRIOR_FREEDOM = 4.0
-"""What the folds say of a feature's variance counts as much as so many further labelings."""
+PRIOR_FREEDOM = 20.0
+"""What the folds and the other features say of a feature's variance counts as much as so many
+further labelings."""
 
 TINY = 1e-12
 """A score whose SD is smaller does not change."""
@@ -57,9 +58,9 @@ class PooledNull:
     def attention_moments(self) -> Moments:
         """Mean and SD of each feature's attention under permuted labels.
 
-        With few labelings a variance is drawn, by `PRIOR_FREEDOM`, to what the folds one by one
-        say of it (Smyth 2004, with a prior of given weight): their variances, of which there are
-        many more, times one factor for all features.
+        With few labelings a variance is drawn, by `PRIOR_FREEDOM`, to a prior (Smyth 2004, with a
+        prior of given weight): half of it is the mean variance of all features, half what the folds
+        one by one say of this feature, times one factor for all.
         """
         null = self.attention[:, 1:]
         pooled = null.sum(axis=0)
@@ -68,13 +69,13 @@ class PooledNull:
             raise ValueError(f"an SD needs 2 permutations or more, got {len(pooled)}")
         variance = pooled.var(axis=0, ddof=1)
         of_folds = null.var(axis=1, ddof=1).sum(axis=0)
-        prior = of_folds * variance.mean() / max(of_folds.mean(), TINY**2)
+        prior = variance.mean() * (0.5 + 0.5 * of_folds / max(of_folds.mean(), TINY**2))
         drawn = (PRIOR_FREEDOM * prior + freedom * variance) / (PRIOR_FREEDOM + freedom)
         return Moments(pooled.mean(axis=0), np.maximum(np.sqrt(drawn), TINY))
 
     def scores(self, weights: NDArray[np.float64]) -> dict[str, NDArray[np.float64]]:
-        """Standardized scores of attention and of Shapley values, (labelings, features) each; none
-        where only attention has been asked for.
+        """Standardized scores of attention and of Shapley values, (labelings, features) each, and
+        the AUC that the features gain, (labelings,); none where only attention was asked for.
 
         `weights` are those of the coalitions (`shapley.Coalitions`).
         """
@@ -83,6 +84,7 @@ class PooledNull:
         return {
             "attention": standardize(self.attention.sum(axis=0)),
             "shapley": standardize(self.auc @ weights.T),
+            "auc": self.auc[:, -1] - self.auc[:, 0],
         }
 
 

@@ -96,10 +96,15 @@ class PooledOutcomes:
             return {}
         mean, sd = self.null.attention_moments()
         columns = {"attention_z": (self.attention.mean(axis=(0, 1)) - mean) / sd}
-        scores = self.null.scores(self.plan.coalitions.weights)
-        for name, score in scores.items():
-            columns[f"{name}_p"], columns[f"{name}_p_any"] = null_p(score)
+        for name, score in self.null_scores().items():
+            if score.ndim > 1:
+                columns[f"{name}_p"], columns[f"{name}_p_any"] = null_p(score)
         return columns
+
+    def null_scores(self) -> dict[str, NDArray[np.float64]]:
+        """What the models score under the true and the permuted labels (`PooledNull.scores`); none
+        where these are not for tests."""
+        return {} if self.null is None else self.null.scores(self.plan.coalitions.weights)
 
     def group_table(self) -> pd.DataFrame:
         """Families as one feature each; empty beyond the number of features whose coalitions are

@@ -23,9 +23,10 @@ from morphomil.rank.folds import FoldTask, permute_labels
 from morphomil.rank.inputs import check_inputs
 from morphomil.rank.outcomes import PooledOutcomes
 from morphomil.rank.plan import TrainingPlan
-from morphomil.rank.robustness import compare_rankings, say_agreement
-from morphomil.rank.scan import scan_features
+from morphomil.rank.robustness import compare_orders, say_agreement
+from morphomil.rank.scan import largest_differences, scan_features
 from morphomil.rank.summaries import SummarizedCounts
+from morphomil.rank.verdict import judge_ranking
 from morphomil.stats import within_fold_auc_interval
 from morphomil.stats.correlation import correlate_features
 from morphomil.types import RankSettings
@@ -42,6 +43,7 @@ if TYPE_CHECKING:
     from morphomil.rank.interactions import Interactions
     from morphomil.rank.plan import FoldOutcome
     from morphomil.rank.scan import FeatureScan
+    from morphomil.rank.verdict import Verdict
     from morphomil.stats.roc import AucInterval
 
 
@@ -81,6 +83,8 @@ class Ranking:
     """How the groups differ in ten summaries of each feature, without a model, and in words."""
     baselines: Baselines
     """Out-of-fold AUC of plain models beside the morphometry model's, and in words."""
+    verdict: Verdict
+    """What the tests allow to say: supported, inconclusive at this n, not supported."""
     statement: str
     """What attention puts first and whether the other ways of ranking agree, in plain words."""
     patient_values: pd.DataFrame
@@ -192,12 +196,9 @@ def rank_counts(
     study = _Study.of(counts, values, cohort, settings)
     bags, labels, positive = study.bags, study.labels, study.positive
     plan = TrainingPlan.of(features, settings)
+    labelings = study.permute(settings)
     outcomes, failed = _train_folds(
-        plan,
-        study,
-        settings=settings,
-        on_fold=on_fold,
-        on_estimate=on_estimate,
+        plan, study, labelings, settings=settings, on_fold=on_fold, on_estimate=on_estimate
     )
     results = [outcome.result for outcome in outcomes.values()]
     predictions = pd.concat([result.predictions for result in results], ignore_index=True)
@@ -208,9 +209,11 @@ def rank_counts(
     scan = study.scan(summaries, features, seed=settings.seed)
     baselines = study.compare_baselines(predictions, of_patients, summaries, settings)
     pooled = PooledOutcomes(plan, list(outcomes.values()), predictions, seed=settings.seed)
-    table = pooled.table(compared.merge(scan.features, on="feature", validate="one_to_one"))
-    groups = pooled.group_table()
-    agreement = _compare_orders(table)
+    auc = within_fold_auc_interval(*(predictions[n] for n in ("label", "probability", "fold")))
+    table, groups = pooled.table(compared.merge(scan.features, on="feature")), pooled.group_table()
+    verdict = study.judge(table, scan, pooled, labelings, auc_high=auc.high)
+    table = table.merge(verdict.features, on="feature", how="left", validate="one_to_one")
+    agreement = compare_orders(table)
     return Ranking(
         table=table,
         predictions=predictions,
@@ -226,9 +229,8 @@ def rank_counts(
         baselines=baselines,
         statement=say_agreement(table, groups, agreement),
         patient_values=of_patients,
-        auc=within_fold_auc_interval(
-            predictions["label"], predictions["probability"], predictions["fold"]
-        ),
+        auc=auc,
+        verdict=verdict,
         positive=positive,
         reference=study.reference,
         folds=study.folds,
@@ -293,6 +295,39 @@ class _Study:
             names=(self.positive, self.reference),
         )
 
+    def permute(self, settings: RankSettings) -> NDArray[np.int64]:
+        """The patients' labels (row 0) and permutations within folds and strata."""
+        return permute_labels(
+            self.is_positive.to_numpy().astype(np.int64),
+            self.folds,
+            self.bags,
+            permutations=settings.labelings,
+            seed=settings.seed,
+            strata=self.design.strata.to_numpy(),
+        )
+
+    def judge(
+        self,
+        table: pd.DataFrame,
+        scan: FeatureScan,
+        pooled: PooledOutcomes,
+        labelings: NDArray[np.int64],
+        *,
+        auc_high: float,
+    ) -> Verdict:
+        """What the tests allow to say: those of the models under these labelings, and the scan."""
+        features = pooled.plan.features
+        patients = scan.summaries.set_index("patient").index
+        strata = self.design.strata[patients].to_numpy()
+        return judge_ranking(
+            table,
+            scan,
+            largest_differences(scan.summaries, labelings, features=features, strata=strata),
+            auc_high=auc_high,
+            scores=pooled.null_scores(),
+            features=features,
+        )
+
     def compare_baselines(
         self,
         predictions: pd.DataFrame,
@@ -316,6 +351,7 @@ class _Study:
 def _train_folds(
     plan: TrainingPlan,
     study: _Study,
+    labelings: NDArray[np.int64],
     *,
     settings: RankSettings,
     on_fold: Callable[[int, int], None] | None,
@@ -327,14 +363,6 @@ def _train_folds(
         TrainingError: none could.
     """
     folds, bags, positive = study.folds, study.bags, study.is_positive
-    labelings = permute_labels(
-        positive.to_numpy().astype(np.int64),
-        folds,
-        bags,
-        permutations=settings.labelings,
-        seed=settings.seed,
-        strata=study.design.strata.to_numpy(),
-    )
     outcomes: dict[str, FoldOutcome] = {}
     failed: dict[str, str] = {}
     for number, fold in enumerate(folds, start=1):
@@ -349,20 +377,6 @@ def _train_folds(
     if not outcomes:
         raise TrainingError(f"no fold could be trained: {'; '.join(failed.values())}")
     return outcomes, failed
-
-
-def _compare_orders(table: pd.DataFrame) -> pd.DataFrame:
-    """Whether the ways of ranking agree (`robustness.compare_rankings`)."""
-    return compare_rankings(
-        pd.DataFrame(
-            {
-                "attention": table["attention"],
-                "shapley": table["shapley_auc"],
-                "ablation": table["ablation_auc"],
-                "effect_size": table["cliffs_delta"].abs(),
-            }
-        )
-    )
 
 
 def _two_groups(labels: pd.Series[str], positive: str | None) -> tuple[str, str]:

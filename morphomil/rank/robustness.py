@@ -11,6 +11,7 @@ import pandas as pd
 from scipy.stats import kendalltau, rankdata
 
 from morphomil.rank.shapley import log_likelihood
+from morphomil.rank.verdict import SUPPORTED
 from morphomil.seeds import generator
 
 if TYPE_CHECKING:
@@ -26,6 +27,8 @@ TOP = 3
 FAMILIES = {"size": ("area_um2", "major_axis_um", "minor_axis_um", "circumference_um")}
 """The features of a family measure nearly the same: the model may lean on any of them, so they are
 also ranked as one."""
+ALL = "all features"
+"""Rankings are compared among all features, or among the supported ones."""
 TAU_AGREES, TAU_PARTLY = 0.6, 0.2
 """From these values of Kendall's tau on two rankings are said to agree, or to agree in part."""
 
@@ -201,7 +204,8 @@ def say_agreement(table: pd.DataFrame, groups: pd.DataFrame, agreement: pd.DataF
     """In plain words: what attention puts first, whether Shapley values do too, and what leaving it
     out costs.
 
-    `table` and `groups` are a ranking's, `agreement` is of `compare_rankings`.
+    `table` and `groups` are a ranking's, `agreement` is of `compare_orders`: agreement is spoken of
+    among supported features only, since the others have no order to agree on.
     """
     first = table.sort_values("rank", kind="stable").iloc[0]
     second = table.sort_values("shapley_rank", kind="stable").iloc[0]
@@ -211,13 +215,7 @@ def say_agreement(table: pd.DataFrame, groups: pd.DataFrame, agreement: pd.DataF
         if same
         else f"Attention puts {first['feature']} first, Shapley values {second['feature']}"
     )
-    tau = agreement[(agreement["first"] == "attention") & (agreement["second"] == "shapley")]
-    if len(tau):
-        word = {"yes": "agree", "in part": "agree in part", "no": "do not agree"}[
-            tau["agree"].iloc[0]
-        ]
-        said += f"; over all features the two {word} (Kendall's tau {tau['tau'].iloc[0]:.2f})"
-    said += "."
+    said += f". {_say_common_order(table, agreement)}"
     if pd.isna(first["ablation_auc"]):
         return said
     said += f" Without {first['feature']} the retrained model {_say_cost(first)}."
@@ -226,6 +224,45 @@ def say_agreement(table: pd.DataFrame, groups: pd.DataFrame, agreement: pd.DataF
         row = family.iloc[0]
         said += f" Without the whole {row['group']} family it {_say_cost(row)}."
     return said
+
+
+def compare_orders(table: pd.DataFrame) -> pd.DataFrame:
+    """Kendall's tau of every two ways of ranking (`compare_rankings`), `among` all features, and
+    among the supported ones where these are two or more; only there `agree` says a word."""
+    scores = pd.DataFrame(
+        {
+            "attention": table["attention_z"].fillna(table["attention"]),
+            "shapley": table["shapley_auc"],
+            "ablation": table["ablation_auc"],
+            "effect_size": table["cliffs_delta"].abs(),
+        }
+    )
+    compared = compare_rankings(scores).assign(agree="")
+    compared.insert(0, "among", ALL)
+    supported = table["verdict"] == SUPPORTED
+    if supported.sum() < 2:
+        return compared
+    among = compare_rankings(scores[supported])
+    among.insert(0, "among", SUPPORTED)
+    return pd.concat([compared, among], ignore_index=True)
+
+
+def _say_common_order(table: pd.DataFrame, agreement: pd.DataFrame) -> str:
+    """Whether attention and Shapley values agree, where there is something to agree on."""
+    count = int((table["verdict"] == SUPPORTED).sum())
+    if count < 2:
+        those = "no feature is" if count == 0 else "only one feature is"
+        return (
+            f"Whether the two agree on the further order can't be asked: {those} supported, and "
+            "features without an effect have no order."
+        )
+    own = agreement[agreement["among"] == SUPPORTED]
+    tau = own[(own["first"] == "attention") & (own["second"] == "shapley")].iloc[0]
+    word = {"yes": "agree", "in part": "agree in part", "no": "do not agree"}[tau["agree"]]
+    p = "" if pd.isna(tau["p_value"]) else f", p = {tau['p_value']:.2g}"
+    return (
+        f"Over the {count} supported features the two {word} (Kendall's tau {tau['tau']:.2f}{p})."
+    )
 
 
 def _say_cost(row: pd.Series[Any]) -> str:

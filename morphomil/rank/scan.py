@@ -109,6 +109,22 @@ def scan_features(
     return FeatureScan(rows, of_features, summaries.reset_index(), findings)
 
 
+def largest_differences(
+    summaries: pd.DataFrame,
+    labelings: NDArray[np.int64],
+    *,
+    features: Sequence[str],
+    strata: ArrayLike | None = None,
+) -> NDArray[np.float64]:
+    """The size of the statistic in which a feature's summaries differ most, under each labeling:
+    (labelings, features), arguments as `scan_features`."""
+    table = summaries[summary_columns(features)].to_numpy(np.float64)
+    if len(labelings) < 2:
+        return np.zeros((1, len(features)))
+    owner = np.repeat(np.arange(len(features)), len(SUMMARIES))
+    return scan_columns(table, labelings, families=owner, strata=strata).largest
+
+
 def say_findings(features: pd.DataFrame, *, names: tuple[str, str]) -> tuple[str, ...]:
     """A sentence for each feature that differs (`FeatureScan.features`), the smallest p first.
 

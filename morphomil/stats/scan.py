@@ -50,6 +50,9 @@ class Scan:
     """Of each family's largest statistic."""
     strongest: NDArray[np.intp]
     """Each family's column of the largest statistic; -1 where none could be tested."""
+    largest: NDArray[np.float64]
+    """(labelings, families): the size of that statistic under each labeling, 0 where none could be
+    tested."""
 
 
 def draw_labelings(
@@ -126,6 +129,7 @@ def scan_columns(
         _where_tested(step_down(size), tested),
         _where_tested(step_down(largest), known),
         np.where(known, first, -1),
+        largest,
     )
 
 

@@ -97,6 +97,30 @@ def test_ranking_draws_the_table_from_first_to_last() -> None:
     assert_legible(figure)
 
 
+def test_tests_and_verdicts_stand_beside_the_ranking() -> None:
+    words = ["supported", "inconclusive at this n", "not supported"]
+    table = ranking().assign(
+        attention_z=np.linspace(4, -3, 8),
+        attention_p_any=0.005,
+        shapley_p_any=0.0151,
+        scan_p_any=0.0001,
+        verdict=[words[min(rank // 2, 2)] for rank in ranking()["rank"]],
+    )
+    figure = ranking_plot(table, positive="N(+)", reference="N0")
+    right = figure.axes[2]
+    heads = [text.get_text() for text in right.texts if text.get_position()[1] >= 1]
+    assert {"z", "att.", "Shap.", "scan", "p, any feature"} <= set(heads)
+    rows = {text.get_text() for text in right.texts if text.get_position()[1] == 0}
+    assert {"0.005", "0.015", "<0.001"} <= rows
+    squares = [(line.get_ydata()[0], line.get_markerfacecolor()) for line in right.lines]
+    assert squares == [(0, "black"), (1, "white"), (2, "white")]
+    assert_legible(figure)
+    quick = ranking_plot(table.assign(attention_p_any=np.nan, shapley_p_any=np.nan))
+    texts = {text.get_text() for text in quick.axes[2].texts}
+    assert "scan" in texts and "att." not in texts
+    assert_legible(quick)
+
+
 def test_direction_is_a_marker_and_a_color() -> None:
     figure = ranking_plot(ranking(), positive="N(+)")
     looks = [

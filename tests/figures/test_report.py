@@ -70,6 +70,16 @@ def ranking(p_holm: float = 0.004) -> pd.DataFrame:
             "p_holm": [0.4, p_holm, 0.6],
             "p_bh": [0.3, p_holm, 0.6],
             "brunner_munzel_holm": [0.4, p_holm, 0.6],
+            "attention_z": [0.4, 3.1, -1.0],
+            "attention_p_any": [0.5, p_holm, 0.9],
+            "shapley_p_any": [0.6, p_holm, 0.9],
+            "scan_p_any": [0.4, p_holm / 2, 0.9],
+            "verdict_p": [0.5, p_holm, 0.9],
+            "verdict": [
+                "inconclusive at this n",
+                "supported" if p_holm < 0.05 else "inconclusive at this n",
+                "not supported",
+            ],
             "cliffs_delta": [0.1, 0.42, -0.05],
             "cliffs_delta_low": [-0.1, 0.2, -0.2],
             "cliffs_delta_high": [0.3, 0.6, 0.1],
@@ -108,7 +118,7 @@ def report(**changes: object) -> ReportData:
         cohort=pd.DataFrame({"characteristic": ["age"], "p_value": [0.0002]}),
         slides=slides,
         ranking=ranking(),
-        auc=Auc(0.78, 0.66, 0.88),
+        auc=Auc(0.78, 0.66, 0.88, 0.005),
         ranking_picture=with_picture,
         groups_picture=with_picture,
         roc_picture=with_picture,
@@ -216,6 +226,12 @@ def test_tables_hold_the_numbers() -> None:
         "0.004",
         "0.004",
         "0.004",
+        "3.10",
+        "0.004",
+        "0.004",
+        "0.002",
+        "0.004",
+        "supported",
     ]
     assert [row[1] for row in rows] == ["Density (nuclei/mm²)", "Area (µm²)", "Circularity"]
     dash = "\N{EN DASH}"
@@ -244,23 +260,30 @@ def test_cells_sort_by_value_not_by_text() -> None:
 
 
 def test_significant_summary() -> None:
-    extent, lost, auc, first, differences, attention, density, quick = summarize(report())
+    said = {"verdict": "Supported.", "statement": "Both.", "interaction": "No pair."}
+    (extent, lost, auc, verdict, first, both, pair, differences, attention, density, quick) = (
+        summarize(report(**said))
+    )
+    assert [verdict, both, pair] == list(said.values())
     assert (
         extent
         == "1 patient (1 with N+) with 2 slides, 1,250 patches and 100,000 nuclei were analyzed."
     )
     assert lost == "1 of 3 slides gave no result and is left out (1 with N0); see the causes."
     assert auc == (
-        "From these features alone, the model separates the groups: out-of-fold AUC 0.78 [0.66, "
-        "0.88] (chance: 0.50)."
+        "From these features alone, the model separates the groups better than chance: out-of-fold "
+        "AUC 0.78 [0.66, 0.88], p = 0.005 under permuted labels."
     )
     assert first == (
-        "Of three features, density ranks first by attention: 1.50 times the average [1.20, 1.80]. "
+        "Of three features, density ranks first by attention: 3.10 SD above that under permuted "
+        "labels, 1.50 times the average [1.20, 1.80]. Verdict: supported (p = 0.004 over all "
+        "features; for any feature: attention p = 0.004, Shapley value p = 0.004, plain scan "
+        "p = 0.002). "
         "It is higher in N+ than in N0 (Cliff's delta 0.42 [0.20, 0.60], adjusted p = 0.004)."
     )
     assert differences == (
-        "After adjustment for three tests (Holm), one of three features differs significantly "
-        "between N+ and N0: "
+        "After adjustment for three Brunner-Munzel tests (Holm), one of three features differs "
+        "significantly between N+ and N0: "
         "density higher in N+ (p = 0.004)."
     )
     assert "evidence" in attention and "not an explanation" in attention
@@ -270,15 +293,16 @@ def test_significant_summary() -> None:
 
 def test_summary_says_when_nothing_is_found() -> None:
     table = ranking(p_holm=0.3).assign(attention_low=0.8)
-    text = " ".join(summarize(report(ranking=table, auc=Auc(0.53, 0.4, 0.66))))
-    assert "no evidence that the model separates the groups" in text
+    text = " ".join(summarize(report(ranking=table, auc=Auc(0.53, 0.4, 0.66, 0.3))))
+    assert "That the model separates the groups better than chance is not shown" in text
+    assert "0.53 [0.40, 0.66], p = 0.30 under permuted labels" in text
     assert "Its attention should not be interpreted." in text
-    assert "does not exclude 1" in text and "this first place is not certain" in text
+    assert "Verdict: inconclusive at this n (p = 0.30 over all features;" in text
     assert "Its difference between N+ and N0 is not significant" in text
     assert "no feature differs significantly between the groups" in text
     assert "smallest adjusted p is that of density (p = 0.30)" in text
     assert "no proof that the groups are alike" in text
-    assert "separates the groups:" not in text and "is higher in" not in text
+    assert "separates the groups better than chance:" not in text and "is higher in" not in text
 
 
 def test_summary_without_tests_ranking_or_interval() -> None:
@@ -288,6 +312,10 @@ def test_summary_without_tests_ranking_or_interval() -> None:
     page = render_report(report(ranking=None, auc=None, ranking_picture=None))
     assert "The features have not been ranked yet." in page and 'href="#ranking"' not in page
     assert "without an interval" in say_auc(Auc(0.7, math.nan, math.nan))
+    assert "not tested against permuted labels" in say_auc(Auc(0.7, 0.6, 0.8))
+    tests = ["attention_p_any", "shapley_p_any", "scan_p_any"]
+    text = " ".join(summarize(report(ranking=ranking().assign(**dict.fromkeys(tests, math.nan)))))
+    assert "Whether it does so by chance was not tested." in text and "SD above" not in text
     assert "below chance" in say_auc(Auc(0.3, 0.2, 0.4))
 
 

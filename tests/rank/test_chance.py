@@ -23,7 +23,7 @@ def test_moments_are_those_of_the_permutations_without_the_truth():
     mean, sd = null_of(attention).attention_moments()
     pooled = attention[:, 1:].sum(axis=0) / 10
     np.testing.assert_allclose(mean, pooled.mean(axis=0))
-    np.testing.assert_allclose(sd, pooled.std(axis=0, ddof=1), rtol=0.03)
+    np.testing.assert_allclose(sd, pooled.std(axis=0, ddof=1), rtol=0.06)
     with pytest.raises(ValueError, match="2 permutations or more, got 1"):
         null_of(attention[:, :2]).attention_moments()
 
@@ -36,7 +36,7 @@ def test_few_permutations_tell_features_apart_by_their_folds():
         attention = rng.normal(size=(5, 5, 2)) * [1, 2]
         _, sd = null_of(attention).attention_moments()
         ratios.append(sd[1] / sd[0])
-    assert 1.3 < np.median(ratios) < 2.2
+    assert 1.2 < np.median(ratios) < 2
     assert np.mean(np.array(ratios) > 1) > 0.9
 
 

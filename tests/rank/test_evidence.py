@@ -108,11 +108,17 @@ def test_p_values_under_permuted_labels_ablation_and_agreement(full):
     assert table.loc["rectangularity", "alone_auc"] == pytest.approx(ranking.auc.auc, abs=0.1)
     size = ranking.groups.set_index("group").loc["size"]
     assert size["alone_auc_low"] < 0.5 < size["alone_auc_high"]
-    pairs = ranking.agreement.set_index(["first", "second"])["tau"]
+    assert planted["verdict"] == "supported"
+    assert planted["verdict_p"] == ranking.verdict.p == 1 / 40
+    assert ranking.verdict.word == "supported"
+    assert set(ranking.verdict.routes) == {"attention", "shapley", "scan", "auc"}
+    assert table["attention_z"].idxmax() == table["rank"].idxmin() == "rectangularity"
+    pairs = ranking.agreement[ranking.agreement["among"] == "all features"]
+    pairs = pairs.set_index(["first", "second"])["tau"]
     assert len(pairs) == 6
     ways = {
-        "attention": table["attention"],
-        "shapley": table["shapley_log_loss"],
+        "attention": table["attention_z"],
+        "shapley": table["shapley_auc"],
         "ablation": table["ablation_auc"],
         "effect_size": table["cliffs_delta"].abs(),
     }

@@ -9,6 +9,7 @@ import pytest
 from scipy.stats import friedmanchisquare
 
 from morphomil.rank.robustness import (
+    compare_orders,
     compare_rankings,
     curves_of_removal,
     families_of,
@@ -147,23 +148,47 @@ def test_the_statement_says_what_ablation_says():
         "ablation_auc_high": [0.02, 0.3],
     }
     table = pd.DataFrame(
-        {"rank": [1, 2], "feature": ["area_um2", "circularity"], "shapley_rank": [2, 1], **numbers}
+        {
+            "rank": [1, 2],
+            "feature": ["area_um2", "circularity"],
+            "shapley_rank": [2, 1],
+            "attention_z": [3.0, 2.0],
+            "attention": [1.5, 1.2],
+            "shapley_auc": [0.1, 0.2],
+            "cliffs_delta": [0.5, -0.6],
+            "verdict": "supported",
+            **numbers,
+        }
     )
     groups = pd.DataFrame({"group": ["size"], "features": ["area_um2, major_axis_um"]}).assign(
         ablation_auc=0.1, ablation_auc_low=0.05, ablation_auc_high=0.2
     )
-    agreement = pd.DataFrame(
-        {"first": ["attention"], "second": ["shapley"], "tau": [-1.0], "agree": ["no"]}
-    )
-    said = say_agreement(table, groups, agreement)
+    said = say_agreement(table, groups, compare_orders(table))
     assert said == (
-        "Attention puts area_um2 first, Shapley values circularity; over all features the two do "
-        "not agree (Kendall's "
-        "tau -1.00). Without area_um2 the retrained model loses no AUC that could be told from "
-        "none: 0.000 "
-        "[-0.020, 0.020]. Without the whole size family it loses AUC: 0.100 [0.050, 0.200]."
+        "Attention puts area_um2 first, Shapley values circularity. Over the 2 supported features "
+        "the two do not agree (Kendall's tau -1.00, p = 1). Without area_um2 the retrained model "
+        "loses no AUC that could be told from none: 0.000 [-0.020, 0.020]. Without the whole size "
+        "family it loses AUC: 0.100 [0.050, 0.200]."
     )
-    short = say_agreement(
-        table.assign(ablation_auc=np.nan, shapley_rank=[1, 2]), groups, agreement[:0]
+    alone = table.assign(
+        ablation_auc=np.nan, shapley_rank=[1, 2], verdict=["supported", "inconclusive at this n"]
     )
-    assert short == "Attention and Shapley values both put area_um2 first."
+    assert say_agreement(alone, groups, compare_orders(alone)) == (
+        "Attention and Shapley values both put area_um2 first. Whether the two agree on the "
+        "further order can't be asked: only one feature is supported, and features without an "
+        "effect have no order."
+    )
+
+
+def test_orders_are_compared_among_all_and_among_supported_features():
+    rng = np.random.default_rng(4)
+    table = pd.DataFrame(rng.normal(size=(6, 4)), columns=["attention_z", "attention", "a", "b"])
+    table = table.rename(columns={"a": "shapley_auc", "b": "cliffs_delta"}).assign(
+        ablation_auc=np.nan, verdict=["supported"] * 3 + ["not supported"] * 3
+    )
+    orders = compare_orders(table)
+    assert orders["among"].tolist() == ["all features"] * 3 + ["supported"] * 3
+    assert (orders.loc[:2, "agree"] == "").all()
+    assert orders.loc[3:, "agree"].isin(["yes", "in part", "no"]).all()
+    assert orders["features"].tolist() == [6] * 3 + [3] * 3
+    assert len(compare_orders(table.assign(verdict="not supported"))) == 3

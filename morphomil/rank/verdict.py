@@ -1,0 +1,213 @@
+"""What the tests allow to say of a ranking: supported, inconclusive at this number of patients, or
+not supported.
+
+The words come from p values under permuted labels. Several routes ask whether the outcome goes with
+the features (attention, Shapley values, the plain scan, the out-of-fold AUC); their p values are
+combined under the same labelings, so that 5 % holds for all routes and features together.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pandas as pd
+
+from morphomil.stats.printing import print_p
+from morphomil.stats.scan import PERMUTATIONS
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from numpy.typing import NDArray
+
+    from morphomil.rank.scan import FeatureScan
+SUPPORTED, INCONCLUSIVE, NOT_SUPPORTED = "supported", "inconclusive at this n", "not supported"
+"""The three verdicts."""
+ALPHA = 0.05
+"""What has a smaller p is supported."""
+EFFECT_OF_SIZE = 0.33
+"""A Cliff's delta from which an effect has size (medium, after Romano et al. 2006); "not supported"
+is said only where the intervals exclude it."""
+AUC_OF_SIZE = (1 + EFFECT_OF_SIZE) / 2
+"""The AUC of one feature with such a delta."""
+_ALIKE = 1e-9
+"""Scores of two labelings this near to each other, relatively, count as equal."""
+_ROUTES = {
+    "attention": "attention",
+    "shapley": "Shapley values",
+    "scan": "the plain scan",
+    "auc": "the out-of-fold AUC",
+}
+"""How sentences call the routes."""
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What may be said of a whole ranking, and of each feature."""
+
+    word: str
+    """One of the three."""
+    p: float
+    """Over all routes and features."""
+    routes: dict[str, float]
+    """The p value of each route, over all features; they are not adjusted for there being several
+    routes."""
+    permutations: int
+    """Of the labels, that the p values rest on."""
+    features: pd.DataFrame
+    """One row per feature: `feature, verdict_p` (over all routes and features), `verdict`."""
+    sentence: str
+
+
+def combine_routes(
+    of_features: Mapping[str, NDArray[np.float64]], whole: Mapping[str, NDArray[np.float64]]
+) -> tuple[float, NDArray[np.float64], dict[str, float]]:
+    """The smallest p value of several routes, calibrated under the labelings that they share.
+
+    A route's p of a labeling is that of its highest feature among the highest of all labelings
+    (max-T); labelings are compared by the smallest of their routes' p values (Tippett 1931;
+    Westfall & Young 1993), ties by the second smallest, and so on. So the combined p is exact
+    whatever the routes have in common. A feature is compared by its own p values with the
+    labelings' smallest, so that its p is at least that of the whole.
+
+    Args:
+        of_features: by route, scores (labelings, features), high ones extreme, the truth in row 0.
+        whole: by route, scores (labelings,) that belong to no feature.
+
+    Returns:
+        p of the whole, p of each feature (features,), and the routes' own p values.
+
+    Raises:
+        ValueError: there is no permutation.
+    """
+    highest = [scores.max(axis=1) for scores in of_features.values()] + list(whole.values())
+    labelings = len(highest[0])
+    if labelings < 2:
+        raise ValueError("p values need at least 1 permutation, got 0")
+    rows = np.stack([_as_high(top, top) for top in highest], axis=1)
+    items = np.stack(
+        [_as_high(top, s[0]) for top, s in zip(highest, of_features.values(), strict=False)], axis=1
+    )
+    nothing = np.full((len(items), len(whole)), labelings)
+    keys = np.sort(np.concatenate([rows, np.concatenate([items, nothing], axis=1)]), axis=1)
+    place = np.unique(keys, axis=0, return_inverse=True)[1].ravel()
+    own = np.sort(place[:labelings])
+    p = np.searchsorted(own, place, side="right") / labelings
+    routes = dict(zip([*of_features, *whole], rows[0] / labelings, strict=True))
+    return float(p[0]), p[labelings:], {name: float(value) for name, value in routes.items()}
+
+
+def _as_high(null: NDArray[np.float64], scores: NDArray[np.float64]) -> NDArray[np.int64]:
+    """How many of the null are as high as each score."""
+    least = scores - _ALIKE * np.abs(scores)
+    return np.asarray(len(null) - np.searchsorted(np.sort(null), least, side="left"))
+
+
+def judge(p: float, *, excluded: bool) -> str:
+    """The verdict of a p value; `excluded`: the intervals exclude an effect of size. A p that is
+    missing is inconclusive."""
+    if p < ALPHA:
+        return SUPPORTED
+    return NOT_SUPPORTED if excluded and p >= ALPHA else INCONCLUSIVE
+
+
+def judge_ranking(
+    table: pd.DataFrame,
+    scan: FeatureScan,
+    scan_scores: NDArray[np.float64],
+    *,
+    auc_high: float,
+    scores: Mapping[str, NDArray[np.float64]],
+    features: Sequence[str],
+) -> Verdict:
+    """The verdicts of a ranking: by all routes where permuted labels were trained, else by the
+    plain scan with its own permutations.
+
+    A feature that is not supported is "not supported" only where the intervals of its ten summaries
+    and of its share of the AUC all exclude an effect of size; else the verdict is open.
+
+    Args:
+        table: one row per feature: `feature`, `shapley_auc_high`.
+        scan: the plain scan.
+        scan_scores: (labelings, features), the scan's largest statistic of each feature under the
+            labelings of the models.
+        auc_high: the upper limit of the out-of-fold AUC.
+        scores: of the models, (labelings, features) by route, or (labelings,) of the whole; empty
+            where permuted labels were not trained for tests.
+        features: names, in the order of the scores' columns.
+    """
+    if scores:
+        of_features = {name: score for name, score in scores.items() if score.ndim > 1}
+        whole = {name: score for name, score in scores.items() if score.ndim == 1}
+        p, each, routes = combine_routes(of_features | {"scan": scan_scores}, whole)
+        permutations = len(scan_scores) - 1
+    else:
+        each = scan.features.set_index("feature")["scan_p_any"][list(features)].to_numpy()
+        p = float(np.nanmin(each, initial=np.inf))
+        p = p if np.isfinite(p) else np.nan
+        routes, permutations = {"scan": p}, PERMUTATIONS
+    rows = scan.table.dropna(subset="delta")
+    small = (rows["delta_low"] > -EFFECT_OF_SIZE) & (rows["delta_high"] < EFFECT_OF_SIZE)
+    excluded = small.groupby(rows["feature"]).all().reindex(list(features), fill_value=False)
+    shares = table.set_index("feature")["shapley_auc_high"]
+    words = [
+        judge(value, excluded=bool(excluded[name] and shares[name] < AUC_OF_SIZE - 0.5))
+        for name, value in zip(features, each, strict=True)
+    ]
+    none = all(word == NOT_SUPPORTED for word in words) and auc_high < AUC_OF_SIZE
+    word = judge(p, excluded=none)
+    judged = pd.DataFrame({"feature": list(features), "verdict_p": each, "verdict": words})
+    sentence = say_verdict(word, judged, p=p, routes=routes, permutations=permutations)
+    return Verdict(word, p, routes, permutations, judged, sentence)
+
+
+def say_verdict(
+    word: str, features: pd.DataFrame, *, p: float, routes: Mapping[str, float], permutations: int
+) -> str:
+    """The verdict of the whole ranking in words, with the p values it rests on."""
+    if not routes or np.isnan(p):
+        return "Whether the outcome goes with these features was not tested."
+    tested = (
+        f"{_say_p(p)} for all features together, by {_list([_ROUTES[name] for name in routes])}, "
+        f"against {permutations:,} permutations of the labels"
+    )
+    if word == SUPPORTED:
+        said = f"Supported: the outcome goes with nuclear morphology beyond chance ({tested})."
+        found = features[features["verdict"] == SUPPORTED].sort_values("verdict_p", kind="stable")
+        named = [
+            f"{feature} ({_say_p(value)})"
+            for feature, value in zip(found["feature"], found["verdict_p"], strict=True)
+        ]
+        said += (
+            f" By itself supported: {', '.join(named)}."
+            if named
+            else " No single feature is supported by itself."
+        )
+    elif word == NOT_SUPPORTED:
+        said = (
+            f"Not supported: nothing beyond chance was found ({tested}), and the intervals exclude "
+            f"effects of size (a Cliff's delta of {EFFECT_OF_SIZE} either way, an AUC of "
+            f"{AUC_OF_SIZE:.2f})."
+        )
+    else:
+        said = (
+            f"Inconclusive at this number of patients: nothing beyond chance was found ({tested}), "
+            "but effects of size are not excluded."
+        )
+    if "auc" not in routes:
+        said += (
+            " The model, and with it what features tell only together, is untested: that takes "
+            "permuted labels through the training, which a quick ranking leaves out."
+        )
+    return said
+
+
+def _say_p(p: float) -> str:
+    printed = print_p(p)
+    return f"p {printed}" if printed.startswith("<") else f"p = {printed}"
+
+
+def _list(names: list[str]) -> str:
+    return names[0] if len(names) == 1 else f"{', '.join(names[:-1])} and {names[-1]}"
