@@ -12,6 +12,7 @@ from morphomil.figures.drawing import AbsentError
 from morphomil.tables.predictions import (
     class_names,
     of_test_patients,
+    two_class_predictions,
     two_class_test_part,
 )
 from morphomil.tables.typical import typical_patients
@@ -69,6 +70,14 @@ def read_binary_predictions(run: Run) -> pd.DataFrame:
     """The predictions of test patients by models that tell two classes apart."""
     try:
         return two_class_test_part(run)
+    except InputError as error:
+        raise AbsentError(str(error)) from None
+
+
+def read_compared_predictions(run: Run) -> pd.DataFrame:
+    """All predictions by models that tell two classes apart and tested both."""
+    try:
+        return two_class_predictions(run)
     except InputError as error:
         raise AbsentError(str(error)) from None
 

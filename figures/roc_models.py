@@ -16,7 +16,7 @@ from morphomil.figures.labels import (
     p_phrase,
     shorten_all,
 )
-from morphomil.figures.results import read_binary_predictions
+from morphomil.figures.results import read_compared_predictions
 from morphomil.figures.style import (
     GRAY,
     MARKERS,
@@ -47,26 +47,32 @@ def draw_roc_models(run: Run) -> Drawing:
     Raises:
         AbsentError: there are fewer than two models.
     """
-    tested = read_binary_predictions(run)
-    if tested["model"].nunique() < 2:
+    predictions = read_compared_predictions(run)
+    if predictions["model"].nunique() < 2:
         raise AbsentError(
             f"a comparison needs two models; train another with: morphomil train {run.path} "
             "--model MODEL"
         )
-    points, aucs, pairs = compare_rocs(tested)
+    points, aucs, pairs = compare_rocs(predictions)
     figure = roc_comparison(
         points, aucs, pairs.sort_values("p_value", kind="stable").head(MOST_PAIRS).sort_index()
     )
-    approximate = (
-        " The scores are out of fold, so the tests are approximate."
-        if pairs["approximate"].any()
+    caption = f"ROC curves on test patients, AUCs [95 % interval], {_say_tests(pairs)}"
+    return Drawing(figure, aucs, caption, {"points": points, "pairs": pairs})
+
+
+def _say_tests(pairs: pd.DataFrame) -> str:
+    """Which test of each pair, of how many patients."""
+    crossed = pairs["test"].str.endswith("cross-validated").any()
+    how = " with the variance of cross-validation, as the scores are out of fold" if crossed else ""
+    sizes = sorted(set(pairs["n"]))
+    count = " to ".join(f"{n:,}" for n in (sizes if len(sizes) < 2 else (sizes[0], sizes[-1])))
+    fewer = (
+        "; where a model predicts more, its AUC in a pair is that of the shared ones"
+        if (pairs[["n_a", "n_b"]].max(axis=1) > pairs["n"]).any()
         else ""
     )
-    caption = (
-        "ROC curves on test patients, AUCs [95 % interval], DeLong's test of each "
-        f"pair.{approximate}"
-    )
-    return Drawing(figure, aucs, caption, {"points": points, "pairs": pairs})
+    return f"DeLong's test of each pair{how} ({count} patients of both models{fewer})."
 
 
 _LETTERS = "abcdefghijklmnopqrstuvwxyz"

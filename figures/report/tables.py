@@ -73,6 +73,7 @@ def model_tables(run: Run) -> dict[str, Any]:
             "part",
             "model_a",
             "model_b",
+            "test",
             "n",
             "auc_a",
             "auc_b",

@@ -23,6 +23,7 @@ from morphomil.models.fold import (
 )
 from morphomil.models.trained import open_elsewhere, open_fold, trained_folds
 from morphomil.run.ledger import key_of
+from morphomil.stats.performance import training_auc
 from morphomil.stats.roc import auc_interval, within_fold_auc_interval
 from morphomil.store import write_json, write_parquet, write_table_csv
 
@@ -236,7 +237,8 @@ def describe_test(run: Run, model: str) -> str:
     within folds."""
     from morphomil.image_model.training import macro_auc
 
-    table = pd.read_parquet(run.model_folder(model) / PREDICTIONS).query("part == 'test'")
+    predictions = pd.read_parquet(run.model_folder(model) / PREDICTIONS).assign(model=model)
+    table = predictions[predictions["part"] == "test"]
     names = [column for column in table if str(column).startswith("probability_")]
     if names:
         areas = [
@@ -249,7 +251,12 @@ def describe_test(run: Run, model: str) -> str:
     many = table["fold"].nunique() > 1
     try:
         interval = (
-            within_fold_auc_interval(table["label"], table["score"], table["fold"])
+            within_fold_auc_interval(
+                table["label"],
+                table["score"],
+                table["fold"],
+                training_auc=training_auc(predictions, model),
+            )
             if many
             else auc_interval(table["label"], table["score"])
         )

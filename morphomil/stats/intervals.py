@@ -21,9 +21,9 @@ def tail_share(level: float) -> float:
     return (1 - level) / 2
 
 
-def clopper_pearson_limits(successes: float, n: int, *, level: float) -> tuple[float, float]:
-    """Exact limits of a proportion (Clopper & Pearson 1934) as beta quantiles; successes needn't be
-    whole.
+def clopper_pearson_limits(successes: float, n: float, *, level: float) -> tuple[float, float]:
+    """Exact limits of a proportion (Clopper & Pearson 1934) as beta quantiles; neither number need
+    be whole.
 
     Raises:
         ValueError: the level is not in (0, 1).

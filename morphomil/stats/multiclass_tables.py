@@ -14,6 +14,8 @@ from morphomil.stats.diagnostic import exact_interval
 from morphomil.stats.multiclass import MulticlassMethod, confusion_table, resampled_multiclass_auc
 from morphomil.stats.performance import (
     DIFFERENCE,
+    PAIR,
+    ModelPair,
     auc_difference,
     auc_of_rows,
     pairs_of_models,
@@ -23,7 +25,6 @@ from morphomil.stats.predictions import (
     by_model_and_part,
     class_columns,
     class_names_of,
-    enough_cases,
 )
 from morphomil.stats.resampling import bootstrap_by_patient
 from morphomil.stats.roc import AucInterval
@@ -118,12 +119,15 @@ def _macro(
 ) -> AucInterval:
     """Mean of folds' multiclass AUC with its BCa interval; NaN where no fold has every class."""
     mean = _mean_of_folds(labels, values, folds, method=method)
-    found = (
-        None
-        if mean is None
-        else _resample_macro(mean, labels, folds, seed=seed, resamples=resamples, level=level)
+    if mean is None:
+        return AucInterval(math.nan, math.nan, math.nan)
+    area, low, high, _ = _resample_macro(
+        mean, labels, folds, seed=seed, resamples=resamples, level=level
     )
-    return AucInterval(math.nan, math.nan, math.nan) if found is None else AucInterval(*found[:3])
+    if len(np.unique(folds)) > 1:
+        low, high, _ = _doubled(area, low, high)
+        low, high = max(0.0, low), min(1.0, high)
+    return AucInterval(area, low, high)
 
 
 def _mean_of_folds(
@@ -170,11 +174,12 @@ def multiclass_comparison_table(
     within folds and classes, and z = difference / its bootstrap standard error, as pROC's
     `roc.test(method = "bootstrap")`; without spread p is 1 for equal AUCs and limits are missing.
     Of each class against the rest (`AUC`): DeLong's test. Parts and pairs are left out as in
-    `comparison_table`.
+    `comparison_table`. Out of fold all variances are doubled, the most that shared training
+    patients make of them (`training_factor`), and `test` says so.
 
     Returns:
-        `part, model_a, model_b, n, measure, class, auc_a, auc_b, difference, low, high, z, p_value,
-        p_holm` (a part's tests of a measure are the family), `approximate` (out-of-fold scores).
+        `part, model_a, model_b, test, n, n_a, n_b, measure, class, auc_a, auc_b, difference, low,
+        high, z, p_value, p_holm` (a part's tests of a measure are the family).
 
     Raises:
         ValueError: as `multiclass_table`, or two models say different labels of a patient.
@@ -183,58 +188,42 @@ def multiclass_comparison_table(
     rows: list[dict[str, Any]] = []
     for part, pairs in pairs_of_models(predictions).items():
         tests: dict[str, list[dict[str, Any]]] = {"AUC macro": [], "AUC Hand-Till": [], "AUC": []}
-        for a, b, both, folds in pairs:
-            about = {
-                "part": part,
-                "model_a": a,
-                "model_b": b,
-                "n": len(both),
-                "approximate": folds.nunique() > 1,
-            }
-            labels = both["label"].to_numpy(np.int64)
+        for pair in pairs:
+            labels = pair.both["label"].to_numpy(np.int64)
             values = [
-                both[[f"{name}_{side}" for name in names]].to_numpy(np.float64) for side in "ab"
+                pair.both[[f"{name}_{side}" for name in names]].to_numpy(np.float64)
+                for side in "ab"
             ]
+            about = {"part": part} | pair.columns(f"bootstrap{pair.suffix}")
             for method, measure in _MACRO.items():
                 found = _macro_difference(
-                    labels,
-                    values,
-                    folds.to_numpy(),
-                    method=method,
-                    seed=seed,
-                    resamples=resamples,
-                    level=level,
+                    pair, values, method=method, seed=seed, resamples=resamples, level=level
                 )
                 if found:
                     tests[measure].append(about | {"measure": measure, "class": "all"} | found)
+            about = {"part": part} | pair.columns(f"DeLong{pair.suffix}")
             for k in range(len(names)):
-                if enough_cases(both.assign(fold=folds, label=labels == k)):
+                if pair.enough_cases(labels == k):
                     test = delong_test(
-                        labels == k, values[0][:, k], values[1][:, k], folds=folds, level=level
+                        labels == k,
+                        values[0][:, k],
+                        values[1][:, k],
+                        folds=pair.both["fold_a"],
+                        folds_b=pair.both["fold_b"],
+                        level=level,
                     )
                     tests["AUC"].append(
                         about | {"measure": "AUC", "class": k} | auc_difference(test)
                     )
         for family in tests.values():
             rows += with_holm(family)
-    columns = [
-        "part",
-        "model_a",
-        "model_b",
-        "n",
-        "measure",
-        "class",
-        *DIFFERENCE,
-        "p_holm",
-        "approximate",
-    ]
+    columns = ["part", *PAIR, "measure", "class", *DIFFERENCE, "p_holm"]
     return pd.DataFrame(rows, columns=columns)
 
 
 def _macro_difference(
-    labels: Any,
+    pair: ModelPair,
     values: list[Any],
-    folds: Any,
     *,
     method: MulticlassMethod,
     seed: int,
@@ -242,23 +231,38 @@ def _macro_difference(
     level: float,
 ) -> dict[str, float]:
     """As `auc_difference`; empty where no fold has every class."""
-    means = [_mean_of_folds(labels, own, folds, method=method) for own in values]
-    first, second = means
+    labels = pair.both["label"].to_numpy(np.int64)
+    folds = [pair.both[f"fold_{side}"].to_numpy() for side in "ab"]
+    first, second = (
+        _mean_of_folds(labels, own, of_fold, method=method)
+        for own, of_fold in zip(values, folds, strict=True)
+    )
     if first is None or second is None:
         return {}
     areas = [float(mean(np.ones((1, len(labels)), np.int64))[0]) for mean in (first, second)]
+    alike = np.array_equal(pd.factorize(folds[0])[0], pd.factorize(folds[1])[0])
     difference, low, high, error = _resample_macro(
         lambda counts: first(counts) - second(counts),
         labels,
-        folds,
+        folds[0] if alike else np.zeros(len(labels)),
         seed=seed,
         resamples=resamples,
         level=level,
     )
+    if pair.several_folds:
+        low, high, error = _doubled(difference, low, high, error)
     z = difference / error if error > 0 else 0.0 if difference == 0 else math.nan
     return dict(
         zip(DIFFERENCE, (*areas, difference, low, high, z, 2 * float(ndtr(-abs(z)))), strict=True)
     )
+
+
+def _doubled(
+    estimate: float, low: float, high: float, error: float = 0.0
+) -> tuple[float, float, float]:
+    """Limits and standard error for twice the variance."""
+    wider = math.sqrt(2)
+    return estimate + wider * (low - estimate), estimate + wider * (high - estimate), wider * error
 
 
 _MACRO: dict[MulticlassMethod, str] = {"ovr": "AUC macro", "hand-till": "AUC Hand-Till"}

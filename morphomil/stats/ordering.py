@@ -95,7 +95,12 @@ class Ordering:
     @property
     def needs_logit(self) -> bool:
         """Whether the plain interval would hold too rarely."""
-        return self.smaller_class < DELONG_CASES or not 1 - DELONG_AUC <= self.auc <= DELONG_AUC
+        return self.smaller_class < DELONG_CASES or self.is_extreme
+
+    @property
+    def is_extreme(self) -> bool:
+        """Whether the AUC is so near 0 or 1 that its variance says too little."""
+        return not 1 - DELONG_AUC <= self.auc <= DELONG_AUC
 
     @cached_property
     def auc(self) -> float:
@@ -181,6 +186,18 @@ class Ordering:
             part = float(placement @ placement / freedom * (weight[both] ** 2 / own[both]).sum())
             variance, parts = variance + part, parts + part**2 / float(freedom)
         return Spread(variance, variance**2 / parts if parts else math.inf)
+
+    def influence(self, members: NDArray[np.bool_]) -> NDArray[np.float64]:
+        """How far each of these cases of one class moves the AUC, (members,); 0 in a fold of one
+        class. Their squares sum to about the class's part of the variance."""
+        own, other = self.positives, self.negatives
+        if not self.labels[members].all():
+            own, other = other, own
+        fold, kept = self.fold[members], self.pairs[self.fold[members]] > 0
+        wins = self.wins[members]
+        mean = _sums(fold, wins, len(own)) / np.maximum(own, 1)
+        share = (wins - mean[fold]) / self.pairs.sum()
+        return np.asarray(np.where(kept, share, 0.0))
 
     def ranks_like(self, other: Ordering) -> bool:
         """Whether both rank the cases alike, ties included."""

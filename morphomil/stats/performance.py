@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from itertools import combinations
-from typing import Any
+from typing import Any, NamedTuple
 
 import pandas as pd
 
@@ -19,7 +19,7 @@ from morphomil.stats.predictions import (
     count_cases,
     enough_cases,
 )
-from morphomil.stats.roc import AucInterval, within_fold_auc_interval
+from morphomil.stats.roc import AucInterval, within_fold_auc, within_fold_auc_interval
 
 CURVE_PATIENTS = 12
 """A point of a calibration curve is the mean of at least so many patients."""
@@ -30,11 +30,11 @@ def performance_table(predictions: pd.DataFrame, *, level: float = 0.95) -> pd.D
 
     Returns:
         Long form: `model, part, n, positives, measure, estimate, low, high`. The AUC counts pairs
-        within folds, with the influence-curve interval (`within_fold_auc_interval`), and is missing
-        where no fold has both classes; the others are `diagnostic_table`'s. Several folds make them
-        approximate, as folds share training patients. Where a patient stands in a part more than
-        once (the training patients of several folds) rows are no independent cases and limits are
-        missing.
+        within folds, with the influence-curve interval (`within_fold_auc_interval`, which allows
+        for folds that share training patients), and is missing where no fold has both classes; the
+        others are `diagnostic_table`'s, which several folds make approximate. Where a patient
+        stands in a part more than once (the training patients of several folds) rows are no
+        independent cases and limits are missing.
 
     Raises:
         ValueError: columns are missing, or a patient stands twice in a model's test part.
@@ -50,7 +50,8 @@ def performance_table(predictions: pd.DataFrame, *, level: float = 0.95) -> pd.D
             "positives": int(own["label"].sum()),
         }
         table = diagnostic_table(*count_cases(own, own["cutoff"]), level=level).loc[list(MEASURES)]
-        table.loc["AUC"] = list(auc_of_rows(own, level=level))
+        trained = training_auc(predictions, model)
+        table.loc["AUC"] = list(auc_of_rows(own, level=level, training_auc=trained))
         if own["patient"].duplicated().any():
             table[["low", "high"]] = math.nan
         rows += [
@@ -62,46 +63,72 @@ def performance_table(predictions: pd.DataFrame, *, level: float = 0.95) -> pd.D
     return pd.DataFrame(rows)
 
 
-def auc_of_rows(own: pd.DataFrame, *, level: float) -> AucInterval:
+def auc_of_rows(
+    own: pd.DataFrame, *, level: float, training_auc: float | None = None
+) -> AucInterval:
     """From pairs within folds; NaN where no fold has both classes."""
-    if (own.groupby("fold")["label"].nunique() < 2).all():
+    if not _has_pairs(own):
         return AucInterval(math.nan, math.nan, math.nan)
-    return within_fold_auc_interval(own["label"], own["score"], own["fold"], level=level)
+    return within_fold_auc_interval(
+        own["label"], own["score"], own["fold"], level=level, training_auc=training_auc
+    )
+
+
+def training_auc(predictions: pd.DataFrame, model: str) -> float | None:
+    """AUC of a model's folds on the patients they were trained on; None where these aren't
+    there."""
+    own = predictions[(predictions["model"] == model) & (predictions["part"] == "train")]
+    return within_fold_auc(own["label"], own["score"], own["fold"]) if _has_pairs(own) else None
+
+
+def _has_pairs(own: pd.DataFrame) -> bool:
+    """Whether a fold has both classes."""
+    return bool((own.groupby("fold")["label"].nunique() > 1).any())
 
 
 def comparison_table(predictions: pd.DataFrame, *, level: float = 0.95) -> pd.DataFrame:
-    """DeLong's test of each pair of models in each part, on the patients that both predict.
+    """Each pair of models in each part, compared on the patients that both predict.
 
     A part in which patients stand more than once (training patients of several folds) is left out,
-    and so is a pair that shares fewer than two patients of a class.
+    and so is a pair that shares fewer than two patients of a class within folds.
 
     Returns:
-        `part, model_a, model_b, n, auc_a, auc_b, difference, low, high, z, p_value, p_holm` (the
-        part's pairs are the family), `approximate` (out-of-fold scores).
+        `part, model_a, model_b, test, n` (patients of both), `n_a, n_b` (of each model: where they
+        are more than `n` its AUC here isn't that of `performance_table`), `auc_a, auc_b` (each in
+        the model's own folds), `difference, low, high, z, p_value, p_holm` (the part's pairs are
+        the family). `test` is `DeLong` on a test set, and `DeLong, cross-validated` where scores
+        are out of fold: the same with the variance of cross-validation (`delong_test` with folds).
 
     Raises:
         ValueError: as `performance_table`, or two models say different labels of a patient.
     """
     check_predictions(predictions)
+    trained = {str(m): training_auc(predictions, m) for m in predictions["model"].unique()}
     rows: list[dict[str, Any]] = []
     for part, pairs in pairs_of_models(predictions).items():
         tests: list[dict[str, Any]] = []
-        for a, b, both, folds in pairs:
-            if not enough_cases(both.assign(fold=folds)):
+        for pair in pairs:
+            if not pair.enough_cases():
                 continue
             test = delong_test(
-                both["label"], both["score_a"], both["score_b"], folds=folds, level=level
+                pair.both["label"],
+                pair.both["score_a"],
+                pair.both["score_b"],
+                folds=pair.both["fold_a"],
+                folds_b=pair.both["fold_b"],
+                training_aucs=(trained[pair.model_a], trained[pair.model_b]),
+                level=level,
             )
             tests.append(
-                {"part": part, "model_a": a, "model_b": b, "n": len(both)}
-                | auc_difference(test)
-                | {"approximate": folds.nunique() > 1}
+                {"part": part} | pair.columns(f"DeLong{pair.suffix}") | auc_difference(test)
             )
         rows += with_holm(tests)
-    names = ["part", "model_a", "model_b", "n", *DIFFERENCE, "p_holm", "approximate"]
-    return pd.DataFrame(rows, columns=names)
+    return pd.DataFrame(rows, columns=["part", *PAIR, *DIFFERENCE, "p_holm"])
 
 
+PAIR = ("model_a", "model_b", "test", "n", "n_a", "n_b")
+CROSS_VALIDATED = ", cross-validated"
+"""A test's name ends so where it allows for folds that share training patients."""
 DIFFERENCE = ("auc_a", "auc_b", "difference", "low", "high", "z", "p_value")
 
 
@@ -117,11 +144,38 @@ def with_holm(tests: list[dict[str, Any]]) -> list[dict[str, Any]]:
     return [test | {"p_holm": float(p)} for test, p in zip(tests, adjusted, strict=True)]
 
 
-def pairs_of_models(
-    predictions: pd.DataFrame,
-) -> dict[str, list[tuple[str, str, pd.DataFrame, pd.Series[Any]]]]:
-    """Per part: two models' names, the patients that both predict (columns `_a`, `_b`, one
-    `label`), and their folds.
+class ModelPair(NamedTuple):
+    """Two models and the patients that both predict (columns `_a`, `_b`, one `label`)."""
+
+    model_a: str
+    model_b: str
+    both: pd.DataFrame
+    n_a: int
+    n_b: int
+
+    @property
+    def several_folds(self) -> bool:
+        """Whether scores of either model come from more than one fold."""
+        return bool((self.both[["fold_a", "fold_b"]].nunique() > 1).any())
+
+    @property
+    def suffix(self) -> str:
+        """What a test's name ends in."""
+        return CROSS_VALIDATED if self.several_folds else ""
+
+    def enough_cases(self, label: Any = None) -> bool:
+        """Whether each model has enough pairs within its folds; `label` in place of the own."""
+        own = self.both if label is None else self.both.assign(label=label)
+        return all(enough_cases(own.assign(fold=own[side])) for side in ("fold_a", "fold_b"))
+
+    def columns(self, test: str) -> dict[str, Any]:
+        """`PAIR`, as columns of a table."""
+        sizes = (len(self.both), self.n_a, self.n_b)
+        return dict(zip(PAIR, (self.model_a, self.model_b, test, *sizes), strict=True))
+
+
+def pairs_of_models(predictions: pd.DataFrame) -> dict[str, list[ModelPair]]:
+    """The pairs of models per part.
 
     Models in whose part a patient stands more than once are left out.
     """
@@ -138,8 +192,8 @@ def pairs_of_models(
             both = own[a].merge(own[b], on="patient", suffixes=("_a", "_b"))
             if not (both["label_a"] == both["label_b"]).all():
                 raise ValueError(f"models {a} and {b} have other labels for the same patients")
-            folds = both["fold_a"].astype(str) + "/" + both["fold_b"].astype(str)
-            pairs.append((a, b, both.rename(columns={"label_a": "label"}), folds))
+            both = both.rename(columns={"label_a": "label"})
+            pairs.append(ModelPair(a, b, both, len(own[a]), len(own[b])))
         found[part] = pairs
     return found
 

@@ -39,17 +39,26 @@ class RocComparison(NamedTuple):
     pairs: pd.DataFrame
 
 
-def compare_rocs(tested: pd.DataFrame) -> RocComparison:
-    """ROC curves, AUCs and DeLong's tests of models (`two_class_test_part`).
+def compare_rocs(predictions: pd.DataFrame) -> RocComparison:
+    """ROC curves, AUCs and DeLong's tests of models on test patients.
+
+    Args:
+        predictions: of two-class models that tested both classes (`two_class_predictions`);
+            training patients say how far a model overfits (`stats.roc.training_factor`).
 
     Raises:
         ValueError, RefusedError: as `performance_table`.
     """
-    performance = performance_table(tested)
+    performance = _in_test(performance_table(predictions))
     aucs = performance[performance["measure"] == "AUC"].sort_values(
         "estimate", ascending=False, kind="stable"
     )
-    return RocComparison(mean_curves(tested), aucs, comparison_table(tested))
+    pairs = _in_test(comparison_table(predictions)).reset_index(drop=True)
+    return RocComparison(mean_curves(_in_test(predictions)), aucs, pairs)
+
+
+def _in_test(table: pd.DataFrame) -> pd.DataFrame:
+    return table[table["part"] == "test"]
 
 
 def confusion_tables(predictions: pd.DataFrame) -> pd.DataFrame:

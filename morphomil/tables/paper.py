@@ -191,8 +191,11 @@ def _notes(predictions: pd.DataFrame) -> list[str]:
         )
     if tested["fold"].nunique() > 1:
         notes.append(
-            "Test scores are out of fold: AUCs count pairs within folds, and tests between models "
-            "are approximate, since folds share training patients."
+            "Test scores are out of fold: AUCs count pairs within folds. As folds share training "
+            "patients, the variance of given scores is multiplied by 1 (a model that doesn't "
+            "overfit) to 2 (one that learned nothing else, or whose training isn't known), in "
+            "intervals of AUCs and in DeLong's test of models (test: cross-validated), which "
+            "concern models trained in this way."
         )
     if (tested.loc[tested["model"] == "morphometry", "cutoff"] == 0.5).any():
         notes.append("The ranking's morphometry model has no cutoff of its own; 0.5 is used.")

@@ -84,6 +84,18 @@ def two_class_test_part(run: Run) -> pd.DataFrame:
     return tested[both]
 
 
+def two_class_predictions(run: Run) -> pd.DataFrame:
+    """All predictions, also of training and validation patients, by the models of
+    `two_class_test_part`.
+
+    Raises:
+        InputError: as `two_class_test_part`.
+    """
+    models = two_class_test_part(run)["model"].unique()
+    predictions = read_predictions(run)
+    return predictions[predictions["model"].isin(models)]
+
+
 def class_names(run: Run) -> list[str]:
     """The labels in the order of the classes 0, 1, ... that the run's models, else its ranking,
     tell apart.

@@ -43,6 +43,9 @@ def test_delong_equals_the_formulas_of_the_paper(sample, seed):
             2 * stats.norm.sf(abs(auc_a - auc_b) / error), rel=1e-7
         )
         low, high = auc_a - auc_b - Z * error, auc_a - auc_b + Z * error
+        if min(auc_a, auc_b) < 0.1 or max(auc_a, auc_b) > 0.9:
+            assert result.interval[0] < result.difference < result.interval[1]
+            return
         assert result.interval == pytest.approx((max(-1, low), min(1, high)), abs=1e-12)
 
 
@@ -169,3 +172,39 @@ def test_delong_of_a_million_cases_costs_sorts_not_pairs():
     tracemalloc.stop()
     assert seconds < 60 * argsort
     assert peak < 300 * n  # bytes
+
+
+@pytest.mark.parametrize(("n", "m", "areas"), [(20, 20, (0.99, 0.97)), (20, 200, (0.99, 0.97))])
+def test_the_interval_of_a_difference_near_one_holds(n, m, areas):
+    rng = np.random.default_rng((n, m))
+    labels, held, plain = np.arange(n + m) < n, 0, 0
+    for _ in range(300):
+        common = rng.normal(size=n + m)
+        a, b = (
+            np.sqrt(0.5) * (common + rng.normal(size=n + m))
+            + stats.norm.ppf(area) * np.sqrt(2) * labels
+            for area in areas
+        )
+        low, high = delong_test(labels, a, b).interval
+        held += low <= areas[0] - areas[1] <= high
+        one, other = rng.normal(size=(2, n + m)) + 3.29 * labels
+        low, high = delong_test_unpaired(labels, one, labels, other).interval
+        plain += low <= 0 <= high
+    assert held >= 0.93 * 300 and plain >= 0.93 * 300
+
+
+def test_other_folds_of_the_same_cases_vary_as_the_same_folds():
+    rng = np.random.default_rng(5)
+    labels, a = planted(rng, 300)
+    b, folds = a + rng.normal(size=300), np.arange(300) % 5
+    same = delong_test(labels, a, b, folds=folds, training_aucs=(0.7, 0.7))
+    renamed = delong_test(labels, a, b, folds=folds, folds_b=4 - folds, training_aucs=(0.7, 0.7))
+    other = delong_test(labels, a, b, folds=folds, folds_b=rng.permutation(folds))
+    assert renamed.z == pytest.approx(same.z, rel=0.02)
+    assert abs(other.difference / other.z) == pytest.approx(
+        abs(
+            delong_test(labels, a, b, folds=folds).difference
+            / delong_test(labels, a, b, folds=folds).z
+        ),
+        rel=0.15,
+    )

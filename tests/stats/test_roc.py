@@ -349,8 +349,18 @@ def test_influence_interval_of_equal_folds_is_ledells_with_degrees_of_freedom():
         squares.append(np.mean(np.r_[(x - area) / 0.5, (y - area) / 0.5] ** 2))
         areas.append(area)
     error = math.sqrt(np.mean(squares) / 200) * math.sqrt(100 / 95)
-    expected = (np.mean(areas), np.mean(areas) - Z * error, np.mean(areas) + Z * error)
-    assert within_fold_auc_interval(labels, scores, fold) == pytest.approx(expected, abs=1e-12)
+    area = float(np.mean(areas))
+    expected = (area, area - Z * error, area + Z * error)
+    given = within_fold_auc_interval(labels, scores, fold, training_auc=area)
+    assert given == pytest.approx(expected, abs=1e-12)
+    trained = area + 0.1
+    error *= math.sqrt(2 - stats.norm.ppf(area) / stats.norm.ppf(trained))
+    overfitted = within_fold_auc_interval(labels, scores, fold, training_auc=trained)
+    assert overfitted[1:] == pytest.approx((area - Z * error, area + Z * error), abs=1e-12)
+    unknown = within_fold_auc_interval(labels, scores, fold)
+    assert unknown.high - unknown.low == pytest.approx(
+        math.sqrt(2) * (given.high - given.low), abs=1e-12
+    )
 
 
 def test_one_fold_is_a_plain_sample():
@@ -365,7 +375,8 @@ def test_one_fold_is_a_plain_sample():
 def test_within_fold_bootstrap_agrees_with_the_influence_curve():
     labels, scores, fold = folded(np.random.default_rng(14), 500, folds=4)
     bootstrap = within_fold_auc_interval(labels, scores, fold, method="bootstrap", seed=1)
-    assert bootstrap == pytest.approx(within_fold_auc_interval(labels, scores, fold), abs=0.008)
+    given = within_fold_auc_interval(labels, scores, fold, training_auc=bootstrap.auc)
+    assert bootstrap == pytest.approx(given, abs=0.008)
 
 
 def test_perfect_folds_have_an_interval_with_width():
@@ -373,7 +384,8 @@ def test_perfect_folds_have_an_interval_with_width():
     labels = np.arange(24) % 2 == 0
     for method in ("influence", "bootstrap"):
         found = within_fold_auc_interval(labels, labels + 10.0 * fold, fold, method=method, seed=1)
-        assert found == pytest.approx((1, 0.025 ** (1 / 12), 1), abs=1e-12)
+        pairs = 12 if method == "bootstrap" else 6
+        assert found == pytest.approx((1, 0.025 ** (1 / pairs), 1), abs=1e-12)
 
 
 def test_within_fold_interval_covers_the_truth_of_fixed_scores():
@@ -383,6 +395,7 @@ def test_within_fold_interval_covers_the_truth_of_fixed_scores():
     covered = 0
     for _ in range(500):
         scores = rng.normal(size=100) + labels + rng.normal(size=5)[fold]
-        _, low, high = within_fold_auc_interval(labels, scores, fold)
+        area = within_fold_auc(labels, scores, fold)
+        _, low, high = within_fold_auc_interval(labels, scores, fold, training_auc=area)
         covered += low <= truth <= high
     assert 0.925 < covered / 500 < 0.985

@@ -89,7 +89,7 @@ def test_models_are_compared_on_the_same_patients() -> None:
     a, b = (given.query("model == @m and part == 'test'") for m in ("clinical", "dl-cnb"))
     expected = delong_test(a["label"], a["score"], b["score"])
     assert table.loc["test", "p_value"] == pytest.approx(expected.p_value)
-    assert not table.loc["test", "approximate"]
+    assert table.loc["test", ["test", "n", "n_a", "n_b"]].tolist() == ["DeLong", 60, 60, 60]
     shuffled = given.sample(frac=1, random_state=1)
     pd.testing.assert_frame_equal(
         comparison_table(shuffled.sort_values("model", kind="stable"))
@@ -99,7 +99,7 @@ def test_models_are_compared_on_the_same_patients() -> None:
     )
     folded = comparison_table(predictions(folds=4)).iloc[0]
     own = predictions(folds=4).query("model == 'clinical'")
-    assert folded["approximate"]
+    assert folded["test"] == "DeLong, cross-validated"
     assert folded["auc_a"] == pytest.approx(
         within_fold_auc(own["label"], own["score"], own["fold"])
     )
@@ -109,6 +109,34 @@ def test_models_are_compared_on_the_same_patients() -> None:
                 label=np.where(given["model"] == "clinical", 1 - given["label"], given["label"])
             )
         )
+
+
+def test_models_of_other_folds_or_fewer_patients_keep_their_own_aucs() -> None:
+    given = predictions(folds=4)
+    other = given["model"] == "dl-cnb"
+    given.loc[other, "fold"] = "other" + (given.loc[other].index % 5).astype(str)
+    pair = comparison_table(given).iloc[0]
+    stored = performance_table(given).query("measure == 'AUC'").set_index("model")["estimate"]
+    assert [pair["auc_a"], pair["auc_b"]] == pytest.approx(stored.tolist(), abs=1e-15)
+    same = comparison_table(predictions(folds=4)).iloc[0]
+    width, expected = pair["high"] - pair["low"], same["high"] - same["low"]
+    assert 0.8 < width / expected < 1.25
+    fewer = given[~other | (given["patient"] > "P3")]
+    pair = comparison_table(fewer).iloc[0]
+    assert pair["n_a"] == 120 and pair["n"] == pair["n_b"] == fewer["model"].eq("dl-cnb").sum()
+
+
+def test_training_patients_say_how_far_a_model_overfits() -> None:
+    given = predictions(folds=4)
+    tested = given.query("model == 'dl-cnb'")
+    narrow, wide = (
+        performance_table(pd.concat([given, seen.assign(part="train")]))
+        .query("model == 'dl-cnb' and part == 'test' and measure == 'AUC'")
+        .iloc[0]
+        for seen in (tested, tested.assign(score=tested["score"] + tested["label"] * 0.2))
+    )
+    unknown = performance_table(given).query("model == 'dl-cnb' and measure == 'AUC'").iloc[0]
+    assert narrow["low"] > wide["low"] > unknown["low"]
 
 
 def test_subgroups_keep_the_cutoff_and_are_compared_with_the_others() -> None:
@@ -259,7 +287,7 @@ def test_models_of_three_classes_are_compared() -> None:
     same = good.assign(model="copy")
     table = multiclass_comparison_table(pd.concat([good, poor, same]), seed=0, resamples=400)
     assert len(table) == 3 * 5  # pairs; two means and three classes
-    assert table["approximate"].all()
+    assert table["test"].str.endswith(", cross-validated").all()
     found = table.set_index(["model_a", "model_b", "measure", "class"])
     macro = found.loc[("dl-cnb", "clinical", "AUC macro", "all")]
     single = multiclass_table(pd.concat([good, poor]), seed=0, resamples=20).query(

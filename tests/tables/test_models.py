@@ -52,7 +52,7 @@ def test_calibration_and_net_benefit_are_those_of_the_tables(predictions: pd.Dat
 
 def test_delong_s_tests_and_aucs_are_those_of_the_tables(predictions: pd.DataFrame) -> None:
     written = {stem: table for stem, (_, table, _) in two_class_tables(predictions).items()}
-    _, aucs, pairs = compare_rocs(predictions[predictions["part"] == "test"])
+    _, aucs, pairs = compare_rocs(predictions)
     stored = written["performance"].query("part == 'test' and measure == 'AUC'")
     assert aucs["estimate"].is_monotonic_decreasing
     pd.testing.assert_frame_equal(

@@ -35,7 +35,7 @@ def test_tables_of_the_demo_with_a_second_model(demo: Path, tmp_path: Path) -> N
     assert (run.path / "tables" / "net_benefit.tex").is_file()
     pairs = pd.read_csv(run.path / "tables" / "comparison.csv")
     assert pairs["n"].tolist() == [24]
-    assert pairs["approximate"].all()
+    assert (pairs["test"] == "DeLong, cross-validated").all()
     page = (run.path / "tables" / "performance.html").read_text(encoding="utf-8")
     assert "out of fold" in page
     methods = (run.path / "tables" / "methods.md").read_text(encoding="utf-8")
