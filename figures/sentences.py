@@ -125,27 +125,30 @@ def _say_verdict(row: pd.Series[Any]) -> str:
 
 def say_differences(ranking: pd.DataFrame, *, positive: str, reference: str) -> str:
     """Which features differ between the groups after adjustment for their number."""
-    tested = ranking[ranking[ADJUSTED].notna()]
-    found = tested[tested[ADJUSTED] < ALPHA].sort_values(ADJUSTED, kind="stable")
+    column, test = ADJUSTED, "Brunner-Munzel"
+    if "strata" in ranking:
+        column, test = "p_holm", "van Elteren"
+    tested = ranking[ranking[column].notna()]
+    found = tested[tested[column] < ALPHA].sort_values(column, kind="stable")
     number = count_in_words(len(tested))
     if tested.empty:
         return "No feature could be tested for a difference between the groups."
     if found.empty:
-        best = tested.sort_values(ADJUSTED, kind="stable").iloc[0]
+        best = tested.sort_values(column, kind="stable").iloc[0]
         return (
-            f"After adjustment for {number} Brunner-Munzel tests (Holm), no feature differs "
+            f"After adjustment for {number} {test} tests (Holm), no feature differs "
             "significantly between the groups; the smallest adjusted p is that of "
-            f"{phrase(best['feature'])} ({p_phrase(best[ADJUSTED])}). That is no proof that the "
+            f"{phrase(best['feature'])} ({p_phrase(best[column])}). That is no proof that the "
             "groups are alike: a difference may be too small for this number of patients."
         )
     listed = ", ".join(
         f"{phrase(row['feature'])} {_direction(row['cliffs_delta'], positive)} "
-        f"({p_phrase(row[ADJUSTED])})"
+        f"({p_phrase(row[column])})"
         for row in found.to_dict("records")
     )
     verb = "differs" if len(found) == 1 else "differ"
     return (
-        f"After adjustment for {number} Brunner-Munzel tests (Holm), "
+        f"After adjustment for {number} {test} tests (Holm), "
         f"{count_in_words(len(found))} of "
         f"{count_in_words(len(ranking))} features {verb} significantly between {positive} and "
         f"{reference}: {listed}."

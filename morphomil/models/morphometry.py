@@ -5,8 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import pandas as pd
 
+from morphomil.cohort.encoding import as_text, patient_covariates
 from morphomil.cohort.labels import describe_losses
 from morphomil.cohort.splits import Fold
 from morphomil.errors import InputError
@@ -16,6 +18,7 @@ from morphomil.models.protocol import Prediction
 from morphomil.nuclei.registry import FEATURES
 from morphomil.rank.bags import LEFT_OUT_WITHOUT, NOT_MEASURED, PatientBags, by_patient
 from morphomil.rank.folds import FoldTask
+from morphomil.rank.offset import CovariateModel
 from morphomil.types import SEEDS
 
 if TYPE_CHECKING:
@@ -29,6 +32,9 @@ if TYPE_CHECKING:
     from morphomil.models.protocol import OnEpoch
     from morphomil.models.settings import TrainSettings
     from morphomil.run.directory import Run
+
+COEFFICIENTS = "covariate_coefficients"
+"""Among a fold's weights, those of the regression on covariates that its models add to."""
 
 
 @dataclass(frozen=True)
@@ -104,24 +110,64 @@ class Morphometry:
     def predict(
         self, fold: TrainedFold, inputs: MorphometryInputs, patients: Collection[str]
     ) -> Prediction:
-        """The mean of the fold's models, for all patients."""
-        edges = fold.record.edges
+        """The mean of the fold's models, for all patients; beside their covariates, where a ranking
+        was adjusted for them.
+
+        Raises:
+            InputError: other features were measured, or patients lack a covariate of the model.
+        """
+        edges, weights = fold.record.edges, dict(fold.weights)
         check_histograms(inputs.features, edges.features, "this cohort")
-        return Prediction(_both_classes(score_patients(inputs.bags, edges, fold.weights)))
+        offset = None
+        if (facts := fold.record.facts.covariates) is not None:
+            model = CovariateModel(facts.encoder, facts.columns, weights.pop(COEFFICIENTS))
+            known = _covariates_of(inputs, model)
+            offset = pd.DataFrame(model.log_probability(known), index=known.index)
+        return Prediction(_both_classes(score_patients(inputs.bags, edges, weights, offset=offset)))
 
     def differences(self, run: Run, origin: Run) -> list[str]:
         """None that the features' names don't tell (`predict`)."""
         return []
 
 
+def _covariates_of(inputs: MorphometryInputs, model: CovariateModel) -> pd.DataFrame:
+    """By patient, those that the model was adjusted for.
+
+    Raises:
+        InputError: the cohort lacks one, or patients have a level that no training patient had.
+    """
+    known = patient_covariates(inputs.cohort.slides, model.names)
+    for part in model.encoder.categories:
+        levels = as_text(known[part.name])
+        if strange := sorted(set(levels) - set(part.levels)):
+            raise InputError(
+                f"the model was adjusted for {part.name} and knows {', '.join(part.levels)}; "
+                f"{int(levels.isin(strange).sum())} patients have {', '.join(strange[:5])}. Rank "
+                f"without {part.name} in --adjust to predict other cohorts (--strata {part.name} "
+                "may stay)"
+            )
+    return known
+
+
 def score_patients(
-    bags: PatientBags, edges: Edges, weights: dict[str, NDArray[Any]]
+    bags: PatientBags,
+    edges: Edges,
+    weights: dict[str, NDArray[Any]],
+    *,
+    offset: pd.DataFrame | None = None,
 ) -> pd.Series[float]:
-    """Probability of the positive label by patient, the mean over the models of a fold."""
+    """Probability of the positive label by patient, the mean over the models of a fold.
+
+    `offset`, by patient: what is added to the logits of the classes.
+    """
     from morphomil.rank.model import restore_morphometry
 
     instances = bags.whole.instances(edges)
-    prediction = restore_morphometry(weights).predict(instances.values)
+    shift = None
+    if offset is not None:
+        of_patients = offset.loc[list(bags.patients)].to_numpy(np.float64)
+        shift = of_patients[None, instances.patient]
+    prediction = restore_morphometry(weights).predict(instances.values, offset=shift)
     probability = by_patient(prediction.probability, instances)[..., 1].mean(axis=0)
     return pd.Series(probability, index=pd.Index(bags.patients, dtype=object))
 

@@ -3,12 +3,15 @@ cohorts."""
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
+import numpy as np
 import pandas as pd
 
 from morphomil.models.fold import (
     PREDICTIONS,
+    CovariateFacts,
     Facts,
     Fitted,
     FoldRecord,
@@ -17,6 +20,7 @@ from morphomil.models.fold import (
     write_model,
     write_record,
 )
+from morphomil.models.morphometry import COEFFICIENTS
 from morphomil.models.predict import EXTERNAL
 from morphomil.run.ledger import key_of
 from morphomil.store import write_json
@@ -46,8 +50,14 @@ def store_ranked_folds(run: Run, ranking: Ranking, *, seed: int) -> None:
             continue
         model, folder = ranking.models[fold.name], run.fold_folder(MODEL, fold.name)
         clear_fold(folder)
-        facts = Facts(edges=model.edges)
-        fitted = Fitted(dict(model.weights), model.log, facts, pd.DataFrame())
+        facts, weights = Facts(edges=model.edges), dict(model.weights)
+        if (known := model.covariates) is not None and ranking.design.covariates is not None:
+            missing = known.encoder.count_missing(ranking.design.covariates)
+            facts = replace(
+                facts, covariates=CovariateFacts(known.names, known.encoder, missing, known.columns)
+            )
+            weights |= {COEFFICIENTS: known.coefficients.astype(np.float32)}
+        fitted = Fitted(weights, model.log, facts, pd.DataFrame())
         outputs = write_model(folder, fitted)
         write_json(folder / "edges.json", model.edges.to_json())
         classes = (ranking.reference, ranking.positive)

@@ -109,6 +109,7 @@ def _summarize(ranking: Ranking, *, seeds: int, permutations: int) -> dict[str, 
         "auc_low": ranking.auc.low,
         "auc_high": ranking.auc.high,
         "folds": len(ranking.models),
+        **_say_design(ranking),
         "seeds": seeds,
         "permutations": permutations,
         "verdict": {
@@ -127,6 +128,18 @@ def _summarize(ranking: Ranking, *, seeds: int, permutations: int) -> dict[str, 
     }
 
 
+def _say_design(ranking: Ranking) -> dict[str, Any]:
+    """What is held constant; nothing of a plain ranking."""
+    said: dict[str, Any] = {}
+    if ranking.design.columns:
+        said["strata"] = list(ranking.design.columns)
+    if (auc := ranking.auc_covariates) is not None and ranking.design.covariates is not None:
+        said["adjusted"] = [str(name) for name in ranking.design.covariates]
+        said |= {"auc_covariates": auc.auc}
+        said |= {"auc_covariates_low": auc.low, "auc_covariates_high": auc.high}
+    return said
+
+
 def _attribute_slides(
     run: Run, ranking: Ranking, *, seed: int
 ) -> Iterator[tuple[str, pd.DataFrame, NDArray[np.float64]]]:
@@ -143,9 +156,13 @@ def _attribute_slides(
         nuclei = run.nuclei(slide_id)
         nuclei = nuclei[nuclei["patch_id"].isin(run.counts(slide_id).patch_id)]
         model = ranking.models[str(fold[row["patient"]])]
-        shares = attribute_nuclei(nuclei, model)
+        known = ranking.design.covariates
+        covariates = None if known is None else known.loc[[row["patient"]]]
+        shares = attribute_nuclei(nuclei, model, covariates=covariates)
         contributions = nuclei[["label", "patch_id"]].join(shares.nuclei.astype(np.float32))
-        curves = curves_of_patches(nuclei, model, shares, seed_key=(seed, slide_id))
+        curves = curves_of_patches(
+            nuclei, model, shares, seed_key=(seed, slide_id), covariates=covariates
+        )
         yield slide_id, contributions.reset_index(drop=True), curves
 
 

@@ -61,13 +61,17 @@ class NucleusShares:
     steps: int
 
 
-def attribute_nuclei(nuclei: pd.DataFrame, model: FoldModel) -> NucleusShares:
+def attribute_nuclei(
+    nuclei: pd.DataFrame, model: FoldModel, *, covariates: pd.DataFrame | None = None
+) -> NucleusShares:
     """Share out a slide's probability among its nuclei, by a model that should not have been
     trained on its patient.
 
     Args:
         nuclei: one slide's, with `patch_id` and the model's features.
         model: a fold's, as `Ranking.models` or a run holds them.
+        covariates: the patient's, one row, where the model adds to them (`FoldModel.covariates`);
+            they are what they are all along the path.
 
     Raises:
         ValueError: no patch has 5 nuclei, or the shares are not complete to 1e-3 after 4,096 steps.
@@ -93,10 +97,13 @@ def attribute_nuclei(nuclei: pd.DataFrame, model: FoldModel) -> NucleusShares:
     for histogram, bins, counts in zip(histograms, binned, weight, strict=True):
         histogram += np.bincount(bins[bins >= 0], counts[bins >= 0], BINS)
     trained = restore_morphometry(model.weights)
+    offset = _offset(model, covariates)
     baseline = trained.scaler.baseline
     steps = STEPS
     while True:
-        gradient, before, after = trained.integrate_gradients(histograms, steps=steps)
+        gradient, before, after = trained.integrate_gradients(
+            histograms, steps=steps, offset=offset
+        )
         gain = gradient - (gradient * baseline).sum(
             axis=1, keepdims=True
         )  # of a nucleus over a random one
@@ -117,6 +124,19 @@ def attribute_nuclei(nuclei: pd.DataFrame, model: FoldModel) -> NucleusShares:
     return NucleusShares(
         table, _tabulate(model, binned, used[place], gain * histograms), after, before, gap, steps
     )
+
+
+def _offset(model: FoldModel, covariates: pd.DataFrame | None) -> NDArray[np.float64] | None:
+    """What the covariates alone say, (classes,); None where the model has none.
+
+    Raises:
+        ValueError: the model has some, and they aren't given.
+    """
+    if model.covariates is None:
+        return None
+    if covariates is None:
+        raise ValueError("the model adds to covariates; give the patient's")
+    return np.asarray(model.covariates.log_probability(covariates)[0])
 
 
 def _weigh(
@@ -154,7 +174,12 @@ def _tabulate(
 
 
 def curves_of_patches(
-    nuclei: pd.DataFrame, model: FoldModel, shares: NucleusShares, *, seed_key: tuple[Any, ...]
+    nuclei: pd.DataFrame,
+    model: FoldModel,
+    shares: NucleusShares,
+    *,
+    seed_key: tuple[Any, ...],
+    covariates: pd.DataFrame | None = None,
 ) -> NDArray[np.float64]:
     """Probability of a slide while its patches leave, those that contribute most first, and while
     they come.
@@ -164,6 +189,7 @@ def curves_of_patches(
         model: likewise.
         shares: what it gave.
         seed_key: decides the random orders, such as seed and slide id.
+        covariates: as `attribute_nuclei`.
 
     Returns:
         (4, 11): deletion, deletion in random order (mean of 10 orders), insertion, insertion in
@@ -190,9 +216,10 @@ def curves_of_patches(
         for cut in cuts
         for part in (order[cut:], order[:cut])
     ]
-    probability = (
-        restore_morphometry(model.weights).predict(np.stack(bags)).probability[..., 1].mean(axis=0)
-    )
+    offset = _offset(model, covariates)
+    shift = None if offset is None else np.tile(offset, (1, len(bags), 1))
+    prediction = restore_morphometry(model.weights).predict(np.stack(bags), offset=shift)
+    probability = prediction.probability[..., 1].mean(axis=0)
     curves = probability.reshape(len(orders), CUTS + 1, 2)
     ranked, random = curves[0], curves[1:].mean(axis=0)
     return np.stack([ranked[:, 0], random[:, 0], ranked[:, 1], random[:, 1]])

@@ -21,8 +21,9 @@ def compare_features(
     """One row per feature, as `stats.compare_groups`.
 
     With strata, `test`, `p_value`, `p_holm`, `p_bh`, effects and `direction` are van Elteren's
-    (`stats.van_elteren`), `strata` says how many of them have both groups, and `unstratified_p` and
-    `unstratified_delta` keep what strata would be ignored. With covariates `adjusted_odds_ratio`
+    (`stats.van_elteren`), `strata` says how many of them have both groups, `unstratified_p` and
+    `unstratified_delta` are what they would be without, and tests without strata are empty. With
+    covariates `adjusted_odds_ratio`
     (per SD of the feature, beside them), `_low`, `_high`, `adjusted_p` (likelihood ratio; Wald or
     Firth's where there is none), `adjusted_p_holm`, `adjusted_p_bh` and `adjusted_problem` follow
     (`stats.adjusted_associations`).
@@ -69,6 +70,7 @@ def _within_strata(
         "unstratified_p": table["p_value"].to_numpy(),
         "unstratified_delta": table["cliffs_delta"].to_numpy(),
     }
+    changed |= {name: math.nan for name in map(str, table) if name.startswith("brunner_munzel")}
     table = table.assign(**changed)
     return table.assign(p_holm=holm(table["p_value"]), p_bh=benjamini_hochberg(table["p_value"]))
 

@@ -1,7 +1,8 @@
 """What is known of patients beside their nuclei, and how a ranking keeps it apart from them.
 
 Strata are groups of patients, such as those of a site: labels are compared, permuted and spread
-over folds within them. Covariates are adjusted for: the model knows them beside the features.
+over folds within them. Strata and further covariates are adjusted for: the model knows them beside
+the features (`offset`).
 """
 
 from __future__ import annotations
@@ -9,15 +10,27 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import pandas as pd
 
-from morphomil.cohort.encoding import MISSING_LEVEL, as_text, is_number
+from morphomil.cohort.encoding import (
+    MISSING_LEVEL,
+    ClinicalEncoder,
+    as_text,
+    independent_columns,
+    is_number,
+)
 from morphomil.cohort.labels import sort_labels
 from morphomil.cohort.splits import leave_groups_out, make_folds, manifest_split
 from morphomil.errors import InputError, RefusedError
+from morphomil.seeds import generator
+from morphomil.stats.conditional import permute_conditionally
+from morphomil.stats.ridge import fit_ridge, ridge_log_probability
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
+
+    from numpy.typing import NDArray
 
     from morphomil.cohort.splits import Fold
     from morphomil.types import RankSettings
@@ -40,7 +53,7 @@ class Design:
     columns: tuple[str, ...]
     """Strata are the combinations of these columns."""
     covariates: pd.DataFrame | None = field(repr=False)
-    """By patient, sorted: what is adjusted for; None: nothing is."""
+    """By patient, sorted: what the model knows beside the features, strata too; None: nothing."""
     notes: tuple[str, ...]
     """Sentences on missing values and on strata that can't contribute."""
 
@@ -70,12 +83,68 @@ class Design:
         columns = _stratifying(known, settings.strata_columns, adjusted)
         strata = _combine(known[list(columns)])
         notes = [*_say_missing(known), *_say_strata(strata, labels, columns)]
-        return cls(strata, columns, adjusted if len(adjusted.columns) else None, tuple(notes))
+        held = known[[name for name in known if as_text(known[name]).nunique() > 1]]
+        notes += [
+            f"{name} is the same for all patients, so holding it constant changes nothing."
+            for name in known
+            if name not in held
+        ]
+        return cls(strata, columns, held if len(held.columns) else None, tuple(notes))
 
     @property
     def stratified(self) -> bool:
         """Whether there are several strata."""
         return bool(self.columns)
+
+    @property
+    def adjusts(self) -> bool:
+        """Whether there are covariates."""
+        return self.covariates is not None
+
+    @property
+    def encoded(self) -> pd.DataFrame:
+        """The covariates as numbers, by patient; no columns where nothing is adjusted for."""
+        if self.covariates is None:
+            return pd.DataFrame(index=self.strata.index)
+        table = ClinicalEncoder.fit(self.covariates).encode_contrasts(self.covariates)
+        return independent_columns(table)
+
+    def log_probability(self, labels: NDArray[np.int64]) -> NDArray[np.float64] | None:
+        """Of each patient's label (patients,), by the covariates that no stratum holds constant,
+        (patients, classes); None where there are none."""
+        if self.covariates is None or not set(self.covariates) - set(self.columns):
+            return None
+        design, classes = self.encoded.to_numpy(np.float64), int(labels.max()) + 1
+        fitted = fit_ridge(design, labels[None], classes=classes)
+        return np.asarray(ridge_log_probability(design, fitted)[0])
+
+    def labelings(
+        self, labels: NDArray[np.int64], *, permutations: int, seed: int
+    ) -> NDArray[np.int64] | None:
+        """The labels (row 0) and permutations of them within strata, as likely as the covariates
+        make them; None where strata alone say which permutations are as likely."""
+        log_probability = self.log_probability(labels)
+        if log_probability is None:
+            return None
+        stratum = np.unique(self.strata.to_numpy(), return_inverse=True)[1]
+        rng = generator("conditional", seed)
+        return permute_conditionally(
+            labels, log_probability, permutations=permutations, rng=rng, blocks=stratum
+        )
+
+    def residuals(self, values: pd.DataFrame) -> pd.DataFrame:
+        """What is left of each column (rows are patients) beside the covariates, by least squares;
+        the values themselves where nothing is adjusted for."""
+        if self.covariates is None:
+            return values
+        design = np.column_stack([np.ones(len(values)), self.encoded.loc[values.index]])
+        left = values.to_numpy(np.float64, copy=True)
+        for column in left.T:
+            known = np.isfinite(column)
+            if known.any():
+                fitted = np.linalg.lstsq(design[known], column[known], rcond=None)[0]
+                column[known] -= design[known] @ fitted
+        return pd.DataFrame(left, index=values.index, columns=values.columns)
 
     def make_folds(self, cohort: pd.DataFrame, settings: RankSettings) -> tuple[Fold, ...]:
         """The folds that the settings ask for, stratified by label and stratum, or by groups.

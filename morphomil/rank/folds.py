@@ -15,8 +15,10 @@ import pandas as pd
 from morphomil.cohort.splits import inner_validation
 from morphomil.matrix import fit_edges_to_counts
 from morphomil.rank.bags import by_patient
+from morphomil.rank.offset import FoldCovariates
 from morphomil.rank.shapley import log_likelihood, pair_wins
 from morphomil.seeds import generator
+from morphomil.stats.conditional import permute_conditionally
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -26,7 +28,8 @@ if TYPE_CHECKING:
     from morphomil.cohort.splits import Fold
     from morphomil.matrix import Edges
     from morphomil.rank.bags import PatientBags
-    from morphomil.rank.model import TrainedMorphometry
+    from morphomil.rank.model import Prediction, TrainedMorphometry
+    from morphomil.rank.offset import CovariateModel
     from morphomil.rank.shapley import Coalitions
 REPLICATES = 50
 """This many models are trained at once: more need more memory and are no faster."""
@@ -39,6 +42,8 @@ class FoldModel:
     edges: Edges
     weights: dict[str, NDArray[np.float32]] = field(repr=False)
     log: pd.DataFrame = field(repr=False)
+    covariates: CovariateModel | None = None
+    """What the model adds to, where covariates are adjusted for."""
 
 
 @dataclass(frozen=True)
@@ -78,8 +83,10 @@ class FoldTask:
         *,
         features: tuple[str, ...],
         seed: int,
+        covariates: pd.DataFrame | None = None,
     ) -> None:
-        """`positive` says of each patient, by name, whether it is."""
+        """`positive` says of each patient, by name, whether it is; `covariates`, one row for each,
+        are adjusted for."""
         self.fold, self.seed = fold, seed
         self.patients = pd.Index(bags.patients, dtype=object)
         self.labels = positive[list(bags.patients)].to_numpy().astype(np.int64)
@@ -91,6 +98,11 @@ class FoldTask:
             self.training | self.validation
         )
         self.test_bags = bags.whole.instances(self.edges).of_patients(self.test)
+        self.covariates = None
+        if covariates is not None:
+            rng = generator("covariates", seed, fold.name)
+            known = covariates.loc[list(bags.patients)]
+            self.covariates = FoldCovariates.of(known, self.training, rng=rng)
 
     def evaluate(self, seeds: int, coalitions: Coalitions) -> FoldResult:
         """Train a model per seed; predict the test patients whole and in every coalition."""
@@ -103,7 +115,8 @@ class FoldTask:
         """As `evaluate` with one seed, and in the same batch a model per permuted labeling, of
         which only the attention is wanted; row 0 of the labelings are the true labels."""
         trained = self._train(labelings, replicates=[0] * len(labelings))
-        attention = by_patient(trained.predict(self.test_bags.values).attention, self.test_bags)
+        prediction = self._predict_test(trained, labelings)
+        attention = by_patient(prediction.attention, self.test_bags)
         log = trained.log[trained.log["replicate"] == 0].reset_index(drop=True)
         result = self._ask(trained.replicate(0), coalitions, log=log)
         return result, NullResult(attention.sum(axis=1))
@@ -111,7 +124,7 @@ class FoldTask:
     def _ask(
         self, trained: TrainedMorphometry, coalitions: Coalitions, *, log: pd.DataFrame
     ) -> FoldResult:
-        prediction = trained.predict(self.test_bags.values)
+        prediction = self._predict_test(trained, self.labels[None])
         probability = self._predict_coalitions(trained, coalitions, self.labels)
         table = pd.DataFrame(
             {
@@ -121,24 +134,25 @@ class FoldTask:
                 "probability": probability[:, -1].mean(axis=0),
             }
         )
-        model = FoldModel(self.edges, trained.weights(), log)
         return FoldResult(
-            table, by_patient(prediction.attention, self.test_bags), probability, model
+            table,
+            by_patient(prediction.attention, self.test_bags),
+            probability,
+            self._model(trained, log=log),
         )
 
     def train(self, seeds: int) -> FoldModel:
         """Train a model per seed."""
         trained = self._train(np.tile(self.labels, (seeds, 1)), replicates=range(seeds))
-        return FoldModel(self.edges, trained.weights(), trained.log)
+        return self._model(trained)
 
     def score(self, seeds: int) -> tuple[pd.Series[float], FoldModel]:
         """Train a model per seed; the test patients' mean probability, and the models."""
         trained = self._train(np.tile(self.labels, (seeds, 1)), replicates=range(seeds))
-        probability = by_patient(
-            trained.predict(self.test_bags.values).probability, self.test_bags
-        )[..., 1]
+        prediction = self._predict_test(trained, self.labels[None])
+        probability = by_patient(prediction.probability, self.test_bags)[..., 1]
         scores = pd.Series(probability.mean(axis=0), index=self.patients[self.test])
-        return scores, FoldModel(self.edges, trained.weights(), trained.log)
+        return scores, self._model(trained)
 
     def ablate(self, seeds: int, kept: NDArray[np.bool_]) -> NDArray[np.float64]:
         """Probability by models trained on some features only: `kept` (sets, features) -> (seeds,
@@ -156,9 +170,8 @@ class FoldTask:
                 replicates=np.tile(np.arange(seeds), len(seed_sets)).tolist(),
                 available=np.repeat(kept[seed_sets], seeds, axis=0),
             )
-            probability = by_patient(
-                trained.predict(self.test_bags.values).probability, self.test_bags
-            )[..., 1]
+            prediction = self._predict_test(trained, self.labels[None])
+            probability = by_patient(prediction.probability, self.test_bags)[..., 1]
             parts.append(probability.reshape(len(seed_sets), seeds, -1))
         return np.concatenate(parts).transpose(1, 0, 2)
 
@@ -168,9 +181,8 @@ class FoldTask:
         attention, likelihood, wins = [], [], []
         for some in np.array_split(labelings, -(-len(labelings) // REPLICATES)):
             trained = self._train(some, replicates=[0] * len(some))
-            of_patients = by_patient(
-                trained.predict(self.test_bags.values).attention, self.test_bags
-            )
+            prediction = self._predict_test(trained, some)
+            of_patients = by_patient(prediction.attention, self.test_bags)
             attention.append(of_patients.sum(axis=1))
             for number, labels in enumerate(some):
                 probability = self._predict_coalitions(
@@ -203,7 +215,23 @@ class FoldTask:
             seed=int(generator("fold", self.seed, self.fold.name).integers(2**31)),
             available=available,
             streams=np.asarray(replicates, dtype=np.int64),
+            offset=None if self.covariates is None else self.covariates.offsets(labels),
         )
+
+    def _model(self, trained: TrainedMorphometry, *, log: pd.DataFrame | None = None) -> FoldModel:
+        covariates = None if self.covariates is None else self.covariates.model(self.labels)
+        log = trained.log if log is None else log
+        return FoldModel(self.edges, trained.weights(), log, covariates)
+
+    def _test_offset(self, labels: NDArray[np.int64]) -> NDArray[np.float64] | None:
+        """What covariates say of the test bags, (labelings, bags, classes)."""
+        if self.covariates is None:
+            return None
+        return self.covariates.predicted(labels)[:, self.test_bags.patient]
+
+    def _predict_test(self, trained: TrainedMorphometry, labels: NDArray[np.int64]) -> Prediction:
+        """Of the test bags; `labels` (replicates or 1, patients) are those that were learned."""
+        return trained.predict(self.test_bags.values, offset=self._test_offset(labels))
 
     def _stopping_patients(self, labels: NDArray[np.int64], *, replicate: int) -> NDArray[np.bool_]:
         """The patients whose loss ends training: the split's own, else an inner part of the
@@ -220,10 +248,13 @@ class FoldTask:
         self, trained: TrainedMorphometry, coalitions: Coalitions, labels: NDArray[np.int64]
     ) -> NDArray[np.float64]:
         """Probability of class 1, (replicates, coalitions, patients); of no feature, the training
-        prevalence."""
+        prevalence, or what covariates say."""
         prevalence = float(labels[self.training | self.validation].mean())
         probability = trained.predict_coalitions(
-            self.test_bags.values, coalitions.members, empty=np.array([1 - prevalence, prevalence])
+            self.test_bags.values,
+            coalitions.members,
+            empty=np.array([1 - prevalence, prevalence]),
+            offset=self._test_offset(labels[None]),
         )[..., 1]
         return by_patient(np.moveaxis(probability, 1, 2), self.test_bags).transpose(0, 2, 1)
 
@@ -236,15 +267,22 @@ def permute_labels(
     permutations: int,
     seed: int,
     strata: NDArray[Any] | None = None,
+    log_probability: NDArray[np.float64] | None = None,
 ) -> NDArray[np.int64]:
     """The labels (row 0) and permutations of them within each part of the split, (permutations + 1,
     patients).
 
     So every fold, and every training set, has as many patients of a class as it has in truth; and
-    so has each of `strata` (patients,) in them.
+    so has each of `strata` (patients,) in them. With `log_probability` (patients, classes) of the
+    labels given covariates, permutations are as likely as these make them
+    (`stats.conditional.permute_conditionally`).
     """
     blocks = permutation_blocks(folds, bags, strata=strata)
     rng = generator("permutations", seed)
+    if log_probability is not None:
+        return permute_conditionally(
+            labels, log_probability, permutations=permutations, rng=rng, blocks=blocks
+        )
     rows = np.tile(labels, (permutations + 1, 1))
     for number in np.unique(blocks):
         part = blocks == number

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, ClassVar
 import numpy as np
 import pandas as pd
 import torch
+from scipy.special import softmax
 from torch import nn
 
 if TYPE_CHECKING:
@@ -226,19 +227,30 @@ class TrainedMorphometry:
     available: NDArray[np.bool_] | None = None
     """(replicates, features): the features a replicate was trained with, None for all."""
 
-    def predict(self, values: NDArray[np.float32]) -> Prediction:
-        """Probability and attention of bags (bags, features, bins)."""
+    def predict(
+        self, values: NDArray[np.float32], *, offset: NDArray[np.float64] | None = None
+    ) -> Prediction:
+        """Probability and attention of bags (bags, features, bins).
+
+        `offset` (replicates or 1, bags, classes) is added to the logits, as in training.
+        """
         replicates = len(self.model.prior)
         present = None if self.available is None else torch.from_numpy(self.available)[:, None]
         with torch.no_grad(), one_thread():
             logits, attention = self.model(
                 smooth(self.scaler(values)).expand(replicates, -1, -1, -1), present
             )
-            probability = torch.softmax(logits.double(), dim=-1)
+            shift = 0.0 if offset is None else torch.from_numpy(offset)
+            probability = torch.softmax(logits.double() + shift, dim=-1)
         return Prediction(probability.numpy(), attention.double().numpy())
 
     def predict_coalitions(
-        self, values: NDArray[np.float32], members: NDArray[np.bool_], *, empty: NDArray[np.float64]
+        self,
+        values: NDArray[np.float32],
+        members: NDArray[np.bool_],
+        *,
+        empty: NDArray[np.float64],
+        offset: NDArray[np.float64] | None = None,
     ) -> NDArray[np.float64]:
         """Probability of every bag when only the members of a coalition take part.
 
@@ -249,7 +261,8 @@ class TrainedMorphometry:
             values: (bags, features, bins).
             members: (coalitions, features).
             empty: (classes,), the probability where a coalition has no member: the training
-                prevalence.
+                prevalence. With an offset the covariates' is taken instead.
+            offset: as `predict`.
 
         Returns:
             (replicates, coalitions, bags, classes).
@@ -270,13 +283,22 @@ class TrainedMorphometry:
                 share = torch.softmax(score.unsqueeze(-2).masked_fill(~chosen, -torch.inf), dim=-1)
                 pooled = share.nan_to_num(0) @ embedded
                 logits = self.model.decide(pooled.flatten(1, 2)).reshape(*pooled.shape[:3], -1)
-                parts.append(torch.softmax(logits.double(), dim=-1).transpose(1, 2))
+                logits = logits.double()
+                if offset is not None:
+                    shift = torch.from_numpy(offset[:, start : start + COALITION_BAGS])
+                    logits = logits + shift.unsqueeze(2)
+                parts.append(torch.softmax(logits, dim=-1).transpose(1, 2))
         probability = torch.cat(parts, dim=2).numpy()
-        probability[:, ~members.any(axis=1)] = empty
+        nobody = empty if offset is None else softmax(offset, axis=-1)[:, None]
+        probability[:, ~members.any(axis=1)] = nobody
         return np.asarray(probability)
 
     def integrate_gradients(
-        self, bag: NDArray[np.float64], *, steps: int
+        self,
+        bag: NDArray[np.float64],
+        *,
+        steps: int,
+        offset: NDArray[np.float64] | None = None,
     ) -> tuple[NDArray[np.float64], float, float]:
         """Mean gradient of the probability of class 1 on the line from the training-mean histograms
         to a bag's.
@@ -287,6 +309,7 @@ class TrainedMorphometry:
         Args:
             bag: (features, bins).
             steps: points on the line.
+            offset: (classes,), added to the logits all along.
 
         Returns:
             (features, bins), then the probability at the training mean and that of the bag.
@@ -299,13 +322,14 @@ class TrainedMorphometry:
         goal = torch.from_numpy(np.where(bag.any(axis=-1, keepdims=True), bag, base))
         start = torch.from_numpy(base)
         model = restore_morphometry(self.weights()).model.double()
+        shift = 0.0 if offset is None else torch.from_numpy(offset)
 
         def answer(points: torch.Tensor) -> torch.Tensor:  # (points, features, bins) -> (points,)
             shares = (points.cumsum(dim=-1)[..., :-1] - mean) / sd
             scaled = smooth(shares.clamp(-Scaler.LIMIT, Scaler.LIMIT)).expand(
                 len(model.prior), -1, -1, -1
             )
-            return torch.softmax(model(scaled)[0], dim=-1)[..., 1].mean(dim=0)
+            return torch.softmax(model(scaled)[0] + shift, dim=-1)[..., 1].mean(dim=0)
 
         with one_thread():
             place = ((torch.arange(steps, dtype=torch.float64) + 0.5) / steps)[:, None, None]

@@ -19,12 +19,14 @@ from morphomil.rank.robustness import (
 )
 from morphomil.rank.shapley import contrast_auc, contrast_log_likelihood, log_likelihood
 from morphomil.seeds import generator
+from morphomil.stats import within_fold_auc_interval
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from morphomil.rank.interactions import Interactions
     from morphomil.rank.plan import FoldOutcome, TrainingPlan
+    from morphomil.stats.roc import AucInterval
 RESAMPLES = 2000
 """Patients and seeds are resampled so often for the intervals of attention."""
 
@@ -59,6 +61,11 @@ class PooledOutcomes:
         self.coalitions = np.concatenate([one.result.coalitions for one in outcomes], axis=2)
         # (features, patients)
         self.contributions = plan.coalitions.weights @ self.coalitions.mean(axis=0)
+
+    def auc(self, *, features: bool) -> AucInterval:
+        """Of all features, or of none, from pairs within folds."""
+        probability = self.coalitions[:, -1 if features else 0].mean(axis=0)
+        return within_fold_auc_interval(self.labels, probability, self.folds)
 
     def of_patients(self, values: NDArray[np.float64]) -> pd.DataFrame:
         """Values (patients, features) as a table, `patient` first."""

@@ -27,7 +27,6 @@ from morphomil.rank.robustness import compare_orders, say_agreement
 from morphomil.rank.scan import largest_differences, scan_features
 from morphomil.rank.summaries import SummarizedCounts
 from morphomil.rank.verdict import judge_ranking
-from morphomil.stats import within_fold_auc_interval
 from morphomil.stats.correlation import correlate_features
 from morphomil.types import RankSettings
 
@@ -45,6 +44,8 @@ if TYPE_CHECKING:
     from morphomil.rank.scan import FeatureScan
     from morphomil.rank.verdict import Verdict
     from morphomil.stats.roc import AucInterval
+SCAN_PERMUTATIONS = 1999
+"""The scan permutes labels so often where covariates make permutations costly."""
 
 
 @dataclass(frozen=True)
@@ -90,6 +91,11 @@ class Ranking:
     patient_values: pd.DataFrame
     """One row per patient: `patient, label` and its value of each feature, which the tests
     compare."""
+    design: Design
+    """Within which strata labels were compared and permuted, and what was adjusted for."""
+    auc_covariates: AucInterval | None
+    """Of the covariates alone, from which Shapley values by AUC count; None where none are adjusted
+    for."""
     auc: AucInterval
     """From pairs within folds; the interval takes the models as given
     (`within_fold_auc_interval`)."""
@@ -209,7 +215,7 @@ def rank_counts(
     scan = study.scan(summaries, features, seed=settings.seed)
     baselines = study.compare_baselines(predictions, of_patients, summaries, settings)
     pooled = PooledOutcomes(plan, list(outcomes.values()), predictions, seed=settings.seed)
-    auc = within_fold_auc_interval(*(predictions[n] for n in ("label", "probability", "fold")))
+    auc = pooled.auc(features=True)
     table, groups = pooled.table(compared.merge(scan.features, on="feature")), pooled.group_table()
     verdict = study.judge(table, scan, pooled, labelings, auc_high=auc.high)
     table = table.merge(verdict.features, on="feature", how="left", validate="one_to_one")
@@ -231,6 +237,8 @@ def rank_counts(
         patient_values=of_patients,
         auc=auc,
         verdict=verdict,
+        design=study.design,
+        auc_covariates=pooled.auc(features=False) if study.design.adjusts else None,
         positive=positive,
         reference=study.reference,
         folds=study.folds,
@@ -285,25 +293,33 @@ class _Study:
         return self.labels == self.positive
 
     def scan(self, summaries: pd.DataFrame, features: tuple[str, ...], *, seed: int) -> FeatureScan:
-        """The plain scan of these patients' summaries, within strata."""
+        """The plain scan of these patients' summaries, within strata and beside covariates."""
+        truth = self.is_positive.to_numpy()
+        labelings = self.design.labelings(
+            truth.astype(np.int64), permutations=SCAN_PERMUTATIONS, seed=seed
+        )
         return scan_features(
-            summaries,
-            self.is_positive[summaries.index].to_numpy(),
+            self.design.residuals(summaries.loc[self.labels.index]),
+            truth,
             features=features,
             seed=seed,
-            strata=self.design.strata[summaries.index].to_numpy(),
+            strata=self.design.strata.to_numpy(),
+            labelings=labelings,
             names=(self.positive, self.reference),
         )
 
     def permute(self, settings: RankSettings) -> NDArray[np.int64]:
-        """The patients' labels (row 0) and permutations within folds and strata."""
+        """The patients' labels (row 0) and permutations within folds and strata, as likely as the
+        covariates make them."""
+        truth = self.is_positive.to_numpy().astype(np.int64)
         return permute_labels(
-            self.is_positive.to_numpy().astype(np.int64),
+            truth,
             self.folds,
             self.bags,
             permutations=settings.labelings,
             seed=settings.seed,
             strata=self.design.strata.to_numpy(),
+            log_probability=self.design.log_probability(truth),
         )
 
     def judge(
@@ -336,12 +352,13 @@ class _Study:
         settings: RankSettings,
     ) -> Baselines:
         """Plain models beside the predictions of the morphometry model; without the forest if
-        quick."""
+        quick. They know the covariates too."""
+        covariates = self.design.encoded
         return compare_baselines(
             predictions,
             self.folds,
-            values=of_patients.set_index("patient").drop(columns="label"),
-            summaries=summaries,
+            values=of_patients.set_index("patient").drop(columns="label").join(covariates),
+            summaries=summaries.join(covariates),
             positive=self.is_positive,
             seed=settings.seed,
             forest=not settings.quick,
@@ -367,7 +384,14 @@ def _train_folds(
     failed: dict[str, str] = {}
     for number, fold in enumerate(folds, start=1):
         try:
-            task = FoldTask(fold, bags, positive, features=plan.features, seed=settings.seed)
+            task = FoldTask(
+                fold,
+                bags,
+                positive,
+                features=plan.features,
+                seed=settings.seed,
+                covariates=study.design.covariates,
+            )
             report = on_estimate if number == 1 else None
             outcomes[fold.name] = plan.run(task, labelings, on_estimate=report, folds=len(folds))
         except TrainingError as error:

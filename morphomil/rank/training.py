@@ -42,6 +42,7 @@ def train_morphometry(
     recipe: Recipe | None = None,
     available: NDArray[np.bool_] | None = None,
     streams: NDArray[np.int64] | None = None,
+    offset: NDArray[np.float64] | None = None,
 ) -> TrainedMorphometry:
     """Train one model per row of `validation`, all at once.
 
@@ -64,6 +65,8 @@ def train_morphometry(
         available: (replicates, features), the features that a replicate may see; by default all.
         streams: (replicates,), from 0: replicates with one number start from the same weights and
             see the same bags and coalitions; by default each has its own.
+        offset: (replicates, patients, classes), added to the logits, so that the model learns what
+            its features say beyond it.
 
     Raises:
         TrainingError: the loss is not a number.
@@ -80,6 +83,7 @@ def train_morphometry(
             recipe=recipe,
             available=available,
             streams=np.arange(len(validation)) if streams is None else streams,
+            offset=offset,
             rng=rng,
         )
         log = training.run()
@@ -129,6 +133,7 @@ class _BatchTraining:
         recipe: Recipe,
         available: NDArray[np.bool_] | None,
         streams: NDArray[np.int64],
+        offset: NDArray[np.float64] | None,
         rng: torch.Generator,
     ) -> None:
         self.recipe, self.rng = recipe, rng
@@ -145,6 +150,7 @@ class _BatchTraining:
         )
         self.labels = torch.from_numpy(labels.astype(np.int64))
         self.classes = int(labels.max()) + 1
+        self.offset = None if offset is None else torch.from_numpy(offset.astype(np.float32))
         self.model = MorphometryMIL(
             self.streams,
             features=self.values.shape[1],
@@ -207,6 +213,7 @@ class _BatchTraining:
         )
         self.replicate_streams = self.replicate_streams[chosen]
         self.available = None if self.available is None else self.available[chosen]
+        self.offset = None if self.offset is None else self.offset[chosen]
         self.model.replace_parameters(
             {name: tensor[chosen] for name, tensor in self.model.state_dict().items()}
         )
@@ -220,7 +227,7 @@ class _BatchTraining:
         loss = torch.zeros(len(score))
         for scores in (whole, score.masked_fill(~coalition, -torch.inf)):
             pooled = (torch.softmax(scores, dim=-1).unsqueeze(-2) @ embedded).squeeze(-2)
-            loss = loss + self._loss(self.model.decide(pooled), targets)
+            loss = loss + self._loss(self._shift(self.model.decide(pooled), self.train), targets)
         return loss
 
     def _validation_loss(self) -> torch.Tensor:
@@ -228,7 +235,14 @@ class _BatchTraining:
         positions = (torch.arange(VALIDATION_BAGS, dtype=torch.float64) + 0.5) / VALIDATION_BAGS
         patients = self.val.repeat_interleave(VALIDATION_BAGS, dim=1)
         bags = self._bags_at(patients, positions.repeat(self.val.shape[1]).expand(patients.shape))
-        return self._loss(self.model(bags, self.available)[0], self.labels.gather(1, patients))
+        logits = self._shift(self.model(bags, self.available)[0], patients)
+        return self._loss(logits, self.labels.gather(1, patients))
+
+    def _shift(self, logits: torch.Tensor, patients: torch.Tensor) -> torch.Tensor:
+        """Logits (replicates, n, classes) of these patients (replicates, n), with their offset."""
+        if self.offset is None:
+            return logits
+        return logits + self.offset.gather(1, patients[..., None].expand_as(logits))
 
     def _bags_at(self, patients: torch.Tensor, position: torch.Tensor) -> torch.Tensor:
         """One bag per entry of `patients` (replicates, n), at a position in [0, 1) of its bags'

@@ -10,8 +10,10 @@ import pytest
 
 from morphomil.cohort.labels import patient_labels
 from morphomil.errors import InputError, RefusedError
+from morphomil.rank.attribution import attribute_nuclei
 from morphomil.rank.design import Design, check_columns
 from morphomil.rank.folds import permute_labels
+from morphomil.rank.offset import FoldCovariates
 from morphomil.rank.ranking import rank_nuclei
 from morphomil.types import RankSettings
 
@@ -148,3 +150,76 @@ def test_a_stratified_ranking_says_both_tests(small):
     known = plain.set_index("feature").loc[table["feature"]]
     np.testing.assert_allclose(table["unstratified_p"], known["p_value"])
     assert (table["cliffs_delta_low"] <= table["cliffs_delta"]).all()
+
+
+def site_cohort(small):
+    nuclei, cohort = small
+    rng = np.random.default_rng(1)
+    site = np.where(rng.random(len(cohort)) < 0.8, cohort["label"], 1 - cohort["label"])
+    return nuclei, cohort.assign(site=np.array(["A", "B"])[site], age=rng.normal(60, 8, len(site)))
+
+
+@pytest.fixture(scope="module")
+def adjusted(small):
+    nuclei, cohort = site_cohort(small)
+    return cohort, rank_nuclei(nuclei, cohort, seed=0, quick=True, adjust="age,site")
+
+
+def test_shapley_values_sum_to_what_features_add_to_the_covariates(adjusted):
+    _, ranking = adjusted
+    assert list(ranking.design.covariates) == ["age", "site"]
+    assert ranking.design.columns == ("site",)
+    added = ranking.auc.auc - ranking.auc_covariates.auc
+    assert ranking.table["shapley_auc"].sum() == pytest.approx(added, abs=1e-9)
+    assert ranking.table["adjusted_p"].between(0, 1).all()
+
+
+def test_what_covariates_say_is_a_regression_on_the_training_patients(adjusted):
+    """Of no feature, each patient's probability is that of its fold's regression."""
+    _, ranking = adjusted
+    predictions = ranking.predictions.set_index("patient")
+    whole = ranking.shapley.set_index("patient").sum(axis=1)
+    for name, model in ranking.models.items():
+        test = predictions.index[predictions["fold"] == name]
+        alone = np.exp(model.covariates.log_probability(ranking.design.covariates.loc[test]))[:, 1]
+        np.testing.assert_allclose(predictions.loc[test, "probability"] - whole[test], alone)
+        site = ranking.design.covariates.loc[test, "site"].to_numpy()
+        assert alone[site == "B"].mean() > alone[site == "A"].mean()
+
+
+def test_a_training_patient_s_offset_does_not_know_its_label(small):
+    cohort = site_cohort(small)[1]
+    known = cohort.set_index("patient")[["site", "age"]].sort_index()
+    labels = cohort.set_index("patient")["label"].sort_index().to_numpy()
+    training = np.arange(len(known)) % 4 > 0
+    one = FoldCovariates.of(known, training, rng=np.random.default_rng(0))
+    turned = labels.copy()
+    number = int(np.flatnonzero(training)[0])
+    turned[number] = 1 - turned[number]
+    offsets = one.offsets(np.stack([labels, turned]))
+    assert np.allclose(*offsets[:, number])
+    assert not np.allclose(*offsets[:, ~training])
+    assert not np.allclose(*offsets[:, training])
+
+
+def test_nuclei_share_out_what_they_add_to_the_covariates(adjusted, small):
+    nuclei, _ = small
+    _, ranking = adjusted
+    first = ranking.predictions.iloc[0]
+    model = ranking.models[first["fold"]]
+    slide = site_cohort(small)[1].set_index("patient").loc[first["patient"], "slide_id"]
+    part = nuclei[nuclei["slide_id"] == slide]
+    with pytest.raises(ValueError, match="give the patient's"):
+        attribute_nuclei(part, model)
+    shares = attribute_nuclei(
+        part, model, covariates=ranking.design.covariates.loc[[first["patient"]]]
+    )
+    assert shares.probability == pytest.approx(first["probability"], abs=1e-5)
+    assert abs(shares.gap) < 1e-3
+
+
+def test_left_out_sites_may_be_strata(small):
+    nuclei, cohort = small
+    cohort = cohort.assign(site=np.array(["A", "B"])[np.arange(len(cohort)) % 2])
+    ranking = rank_nuclei(nuclei, cohort, seed=0, quick=True, folds_by="site", strata="site")
+    assert set(ranking.predictions["fold"]) == {"site-A", "site-B"}
