@@ -34,6 +34,7 @@ from morphomil.stats import (
     resampled_auc,
     resampled_mean,
     resampled_multiclass_auc,
+    within_fold_auc,
     within_fold_auc_interval,
 )
 
@@ -45,8 +46,8 @@ if TYPE_CHECKING:
     from morphomil.stats.resampling import Vectorized
 
 DRAWS = 2000
-AREAS = (0.5, 0.6, 0.7, 0.8, 0.9, 0.95)
-CLASSES = ((20, 80), (30, 30), (30, 120), (50, 50), (79, 131), (150, 150))
+AREAS = (0.5, 0.6, 0.7, 0.8, 0.9, 0.95, 0.99)
+CLASSES = ((20, 20), (20, 80), (20, 200), (30, 30), (30, 120), (50, 50), (79, 131), (150, 150))
 AUC_METHODS: tuple[Literal["auto", "delong", "logit-delong", "binomial"], ...] = (
     "auto",
     "delong",
@@ -166,6 +167,37 @@ def paired_difference(rng: np.random.Generator) -> Limits:
     return delong_test(labels, a, b).interval
 
 
+def difference_near_one(n: int, m: int, one: float, other: float) -> Draw:
+    """Paired; the scores correlate by 0.5."""
+
+    def draw(rng: np.random.Generator) -> Limits:
+        labels, common = np.arange(n + m) < n, rng.normal(size=n + m)
+        a, b = (
+            np.sqrt(0.5) * (common + rng.normal(size=n + m)) + shift_of(area) * labels
+            for area in (one, other)
+        )
+        return delong_test(labels, a, b).interval
+
+    return draw
+
+
+def unpaired_near_one(rng: np.random.Generator) -> Limits:
+    labels = np.arange(40) < 20
+    a, b = (rng.normal(size=40) + shift_of(area) * labels for area in (0.99, 0.97))
+    return delong_test_unpaired(labels, a, labels, b).interval
+
+
+NEAR_ONE = (
+    (10, 10, 0.99, 0.97),
+    (20, 20, 0.99, 0.97),
+    (50, 50, 0.99, 0.97),
+    (20, 200, 0.99, 0.97),
+    (20, 20, 0.97, 0.85),
+    (50, 50, 0.95, 0.9),
+)
+"""Positives, negatives, and the AUCs whose difference is asked for."""
+
+
 def unpaired_difference(rng: np.random.Generator) -> Limits:
     one, other = np.arange(60) < 25, np.arange(80) < 30
     a, b = rng.normal(size=60) + shift_of(0.85) * one, rng.normal(size=80) + shift_of(0.75) * other
@@ -175,7 +207,8 @@ def unpaired_difference(rng: np.random.Generator) -> Limits:
 def within_folds(rng: np.random.Generator) -> Limits:
     labels, folds = np.arange(140) < 50, np.arange(140) % 5
     scores = rng.normal(size=140) + shift_of(0.75) * labels + rng.normal(size=5)[folds]
-    return within_fold_auc_interval(labels, scores, folds)[1:]
+    given = within_fold_auc(labels, scores, folds)
+    return within_fold_auc_interval(labels, scores, folds, training_auc=given)[1:]
 
 
 def cliffs_delta(rng: np.random.Generator) -> Limits:
@@ -289,6 +322,12 @@ def cases(draws: int) -> list[tuple[str, float, Draw, int]]:
         ("the same, bootstrap percentiles", 0.75, bootstrap_within_folds, draws),
         ("difference of AUCs, paired, 45 and 75", 0.1, paired_difference, draws),
         ("difference of AUCs, unpaired, 25 + 35 and 30 + 50", 0.1, unpaired_difference, draws),
+        *(
+            (f"difference of {a:g} and {b:g}, paired, {n} and {m}", a - b, drawn, draws)
+            for (n, m, a, b) in NEAR_ONE
+            for drawn in (difference_near_one(n, m, a, b),)
+        ),
+        ("difference of 0.99 and 0.97, unpaired, 20 and 20 each", 0.02, unpaired_near_one, draws),
         *(
             (f"{name}, 84 ill and 134 well", x, diagnostic(name), draws)
             for name, x in diagnostic_truths().items()

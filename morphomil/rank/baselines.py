@@ -54,7 +54,8 @@ class Baselines:
     table: pd.DataFrame
     """One row per model, the morphometry model first: `model, description, patients, auc, low,
     high`, and `difference` of AUC (the model's minus the morphometry model's) with `_low`, `_high`:
-    pairs within folds, models taken as given (`within_fold_auc_interval`, `delong_test`)."""
+    pairs within folds, of models trained in this way (`within_fold_auc_interval`,
+    `delong_test`)."""
     predictions: pd.DataFrame
     """One row per predicted patient: `patient, fold, label`, and each model's score."""
     statement: str

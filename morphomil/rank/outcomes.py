@@ -19,7 +19,7 @@ from morphomil.rank.robustness import (
 )
 from morphomil.rank.shapley import contrast_auc, contrast_log_likelihood, log_likelihood
 from morphomil.seeds import generator
-from morphomil.stats import within_fold_auc_interval
+from morphomil.stats import delong_test, within_fold_auc, within_fold_auc_interval
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -207,23 +207,30 @@ class PooledOutcomes:
         parts = [one.ablated for one in self.outcomes if one.ablated is not None]
         if not parts:
             return {name: np.full(count, np.nan) for name in names}
-        probability = np.concatenate(
-            [self.coalitions[:, -1:], np.concatenate(parts, axis=2)], axis=1
+        probability = np.concatenate(parts, axis=2).mean(axis=0)
+        without, alone = probability[:count], probability[count:]
+        whole = self.coalitions[:, -1].mean(axis=0)
+        lost = [_lost_auc(self.labels, whole, own, folds=self.folds) for own in without]
+        reached = [within_fold_auc_interval(self.labels, own, self.folds) for own in alone]
+        return dict(
+            zip(names, np.concatenate([np.array(lost).T, np.array(reached).T]), strict=True)
         )
-        each = np.eye(count)
-        nothing = np.zeros((count, count))
-        lost = np.concatenate([np.ones((count, 1)), -each, nothing], axis=1)
-        alone = np.concatenate([np.zeros((count, 1)), nothing, each], axis=1)
-        area = contrast_auc(
-            probability, self.labels, self.folds, np.concatenate([lost, alone]), seed=self.seed
-        )
-        numbers: dict[str, NDArray[np.float64]] = {}
-        for name, half in (("ablation_auc", slice(0, count)), ("alone_auc", slice(count, None))):
-            numbers |= {
-                f"{name}{end}": values[half]
-                for end, values in zip(("", "_low", "_high"), area, strict=True)
-            }
-        return numbers
+
+
+def _lost_auc(
+    labels: NDArray[np.int64],
+    whole: NDArray[np.float64],
+    without: NDArray[np.float64],
+    *,
+    folds: NDArray[Any],
+) -> tuple[float, float, float]:
+    """The difference of AUC with its limits (`delong_test`), NaN with one patient of a class."""
+    try:
+        test = delong_test(labels, whole, without, folds=folds)
+    except ValueError:
+        areas = [within_fold_auc(labels, scores, folds) for scores in (whole, without)]
+        return areas[0] - areas[1], np.nan, np.nan
+    return test.difference, *test.interval
 
 
 def _mean_attention(relative: NDArray[np.float64], *, seed: int) -> dict[str, NDArray[np.float64]]:

@@ -97,7 +97,7 @@ class Ranking:
     """Of the covariates alone, from which Shapley values by AUC count; None where none are adjusted
     for."""
     auc: AucInterval
-    """From pairs within folds; the interval takes the models as given
+    """From pairs within folds; the interval is of models trained in this way
     (`within_fold_auc_interval`)."""
     positive: str
     reference: str

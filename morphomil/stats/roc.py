@@ -171,11 +171,11 @@ def training_factor(ordering: Ordering, training_auc: float | None) -> float:
     after i. So the variance of noise doubles, that of an effect known beforehand stays, and between
     them the factor is 2 - s, s being the share of the weights that isn't noise: the ratio of
     probits of the AUC out of fold and in training (0 to 1). 1 with one fold; 2 where training isn't
-    known (docs/decisions/0036).
+    known or is perfect (docs/decisions/0036).
     """
-    if len(ordering.pairs) < 2:
+    if (ordering.pairs > 0).sum() < 2:
         return 1.0
-    if training_auc is None or training_auc <= 0.5 or ordering.auc <= 0.5:
+    if training_auc is None or not 0.5 < training_auc < 1 or ordering.auc <= 0.5:
         return 2.0
     return 2.0 - min(1.0, float(ndtri(ordering.auc) / ndtri(training_auc)))
 
