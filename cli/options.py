@@ -97,6 +97,9 @@ SETTINGS: dict[type, dict[str, Any]] = {
         "folds_by": typer.Option(
             help="Predict each group of this column, such as site, by the others' models."
         ),
+        "allow_missing": typer.Option(
+            help="Rank these features though it tells labels apart who lacks them."
+        ),
     },
 }
 """Each field of these settings is an option; its type and default are the field's."""

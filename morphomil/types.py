@@ -220,6 +220,15 @@ class RankSettings:
     folds_by: str = ""
     """A column of the cohort, such as `site`, whose groups are predicted by the others' models."""
 
+    allow_missing: str = ""
+    """Features, with commas between, that are ranked though it tells the labels apart which
+    patients lack them."""
+
+    @property
+    def may_be_missing(self) -> tuple[str, ...]:
+        """The names in `allow_missing`."""
+        return tuple(filter(None, map(str.strip, self.allow_missing.split(","))))
+
     @property
     def strata_columns(self) -> tuple[str, ...]:
         """The names in `strata`."""

@@ -43,7 +43,7 @@ def rank(
     """Rank the features of a measured run (`rank.rank_counts`) and store everything the ranking
     rests on.
 
-    Writes to `rank/` the tables `ranking.csv`, `groups.csv`, `agreement.csv`, `stability.csv`,
+    Writes to `rank/` the tables `ranking.csv`, `missing.csv`, `groups.csv`, `agreement.csv`, `stability.csv`,
     `faithfulness.csv`, `correlation.csv`, `interactions.csv`, `scan.csv`, `baselines.csv`,
     `predictions.parquet`, `attention.parquet`, `shapley.parquet`, `patient_values.parquet` and
     `summaries.parquet` with `about.json`, and each fold's model to `models/morphometry/FOLD/`.
@@ -172,7 +172,7 @@ def _write_ranking(run: Run, ranking: Ranking, summary: dict[str, Any]) -> None:
     printed = {"ranking": ranking.table, "correlation": correlation}
     printed["interactions"] = ranking.interactions.table
     printed |= {"scan": ranking.scan.table, "baselines": ranking.baselines.table}
-    for stem in ("groups", "agreement", "stability", "faithfulness"):
+    for stem in ("missing", "groups", "agreement", "stability", "faithfulness"):
         printed[stem] = getattr(ranking, stem)
     for stem, table in printed.items():
         write_table_csv(run.rank_folder / f"{stem}.csv", table)

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 
+from morphomil.rank.missing import fill_rows
 from morphomil.seeds import generator
 from morphomil.stats.delong import delong_test
 from morphomil.stats.roc import within_fold_auc_interval
@@ -201,12 +202,11 @@ def _logistic(x: NDArray[np.float64]) -> NDArray[np.float64]:
 def _standardize(
     train: NDArray[np.float64], test: NDArray[np.float64]
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Both by the training rows' mean and SD, missing values at their median; columns that say
-    nothing are 0."""
+    """Both by the training rows' mean and SD, missing values drawn from training rows (a forest
+    would know patients by a fixed value); columns that say nothing are 0."""
     known = ~np.isnan(train).all(axis=0)
-    middle = np.zeros(train.shape[1])
-    middle[known] = np.nanmedian(train[:, known], axis=0)
-    filled = [np.where(np.isnan(part), middle, part) for part in (train, test)]
+    drawn = fill_rows(train, test, seed_key=train.shape)
+    filled = [np.where(known, part, 0.0) for part in drawn]
     mean, sd = filled[0].mean(axis=0), filled[0].std(axis=0)
     alive = known & (sd > 1e-12 * np.maximum(np.abs(mean), 1e-300))
     one, other = (np.where(alive, (part - mean) / np.where(alive, sd, 1.0), 0.0) for part in filled)

@@ -15,6 +15,7 @@ import pandas as pd
 from morphomil.cohort.splits import inner_validation
 from morphomil.matrix import fit_edges_to_counts
 from morphomil.rank.bags import by_patient
+from morphomil.rank.missing import fill_absent
 from morphomil.rank.offset import FoldCovariates
 from morphomil.rank.shapley import log_likelihood, pair_wins
 from morphomil.seeds import generator
@@ -94,10 +95,17 @@ class FoldTask:
         self.validation = bags.members(fold.val)
         self.training = bags.members(fold.train)
         self.edges = fit_edges_to_counts(bags.totals[self.training], features=features)
-        self.learning_bags = bags.drawn.instances(self.edges).of_patients(
-            self.training | self.validation
+        drawn, whole = bags.drawn.instances(self.edges), bags.whole.instances(self.edges)
+        self.learning_bags = fill_absent(
+            drawn.of_patients(self.training | self.validation),
+            drawn.of_patients(self.training),
+            seed_key=(seed, fold.name, "drawn"),
         )
-        self.test_bags = bags.whole.instances(self.edges).of_patients(self.test)
+        self.test_bags = fill_absent(
+            whole.of_patients(self.test),
+            whole.of_patients(self.training),
+            seed_key=(seed, fold.name, "whole"),
+        )
         self.covariates = None
         if covariates is not None:
             rng = generator("covariates", seed, fold.name)

@@ -21,6 +21,7 @@ from morphomil.rank.comparison import compare_features
 from morphomil.rank.design import Design, check_columns
 from morphomil.rank.folds import FoldTask, permute_labels
 from morphomil.rank.inputs import check_inputs
+from morphomil.rank.missing import compare_missingness, refuse_telling_absence
 from morphomil.rank.outcomes import PooledOutcomes
 from morphomil.rank.plan import TrainingPlan
 from morphomil.rank.robustness import compare_orders, say_agreement
@@ -107,8 +108,11 @@ class Ranking:
     """By fold."""
     slides: tuple[str, ...]
     """Those with a patch of enough nuclei."""
+    missing: pd.DataFrame
+    """One row per feature: how many patients of each group lack it
+    (`missing.compare_missingness`)."""
     notes: tuple[str, ...]
-    """What was left out, by group."""
+    """What was left out or is missing, by group."""
     failed: dict[str, str]
     """Folds without a result, and why; their patients are missing from predictions and
     attention."""
@@ -137,7 +141,8 @@ def rank_nuclei(
         on_estimate: hears the seconds that the training still to come will take, once the first
             model is trained.
         changes: further fields of `RankSettings`: `positive` (needed unless labels are 0 and 1),
-            `folds`, `quick`, `permutations`, `ablation`, `strata`, `adjust`, `folds_by`.
+            `folds`, `quick`, `permutations`, `ablation`, `strata`, `adjust`, `folds_by`,
+            `allow_missing`.
 
     Raises:
         InputError: a column is missing, names or units can't be right (`inputs.check_inputs`), or
@@ -244,6 +249,7 @@ def rank_counts(
         folds=study.folds,
         models={name: outcome.result.model for name, outcome in outcomes.items()},
         slides=bags.slides,
+        missing=study.missing,
         notes=study.notes,
         failed=failed,
     )
@@ -262,11 +268,16 @@ class _Study:
     reference: str
     design: Design
     folds: tuple[Fold, ...]
+    missing: pd.DataFrame
     notes: tuple[str, ...]
 
     @classmethod
     def of(
-        cls, load: Counts, values: pd.DataFrame, cohort: pd.DataFrame, settings: RankSettings
+        cls,
+        load: SummarizedCounts,
+        values: pd.DataFrame,
+        cohort: pd.DataFrame,
+        settings: RankSettings,
     ) -> _Study:
         """As `rank_counts` takes them."""
         cohort = cohort.assign(
@@ -278,14 +289,24 @@ class _Study:
         bags = PatientBags.collect(load, measured, seed=settings.seed)
         used = cohort[cohort["slide_id"].isin(bags.slides)]
         labels = patient_labels(used)
+        missing = compare_missingness(
+            bags.totals,
+            labels[list(bags.patients)],
+            features=load.features,
+            positive=positive,
+        )
+        lacking = refuse_telling_absence(
+            missing, (positive, reference), allowed=settings.may_be_missing
+        )
         design = Design.of(used, labels, settings)
         folds = design.make_folds(used, settings)
         notes = (
             *describe_losses(cohort, measured, NOT_MEASURED),
             *describe_losses(measured, used, LEFT_OUT_WITHOUT),
+            *lacking,
             *design.notes,
         )
-        return cls(used, bags, labels, positive, reference, design, folds, notes)
+        return cls(used, bags, labels, positive, reference, design, folds, missing, notes)
 
     @property
     def is_positive(self) -> pd.Series[bool]:

@@ -1,0 +1,243 @@
+"""Features that patients lack: who lacks them, and what stands in for them.
+
+A feature is absent from a bag when none of its nuclei has a value. If a fixed value stood in, a
+model could learn who lacks the feature; so another's instance does, which the model can't tell from
+one that was measured (hot-deck imputation, Andridge & Little 2010; donors near in what the present
+features predict, Little 1988).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, fields, replace
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pandas as pd
+
+from morphomil.errors import InputError, RefusedError
+from morphomil.seeds import generator
+from morphomil.stats.adjustment import holm
+from morphomil.stats.printing import print_p
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from numpy.typing import NDArray
+
+    from morphomil.rank.model import InstanceBags
+
+NEAREST = 10
+"""A donor is drawn among so many patients."""
+TELLING_P, TELLING_DIFFERENCE = 0.01, 0.2
+"""Absence tells labels apart where Holm's p over the features is below the first and the shares of
+patients who lack the feature differ by the second."""
+_RIDGE = 1.0  # in patients: keeps the regression steady where features go together
+
+
+def compare_missingness(
+    totals: NDArray[Any], labels: pd.Series[Any], *, features: Sequence[str], positive: str
+) -> pd.DataFrame:
+    """How many patients of each group lack a feature.
+
+    Args:
+        totals: counts of nuclei by patient (patients, features, bins), in the order of `labels`.
+        labels: by patient.
+        features: names.
+        positive: one of two labels.
+
+    Returns:
+        One row per feature: `feature, n_positive, n_reference, absent_positive, absent_reference`
+        (patients of whom no nucleus has a value), `p_value` (Fisher's exact test, 1 where nobody
+        lacks it), `lacking_positive, lacking_reference` (mean share of a patient's nuclei without a
+        value), `p_holm`.
+    """
+    from scipy.stats import fisher_exact
+
+    count = np.asarray(totals).sum(axis=-1, dtype=np.int64)  # (patients, features)
+    absent, lacking = count == 0, 1 - count / np.maximum(count.max(axis=1, keepdims=True), 1)
+    groups = {
+        "positive": (labels == positive).to_numpy(),
+        "reference": (labels != positive).to_numpy(),
+    }
+    rows = []
+    for number, name in enumerate(features):
+        gone = {key: int(absent[of, number].sum()) for key, of in groups.items()}
+        size = {key: int(of.sum()) for key, of in groups.items()}
+        table = [[gone[key], size[key] - gone[key]] for key in groups]
+        rows.append(
+            {"feature": name}
+            | {f"n_{key}": size[key] for key in groups}
+            | {f"absent_{key}": gone[key] for key in groups}
+            | {"p_value": float(fisher_exact(np.array(table))[1])}
+            | {f"lacking_{key}": float(lacking[of, number].mean()) for key, of in groups.items()}
+        )
+    result = pd.DataFrame(rows)
+    return result.assign(p_holm=holm(result["p_value"]))
+
+
+def refuse_telling_absence(
+    missing: pd.DataFrame, names: tuple[str, str], *, allowed: Sequence[str]
+) -> tuple[str, ...]:
+    """A sentence for each feature that patients lack.
+
+    Args:
+        missing: `compare_missingness`.
+        names: the positive label and the other one.
+        allowed: features to rank though their absence tells the labels apart.
+
+    Raises:
+        RefusedError: the absence of another feature does.
+        InputError: an allowed one is none of the features.
+    """
+    if unknown := [name for name in allowed if name not in set(missing["feature"])]:
+        raise InputError(
+            f"--allow-missing {', '.join(unknown)}: the features are "
+            f"{', '.join(missing['feature'])}"
+        )
+    notes, refused = [], []
+    for row in missing.to_dict("records"):
+        gone = row["absent_positive"], row["absent_reference"]
+        size = row["n_positive"], row["n_reference"]
+        if not any(gone):
+            continue
+        p = print_p(row["p_holm"])
+        said = (
+            f"{row['feature']} is missing in {gone[0]} of {size[0]} patients with label {names[0]} "
+            f"and in {gone[1]} of {size[1]} with label {names[1]} (Fisher's exact test, Holm's p "
+            f"{p if p.startswith('<') else '= ' + p})"
+        )
+        difference = abs(gone[0] / size[0] - gone[1] / size[1])
+        telling = row["p_holm"] < TELLING_P and difference >= TELLING_DIFFERENCE
+        if telling and row["feature"] not in allowed:
+            refused.append(
+                f"{said}: who lacks it is enough to tell the labels apart, whatever its values; "
+                f"measure it in all patients, or insist with --allow-missing {row['feature']}"
+            )
+        notes.append(f"{said}; values of training patients stand in.")
+    if refused:
+        raise RefusedError("; ".join(refused))
+    return tuple(notes)
+
+
+def fill_absent(
+    bags: InstanceBags, donors: InstanceBags, *, seed_key: tuple[Any, ...]
+) -> InstanceBags:
+    """The bags with another bag's instance for every absent one; labels have no say.
+
+    A patient's own bags are asked first, if the feature is present in one. Else a donor's: a linear
+    regression over the donor patients tells the feature's place from those of the present ones, and
+    one of the 10 patients nearest in it is drawn, and then one of its bags. What no donor has stays
+    absent.
+
+    Args:
+        bags: to be filled.
+        donors: bags of training patients.
+        seed_key: decides the draws.
+    """
+    absent = ~_presence(bags)
+    if not absent.any():
+        return bags
+    rng = generator("missing", *seed_key)
+    filled = {name: array.copy() for name, array in _instances(bags).items()}
+    known, own = _presence(donors), _presence(bags)
+    place, place_of_donors = _standard_places(bags, donors)
+    for feature in np.flatnonzero(absent.any(axis=0)):
+        rows = np.flatnonzero(absent[:, feature])
+        mine = {
+            p: np.flatnonzero((bags.patient == p) & own[:, feature]) for p in bags.patient[rows]
+        }
+        others = np.flatnonzero(known[:, feature])
+        near = _NearPatients.of(int(feature), place_of_donors[others], donors.patient[others])
+        for row in rows:
+            if len(of_patient := mine[bags.patient[row]]):
+                source, chosen = bags, int(rng.choice(of_patient))
+            elif len(others):
+                source, chosen = donors, int(others[near.draw(place[row], rng)])
+            else:
+                continue
+            for name, array in filled.items():
+                array[row, feature] = _instances(source)[name][chosen, feature]
+    return replace(bags, **filled)
+
+
+def fill_rows(
+    training: NDArray[np.float64], others: NDArray[np.float64], *, seed_key: tuple[Any, ...]
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Both tables (rows, columns) with missing cells drawn from training rows.
+
+    Columns that are missing together, as the summaries of a feature, come from one row. What is
+    missing in all training rows stays so.
+    """
+    gone = np.isnan(np.concatenate([training, others]))
+    if not gone.any():
+        return training, others
+    rng = generator("missing rows", *seed_key)
+    filled = np.concatenate([training, others])
+    patterns, member = np.unique(gone, axis=1, return_inverse=True)
+    for number in range(patterns.shape[1]):
+        columns = np.flatnonzero(member.ravel() == number)
+        lacking = np.flatnonzero(patterns[:, number])
+        donors = np.flatnonzero(~patterns[: len(training), number])
+        if len(lacking) and len(donors):
+            chosen = rng.choice(donors, size=len(lacking))
+            filled[np.ix_(lacking, columns)] = training[np.ix_(chosen, columns)]
+    return filled[: len(training)], filled[len(training) :]
+
+
+def _instances(bags: InstanceBags) -> dict[str, NDArray[Any]]:
+    """The bags' arrays of (bags, features, ...), by name."""
+    arrays = {field.name: np.asarray(getattr(bags, field.name)) for field in fields(bags)}
+    return {name: array for name, array in arrays.items() if array.ndim > 1}
+
+
+def _presence(bags: InstanceBags) -> NDArray[np.bool_]:
+    """Which instances are there, (bags, features)."""
+    return np.asarray(bags.values.any(axis=-1))
+
+
+def _standard_places(
+    bags: InstanceBags, donors: InstanceBags
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """The mean bin of each instance, (bags, features), standardized over the donors; 0 where it is
+    absent."""
+    both = []
+    for one in (bags, donors):
+        place = one.values @ np.arange(one.values.shape[-1], dtype=np.float64)
+        both.append(np.where(_presence(one), place, np.nan))
+    known = ~np.isnan(both[1])
+    size = np.maximum(known.sum(axis=0), 1)
+    mean = np.nansum(both[1], axis=0) / size
+    sd = np.sqrt(np.nansum((both[1] - mean) ** 2, axis=0) / size)
+    scaled = [np.nan_to_num((place - mean) / np.where(sd > 0, sd, 1)) for place in both]
+    return scaled[0], scaled[1]
+
+
+@dataclass(frozen=True)
+class _NearPatients:
+    """Patients who have a feature, by what their other features predict of it."""
+
+    weights: NDArray[np.float64]  # (features,)
+    predicted: NDArray[np.float64]  # (patients,)
+    bags: list[NDArray[np.intp]]
+    """Of each patient, the numbers of the bags."""
+
+    @classmethod
+    def of(
+        cls, feature: int, place: NDArray[np.float64], patient: NDArray[np.int64]
+    ) -> _NearPatients:
+        """From the places (bags, features) of bags that have the feature."""
+        names = np.unique(patient)
+        bags = [np.flatnonzero(patient == name) for name in names]
+        means = np.array([place[own].mean(axis=0) for own in bags]).reshape(-1, place.shape[1])
+        rest = means.copy()
+        rest[:, feature] = 0
+        weights = np.linalg.solve(
+            rest.T @ rest + _RIDGE * np.eye(rest.shape[1]), rest.T @ means[:, feature]
+        )
+        weights[feature] = 0
+        return cls(weights, means @ weights, bags)
+
+    def draw(self, place: NDArray[np.float64], rng: np.random.Generator) -> int:
+        """One of the bags of a patient near in what the present features (features,) predict."""
+        near = np.argsort(np.abs(self.predicted - place @ self.weights), kind="stable")[:NEAREST]
+        return int(rng.choice(self.bags[int(rng.choice(near))]))
