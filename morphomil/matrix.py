@@ -333,8 +333,8 @@ def slide_values(
 
 
 def patient_values(values: pd.DataFrame, cohort: pd.DataFrame) -> pd.DataFrame:
-    """One row per patient, sorted: `patient`, `label`, and the mean over slides of the slides'
-    values.
+    """One row per patient, sorted: `patient`, `label`, and the median over slides of the slides'
+    values, as `stats.compare_groups(..., slides=...)` pools them.
 
     `values` has `slide_id` and one column per feature, `cohort` has `slide_id`, `patient`, `label`;
     slides in just one of them are left out.
@@ -344,7 +344,7 @@ def patient_values(values: pd.DataFrame, cohort: pd.DataFrame) -> pd.DataFrame:
         values, on="slide_id", validate="one_to_one"
     )
     return merged.groupby("patient", sort=True, as_index=False).agg(
-        {"label": "first"} | dict.fromkeys(names, "mean")
+        {"label": "first"} | dict.fromkeys(names, "median")
     )
 
 

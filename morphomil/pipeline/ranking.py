@@ -43,8 +43,9 @@ def rank(
     """Rank the features of a measured run (`rank.rank_counts`) and store everything the ranking
     rests on.
 
-    Writes to `rank/` the tables `ranking.csv`, `missing.csv`, `groups.csv`, `agreement.csv`, `stability.csv`,
-    `faithfulness.csv`, `correlation.csv`, `interactions.csv`, `scan.csv`, `baselines.csv`,
+    Writes to `rank/` the tables `ranking.csv`, `missing.csv`, `groups.csv`, `agreement.csv`,
+    `stability.csv`, `faithfulness.csv`, `correlation.csv`, `interactions.csv`, `scan.csv`,
+    `baselines.csv`,
     `predictions.parquet`, `attention.parquet`, `shapley.parquet`, `patient_values.parquet` and
     `summaries.parquet` with `about.json`, and each fold's model to `models/morphometry/FOLD/`.
     Unless `quick`, also what every nucleus contributes (`attribution.attribute_nuclei`), to

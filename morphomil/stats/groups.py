@@ -37,6 +37,7 @@ def compare_groups(
     categories: Sequence[Hashable] = (),
     axial: Sequence[Hashable] = (),
     patients: ArrayLike | None = None,
+    slides: ArrayLike | None = None,
     correction: Correction | None = None,
     family: str = "columns of this table",
     level: float = 0.95,
@@ -59,6 +60,8 @@ def compare_groups(
             Williams's test; patients' values are their mean directions. It takes angles against one
             common direction.
         patients: (n,), see above.
+        slides: (n,), of rows that are parts of slides: a patient's value is then the median of its
+            slides' medians, as in a ranking, and slides weigh alike.
         correction: adds `p_adjusted`, the p values adjusted in this way; Holm's and Benjamini and
             Hochberg's are there anyway.
         family: how the result's column `family` names the p values that are adjusted together:
@@ -95,9 +98,10 @@ def compare_groups(
     """
     table = table if isinstance(table, pd.DataFrame) else pd.DataFrame(table)
     _check_columns(table, test, axial)
+    _refuse_numbers_as_text(table, categories)
     adjust = adjustment(correction)
     if patients is not None:
-        table, groups = _values_of_patients(table, groups, patients, axial)
+        table, groups = _values_of_patients(table, groups, patients, axial, slides)
     _refuse_repeated_patients(table)
     labels = check_labels(table, groups)
     names = sorted_labels(labels)
@@ -172,12 +176,28 @@ def _check_columns(table: pd.DataFrame, test: str, axial: Sequence[Hashable]) ->
         raise ValueError(f"axial columns must be in the table, got {absent}")
 
 
+def _refuse_numbers_as_text(table: pd.DataFrame, categories: Sequence[Hashable]) -> None:
+    for name, values in table.items():
+        if name in categories or not _holds_categories(values):
+            continue
+        text = values.dropna().astype(str).str.strip()
+        if len(written := text[text.str.fullmatch(r"[+-]?\d+[.,]\d+")]):
+            raise ValueError(
+                f"column {name} holds numbers written as text, such as {written.iloc[0]!r}; make "
+                "them numbers, or name the column in categories"
+            )
+
+
 def _values_of_patients(
-    table: pd.DataFrame, groups: ArrayLike, patients: ArrayLike, axial: Sequence[Hashable]
+    table: pd.DataFrame,
+    groups: ArrayLike,
+    patients: ArrayLike,
+    axial: Sequence[Hashable],
+    slides: ArrayLike | None,
 ) -> tuple[pd.DataFrame, pd.Series[Any]]:
     """`aggregate_to_patients`, axes by their mean directions."""
     axes = {name: pd.Series(table[name].to_numpy(np.float64, na_value=np.nan)) for name in axial}
-    of_patients, labels = aggregate_to_patients(table, groups, patients)
+    of_patients, labels = aggregate_to_patients(table, groups, patients, slides=slides)
     for name, angles in axes.items():
         of_patients[name] = angles.groupby(np.asarray(patients), sort=True).agg(axial_mean)
     return of_patients, labels
@@ -212,9 +232,10 @@ def aggregate_to_patients(
     patients: ArrayLike,
     *,
     by: Literal["median", "mean"] = "median",
+    slides: ArrayLike | None = None,
 ) -> tuple[pd.DataFrame, pd.Series[Any]]:
     """One row per patient, sorted: each numeric column's median (or mean) over the patient's rows,
-    and its group.
+    and its group; with `slides` (one per row) over the patient's slides of that over their rows.
 
     Columns that aren't numbers must be the same in all rows of a patient.
 
@@ -235,6 +256,9 @@ def aggregate_to_patients(
         own = values.reset_index(drop=True).groupby(owners, sort=True)
         if pd.api.types.is_numeric_dtype(values) and not pd.api.types.is_bool_dtype(values):
             columns[name] = own.agg(by)
+            if slides is not None:
+                of_slides = values.reset_index(drop=True).groupby([owners, np.asarray(slides)])
+                columns[name] = of_slides.agg(by).groupby(level=0, sort=True).agg(by)
         elif (own.nunique() > 1).any():
             raise ValueError(f"column {name} differs within a patient and can't be aggregated")
         else:

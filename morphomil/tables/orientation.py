@@ -50,7 +50,8 @@ def orientation_table(run: Run) -> pd.DataFrame:
             rows.append(row | dict(enumerate(shares / shares.sum())))
     if not rows:
         return pd.DataFrame(columns=list(COLUMNS))
-    patients = pd.DataFrame(rows).groupby(["label", "patient"]).mean().reset_index("label")
+    grouped = pd.DataFrame(rows).groupby(["label", "patient"])
+    patients = grouped.mean().assign(polarity=grouped["polarity"].median()).reset_index("label")
     return pd.concat(
         [_rose(str(label), group, edges) for label, group in patients.groupby("label", sort=True)],
         ignore_index=True,

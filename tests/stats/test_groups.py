@@ -398,3 +398,28 @@ def test_rows_of_patients_are_aggregated_and_never_taken_as_cases():
         compare_groups(nuclei, np.arange(600) % 2, patients=patients)
     with pytest.raises(ValueError, match="site differs within a patient"):
         compare_groups(nuclei.assign(site=np.arange(600).astype(str)), groups, patients=patients)
+
+
+def test_slides_weigh_alike_as_in_a_ranking():
+    from morphomil.matrix import patient_values
+
+    rng = np.random.default_rng(0)
+    owner = np.repeat(np.arange(12), 3)
+    slide = np.array([f"s{i}" for i in range(36)])
+    rows = np.repeat(np.arange(36), rng.integers(1, 9, 36))
+    table = pd.DataFrame({"area_um2": rng.normal(size=len(rows))})
+    label = np.array(list("ab"))[owner % 2]
+    medians = table.groupby(slide[rows])["area_um2"].median().rename_axis("slide_id").reset_index()
+    cohort = pd.DataFrame({"slide_id": slide, "patient": owner, "label": label})
+    ranked = patient_values(medians, cohort)
+    one = compare_groups(ranked[["area_um2"]], ranked["label"])
+    two = compare_groups(table, label[rows], patients=owner[rows], slides=slide[rows])
+    pd.testing.assert_frame_equal(one, two)
+
+
+@pytest.mark.parametrize("cell", ["12,5", "12.5"])
+def test_numbers_written_as_text_are_no_categories(cell):
+    table = pd.DataFrame({"age": [cell, "61", "40", "52"]})
+    with pytest.raises(ValueError, match=f"age holds numbers written as text, such as '{cell}'"):
+        compare_groups(table, [0, 0, 1, 1])
+    compare_groups(table, [0, 0, 1, 1], categories=["age"])
