@@ -23,6 +23,9 @@ AnnotationOrigin = Literal["level0", "bounds"]
 """Where an annotation's coordinates begin: at the level-0 origin, or where the scanned part does
 (OpenSlide's bounds)."""
 Split = Literal["train", "val", "test"]
+Reading = Literal["quantiles", "histograms"]
+"""What the morphometry model reads of a feature: its quantile function with views of the patches
+(`rank.representation`), or the plain histogram."""
 Normalize = Literal["unit", "percentile"]
 Implausible = Literal["drop", "keep"]
 Engine = Literal["openvino", "tensorflow"]
@@ -211,6 +214,9 @@ class RankSettings:
     """Of the labels, for the null; each is trained."""
     ablation: bool = True
     """Also train without each feature, and with each alone."""
+    reading: Reading = "quantiles"
+    """What the model reads of a feature: the quantile function of its nuclei and of its patches, or
+    the plain histogram (histograms)."""
     strata: str = ""
     """Columns of the cohort, such as `site`, with commas between: folds, permutations, tests and
     scan are made within the groups that they make together."""

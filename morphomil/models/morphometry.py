@@ -162,12 +162,13 @@ def score_patients(
     """
     from morphomil.rank.model import restore_morphometry
 
-    instances = bags.whole.instances(edges)
+    trained = restore_morphometry(weights)
+    instances = bags.whole.instances(edges, trained.scaler.reading)
     shift = None
     if offset is not None:
         of_patients = offset.loc[list(bags.patients)].to_numpy(np.float64)
         shift = of_patients[None, instances.patient]
-    prediction = restore_morphometry(weights).predict(instances.values, offset=shift)
+    prediction = trained.predict(instances.values, offset=shift)
     probability = by_patient(prediction.probability, instances)[..., 1].mean(axis=0)
     return pd.Series(probability, index=pd.Index(bags.patients, dtype=object))
 

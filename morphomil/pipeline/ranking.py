@@ -92,6 +92,7 @@ def rank(
         used |= {"quick": settings.quick, "permutations": settings.tested}
         used |= {"strata": settings.strata, "adjust": settings.adjust}
         used |= {"folds_by": settings.folds_by}
+        used |= {"reading": settings.reading}
         run.record("rank", used, seconds=time.monotonic() - begun)
     return ranking
 

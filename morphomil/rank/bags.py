@@ -16,6 +16,9 @@ from morphomil.matrix import (
     rebin,
     relative_frequencies,
 )
+from morphomil.nuclei.registry import FEATURES
+from morphomil.rank.instances import InstanceBags
+from morphomil.rank.representation import patch_moments, read_patches
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -24,13 +27,16 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from morphomil.matrix import Edges
-    from morphomil.rank.model import InstanceBags
+    from morphomil.types import Reading
 MAX_BAGS = 20
 """A slide has at most so many bags in training, 200 patches; more patches make no bag better."""
 LEFT_OUT_WITHOUT = "a patch of enough measured nuclei"
 """Slides are left out that lack this."""
 NOT_MEASURED = "measured nuclei"
 """Slides that aren't in the table of nuclei, or not measured, lack this."""
+
+
+_Bag = tuple["NDArray[np.float32]", "NDArray[np.float64]"]
 
 
 class Counts(Protocol):
@@ -41,19 +47,30 @@ class Counts(Protocol):
         """The counts of one slide."""
 
 
+def reads_patches(edges: Edges) -> NDArray[np.bool_]:
+    """Of which features patches are read, (features,): not of angles, which are deviations from
+    their patch's direction, so that the number of nuclei moves all that patches have."""
+    return np.array([not FEATURES[name].axial for name in edges.features])
+
+
 @dataclass(frozen=True)
 class FineBags:
-    """Bags as mean histograms on the fine grid."""
+    """Bags as mean histograms on the fine grid, with the views of their patches."""
 
     patient: NDArray[np.int64]  # (bags,), sorted
     weight: NDArray[np.float64]  # (bags,): a patient's sum to 1
     fine: NDArray[np.float32]  # (features, bags, fine bins)
+    patches: NDArray[np.float64]  # (features, bags, views), `representation.read_patches`
 
-    def instances(self, edges: Edges) -> InstanceBags:
-        """The bags on a fold's edges."""
-        from morphomil.rank.model import InstanceBags
-
-        return InstanceBags(np.moveaxis(rebin(self.fine, edges), 0, 1), self.patient, self.weight)
+    def instances(self, edges: Edges, reading: Reading) -> InstanceBags:
+        """The bags on a fold's edges, as a model reads them."""
+        patches = np.where(reads_patches(edges)[:, None, None], self.patches, np.nan)
+        return InstanceBags.of(
+            np.moveaxis(rebin(self.fine, edges), 0, 1),
+            np.moveaxis(patches, 0, 1) if reading == "quantiles" else None,
+            patient=self.patient,
+            weight=self.weight,
+        )
 
 
 @dataclass(frozen=True)
@@ -71,7 +88,7 @@ class PatientBags:
     def collect(cls, load: Counts, cohort: pd.DataFrame, *, seed: int) -> PatientBags:
         """Read each slide once, in the order of patient and slide id."""
         slides, patients, owners = [], [], []
-        rows: list[list[NDArray[np.float32]]] = []
+        rows: list[list[_Bag]] = []
         totals: dict[str, NDArray[np.int64]] = {}
         for row in cohort.sort_values(["patient", "slide_id"]).to_dict("records"):
             counts = load(row["slide_id"])
@@ -84,9 +101,10 @@ class PatientBags:
                 totals[row["patient"]] = np.zeros((len(counts), FINE_BINS), np.int64)
             totals[row["patient"]] += counts.sum(axis=1, dtype=np.int64)
             drawn = draw_bags(counts.shape[1], bags=MAX_BAGS, seed_key=(seed, row["slide_id"]))
-            frequencies = relative_frequencies(counts)
+            frequencies, moments = relative_frequencies(counts), patch_moments(counts)
+            chosen = [np.arange(counts.shape[1]), *drawn]
             rows.append(
-                [mean_rows(frequencies), *(mean_rows(frequencies[:, bag]) for bag in drawn)]
+                [(mean_rows(frequencies[:, bag]), read_patches(moments[:, bag])) for bag in chosen]
             )
             owners.append(len(patients) - 1)
         if not rows:
@@ -109,12 +127,13 @@ class PatientBags:
         return np.isin(np.array(self.patients, dtype=object), list(names))
 
 
-def _weigh(rows: list[list[NDArray[np.float32]]], owners: list[int]) -> FineBags:
+def _weigh(rows: list[list[_Bag]], owners: list[int]) -> FineBags:
     """Bags of each slide, of which a patient's slides and a slide's bags weigh alike."""
     patient = np.repeat(owners, [len(bags) for bags in rows])
     weight = np.concatenate([np.full(len(bags), 1 / len(bags)) for bags in rows])
     weight /= np.bincount(patient, weight)[patient]
-    return FineBags(patient, weight, np.stack([bag for bags in rows for bag in bags], axis=1))
+    fine, patches = zip(*(bag for bags in rows for bag in bags), strict=True)
+    return FineBags(patient, weight, np.stack(fine, axis=1), np.stack(patches, axis=1))
 
 
 def by_patient(values: NDArray[np.float64], bags: InstanceBags) -> NDArray[np.float64]:

@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from morphomil.rank.model import Prediction, TrainedMorphometry
     from morphomil.rank.offset import CovariateModel
     from morphomil.rank.shapley import Coalitions
+    from morphomil.types import Reading
 REPLICATES = 50
 """This many models are trained at once: more need more memory and are no faster."""
 
@@ -84,6 +85,7 @@ class FoldTask:
         *,
         features: tuple[str, ...],
         seed: int,
+        reading: Reading = "quantiles",
         covariates: pd.DataFrame | None = None,
     ) -> None:
         """`positive` says of each patient, by name, whether it is; `covariates`, one row for each,
@@ -95,7 +97,7 @@ class FoldTask:
         self.validation = bags.members(fold.val)
         self.training = bags.members(fold.train)
         self.edges = fit_edges_to_counts(bags.totals[self.training], features=features)
-        drawn, whole = bags.drawn.instances(self.edges), bags.whole.instances(self.edges)
+        drawn, whole = (of.instances(self.edges, reading) for of in (bags.drawn, bags.whole))
         self.learning_bags = fill_absent(
             drawn.of_patients(self.training | self.validation),
             drawn.of_patients(self.training),

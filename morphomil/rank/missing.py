@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from morphomil.rank.model import InstanceBags
+    from morphomil.rank.instances import InstanceBags
 
 NEAREST = 10
 """A donor is drawn among so many patients."""
@@ -134,12 +134,12 @@ def fill_absent(
         donors: bags of training patients.
         seed_key: decides the draws.
     """
-    absent = ~_presence(bags)
+    absent = ~bags.present
     if not absent.any():
         return bags
     rng = generator("missing", *seed_key)
     filled = {name: array.copy() for name, array in _instances(bags).items()}
-    known, own = _presence(donors), _presence(bags)
+    known, own = donors.present, bags.present
     place, place_of_donors = _standard_places(bags, donors)
     for feature in np.flatnonzero(absent.any(axis=0)):
         rows = np.flatnonzero(absent[:, feature])
@@ -190,11 +190,6 @@ def _instances(bags: InstanceBags) -> dict[str, NDArray[Any]]:
     return {name: array for name, array in arrays.items() if array.ndim > 1}
 
 
-def _presence(bags: InstanceBags) -> NDArray[np.bool_]:
-    """Which instances are there, (bags, features)."""
-    return np.asarray(bags.values.any(axis=-1))
-
-
 def _standard_places(
     bags: InstanceBags, donors: InstanceBags
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
@@ -202,8 +197,8 @@ def _standard_places(
     absent."""
     both = []
     for one in (bags, donors):
-        place = one.values @ np.arange(one.values.shape[-1], dtype=np.float64)
-        both.append(np.where(_presence(one), place, np.nan))
+        place = one.histograms @ np.arange(one.histograms.shape[-1], dtype=np.float64)
+        both.append(np.where(one.present, place, np.nan))
     known = ~np.isnan(both[1])
     size = np.maximum(known.sum(axis=0), 1)
     mean = np.nansum(both[1], axis=0) / size

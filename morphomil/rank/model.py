@@ -4,13 +4,15 @@ from __future__ import annotations
 
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pandas as pd
 import torch
 from scipy.special import softmax
 from torch import nn
+
+from morphomil.rank.instances import Scaler
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -45,75 +47,6 @@ class Recipe:
     prevalence."""
 
 
-@dataclass(frozen=True)
-class InstanceBags:
-    """The morphometry model's bags: the mean histogram of each feature over the bag's patches.
-
-    Bags are sorted by patient (a number from 0); a patient's weights sum to 1, so that it counts as
-    much as any other. A row of zeros is an absent instance.
-    """
-
-    values: NDArray[np.float32]  # (bags, features, bins)
-    patient: NDArray[np.int64]  # (bags,)
-    weight: NDArray[np.float64]  # (bags,)
-
-    def __post_init__(self) -> None:
-        """Refuse bags out of order and weights that don't sum to 1."""
-        if (np.diff(self.patient) < 0).any():
-            raise ValueError("bags must be sorted by patient")
-        total = np.bincount(self.patient, self.weight)
-        if not np.allclose(total[np.unique(self.patient)], 1):
-            raise ValueError(
-                f"weights of a patient's bags must sum to 1, got {total.min():g} to {total.max():g}"
-            )
-
-    def of_patients(self, chosen: NDArray[np.bool_]) -> InstanceBags:
-        """The bags of some patients, whose numbers stay."""
-        kept = chosen[self.patient]
-        return InstanceBags(self.values[kept], self.patient[kept], self.weight[kept])
-
-
-@dataclass(frozen=True)
-class Scaler:
-    """Histograms -> cumulative shares, standardized by feature and bin.
-
-    Cumulative shares of neighboring bins move together when a distribution shifts, so weight decay
-    favors shifts over the noise of single bins. The last column, always 1, is left out.
-    """
-
-    mean: NDArray[np.float32]  # (features, bins - 1)
-    sd: NDArray[np.float32]  # (features, bins - 1)
-
-    @property
-    def baseline(self) -> NDArray[np.float64]:
-        """The training-mean histograms, (features, bins)."""
-        ends = np.zeros((len(self.mean), 1)), np.ones((len(self.mean), 1))
-        return np.diff(
-            np.concatenate([ends[0], self.mean.astype(np.float64), ends[1]], axis=1), axis=1
-        )
-
-    LIMIT: ClassVar[float] = 5.0
-    """Standardized values are clipped to plus or minus this many SD."""
-
-    @classmethod
-    def fit(cls, bags: InstanceBags) -> Scaler:
-        """Mean and SD over bags, every patient with the same weight; absent instances left out."""
-        shares = _cumulate(bags.values)
-        weight = bags.weight[:, None] * bags.values.any(axis=-1)  # (bags, features)
-        weight = weight / np.maximum(weight.sum(axis=0), 1e-12)
-        mean = np.einsum("bf,bfi->fi", weight, shares)
-        sd = np.sqrt(np.einsum("bf,bfi->fi", weight, (shares - mean) ** 2))
-        return cls(mean.astype(np.float32), np.where(sd > 1e-6, sd, 1).astype(np.float32))
-
-    def __call__(self, values: NDArray[np.float32]) -> torch.Tensor:
-        """(bags, features, bins) -> (bags, features, bins - 1); an absent instance becomes the
-        training mean, 0."""
-        scaled = np.clip((_cumulate(values) - self.mean) / self.sd, -self.LIMIT, self.LIMIT)
-        return torch.from_numpy(
-            np.where(values.any(axis=-1, keepdims=True), scaled, 0).astype(np.float32)
-        )
-
-
 def smooth(scaled: torch.Tensor) -> torch.Tensor:
     """Cosine coefficients of each instance (..., bins), the k-th divided by (1 + k)^2.
 
@@ -129,18 +62,24 @@ def smooth(scaled: torch.Tensor) -> torch.Tensor:
     return scaled @ torch.from_numpy(basis / (1 + order) ** 2).to(scaled.dtype)
 
 
-def _cumulate(values: NDArray[np.float32]) -> NDArray[np.float64]:
-    return np.cumsum(values, axis=-1, dtype=np.float64)[..., :-1]
+def scale(values: NDArray[np.float32], scaler: Scaler) -> torch.Tensor:
+    """What the model takes of instances (bags, features, columns), same shape."""
+    return _coordinates(torch.from_numpy(scaler.standardize(values)), scaler)
+
+
+def _coordinates(standardized: torch.Tensor, scaler: Scaler) -> torch.Tensor:
+    return smooth(standardized) if scaler.reading == "histograms" else standardized
 
 
 class MorphometryMIL(nn.Module):
     """Attention-MIL over features, several independent models (replicates) side by side.
 
-    With x an instance's smoothed histogram (`Scaler`, `smooth`), c = W_f x the feature's own linear
-    layer and e_f its learned identity: instance h = ReLU(c + e_f), attention
-    softmax(v' tanh(V (content c + e_f))), logits = classifier(sum a h); V, v and the classifier are
-    shared by the features. `content` (`Recipe`) is below 1 because with few patients c overfits
-    before attention has settled, and attention then follows noise.
+    With x what is read of an instance (`scale`), g_f its gates (`evidence`; 1 where histograms are
+    read), c = W_f (g_f x) the feature's own linear layer and e_f its learned identity: instance
+    h = ReLU(c + e_f), attention softmax(v' tanh(V (content c + e_f))), logits =
+    classifier(sum a h); V, v and the classifier are shared by the features. `content` (`Recipe`) is
+    below 1 because with few patients c overfits before attention has settled, and attention then
+    follows noise.
     """
 
     def __init__(
@@ -148,7 +87,7 @@ class MorphometryMIL(nn.Module):
         replicates: int,
         *,
         features: int,
-        bins: int,
+        columns: int,
         classes: int,
         recipe: Recipe,
         rng: torch.Generator,
@@ -160,7 +99,7 @@ class MorphometryMIL(nn.Module):
         def normal(*shape: int, sd: float) -> nn.Parameter:
             return nn.Parameter(sd * torch.randn(replicates, *shape, generator=rng))
 
-        self.embed = normal(features, bins, width, sd=bins**-0.5)
+        self.embed = normal(features, columns, width, sd=columns**-0.5)
         self.identity = normal(features, width, sd=0.5)
         self.attend_in = normal(width, inner, sd=width**-0.5)
         self.attend_bias = nn.Parameter(torch.zeros(replicates, 1, inner))
@@ -170,11 +109,13 @@ class MorphometryMIL(nn.Module):
         self.classify_bias = nn.Parameter(torch.zeros(replicates, 1, 2 * width))
         self.classify_out = normal(2 * width, classes, sd=(2 * width) ** -0.5)
         self.prior = nn.Parameter(torch.zeros(replicates, 1, classes))
+        self.gate: torch.Tensor
+        self.register_buffer("gate", torch.ones(replicates, features, columns))
 
     def forward(
         self, bags: torch.Tensor, present: torch.Tensor | None = None
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Bags (R, B, features, bins) -> logits (R, B, classes), attention (R, B, features) that
+        """Bags (R, B, features, columns) -> logits (R, B, classes), attention (R, B, features) that
         sums to 1.
 
         `present` (R, B, features): the instances that take part; the others get no attention.
@@ -188,13 +129,13 @@ class MorphometryMIL(nn.Module):
     def replace_parameters(self, values: dict[str, torch.Tensor]) -> None:
         """Take other values, perhaps of another number of replicates."""
         for name, value in values.items():
-            setattr(self, name, nn.Parameter(value))
+            setattr(self, name, value if name == "gate" else nn.Parameter(value))
 
     def read(self, bags: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """Bags (R, B, features, bins) -> embedded instances (R, B, features, width), attention
+        """Bags (R, B, features, columns) -> embedded instances (R, B, features, width), attention
         before the softmax."""
         replicates, count, features, _ = bags.shape
-        content = torch.einsum("rbfi,rfih->rbfh", bags, self.embed)
+        content = torch.einsum("rbfi,rfih->rbfh", bags, self.gate[..., None] * self.embed)
         identity = self.identity[:, None]
         keys = (self.content * content + identity).reshape(replicates, count * features, -1)
         score = torch.bmm(
@@ -230,7 +171,7 @@ class TrainedMorphometry:
     def predict(
         self, values: NDArray[np.float32], *, offset: NDArray[np.float64] | None = None
     ) -> Prediction:
-        """Probability and attention of bags (bags, features, bins).
+        """Probability and attention of bags (bags, features, columns).
 
         `offset` (replicates or 1, bags, classes) is added to the logits, as in training.
         """
@@ -238,7 +179,7 @@ class TrainedMorphometry:
         present = None if self.available is None else torch.from_numpy(self.available)[:, None]
         with torch.no_grad(), one_thread():
             logits, attention = self.model(
-                smooth(self.scaler(values)).expand(replicates, -1, -1, -1), present
+                scale(values, self.scaler).expand(replicates, -1, -1, -1), present
             )
             shift = 0.0 if offset is None else torch.from_numpy(offset)
             probability = torch.softmax(logits.double() + shift, dim=-1)
@@ -258,7 +199,7 @@ class TrainedMorphometry:
         bag.
 
         Args:
-            values: (bags, features, bins).
+            values: (bags, features, columns), as `InstanceBags.values`.
             members: (coalitions, features).
             empty: (classes,), the probability where a coalition has no member: the training
                 prevalence. With an offset the covariates' is taken instead.
@@ -273,7 +214,7 @@ class TrainedMorphometry:
         chosen = torch.from_numpy(members)
         parts = []
         with torch.no_grad(), one_thread():
-            scaled = smooth(self.scaler(values))
+            scaled = scale(values, self.scaler)
             for start in range(0, len(scaled), COALITION_BAGS):
                 embedded, score = self.model.read(
                     scaled[start : start + COALITION_BAGS].expand(replicates, -1, -1, -1)
@@ -300,35 +241,32 @@ class TrainedMorphometry:
         steps: int,
         offset: NDArray[np.float64] | None = None,
     ) -> tuple[NDArray[np.float64], float, float]:
-        """Mean gradient of the probability of class 1 on the line from the training-mean histograms
-        to a bag's.
+        """Mean gradient of the probability of class 1 on the line from the baseline to a bag.
 
         Sundararajan et al. 2017, by the midpoint rule in double precision; replicates are averaged.
-        Absent instances stand at the training mean all along.
+        What is not known stands at the training mean all along.
 
         Args:
-            bag: (features, bins).
+            bag: (features, columns), as `InstanceBags.values`.
             steps: points on the line.
             offset: (classes,), added to the logits all along.
 
         Returns:
-            (features, bins), then the probability at the training mean and that of the bag.
+            (features, columns), then the probability at the baseline and that of the bag.
         """
         mean, sd = (
             torch.from_numpy(array.astype(np.float64))
             for array in (self.scaler.mean, self.scaler.sd)
         )
-        base = self.scaler.baseline
-        goal = torch.from_numpy(np.where(bag.any(axis=-1, keepdims=True), bag, base))
-        start = torch.from_numpy(base)
+        unknown = np.isnan(bag)
+        goal = torch.from_numpy(np.where(unknown, self.scaler.mean, bag))
+        start = torch.from_numpy(np.where(unknown, self.scaler.mean, self.scaler.baseline))
         model = restore_morphometry(self.weights()).model.double()
         shift = 0.0 if offset is None else torch.from_numpy(offset)
 
-        def answer(points: torch.Tensor) -> torch.Tensor:  # (points, features, bins) -> (points,)
-            shares = (points.cumsum(dim=-1)[..., :-1] - mean) / sd
-            scaled = smooth(shares.clamp(-Scaler.LIMIT, Scaler.LIMIT)).expand(
-                len(model.prior), -1, -1, -1
-            )
+        def answer(points: torch.Tensor) -> torch.Tensor:  # (points, features, columns)
+            standardized = ((points - mean) / sd).clamp(-Scaler.LIMIT, Scaler.LIMIT)
+            scaled = _coordinates(standardized, self.scaler).expand(len(model.prior), -1, -1, -1)
             return torch.softmax(model(scaled)[0] + shift, dim=-1)[..., 1].mean(dim=0)
 
         with one_thread():
@@ -346,9 +284,7 @@ class TrainedMorphometry:
             for name, array in self.weights().items()
             if not name.startswith("scaler_")
         }
-        single = restore_morphometry(
-            weights | {"scaler_mean": self.scaler.mean, "scaler_sd": self.scaler.sd}
-        )
+        single = restore_morphometry(weights | self._scaling())
         return replace(
             single, available=None if self.available is None else self.available[[number]]
         )
@@ -357,7 +293,10 @@ class TrainedMorphometry:
         """Everything that prediction needs, by name; the first axis of the model's arrays is the
         replicate."""
         arrays = {name: tensor.numpy().copy() for name, tensor in self.model.state_dict().items()}
-        return arrays | {"scaler_mean": self.scaler.mean, "scaler_sd": self.scaler.sd}
+        return arrays | self._scaling()
+
+    def _scaling(self) -> dict[str, NDArray[np.float32]]:
+        return {f"scaler_{name}": getattr(self.scaler, name) for name in ("mean", "sd", "typical")}
 
 
 def restore_morphometry(
@@ -369,15 +308,15 @@ def restore_morphometry(
         ValueError: an array is missing, or its shape is not that of the others.
     """
     try:
-        replicates, features, bins, _ = weights["embed"].shape
+        replicates, features, columns, _ = weights["embed"].shape
         classes = weights["classify_out"].shape[-1]
-        scaler = Scaler(weights["scaler_mean"], weights["scaler_sd"])
+        scaler = Scaler(*(weights[f"scaler_{name}"] for name in ("mean", "sd", "typical")))
     except KeyError as error:
         raise ValueError(f"stored weights of the morphometry model lack {error}") from error
     model = MorphometryMIL(
         replicates,
         features=features,
-        bins=bins,
+        columns=columns,
         classes=classes,
         recipe=recipe or Recipe(),
         rng=torch.Generator(),

@@ -141,8 +141,8 @@ def rank_nuclei(
         on_estimate: hears the seconds that the training still to come will take, once the first
             model is trained.
         changes: further fields of `RankSettings`: `positive` (needed unless labels are 0 and 1),
-            `folds`, `quick`, `permutations`, `ablation`, `strata`, `adjust`, `folds_by`,
-            `allow_missing`.
+            `folds`, `quick`, `permutations`, `ablation`, `reading`, `strata`, `adjust`,
+            `folds_by`, `allow_missing`.
 
     Raises:
         InputError: a column is missing, names or units can't be right (`inputs.check_inputs`), or
@@ -411,6 +411,7 @@ def _train_folds(
                 positive,
                 features=plan.features,
                 seed=settings.seed,
+                reading=settings.reading,
                 covariates=study.design.covariates,
             )
             report = on_estimate if number == 1 else None

@@ -10,14 +10,14 @@ import torch
 from torch import nn
 
 from morphomil.errors import TrainingError
+from morphomil.rank.evidence import weigh_views
+from morphomil.rank.instances import Scaler
 from morphomil.rank.model import (
-    InstanceBags,
     MorphometryMIL,
     Recipe,
-    Scaler,
     TrainedMorphometry,
     one_thread,
-    smooth,
+    scale,
 )
 from morphomil.seeds import generator
 
@@ -25,6 +25,8 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from numpy.typing import NDArray
+
+    from morphomil.rank.instances import InstanceBags
 ADAM_BETAS = (0.9, 0.999)
 """Adam forgets gradients and their squares at these rates, as `torch.optim.Adam` does."""
 VALIDATION_BAGS = 4
@@ -139,7 +141,7 @@ class _BatchTraining:
         self.recipe, self.rng = recipe, rng
         self.streams, self.replicate_streams = int(streams.max()) + 1, torch.from_numpy(streams)
         self.available = None if available is None else torch.from_numpy(available)[:, None]
-        self.values = smooth(scaler(bags.values))
+        self.values = scale(bags.values, scaler)
         patients, place = np.unique(bags.patient, return_inverse=True)
         self.train, self.val = _members(~validation, patients), _members(validation, patients)
         self.ends = torch.from_numpy(
@@ -154,7 +156,7 @@ class _BatchTraining:
         self.model = MorphometryMIL(
             self.streams,
             features=self.values.shape[1],
-            bins=self.values.shape[2],
+            columns=self.values.shape[2],
             classes=self.classes,
             recipe=recipe,
             rng=rng,
@@ -162,7 +164,23 @@ class _BatchTraining:
         weights = {
             name: tensor[self.replicate_streams] for name, tensor in self.model.state_dict().items()
         }
+        if scaler.reading == "quantiles":
+            weights["gate"] = self._weigh_views(bags, ~validation, available)
         self.model.replace_parameters(weights)
+
+    def _weigh_views(
+        self,
+        bags: InstanceBags,
+        training: NDArray[np.bool_],
+        available: NDArray[np.bool_] | None,
+    ) -> torch.Tensor:
+        """Gates by the patients with bags whom each replicate is trained on."""
+        patients, starts = np.unique(bags.patient, return_index=True)
+        weighted = self.values.numpy() * bags.weight[:, None, None]
+        of_patients = np.add.reduceat(weighted, starts, axis=0)
+        labels = self.labels.numpy()[:, patients]
+        gates = weigh_views(of_patients, labels, training[:, patients], available=available)
+        return torch.from_numpy(gates)
 
     def run(self) -> pd.DataFrame:
         """Train; the model keeps each replicate's best weights."""

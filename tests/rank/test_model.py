@@ -13,12 +13,12 @@ from scipy.fft import dct
 
 from morphomil.errors import TrainingError
 from morphomil.mil import AttentionMIL
+from morphomil.rank.instances import InstanceBags, Scaler
 from morphomil.rank.model import (
-    InstanceBags,
     MorphometryMIL,
     Recipe,
-    Scaler,
     restore_morphometry,
+    scale,
     smooth,
 )
 from morphomil.rank.shapley import Coalitions, contrast_auc, contrast_log_likelihood
@@ -28,7 +28,15 @@ from morphomil.stats import within_fold_auc
 BINS = 32
 
 
-def random_bags(seed, *, patients=60, bags=3, planted=None, features=4, classes=2):
+def as_bags(values, patient, weight, *, reading="quantiles"):
+    """Bags of histograms, without patches to look at."""
+    patches = np.full((*values.shape[:2], 3), np.nan) if reading == "quantiles" else None
+    return InstanceBags.of(values, patches, patient=patient, weight=weight)
+
+
+def random_bags(
+    seed, *, patients=60, bags=3, planted=None, features=4, classes=2, reading="quantiles"
+):
     """Histograms of a bell curve whose center differs by patient and, in feature `planted`, by
     class."""
     rng = np.random.default_rng(seed)
@@ -40,7 +48,7 @@ def random_bags(seed, *, patients=60, bags=3, planted=None, features=4, classes=
     jitter = rng.normal(0, 0.5, (patients * bags, features))
     values = np.exp(-(((np.arange(BINS) - (center[patient] + jitter)[..., None]) / 4) ** 2) / 2)
     values = (values / values.sum(-1, keepdims=True)).astype(np.float32)
-    return InstanceBags(values, patient, np.full(len(patient), 1 / bags)), labels
+    return as_bags(values, patient, np.full(len(patient), 1 / bags), reading=reading), labels
 
 
 def validation_rows(labels, *, replicates, seed=0):
@@ -132,27 +140,37 @@ def test_the_scaler_weighs_patients_equally_and_skips_absent_instances():
         [1, 0, 0],
         [0, 0, 1],
     )  # bag 3 has no values
-    bags = InstanceBags(values, np.array([0, 0, 1, 2]), np.array([0.5, 0.5, 1, 1]))
+    patient, weight = np.array([0, 0, 1, 2]), np.array([0.5, 0.5, 1, 1])
+    bags = as_bags(values, patient, weight, reading="histograms")
+    assert bags.present[:, 0].tolist() == [True, True, True, False]
     scaler = Scaler.fit(bags)
     np.testing.assert_allclose(
         scaler.mean, [[0.5, 0.5]]
     )  # cumulative shares, the last one left out
     np.testing.assert_allclose(scaler.sd, [[0.5, 0.5]])
-    np.testing.assert_allclose(scaler(values)[:, 0], [[1, 1], [1, 1], [-1, -1], [0, 0]])
+    np.testing.assert_allclose(
+        scaler.standardize(bags.values)[:, 0], [[1, 1], [1, 1], [-1, -1], [0, 0]]
+    )
+    np.testing.assert_allclose(scaler.typical, [[0.5, 0, 0.5]])
+    read = as_bags(values, patient, weight)
+    assert np.isnan(read.values[3]).all()
+    quantiles = Scaler.fit(read)
+    assert (quantiles.standardize(read.values)[3] == 0).all()
+    np.testing.assert_allclose(quantiles.mean[0, 0], 1.5)  # the mean of bins' centers, by patient
 
 
 def test_bags_must_be_sorted_and_weigh_one_per_patient():
     values = np.zeros((2, 1, BINS), np.float32)
     with pytest.raises(ValueError, match="sorted"):
-        InstanceBags(values, np.array([1, 0]), np.ones(2))
+        as_bags(values, np.array([1, 0]), np.ones(2))
     with pytest.raises(ValueError, match="sum to 1"):
-        InstanceBags(values, np.array([0, 0]), np.ones(2))
+        as_bags(values, np.array([0, 0]), np.ones(2))
 
 
 def test_replicates_do_not_touch_each_other():
     """Changing the weights of one leaves the others' answers as they were."""
     model = MorphometryMIL(
-        3, features=4, bins=6, classes=2, recipe=Recipe(), rng=torch.Generator().manual_seed(0)
+        3, features=4, columns=6, classes=2, recipe=Recipe(), rng=torch.Generator().manual_seed(0)
     )
     torch.nn.init.normal_(model.attend_out, generator=torch.Generator().manual_seed(1))
     bags = torch.randn(5, 4, 6).expand(3, 5, 4, 6)
@@ -168,7 +186,7 @@ def test_replicates_do_not_touch_each_other():
 
 def test_absent_members_of_a_coalition_get_no_attention_and_have_no_say():
     model = MorphometryMIL(
-        1, features=4, bins=6, classes=2, recipe=Recipe(), rng=torch.Generator().manual_seed(0)
+        1, features=4, columns=6, classes=2, recipe=Recipe(), rng=torch.Generator().manual_seed(0)
     )
     bags = torch.randn(1, 3, 4, 6)
     present = torch.tensor([True, False, True, False]).expand(1, 3, 4)
@@ -281,7 +299,7 @@ def test_weights_survive_safetensors_and_settings_are_left_as_they_were(trained)
     again = load(save(weights))
     assert all(np.array_equal(value, again[name]) for name, value in weights.items())
     threads = torch.get_num_threads()
-    model.predict(np.zeros((1, 4, BINS), np.float32))
+    model.predict(np.zeros((1, 4, 7), np.float32))
     assert torch.get_num_threads() == threads
 
 
@@ -302,7 +320,7 @@ def test_coalitions_are_answered_as_one_by_one(trained):
     assert answer.shape == (3, 16, len(fresh.values), 2)
     np.testing.assert_array_equal(answer[:, 0], np.broadcast_to(empty, answer[:, 0].shape))
     np.testing.assert_allclose(answer[:, -1], model.predict(fresh.values).probability, atol=1e-6)
-    bags = smooth(model.scaler(fresh.values)).expand(3, -1, -1, -1)
+    bags = scale(fresh.values, model.scaler).expand(3, -1, -1, -1)
     for number in (1, 6, 11):
         present = torch.from_numpy(members[number]).expand(3, len(fresh.values), 4)
         alone = torch.softmax(model.model(bags, present)[0].detach().double(), dim=-1)
@@ -319,9 +337,9 @@ def test_a_feature_that_is_not_available_leaves_no_trace():
     model = train_morphometry(
         bags, labels, validation=rows, seed=0, available=available, streams=streams
     )
-    noise = bags.values.copy()
+    noise = bags.histograms.copy()
     noise[:, 2] = noise[::-1, 2]
-    other = InstanceBags(noise, bags.patient, bags.weight)
+    other = as_bags(noise, bags.patient, bags.weight)
     again = train_morphometry(
         other, labels, validation=rows, seed=0, available=available, streams=streams
     )
@@ -356,6 +374,7 @@ def test_replicates_are_trained_as_if_alone_and_streams_share_their_luck(trained
 def test_stored_weights_give_the_same_answers(trained):
     bags, _, model = trained
     again = restore_morphometry(load(save(model.weights())))
+    assert again.scaler.reading == "quantiles"
     np.testing.assert_array_equal(
         again.predict(bags.values).probability, model.predict(bags.values).probability
     )
@@ -371,12 +390,12 @@ def test_a_thousand_bags_in_all_coalitions_take_less_than_ten_seconds():
     rng = np.random.default_rng(0)
     values = rng.dirichlet(np.ones(BINS), (1000, 8)).astype(np.float32)
     labels = np.arange(1000) % 2
-    bags = InstanceBags(values, np.arange(1000), np.ones(1000))
+    bags = as_bags(values, np.arange(1000), np.ones(1000))
     rows = validation_rows(labels, replicates=5)
     model = train_morphometry(bags, labels, validation=rows, seed=0, recipe=Recipe(steps=10))
     coalitions = Coalitions.exact(8)
     begun = time.process_time()  # of all threads, so that a busy machine doesn't count
-    answers = model.predict_coalitions(values, coalitions.members, empty=np.array([0.5, 0.5]))[
+    answers = model.predict_coalitions(bags.values, coalitions.members, empty=np.array([0.5, 0.5]))[
         ..., 1
     ]
     area = contrast_auc(answers, labels, np.repeat(np.arange(5), 200), coalitions.weights, seed=0)

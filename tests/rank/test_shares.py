@@ -3,12 +3,22 @@
 from __future__ import annotations
 
 import numpy as np
+import pandas as pd
 import pytest
-from scipy.stats import spearmanr
+from trait_cohort import synthetic_cohort
 
-from morphomil.matrix import count_nuclei, mean_rows, rebin, relative_frequencies
-from morphomil.rank.attribution import attribute_nuclei, curves_of_patches
+from morphomil.matrix import FINE_BINS
+from morphomil.rank.attribution import _share_patches, attribute_nuclei, curves_of_patches
 from morphomil.rank.model import restore_morphometry
+from morphomil.rank.ranking import rank_nuclei
+from morphomil.rank.representation import (
+    POOLED,
+    VIEWS,
+    histogram_gain,
+    histogram_l_moments,
+    patch_moments,
+    read_patches,
+)
 from morphomil.rank.robustness import measure_faithfulness
 from morphomil.types import FEATURE_NAMES
 
@@ -52,28 +62,83 @@ def test_rough_nuclei_speak_for_a_label_that_goes_with_rough_outlines(shares):
         result.nuclei.drop(columns="contribution").sum().abs().idxmax()
         == "contribution_circularity"
     )
-    rank = spearmanr(slide["circularity"], result.nuclei["contribution_circularity"]).statistic
-    assert rank < -0.5
+    shares_of = result.nuclei["contribution_circularity"].groupby(
+        pd.qcut(slide["circularity"], 4, labels=False)
+    )
+    assert shares_of.mean().idxmin() == 3  # the roundest
 
 
-def test_a_nucleus_is_worth_what_moving_it_changes(shares):
-    """To first order: the gradient at the bag, by differences of the model's own answers."""
-    slide, _, result, model = shares
+def test_a_nucleus_is_worth_what_weighing_it_more_changes(shares):
+    """A bag all but the typical patient's: the difference of two nuclei's shares, by differences of
+    the model's own answers when weight goes from the one to the other."""
+    _, _, _, model = shares
     trained = restore_morphometry(model.weights)
-    counts = count_nuclei(slide, np.unique(slide["patch_id"]))
-    bag = mean_rows(relative_frequencies(rebin(counts, model.edges)))
-    assert trained.predict(bag[None]).probability[:, 0, 1].mean() == pytest.approx(
-        result.probability, abs=1e-5
+    scaler, circularity = trained.scaler, FEATURE_NAMES.index("circularity")
+    typical = scaler.typical.astype(np.float64)
+    unknown = np.full((len(typical), len(VIEWS) - POOLED), np.nan)
+
+    def answer(histograms):
+        values = np.concatenate([histogram_l_moments(histograms), unknown], axis=1)
+        return trained.integrate_gradients(values, steps=4)
+
+    gradient, before, after = answer(typical)
+    assert before == pytest.approx(after, abs=1e-6)
+    gain = np.einsum(
+        "fc,fcb->fb", gradient[:, :POOLED], histogram_gain(typical, typical)
+    )  # of a nucleus
+    moved = typical.copy()
+    moved[circularity, [8, 20]] += [1e-4, -1e-4]
+    change = (answer(moved)[2] - after) * 10
+    assert change == pytest.approx(0.001 * (gain[circularity, 8] - gain[circularity, 20]), rel=0.05)
+
+
+def test_shares_agree_with_weighing_each_nucleus_more_by_brute_force(shares):
+    """With gradients of the model's numbers held fixed, a nucleus's share follows how the numbers
+    respond to its weight in its patch, one nucleus at a time."""
+    rng = np.random.default_rng(4)
+    size, patches = 7, 6
+    fine = rng.integers(200, 800, patches * size)
+    place = np.repeat(np.arange(patches), size)
+    counts = np.zeros((1, patches, FINE_BINS), np.int64)
+    np.add.at(counts, (0, place, fine), 1)
+    moments = patch_moments(counts)
+    gradient, excess = rng.normal(size=3), np.zeros(3)
+    shares = _share_patches(fine, place, moments[0], gradient=gradient, excess=excess)
+    assert shares.sum() == pytest.approx(0, abs=1e-9)
+    np.testing.assert_allclose(
+        _share_patches(fine, place, moments[0], gradient=gradient, excess=excess + 1).sum(),
+        gradient.sum(),
     )
-    circularity = FEATURE_NAMES.index("circularity")
-    gradient, before, after = trained.integrate_gradients(trained.scaler.baseline, steps=4)
-    assert before == after == pytest.approx(result.baseline)
-    moved = trained.scaler.baseline.copy()
-    moved[circularity, [8, 20]] += [0.001, -0.001]
-    change = trained.integrate_gradients(moved, steps=4)[2] - before
-    assert change == pytest.approx(
-        0.001 * (gradient[circularity, 8] - gradient[circularity, 20]), rel=0.05
-    )
+    step = 1e-6
+    slope = np.zeros((patches, 2))
+    for patch in range(patches):
+        for column in range(2):
+            moved = moments.copy()
+            moved[0, patch, column] += step
+            slope[patch, column] = gradient @ (read_patches(moved) - read_patches(moments))[0]
+    slope /= step
+    for patch in range(patches):
+        mine = place == patch
+        values = fine[mine] + 0.5
+        spread = np.abs(values[:, None] - values).sum(axis=1) / (size - 1)
+        moves = np.stack([values - values.mean(), spread - spread.mean()], axis=1) / size
+        expected = moves @ slope[patch]
+        np.testing.assert_allclose(
+            shares[mine] - shares[mine].mean(), expected - expected.mean(), rtol=1e-3
+        )
+
+
+def test_plain_histograms_are_shared_out_too():
+    nuclei, cohort = synthetic_cohort(1, trait="outline", patients=30)
+    ranking = rank_nuclei(nuclei, cohort, seed=0, quick=True, reading="histograms")
+    row = ranking.predictions.iloc[0]
+    slide = nuclei[
+        nuclei["slide_id"] == cohort.set_index("patient").loc[row["patient"], "slide_id"]
+    ]
+    result = attribute_nuclei(slide, ranking.models[row["fold"]])
+    assert result.probability == pytest.approx(row["probability"], abs=1e-5)
+    total = result.nuclei["contribution"].sum()
+    assert total == pytest.approx(result.probability - result.baseline, abs=1e-3)
 
 
 def test_deleting_the_patches_that_contribute_most_beats_random_order(shares):
