@@ -197,6 +197,8 @@ def _share_patches(
         excess: (views,), over the training mean.
     """
     kept = np.flatnonzero(~np.isnan(moments[:, 0]))
+    if not len(kept):
+        return np.zeros(len(fine))
     number = np.full(len(moments), -1)
     number[kept] = np.arange(len(kept))
     inside = (fine >= 0) & (number[place] >= 0)
@@ -205,7 +207,7 @@ def _share_patches(
     nuclei = fine[inside].astype(np.float64) + 0.5
     moves = nuclei - moments[kept[owner], 0], spread_influence(nuclei, owner)
     influence, derivative = patch_influence(moments[kept])
-    of_patches = (influence + excess) @ gradient / max(len(kept), 1)
+    of_patches = (influence + excess) @ gradient / len(kept)
     by_mean, by_spread = (derivative @ gradient).T
     shares = np.zeros(len(fine))
     shares[inside] = of_patches[owner] + by_mean[owner] * moves[0] + by_spread[owner] * moves[1]

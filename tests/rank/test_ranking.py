@@ -14,7 +14,7 @@ from trait_cohort import ONLY_MODELS, TRAITS, synthetic_cohort
 
 from morphomil.bags import BAG_SIZE
 from morphomil.errors import InputError, RefusedError
-from morphomil.matrix import BINS, FINE_BINS, count_nuclei
+from morphomil.matrix import FINE_BINS, count_nuclei
 from morphomil.rank.ranking import rank_counts, rank_nuclei
 from morphomil.stats import compare_groups, within_fold_auc
 from morphomil.types import FEATURE_NAMES, SEEDS, RankSettings
@@ -212,7 +212,7 @@ def test_a_subset_of_features_and_quick_and_progress(small):
     assert ranking.table["attention"].mean() == pytest.approx(1)
     assert heard == [(1, 3), (2, 3), (3, 3)]
     assert all(
-        model.weights["embed"].shape == (1, 2, BINS - 1, 16) for model in ranking.models.values()
+        model.weights["embed"].shape == (1, 2, len(VIEWS), 16) for model in ranking.models.values()
     )
 
 
