@@ -16,6 +16,7 @@ from morphomil.bags import BAG_SIZE
 from morphomil.errors import InputError, RefusedError
 from morphomil.matrix import FINE_BINS, count_nuclei
 from morphomil.rank.ranking import rank_counts, rank_nuclei
+from morphomil.rank.representation import VIEWS
 from morphomil.stats import compare_groups, within_fold_auc
 from morphomil.types import FEATURE_NAMES, SEEDS, RankSettings
 
