@@ -37,9 +37,9 @@ def draw_ranking(run: Run) -> Drawing:
         "Mann-Whitney p values, also adjusted (Holm; Benjamini and Hochberg). z: attention in SD "
         "above that under permuted labels, which gives the order. Any feature: p under permuted "
         "labels that 5 % holds for all features together, of attention, Shapley value and the "
-        "plain scan of ten summaries. Filled squares: supported, p below 0.05 over all of these; "
-        "open: inconclusive at this number of patients; none: not supported. Attention is evidence "
-        "of what the model weighted."
+        "plain scan of ten summaries. Filled squares: supported, p of at most 0.05 over all of "
+        "these; open: inconclusive at this number of patients; none: not supported. Attention is "
+        "evidence of what the model weighted."
     )
     return Drawing(figure, ranking, caption)
 
@@ -86,7 +86,7 @@ def ranking_plot(
     columns = columns or list(NUMBERS[:3])
     with style():
         figure = new_figure(width_mm=width_mm, height_mm=27 + 6.5 * len(table))
-        grid = figure.add_gridspec(1, 3, width_ratios=(5, 4, 0.4 + 0.85 * len(columns)))
+        grid = figure.add_gridspec(1, 3, width_ratios=(5, 4, 0.4 + 0.95 * len(columns)))
         left = figure.add_subplot(grid[0])
         middle = figure.add_subplot(grid[1], sharey=left)
         right = figure.add_subplot(grid[2], sharey=left)

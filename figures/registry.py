@@ -14,6 +14,7 @@ from morphomil.figures.decision import draw_decision
 from morphomil.figures.drawing import AbsentError, Drawing
 from morphomil.figures.features_by_group import draw_features_by_group
 from morphomil.figures.flow import draw_flow
+from morphomil.figures.interactions import draw_interactions
 from morphomil.figures.matrices import draw_matrices
 from morphomil.figures.morphology_of_attention import draw_morphology_of_attention
 from morphomil.figures.nuclei import draw_nuclei
@@ -94,6 +95,7 @@ FIGURES: dict[str, tuple[str, Callable[[Run], Drawing]]] = {
         "Attention, Shapley values, ablation and stability",
         draw_ranking_evidence,
     ),
+    "interactions": ("Pairs of features that tell more, or less, together", draw_interactions),
     "plate": ("Two typical patients and the first features", draw_plate),
     "nuclei": ("Nuclei colored by the first feature", draw_nuclei),
     "matrices": ("Histograms of the features by group", draw_matrices),

@@ -77,7 +77,7 @@ def say_auc(auc: Auc) -> str:
             "tested against permuted labels, and the interval is no test."
         )
     tested = f"{p_phrase(auc.p_value)} under permuted labels"
-    if auc.p_value < ALPHA:
+    if auc.p_value <= ALPHA:
         return (
             "From these features alone, the model separates the groups better than chance: "
             f"out-of-fold AUC {number}, {tested}."

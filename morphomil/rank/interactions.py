@@ -84,6 +84,13 @@ def pair_weights(coalitions: Coalitions) -> NDArray[np.float64]:
     return np.asarray(np.where(both == 1, -1.0, 1.0) * share[others])
 
 
+def pair_scores(coalitions: Coalitions, auc: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Each pair's index over its root mean square, (labelings, pairs), so that none is large more
+    easily than another; `auc` is (labelings, coalitions)."""
+    index = auc @ pair_weights(coalitions).T
+    return np.asarray(index / np.maximum(np.sqrt((index**2).mean(axis=0)), TINY))
+
+
 def find_interactions(
     coalitions: Coalitions,
     features: Sequence[str],
@@ -123,8 +130,7 @@ def find_interactions(
     single, joint = estimate.value[len(pairs) : -len(pairs)] - 0.5, estimate.value[-len(pairs) :]
     p, p_any = np.full((2, len(pairs)), np.nan)
     if null_auc is not None:
-        scores = np.abs(null_auc @ weights.T)
-        p, p_any = null_p(scores / np.maximum(np.sqrt((scores**2).mean(axis=0)), TINY))
+        p, p_any = null_p(np.abs(pair_scores(coalitions, null_auc)))
     table = pd.DataFrame(
         {
             "first": [features[i] for i, _ in pairs],
@@ -157,7 +163,7 @@ def say_interactions(table: pd.DataFrame) -> str:
             f"largest interaction ({_say_index(top)}); whether that is more than chance takes "
             "permuted labels, which `--quick` leaves out."
         )
-    sure = table[table["p_any"] < ALPHA]
+    sure = table[table["p_any"] <= ALPHA]
     if sure.empty:
         return (
             f"No pair of features interacts beyond chance: the smallest p over all {len(table)} "

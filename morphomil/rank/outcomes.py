@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 
 from morphomil.rank.chance import PooledNull
-from morphomil.rank.interactions import find_interactions
+from morphomil.rank.interactions import find_interactions, pair_scores
 from morphomil.rank.robustness import (
     TOP,
     curves_of_removal,
@@ -109,9 +109,13 @@ class PooledOutcomes:
         return columns
 
     def null_scores(self) -> dict[str, NDArray[np.float64]]:
-        """What the models score under the true and the permuted labels (`PooledNull.scores`); none
-        where these are not for tests."""
-        return {} if self.null is None else self.null.scores(self.plan.coalitions.weights)
+        """What the models score under the true and the permuted labels (`PooledNull.scores`), with
+        the highest synergy of a pair, (labelings,); none where these are not for tests."""
+        coalitions = self.plan.coalitions
+        scores = {} if self.null is None else self.null.scores(coalitions.weights)
+        if self.null is None or self.null.auc is None or coalitions.steps is not None:
+            return scores
+        return scores | {"pairs": pair_scores(coalitions, self.null.auc).max(axis=1)}
 
     def group_table(self) -> pd.DataFrame:
         """Families as one feature each; empty beyond the number of features whose coalitions are

@@ -2,8 +2,9 @@
 not supported.
 
 The words come from p values under permuted labels. Several routes ask whether the outcome goes with
-the features (attention, Shapley values, the plain scan, the out-of-fold AUC); their p values are
-combined under the same labelings, so that 5 % holds for all routes and features together.
+the features (attention, Shapley values, the plain scan, the out-of-fold AUC, interactions of
+pairs); their p values are combined under the same labelings, so that 5 % holds for all routes and
+features together.
 """
 
 from __future__ import annotations
@@ -26,7 +27,7 @@ if TYPE_CHECKING:
 SUPPORTED, INCONCLUSIVE, NOT_SUPPORTED = "supported", "inconclusive at this n", "not supported"
 """The three verdicts."""
 ALPHA = 0.05
-"""What has a smaller p is supported."""
+"""What has a p of at most this is supported."""
 EFFECT_OF_SIZE = 0.33
 """A Cliff's delta from which an effect has size (medium, after Romano et al. 2006); "not supported"
 is said only where the intervals exclude it."""
@@ -39,6 +40,7 @@ _ROUTES = {
     "shapley": "Shapley values",
     "scan": "the plain scan",
     "auc": "the out-of-fold AUC",
+    "pairs": "interactions of pairs",
 }
 """How sentences call the routes."""
 
@@ -108,9 +110,9 @@ def _as_high(null: NDArray[np.float64], scores: NDArray[np.float64]) -> NDArray[
 def judge(p: float, *, excluded: bool) -> str:
     """The verdict of a p value; `excluded`: the intervals exclude an effect of size. A p that is
     missing is inconclusive."""
-    if p < ALPHA:
+    if p <= ALPHA:
         return SUPPORTED
-    return NOT_SUPPORTED if excluded and p >= ALPHA else INCONCLUSIVE
+    return NOT_SUPPORTED if excluded and p > ALPHA else INCONCLUSIVE
 
 
 def judge_ranking(

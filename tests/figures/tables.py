@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+
 import numpy as np
 import pandas as pd
 
@@ -203,6 +205,18 @@ def scan() -> tuple[pd.DataFrame, pd.DataFrame]:
         scan_delta=rng.uniform(-0.9, 0.9, count), scan_p_any=rng.uniform(0, 0.2, count)
     )
     return table, features
+
+
+def interactions() -> tuple[pd.DataFrame, pd.DataFrame, pd.Series[bool]]:
+    """Every pair's interaction, patients' values, and who is positive."""
+    rng = np.random.default_rng(1)
+    pairs = pd.DataFrame(
+        list(itertools.combinations(FEATURE_NAMES, 2)), columns=["first", "second"]
+    )
+    pairs["index"] = rng.normal(0, 0.03, len(pairs))
+    pairs = pairs.assign(p_any=[0.005, 0.04] + [0.5] * (len(pairs) - 2))
+    values = pd.DataFrame(rng.normal(5, 1, (60, len(FEATURE_NAMES))), columns=FEATURE_NAMES)
+    return pairs, values, pd.Series(rng.random(60) < 0.4)
 
 
 def attended() -> pd.DataFrame:

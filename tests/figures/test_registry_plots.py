@@ -24,6 +24,7 @@ from morphomil.figures.correlation import correlation_plot
 from morphomil.figures.decision import decision_plot
 from morphomil.figures.flow import flow_plot
 from morphomil.figures.heatmap import ScoredPatch
+from morphomil.figures.interactions import interaction_plot
 from morphomil.figures.labels import format_ratio
 from morphomil.figures.matrices import feature_matrices
 from morphomil.figures.orientation import orientation_rose
@@ -40,6 +41,7 @@ from morphomil.figures.subgroups import subgroup_forest
 from morphomil.nuclei.quantities import Quantity
 from morphomil.stats.performance import comparison_table, performance_table
 from morphomil.tables.models import calibration_tables, confusion_tables, decision_table
+from morphomil.tables.pairs import quadrants
 from morphomil.tables.roc import MEAN, mean_curves, roc_points
 from morphomil.types import FEATURE_NAMES
 
@@ -155,6 +157,15 @@ def draw_attention(side: float = 100.0) -> Figure:
     )
 
 
+def draw_interactions() -> Figure:
+    pairs, values, positive = tables.interactions()
+    first = pairs.iloc[0]
+    shares = quadrants(values, positive, (first["first"], first["second"]))
+    return interaction_plot(
+        pairs, values, positive, shares, features=FEATURE_NAMES, names=("N(+)", "N0")
+    )
+
+
 CASES: dict[str, Callable[[], Figure]] = {
     "flow": lambda: flow_plot(tables.flow()),
     "roc_models": lambda: draw_roc_models(3),
@@ -178,6 +189,7 @@ CASES: dict[str, Callable[[], Figure]] = {
 LEGIBLE = CASES | {
     "ranking": lambda: ranking_plot(plots.ranking(), positive="N(+)", reference="N0"),
     "scan": lambda: scan_plot(*tables.scan(), positive="N(+)", reference="N0"),
+    "interactions": lambda: draw_interactions(),
     "attention_tiny": lambda: draw_attention(side=15.0),
     "subgroups_5": lambda: subgroup_forest(tables.subgroups(5, variables=4)),
     "patches_of_attention": lambda: patches_plot(
@@ -350,6 +362,20 @@ def test_ranking_and_evidence_are_those_of_the_table() -> None:
         assert points == pytest.approx(ordered[name].tolist())
     places = stability.set_index("feature").loc[ordered["feature"]].filter(like="rank")
     np.testing.assert_allclose(figure.axes[3].images[0].get_array(), places)
+
+
+def test_interactions_are_those_of_the_table() -> None:
+    pairs, _, _ = tables.interactions()
+    left, _, right, _ = draw_interactions().axes
+    cells = np.ma.filled(left.images[0].get_array(), np.nan)
+    place = {name: at for at, name in enumerate(FEATURE_NAMES)}
+    for row in pairs.to_dict("records"):
+        low, high = sorted((place[row["first"]], place[row["second"]]))
+        assert cells[high - 1, low] == pytest.approx(row["index"])
+    assert np.isfinite(cells).sum() == len(pairs)
+    squares = [(line.get_xdata()[0], line.get_ydata()[0]) for line in left.lines]
+    assert squares == [(0, 1), (0, 2)]  # the first two pairs have small p values
+    assert len(right.texts) == 4
 
 
 def test_evidence_shows_places_by_shapley_value_only() -> None:

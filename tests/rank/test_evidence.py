@@ -111,7 +111,7 @@ def test_p_values_under_permuted_labels_ablation_and_agreement(full):
     assert planted["verdict"] == "supported"
     assert planted["verdict_p"] == ranking.verdict.p == 1 / 40
     assert ranking.verdict.word == "supported"
-    assert set(ranking.verdict.routes) == {"attention", "shapley", "scan", "auc"}
+    assert set(ranking.verdict.routes) == {"attention", "shapley", "scan", "auc", "pairs"}
     assert table["attention_z"].idxmax() == table["rank"].idxmin() == "rectangularity"
     pairs = ranking.agreement[ranking.agreement["among"] == "all features"]
     pairs = pairs.set_index(["first", "second"])["tau"]

@@ -64,9 +64,9 @@ def test_one_feature_that_stands_out_is_supported_alone():
 
 
 def test_words():
-    assert judge(0.049, excluded=True) == SUPPORTED
-    assert judge(0.05, excluded=True) == NOT_SUPPORTED
-    assert judge(0.05, excluded=False) == INCONCLUSIVE
+    assert judge(0.05, excluded=True) == SUPPORTED
+    assert judge(0.051, excluded=True) == NOT_SUPPORTED
+    assert judge(0.051, excluded=False) == INCONCLUSIVE
     assert judge(np.nan, excluded=True) == INCONCLUSIVE
 
 
