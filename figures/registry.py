@@ -9,6 +9,7 @@ from morphomil.errors import InputError
 from morphomil.figures.attention import draw_attention
 from morphomil.figures.calibration import draw_calibration
 from morphomil.figures.confusion import draw_confusion
+from morphomil.figures.context import draw_context
 from morphomil.figures.correlation import draw_correlation
 from morphomil.figures.decision import draw_decision
 from morphomil.figures.drawing import AbsentError, Drawing
@@ -96,6 +97,7 @@ FIGURES: dict[str, tuple[str, Callable[[Run], Drawing]]] = {
         draw_ranking_evidence,
     ),
     "interactions": ("Pairs of features that tell more, or less, together", draw_interactions),
+    "context": ("What else goes with the features", draw_context),
     "plate": ("Two typical patients and the first features", draw_plate),
     "nuclei": ("Nuclei colored by the first feature", draw_nuclei),
     "matrices": ("Histograms of the features by group", draw_matrices),

@@ -73,7 +73,11 @@ def write_report(run: Run) -> Path:
 
 
 def _cautions(run: Run, summary: dict[str, Any]) -> list[str]:
-    notes = [*summary.get("notes", ()), *describe_quality(read_quality(run))]
+    notes = [
+        *summary.get("context", ()),
+        *summary.get("notes", ()),
+        *describe_quality(read_quality(run)),
+    ]
     if summary and summary["measured"] != run.measured_key():
         notes.append(
             "Slides have been measured anew since this ranking was made; run `morphomil "

@@ -21,6 +21,8 @@ from morphomil.store import (
     write_parquet,
     write_table_csv,
 )
+from morphomil.tables.methods import patch_settings
+from morphomil.tables.quality import read_quality
 from morphomil.types import RankSettings
 
 if TYPE_CHECKING:
@@ -82,8 +84,12 @@ def rank(
             on_fold=lambda done, total: listener.end(f"fold {done}", "done", f"of {total}"),
             on_estimate=on_estimate,
         )
+        context, said = _explain(run, ranking)
         summary = _summarize(ranking, seeds=settings.models_per_fold, permutations=settings.tested)
-        _write_ranking(run, ranking, summary | {"measured": run.measured_key()})
+        _write_ranking(
+            run, ranking, summary | {"context": list(said), "measured": run.measured_key()}
+        )
+        write_table_csv(run.rank_folder / "context.csv", context)
         store_ranked_folds(run, ranking, seed=settings.seed)
         shutil.rmtree(run.contributions_folder, ignore_errors=True)  # of an earlier ranking
         if not settings.quick:
@@ -127,6 +133,39 @@ def _summarize(ranking: Ranking, *, seeds: int, permutations: int) -> dict[str, 
         "baselines": ranking.baselines.statement,
         "bag_patches": BAG_SIZE,
         "notes": list(ranking.notes),
+    }
+
+
+def _explain(run: Run, ranking: Ranking) -> tuple[pd.DataFrame, tuple[str, ...]]:
+    """What else goes with the features and the label (`rank.context`), and sentences on it."""
+    from morphomil.rank.context import context_of_patients, explain_by_context, say_context
+
+    cohort = run.cohort.table()
+    cohort = cohort[cohort["slide_id"].isin(ranking.slides)].astype({"patient": str})
+    known = [str(name) for name in context_of_patients(cohort)]
+    measured = pd.DataFrame([_slide_quantities(run, str(name)) for name in cohort["slide_id"]])
+    quality = read_quality(run).reindex(columns=["slide_id", "tissue_share", "optical_density"])
+    slides = cohort.merge(measured, on="slide_id").merge(quality, on="slide_id", how="left")
+    held = ranking.design.covariates
+    table = explain_by_context(
+        ranking.table,
+        ranking.patient_values,
+        context_of_patients(slides),
+        held=() if held is None else [str(name) for name in held],
+    )
+    return table, say_context(table, adjustable=known)
+
+
+def _slide_quantities(run: Run, slide_id: str) -> dict[str, Any]:
+    """What the patches tell of a slide: pixel size of its images, sharpness, extent."""
+    patches = run.patches(slide_id)
+    patches = patches[patches["kept"]]
+    side_um = patch_settings(run).patch_um
+    return {
+        "slide_id": slide_id,
+        "um_per_pixel": round(float(side_um / patches["side_px"].median()), 4),
+        "sharpness": float(patches["sharpness"].median()),
+        "tissue_mm2": float(patches["tissue_mm2"].sum()),
     }
 
 

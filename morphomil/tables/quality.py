@@ -55,11 +55,11 @@ def quality_table(run: Run) -> pd.DataFrame:
         `slide_id, patient, label`, `mpp` (um per level-0 pixel of the first image), `mpp_from`
         (manifest, file, or option, which is --mpp), `region_mm2`, `tissue_share` (of the regions),
         `analyzed_share` (of the regions, in kept patches), `nuclei_per_mm2`, `median_area_um2`,
-        `implausible_share` (objects dropped as no nuclei, of all found; missing where all were
-        kept), `sharpness` (median over kept patches), `upsampling`
-        (`slides.magnification.upsampling_factor`), `deviates` (the measures that are twice the
-        cohort's median or more, or half or less). What can't be measured, as where a slide's file
-        is gone, is missing.
+        `sharpness` (median over kept patches), `upsampling`
+        (`slides.magnification.upsampling_factor`), `optical_density` (mean over the channels and
+        over crops of kept patches: how strong the stain is), `deviates` (the measures that are
+        twice the cohort's median or more, or half or less). What can't be measured, as where a
+        slide's file is gone, is missing.
     """
     measured = run.figures("featurize")
     measured = measured[measured["state"] == "done"]
@@ -70,7 +70,7 @@ def quality_table(run: Run) -> pd.DataFrame:
         for row in measured.to_dict("records")
     ]
     names = ["slide_id", "patient", "label", "mpp", "mpp_from", "region_mm2", *MEASURES]
-    table = pd.DataFrame(rows, columns=[*names, "upsampling"])
+    table = pd.DataFrame(rows, columns=[*names, "upsampling", "optical_density"])
     table["implausible_share"] = table["slide_id"].map(_implausible_shares(run))
     return table.assign(deviates=find_deviations(table))
 
@@ -109,7 +109,8 @@ def read_quality(run: Run) -> pd.DataFrame:
     """`tables/quality.csv` as `quality_table` gives it; no rows where there is none."""
     path = run.tables_folder / "quality.csv"
     texts = ("slide_id", "patient", "label", "mpp_from", "deviates")
-    numbers = ("mpp", "region_mm2", *MEASURES, "upsampling", "implausible_share")
+    numbers = ("mpp", "region_mm2", *MEASURES, "upsampling", "optical_density")
+    numbers += ("implausible_share",)
     if not path.is_file():
         return pd.DataFrame(columns=[*texts, *numbers])
     types: dict[str, Any] = dict.fromkeys(texts, str)
@@ -194,8 +195,12 @@ def _measure_slide(run: Run, slide_id: str) -> dict[str, Any]:
     if region:
         analyzed = float(patches["tissue_mm2"].sum())
         row |= {"tissue_share": tissue / region, "analyzed_share": analyzed / region}
-    factor = upsampling_factor(np.stack(crops)) if crops else float("nan")
-    return row | {"region_mm2": region, "upsampling": factor}
+    row |= {"region_mm2": region, "upsampling": float("nan")}
+    if crops:
+        pixels = np.stack(crops)
+        row["upsampling"] = upsampling_factor(pixels)
+        row["optical_density"] = float(-np.log10((pixels + 1.0) / 256).mean())
+    return row
 
 
 def _origin(run: Run, slide_id: str) -> str:

@@ -7,6 +7,7 @@ import json
 import shutil
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -203,3 +204,54 @@ def test_a_ranking_and_a_training_take_each_others_place(ranked, tmp_path):
     assert one["trained_by"] == "rank"
     assert set(read_predictions(run)["part"]) == {"test"}
     assert len(pd.read_csv(run.model_folder("morphometry") / "test_log.csv")) == 3
+
+
+def with_covariates(run: Run, sites: str) -> Run:
+    """The run with a site and an age for every patient."""
+    slides = [
+        replace(slide, site=sites[n // 2 % len(sites)], covariates={"age": 50.0 + n * 7 % 11})
+        for n, slide in enumerate(run.cohort.slides)
+    ]
+    run.save_cohort(Cohort(tuple(slides)))
+    return Run(run.path)
+
+
+def test_an_adjusted_ranking_carries_its_covariates_to_other_cohorts(tmp_path):
+    run = with_covariates(make_run(tmp_path / "run", seed=0, prefix="p"), "AB")
+    words = ("rank", run.path, "--quick", "--folds", "3", "--strata", "site", "--adjust", "age")
+    done = morphomil(*words)
+    assert done.returncode == 0, done.stderr
+    about = run.ranking_about()
+    assert about["strata"] == ["site"]
+    assert about["adjusted"] == ["site", "age"]
+    assert about["auc_covariates_low"] <= about["auc_covariates"] <= about["auc_covariates_high"]
+    context = pd.read_csv(run.rank_folder / "context.csv")
+    assert set(context["against"]) == {"site", "age"}
+    assert set(context["feature"]) == {"label", *FEATURE_NAMES}
+    draw_figures_of(run)
+
+    alike = with_covariates(make_run(tmp_path / "alike", seed=7, prefix="q", patients=16), "AB")
+    words = ("predict", alike.path, "--model", "morphometry", "--model-from", run.path)
+    done = morphomil(*words)
+    assert done.returncode == 0, done.stderr
+    table = predictions(alike)
+    assert auc(table["label"], table["score"]) > 0.95
+    strange = with_covariates(make_run(tmp_path / "new", seed=8, prefix="r", patients=16), "AC")
+    with pytest.raises(InputError, match=r"adjusted for site and knows .*; 8 patients have C"):
+        pipeline.predict(strange, "morphometry", origin=run)
+    plain = make_run(tmp_path / "plain", seed=9, prefix="s", patients=16)
+    with pytest.raises(InputError, match="adjusted for"):
+        pipeline.predict(plain, "morphometry", origin=run)
+
+
+def draw_figures_of(run: Run) -> None:
+    from morphomil.figures.registry import draw_figures
+
+    outcomes = {one.name: one for one in draw_figures(run, only=["context"], formats=("png",))}
+    assert outcomes["context"].paths
+
+
+def test_a_column_that_is_not_there_ends_with_status_2(ranked):
+    done = morphomil("rank", ranked.path, "--quick", "--strata", "scanner")
+    assert done.returncode == 2
+    assert "--strata scanner: the cohort has no such column" in done.stderr
