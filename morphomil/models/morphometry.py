@@ -136,7 +136,14 @@ def _covariates_of(inputs: MorphometryInputs, model: CovariateModel) -> pd.DataF
     Raises:
         InputError: the cohort lacks one, or patients have a level that no training patient had.
     """
-    known = patient_covariates(inputs.cohort.slides, model.names)
+    slides = inputs.cohort.slides
+    if absent := [name for name in model.names if name not in slides]:
+        raise InputError(
+            f"the model was adjusted for {', '.join(model.names)}, and the cohort has no "
+            f"{', '.join(absent)}; keep the manifest's columns: morphomil segment --covariates "
+            f"{','.join(absent)}"
+        )
+    known = patient_covariates(slides, model.names)
     for part in model.encoder.categories:
         levels = as_text(known[part.name])
         if strange := sorted(set(levels) - set(part.levels)):
