@@ -44,6 +44,7 @@ def weigh_views(
     chosen: NDArray[np.bool_],
     *,
     available: NDArray[np.bool_] | None = None,
+    expected: NDArray[np.float64] | None = None,
 ) -> NDArray[np.float32]:
     """Gates of models that are to be trained.
 
@@ -52,6 +53,8 @@ def weigh_views(
         labels: (models, patients), classes from 0.
         chosen: (models, patients): who is trained on.
         available: (models, features): what a model may see; None for all.
+        expected: (models, patients, classes), probabilities by what else is known of the patients:
+            evidence is then what a number says beyond it; None where nothing is.
 
     Returns:
         (models, features, views).
@@ -59,9 +62,10 @@ def weigh_views(
     models, (patients, features, views) = len(labels), values.shape
     first, second = np.triu_indices(features, 1)
     location = values[..., LOCATION].astype(np.float64)
-    single = _log_evidence(values.reshape(patients, -1), labels, chosen)
+    single = _log_evidence(values.reshape(patients, -1), labels, chosen, expected)
     single = single.reshape(models, features, views) + np.log(PRIOR)
-    paired = _log_evidence(location[:, first] * location[:, second], labels, chosen)
+    products = location[:, first] * location[:, second]
+    paired = _log_evidence(products, labels, chosen, expected)
     paired = paired + np.log(PAIR_PRIOR)
     if available is not None:
         single = np.where(available[..., None], single, -np.inf)
@@ -77,20 +81,50 @@ def weigh_views(
 
 
 def _log_evidence(
-    values: NDArray[np.floating], labels: NDArray[np.int64], chosen: NDArray[np.bool_]
+    values: NDArray[np.floating],
+    labels: NDArray[np.int64],
+    chosen: NDArray[np.bool_],
+    expected: NDArray[np.float64] | None,
 ) -> NDArray[np.float64]:
     """Tempered BIC approximation of each column's Bayes factor against no difference, (models,
     columns): of the means of the classes, by the share of variance that they explain."""
     count = chosen.sum(axis=1, keepdims=True)
     x = values.astype(np.float64)
     center = chosen @ x / count
-    total = np.maximum(chosen @ x**2 / count - center**2, 1e-12)
-    between = np.zeros_like(total)
     classes = int(labels.max()) + 1
-    for label in range(classes):
-        member = chosen & (labels == label)
-        size = member.sum(axis=1, keepdims=True)
-        between += size / count * (member @ x / np.maximum(size, 1) - center) ** 2
-    unexplained = np.clip(1 - between / total, 1e-6, 1)
-    likelihood = -count / 2 * np.log(unexplained)
+    if expected is None:
+        between = np.zeros_like(center)
+        for label in range(classes):
+            member = chosen & (labels == label)
+            size = member.sum(axis=1, keepdims=True)
+            between += size / count * (member @ x / np.maximum(size, 1) - center) ** 2
+        explained = between / np.maximum(chosen @ x**2 / count - center**2, 1e-12)
+    else:
+        explained = _explained_beyond(x, labels, chosen, expected)
+    likelihood = -count / 2 * np.log(np.clip(1 - explained, 1e-6, 1))
     return np.asarray(TEMPER * likelihood - (classes - 1) / 2 * np.log(count))
+
+
+def _explained_beyond(
+    x: NDArray[np.float64],
+    labels: NDArray[np.int64],
+    chosen: NDArray[np.bool_],
+    expected: NDArray[np.float64],
+) -> NDArray[np.float64]:
+    """Rao's score statistic of each column beside the expected probabilities, over the number of
+    patients, (models, columns).
+
+    The sum over classes of (sum (y - p) x)^2 / sum p (x - mean)^2, mean weighted by p: where all
+    patients have the classes' shares for p, it is the share of variance between the classes.
+    """
+    explained = np.zeros((len(labels), x.shape[1]))
+    count = chosen.sum(axis=1, keepdims=True)
+    for number in range(expected.shape[-1]):
+        weight = chosen * expected[..., number]
+        total = np.maximum(weight.sum(axis=1, keepdims=True), 1e-12)
+        center = weight @ x / total
+        residual = chosen * (labels == number) - weight
+        score = residual @ x - residual.sum(axis=1, keepdims=True) * center
+        spread = np.maximum(weight @ x**2 - total * center**2, 1e-12)
+        explained += score**2 / spread / count
+    return explained

@@ -179,7 +179,12 @@ class _BatchTraining:
         weighted = self.values.numpy() * bags.weight[:, None, None]
         of_patients = np.add.reduceat(weighted, starts, axis=0)
         labels = self.labels.numpy()[:, patients]
-        gates = weigh_views(of_patients, labels, training[:, patients], available=available)
+        expected = None
+        if self.offset is not None:
+            expected = torch.softmax(self.offset.double(), dim=-1).numpy()[:, patients]
+        gates = weigh_views(
+            of_patients, labels, training[:, patients], available=available, expected=expected
+        )
         return torch.from_numpy(gates)
 
     def run(self) -> pd.DataFrame:
