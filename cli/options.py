@@ -89,7 +89,7 @@ SETTINGS: dict[type, dict[str, Any]] = {
         ),
         "seed": typer.Option(help="Seed of folds, bags and training."),
         "quick": typer.Option(
-            "--quick", help="Attention and Shapley values only: one training per fold."
+            "--quick", help="Attention and Shapley values only: three models per fold."
         ),
         "permutations": typer.Option(help="Trainings with permuted labels, for p values.", min=0),
         "strata": typer.Option(help="Compare within the groups of these columns: site,scanner."),

@@ -189,9 +189,10 @@ class PatchSettings:
         return self.patch_px * self.working_mpp
 
 
+QUICK_SEEDS = 3
+"""A fold of a quick ranking has this many models."""
 SEEDS = 5
-"""A fold has this many models, each with weights and an inner validation of its own; `quick` trains
-one."""
+"""A fold has this many models, each with weights and an inner validation of its own."""
 PERMUTATIONS = 199
 """The labels are permuted so often, each time trained anew."""
 QUICK_PERMUTATIONS = 4
@@ -209,7 +210,7 @@ class RankSettings:
     folds: int = 5
     """Of the cross-validation, where the cohort gives no split."""
     quick: bool = False
-    """One model per fold, permutations only to standardize attention, no ablation."""
+    """Three models per fold, permutations only to standardize attention, no ablation."""
     permutations: int = PERMUTATIONS
     """Of the labels, for the null; each is trained."""
     ablation: bool = True
@@ -248,7 +249,7 @@ class RankSettings:
     @property
     def models_per_fold(self) -> int:
         """How many models are trained on all features."""
-        return 1 if self.quick else SEEDS
+        return QUICK_SEEDS if self.quick else SEEDS
 
     @property
     def labelings(self) -> int:

@@ -120,15 +120,20 @@ class FoldTask:
         return self._ask(trained, coalitions, log=trained.log)
 
     def evaluate_beside(
-        self, labelings: NDArray[np.int64], coalitions: Coalitions
+        self, seeds: int, labelings: NDArray[np.int64], coalitions: Coalitions
     ) -> tuple[FoldResult, NullResult]:
-        """As `evaluate` with one seed, and in the same batch a model per permuted labeling, of
-        which only the attention is wanted; row 0 of the labelings are the true labels."""
-        trained = self._train(labelings, replicates=[0] * len(labelings))
-        prediction = self._predict_test(trained, labelings)
-        attention = by_patient(prediction.attention, self.test_bags)
-        log = trained.log[trained.log["replicate"] == 0].reset_index(drop=True)
-        result = self._ask(trained.replicate(0), coalitions, log=log)
+        """As `evaluate`, and in the same batch a model per permuted labeling, of which only the
+        attention is wanted; row 0 of the labelings are the true labels."""
+        further = np.tile(self.labels, (seeds - 1, 1))
+        learned = np.concatenate([labelings, further])
+        starts = [0] * len(labelings) + list(range(1, seeds))
+        trained = self._train(learned, replicates=starts)
+        prediction = self._predict_test(trained, learned)
+        attention = by_patient(prediction.attention[: len(labelings)], self.test_bags)
+        numbers = [0, *range(len(labelings), len(learned))]
+        log = trained.log[trained.log["replicate"].isin(numbers)]
+        log = log.assign(replicate=log["replicate"].map(numbers.index)).reset_index(drop=True)
+        result = self._ask(trained.part(numbers), coalitions, log=log)
         return result, NullResult(attention.sum(axis=1))
 
     def _ask(
@@ -195,9 +200,9 @@ class FoldTask:
             of_patients = by_patient(prediction.attention, self.test_bags)
             attention.append(of_patients.sum(axis=1))
             for number, labels in enumerate(some):
-                probability = self._predict_coalitions(
-                    trained.replicate(number), coalitions, labels
-                )[0]
+                probability = self._predict_coalitions(trained.part([number]), coalitions, labels)[
+                    0
+                ]
                 truth = labels[self.test]
                 likelihood.append(log_likelihood(probability, truth).sum(axis=1))
                 wins.append(pair_wins(probability, truth))

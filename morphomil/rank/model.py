@@ -15,7 +15,7 @@ from torch import nn
 from morphomil.rank.instances import Scaler
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Sequence
 
     from numpy.typing import NDArray
 COALITION_BAGS = 64
@@ -277,17 +277,17 @@ class TrainedMorphometry:
                 ends = answer(torch.stack([start, goal]))
         return gradient.mean(dim=0).numpy(), float(ends[0]), float(ends[1])
 
-    def replicate(self, number: int) -> TrainedMorphometry:
-        """One of the models by itself."""
+    def part(self, numbers: Sequence[int]) -> TrainedMorphometry:
+        """Some of the models by themselves."""
+        chosen = list(numbers)
         weights = {
-            name: array[[number]]
+            name: array[chosen]
             for name, array in self.weights().items()
             if not name.startswith("scaler_")
         }
-        single = restore_morphometry(weights | self._scaling())
-        return replace(
-            single, available=None if self.available is None else self.available[[number]]
-        )
+        some = restore_morphometry(weights | self._scaling())
+        available = None if self.available is None else self.available[chosen]
+        return replace(some, available=available)
 
     def weights(self) -> dict[str, NDArray[np.float32]]:
         """Everything that prediction needs, by name; the first axis of the model's arrays is the

@@ -85,7 +85,7 @@ class TrainingPlan:
         all that is to come, in this many folds, will take."""
         begun = time.monotonic()
         if not self.tests:
-            result, beside = task.evaluate_beside(labelings, self.coalitions)
+            result, beside = task.evaluate_beside(self.seeds, labelings, self.coalitions)
             if on_estimate:
                 on_estimate((folds - 1) * (time.monotonic() - begun))
             return FoldOutcome(result, None, beside if len(labelings) > 1 else None)

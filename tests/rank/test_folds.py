@@ -17,7 +17,7 @@ from morphomil.types import FEATURE_NAMES
 def test_models_of_permuted_labels_are_judged_by_these_labels():
     """With every label turned round, what is planted helps as much as before."""
     nuclei, cohort = synthetic_cohort(
-        9, trait="boxiness", patients=40, patches=4, per_patch=25, shift=3
+        9, trait="boxiness", patients=80, patches=4, per_patch=25, shift=3
     )
     cohort = cohort.astype({"label": str})
     counts = {name: count_nuclei(part, range(4)) for name, part in nuclei.groupby("slide_id")}
@@ -62,9 +62,17 @@ def test_a_quick_fold_is_the_same_model_with_permuted_ones_beside(small):
     rows = permute_labels(task.labels, folds, bags, permutations=3, seed=0)
     coalitions = Coalitions.exact(8)
     alone = task.evaluate(1, coalitions)
-    beside, null = task.evaluate_beside(rows, coalitions)
+    beside, null = task.evaluate_beside(1, rows, coalitions)
     np.testing.assert_allclose(beside.coalitions, alone.coalitions, atol=1e-5)
     np.testing.assert_allclose(null.attention[0], alone.attention[0].sum(axis=0), rtol=1e-4)
     assert beside.model.log["replicate"].unique().tolist() == [0]
+    several, null_beside = task.evaluate_beside(2, rows, coalitions)
+    np.testing.assert_allclose(
+        several.coalitions, task.evaluate(2, coalitions).coalitions, atol=1e-5
+    )
+    first = several.attention[0].sum(axis=0)
+    np.testing.assert_allclose(null_beside.attention[0], first, rtol=1e-4)
+    assert several.model.log["replicate"].unique().tolist() == [0, 1]
+    assert several.model.weights["prior"].shape[0] == 2
     assert null.attention.shape == (4, 8)
     assert null.wins is None
