@@ -61,6 +61,7 @@ def clean_cohort(
     for name in ("split", "site"):
         if name in table:
             named = clean_column(table[name])
+            notes += _say_unknown(table["slide_id"], named) if name == "site" else []
             known = [None if says_nothing(cell) else cell for cell in named]
             table[name] = pd.Series(known, index=table.index, dtype=object)
     categories = []
@@ -128,6 +129,14 @@ def _problems_of_rows(table: pd.DataFrame) -> list[str]:
             "one row"
         )
     return problems
+
+
+def _say_unknown(slides: pd.Series[str], sites: pd.Series[str]) -> list[str]:
+    return [
+        f"site {said!r} stands for an unknown one (slides {list_names(part)})"
+        for said, part in slides.groupby(sites)
+        if said and says_nothing(str(said))
+    ]
 
 
 def _said(name: object) -> str:

@@ -152,11 +152,13 @@ def say_near_equal(
         where: says where a name stands, as in " (line 2)".
     """
     groups = near_equal(names)
-    sentences = [
-        f"{what} {' and '.join(name_look_alikes(name) + where(name) for name in group)} look like "
-        f"one spelled in different ways; give them one name ({INSIST})"
-        for group in groups[:_MOST_LISTED]
-    ]
+    sentences = []
+    for group in groups[:_MOST_LISTED]:
+        *first, last = [name_look_alikes(name) + where(name) for name in group]
+        sentences.append(
+            f"{what} {', '.join(first)} and {last} look like one spelled in different ways; give "
+            f"them one name ({INSIST})"
+        )
     if len(groups) > _MOST_LISTED:
         sentences.append(f"{len(groups) - _MOST_LISTED} more groups of {what} are nearly equal")
     return sentences

@@ -11,6 +11,9 @@ MIN_AXIS_RATIO = 1.1
 ROUNDING = 1e-9
 """Comparisons have this relative slack, so that turning a slide can't move a nucleus over a
 limit."""
+AREA_LIMITS_UM2 = (15.0, 120.0)
+"""A slide's median nuclear area lies within: small lymphocytes have about 25 um2, nuclei of
+carcinomas 30 to 90. Half or twice the true pixel size makes a quarter or four times the area."""
 _MOMENTS = ("var_x_px2", "var_y_px2", "cov_xy_px2", "mpp")
 
 

@@ -16,6 +16,7 @@ from morphomil.cohort.names import INSIST, missing_names, spelling_key
 from morphomil.cohort.numbers import read_numbers
 from morphomil.errors import InputError
 from morphomil.matrix import FINE_BINS, features_in
+from morphomil.nuclei.features import AREA_LIMITS_UM2
 from morphomil.nuclei.registry import FEATURES
 
 if TYPE_CHECKING:
@@ -206,15 +207,23 @@ def _largest_share(values: NDArray[np.float64], feature: Feature) -> float:
 
 
 def _doubtful_units(table: pd.DataFrame) -> list[str]:
-    """A note where areas and axes don't go together."""
-    names = ["area_um2", "major_axis_um", "minor_axis_um"]
-    if any(name not in table for name in names):
+    """Notes where areas are unusual, or don't go with the axes."""
+    if "area_um2" not in table:
         return []
-    area, major, minor = (table[name] for name in names)
-    factor = float((area / (math.pi / 4 * major * minor).replace(0, math.nan)).median())
-    if math.isnan(factor) or 1 / ELLIPSE_FACTOR < factor < ELLIPSE_FACTOR:
-        return []
-    return [
-        f"area_um2 is {factor:.3g} times the area of ellipses with the nuclei's axes (about 1 is "
-        "usual): are areas and axes in um2 and um?"
-    ]
+    notes, (low, high) = [], AREA_LIMITS_UM2
+    middle = float(table["area_um2"].median())
+    if not low <= middle <= high and not math.isnan(middle):
+        notes.append(
+            f"The median nucleus has {middle:.4g} um2; {low:g} to {high:g} are usual: are areas in "
+            "um2 and lengths in um?"
+        )
+    if "major_axis_um" not in table or "minor_axis_um" not in table:
+        return notes
+    ellipse = math.pi / 4 * table["major_axis_um"] * table["minor_axis_um"]
+    factor = float((table["area_um2"] / ellipse.replace(0, math.nan)).median())
+    if not 1 / ELLIPSE_FACTOR < factor < ELLIPSE_FACTOR and not math.isnan(factor):
+        notes.append(
+            f"area_um2 is {factor:.3g} times the area of ellipses with the nuclei's axes, where "
+            "about 1 is usual: are areas in um2 and axes in um?"
+        )
+    return notes

@@ -9,6 +9,7 @@ import pandas as pd
 import shapely
 
 from morphomil.errors import MorphomilError
+from morphomil.nuclei.features import AREA_LIMITS_UM2
 from morphomil.slides.image import open_image
 from morphomil.slides.magnification import CROP_PX, upsampling_factor
 from morphomil.slides.regions import CELL_UM
@@ -37,9 +38,6 @@ DEVIATING_FACTOR = 2.0
 """A slide deviates that has this many times the cohort's median, or that part of it, or less."""
 LEAST_SLIDES = 4
 """Smaller cohorts have no median to compare with."""
-AREA_LIMITS_UM2 = (15.0, 120.0)
-"""A slide's median nuclear area lies within: small lymphocytes have about 25 um2, nuclei of
-carcinomas 30 to 90. Half or twice the true pixel size makes a quarter or four times the area."""
 DENSITY_LIMITS_PER_MM2 = (100.0, 25_000.0)
 """Nuclei per mm2 lie within: sparse stroma has some hundreds, packed lymphocytes 20,000."""
 LEAST_TISSUE_SHARE = 0.25

@@ -185,7 +185,10 @@ def test_a_table_is_read_as_a_manifest_is() -> None:
     assert table["site"].tolist() == ["N", None, None]
     assert table["age"].tolist()[:2] == [50.5, 61.0]
     assert table["grade"].isna().tolist() == [False, True, False]
-    assert clean.notes == ("covariate age is read with decimal commas ('50,5' in slide 1)",)
+    assert clean.notes == (
+        "site 'NA' stands for an unknown one (slides 2)",
+        "covariate age is read with decimal commas ('50,5' in slide 1)",
+    )
 
 
 @pytest.mark.parametrize(

@@ -85,7 +85,9 @@ def test_a_slide_in_pixels_is_named(tables):
 def test_areas_and_axes_in_different_units_are_noted(tables):
     nuclei, cohort = tables
     given = check_inputs(nuclei.assign(area_um2=nuclei["area_um2"] * 4), cohort)
-    assert "area_um2 is 4 times the area of ellipses" in given.notes[0]
+    usual, ellipse = given.notes
+    assert "15 to 120 are usual" in usual
+    assert "area_um2 is 4 times the area of ellipses" in ellipse
 
 
 def test_decimal_commas_are_numbers(tables):
