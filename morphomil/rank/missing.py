@@ -9,7 +9,7 @@ features predict, Little 1988).
 from __future__ import annotations
 
 from dataclasses import dataclass, fields, replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -17,10 +17,11 @@ import pandas as pd
 from morphomil.errors import InputError, RefusedError
 from morphomil.seeds import generator
 from morphomil.stats.adjustment import holm
+from morphomil.stats.mann_whitney import mann_whitney
 from morphomil.stats.printing import print_p
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterator, Sequence
 
     from numpy.typing import NDArray
 
@@ -31,6 +32,11 @@ NEAREST = 10
 TELLING_P, TELLING_DIFFERENCE = 0.01, 0.2
 """Absence tells labels apart where Holm's p over the features is below the first and the shares of
 patients who lack the feature differ by the second."""
+TELLING_NUCLEI = 0.5
+"""So it does where Holm's p of the shares of nuclei without a value is below 0.01 and their means
+differ by this: of a few values a feature's location is known less surely, which a model sees."""
+NOTED_DIFFERENCE = 0.1
+"""From this difference on, and with such a p, the shares of nuclei are said."""
 _RIDGE = 1.0  # in patients: keeps the regression steady where features go together
 
 
@@ -49,7 +55,7 @@ def compare_missingness(
         One row per feature: `feature, n_positive, n_reference, absent_positive, absent_reference`
         (patients of whom no nucleus has a value), `p_value` (Fisher's exact test, 1 where nobody
         lacks it), `lacking_positive, lacking_reference` (mean share of a patient's nuclei without a
-        value), `p_holm`.
+        value), `lacking_p_value` (Mann-Whitney of these shares), `p_holm`, `lacking_p_holm`.
     """
     from scipy.stats import fisher_exact
 
@@ -71,14 +77,18 @@ def compare_missingness(
             | {"p_value": float(fisher_exact(np.array(table))[1])}
             | {f"lacking_{key}": float(lacking[of, number].mean()) for key, of in groups.items()}
         )
-    result = pd.DataFrame(rows)
-    return result.assign(p_holm=holm(result["p_value"]))
+        shares = [lacking[of, number] for of in groups.values()]
+        rows[-1]["lacking_p_value"] = mann_whitney(*shares).p_value
+    return pd.DataFrame(rows).assign(
+        p_holm=lambda table: holm(table["p_value"]),
+        lacking_p_holm=lambda table: holm(table["lacking_p_value"]),
+    )
 
 
 def refuse_telling_absence(
     missing: pd.DataFrame, names: tuple[str, str], *, allowed: Sequence[str]
 ) -> tuple[str, ...]:
-    """A sentence for each feature that patients lack.
+    """A sentence for each feature that patients lack, or that far more nuclei of one group lack.
 
     Args:
         missing: `compare_missingness`.
@@ -96,27 +106,61 @@ def refuse_telling_absence(
         )
     notes, refused = [], []
     for row in missing.to_dict("records"):
-        gone = row["absent_positive"], row["absent_reference"]
-        size = row["n_positive"], row["n_reference"]
-        if not any(gone):
-            continue
-        p = print_p(row["p_holm"])
-        said = (
-            f"{row['feature']} is missing in {gone[0]} of {size[0]} patients with label {names[0]} "
-            f"and in {gone[1]} of {size[1]} with label {names[1]} (Fisher's exact test, Holm's p "
-            f"{p if p.startswith('<') else '= ' + p})"
-        )
-        difference = abs(gone[0] / size[0] - gone[1] / size[1])
-        telling = row["p_holm"] < TELLING_P and difference >= TELLING_DIFFERENCE
-        if telling and row["feature"] not in allowed:
-            refused.append(
-                f"{said}: who lacks it is enough to tell the labels apart, whatever its values; "
-                f"measure it in all patients, or insist with --allow-missing {row['feature']}"
-            )
-        notes.append(f"{said}; values of training patients stand in.")
+        said = (*_say_patients(row, names), *_say_nuclei(row, names))
+        notes += [one.text + one.remark for one in said]
+        if row["feature"] not in allowed:
+            refused += [
+                f"{one.text}: who lacks it is enough to tell the labels apart, whatever its "
+                f"values; measure it alike in all patients, or insist with --allow-missing "
+                f"{row['feature']}"
+                for one in said
+                if one.telling
+            ]
     if refused:
         raise RefusedError("; ".join(refused))
     return tuple(notes)
+
+
+class _Said(NamedTuple):
+    """What is said of a feature's absence."""
+
+    text: str
+    remark: str
+    telling: bool
+
+
+def _say_patients(row: dict[Any, Any], names: tuple[str, str]) -> Iterator[_Said]:
+    """Of patients who lack the feature."""
+    gone = row["absent_positive"], row["absent_reference"]
+    size = row["n_positive"], row["n_reference"]
+    if any(gone):
+        difference = abs(gone[0] / size[0] - gone[1] / size[1])
+        yield _Said(
+            f"{row['feature']} is missing in {gone[0]} of {size[0]} patients with label {names[0]} "
+            f"and in {gone[1]} of {size[1]} with label {names[1]} (Fisher's exact test, Holm's "
+            f"{_equals(row['p_holm'])})",
+            "; values of training patients stand in.",
+            row["p_holm"] < TELLING_P and difference >= TELLING_DIFFERENCE,
+        )
+
+
+def _say_nuclei(row: dict[Any, Any], names: tuple[str, str]) -> Iterator[_Said]:
+    """Of nuclei without a value, where their share differs."""
+    shares = row["lacking_positive"], row["lacking_reference"]
+    difference = abs(shares[0] - shares[1])
+    if difference >= NOTED_DIFFERENCE and row["lacking_p_holm"] < TELLING_P:
+        yield _Said(
+            f"{row['feature']} has no value in {shares[0]:.0%} of a patient's nuclei with label "
+            f"{names[0]} and in {shares[1]:.0%} with label {names[1]} (means; Mann-Whitney, Holm's "
+            f"{_equals(row['lacking_p_holm'])})",
+            "; groups may differ in which nuclei have one, and in how surely they are known.",
+            difference >= TELLING_NUCLEI,
+        )
+
+
+def _equals(p_value: float) -> str:
+    text = print_p(p_value)
+    return f"p {text}" if text.startswith("<") else f"p = {text}"
 
 
 def fill_absent(
@@ -127,17 +171,17 @@ def fill_absent(
     A patient's own bags are asked first, if the feature is present in one. Else a donor's: a linear
     regression over the donor patients tells the feature's place from those of the present ones, and
     one of the 10 patients nearest in it is drawn, and then one of its bags. What no donor has stays
-    absent.
+    absent. Numbers of patches that are too few are those of any donor.
 
     Args:
         bags: to be filled.
         donors: bags of training patients.
         seed_key: decides the draws.
     """
+    rng = generator("missing", *seed_key)
     absent = ~bags.present
     if not absent.any():
-        return bags
-    rng = generator("missing", *seed_key)
+        return _fill_views(bags, donors, rng)
     filled = {name: array.copy() for name, array in _instances(bags).items()}
     known, own = donors.present, bags.present
     place, place_of_donors = _standard_places(bags, donors)
@@ -157,7 +201,25 @@ def fill_absent(
                 continue
             for name, array in filled.items():
                 array[row, feature] = _instances(source)[name][chosen, feature]
-    return replace(bags, **filled)
+    return _fill_views(replace(bags, **filled), donors, rng)
+
+
+def _fill_views(bags: InstanceBags, donors: InstanceBags, rng: np.random.Generator) -> InstanceBags:
+    """The bags with a donor's numbers where those of a present instance can't be told, as of
+    patches that are too few; columns that are missing together come from one donor."""
+    values = bags.values.copy()
+    for feature in range(values.shape[1]):
+        known = ~np.isnan(donors.values[:, feature])
+        gone = np.isnan(values[:, feature]) & bags.present[:, feature, None] & known.any(axis=0)
+        for pattern in np.unique(gone[gone.any(axis=1)], axis=0):
+            rows = np.flatnonzero((gone == pattern).all(axis=1))
+            able = np.flatnonzero(known[:, pattern].all(axis=1))
+            if len(able):
+                chosen = rng.choice(able, size=len(rows))
+                columns = np.flatnonzero(pattern)
+                known_values = donors.values[chosen[:, None], feature, columns]
+                values[rows[:, None], feature, columns] = known_values
+    return replace(bags, values=values)
 
 
 def fill_rows(

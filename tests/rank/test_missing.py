@@ -137,10 +137,30 @@ def test_a_small_or_even_lack_is_only_said():
     table = pd.DataFrame(
         {"feature": ["a", "b"], "n_positive": 50, "n_reference": 50}
         | {"absent_positive": [20, 0], "absent_reference": [16, 0]}
-        | {"p_holm": [0.7, 1.0]}
+        | {"p_holm": [0.7, 1.0], "lacking_positive": [0.4, 0.3], "lacking_reference": [0.3, 0.1]}
+        | {"lacking_p_holm": [0.7, 0.001]}
     )
-    (note,) = refuse_telling_absence(table, ("1", "0"), allowed=())
-    assert note.startswith("a is missing in 20 of 50 patients with label 1 and in 16 of 50 with")
+    one, two = refuse_telling_absence(table, ("1", "0"), allowed=())
+    assert one.startswith("a is missing in 20 of 50 patients with label 1 and in 16 of 50 with")
+    assert two.startswith("b has no value in 30% of a patient's nuclei with label 1 and in 10%")
+    with pytest.raises(RefusedError, match="b has no value in 30%"):
+        refuse_telling_absence(table.assign(lacking_reference=-0.3), ("1", "0"), allowed=["a"])
+
+
+def test_numbers_of_patches_that_are_too_few_are_drawn():
+    """Density in few nuclei: no patch has five values, so a donor's patches stand in."""
+    nuclei, cohort = synthetic_cohort(4, patients=20, patches=6, per_patch=15)
+    sparse = nuclei["slide_id"].isin(["s1", "s2"]) & (nuclei.index % 10 != 0)
+    nuclei[DENSITY] = nuclei[DENSITY].where(~sparse)
+    _, bags = instances(nuclei, cohort)
+    feature = FEATURE_NAMES.index(DENSITY)
+    unknown = np.isnan(bags.values[:, feature])
+    assert bags.present[:, feature].all()
+    assert unknown.any(axis=1).sum() == 2
+    filled = fill_absent(bags, bags, seed_key=(0,)).values
+    assert not np.isnan(filled[:, feature]).any()
+    known = ~np.isnan(bags.values)
+    np.testing.assert_array_equal(filled[known], bags.values[known])
 
 
 @pytest.mark.parametrize("share", [0.6, 1.0])
