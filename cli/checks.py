@@ -31,7 +31,7 @@ def doctor(
         problems += finding.state == "problem"
         say(f"{finding.state:<8} {finding.topic:<12} {finding.text}")
     if manifest:
-        from morphomil.pipeline.segmentation import check_pixel_sizes
+        from morphomil.pipeline.resolution import check_pixel_sizes
 
         cohort = read_cohort(manifest, mpp=mpp, distinct_ids=distinct_ids)
         check_pixel_sizes(cohort, mpp)

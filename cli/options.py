@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any, get_type_hints
 import typer
 
 from morphomil.errors import InputError
-from morphomil.types import PatchSettings, RankSettings, SegmenterSettings
+from morphomil.types import NATIVE, PatchSettings, RankSettings, SegmenterSettings
 
 if TYPE_CHECKING:
     from morphomil.pipeline.execution import Shard
@@ -50,9 +50,31 @@ ShardOption = Annotated[
 QuietOption = Annotated[
     bool, typer.Option("--quiet", "-q", help="Print only problems and where the results are.")
 ]
+
+
+def parse_resolution(text: str | float) -> float:
+    """um per pixel, or `NATIVE`.
+
+    Raises:
+        InputError: it is neither a number nor native.
+    """
+    if text == "native":
+        return NATIVE
+    try:
+        return float(text)
+    except ValueError:
+        raise InputError(
+            f"--working-mpp is um per pixel, as in 0.5, or native; got {text!r}"
+        ) from None
+
+
 SETTINGS: dict[type, dict[str, Any]] = {
     PatchSettings: {
-        "working_mpp": typer.Option(help="um per pixel to cut and segment patches at."),
+        "working_mpp": typer.Option(
+            parser=parse_resolution,
+            metavar="UM|native",
+            help="um per pixel to cut and segment patches at, or native: the coarsest image's.",
+        ),
         "patch_px": typer.Option("--patch", help="Side of a patch, working pixels."),
         "max_blank": typer.Option(help="Drop patches with this blank share or more."),
         "max_ink": typer.Option(help="Drop patches with this share of ink, or more."),

@@ -97,3 +97,53 @@ def feature_bias_plot(features: pd.DataFrame, *, width_mm: float = TWO_COLUMNS_M
         figure.legend(loc="outside lower center", ncols=min(len(sets), 4))
         figure.draw_without_rendering()
         return figure
+
+
+def reliability_plot(
+    means: pd.DataFrame, table: pd.DataFrame, *, width_mm: float = TWO_COLUMNS_MM
+) -> Figure:
+    """Found against annotated mean of every image, a panel for each feature, with the identity and
+    each set's slope.
+
+    `means` and `table` are those of `Evaluation`: `means` and `reliability`.
+    """
+    names = list(dict.fromkeys(means["feature"]))
+    if not names:
+        raise ValueError("no image has enough nuclei on both sides to compare their means")
+    sets = list(dict.fromkeys(zip(means["group"], means["mpp"], strict=True)))
+    columns = min(4, len(names))
+    rows = math.ceil(len(names) / columns)
+    side_mm = width_mm / columns
+    with style():
+        figure = new_figure(width_mm=width_mm, height_mm=rows * (side_mm + 4 * len(sets)) + 10)
+        grid = figure.subplots(rows, columns, squeeze=False)
+        for axes in grid.flat[len(names) :]:
+            axes.set_axis_off()
+        for axes, name in zip(grid.flat, names, strict=False):
+            own = means[means["feature"] == name]
+            ends = np.nanquantile(own[["annotated", "found"]].to_numpy(float), (0, 1))
+            axes.plot(ends, ends, color="black", linewidth=0.5)
+            for number, (group, mpp) in enumerate(sets):
+                part = own[(own["group"] == group) & (own["mpp"] == mpp)]
+                color = PALETTE[number % len(PALETTE)]
+                axes.plot(part["annotated"], part["found"], "o", markersize=2.5, color=color)
+            axes.set_title(_slopes(table[table["feature"] == name]), loc="left", fontsize=6)
+            axes.set_xlabel(f"{feature_quantity(name)}\nannotated")
+            axes.set_ylabel("found")
+        handles = [
+            Line2D([], [], marker="o", linestyle="", color=PALETTE[n % len(PALETTE)], label=label)
+            for n, label in enumerate(f"{group} {mpp:g} µm/px".strip() for group, mpp in sets)
+        ]
+        figure.legend(handles=handles, loc="outside lower center", ncols=min(len(sets), 4))
+        figure.draw_without_rendering()
+        return figure
+
+
+def _slopes(table: pd.DataFrame) -> str:
+    """A line for each set: bias, slope and correlation of the images' means."""
+    lines = [
+        f"{shorten(str(row['group']), 10)} {row['mpp']:g}: {100 * row['bias']:+.1f} %, "
+        f"slope {row['slope']:.2f}, r {row['correlation']:.2f}"
+        for row in table.to_dict("records")
+    ]
+    return "\n".join(lines)

@@ -25,9 +25,10 @@ from morphomil.nuclei.outlines import trace_outlines
 from morphomil.nuclei.quantities import feature_quantity, patient_quantity
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
 
     import pandas as pd
+    from numpy.typing import NDArray
 
     from morphomil.run.directory import Run
     from morphomil.slides.image import SlideImage
@@ -212,20 +213,30 @@ class SlideBrowser:
         patch = patches.loc[[patch_id]].to_dict("records")[0]
         nuclei = self.run.nuclei(name)
         own = nuclei[nuclei["patch_id"] == patch_id].set_index("label")
-        masks = self.run.masks(name)[patch["region"]]
-        rows, columns = masks.frame.patch_window(patch["x_px"], patch["y_px"], margin_px=MARGIN_PX)
-        labels = masks.crop((rows, columns))
-        labels[~np.isin(labels, own.index)] = 0
-        corner = (columns.start, rows.start)
         features = list(features_in(nuclei))
         shapes = []
-        for outline in trace_outlines(labels):
-            rings = [masks.frame.to_level0(polygon[0] + corner) for polygon in outline.polygons]
-            values = {key: _number(own.at[outline.label, key]) for key in features}
-            shapes += [
-                {"ring": ring[:-1].round(1).ravel().tolist(), "values": values} for ring in rings
-            ]
+        for label, ring in self._rings(name, patch, own.index):
+            values = {key: _number(own.at[label, key]) for key in features}
+            shapes.append({"ring": ring.round(1).ravel().tolist(), "values": values})
         return shapes
+
+    def _rings(
+        self, name: str, patch: dict[Any, Any], known: pd.Index
+    ) -> Iterator[tuple[int, NDArray[np.float64]]]:
+        """The labels of a patch's nuclei with their outer rings, level-0 pixels: those that are
+        stored, or else along the pixels."""
+        masks = self.run.masks(name)[patch["region"]]
+        if masks.outlines is not None:
+            for label, ring in masks.outlines.rings(known.tolist()):
+                yield label, masks.frame.to_level0(ring)
+            return
+        rows, columns = masks.frame.patch_window(patch["x_px"], patch["y_px"], margin_px=MARGIN_PX)
+        labels = masks.crop((rows, columns))
+        labels[~np.isin(labels, known)] = 0
+        corner = (columns.start, rows.start)
+        for outline in trace_outlines(labels):
+            for polygon in outline.polygons:
+                yield outline.label, masks.frame.to_level0(polygon[0][:-1] + corner)
 
 
 _PATCH_COLUMNS = {

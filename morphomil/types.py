@@ -136,12 +136,17 @@ class SegmenterSettings:
             raise InputError("the tensorflow engine runs in float32")
 
 
+NATIVE = 0.0
+"""As a working resolution this stands for the cohort's own; `--working-mpp native`."""
+
+
 @dataclass(frozen=True)
 class PatchSettings:
     """How tumor patches are cut. A changed value makes a slide's results stale."""
 
     working_mpp: float = 0.5
-    """Patches are cut and segmented at this many um per pixel."""
+    """Patches are cut and segmented at this many um per pixel; `NATIVE`: as many as the coarsest
+    image of the cohort has."""
     patch_px: int = 256
     """A patch's side is this many working pixels."""
     max_blank: float = 0.3
@@ -160,7 +165,7 @@ class PatchSettings:
     list (`slides.annotations.classes.TUMOR_CLASSES`)."""
 
     def __post_init__(self) -> None:
-        if not 0.05 <= self.working_mpp <= 5:
+        if self.working_mpp != NATIVE and not 0.05 <= self.working_mpp <= 5:
             raise InputError(
                 f"working resolution must be 0.05 to 5 um/px, got {self.working_mpp:g}"
             )

@@ -220,12 +220,18 @@ def _detections(slide: Slide, masks: RegionMasks, nuclei: pd.DataFrame) -> Itera
 
 
 def _outlines(masks: RegionMasks, known: NDArray[np.int32]) -> Iterator[Outline]:
-    """The outlines of the known labels (sorted), from the stored masks tile by tile, in pixels of
-    the whole mask.
+    """The outlines of the known labels (sorted), in pixels of the whole mask: those stored, or else
+    along the pixels of the masks, tile by tile.
 
     A label that earlier tiles of the raster don't show reaches at most the halo further down and to
     either side.
     """
+    if masks.outlines is not None:
+        first, count = masks.outlines.first_label, len(masks.outlines.ends)
+        own = known[(known >= first) & (known < first + count)]
+        for label, ring in masks.outlines.rings(own.tolist()):
+            yield Outline(label, [[np.concatenate([ring, ring[:1]])]])
+        return
     if not len(known):
         return
     done = np.zeros(len(known), bool)

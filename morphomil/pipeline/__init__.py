@@ -6,7 +6,8 @@ from morphomil.pipeline.importing import import_nuclei
 from morphomil.pipeline.measurement import featurize
 from morphomil.pipeline.modeling import heatmap, predict, train
 from morphomil.pipeline.ranking import rank
-from morphomil.pipeline.segmentation import check_pixel_sizes, segment
+from morphomil.pipeline.resolution import check_pixel_sizes
+from morphomil.pipeline.segmentation import segment
 
 __all__ = [
     "Progress",

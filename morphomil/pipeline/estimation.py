@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from morphomil.errors import MorphomilError
-from morphomil.pipeline.segmentation import check_pixel_sizes
+from morphomil.pipeline.resolution import settle_resolution
 from morphomil.segment import find_labels
 from morphomil.segment.model import load_segmenter
 from morphomil.slides.image import open_image
@@ -66,8 +66,7 @@ def estimate_segment(
     Raises:
         InputError: the model can't be used, or a pixel size is unknown.
     """
-    settings = settings or PatchSettings()
-    check_pixel_sizes(cohort, mpp)
+    settings = settle_resolution(cohort, settings or PatchSettings(), mpp)
     loaded = load_segmenter(segmenter or SegmenterSettings())
     chosen = np.unique(np.linspace(0, len(cohort) - 1, min(SAMPLE, len(cohort))).astype(int))
     patches, problems, speed, opening = 0.0, {}, 0.0, 0.0

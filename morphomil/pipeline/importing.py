@@ -15,9 +15,9 @@ import shapely
 
 from morphomil.errors import InputError
 from morphomil.pipeline.execution import SlideStage, execute
+from morphomil.pipeline.resolution import settle_resolution
 from morphomil.pipeline.segmentation import (
     RegionOfSlide,
-    check_pixel_sizes,
     color_key,
     cut_slide,
     describe_emptiness,
@@ -76,9 +76,9 @@ def import_nuclei(
         InputError: an image has no file of nuclei, or the run directory can't be used.
         BusyError: another process works in `out`.
     """
-    settings, reading = settings or PatchSettings(), reading or Reading()
+    reading = reading or Reading()
     _check_files(cohort, nuclei)
-    check_pixel_sizes(cohort, mpp)
+    settings = settle_resolution(cohort, settings or PatchSettings(), mpp)
     run = Run.create(out)
     source = _Source(nuclei, settings, mpp, reading)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import pandas as pd
 
 from morphomil.matrix import count_nuclei
@@ -138,7 +139,7 @@ def _shape_roots(masks: RegionMasks) -> pd.DataFrame:
     if outlines is None:
         bands = [_measure_band(band, mpp=masks.frame.mpp) for band in masks.bands()]
         return pd.concat(bands, ignore_index=True)
-    roots = outline_roots(outlines.vertices - 0.5, outlines.ends)
+    roots = outline_roots(np.asarray(outlines.vertices[:]) - 0.5, outlines.ends)
     return roots.assign(label=roots["label"] + (outlines.first_label - 1))
 
 

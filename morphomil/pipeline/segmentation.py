@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 
-from morphomil.errors import InputError, SlideError
 from morphomil.pipeline.execution import SlideStage, execute
+from morphomil.pipeline.resolution import settle_resolution
 from morphomil.run.directory import Run
 from morphomil.run.ledger import key_of
 from morphomil.slides.image import how_read, open_image
@@ -81,8 +81,8 @@ def segment(
     """
     from morphomil.segment.model import load_segmenter
 
-    settings, choice = settings or PatchSettings(), segmenter or SegmenterSettings()
-    check_pixel_sizes(cohort, mpp)
+    choice = segmenter or SegmenterSettings()
+    settings = settle_resolution(cohort, settings or PatchSettings(), mpp)
     run = Run.create(out)
     loaded = load_segmenter(choice)
 
@@ -135,22 +135,6 @@ def color_key(slide: Slide, settings: PatchSettings) -> list[Any]:
     the files are read as they are."""
     notes = [how_read(source, icc=settings.icc) for source in slide.images]
     return [notes] if any(notes) else []
-
-
-def check_pixel_sizes(cohort: Cohort, mpp: float | None) -> None:
-    """Refuse a cohort with images of unknown or contradicted pixel size, all at once and before any
-    work."""
-    problems = []
-    for source in (image for slide in cohort.slides for image in slide.images):
-        try:
-            with open_image(source, default_mpp=mpp, icc=False):
-                pass
-        except InputError as error:
-            problems += error.problems
-        except SlideError:
-            continue  # reported with its slide, while the others go on
-    if problems:
-        raise InputError(problems)
 
 
 @dataclass(frozen=True)

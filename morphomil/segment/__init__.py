@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from morphomil.errors import SlideError
+from morphomil.nuclei.measure import measure_nuclei
+from morphomil.nuclei.polygons import measure_outlines
 from morphomil.segment.blocks import array_reader, block_rows
 from morphomil.segment.detect import find_nuclei
 from morphomil.segment.outlines import Outlines, join_outlines
@@ -20,6 +22,7 @@ from morphomil.slides.stain import fit_normalizer
 from morphomil.types import SegmenterSettings
 
 if TYPE_CHECKING:
+    import pandas as pd
     from numpy.typing import NDArray
 
     from morphomil.segment.model import Segmenter
@@ -91,9 +94,32 @@ def _how_to_mend(array: NDArray[np.generic]) -> str:
 
 def find_labels(rgb: NDArray[np.uint8], *, mpp: float, segmenter: Segmenter) -> NDArray[np.int32]:
     """`segment_image` with a segmenter at hand."""
+    nuclei, least = _nuclei_in(rgb, mpp=mpp, segmenter=segmenter)
+    return _drawn(nuclei, rgb.shape[:2], least)
+
+
+def find_measured(
+    rgb: NDArray[np.uint8], *, mpp: float, segmenter: Segmenter
+) -> tuple[NDArray[np.int32], pd.DataFrame]:
+    """The labels of `find_labels`, and the features of shape of every nucleus, by label: from its
+    outline where the segmenter draws them, else from its pixels."""
+    nuclei, least = _nuclei_in(rgb, mpp=mpp, segmenter=segmenter)
+    labels = _drawn(nuclei, rgb.shape[:2], least)
+    if not segmenter.maps:
+        return labels, measure_nuclei(labels, mpp=mpp).set_index("label")
+    shapes = measure_outlines(nuclei.vertices[:, ::-1], nuclei.ends, mpp=mpp).set_index("label")
+    return labels, shapes[np.isin(shapes.index, labels)]
+
+
+def _nuclei_in(
+    rgb: NDArray[np.uint8], *, mpp: float, segmenter: Segmenter
+) -> tuple[Outlines, float]:
     found = find_outlines(rgb, mpp=mpp, segmenter=segmenter)
-    nuclei, least = large_enough(parted(found, mpp=mpp)[0], mpp=mpp, segmenter=segmenter)
-    bands = render(nuclei, shape=rgb.shape[:2], min_px=least)
+    return large_enough(parted(found, mpp=mpp)[0], mpp=mpp, segmenter=segmenter)
+
+
+def _drawn(nuclei: Outlines, shape: tuple[int, int], least: float) -> NDArray[np.int32]:
+    bands = render(nuclei, shape=shape, min_px=least)
     return np.concatenate([labels for _, labels in bands])
 
 

@@ -162,7 +162,7 @@ def _trace(
             larger[:used] = vertices[:used]
             vertices = larger
         if shared > 0 and shared >= MIN_IOU * (number + drawn - shared):
-            used = _follow(window, top - 1, left - 1, vertices, used)
+            used = follow(window, top - 1, left - 1, vertices, used)
         else:
             for k in range(rays):
                 vertices[used, 0] = points[i, 0] + dist[i, k] * np.sin(2 * np.pi * k / rays)
@@ -296,7 +296,7 @@ _AHEAD = np.array([[0, 1], [1, 0], [0, -1], [-1, 0]])
 
 
 @njit(cache=True, nogil=True)  # type: ignore[untyped-decorator, unused-ignore]
-def _follow(
+def follow(
     field: NDArray[np.float32], top: int, left: int, vertices: NDArray[np.float64], used: int
 ) -> int:
     """Write the outer outline of the pixels where `field` is positive, clockwise on screen, and say

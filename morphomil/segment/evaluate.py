@@ -14,13 +14,15 @@ from morphomil.errors import SlideError
 from morphomil.nuclei.measure import measure_nuclei
 from morphomil.nuclei.polygons import measure_outlines
 from morphomil.nuclei.registry import FEATURES
-from morphomil.segment import MIN_AREA_UM2, find_labels
+from morphomil.segment import MIN_AREA_UM2, find_measured
 from morphomil.segment.agreement import IOU_LEVELS, agreement, overlaps
 from morphomil.segment.blocks import array_reader, block_rows
 from morphomil.segment.contours import polygon_outlines
 from morphomil.segment.detect import find_candidates, outline_rows, settled_rows
+from morphomil.segment.level_lines import label_outlines
 from morphomil.segment.outlines import join_outlines
 from morphomil.segment.polygons import join, render, suppress
+from morphomil.segment.reliability import reliability_table
 from morphomil.stats.axial import axial_difference
 
 if TYPE_CHECKING:
@@ -57,13 +59,16 @@ class Evaluation:
     """Results of `evaluate_segmenter`.
 
     `images` has a row per image and resolution; `summary` their means by group and resolution, with
-    intervals; `features` the bias of each feature; `worst` and `best` are tiles by panoptic
+    intervals; `features` the bias of each feature on matched nuclei; `means` of each image, and
+    `reliability` what they say (`reliability_table`); `worst` and `best` are tiles by panoptic
     quality.
     """
 
     images: pd.DataFrame
     summary: pd.DataFrame
     features: pd.DataFrame
+    means: pd.DataFrame
+    reliability: pd.DataFrame
     worst: list[Example]
     best: list[Example]
 
@@ -81,7 +86,10 @@ def evaluate_segmenter(
 
     Intervals are percentile bootstraps over images, the unit that a new user's image is like.
     Features are compared on pairs of nuclei with IoU above 0.5 that don't touch the image's edge;
-    for orientation pairs where both sides have one, by the axial difference.
+    for orientation pairs where both sides have one, by the axial difference. Means of images are
+    those of all nuclei that don't touch the edge. A segmenter that draws outlines is measured by
+    them, and the finest labels by their level lines (`label_outlines`); else both sides are
+    measured on the image's pixels.
 
     Args:
         images: annotated images, none of which the segmenter was trained on.
@@ -92,25 +100,34 @@ def evaluate_segmenter(
         on_image: hears the name of each image that is done.
     """
     rows: list[dict[str, Any]] = []
-    pairs: dict[tuple[str, float], list[pd.DataFrame]] = {}
+    pairs: list[pd.DataFrame] = []
+    means: list[pd.DataFrame] = []
     tiles: list[Example] = []
     for whole in images:
         for image in whole.levels() if halve else [whole]:
-            found = find_labels(image.rgb, mpp=image.mpp, segmenter=segmenter)
+            found, shapes = find_measured(image.rgb, mpp=image.mpp, segmenter=segmenter)
             key: dict[str, Any] = {"image": image.name, "group": image.group, "mpp": image.mpp}
             rows.append(key | _scores(image.labels, found))
-            matched = _matched_features(image, found).assign(image=image.name)
-            pairs.setdefault((image.group, image.mpp), []).append(matched)
+            sides = _annotated_shapes(image, exact=segmenter.maps), shapes
+            whole_ones = [
+                shape.drop(rim, errors="ignore")
+                for shape, rim in zip(sides, _on_the_rim(image.labels, found), strict=True)
+            ]
+            pairs.append(_matched_features(image.labels, found, *whole_ones).assign(**key))
+            means.append(_image_means(*whole_ones).assign(**key))
             tiles = _extremes([*tiles, *_tiles(image, found)], examples)
         if on_image is not None:
             on_image(whole.name)
-    table = pd.DataFrame(rows)
+    table, matched = pd.DataFrame(rows), pd.concat(pairs)
+    by_image = pd.concat([part for part in means if len(part)] or means[:1])
     rng = np.random.default_rng(seed)
     best = sorted(tiles, key=lambda tile: -tile.pq)[:examples]
     return Evaluation(
         table,
         _summary(table, rng),
-        _feature_bias(pairs, rng),
+        _feature_bias(matched, sorted({(row["group"], row["mpp"]) for row in rows}), rng),
+        by_image,
+        reliability_table(by_image, matched, seed=seed),
         tiles[: min(examples, len(tiles))],
         best,
     )
@@ -156,27 +173,66 @@ def _interval(values: NDArray[np.float64], rng: np.random.Generator) -> tuple[fl
     return float(low), float(high)
 
 
-def _matched_features(image: AnnotatedImage, found: NDArray[np.int32]) -> pd.DataFrame:
+def _annotated_shapes(image: AnnotatedImage, *, exact: bool) -> pd.DataFrame:
+    """The features of shape of the annotated nuclei, by label: of the level lines of the finest
+    labels, or of the pixels."""
+    if not exact:
+        return measure_nuclei(image.labels, mpp=image.mpp).set_index("label")
+    finer = image.finest.shape[0] / image.labels.shape[0]
+    numbers, vertices, ends = label_outlines(image.finest)
+    return measure_outlines(vertices, ends, mpp=image.mpp / finer).set_index(numbers)
+
+
+def _on_the_rim(*images: NDArray[np.int32]) -> list[NDArray[np.int32]]:
+    """The labels that touch the edge of each image."""
+    edges = [[x[0], x[-1], x[:, 0], x[:, -1]] for x in images]
+    return [np.unique(np.concatenate(edge)) for edge in edges]
+
+
+def _shape_features(*tables: pd.DataFrame) -> list[str]:
+    return [name for name in FEATURES if all(name in table for table in tables)]
+
+
+def _matched_features(
+    annotated: NDArray[np.int32],
+    found: NDArray[np.int32],
+    truth: pd.DataFrame,
+    shapes: pd.DataFrame,
+) -> pd.DataFrame:
     """Each feature of both nuclei of every matched pair, `FEATURE` and `FEATURE_found`."""
-    pairs = overlaps(image.labels, found)
-    matched = pairs.iou > 0.5
-    rim = [
-        np.unique(np.concatenate([x[0], x[-1], x[:, 0], x[:, -1]])) for x in (image.labels, found)
-    ]
-    matched &= ~np.isin(pairs.annotated, rim[0]) & ~np.isin(pairs.found, rim[1])
-    sides = [
-        measure_nuclei(labels, mpp=image.mpp)
-        .set_index("label")
-        .loc[numbers[matched], list(FEATURES)]
-        for labels, numbers in ((image.labels, pairs.annotated), (found, pairs.found))
-    ]
+    pairs = overlaps(annotated, found)
+    matched = (
+        (pairs.iou > 0.5)
+        & np.isin(pairs.annotated, truth.index)
+        & np.isin(pairs.found, shapes.index)
+    )
+    names = _shape_features(truth, shapes)
+    sides = truth.loc[pairs.annotated[matched], names], shapes.loc[pairs.found[matched], names]
     return pd.concat(
         [side.reset_index(drop=True) for side in (sides[0], sides[1].add_suffix("_found"))], axis=1
     )
 
 
+MIN_NUCLEI = 5
+"""Images with fewer nuclei, annotated or found, have no mean to compare."""
+
+
+def _image_means(truth: pd.DataFrame, shapes: pd.DataFrame) -> pd.DataFrame:
+    """`feature`, `annotated`, `found`: the mean of each feature but angles and those of the
+    neighborhood."""
+    if min(len(truth), len(shapes)) < MIN_NUCLEI:
+        return pd.DataFrame(columns=["feature", "annotated", "found"])
+    names = [
+        name
+        for name in _shape_features(truth, shapes)
+        if not (FEATURES[name].axial or FEATURES[name].needs_neighbors)
+    ]
+    means = [table[names].mean().to_numpy(dtype=float) for table in (truth, shapes)]
+    return pd.DataFrame({"feature": names, "annotated": means[0], "found": means[1]})
+
+
 def _feature_bias(
-    pairs: dict[tuple[str, float], list[pd.DataFrame]], rng: np.random.Generator
+    pairs: pd.DataFrame, sets: Sequence[tuple[str, float]], rng: np.random.Generator
 ) -> pd.DataFrame:
     """One row per group, resolution and feature.
 
@@ -187,9 +243,11 @@ def _feature_bias(
     of which ranks mean nothing: the mean cosine of twice the difference).
     """
     rows = []
-    for (group, mpp), tables in sorted(pairs.items()):
-        matched = pd.concat(tables)
+    for group, mpp in sets:
+        matched = pairs[(pairs["group"] == group) & (pairs["mpp"] == mpp)]
         for name, feature in FEATURES.items():
+            if name not in matched:
+                continue
             known = matched[[name, f"{name}_found", "image"]].dropna()
             annotated, found = known[name].to_numpy(), known[f"{name}_found"].to_numpy()
             difference = axial_difference(found, annotated) if feature.axial else found - annotated

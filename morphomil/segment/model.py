@@ -252,8 +252,13 @@ def _load(model: str) -> _Stored:
     return _load_pretrained(model) if model in PRETRAINED else _load_folder(model)
 
 
+def model_folder(model: str) -> Path:
+    """The folder of a model: of shipped weights by their name, else what `model` says."""
+    return WEIGHTS / model if model == "default" else Path(model)
+
+
 def _load_folder(model: str) -> _Stored:
-    folder = WEIGHTS / model if model == "default" else Path(model)
+    folder = model_folder(model)
     if not (folder / "config.json").is_file():
         raise InputError(
             f"model {model!r} is no folder with a config.json, and none of: default, "

@@ -29,6 +29,8 @@ PAD_PX = 64
 cross the edge."""
 BAND_PX = 1024
 """Masks are worked this many rows at a time."""
+RINGS_AT_A_TIME = 1000
+"""So many outlines are read at once."""
 HALO_UM = 120.0
 """This much is read or drawn beyond a part of the masks: more than the longest nucleus that a mask
 may hold."""
@@ -156,11 +158,23 @@ class RegionOutlines(NamedTuple):
 
     first_label: int
     """The first outline's label."""
-    vertices: NDArray[np.float32]
-    """x and y (m, 2) in the masks, of all outlines one after the other; the last vertex of one is
-    joined with its first."""
+    vertices: Any
+    """x and y (m, 2) in the masks, float32, of all outlines one after the other; the last vertex of
+    one is joined with its first. Stored ones are a Zarr array, read as it is sliced."""
     ends: NDArray[np.int64]
     """Each outline ends here in `vertices`."""
+
+    def rings(self, labels: Iterable[int]) -> Iterator[tuple[int, NDArray[np.float64]]]:
+        """Each of these labels with its vertices (k, 2)."""
+        starts = self.ends - np.diff(self.ends, prepend=0)
+        wanted = sorted(labels)
+        for first in range(0, len(wanted), RINGS_AT_A_TIME):
+            places = np.array(wanted[first : first + RINGS_AT_A_TIME]) - self.first_label
+            begin = int(starts[places[0]])
+            part = np.asarray(self.vertices[begin : int(self.ends[places[-1]])], np.float64)
+            for place in places.tolist():
+                ring = part[starts[place] - begin : self.ends[place] - begin]
+                yield place + self.first_label, ring
 
 
 class DroppedOutlines(NamedTuple):
@@ -223,8 +237,8 @@ class RegionMasks:
         )
         outlines = dropped = None
         if "vertices" in group:
-            exact = (np.asarray(group[name][:]) for name in ("vertices", "ends"))
-            outlines = RegionOutlines(int(stored["first_label"]), *exact)
+            ends = np.asarray(group["ends"][:])
+            outlines = RegionOutlines(int(stored["first_label"]), group["vertices"], ends)
         if "dropped_ends" in group:
             names = (f"dropped_{name}" for name in DroppedOutlines._fields)
             dropped = DroppedOutlines(*(np.asarray(group[name][:]) for name in names))

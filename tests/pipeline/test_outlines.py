@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import gzip
+import json
 from typing import TYPE_CHECKING
 
 import numpy as np
 import pytest
+import shapely
 import zarr
 from PIL import Image
 from scipy import ndimage
 
 from morphomil import pipeline
+from morphomil.export import export_run
+from morphomil.figures.viewer import SlideBrowser
 from morphomil.nuclei.measure import evaluate_features, measure_roots
 from morphomil.segment.model import Segmenter
 from morphomil.slides.masks import (
@@ -26,6 +31,8 @@ from morphomil.types import Cohort, ImageSource, PatchSettings, Slide
 
 if TYPE_CHECKING:
     from pathlib import Path
+
+    from morphomil.run.directory import Run
 
 FRAME = MaskFrame((256, 256), 0.0, 0.0, 1.0, mpp=0.5, patch_px=128, image=0)
 SQUARE = np.array([[80.25, 90], [90.25, 90], [90.25, 98], [80.25, 98]], np.float32)
@@ -120,3 +127,25 @@ def test_a_slide_is_measured_between_its_pixels(
         labels = run.masks("slide")[0].labels[:]
         drawn = labels[round(y0) + PAD_PX, round(x0) + PAD_PX]
         assert drawn == own["label"]
+    _check_exported(run, tmp_path / "qupath")
+
+
+def _check_exported(run: Run, out: Path) -> None:
+    """QuPath's outlines and the viewer's are the ones that were measured."""
+    (path,) = export_run(run, "qupath", out=out)
+    features = json.loads(gzip.decompress(path.read_bytes()))["features"]
+    nuclei = run.nuclei("slide").set_index("label")
+    detections = [f for f in features if f["properties"]["objectType"] == "detection"]
+    assert len(detections) == len(nuclei)
+    for feature in detections:
+        outline = shapely.geometry.shape(feature["geometry"])
+        row = nuclei.loc[feature["properties"]["measurements"]["label"]]
+        assert outline.is_valid
+        assert outline.area * 0.5**2 == pytest.approx(row["area_um2"], rel=2e-3)
+        assert outline.length * 0.5 == pytest.approx(row["circumference_um"], rel=2e-3)
+        center = outline.centroid
+        assert (center.x, center.y) == pytest.approx((row["x_px"], row["y_px"]), abs=0.01)
+    shown = SlideBrowser(run)._outlines(0, int(nuclei["patch_id"].iloc[0]))
+    assert len(shown) == (nuclei["patch_id"] == nuclei["patch_id"].iloc[0]).sum()
+    ring = shapely.Polygon(np.array(shown[0]["ring"]).reshape(-1, 2))
+    assert ring.area * 0.5**2 == pytest.approx(shown[0]["values"]["area_um2"], rel=0.02)

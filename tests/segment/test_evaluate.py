@@ -13,7 +13,8 @@ from PIL import Image
 from skimage.draw import ellipse
 from typer.testing import CliRunner
 
-from morphomil.figures.segmentation import agreement_sheet, feature_bias_plot
+from morphomil.figures.segmentation import agreement_sheet, feature_bias_plot, reliability_plot
+from morphomil.nuclei.measure import measure_nuclei
 from morphomil.segment import evaluate
 from morphomil.segment.annotated import AnnotatedImage
 from morphomil.segment.evaluate import evaluate_segmenter, tune_edge, tune_thresholds
@@ -41,10 +42,13 @@ def answer_with(monkeypatch: pytest.MonkeyPatch, change) -> Segmenter:
     """A segmenter whose labels are the truth, changed."""
     truths: dict[bytes, np.ndarray] = {}
 
-    def find(rgb: np.ndarray, *, mpp: float, segmenter: Segmenter) -> np.ndarray:
-        return change(truths[rgb.tobytes()])
+    def find(
+        rgb: np.ndarray, *, mpp: float, segmenter: Segmenter
+    ) -> tuple[np.ndarray, pd.DataFrame]:
+        labels = change(truths[rgb.tobytes()])
+        return labels, measure_nuclei(labels, mpp=mpp).set_index("label")
 
-    monkeypatch.setattr(evaluate, "find_labels", find)
+    monkeypatch.setattr(evaluate, "find_measured", find)
     segmenter = Segmenter("", lambda _: (np.empty(0), np.empty(0)), 2, 16, 0.5, 0.4, (), "unit")
     object.__setattr__(segmenter, "truths", truths)
     return segmenter
@@ -67,6 +71,19 @@ def test_the_truth_is_perfect_and_unbiased(monkeypatch: pytest.MonkeyPatch) -> N
     assert (result.features["bias"].abs() < 1e-9).all()
     assert result.features["spearman"].to_numpy() == pytest.approx(1)
     assert set(result.features["feature"]) == set(evaluate.FEATURES)
+    trust = result.reliability
+    assert (trust[["bias", "bias_sd", "bias_low", "bias_high"]].abs() < 1e-9).all(axis=None)
+    for name in ("slope", "correlation", "spearman", "slope_low", "spearman_low"):
+        assert trust[name].to_numpy() == pytest.approx(1)
+    assert (trust["images"] == 4).all()
+    assert set(trust["feature"]) == {
+        "area_um2",
+        "major_axis_um",
+        "minor_axis_um",
+        "circumference_um",
+        "circularity",
+        "rectangularity",
+    }
 
 
 def test_enlarged_outlines_show_as_bias_of_the_right_size(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -85,6 +102,10 @@ def test_enlarged_outlines_show_as_bias_of_the_right_size(monkeypatch: pytest.Mo
     assert row["low"] < row["bias"] < row["high"]
     assert 0.1 < row["relative_bias"] < 0.3
     assert abs(bias["orientation_deg"]) < 1
+    trust = result.reliability.set_index("feature").loc["area_um2"]
+    assert trust["bias"] == pytest.approx(row["relative_bias"], abs=0.02)
+    assert trust["bias_low"] <= trust["bias"] <= trust["bias_high"]
+    assert reliability_plot(result.means, result.reliability).axes
 
 
 def test_half_the_nuclei_missed(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -107,6 +128,9 @@ def test_nothing_found_is_told_not_hidden(monkeypatch: pytest.MonkeyPatch) -> No
     assert np.isnan(result.images["sq"].item())
     assert (result.features["pairs"] == 0).all()
     assert result.summary["low"].isna().all()
+    assert result.reliability.empty
+    with pytest.raises(ValueError, match="no image has enough nuclei"):
+        reliability_plot(result.means, result.reliability)
     with pytest.raises(ValueError, match="no nucleus was matched"):
         feature_bias_plot(result.features)
 
@@ -173,6 +197,10 @@ def test_the_command_writes_tables_and_pictures(tmp_path: Path) -> None:
     )
     assert result.exit_code == 0, result.output
     assert "mine" in result.output
+    assert "SD of bias %" in result.output
+    assert {"slope", "slope_low", "bias_sd"} <= set(pd.read_csv(out / "reliability.csv"))
+    assert {"annotated", "found"} <= set(pd.read_csv(out / "means.csv"))
+    assert (out / "reliability.png").stat().st_size > 10_000
     assert set(pd.read_csv(out / "images.csv")["mpp"]) == {0.25, 0.5}
     assert {"relative_bias", "low", "high", "spearman"} <= set(pd.read_csv(out / "features.csv"))
     assert (out / "tiles.png").stat().st_size > 10_000
