@@ -5,7 +5,12 @@ The patches are those that `segment` keeps of the images given (JPEG, PNG or sli
 side is what a script would do: read a patch, divide by 255, `predict_instances`, store the mask.
 Both sides write Zarr.
 
-    python benchmarks/segment.py IMAGE... --mpp 0.5 [--baseline FOLDER] [--repeats 3]
+    python benchmarks/segment.py IMAGE... --mpp 0.5 [--baseline FOLDER] [--beside FOLDER]
+        [--repeats 3]
+
+`--baseline` is another StarDist folder, timed patch by patch too; `--beside` another model of the
+shipped architecture, such as one without the outlines' head, segmented in the same run to see what
+the head costs. What telling nuclei from other objects costs is the difference to `keep`.
 
 With `--memory N` the images are segmented over and over until N patches are done, and the memory of
 the process is printed on the way.
@@ -107,7 +112,8 @@ def read_arguments() -> argparse.Namespace:
     parser.add_argument("images", nargs="+", type=Path)
     parser.add_argument("--mpp", type=float, default=0.5)
     parser.add_argument("--model", default="default")
-    parser.add_argument("--baseline", help="another StarDist folder, timed patch by patch beside")
+    parser.add_argument("--baseline", help="another StarDist folder, timed patch by patch too")
+    parser.add_argument("--beside", help="another model folder, segmented in the same run")
     parser.add_argument(
         "--patches", type=int, default=40, help="patches for StarDist's side, per image"
     )
@@ -124,10 +130,13 @@ def main() -> None:
     )
     engines = {
         "openvino": SegmenterSettings(args.model),
+        "openvino, implausible keep": SegmenterSettings(args.model, implausible="keep"),
         "openvino bfloat16": SegmenterSettings(args.model, precision="bfloat16"),
         "openvino float32": SegmenterSettings(args.model, precision="float32"),
         "tensorflow": SegmenterSettings(args.model, engine="tensorflow"),
     }
+    if args.beside:
+        engines[f"openvino, {args.beside}"] = SegmenterSettings(args.beside)
     if args.memory:
         watch_memory(cohort, engines["openvino"], args.memory)
         return
@@ -155,7 +164,7 @@ def main() -> None:
         print(f"{count} patches of {len(cohort)} images, {CORES} cores; best of {args.repeats}")
         print_speeds(seconds, list(references))
         print_agreement(cohort, runs)
-        profile(cohort, folder / "profile", count)
+        profile(cohort, folder / "profile", engines["openvino"], count)
 
 
 def print_speeds(seconds: dict[str, list[float]], references: list[str]) -> None:
@@ -193,19 +202,21 @@ def watch_memory(cohort: Cohort, settings: SegmenterSettings, patches: int) -> N
             print(f"{done:6} patches: {pages * os.sysconf('SC_PAGE_SIZE') / 2**30:.2f} GiB")
 
 
-def profile(cohort: Cohort, folder: Path, count: int) -> None:
+def profile(cohort: Cohort, folder: Path, settings: SegmenterSettings, count: int) -> None:
     """Where processor time goes, the network's from what is left."""
     for owner, name in (
         (SlideImage, "read"),
         (segmentation, "cut_patches"),
-        (segmentation, "find_regions"),
+        (segmentation, "survey_regions"),
         (detect, "suppress"),
-        (polygons, "_draw"),
+        (detect, "_trace_block"),
+        (detect, "_block_evidence"),
+        (polygons, "draw"),
         (polygons, "keep_largest_parts"),
     ):
         setattr(owner, name, clocked(name, getattr(owner, name)))
     before = os.times()
-    segment(cohort, folder, SegmenterSettings())
+    segment(cohort, folder, settings)
     after = os.times()
     total = after.user + after.system - before.user - before.system
     print("processor ms per patch:", f"total {1000 * total / count:.1f};", end=" ")

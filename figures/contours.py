@@ -116,11 +116,6 @@ def draw_outlines(
     """A patch with the outlines of its nuclei, colored by the example's values if there are some
     and a norm, and those of objects that are no nuclei in green dashes."""
     axes.imshow(example.rgb)
-    rows, columns = example.rgb.shape[:2]
-    axes.set(xlim=(-0.5, columns - 0.5), ylim=(rows - 0.5, -0.5))
-    others = [np.concatenate([ring, ring[:1]]) for ring in example.implausible]
-    dashed = LineCollection(others, color=GREEN, linewidth=line_width, linestyle="--")
-    axes.add_collection(dashed, autolim=False)
     outlines = outline_nuclei(example.labels)
     if norm and example.values is not None:
         numbers = [example.values.get(number, math.nan) for number in outlines]
@@ -132,3 +127,6 @@ def draw_outlines(
         casing = withStroke(linewidth=2 * line_width, foreground="black")
     lines.set(linewidth=line_width, path_effects=[casing])
     axes.add_collection(lines, autolim=False)
+    if others := [np.concatenate([ring, ring[:1]]) for ring in example.implausible]:
+        dashed = LineCollection(others, color=GREEN, linewidth=line_width, linestyle="--")
+        axes.add_collection(dashed, autolim=False)
