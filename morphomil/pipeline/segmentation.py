@@ -112,7 +112,11 @@ def segment(
 
         return cut_slide(run, slide, settings, mpp=mpp, draw=draw)
 
-    model = {"model_sha256": loaded.sha256, "precision": loaded.precision}
+    model = {
+        "model_sha256": loaded.sha256,
+        "precision": loaded.precision,
+        "implausible": "drop" if loaded.judges else "keep",
+    }
     stage = SlideStage(
         "segment",
         run.ledger,

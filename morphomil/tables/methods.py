@@ -111,11 +111,11 @@ def describe_segmenter(settings: dict[str, Any]) -> str | None:
         settings.get("engine", "tensorflow")
     ]
     segmenter = f"StarDist ({name}; {engine}, {settings.get('precision', 'float32')})"
-    return (
-        f"{segmenter} after normalization of the stains (Macenko)"
-        if settings.get("normalize_stain")
-        else segmenter
-    )
+    if settings.get("normalize_stain"):
+        segmenter += " after normalization of the stains (Macenko)"
+    if settings.get("implausible") == "drop":
+        segmenter += ", leaving out objects whose size, color or focus no nucleus has"
+    return segmenter
 
 
 def patch_settings(run: Run) -> PatchSettings:

@@ -55,7 +55,8 @@ def quality_table(run: Run) -> pd.DataFrame:
         `analyzed_share` (of the regions, in kept patches), `nuclei_per_mm2`, `median_area_um2`,
         `sharpness` (median over kept patches), `upsampling`
         (`slides.magnification.upsampling_factor`), `optical_density` (mean over the channels and
-        over crops of kept patches: how strong the stain is), `deviates` (the measures that are
+        over crops of kept patches: how strong the stain is), `implausible_share` (objects dropped
+        as no nuclei, of all found; missing where all were kept), `deviates` (the measures that are
         twice the cohort's median or more, or half or less). What can't be measured, as where a
         slide's file is gone, is missing.
     """

@@ -10,7 +10,12 @@ import pandas as pd
 from morphomil.run.directory import Run
 from morphomil.tables.checklist import Facts, checklist_page, read_items
 from morphomil.tables.facts import collect_facts
-from morphomil.tables.methods import describe_methods, describe_run, methods_page
+from morphomil.tables.methods import (
+    describe_methods,
+    describe_run,
+    describe_segmenter,
+    methods_page,
+)
 from morphomil.tables.predictions import patients_table
 from morphomil.types import FEATURE_NAMES, PatchSettings
 
@@ -35,6 +40,19 @@ def test_methods_name_the_settings() -> None:
     assert "Eight features were measured for each nucleus: area, " in text
     assert "circularity and rectangularity." in text
     assert "permuted" not in text
+
+
+def test_the_segmenter_is_named_with_what_it_leaves_out() -> None:
+    settings = {"model": "default", "engine": "openvino", "precision": "int8"}
+    plain = "StarDist (the weights of morphomil; OpenVINO, int8)"
+    assert describe_segmenter(settings) == plain
+    assert describe_segmenter(settings | {"implausible": "keep"}) == plain
+    dropping = describe_segmenter(settings | {"implausible": "drop", "normalize_stain": True})
+    assert dropping == (
+        f"{plain} after normalization of the stains (Macenko), leaving out objects whose size, "
+        "color or focus no nucleus has"
+    )
+    assert describe_segmenter({"model": "imported"}) is None
 
 
 def test_methods_name_further_features_and_permutations() -> None:
