@@ -111,7 +111,7 @@ SETTINGS: dict[type, dict[str, Any]] = {
         ),
         "seed": typer.Option(help="Seed of folds, bags and training."),
         "quick": typer.Option(
-            "--quick", help="Attention and Shapley values only: three models per fold."
+            "--quick", help="Three trainings per fold; tests by the plain scan alone."
         ),
         "permutations": typer.Option(help="Trainings with permuted labels, for p values.", min=0),
         "strata": typer.Option(help="Compare within the groups of these columns: site,scanner."),

@@ -41,7 +41,9 @@ def describe_methods(
     """
     null = (
         f"The labels were permuted {permutations:,} times through the whole training, which gives "
-        "the p values of attention and Shapley values, and the model was trained again without "
+        "the p values of attention, Shapley values, interactions of pairs and out-of-fold AUC; "
+        "their smallest, with that of a scan of ten summaries per feature, was calibrated under "
+        "the same permutations (Westfall and Young 1993). The model was trained again without "
         "each feature. "
     )
     starts = "start" if seeds == 1 else "starts"
@@ -50,7 +52,8 @@ def describe_methods(
         "An attention-based multiple-instance model (Ilse et al. 2018) was trained on bags of "
         f"{bag_patches} patches, in which every feature is one instance, with {folds}-fold "
         f"cross-validation by patient and {seeds} random {starts}. Attention is that paid to a "
-        "feature in patients outside training, relative to an even share; Shapley values over all "
+        "feature in patients outside training, relative to an even share; features are in the "
+        "order of attention standardized by that of shuffled labels; Shapley values over all "
         "coalitions of features (beyond 12 features, sampled orders) say what a feature adds to "
         f"the out-of-fold AUC and log-likelihood. {null if permutations else ''}"
         "Groups were compared, with the patient as the unit, by two-sided Mann-Whitney tests "
