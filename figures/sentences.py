@@ -94,18 +94,10 @@ def say_first(ranking: pd.DataFrame, *, positive: str, reference: str) -> str:
     interval = format_interval(first["attention_low"], first["attention_high"])
     sentence = (
         f"Of {count_in_words(len(ranking))} features, {phrase(first['feature'])} ranks first by "
-        f"attention: {_say_z(first)}{format_ratio(first['attention'])} times the average "
-        f"{interval}. {_say_verdict(first)}"
+        f"attention: {format_ratio(first['attention'])} times the average {interval}. "
+        f"{_say_verdict(first)}"
     )
     return f"{sentence} {_say_difference(first, positive=positive, reference=reference)}"
-
-
-def _say_z(row: pd.Series[Any]) -> str:
-    z, tested = row.get("attention_z", math.nan), row.get("attention_p_any", math.nan)
-    if not math.isfinite(z) or not math.isfinite(tested):
-        return ""
-    way = "above" if z > 0 else "below"
-    return f"{format_ratio(abs(z))} SD {way} that under permuted labels, "
 
 
 def _say_verdict(row: pd.Series[Any]) -> str:
