@@ -111,7 +111,7 @@ def reliability_plot(
     if not names:
         raise ValueError("no image has enough nuclei on both sides to compare their means")
     sets = list(dict.fromkeys(zip(means["group"], means["mpp"], strict=True)))
-    columns = min(4, len(names))
+    columns = min(3, len(names))
     rows = math.ceil(len(names) / columns)
     side_mm = width_mm / columns
     with style():

@@ -174,13 +174,15 @@ def _interval(values: NDArray[np.float64], rng: np.random.Generator) -> tuple[fl
 
 
 def _annotated_shapes(image: AnnotatedImage, *, exact: bool) -> pd.DataFrame:
-    """The features of shape of the annotated nuclei, by label: of the level lines of the finest
-    labels, or of the pixels."""
-    if not exact:
-        return measure_nuclei(image.labels, mpp=image.mpp).set_index("label")
-    finer = image.finest.shape[0] / image.labels.shape[0]
-    numbers, vertices, ends = label_outlines(image.finest)
-    return measure_outlines(vertices, ends, mpp=image.mpp / finer).set_index(numbers)
+    """The features of shape of the annotated nuclei of `MIN_AREA_UM2` or more, by label: of the
+    level lines of the finest labels, or of the pixels."""
+    if exact:
+        finer = image.finest.shape[0] / image.labels.shape[0]
+        numbers, vertices, ends = label_outlines(image.finest)
+        shapes = measure_outlines(vertices, ends, mpp=image.mpp / finer).set_index(numbers)
+    else:
+        shapes = measure_nuclei(image.labels, mpp=image.mpp).set_index("label")
+    return shapes[shapes["area_um2"] >= MIN_AREA_UM2]
 
 
 def _on_the_rim(*images: NDArray[np.int32]) -> list[NDArray[np.int32]]:
