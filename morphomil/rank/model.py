@@ -30,6 +30,8 @@ class Recipe:
     """Of an embedded instance."""
     inner: int = 32
     """Of the attention's hidden layer."""
+    loudness: float = 2.0
+    """Before anything is learned, attention goes with this power of a feature's gates' norm."""
     content: float = 0.25
     """How much attention sees of an instance's content beside its feature's identity."""
     learning_rate: float = 5e-3
@@ -76,10 +78,10 @@ class MorphometryMIL(nn.Module):
 
     With x what is read of an instance (`scale`), g_f its gates (`evidence`; 1 where histograms are
     read), c = W_f (g_f x) the feature's own linear layer and e_f its learned identity: instance
-    h = ReLU(c + e_f), attention softmax(v' tanh(V (content c + e_f))), logits =
-    classifier(sum a h); V, v and the classifier are shared by the features. `content` (`Recipe`) is
-    below 1 because with few patients c overfits before attention has settled, and attention then
-    follows noise.
+    h = ReLU(c + e_f), attention softmax(v' tanh(V (content c + e_f)) + loudness log |g_f|),
+    logits = classifier(sum a h); V, v and the classifier are shared by the features. `content`
+    (`Recipe`) is below 1 because with few patients c overfits before attention has settled, and
+    attention then follows noise.
     """
 
     def __init__(
@@ -104,7 +106,7 @@ class MorphometryMIL(nn.Module):
         self.attend_in = normal(width, inner, sd=width**-0.5)
         self.attend_bias = nn.Parameter(torch.zeros(replicates, 1, inner))
         self.attend_out = normal(inner, 1, sd=inner**-0.5)
-        self.content = recipe.content
+        self.content, self.loudness = recipe.content, recipe.loudness
         self.classify_in = normal(width, 2 * width, sd=width**-0.5)
         self.classify_bias = nn.Parameter(torch.zeros(replicates, 1, 2 * width))
         self.classify_out = normal(2 * width, classes, sd=(2 * width) ** -0.5)
@@ -141,7 +143,8 @@ class MorphometryMIL(nn.Module):
         score = torch.bmm(
             torch.tanh(torch.bmm(keys, self.attend_in) + self.attend_bias), self.attend_out
         )
-        return torch.relu(content + identity), score.reshape(replicates, count, features)
+        heard = self.loudness * self.gate.norm(dim=-1).log()[:, None]
+        return torch.relu(content + identity), score.reshape(replicates, count, features) + heard
 
     def decide(self, pooled: torch.Tensor) -> torch.Tensor:
         """Weighted means of instances (R, n, width) -> logits (R, n, classes)."""
