@@ -46,15 +46,23 @@ def compare(drawn: StudyCohort, way: dict[str, str]) -> pd.DataFrame:
 def first_by(table: pd.DataFrame) -> dict[str, str]:
     """Way of ordering -> the feature that it puts first."""
     keys = {
-        "attention": table["attention"],
-        "Shapley (AUC)": table["shapley_auc"],
-        "Shapley (log-loss)": table["shapley_log_loss"],
-        "test": -table["p_value"],
+        "attention": table.get("attention"),
+        "attention, standardized": table.get("attention_z"),
+        "Shapley (AUC)": table.get("shapley_auc"),
+        "Shapley (log-loss)": table.get("shapley_log_loss"),
+        "p of the test": -table["p_value"],
+        "p beside covariates": _descending(table.get("adjusted_p")),
+        "p of the scan": _descending(table.get("scan_p")),
     }
-    for name in ("attention_z", "adjusted_p", "scan_p_any"):
-        if name in table and table[name].notna().any():
-            keys[name] = table[name] if name == "attention_z" else -table[name]
-    return {way: str(table["feature"][values.idxmax()]) for way, values in keys.items()}
+    return {
+        way: str(table["feature"][values.idxmax()])
+        for way, values in keys.items()
+        if values is not None and values.notna().any()
+    }
+
+
+def _descending(values: pd.Series | None) -> pd.Series | None:
+    return None if values is None else -values
 
 
 def main() -> None:
@@ -64,19 +72,20 @@ def main() -> None:
     parser.add_argument("--first", type=int, default=0, help="seed of the first cohort")
     parser.add_argument("--patients", type=int, default=100)
     parser.add_argument("--tests-only", action="store_true")
+    parser.add_argument("--ways", nargs="*", choices=list(WAYS), default=list(WAYS))
     args = parser.parse_args()
     firsts: dict[tuple[str, str], list[tuple[bool, bool]]] = defaultdict(list)
     found: dict[tuple[str, str], list[bool]] = defaultdict(list)
     for seed in range(args.first, args.first + args.cohorts):
         drawn = draw_cohort("site", seed, patients=args.patients)
-        for name, way in WAYS.items():
+        for name in args.ways:
+            way = WAYS[name]
             if args.tests_only:
                 table = compare(drawn, way)
             else:
                 table = rank_nuclei(drawn.nuclei, drawn.cohort, seed=0, quick=True, **way).table
-                for by, first in first_by(table).items():
-                    hit = (first in drawn.planted, first == drawn.artefact)
-                    firsts[name, by].append(hit)
+            for by, first in first_by(table).items():
+                firsts[name, by].append((first in drawn.planted, first == drawn.artefact))
             row = table.set_index("feature").loc[drawn.artefact]
             for column in ("p_value", "adjusted_p", "scan_p"):
                 if column in row and pd.notna(row[column]):
