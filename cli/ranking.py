@@ -42,9 +42,10 @@ def rank(
     from morphomil import pipeline
     from morphomil.cli.progress import Display
 
+    run = open_measured(path, features_from)
     with Display(quiet=quiet) as display:
         ranking = pipeline.rank(
-            open_measured(path, features_from),
+            run,
             progress=display,
             on_estimate=lambda seconds: say(
                 f"Training will take about {_say_duration(seconds)}.", quiet=quiet
@@ -58,6 +59,7 @@ def rank(
         ranking.interactions.statement,
         *ranking.scan.findings,
         ranking.baselines.statement,
+        *run.ranking_about()["context"],
     ):
         say(text, quiet=quiet)
     shown = ranking.table[[name for name in COLUMNS if name in ranking.table]]

@@ -31,6 +31,8 @@ class Auc:
     high: float
     p_value: float = math.nan
     """Under labels permuted through the whole training; NaN where these were not trained."""
+    alone: str = ""
+    """What was adjusted for and the AUC that it has without features; empty of a plain ranking."""
 
     def __str__(self) -> str:
         """The AUC with its interval in brackets."""
@@ -65,6 +67,9 @@ def say_auc(auc: Auc) -> str:
     give."""
     number = str(auc) if math.isfinite(auc.low) and math.isfinite(auc.high) else ""
     number = number or f"{format_ratio(auc.value)}, without an interval"
+    if auc.alone:
+        tested = "" if math.isnan(auc.p_value) else f" ({p_phrase(auc.p_value)}, labels permuted)"
+        return f"With the features, the out-of-fold AUC is {number}{tested}; {auc.alone}."
     if auc.high < 0.5:
         return (
             f"The model's out-of-fold AUC of {number} lies below chance (0.50): what it learned in "
@@ -175,7 +180,11 @@ def read_auc(summary: dict[str, Any]) -> Auc | None:
     if "auc" not in summary:
         return None
     p = summary.get("verdict", {}).get("routes", {}).get("auc", math.nan)
-    return Auc(summary["auc"], summary["auc_low"], summary["auc_high"], p)
+    alone = ""
+    if names := summary.get("adjusted"):
+        known = Auc(*(summary[f"auc_covariates{end}"] for end in ("", "_low", "_high")))
+        alone = f"without them, from {' and '.join(names)}, it is {known}"
+    return Auc(summary["auc"], summary["auc_low"], summary["auc_high"], p, alone)
 
 
 def say_attention(model: str, associations: pd.DataFrame, *, first: str | None = None) -> list[str]:

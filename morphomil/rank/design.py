@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from morphomil.cohort.splits import Fold
+    from morphomil.stats.roc import AucInterval
     from morphomil.types import RankSettings
 OWN_COLUMNS = ("slide_id", "patient", "label", "split")
 """These columns of a cohort are neither strata nor covariates."""
@@ -173,6 +174,29 @@ class Design:
                 f"compared within any {by}"
             )
         return folds
+
+
+def say_folds(folds: Sequence[Fold], labels: pd.Series[Any], *, by: str) -> tuple[str, ...]:
+    """A sentence on parts of groups that are left out together and have patients of one label
+    only."""
+    single = [fold.name for fold in folds if labels[list(fold.test)].nunique() < 2]
+    if not by or not single:
+        return ()
+    return (
+        f"Of {len(folds)} parts by {by}, {len(single)} have patients of one label only "
+        f"({', '.join(single)}): they are predicted, and count in no AUC.",
+    )
+
+
+def say_covariates(design: Design, auc: AucInterval | None) -> tuple[str, ...]:
+    """A sentence on what the covariates reach alone."""
+    if auc is None or design.covariates is None:
+        return ()
+    return (
+        f"Alone {' and '.join(map(str, design.covariates))} reach an out-of-fold AUC of "
+        f"{auc.auc:.2f} [{auc.low:.2f}, {auc.high:.2f}]; attention and Shapley values are on what "
+        "the features add to it.",
+    )
 
 
 def check_columns(cohort: pd.DataFrame, settings: RankSettings) -> None:

@@ -18,7 +18,7 @@ from morphomil.matrix import count_nuclei, patient_values, slide_values
 from morphomil.rank.bags import LEFT_OUT_WITHOUT, NOT_MEASURED, PatientBags
 from morphomil.rank.baselines import compare_baselines
 from morphomil.rank.comparison import compare_features
-from morphomil.rank.design import Design, check_columns
+from morphomil.rank.design import Design, check_columns, say_covariates, say_folds
 from morphomil.rank.folds import FoldTask, permute_labels
 from morphomil.rank.inputs import check_inputs
 from morphomil.rank.missing import compare_missingness, refuse_telling_absence
@@ -243,14 +243,14 @@ def rank_counts(
         auc=auc,
         verdict=verdict,
         design=study.design,
-        auc_covariates=pooled.auc(features=False) if study.design.adjusts else None,
+        auc_covariates=study.auc_covariates(pooled),
         positive=positive,
         reference=study.reference,
         folds=study.folds,
         models={name: outcome.result.model for name, outcome in outcomes.items()},
         slides=bags.slides,
         missing=study.missing,
-        notes=study.notes,
+        notes=(*study.notes, *say_covariates(study.design, study.auc_covariates(pooled))),
         failed=failed,
     )
 
@@ -305,6 +305,7 @@ class _Study:
             *describe_losses(measured, used, LEFT_OUT_WITHOUT),
             *lacking,
             *design.notes,
+            *say_folds(folds, labels, by=settings.folds_by.strip()),
         )
         return cls(used, bags, labels, positive, reference, design, folds, missing, notes)
 
@@ -328,6 +329,10 @@ class _Study:
             labelings=labelings,
             names=(self.positive, self.reference),
         )
+
+    def auc_covariates(self, pooled: PooledOutcomes) -> AucInterval | None:
+        """Of the covariates alone; None where there are none."""
+        return pooled.auc(features=False) if self.design.adjusts else None
 
     def permute(self, settings: RankSettings) -> NDArray[np.int64]:
         """The patients' labels (row 0) and permutations within folds and strata, as likely as the

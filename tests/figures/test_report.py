@@ -316,6 +316,9 @@ def test_summary_without_tests_ranking_or_interval() -> None:
     text = " ".join(summarize(report(ranking=ranking().assign(**dict.fromkeys(tests, math.nan)))))
     assert "Whether it does so by chance was not tested." in text
     assert "below chance" in say_auc(Auc(0.3, 0.2, 0.4))
+    adjusted = say_auc(Auc(0.8, 0.7, 0.9, 0.01, "without them, from site, it is 0.75 [0.65, 0.85]"))
+    assert adjusted.startswith("With the features, the out-of-fold AUC is 0.80 [0.70, 0.90] (p")
+    assert adjusted.endswith("; without them, from site, it is 0.75 [0.65, 0.85].")
 
 
 def test_density_is_explained_by_classes_or_cautioned() -> None:
