@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from numpy.typing import ArrayLike
 
 AucMethod = Literal["auto", "delong", "logit-delong", "binomial", "bootstrap"]
+_SETTLED = 1e-9
 UNSEEN = 1 / 3
 """So much of a pair ordered rightly and so much of one ordered wrongly is added to the disjoint
 pairs for the limit nearer 1/2: near 1 the few cases that would be ordered wrongly are often not in
@@ -131,10 +132,11 @@ def within_fold_auc_interval(
     `influence`: from the variance of the influence curve (LeDell et al. 2015, doi
     10.1214/15-EJS1035), here divided by cases minus folds in each class, times the factor of
     `training_factor`, and on the logit scale where `auc_interval` takes it; with one fold it is
-    that. Without variance the rule of `auc_interval` holds, the smaller classes' cases added up
-    over folds and divided by the factor. It holds the expected AUC of models trained so, over
-    training sets and patients, and the mean true AUC of the models at hand at least as often
-    (docs: coverage).
+    that. The lower limit has the factor of an AUC as low as itself, as one that is high by chance
+    would make its own too small. Without variance the rule of `auc_interval` holds, the smaller
+    classes' cases added up over folds and divided by the factor. It holds the expected AUC of
+    models trained so, over training sets and patients, and the mean true AUC of the models at hand
+    at least as often (docs: coverage).
 
     `bootstrap`: percentiles, patients resampled within each fold and class; needs `seed`. It takes
     the scores as given: too narrow for models that were trained on the other folds, and where folds
@@ -158,11 +160,25 @@ def within_fold_auc_interval(
         return _bootstrap_interval(ordering, level=level, seed=seed, resamples=resamples)
     if method != "influence":
         raise ValueError(f"method must be influence or bootstrap, got {method!r}")
-    factor = training_factor(ordering, training_auc)
+    above = _within_folds(ordering, ordering.auc, training_auc, level=level)
+    low, previous = 0.0, -1.0
+    while low - previous > _SETTLED:
+        previous = low
+        low = _within_folds(ordering, previous, training_auc, level=level).low
+    return AucInterval(ordering.auc, min(low, above.low), above.high)
+
+
+def _within_folds(
+    ordering: Ordering, area: float, training_auc: float | None, *, level: float
+) -> AucInterval:
+    """With the factor that this AUC would have."""
+    factor = training_factor(ordering, training_auc, area=area)
     return normal_interval(ordering, level=level, on_logit=ordering.needs_logit, factor=factor)
 
 
-def training_factor(ordering: Ordering, training_auc: float | None) -> float:
+def training_factor(
+    ordering: Ordering, training_auc: float | None, *, area: float | None = None
+) -> float:
     """How many times the variance of given scores is that of a cross-validated AUC: 1 to 2.
 
     A patient counts in a fold's test and in the others' training. Of a linear model the AUC of a
@@ -170,14 +186,15 @@ def training_factor(ordering: Ordering, training_auc: float | None) -> float:
     patients'; what is noise in both comes twice, for fold i tested after training on j and for j
     after i. So the variance of noise doubles, that of an effect known beforehand stays, and between
     them the factor is 2 - s, s being the share of the weights that isn't noise: the ratio of
-    probits of the AUC out of fold and in training (0 to 1). 1 with one fold; 2 where training isn't
-    known or is perfect (docs/decisions/0036).
+    probits of the AUC out of fold (`area`, if it is another than the ordering's) and in training (0
+    to 1). 1 with one fold; 2 where training isn't known or is perfect (docs/decisions/0036).
     """
+    reached = ordering.auc if area is None else area
     if (ordering.pairs > 0).sum() < 2:
         return 1.0
-    if training_auc is None or not 0.5 < training_auc < 1 or ordering.auc <= 0.5:
+    if training_auc is None or not 0.5 < training_auc < 1 or reached <= 0.5:
         return 2.0
-    return 2.0 - min(1.0, float(ndtri(ordering.auc) / ndtri(training_auc)))
+    return 2.0 - min(1.0, float(ndtri(reached) / ndtri(training_auc)))
 
 
 def binomial_auc_interval(auc: float, n: float, *, level: float = 0.95) -> tuple[float, float]:
