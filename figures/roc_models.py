@@ -75,6 +75,10 @@ def _say_tests(pairs: pd.DataFrame) -> str:
     return f"DeLong's test of each pair{how} ({count} patients of both models{fewer})."
 
 
+def _is_crossed(pairs: pd.DataFrame) -> bool:
+    return bool(pairs["test"].str.endswith("cross-validated").any())
+
+
 _LETTERS = "abcdefghijklmnopqrstuvwxyz"
 
 
@@ -91,8 +95,8 @@ def roc_comparison(
     Args:
         points: `model, fpr, tpr`, the corners of each model's curve.
         aucs: one row per model, in order: `model, estimate, low, high`.
-        pairs: one row per bracket: `model_a, model_b, difference, low, high, p_value`; may be
-            empty.
+        pairs: one row per bracket: `model_a, model_b, test, difference, low, high, p_value`; may
+            be empty.
         width_mm: of the figure.
     """
     models = aucs["model"].tolist()
@@ -172,12 +176,13 @@ def _draw_brackets(axes: Axes, pairs: pd.DataFrame, models: Sequence[str]) -> No
 
 
 def _write_pairs(axes: Axes, pairs: pd.DataFrame, names: Mapping[str, str]) -> None:
+    crossed = ", cross-validated" if _is_crossed(pairs) else ""
     axes.set_axis_off()
     axes.set(xlim=(0, 1), ylim=(len(pairs) + 0.6, -0.6))
     axes.text(
         0,
         0,
-        "Difference of AUC [95 % interval], DeLong's test",
+        f"Difference of AUC [95 % interval], DeLong's test{crossed}",
         fontsize=6,
         va="center",
         weight="bold",
