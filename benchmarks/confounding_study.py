@@ -19,6 +19,7 @@ import pandas as pd
 from study_cohorts import SCALES, StudyCohort, draw_cohort
 
 from morphomil.matrix import patient_values, slide_values
+from morphomil.rank.classes import Classes
 from morphomil.rank.comparison import compare_features
 from morphomil.rank.design import Design
 from morphomil.rank.ranking import rank_nuclei
@@ -40,7 +41,7 @@ def compare(drawn: StudyCohort, way: dict[str, str]) -> pd.DataFrame:
     values = patient_values(pd.DataFrame(rows), cohort)
     labels = cohort.groupby("patient", sort=True)["label"].first()
     design = Design.of(cohort, labels, RankSettings(seed=0, **way))
-    return compare_features(values, FEATURES, positive="1", design=design)
+    return compare_features(values, FEATURES, classes=Classes(("0", "1")), design=design)
 
 
 def first_by(table: pd.DataFrame) -> dict[str, str]:

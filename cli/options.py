@@ -106,6 +106,9 @@ SETTINGS: dict[type, dict[str, Any]] = {
     },
     RankSettings: {
         "positive": typer.Option(help=POSITIVE_HELP),
+        "ordered": typer.Option(
+            help="Three labels or more that have an order, lowest first: low,mid,high."
+        ),
         "folds": typer.Option(
             help="Cross-validation folds, where the manifest gives no split.", min=2
         ),

@@ -9,6 +9,7 @@ import numpy as np
 import pandas as pd
 
 from morphomil.figures.drawing import Drawing
+from morphomil.figures.effects import effect_of, groups_of
 from morphomil.figures.labels import p_phrase, shorten_all, turn_crowded_labels
 from morphomil.figures.results import read_patient_values, read_ranking
 from morphomil.figures.style import PALETTE, TWO_COLUMNS_MM, new_figure, style
@@ -32,10 +33,12 @@ def draw_features_by_group(run: Run) -> Drawing:
     values, labels = read_patient_values(run)
     figure = feature_groups(values[ranking["feature"].tolist()], labels, ranking)
     caption = (
-        "Every patient is a point. Mann-Whitney p and its Holm adjustment above; effect sizes in "
-        "the ranking."
+        f"Every patient is a point. {effect_of(ranking).test} p and its Holm adjustment above; "
+        "effect sizes in the ranking."
     )
-    tests = ranking[["feature", "n_reference", "n_positive", "p_value", "p_holm"]]
+    groups = groups_of(ranking) or ["reference", "positive"]
+    sizes = [f"n_{group}" for group in groups]
+    tests = ranking[["feature", *sizes, "p_value", "p_holm"]]
     return Drawing(figure, values.assign(label=labels).reset_index(), caption, {"tests": tests})
 
 

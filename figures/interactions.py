@@ -11,10 +11,9 @@ from morphomil.figures.drawing import AbsentError, Drawing
 from morphomil.figures.labels import format_ratio, p_phrase, shorten_all
 from morphomil.figures.results import read_patient_values, read_ranking
 from morphomil.figures.style import (
-    BLUE,
     DIVERGING,
+    PALETTE,
     TWO_COLUMNS_MM,
-    VERMILION,
     new_figure,
     style,
 )
@@ -28,6 +27,9 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
     from morphomil.run.directory import Run
+
+MARKERS = ("o", "^", "s", "D", "v", "P")
+"""Groups have these markers and the palette's colors."""
 
 
 def draw_interactions(run: Run) -> Drawing:
@@ -46,42 +48,55 @@ def draw_interactions(run: Run) -> Drawing:
             else str(summary.get("interaction", "too many features")).rstrip(".")
         )
     values, labels = read_patient_values(run)
-    positive = labels == str(summary["positive"])
+    groups = [str(name) for name in summary["classes"]]
     top = pairs.iloc[0]
-    shares = quadrants(values, positive, (top["first"], top["second"]))
+    shown, shares = _telling_quadrants(values, labels, (top["first"], top["second"]), groups)
     figure = interaction_plot(
         pairs,
         values,
-        positive,
+        labels,
         shares,
         features=ranking["feature"].tolist(),
-        names=(str(summary["positive"]), str(summary["reference"])),
+        groups=groups,
+        shown=shown,
     )
     caption = (
         "Shapley interaction index of every pair in units of the AUC: red, the two tell more "
         "together than one by one; blue, one stands in for the other. Squares: p of at most 0.05 "
         "over all pairs under permuted labels. Then the first pair's patients with the medians, "
-        "and the share of positive patients on either side of these."
+        f"and the share of patients with {shown} on either side of these."
     )
     return Drawing(figure, pairs, caption, {"quadrants": shares})
+
+
+def _telling_quadrants(
+    values: pd.DataFrame, labels: pd.Series[str], pair: tuple[str, str], groups: Sequence[str]
+) -> tuple[str, pd.DataFrame]:
+    """Of two groups the positive one, of more that whose share differs most between quadrants; and
+    its shares."""
+    found = {group: quadrants(values, labels == group, pair) for group in groups[-1:]}
+    if len(groups) > 2:
+        found = {group: quadrants(values, labels == group, pair) for group in groups}
+    shown = max(found, key=lambda group: float(np.ptp(found[group]["share"].dropna())))
+    return shown, found[shown]
 
 
 def interaction_plot(
     pairs: pd.DataFrame,
     values: pd.DataFrame,
-    positive: pd.Series[bool],
+    labels: pd.Series[str],
     shares: pd.DataFrame,
     *,
     features: Sequence[str],
-    names: tuple[str, str] = ("positive", "reference"),
+    groups: Sequence[str],
+    shown: str,
     width_mm: float = TWO_COLUMNS_MM,
 ) -> Figure:
     """Every pair's interaction index, the first pair's patients, and the outcome by quadrant.
 
     `pairs`: `first, second, index, p_any`, the surest first; `values`: one row per patient, a
-    column per feature; `positive` of each patient; `shares`: of `tables.pairs.quadrants` for the
-    first pair; `names` of the positive and the reference group. Pairs are drawn in the order of
-    `features`.
+    column per feature; `labels`: the group of each patient; `shares`: of `tables.pairs.quadrants`
+    for the first pair and the group `shown`. Pairs are drawn in the order of `features`.
     """
     first, second = str(pairs["first"].iloc[0]), str(pairs["second"].iloc[0])
     with style():
@@ -89,20 +104,18 @@ def interaction_plot(
         grid = figure.add_gridspec(1, 3, width_ratios=(5, 4, 3))
         left, middle, right = (figure.add_subplot(grid[place]) for place in range(3))
         _draw_pairs(left, pairs, features)
-        groups = shorten_all(names, 18)
-        for mark, color, shape, group in (
-            (False, BLUE, "o", groups[1]),
-            (True, VERMILION, "^", groups[0]),
-        ):
-            own = values[(positive == mark).to_numpy()]
-            middle.scatter(own[first], own[second], s=8, c=color, marker=shape, label=group, lw=0)
+        names = dict(zip(groups, shorten_all(groups, 18), strict=True))
+        for number, (group, name) in enumerate(names.items()):
+            own = values[(labels == group).to_numpy()]
+            color, shape = PALETTE[number % len(PALETTE)], MARKERS[number % len(MARKERS)]
+            middle.scatter(own[first], own[second], s=8, c=color, marker=shape, label=name, lw=0)
         for line, feature in ((middle.axvline, first), (middle.axhline, second)):
             line(values[feature].median(), color="black", linewidth=0.6, linestyle="--", zorder=0)
         middle.set(xlabel=str(patient_quantity(first)), ylabel=str(patient_quantity(second)))
         p = pairs["p_any"].iloc[0]
         middle.set_title(p_phrase(p) if np.isfinite(p) else "not tested", loc="left")
-        _draw_shares(right, shares, first, second, group=groups[0])
-        figure.legend(*middle.get_legend_handles_labels(), loc="outside upper right", ncols=2)
+        _draw_shares(right, shares, first, second, group=names[shown])
+        figure.legend(*middle.get_legend_handles_labels(), loc="outside upper right", ncols=3)
         figure.draw_without_rendering()
         return figure
 

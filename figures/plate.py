@@ -15,8 +15,9 @@ from matplotlib.patches import Rectangle
 
 from morphomil.figures.contours import draw_outlines
 from morphomil.figures.drawing import Drawing
+from morphomil.figures.effects import effect_of, groups_of, say_effect
 from morphomil.figures.features_by_group import draw_groups
-from morphomil.figures.labels import format_interval, format_ratio, p_phrase, shorten, shorten_all
+from morphomil.figures.labels import p_phrase, shorten, shorten_all
 from morphomil.figures.patch_examples import PatchExample, read_slide_example
 from morphomil.figures.results import read_patient_values, read_ranking, typical_slides
 from morphomil.figures.slide_image import thumbnail_scale
@@ -51,7 +52,7 @@ def draw_plate(run: Run) -> Drawing:
     shown = ranking.sort_values("rank", kind="stable").head(SHOWN_FEATURES)
     feature = str(shown["feature"].iloc[0])
     plates, tables = [], []
-    for slide, group in typical_slides(run):
+    for slide, group in _two_of(typical_slides(run), shown):
         plate, table = _read_patient_plate(run, slide, feature, group=group)
         plates.append(plate)
         tables.append(table.assign(slide_id=slide.slide_id, patient=slide.patient, label=group))
@@ -70,6 +71,16 @@ def draw_plate(run: Run) -> Drawing:
     )
     groups = values[shown["feature"].tolist()].assign(label=labels).reset_index()
     return Drawing(figure, shown, caption, {"patches": pd.concat(tables), "patients": groups})
+
+
+def _two_of(slides: list[tuple[Slide, str]], shown: pd.DataFrame) -> list[tuple[Slide, str]]:
+    """Of three and more groups those that have least and most of the first feature, where they
+    were predicted; else the first and the last."""
+    if not groups_of(shown):
+        return slides
+    first = shown.iloc[0]
+    chosen = [one for name in ("lowest", "highest") for one in slides if one[1] == first[name]]
+    return chosen if len(chosen) == len(slides[:2]) else [slides[0], slides[-1]]
 
 
 def _read_patient_plate(
@@ -234,8 +245,7 @@ def _draw_features(
             range(len(groups)), [f"{n}\nn = {len(s)}" for n, s in zip(names, samples, strict=True)]
         )
         axes.set_ylabel(str(patient_quantity(row["feature"])))
-        interval = format_interval(row["cliffs_delta_low"], row["cliffs_delta_high"])
-        effect = f"Cliff's delta {format_ratio(row['cliffs_delta'])} {interval}"
+        effect = say_effect(row, effect_of(ranking))
         title = f"{effect}\n{p_phrase(row['p_value'])}, Holm {p_phrase(row['p_holm'])}"
         letter = LETTERS[number + 4]
         axes.set_title(f"{letter}  {title}", loc="left", fontsize=6)

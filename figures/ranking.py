@@ -8,9 +8,18 @@ import numpy as np
 from matplotlib.lines import Line2D
 
 from morphomil.figures.drawing import Drawing
+from morphomil.figures.effects import effect_of, groups_of, say_order
 from morphomil.figures.labels import format_p, format_ratio, shorten_all
 from morphomil.figures.results import read_ranking
-from morphomil.figures.style import BLUE, GRAY, TWO_COLUMNS_MM, VERMILION, new_figure, style
+from morphomil.figures.style import (
+    BLUE,
+    GRAY,
+    PALETTE,
+    TWO_COLUMNS_MM,
+    VERMILION,
+    new_figure,
+    style,
+)
 from morphomil.nuclei.quantities import patient_quantity
 
 if TYPE_CHECKING:
@@ -29,12 +38,13 @@ def draw_ranking(run: Run) -> Drawing:
         AbsentError: nothing is ranked yet.
     """
     ranking, summary = read_ranking(run)
-    figure = ranking_plot(
-        ranking, positive=str(summary["positive"]), reference=str(summary["reference"])
-    )
+    reference, *_, positive = map(str, summary["classes"])
+    figure = ranking_plot(ranking, positive=positive, reference=reference)
+    effect = effect_of(ranking)
+    name = effect.name if effect.signed else effect.name.lower()
     caption = (
-        "Attention relative to an even share and Cliff's delta, both with 95 % intervals, and "
-        "Mann-Whitney p values, also adjusted (Holm; Benjamini and Hochberg). z: attention in SD "
+        f"Attention relative to an even share and {name}, both with 95 % intervals, and "
+        f"{effect.test} p values, also adjusted (Holm; Benjamini and Hochberg). z: attention in SD "
         "above that under permuted labels, which gives the order. Any feature: p under permuted "
         "labels that 5 % holds for all features together, of attention, Shapley value and the "
         "plain scan of ten summaries. Filled squares: supported, p of at most 0.05 over all of "
@@ -75,8 +85,9 @@ def ranking_plot(
     `ranking` has one row per feature: rank, feature, attention, attention_low, attention_high,
     cliffs_delta, cliffs_delta_low, cliffs_delta_high, p_value, p_holm, p_bh, and perhaps
     attention_z, attention_p_any, shapley_p_any, scan_p_any, verdict. Attention 1 is one over the
-    number of features; the effect is that of the group `positive` minus `reference`. Missing
-    numbers stay blank, or a dash among p values.
+    number of features; the effect is that of the group `positive` minus `reference`. Of three and
+    more groups the columns are those of `rank.several.compare_several`. Missing numbers stay blank,
+    or a dash among p values.
     """
     table = ranking.sort_values("rank", kind="stable")
     positive, reference = shorten_all([positive, reference], 18)
@@ -90,36 +101,60 @@ def ranking_plot(
         left = figure.add_subplot(grid[0])
         middle = figure.add_subplot(grid[1], sharey=left)
         right = figure.add_subplot(grid[2], sharey=left)
-        markers = [_marker(delta) for delta in table["cliffs_delta"]]
+        markers, meanings = _mark(table, positive)
         _draw_intervals(left, table, "attention", markers=markers)
-        _draw_intervals(middle, table, "cliffs_delta", markers=markers)
+        _draw_intervals(middle, table, effect_of(table).column, markers=markers)
         _finish_attention(left, table)
-        middle.set(
-            xlim=(-1.05, 1.05),
-            xlabel=f"Cliff's delta [95 % interval]\n{positive} minus {reference}",
-        )
-        middle.set_xticks([-1, -0.5, 0, 0.5, 1])
-        middle.axvline(0, color="black", linewidth=0.6, linestyle="--", zorder=0)
-        middle.tick_params(axis="y", left=False, labelleft=False)
+        _finish_effect(middle, table, f"{positive} minus {reference}")
         _write_numbers(right, table, columns)
-        figure.legend(handles=_legend(positive, markers), loc="outside upper center", ncols=3)
+        handles = _legend(meanings, markers)
+        figure.legend(handles=handles, loc="outside upper center", ncols=len(handles))
         figure.draw_without_rendering()
         return figure
 
 
-def _marker(delta: float) -> tuple[str, str]:
-    return HIGHER if delta > 0 else LOWER if delta < 0 else NEITHER
+_Mark = tuple[str, str]
+"""Marker and color."""
 
 
-def _legend(positive: str, markers: list[tuple[str, str]]) -> list[Line2D]:
-    meanings = (
-        (HIGHER, f"higher in {positive}"),
-        (LOWER, f"lower in {positive}"),
-        (NEITHER, "no direction"),
-    )
+def _mark(table: pd.DataFrame, positive: str) -> tuple[list[_Mark], dict[_Mark, str]]:
+    """Each feature's mark, and what marks mean: the sign of the effect, or of groups without an
+    order which one has most."""
+    effect, groups = effect_of(table), groups_of(table)
+    if effect.signed:
+        marks = [
+            HIGHER if value > 0 else LOWER if value < 0 else NEITHER
+            for value in table[effect.column]
+        ]
+        where = f"along {say_order(groups)}" if groups else f"in {positive}"
+        said = {HIGHER: f"higher {where}", LOWER: f"lower {where}", NEITHER: "no direction"}
+        return marks, said
+    of_group = {group: ("o", PALETTE[number % len(PALETTE)]) for number, group in enumerate(groups)}
+    meanings = {
+        mark: f"highest in {name}"
+        for mark, name in zip(of_group.values(), shorten_all(groups, 18), strict=True)
+    }
+    return [of_group.get(str(name), NEITHER) for name in table["highest"]], meanings
+
+
+def _finish_effect(axes: Axes, table: pd.DataFrame, contrast: str) -> None:
+    effect, groups = effect_of(table), groups_of(table)
+    below = "of the ranks' variance" if not effect.signed else say_order(groups) or contrast
+    axes.set_xlabel(f"{effect.name} [95 % interval]\n{below}")
+    if effect.signed:
+        axes.set_xlim(-1.05, 1.05)
+        axes.set_xticks([-1, -0.5, 0, 0.5, 1])
+    else:
+        axes.set_xlim(-0.02, 1.02)
+        axes.set_xticks([0, 0.25, 0.5, 0.75, 1])
+    axes.axvline(0, color="black", linewidth=0.6, linestyle="--", zorder=0)
+    axes.tick_params(axis="y", left=False, labelleft=False)
+
+
+def _legend(meanings: dict[_Mark, str], markers: list[_Mark]) -> list[Line2D]:
     return [
         Line2D([], [], linestyle="", marker=m, color=c, markersize=4, label=text)
-        for (m, c), text in meanings
+        for (m, c), text in meanings.items()
         if (m, c) in markers
     ]
 

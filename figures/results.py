@@ -83,13 +83,14 @@ def read_compared_predictions(run: Run) -> pd.DataFrame:
 
 
 def typical_slides(run: Run) -> list[tuple[Slide, str]]:
-    """A slide of the typical patient of each group, reference first, and the group's name."""
+    """A slide of the typical patient of each group, in the order of the groups (reference first),
+    and the group's name."""
     _, summary = read_ranking(run)
-    ranking_groups = [str(summary["reference"]), str(summary["positive"])]
     predictions = pd.read_parquet(run.rank_folder / "predictions.parquet")
     measured = run.figures("featurize").set_index("slide_id")
     chosen = []
-    for patient, group in zip(typical_patients(predictions), ranking_groups, strict=True):
+    groups = [str(summary["classes"][label]) for label in sorted(predictions["label"].unique())]
+    for patient, group in zip(typical_patients(predictions), groups, strict=True):
         slides = measured[(measured["patient"] == patient) & (measured["state"] == "done")]
         if slides.empty:
             raise AbsentError(

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
 from matplotlib.patches import Rectangle
 
 from morphomil.figures.drawing import AbsentError, Drawing
+from morphomil.figures.effects import effect_of, groups_of, say_order
 from morphomil.figures.labels import format_p, format_ratio, shorten_all
 from morphomil.figures.results import read_ranking
 from morphomil.figures.style import DIVERGING, TWO_COLUMNS_MM, new_figure, style
@@ -25,6 +26,9 @@ if TYPE_CHECKING:
 ALPHA = 0.05
 """A cell is framed up to this p, for all summaries of all features together."""
 
+LEAST_SCALE = 0.3
+"""The scale of colors of an effect without a sign goes up to this at least."""
+
 
 def draw_scan(run: Run) -> Drawing:
     """Draw the scan.
@@ -37,18 +41,14 @@ def draw_scan(run: Run) -> Drawing:
     if not path.is_file() or "scan_p_any" not in ranking:
         raise AbsentError(f"the features are not scanned yet; run: morphomil rank {run.path}")
     scan = pd.read_csv(path)
-    figure = scan_plot(
-        scan,
-        ranking,
-        positive=str(summary["positive"]),
-        reference=str(summary["reference"]),
-    )
+    reference, *_, positive = map(str, summary["classes"])
+    figure = scan_plot(scan, ranking, positive=positive, reference=reference)
     caption = (
-        "Cliff's delta of ten summaries of each feature, each patient one value: location, "
-        "variation of nuclei inside patches, and differences between patches. Framed: p at most "
-        f"{ALPHA:g} for all summaries of all features together, by permuted labels (step-down "
-        "max-T). Right: p of each feature, for all features together. Of orientation the deviation "
-        "from the direction of the patch is summarized."
+        f"{effect_of(ranking).name} of ten summaries of each feature, each patient one value: "
+        "location, variation of nuclei inside patches, and differences between patches. Framed: p "
+        f"at most {ALPHA:g} for all summaries of all features together, by permuted labels "
+        "(step-down max-T). Right: p of each feature, for all features together. Of orientation "
+        "the deviation from the direction of the patch is summarized."
     )
     return Drawing(figure, scan, caption)
 
@@ -63,24 +63,29 @@ def scan_plot(
 ) -> Figure:
     """A cell for each feature (rows, those of the smallest p first) and summary.
 
-    `scan` has `feature, summary, delta, p_any`; `features` has `feature, scan_delta, scan_p_any`.
-    Cells without a value stay blank.
+    `scan` has `feature, summary, delta, p_any`; `features` has `feature, scan_delta, scan_p_any`,
+    and the columns that say how many groups there are (`effects.effect_of`). Cells without a value
+    stay blank.
     """
-    order = features.assign(size=-features["scan_delta"].abs()).sort_values(
+    effect, groups = effect_of(features), groups_of(features)
+    order = features.assign(size=-features[f"scan_{effect.scanned}"].abs()).sort_values(
         ["scan_p_any", "size"], kind="stable"
     )
     names = order["feature"].astype(str).tolist()
     summaries = [name for name in SUMMARY_TITLES if name in set(scan["summary"])]
     delta, p_any = (
         scan.pivot(index="feature", columns="summary", values=name).loc[names, summaries]
-        for name in ("delta", "p_any")
+        for name in (effect.scanned, "p_any")
     )
     positive, reference = shorten_all([positive, reference], 18)
+    contrast = f", {say_order(groups) if groups else f'{positive} minus {reference}'}"
     with style():
         figure = new_figure(width_mm=width_mm, height_mm=44 + 6.5 * len(names))
         axes = figure.add_subplot()
-        image = axes.imshow(delta.to_numpy(float), cmap=DIVERGING, vmin=-1, vmax=1, aspect="auto")
-        _write_cells(axes, delta.to_numpy(float), p_any.to_numpy(float) <= ALPHA)
+        colors = _colors(delta.to_numpy(float), signed=effect.signed)
+        image = axes.imshow(delta.to_numpy(float), **colors, aspect="auto")
+        sure = p_any.to_numpy(float) <= ALPHA
+        _write_cells(axes, delta.to_numpy(float), sure, dark=0.7 * colors["vmax"])
         axes.set_xticks(
             range(len(summaries)), [_broken(SUMMARY_TITLES[name]) for name in summaries]
         )
@@ -99,13 +104,21 @@ def scan_plot(
             location="bottom",
             shrink=0.5,
             aspect=40,
-            label=f"Cliff's delta, {positive} minus {reference}",
+            label=f"{effect.name}{contrast if effect.signed else ''}",
         )
         figure.draw_without_rendering()
         return figure
 
 
-def _write_cells(axes: Axes, delta: NDArray[np.float64], sure: NDArray[np.bool_]) -> None:
+def _colors(values: NDArray[np.float64], *, signed: bool) -> dict[str, Any]:
+    if signed:
+        return {"cmap": DIVERGING, "vmin": -1, "vmax": 1}
+    return {"cmap": "Blues", "vmin": 0, "vmax": max(LEAST_SCALE, float(np.nanmax(values)))}
+
+
+def _write_cells(
+    axes: Axes, delta: NDArray[np.float64], sure: NDArray[np.bool_], *, dark: float
+) -> None:
     for (row, column), value in np.ndenumerate(delta):
         if not np.isfinite(value):
             continue
@@ -115,7 +128,7 @@ def _write_cells(axes: Axes, delta: NDArray[np.float64], sure: NDArray[np.bool_]
             format_ratio(value),
             ha="center",
             va="center",
-            color="white" if abs(value) > 0.7 else "black",
+            color="white" if abs(value) > dark else "black",
             fontsize=6,
             fontweight="bold" if sure[row, column] else "normal",
         )

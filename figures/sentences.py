@@ -7,6 +7,7 @@ import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
+from morphomil.figures.effects import effect_of, groups_of, say_effect
 from morphomil.figures.labels import MINUS, format_interval, format_ratio, p_phrase
 from morphomil.nuclei.quantities import patient_quantity, phrase
 from morphomil.tables.methods import count_in_words
@@ -102,6 +103,8 @@ def say_first(ranking: pd.DataFrame, *, positive: str, reference: str) -> str:
         f"attention: {format_ratio(first['attention'])} times the average {interval}. "
         f"{_say_verdict(first)}"
     )
+    if groups_of(ranking):
+        return f"{sentence} {_say_difference_of_several(first, ranking)}"
     return f"{sentence} {_say_difference(first, positive=positive, reference=reference)}"
 
 
@@ -123,8 +126,13 @@ def _say_verdict(row: pd.Series[Any]) -> str:
 def say_differences(ranking: pd.DataFrame, *, positive: str, reference: str) -> str:
     """Which features differ between the groups after adjustment for their number."""
     column, test = ADJUSTED, "Brunner-Munzel"
-    if "strata" in ranking:
+    if groups := groups_of(ranking):
+        column, test = "p_holm", effect_of(ranking).test
+    elif "strata" in ranking:
         column, test = "p_holm", "van Elteren"
+    between = f"the {count_in_words(len(groups))} groups"
+    if not groups:
+        between = f"{positive} and {reference}"
     tested = ranking[ranking[column].notna()]
     found = tested[tested[column] < ALPHA].sort_values(column, kind="stable")
     number = count_in_words(len(tested))
@@ -139,7 +147,7 @@ def say_differences(ranking: pd.DataFrame, *, positive: str, reference: str) -> 
             "groups are alike: a difference may be too small for this number of patients."
         )
     listed = ", ".join(
-        f"{phrase(row['feature'])} {_direction(row['cliffs_delta'], positive)} "
+        f"{phrase(row['feature'])} {_direction_of(row, ranking, positive)} "
         f"({p_phrase(row[column])})"
         for row in found.to_dict("records")
     )
@@ -147,8 +155,8 @@ def say_differences(ranking: pd.DataFrame, *, positive: str, reference: str) -> 
     return (
         f"After adjustment for {number} {test} tests (Holm), "
         f"{count_in_words(len(found))} of "
-        f"{count_in_words(len(ranking))} features {verb} significantly between {positive} and "
-        f"{reference}: {listed}."
+        f"{count_in_words(len(ranking))} features {verb} significantly between {between}: "
+        f"{listed}."
     )
 
 
@@ -244,7 +252,7 @@ def say_caveats(ranking: pd.DataFrame, *, nucleus_classes: bool) -> list[str]:
         "group differences, not an explanation of the outcome, and none of this shows a cause."
     ]
     density = ranking[ranking["feature"] == "density_per_mm2"]
-    high = (density["rank"] <= 3) | (density[ADJUSTED] < ALPHA)
+    high = (density["rank"] <= 3) | (density["p_holm" if groups_of(ranking) else ADJUSTED] < ALPHA)
     if high.any() and not nucleus_classes:
         caveats.append(
             "Density counts every nucleus. Without classes of nuclei, a high rank of density may "
@@ -262,6 +270,30 @@ def _say_difference(row: pd.Series[float], *, positive: str, reference: str) -> 
     if p_holm < ALPHA:
         return f"It is {_direction(delta, positive)} than in {reference} ({numbers})."
     return f"Its difference between {positive} and {reference} is not significant ({numbers})."
+
+
+def _say_difference_of_several(row: pd.Series[Any], ranking: pd.DataFrame) -> str:
+    """How the first feature differs between three or more groups."""
+    effect, p_holm = effect_of(ranking), row["p_holm"]
+    if not math.isfinite(row[effect.column]) or not math.isfinite(p_holm):
+        return "Whether it differs between the groups could not be tested."
+    said = say_effect(row, effect)
+    numbers = f"{said if effect.signed else said.replace('Epsilon', 'epsilon')}, adjusted "
+    numbers += p_phrase(p_holm)
+    if p_holm < ALPHA:
+        return f"It is {_direction_of(row, ranking, '')} ({numbers})."
+    return f"Its difference between the groups is not significant ({numbers})."
+
+
+def _direction_of(row: Any, ranking: pd.DataFrame, positive: str) -> str:
+    """Which group has more, or which way a trend goes."""
+    effect, groups = effect_of(ranking), groups_of(ranking)
+    if not groups:
+        return _direction(row["cliffs_delta"], positive)
+    if effect.signed:
+        way = "rising" if row[effect.column] > 0 else "falling"
+        return f"{way} from {groups[0]} to {groups[-1]}"
+    return f"highest in {row['highest']} and lowest in {row['lowest']}"
 
 
 def _direction(delta: float, positive: str) -> str:

@@ -211,7 +211,9 @@ class RankSettings:
     seed: int
     """Of folds, bags and training."""
     positive: str | None = None
-    """The label that counts as positive; needed unless labels are 0 and 1."""
+    """The label that counts as positive, of two; needed unless they are 0 and 1."""
+    ordered: str = ""
+    """Three labels or more in their order, such as `low,mid,high`: differences are then trends."""
     folds: int = 5
     """Of the cross-validation, where the cohort gives no split."""
     quick: bool = False
@@ -235,6 +237,11 @@ class RankSettings:
     allow_missing: str = ""
     """Features, with commas between, that are ranked though it tells the labels apart which
     patients lack them."""
+
+    @property
+    def label_order(self) -> tuple[str, ...]:
+        """The labels in `ordered`."""
+        return tuple(filter(None, map(str.strip, self.ordered.split(","))))
 
     @property
     def may_be_missing(self) -> tuple[str, ...]:

@@ -62,10 +62,11 @@ def note_on_slides(run: Run, shown: list[Slide]) -> str:
 
 
 def draw_gallery(
-    run: Run, slides: list[Slide], top: str, *, positive: str
+    run: Run, slides: list[Slide], top: str, *, positive: str | None
 ) -> Iterator[SlidePictures]:
     """Overview, heatmaps of nuclear density and of the top feature, and example patches of each
-    slide."""
+    slide; contributions are to the positive label, of three and more labels (None) to the
+    slide's."""
     values = {
         slide.slide_id: patch_values(run.nuclei(slide.slide_id), run.patches(slide.slide_id))
         for slide in slides
@@ -85,7 +86,8 @@ def draw_gallery(
                 }
                 if (sheet := _draw_examples(opened, patches, top)) is not None:
                     figures["nuclei"] = sheet
-                figures |= _draw_contributions(opened, patches, positive=positive)
+                spoken_for = slide.label if positive is None else positive
+                figures |= _draw_contributions(opened, patches, positive=spoken_for)
             for name, figure in figures.items():
                 picture = render(figure, "png", dpi=150)
                 write_bytes(folder / numbered_name(name, number), picture)

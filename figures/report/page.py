@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import jinja2
 import pandas as pd
 
+from morphomil.figures.effects import effect_of, groups_of
 from morphomil.figures.labels import (
     MINUS,
     MISSING,
@@ -171,22 +172,30 @@ def _print_table(table: pd.DataFrame, caption: str) -> _PrintedTable:
 
 def _print_ranking(ranking: pd.DataFrame, data: ReportData) -> _PrintedTable:
     tests = [name for name in _TESTS if name in ranking and ranking[name].notna().any()]
+    p_values = [name for name in _P_VALUES if name in ranking]
+    effect, several = effect_of(ranking), groups_of(ranking)
+    contrast = f", {data.positive} minus {data.reference}"
+    if several:
+        contrast = f", {' < '.join(several)}" if effect.signed else ""
+    shown = {name: name for name in several}
+    if not several:
+        shown = {"positive": data.positive, "reference": data.reference}
     heads = [
         "Rank",
         "Feature",
         f"Attention relative to 1/{len(ranking)} [95 %]",
-        f"Cliff's delta [95 %], {data.positive} minus {data.reference}",
-        *(f"Median, {group} (n)" for group in (data.positive, data.reference)),
-        *(_HEADS[name] for name in (*_P_VALUES, *tests)),
+        f"{effect.name} [95 %]{contrast}",
+        *(f"Median, {group} (n)" for group in shown.values()),
+        *(_HEADS[name] for name in (*p_values, *tests)),
     ]
     rows = [
         [
             _print_cell("rank", row["rank"]),
             _text_cell(str(patient_quantity(row["feature"]))),
             _estimate_cell(row, "attention"),
-            _estimate_cell(row, "cliffs_delta"),
-            *(_median_cell(row, group) for group in ("positive", "reference")),
-            *(_print_cell(name, row[name]) for name in (*_P_VALUES, *tests)),
+            _estimate_cell(row, effect.column),
+            *(_median_cell(row, group) for group in shown),
+            *(_print_cell(name, row[name]) for name in (*p_values, *tests)),
         ]
         for row in ranking.sort_values("rank", kind="stable").to_dict("records")
     ]

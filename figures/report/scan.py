@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 import pandas as pd
 
+from morphomil.figures.effects import effect_of, groups_of
 from morphomil.figures.labels import format_estimate
 from morphomil.figures.report.data import ScanSection
 from morphomil.nuclei.quantities import nucleus_phrase, sentence_case
@@ -21,12 +22,17 @@ def read_scan_section(run: Run, ranking: pd.DataFrame | None) -> ScanSection | N
     if ranking is None or "scan_p_any" not in ranking or not path.is_file():
         return None
     summary = run.ranking_about()
+    effect = effect_of(ranking)
+    name = f"scan_{effect.scanned}"
     features = ranking.sort_values("scan_p_any", kind="stable")
     table = pd.DataFrame(
         {
             "feature": [sentence_case(nucleus_phrase(name)) for name in features["feature"]],
             "differs most in": features["scan_summary"].map(SUMMARY_TITLES).fillna(""),
-            "Cliff's delta [95 %]": _estimates(features, "scan_delta", "scan_delta_"),
+            f"{effect.name} [95 %]": _estimates(features, name, f"{name}_"),
+        }
+        | ({"highest in": features["scan_highest"]} if groups_of(ranking) else {})
+        | {
             "scan_p": features["scan_p"],
             "scan_p_any": features["scan_p_any"],
         }

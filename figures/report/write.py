@@ -50,9 +50,7 @@ def write_report(run: Run) -> Path:
         scan=read_scan_section(run, ranking),
         interaction=say_statement(summary, ranking, "interaction"),
         auc=read_auc(summary),
-        gallery=tuple(
-            draw_gallery(run, shown, top, positive=str(summary.get("positive", "positive")))
-        ),
+        gallery=tuple(draw_gallery(run, shown, top, positive=summary.get("positive"))),
         gallery_note=note_on_slides(run, shown),
         cautions=tuple(_cautions(run, summary)),
         methods=(describe_run(run),) if ranking is not None else (),

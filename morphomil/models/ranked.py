@@ -60,7 +60,7 @@ def store_ranked_folds(run: Run, ranking: Ranking, *, seed: int) -> None:
         fitted = Fitted(weights, model.log, facts, pd.DataFrame())
         outputs = write_model(folder, fitted)
         write_json(folder / "edges.json", model.edges.to_json())
-        classes = (ranking.reference, ranking.positive)
+        classes = ranking.classes.names
         parts = {"train": fold.train, "val": fold.val, "test": fold.test}
         key = key_of("rank", seed, classes, parts, measured)
         record = FoldRecord(

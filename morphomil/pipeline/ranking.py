@@ -46,8 +46,8 @@ def rank(
     rests on.
 
     Writes to `rank/` the tables `ranking.csv`, `missing.csv`, `groups.csv`, `agreement.csv`,
-    `stability.csv`, `faithfulness.csv`, `correlation.csv`, `interactions.csv`, `scan.csv`,
-    `baselines.csv`,
+    `stability.csv`, `faithfulness.csv`, `pairs.csv`, `correlation.csv`, `interactions.csv`,
+    `scan.csv`, `baselines.csv`,
     `predictions.parquet`, `attention.parquet`, `shapley.parquet`, `patient_values.parquet` and
     `summaries.parquet` with `about.json`, and each fold's model to `models/morphometry/FOLD/`.
     Unless `quick`, also what every nucleus contributes (`attribution.attribute_nuclei`), to
@@ -94,7 +94,8 @@ def rank(
         shutil.rmtree(run.contributions_folder, ignore_errors=True)  # of an earlier ranking
         if not settings.quick:
             _write_contributions(run, ranking, seed=settings.seed)
-        used = {"positive": ranking.positive, "folds": settings.folds, "seed": settings.seed}
+        used: dict[str, Any] = _say_classes(ranking)
+        used |= {"folds": settings.folds, "seed": settings.seed}
         used |= {"quick": settings.quick, "permutations": settings.tested}
         used |= {"strata": settings.strata, "adjust": settings.adjust}
         used |= {"folds_by": settings.folds_by}
@@ -111,8 +112,8 @@ def _slide_values(run: Run, slide_id: str) -> dict[str, Any]:
 def _summarize(ranking: Ranking, *, seeds: int, permutations: int) -> dict[str, Any]:
     """What a ranking is about, in numbers and words."""
     return {
-        "positive": ranking.positive,
-        "reference": ranking.reference,
+        **_say_classes(ranking),
+        "classes": list(ranking.classes.names),
         "auc": ranking.auc.auc,
         "auc_low": ranking.auc.low,
         "auc_high": ranking.auc.high,
@@ -169,6 +170,14 @@ def _slide_quantities(run: Run, slide_id: str) -> dict[str, Any]:
     }
 
 
+def _say_classes(ranking: Ranking) -> dict[str, Any]:
+    """Of two labels which is positive, of more whether they have an order."""
+    names = ranking.classes.names
+    if ranking.classes.several:
+        return {"ordered": ",".join(names) if ranking.classes.ordered else ""}
+    return {"positive": names[1], "reference": names[0]}
+
+
 def _say_design(ranking: Ranking) -> dict[str, Any]:
     """What is held constant; nothing of a plain ranking."""
     said: dict[str, Any] = {}
@@ -188,7 +197,9 @@ def _attribute_slides(
     that didn't see its patient, and with the curves of deleting and inserting its patches."""
     from morphomil.rank.attribution import attribute_nuclei, curves_of_patches
 
-    fold = ranking.predictions.set_index("patient")["fold"]
+    predicted = ranking.predictions.set_index("patient")
+    fold = predicted["fold"]
+    shown = pd.Series(ranking.classes.shown(predicted["label"].to_numpy()), predicted.index)
     slides = run.cohort.table().astype({"patient": str})
     for row in slides[slides["patient"].isin(fold.index)].to_dict("records"):
         slide_id = str(row["slide_id"])
@@ -199,10 +210,16 @@ def _attribute_slides(
         model = ranking.models[str(fold[row["patient"]])]
         known = ranking.design.covariates
         covariates = None if known is None else known.loc[[row["patient"]]]
-        shares = attribute_nuclei(nuclei, model, covariates=covariates)
+        target = int(shown[row["patient"]])
+        shares = attribute_nuclei(nuclei, model, target=target, covariates=covariates)
         contributions = nuclei[["label", "patch_id"]].join(shares.nuclei.astype(np.float32))
         curves = curves_of_patches(
-            nuclei, model, shares, seed_key=(seed, slide_id), covariates=covariates
+            nuclei,
+            model,
+            shares,
+            seed_key=(seed, slide_id),
+            target=target,
+            covariates=covariates,
         )
         yield slide_id, contributions.reset_index(drop=True), curves
 
@@ -213,7 +230,7 @@ def _write_ranking(run: Run, ranking: Ranking, summary: dict[str, Any]) -> None:
     printed = {"ranking": ranking.table, "correlation": correlation}
     printed["interactions"] = ranking.interactions.table
     printed |= {"scan": ranking.scan.table, "baselines": ranking.baselines.table}
-    for stem in ("missing", "groups", "agreement", "stability", "faithfulness"):
+    for stem in ("missing", "groups", "agreement", "stability", "faithfulness", "pairs"):
         printed[stem] = getattr(ranking, stem)
     for stem, table in printed.items():
         write_table_csv(run.rank_folder / f"{stem}.csv", table)

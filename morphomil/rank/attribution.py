@@ -63,7 +63,8 @@ COMPLETE = 1e-3
 
 @dataclass(frozen=True)
 class NucleusShares:
-    """What the nuclei of a slide add to its probability of the positive label."""
+    """What the nuclei of a slide add to its probability of the positive label, or of another
+    class."""
 
     nuclei: pd.DataFrame = field(repr=False)
     """As the table given, same index: `contribution`, then `contribution_` and each feature's name.
@@ -72,7 +73,7 @@ class NucleusShares:
     bins: pd.DataFrame = field(repr=False)
     """`feature, bin, low, high, nuclei, contribution`: what the bin's nuclei add together."""
     probability: float
-    """Of the positive label, for the bag of all patches."""
+    """Of this class, for the bag of all patches."""
     baseline: float
     """The same for a typical training patient (`instances.Scaler.baseline`)."""
     gap: float
@@ -81,7 +82,11 @@ class NucleusShares:
 
 
 def attribute_nuclei(
-    nuclei: pd.DataFrame, model: FoldModel, *, covariates: pd.DataFrame | None = None
+    nuclei: pd.DataFrame,
+    model: FoldModel,
+    *,
+    target: int = -1,
+    covariates: pd.DataFrame | None = None,
 ) -> NucleusShares:
     """Share out a slide's probability among its nuclei, by a model that should not have been
     trained on its patient.
@@ -89,6 +94,8 @@ def attribute_nuclei(
     Args:
         nuclei: one slide's, with `patch_id` and the model's features.
         model: a fold's, as `Ranking.models` or a run holds them.
+        target: the class whose probability is shared out, by default the last (of two the positive
+            one).
         covariates: the patient's, one row, where the model adds to them (`FoldModel.covariates`);
             they are what they are all along the path.
 
@@ -127,7 +134,7 @@ def attribute_nuclei(
         moments[~reads_patches(edges)] = np.nan
     bag = read_instances(histograms, None if moments is None else read_patches(moments))
     gradient, before, after, gap, steps = _integrate(
-        trained, bag, offset=_offset(model, covariates)
+        trained, bag, target=target, offset=_offset(model, covariates)
     )
     gain = _gain_of_bins(scaler, gradient, histograms)
     shares = weight * np.take_along_axis(gain, binned.clip(0), axis=1)  # (features, nuclei)
@@ -148,13 +155,19 @@ def attribute_nuclei(
 
 
 def _integrate(
-    trained: TrainedMorphometry, bag: NDArray[np.float64], *, offset: NDArray[np.float64] | None
+    trained: TrainedMorphometry,
+    bag: NDArray[np.float64],
+    *,
+    target: int,
+    offset: NDArray[np.float64] | None,
 ) -> tuple[NDArray[np.float64], float, float, float, int]:
     """Integrated gradients (features, columns), both ends' probability, what the shares miss of
     their difference, and how many points it took."""
     excess, steps = np.nan_to_num(bag - trained.scaler.baseline), STEPS
     while True:
-        gradient, before, after = trained.integrate_gradients(bag, steps=steps, offset=offset)
+        gradient, before, after = trained.integrate_gradients(
+            bag, steps=steps, target=target, offset=offset
+        )
         gap = float((gradient * excess).sum() - (after - before))
         if abs(gap) <= COMPLETE:
             return gradient, before, after, gap, steps
@@ -269,6 +282,7 @@ def curves_of_patches(
     shares: NucleusShares,
     *,
     seed_key: tuple[Any, ...],
+    target: int = -1,
     covariates: pd.DataFrame | None = None,
 ) -> NDArray[np.float64]:
     """Probability of a slide while its patches leave, those that contribute most first, and while
@@ -279,7 +293,8 @@ def curves_of_patches(
         model: likewise.
         shares: what it gave.
         seed_key: decides the random orders, such as seed and slide id.
-        covariates: as `attribute_nuclei`.
+        target: as `attribute_nuclei`.
+        covariates: likewise.
 
     Returns:
         (4, 11): deletion, deletion in random order (mean of 10 orders), insertion, insertion in
@@ -316,7 +331,7 @@ def curves_of_patches(
     offset = _offset(model, covariates)
     shift = None if offset is None else np.tile(offset, (1, len(bags), 1))
     prediction = trained.predict(np.stack(bags).astype(np.float32), offset=shift)
-    probability = prediction.probability[..., 1].mean(axis=0)
+    probability = prediction.probability[..., target].mean(axis=0)
     curves = probability.reshape(len(orders), CUTS + 1, 2)
     ranked, random = curves[0], curves[1:].mean(axis=0)
     return np.stack([ranked[:, 0], random[:, 0], ranked[:, 1], random[:, 1]])

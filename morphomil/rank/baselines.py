@@ -13,10 +13,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 
+from morphomil.rank.classes import out_of_fold_auc, out_of_fold_difference
 from morphomil.rank.missing import fill_rows
 from morphomil.seeds import generator
-from morphomil.stats.delong import delong_test
-from morphomil.stats.roc import within_fold_auc_interval
+from morphomil.stats.predictions import class_columns
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -58,7 +58,8 @@ class Baselines:
     pairs within folds, of models trained in this way (`within_fold_auc_interval`,
     `delong_test`)."""
     predictions: pd.DataFrame
-    """One row per predicted patient: `patient, fold, label`, and each model's score."""
+    """One row per predicted patient: `patient, fold, label`, and each model's score; of three and
+    more classes `MODEL_0, MODEL_1, ...`, each class's share of the scores."""
     statement: str
     """Whether one of them predicts better than the morphometry model."""
 
@@ -69,23 +70,31 @@ def compare_baselines(
     *,
     values: pd.DataFrame,
     summaries: pd.DataFrame,
-    positive: pd.Series[bool],
+    classes: pd.Series[Any],
     seed: int,
     forest: bool = True,
 ) -> Baselines:
-    """Fit and judge the baselines.
+    """Fit and judge the baselines; of three and more classes, each against the rest.
 
     Args:
-        predictions: of the morphometry model: `patient, fold, label, probability`.
+        predictions: of the morphometry model (`folds.FoldResult.predictions`).
         folds: who trains and who is predicted; those without predictions are left out.
         values: each patient's value of each feature, by patient.
         summaries: each patient's ten summaries of each feature, by patient.
-        positive: of each patient, by name.
+        classes: of each patient, by name, from 0, or whether it is positive.
         seed: of inner folds and trees.
         forest: whether to grow one.
     """
+    columns = class_columns(predictions)
+    several = len(columns) or 2
     scores = predictions[["patient", "fold", "label"]].assign(
-        **{MORPHOMETRY: predictions["probability"]}
+        **dict(
+            zip(
+                _columns(MORPHOMETRY, several),
+                predictions[columns or ["probability"]].to_numpy().T,
+                strict=True,
+            )
+        )
     )
     fits = {
         "logistic_medians": (values, _fit_logistic(seed, tuned=False)),
@@ -96,19 +105,44 @@ def compare_baselines(
     if not forest:
         del fits["forest_summaries"]
     for name, (table, fit) in fits.items():
-        column = np.full(len(scores), np.nan)
+        found = np.full((len(scores), len(_columns(name, several))), np.nan)
         for fold in folds:
             rows = (scores["fold"] == fold.name).to_numpy()
             if rows.any():
                 training = [*fold.train, *fold.val]
-                column[rows] = fit(
+                found[rows] = _fit_classes(
+                    fit,
                     table.loc[training].to_numpy(np.float64),
-                    np.asarray(positive[training], dtype=np.float64),
+                    np.asarray(classes[training], dtype=np.int64),
                     table.loc[scores["patient"].to_numpy()[rows]].to_numpy(np.float64),
+                    classes=several,
                 )
-        scores[name] = column
-    table = pd.DataFrame([_judge(scores, name) for name in (MORPHOMETRY, *fits)])
+        scores[_columns(name, several)] = found
+    table = pd.DataFrame([_judge(scores, name, several) for name in (MORPHOMETRY, *fits)])
     return Baselines(table, scores, say_baselines(table))
+
+
+def _columns(model: str, classes: int) -> list[str]:
+    """Of a model's scores."""
+    return [model] if classes == 2 else [f"{model}_{k}" for k in range(classes)]
+
+
+def _fit_classes(
+    fit: Fit,
+    train: NDArray[np.float64],
+    labels: NDArray[np.int64],
+    test: NDArray[np.float64],
+    *,
+    classes: int,
+) -> NDArray[np.float64]:
+    """Scores of the positive class of two, (n, 1), or of each class against the rest, brought to a
+    sum of 1, (n, classes); a class without training patients has 0."""
+    if classes == 2:
+        return fit(train, labels.astype(np.float64), test)[:, None]
+    scores = np.zeros((len(test), classes))
+    for label in np.unique(labels):
+        scores[:, label] = fit(train, (labels == label).astype(np.float64), test)
+    return scores / np.maximum(scores.sum(axis=1, keepdims=True), 1e-12)
 
 
 def say_baselines(table: pd.DataFrame) -> str:
@@ -148,9 +182,14 @@ def _interval(row: dict[Any, Any], name: str = "auc", prefix: str = "") -> str:
     return f"{row[name]:.2f} [{row[f'{prefix}low']:.2f}, {row[f'{prefix}high']:.2f}]"
 
 
-def _judge(scores: pd.DataFrame, name: str) -> dict[str, Any]:
-    labels, folds = scores["label"], scores["fold"]
-    area = within_fold_auc_interval(labels, scores[name], folds)
+def _judge(scores: pd.DataFrame, name: str, classes: int) -> dict[str, Any]:
+    labels, folds = scores["label"].to_numpy(np.int64), scores["fold"].to_numpy()
+
+    def of_classes(model: str) -> NDArray[np.float64]:
+        values = scores[_columns(model, classes)].to_numpy(np.float64)
+        return values if classes > 2 else np.column_stack([1 - values, values])
+
+    area = out_of_fold_auc(labels, of_classes(name), folds)
     row: dict[str, Any] = {
         "model": name,
         "description": BASELINES.get(name, "the morphometry model"),
@@ -160,10 +199,9 @@ def _judge(scores: pd.DataFrame, name: str) -> dict[str, Any]:
         "difference_low": np.nan,
         "difference_high": np.nan,
     }
-    if name != MORPHOMETRY and min(labels.sum(), (1 - labels).sum()) > 1:
-        test = delong_test(labels, scores[name], scores[MORPHOMETRY], folds=folds)
-        row["difference"] = test.difference
-        row["difference_low"], row["difference_high"] = test.interval
+    if name != MORPHOMETRY and np.bincount(labels, minlength=classes).min() > 1:
+        found = out_of_fold_difference(labels, of_classes(name), of_classes(MORPHOMETRY), folds)
+        row |= dict(zip(("difference", "difference_low", "difference_high"), found, strict=True))
     return row
 
 

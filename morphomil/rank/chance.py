@@ -41,19 +41,22 @@ class PooledNull:
     likelihood: NDArray[np.float64] | None
     """(labelings, coalitions): mean log-likelihood of the patients' labels."""
     auc: NDArray[np.float64] | None
-    """(labelings, coalitions), from pairs within folds."""
+    """(labelings, coalitions), from pairs within folds; of three and more classes the mean of each
+    one's against the rest."""
 
     @classmethod
-    def of(cls, nulls: Sequence[NullResult], *, patients: int, pairs: int) -> PooledNull:
-        """The folds' sums together: `patients` in all, `pairs` of both classes within folds."""
+    def of(
+        cls, nulls: Sequence[NullResult], *, patients: int, pairs: NDArray[np.int64]
+    ) -> PooledNull:
+        """The folds' sums together: `patients` in all, `pairs` (scored classes,) of each class with
+        the rest within folds."""
         attention = np.stack([one.attention for one in nulls]) / patients
         likelihood = [one.likelihood for one in nulls if one.likelihood is not None]
         wins = [one.wins for one in nulls if one.wins is not None]
         if not likelihood or not wins:
             return cls(attention, None, None)
-        return cls(
-            attention, np.sum(likelihood, axis=0) / patients, np.sum(wins, axis=0) / max(pairs, 1)
-        )
+        areas = np.sum(wins, axis=0)[..., pairs > 0] / pairs[pairs > 0]
+        return cls(attention, np.sum(likelihood, axis=0) / patients, areas.mean(axis=-1))
 
     def attention_moments(self) -> Moments:
         """Mean and SD of each feature's attention under permuted labels.

@@ -8,17 +8,20 @@ from typing import TYPE_CHECKING, Any
 import pandas as pd
 
 from morphomil.cohort.encoding import ClinicalEncoder, independent_columns
+from morphomil.rank.several import compare_several
 from morphomil.stats import adjusted_associations, compare_groups, van_elteren
 from morphomil.stats.adjustment import benjamini_hochberg, holm
 
 if TYPE_CHECKING:
+    from morphomil.rank.classes import Classes
     from morphomil.rank.design import Design
 
 
 def compare_features(
-    of_patients: pd.DataFrame, features: tuple[str, ...], *, positive: str, design: Design
+    of_patients: pd.DataFrame, features: tuple[str, ...], *, classes: Classes, design: Design
 ) -> pd.DataFrame:
-    """One row per feature, as `stats.compare_groups`.
+    """One row per feature, as `stats.compare_groups` has it of two groups, and
+    `several.compare_several` of more, where covariates have no columns.
 
     With strata, `test`, `p_value`, `p_holm`, `p_bh`, effects and `direction` are van Elteren's
     (`stats.van_elteren`), `strata` says how many of them have both groups, `unstratified_p` and
@@ -31,13 +34,18 @@ def compare_features(
     Args:
         of_patients: `patient, label` and a column per feature.
         features: which.
-        positive: the label that directions refer to.
+        classes: the labels; of two, directions refer to the last.
         design: strata and covariates by patient.
     """
     values = of_patients[list(features)]
+    patients = list(of_patients["patient"])
+    if classes.several:
+        strata = design.strata[patients].to_numpy() if design.stratified else None
+        groups = classes.codes(of_patients["label"]).to_numpy()
+        return compare_several(values, groups, classes=classes, strata=strata)
+    positive = classes.names[-1]
     table = compare_groups(values, of_patients["label"], positive=positive)
     in_positive = (of_patients["label"] == positive).to_numpy()
-    patients = list(of_patients["patient"])
     if design.stratified:
         table = _within_strata(table, values, in_positive, design.strata[patients])
     if design.covariates is not None:

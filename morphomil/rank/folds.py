@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from morphomil.cohort.splits import Fold
     from morphomil.matrix import Edges
     from morphomil.rank.bags import PatientBags
+    from morphomil.rank.instances import InstanceBags
     from morphomil.rank.model import Prediction, TrainedMorphometry
     from morphomil.rank.offset import CovariateModel
     from morphomil.rank.shapley import Coalitions
@@ -53,9 +54,10 @@ class FoldResult:
     """What a fold's models say of its test patients."""
 
     predictions: pd.DataFrame
-    """One row per patient: `patient, fold, label` (1: positive), `probability`."""
+    """One row per patient: `patient, fold, label` (a class from 0; of two 1 is positive),
+    `probability` of the last class; of three and more also `probability_0, probability_1, ...`."""
     attention: NDArray[np.float64]  # (seeds, patients, features)
-    coalitions: NDArray[np.float64]  # (seeds, coalitions, patients): probability
+    coalitions: NDArray[np.float64]  # (seeds, coalitions, patients, classes): probability
     model: FoldModel
 
 
@@ -66,7 +68,7 @@ class NullResult:
     attention: NDArray[np.float64]  # (labelings, features)
     likelihood: NDArray[np.float64] | None = None  # (labelings, coalitions)
     wins: NDArray[np.float64] | None = None
-    """(labelings, coalitions): pairs of the fold's test patients in the right order
+    """(labelings, coalitions, scored classes): pairs of the fold's test patients in the right order
     (`shapley.pair_wins`); None, as the likelihood, where only attention was asked for."""
 
 
@@ -81,18 +83,19 @@ class FoldTask:
         self,
         fold: Fold,
         bags: PatientBags,
-        positive: pd.Series[bool],
+        classes: pd.Series[Any],
         *,
         features: tuple[str, ...],
         seed: int,
         reading: Reading = "quantiles",
         covariates: pd.DataFrame | None = None,
     ) -> None:
-        """`positive` says of each patient, by name, whether it is; `covariates`, one row for each,
-        are adjusted for."""
+        """`classes` says each patient's, by name, from 0 (or whether it is positive); `covariates`,
+        one row for each, are adjusted for."""
         self.fold, self.seed = fold, seed
         self.patients = pd.Index(bags.patients, dtype=object)
-        self.labels = positive[list(bags.patients)].to_numpy().astype(np.int64)
+        self.labels = classes[list(bags.patients)].to_numpy().astype(np.int64)
+        self.classes = int(self.labels.max()) + 1
         self.test = bags.members(fold.test)
         self.validation = bags.members(fold.val)
         self.training = bags.members(fold.train)
@@ -146,8 +149,8 @@ class FoldTask:
                 "patient": self.patients[self.test],
                 "fold": self.fold.name,
                 "label": self.labels[self.test],
-                "probability": probability[:, -1].mean(axis=0),
             }
+            | probability_columns(probability[:, -1].mean(axis=0))
         )
         return FoldResult(
             table,
@@ -162,16 +165,17 @@ class FoldTask:
         return self._model(trained)
 
     def score(self, seeds: int) -> tuple[pd.Series[float], FoldModel]:
-        """Train a model per seed; the test patients' mean probability, and the models."""
+        """Train a model per seed; the test patients' mean probability of the last class, and the
+        models."""
         trained = self._train(np.tile(self.labels, (seeds, 1)), replicates=range(seeds))
         prediction = self._predict_test(trained, self.labels[None])
-        probability = by_patient(prediction.probability, self.test_bags)[..., 1]
+        probability = by_patient(prediction.probability, self.test_bags)[..., -1]
         scores = pd.Series(probability.mean(axis=0), index=self.patients[self.test])
         return scores, self._model(trained)
 
     def ablate(self, seeds: int, kept: NDArray[np.bool_]) -> NDArray[np.float64]:
         """Probability by models trained on some features only: `kept` (sets, features) -> (seeds,
-        sets, patients).
+        sets, patients, classes).
 
         They start from the same weights, see the same bags and stop by the same patients as those
         of `evaluate`.
@@ -186,9 +190,9 @@ class FoldTask:
                 available=np.repeat(kept[seed_sets], seeds, axis=0),
             )
             prediction = self._predict_test(trained, self.labels[None])
-            probability = by_patient(prediction.probability, self.test_bags)[..., 1]
-            parts.append(probability.reshape(len(seed_sets), seeds, -1))
-        return np.concatenate(parts).transpose(1, 0, 2)
+            probability = _of_patients(prediction.probability, self.test_bags)
+            parts.append(probability.reshape(len(seed_sets), seeds, -1, self.classes))
+        return np.concatenate(parts).swapaxes(0, 1)
 
     def permute(self, labelings: NDArray[np.int64], coalitions: Coalitions) -> NullResult:
         """Train one model per labeling (labelings, patients), all with the same luck; sums over
@@ -230,11 +234,19 @@ class FoldTask:
             seed=int(generator("fold", self.seed, self.fold.name).integers(2**31)),
             available=available,
             streams=np.asarray(replicates, dtype=np.int64),
-            offset=None if self.covariates is None else self.covariates.offsets(labels),
+            offset=self._offsets(labels),
         )
 
+    def _offsets(self, labels: NDArray[np.int64]) -> NDArray[np.float64] | None:
+        """What covariates say of patients who are learned from, (labelings, patients, classes)."""
+        if self.covariates is None:
+            return None
+        return self.covariates.offsets(labels, classes=self.classes)
+
     def _model(self, trained: TrainedMorphometry, *, log: pd.DataFrame | None = None) -> FoldModel:
-        covariates = None if self.covariates is None else self.covariates.model(self.labels)
+        covariates = None
+        if self.covariates is not None:
+            covariates = self.covariates.model(self.labels, classes=self.classes)
         log = trained.log if log is None else log
         return FoldModel(self.edges, trained.weights(), log, covariates)
 
@@ -242,7 +254,8 @@ class FoldTask:
         """What covariates say of the test bags, (labelings, bags, classes)."""
         if self.covariates is None:
             return None
-        return self.covariates.predicted(labels)[:, self.test_bags.patient]
+        predicted = self.covariates.predicted(labels, classes=self.classes)
+        return predicted[:, self.test_bags.patient]
 
     def _predict_test(self, trained: TrainedMorphometry, labels: NDArray[np.int64]) -> Prediction:
         """Of the test bags; `labels` (replicates or 1, patients) are those that were learned."""
@@ -262,16 +275,35 @@ class FoldTask:
     def _predict_coalitions(
         self, trained: TrainedMorphometry, coalitions: Coalitions, labels: NDArray[np.int64]
     ) -> NDArray[np.float64]:
-        """Probability of class 1, (replicates, coalitions, patients); of no feature, the training
+        """Probability, (replicates, coalitions, patients, classes); of no feature, the training
         prevalence, or what covariates say."""
-        prevalence = float(labels[self.training | self.validation].mean())
+        learned = labels[self.training | self.validation]
         probability = trained.predict_coalitions(
             self.test_bags.values,
             coalitions.members,
-            empty=np.array([1 - prevalence, prevalence]),
+            empty=np.bincount(learned, minlength=self.classes) / len(learned),
             offset=self._test_offset(labels[None]),
-        )[..., 1]
-        return by_patient(np.moveaxis(probability, 1, 2), self.test_bags).transpose(0, 2, 1)
+        )
+        return _of_patients(probability, self.test_bags)
+
+
+def probability_columns(probability: NDArray[np.float64]) -> dict[str, NDArray[np.float64]]:
+    """Columns of a table of patients, (patients, classes): `probability` of the last class, and of
+    three and more `probability_0`, `probability_1`, ..."""
+    columns = {"probability": probability[:, -1]}
+    if probability.shape[1] > 2:
+        columns |= {f"probability_{k}": values for k, values in enumerate(probability.T)}
+    return columns
+
+
+def _of_patients(probability: NDArray[np.float64], bags: InstanceBags) -> NDArray[np.float64]:
+    """Weighted mean over each patient's bags, (..., bags, classes) -> (..., patients, classes);
+    class 0 is what the others leave."""
+    stacked = probability.reshape(-1, *probability.shape[-2:])
+    means = [by_patient(stacked[..., [label]], bags) for label in range(1, stacked.shape[-1])]
+    others = np.concatenate(means, axis=-1)
+    both = np.concatenate([1 - others.sum(axis=-1, keepdims=True), others], axis=-1)
+    return np.asarray(both.reshape(*probability.shape[:-2], *both.shape[-2:]))
 
 
 def permute_labels(

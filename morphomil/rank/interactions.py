@@ -106,7 +106,7 @@ def find_interactions(
     Args:
         coalitions: of the features.
         features: their names.
-        probability: (seeds, coalitions, patients) of class 1.
+        probability: (seeds, coalitions, patients, classes).
         labels: (patients,).
         folds: (patients,).
         null_auc: (labelings, coalitions) with the true labels in row 0 (`chance.PooledNull`).

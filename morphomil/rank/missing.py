@@ -17,14 +17,17 @@ import pandas as pd
 from morphomil.errors import InputError, RefusedError
 from morphomil.seeds import generator
 from morphomil.stats.adjustment import holm
+from morphomil.stats.categories import exact_test_of_shares
 from morphomil.stats.mann_whitney import mann_whitney
 from morphomil.stats.printing import print_p
+from morphomil.stats.several_groups import kruskal_wallis
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
     from numpy.typing import NDArray
 
+    from morphomil.rank.classes import Classes
     from morphomil.rank.instances import InstanceBags
 
 NEAREST = 10
@@ -41,7 +44,7 @@ _RIDGE = 1.0  # in patients: keeps the regression steady where features go toget
 
 
 def compare_missingness(
-    totals: NDArray[Any], labels: pd.Series[Any], *, features: Sequence[str], positive: str
+    totals: NDArray[Any], labels: pd.Series[Any], *, features: Sequence[str], classes: Classes
 ) -> pd.DataFrame:
     """How many patients of each group lack a feature.
 
@@ -49,22 +52,22 @@ def compare_missingness(
         totals: counts of nuclei by patient (patients, features, bins), in the order of `labels`.
         labels: by patient.
         features: names.
-        positive: one of two labels.
+        classes: the labels.
 
     Returns:
         One row per feature: `feature, n_positive, n_reference, absent_positive, absent_reference`
-        (patients of whom no nucleus has a value), `p_value` (Fisher's exact test, 1 where nobody
+        (patients of whom no nucleus has a value), `p_value` (`exact_test_of_shares`, 1 where nobody
         lacks it), `lacking_positive, lacking_reference` (mean share of a patient's nuclei without a
-        value), `lacking_p_value` (Mann-Whitney of these shares), `p_holm`, `lacking_p_holm`.
+        value), `lacking_p_value` (Mann-Whitney or Kruskal-Wallis of these shares), `p_holm`,
+        `lacking_p_holm`. Of three and more groups the columns end in the labels.
     """
-    from scipy.stats import fisher_exact
 
     count = np.asarray(totals).sum(axis=-1, dtype=np.int64)  # (patients, features)
     absent, lacking = count == 0, 1 - count / np.maximum(count.max(axis=1, keepdims=True), 1)
     groups = {
-        "positive": (labels == positive).to_numpy(),
-        "reference": (labels != positive).to_numpy(),
+        suffix: (labels == name).to_numpy() for name, suffix in _suffixes(classes.names).items()
     }
+    codes = classes.codes(labels)
     rows = []
     for number, name in enumerate(features):
         gone = {key: int(absent[of, number].sum()) for key, of in groups.items()}
@@ -74,11 +77,15 @@ def compare_missingness(
             {"feature": name}
             | {f"n_{key}": size[key] for key in groups}
             | {f"absent_{key}": gone[key] for key in groups}
-            | {"p_value": float(fisher_exact(np.array(table))[1])}
+            | {"p_value": exact_test_of_shares(table)}
             | {f"lacking_{key}": float(lacking[of, number].mean()) for key, of in groups.items()}
         )
         shares = [lacking[of, number] for of in groups.values()]
-        rows[-1]["lacking_p_value"] = mann_whitney(*shares).p_value
+        rows[-1]["lacking_p_value"] = (
+            kruskal_wallis(lacking[:, number], codes).p_value
+            if classes.several
+            else mann_whitney(*shares).p_value
+        )
     return pd.DataFrame(rows).assign(
         p_holm=lambda table: holm(table["p_value"]),
         lacking_p_holm=lambda table: holm(table["lacking_p_value"]),
@@ -86,13 +93,13 @@ def compare_missingness(
 
 
 def refuse_telling_absence(
-    missing: pd.DataFrame, names: tuple[str, str], *, allowed: Sequence[str]
+    missing: pd.DataFrame, names: Sequence[str], *, allowed: Sequence[str]
 ) -> tuple[str, ...]:
     """A sentence for each feature that patients lack, or that far more nuclei of one group lack.
 
     Args:
         missing: `compare_missingness`.
-        names: the positive label and the other one.
+        names: the labels (`Classes.names`).
         allowed: features to rank though their absence tells the labels apart.
 
     Raises:
@@ -129,30 +136,42 @@ class _Said(NamedTuple):
     telling: bool
 
 
-def _say_patients(row: dict[Any, Any], names: tuple[str, str]) -> Iterator[_Said]:
+def _suffixes(names: Sequence[str]) -> dict[str, str]:
+    """What the columns of each label end in; of two labels the positive one is first."""
+    if len(names) > 2:
+        return {name: name for name in names}
+    return {names[1]: "positive", names[0]: "reference"}
+
+
+def _say_patients(row: dict[Any, Any], names: Sequence[str]) -> Iterator[_Said]:
     """Of patients who lack the feature."""
-    gone = row["absent_positive"], row["absent_reference"]
-    size = row["n_positive"], row["n_reference"]
-    if any(gone):
-        difference = abs(gone[0] / size[0] - gone[1] / size[1])
+    suffixes = _suffixes(names)
+    gone = {name: row[f"absent_{suffix}"] for name, suffix in suffixes.items()}
+    size = {name: row[f"n_{suffix}"] for name, suffix in suffixes.items()}
+    if any(gone.values()):
+        shares = [gone[name] / size[name] for name in names if size[name]]
+        difference = max(shares) - min(shares)
+        said = [f"{gone[name]} of {size[name]} with label {name}" for name in suffixes]
+        said[0] = said[0].replace(" with", " patients with", 1)
         yield _Said(
-            f"{row['feature']} is missing in {gone[0]} of {size[0]} patients with label {names[0]} "
-            f"and in {gone[1]} of {size[1]} with label {names[1]} (Fisher's exact test, Holm's "
-            f"{_equals(row['p_holm'])})",
+            f"{row['feature']} is missing in {', in '.join(said[:-1])} and in {said[-1]} (Fisher's "
+            f"exact test, Holm's {_equals(row['p_holm'])})",
             "; values of training patients stand in.",
             row["p_holm"] < TELLING_P and difference >= TELLING_DIFFERENCE,
         )
 
 
-def _say_nuclei(row: dict[Any, Any], names: tuple[str, str]) -> Iterator[_Said]:
+def _say_nuclei(row: dict[Any, Any], names: Sequence[str]) -> Iterator[_Said]:
     """Of nuclei without a value, where their share differs."""
-    shares = row["lacking_positive"], row["lacking_reference"]
-    difference = abs(shares[0] - shares[1])
+    shares = {name: row[f"lacking_{suffix}"] for name, suffix in _suffixes(names).items()}
+    difference = max(shares.values()) - min(shares.values())
     if difference >= NOTED_DIFFERENCE and row["lacking_p_holm"] < TELLING_P:
+        said = [f"{share:.0%} with label {name}" for name, share in shares.items()]
+        said[0] = said[0].replace(" with", " of a patient's nuclei with", 1)
+        test = "Kruskal-Wallis" if len(names) > 2 else "Mann-Whitney"
         yield _Said(
-            f"{row['feature']} has no value in {shares[0]:.0%} of a patient's nuclei with label "
-            f"{names[0]} and in {shares[1]:.0%} with label {names[1]} (means; Mann-Whitney, Holm's "
-            f"{_equals(row['lacking_p_holm'])})",
+            f"{row['feature']} has no value in {', in '.join(said[:-1])} and in {said[-1]} (means; "
+            f"{test}, Holm's {_equals(row['lacking_p_holm'])})",
             "; groups may differ in which nuclei have one, and in how surely they are known.",
             difference >= TELLING_NUCLEI,
         )

@@ -242,9 +242,10 @@ class TrainedMorphometry:
         bag: NDArray[np.float64],
         *,
         steps: int,
+        target: int = -1,
         offset: NDArray[np.float64] | None = None,
     ) -> tuple[NDArray[np.float64], float, float]:
-        """Mean gradient of the probability of class 1 on the line from the baseline to a bag.
+        """Mean gradient of a class's probability on the line from the baseline to a bag.
 
         Sundararajan et al. 2017, by the midpoint rule in double precision; replicates are averaged.
         What is not known stands at the training mean all along.
@@ -252,6 +253,7 @@ class TrainedMorphometry:
         Args:
             bag: (features, columns), as `InstanceBags.values`.
             steps: points on the line.
+            target: which class, by default the last.
             offset: (classes,), added to the logits all along.
 
         Returns:
@@ -270,7 +272,7 @@ class TrainedMorphometry:
         def answer(points: torch.Tensor) -> torch.Tensor:  # (points, features, columns)
             standardized = ((points - mean) / sd).clamp(-Scaler.LIMIT, Scaler.LIMIT)
             scaled = _coordinates(standardized, self.scaler).expand(len(model.prior), -1, -1, -1)
-            return torch.softmax(model(scaled)[0] + shift, dim=-1)[..., 1].mean(dim=0)
+            return torch.softmax(model(scaled)[0] + shift, dim=-1)[..., target].mean(dim=0)
 
         with one_thread():
             place = ((torch.arange(steps, dtype=torch.float64) + 0.5) / steps)[:, None, None]

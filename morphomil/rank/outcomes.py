@@ -8,6 +8,7 @@ import numpy as np
 import pandas as pd
 
 from morphomil.rank.chance import PooledNull
+from morphomil.rank.classes import out_of_fold_auc, out_of_fold_difference
 from morphomil.rank.interactions import find_interactions, pair_scores
 from morphomil.rank.robustness import (
     TOP,
@@ -17,13 +18,18 @@ from morphomil.rank.robustness import (
     null_p,
     rank_distribution,
 )
-from morphomil.rank.shapley import contrast_auc, contrast_log_likelihood, log_likelihood
+from morphomil.rank.shapley import (
+    contrast_auc,
+    contrast_log_likelihood,
+    log_likelihood,
+    scored_classes,
+)
 from morphomil.seeds import generator
-from morphomil.stats import delong_test, within_fold_auc, within_fold_auc_interval
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
+    from morphomil.rank.classes import Classes
     from morphomil.rank.interactions import Interactions
     from morphomil.rank.plan import FoldOutcome, TrainingPlan
     from morphomil.stats.roc import AucInterval
@@ -40,6 +46,7 @@ class PooledOutcomes:
         outcomes: list[FoldOutcome],
         predictions: pd.DataFrame,
         *,
+        classes: Classes,
         seed: int,
     ) -> None:
         """Outcomes of the folds in the order of the predictions' patients; `seed` of
@@ -48,24 +55,32 @@ class PooledOutcomes:
         self.patients = predictions["patient"]
         self.labels = predictions["label"].to_numpy()
         self.folds = predictions["fold"].to_numpy()
-        ours, theirs = (pd.Series(self.labels == of).groupby(self.folds).sum() for of in (1, 0))
+        counts = pd.crosstab(self.folds, self.labels).reindex(
+            columns=range(len(classes)), fill_value=0
+        )
+        pairs = (counts.mul(-1).add(counts.sum(axis=1), axis=0) * counts).sum().to_numpy()
         nulls = [one.null for one in outcomes if one.null is not None]
         self.null = (
-            PooledNull.of(nulls, patients=len(predictions), pairs=int((ours * theirs).sum()))
+            PooledNull.of(
+                nulls, patients=len(predictions), pairs=pairs[list(scored_classes(len(classes)))]
+            )
             if nulls
             else None
         )
         # (seeds, patients, features)
         self.attention = np.concatenate([one.result.attention for one in outcomes], axis=1)
-        # (seeds, coalitions, patients)
+        # (seeds, coalitions, patients, classes)
         self.coalitions = np.concatenate([one.result.coalitions for one in outcomes], axis=2)
+        shown = classes.shown(self.labels)
+        mean = self.coalitions.mean(axis=0)
+        probability = np.ascontiguousarray(mean[:, np.arange(len(shown)), shown])
         # (features, patients)
-        self.contributions = plan.coalitions.weights @ self.coalitions.mean(axis=0)
+        self.contributions = plan.coalitions.weights @ probability
 
     def auc(self, *, features: bool) -> AucInterval:
         """Of all features, or of none, from pairs within folds."""
         probability = self.coalitions[:, -1 if features else 0].mean(axis=0)
-        return within_fold_auc_interval(self.labels, probability, self.folds)
+        return out_of_fold_auc(self.labels, probability, self.folds)
 
     def of_patients(self, values: NDArray[np.float64]) -> pd.DataFrame:
         """Values (patients, features) as a table, `patient` first."""
@@ -211,30 +226,14 @@ class PooledOutcomes:
         parts = [one.ablated for one in self.outcomes if one.ablated is not None]
         if not parts:
             return {name: np.full(count, np.nan) for name in names}
-        probability = np.concatenate(parts, axis=2).mean(axis=0)
+        probability = np.concatenate(parts, axis=2).mean(axis=0)  # (sets, patients, classes)
         without, alone = probability[:count], probability[count:]
         whole = self.coalitions[:, -1].mean(axis=0)
-        lost = [_lost_auc(self.labels, whole, own, folds=self.folds) for own in without]
-        reached = [within_fold_auc_interval(self.labels, own, self.folds) for own in alone]
+        lost = [out_of_fold_difference(self.labels, whole, own, self.folds) for own in without]
+        reached = [out_of_fold_auc(self.labels, own, self.folds) for own in alone]
         return dict(
             zip(names, np.concatenate([np.array(lost).T, np.array(reached).T]), strict=True)
         )
-
-
-def _lost_auc(
-    labels: NDArray[np.int64],
-    whole: NDArray[np.float64],
-    without: NDArray[np.float64],
-    *,
-    folds: NDArray[Any],
-) -> tuple[float, float, float]:
-    """The difference of AUC with its limits (`delong_test`), NaN with one patient of a class."""
-    try:
-        test = delong_test(labels, whole, without, folds=folds)
-    except ValueError:
-        areas = [within_fold_auc(labels, scores, folds) for scores in (whole, without)]
-        return areas[0] - areas[1], np.nan, np.nan
-    return test.difference, *test.interval
 
 
 def _mean_attention(relative: NDArray[np.float64], *, seed: int) -> dict[str, NDArray[np.float64]]:

@@ -32,7 +32,7 @@ class FoldOutcome:
     """What the models of a fold give: trained on all features, on some, and on permuted labels."""
 
     result: FoldResult
-    ablated: NDArray[np.float64] | None  # (seeds, sets of features, patients): probability
+    ablated: NDArray[np.float64] | None  # (seeds, sets, patients, classes): probability
     null: NullResult | None
 
 

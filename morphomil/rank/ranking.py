@@ -12,11 +12,12 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 
-from morphomil.cohort.labels import describe_losses, patient_labels, sort_labels
-from morphomil.errors import InputError, RefusedError, TrainingError
+from morphomil.cohort.labels import describe_losses, patient_labels
+from morphomil.errors import TrainingError
 from morphomil.matrix import count_nuclei, patient_values, slide_values
 from morphomil.rank.bags import LEFT_OUT_WITHOUT, NOT_MEASURED, PatientBags
 from morphomil.rank.baselines import compare_baselines
+from morphomil.rank.classes import Classes
 from morphomil.rank.comparison import compare_features
 from morphomil.rank.design import Design, check_columns, say_covariates, say_folds
 from morphomil.rank.folds import FoldTask, permute_labels
@@ -26,6 +27,7 @@ from morphomil.rank.outcomes import PooledOutcomes
 from morphomil.rank.plan import TrainingPlan
 from morphomil.rank.robustness import compare_orders, say_agreement
 from morphomil.rank.scan import largest_differences, scan_features
+from morphomil.rank.several import compare_pairs
 from morphomil.rank.summaries import SummarizedCounts
 from morphomil.rank.verdict import judge_ranking
 from morphomil.stats.correlation import correlate_features
@@ -56,16 +58,20 @@ class Ranking:
     table: pd.DataFrame
     """One row per feature: `rank, feature, attention`, then the columns of `docs/ranking.md`:
     Shapley values, ablation, stability, p values under permuted labels, then as `compare_groups`
-    and, from `scan_summary` on, as `FeatureScan.features`.
+    (of three and more labels `several.compare_several`) and, from `scan_summary` on, as
+    `FeatureScan.features`.
     Attention is relative to an even share; 95 % intervals are over patients and seeds. What has not
     been computed is NaN."""
     predictions: pd.DataFrame
-    """One row per predicted patient: `patient, fold, group, label` (1: positive), `probability`."""
+    """One row per predicted patient: `patient, fold, group, label` (1: positive), `probability`; of
+    three and more labels `label` is the group's number and `probability_0, probability_1, ...`
+    follow."""
     attention: pd.DataFrame
     """One row per predicted patient: `patient` and the share of attention of each feature."""
     shapley: pd.DataFrame
     """One row per predicted patient: `patient` and each feature's contribution to the probability
-    of the positive label, from the training prevalence."""
+    of the positive label, of three and more labels of the patient's own, from the training
+    prevalence."""
     agreement: pd.DataFrame
     """Kendall's tau among attention, Shapley value, ablation and effect size
     (`robustness.compare_rankings`)."""
@@ -100,8 +106,10 @@ class Ranking:
     auc: AucInterval
     """From pairs within folds; the interval is of models trained in this way
     (`within_fold_auc_interval`)."""
-    positive: str
-    reference: str
+    classes: Classes
+    """The labels: of two the positive one last."""
+    pairs: pd.DataFrame
+    """Every two of three and more groups in each feature (`several.compare_pairs`)."""
     folds: tuple[Fold, ...]
     """Who trained and who was predicted."""
     models: dict[str, FoldModel]
@@ -140,13 +148,13 @@ def rank_nuclei(
         on_fold: hears (done, total).
         on_estimate: hears the seconds that the training still to come will take, once the first
             model is trained.
-        changes: further fields of `RankSettings`: `positive` (needed unless labels are 0 and 1),
-            `folds`, `quick`, `permutations`, `ablation`, `reading`, `strata`, `adjust`,
-            `folds_by`, `allow_missing`.
+        changes: further fields of `RankSettings`: `positive` (needed of two labels unless they are
+            0 and 1), `ordered` (of three and more), `folds`, `quick`, `permutations`, `ablation`,
+            `reading`, `strata`, `adjust`, `folds_by`, `allow_missing`.
 
     Raises:
         InputError: a column is missing, names or units can't be right (`inputs.check_inputs`), or
-            the labels aren't two.
+            there are more than six labels.
         RefusedError: leakage, too few patients of a class, or strata that leave nothing to compare.
     """
     settings = RankSettings(seed=seed, **changes)
@@ -205,7 +213,7 @@ def rank_counts(
     """
     counts = SummarizedCounts(load, features)
     study = _Study.of(counts, values, cohort, settings)
-    bags, labels, positive = study.bags, study.labels, study.positive
+    bags, labels, classes = study.bags, study.labels, study.classes
     plan = TrainingPlan.of(features, settings)
     labelings = study.permute(settings)
     outcomes, failed = _train_folds(
@@ -215,11 +223,13 @@ def rank_counts(
     predictions = pd.concat([result.predictions for result in results], ignore_index=True)
     predictions.insert(2, "group", predictions["patient"].map(labels))
     of_patients = patient_values(values[values["slide_id"].isin(bags.slides)], study.cohort)
-    compared = compare_features(of_patients, features, positive=positive, design=study.design)
+    compared = compare_features(of_patients, features, classes=classes, design=study.design)
     summaries = counts.of_patients(study.cohort)
     scan = study.scan(summaries, features, seed=settings.seed)
     baselines = study.compare_baselines(predictions, of_patients, summaries, settings)
-    pooled = PooledOutcomes(plan, list(outcomes.values()), predictions, seed=settings.seed)
+    pooled = PooledOutcomes(
+        plan, list(outcomes.values()), predictions, classes=classes, seed=settings.seed
+    )
     auc = pooled.auc(features=True)
     table, groups = pooled.table(compared.merge(scan.features, on="feature")), pooled.group_table()
     verdict = study.judge(table, scan, pooled, labelings, auc_high=auc.high)
@@ -244,8 +254,13 @@ def rank_counts(
         verdict=verdict,
         design=study.design,
         auc_covariates=study.auc_covariates(pooled),
-        positive=positive,
-        reference=study.reference,
+        classes=classes,
+        pairs=compare_pairs(
+            of_patients[list(features)],
+            classes.codes(of_patients["label"]).to_numpy(),
+            classes=classes,
+            strata=study.strata_of(of_patients["patient"]) if study.design.stratified else None,
+        ),
         folds=study.folds,
         models={name: outcome.result.model for name, outcome in outcomes.items()},
         slides=bags.slides,
@@ -264,8 +279,7 @@ class _Study:
     bags: PatientBags
     labels: pd.Series[Any]
     """By patient, sorted."""
-    positive: str
-    reference: str
+    classes: Classes
     design: Design
     folds: tuple[Fold, ...]
     missing: pd.DataFrame
@@ -284,7 +298,7 @@ class _Study:
             label=cohort["label"].astype(str), patient=cohort["patient"].astype(str)
         )
         check_columns(cohort, settings)
-        positive, reference = _two_groups(cohort["label"], settings.positive)
+        classes = Classes.of(cohort["label"], settings)
         measured = cohort[cohort["slide_id"].isin(values["slide_id"])]
         bags = PatientBags.collect(load, measured, seed=settings.seed)
         used = cohort[cohort["slide_id"].isin(bags.slides)]
@@ -293,11 +307,9 @@ class _Study:
             bags.totals,
             labels[list(bags.patients)],
             features=load.features,
-            positive=positive,
+            classes=classes,
         )
-        lacking = refuse_telling_absence(
-            missing, (positive, reference), allowed=settings.may_be_missing
-        )
+        lacking = refuse_telling_absence(missing, classes.names, allowed=settings.may_be_missing)
         design = Design.of(used, labels, settings)
         folds = design.make_folds(used, settings)
         notes = (
@@ -307,19 +319,21 @@ class _Study:
             *design.notes,
             *say_folds(folds, labels, by=settings.folds_by.strip()),
         )
-        return cls(used, bags, labels, positive, reference, design, folds, missing, notes)
+        return cls(used, bags, labels, classes, design, folds, missing, notes)
 
     @property
-    def is_positive(self) -> pd.Series[bool]:
-        """By patient, sorted."""
-        return self.labels == self.positive
+    def codes(self) -> pd.Series[int]:
+        """Each patient's class, sorted by patient."""
+        return self.classes.codes(self.labels)
+
+    def strata_of(self, patients: pd.Series[Any]) -> NDArray[Any]:
+        """Of these patients."""
+        return self.design.strata[list(patients)].to_numpy()
 
     def scan(self, summaries: pd.DataFrame, features: tuple[str, ...], *, seed: int) -> FeatureScan:
         """The plain scan of these patients' summaries, within strata and beside covariates."""
-        truth = self.is_positive.to_numpy()
-        labelings = self.design.labelings(
-            truth.astype(np.int64), permutations=SCAN_PERMUTATIONS, seed=seed
-        )
+        truth = self.codes.to_numpy()
+        labelings = self.design.labelings(truth, permutations=SCAN_PERMUTATIONS, seed=seed)
         return scan_features(
             self.design.residuals(summaries.loc[self.labels.index]),
             truth,
@@ -327,7 +341,7 @@ class _Study:
             seed=seed,
             strata=self.design.strata.to_numpy(),
             labelings=labelings,
-            names=(self.positive, self.reference),
+            classes=self.classes,
         )
 
     def auc_covariates(self, pooled: PooledOutcomes) -> AucInterval | None:
@@ -337,7 +351,7 @@ class _Study:
     def permute(self, settings: RankSettings) -> NDArray[np.int64]:
         """The patients' labels (row 0) and permutations within folds and strata, as likely as the
         covariates make them."""
-        truth = self.is_positive.to_numpy().astype(np.int64)
+        truth = self.codes.to_numpy()
         return permute_labels(
             truth,
             self.folds,
@@ -359,12 +373,17 @@ class _Study:
     ) -> Verdict:
         """What the tests allow to say: those of the models under these labelings, and the scan."""
         features = pooled.plan.features
-        patients = scan.summaries.set_index("patient").index
-        strata = self.design.strata[patients].to_numpy()
+        differences = largest_differences(
+            scan.summaries,
+            labelings,
+            features=features,
+            strata=self.strata_of(scan.summaries["patient"]),
+            ordered=self.classes.ordered,
+        )
         return judge_ranking(
             table,
             scan,
-            largest_differences(scan.summaries, labelings, features=features, strata=strata),
+            differences,
             auc_high=auc_high,
             scores=pooled.null_scores(),
             features=features,
@@ -385,7 +404,7 @@ class _Study:
             self.folds,
             values=of_patients.set_index("patient").drop(columns="label").join(covariates),
             summaries=summaries.join(covariates),
-            positive=self.is_positive,
+            classes=self.codes,
             seed=settings.seed,
             forest=not settings.quick,
         )
@@ -405,7 +424,7 @@ def _train_folds(
     Raises:
         TrainingError: none could.
     """
-    folds, bags, positive = study.folds, study.bags, study.is_positive
+    folds, bags, codes = study.folds, study.bags, study.codes
     outcomes: dict[str, FoldOutcome] = {}
     failed: dict[str, str] = {}
     for number, fold in enumerate(folds, start=1):
@@ -413,7 +432,7 @@ def _train_folds(
             task = FoldTask(
                 fold,
                 bags,
-                positive,
+                codes,
                 features=plan.features,
                 seed=settings.seed,
                 reading=settings.reading,
@@ -428,24 +447,3 @@ def _train_folds(
     if not outcomes:
         raise TrainingError(f"no fold could be trained: {'; '.join(failed.values())}")
     return outcomes, failed
-
-
-def _two_groups(labels: pd.Series[str], positive: str | None) -> tuple[str, str]:
-    """The positive label and the other one."""
-    names = sort_labels(labels)
-    if len(names) == 1:
-        raise RefusedError(f"groups can't be compared: every patient has the label {names[0]}")
-    if len(names) != 2:
-        raise InputError(
-            f"a ranking compares two labels, the cohort has {len(names)}: {', '.join(names)}"
-        )
-    if positive is None and names != ["0", "1"]:
-        raise InputError(
-            f"which label is positive? Say --positive {names[0]} or --positive {names[1]}"
-        )
-    chosen = "1" if positive is None else str(positive)
-    if chosen not in names:
-        raise InputError(
-            f"no slide has the positive label {chosen!r}; the labels are {', '.join(names)}"
-        )
-    return chosen, names[1 - names.index(chosen)]

@@ -141,7 +141,7 @@ def curves_of_removal(
     """Log-likelihood while features leave, highest score first, and while they come, highest first.
 
     Args:
-        probability: (coalitions, patients) of class 1.
+        probability: (coalitions, patients, classes).
         labels: (patients,).
         scores: (patients, features), which decide each patient's order.
         coalitions: all of them.
@@ -229,12 +229,13 @@ def say_agreement(table: pd.DataFrame, groups: pd.DataFrame, agreement: pd.DataF
 def compare_orders(table: pd.DataFrame) -> pd.DataFrame:
     """Kendall's tau of every two ways of ranking (`compare_rankings`), `among` all features, and
     among the supported ones where these are two or more; only there `agree` says a word."""
+    sizes = [name for name in ("epsilon_squared", "somers_d", "cliffs_delta") if name in table]
     scores = pd.DataFrame(
         {
             "attention": table["attention_z"].fillna(table["attention"]),
             "shapley": table["shapley_auc"],
             "ablation": table["ablation_auc"],
-            "effect_size": table["cliffs_delta"].abs(),
+            "effect_size": table[sizes[0]].abs(),
         }
     )
     compared = compare_rankings(scores).assign(agree="")

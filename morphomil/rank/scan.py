@@ -14,15 +14,21 @@ import pandas as pd
 
 from morphomil.nuclei.quantities import nucleus_phrase
 from morphomil.nuclei.registry import FEATURES
+from morphomil.rank.classes import Classes
+from morphomil.rank.several import limits_of, say_pairwise
 from morphomil.rank.summaries import SUMMARIES, summary_columns
 from morphomil.stats.printing import print_p
 from morphomil.stats.scan import PERMUTATIONS, delta_interval, draw_labelings, scan_columns
+from morphomil.stats.several_groups import jonckheere_terpstra, kruskal_wallis, mean_ranks
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from numpy.typing import ArrayLike, NDArray
 
+    from morphomil.rank.classes import Effect
+
+TWO_GROUPS = Classes(("reference", "positive"))
 ALPHA = 0.05
 """A finding has a p value of at most this, for all features together."""
 _SAID = {
@@ -50,63 +56,113 @@ class FeatureScan:
     table: pd.DataFrame
     """One row per feature and summary: `feature, summary, n_positive, n_reference, missing`,
     `delta` (Cliff's, positive minus reference) with `_low` and `_high`, `z`, `p_value` of this
-    summary alone and `p_any`, adjusted over all of them (step-down max-T)."""
+    summary alone and `p_any`, adjusted over all of them (step-down max-T). Of three and more groups
+    `n_LABEL ...`, `epsilon_squared` and `h`, or `somers_d` and `z` of ordered ones, and `highest,
+    lowest`, the groups of the highest and lowest mean rank."""
     features: pd.DataFrame
-    """One row per feature: `feature, scan_summary` (the one that differs most), `scan_delta` with
-    `_low` and `_high`, `scan_p` (of its ten summaries together), `scan_p_any` (of all
-    features)."""
+    """One row per feature: `feature, scan_summary` (the one that differs most), `scan_delta` (or
+    the effect of three and more groups, `scan_highest, scan_lowest`) with `_low` and `_high`,
+    `scan_p` (of its ten summaries together), `scan_p_any` (of all features)."""
     summaries: pd.DataFrame
     """One row per patient: `patient` and the ten summaries of each feature, `FEATURE.SUMMARY`."""
     findings: tuple[str, ...]
     """A sentence for each feature that differs, the smallest p first; or one that none does."""
+    effect: Effect = "delta"
+    """The column of `table` that says how much the groups differ."""
 
 
 def scan_features(
     summaries: pd.DataFrame,
-    positive: NDArray[np.bool_],
+    groups: NDArray[np.integer] | NDArray[np.bool_],
     *,
     features: Sequence[str],
     seed: int,
     strata: ArrayLike | None = None,
     labelings: NDArray[np.int64] | None = None,
-    names: tuple[str, str] = ("positive", "reference"),
+    classes: Classes = TWO_GROUPS,
 ) -> FeatureScan:
-    """Compare the ten summaries of every feature between two groups (`stats.scan.scan_columns`).
+    """Compare the ten summaries of every feature between groups (`stats.scan.scan_columns`).
 
     Args:
         summaries: a row per patient (`summaries.SummarizedCounts.of_patients`).
-        positive: (patients,).
+        groups: (patients,), numbers of the classes; of two, whether a patient is positive.
         features: names, in the order of the columns.
         seed: of the permutations.
         strata: (patients,); ranks and permutations stay within them.
-        labelings: (1 + permutations, patients) of 0 and 1, the truth first, to be used in place of
-            9,999 random permutations.
-        names: of the groups, for the sentences.
+        labelings: (1 + permutations, patients) of group numbers, the truth first, to be used in
+            place of 9,999 random permutations.
+        classes: the groups' names, and whether they have an order.
     """
     table = summaries[summary_columns(features)].to_numpy(np.float64)
     if labelings is None:
-        labelings = draw_labelings(positive, seed=seed, strata=strata, permutations=PERMUTATIONS)
+        labelings = draw_labelings(groups, seed=seed, strata=strata, permutations=PERMUTATIONS)
     owner = np.repeat(np.arange(len(features)), len(SUMMARIES))
-    scan = scan_columns(table, labelings, families=owner, strata=strata)
-    known = ~np.isnan(table)
-    limits = np.array([delta_interval(values, positive, strata=strata) for values in table.T])
+    scan = scan_columns(table, labelings, families=owner, strata=strata, ordered=classes.ordered)
+    known, effect = ~np.isnan(table), limits_of(classes.effect)
+    codes = np.asarray(groups).astype(np.int64)
+    limits = np.array([_effect_of(values, codes, classes, strata) for values in table.T])
     rows = pd.DataFrame(
         {
             "feature": np.repeat(list(features), len(SUMMARIES)),
             "summary": np.tile(SUMMARIES, len(features)),
-            "n_positive": known[positive].sum(axis=0),
-            "n_reference": known[~positive].sum(axis=0),
-            "missing": (~known).sum(axis=0),
         }
-        | dict(zip(("delta", "delta_low", "delta_high"), limits.T, strict=True))
-        | {"z": scan.statistic, "p_value": scan.columns.p_value, "p_any": scan.columns.p_any}
+        | _sizes(known, codes, classes)
+        | {"missing": (~known).sum(axis=0)}
+        | dict(zip(effect, limits.T, strict=True))
+        | {
+            "h" if classes.effect == "epsilon_squared" else "z": scan.statistic,
+            "p_value": scan.columns.p_value,
+            "p_any": scan.columns.p_any,
+        }
+        | (_extremes(table, codes, classes, strata) if classes.several else {})
     )
-    best = rows[["summary", "delta", "delta_low", "delta_high"]].reindex(scan.strongest)
+    extremes = ["highest", "lowest"] if classes.several else []
+    best = rows[["summary", *effect, *extremes]].reindex(scan.strongest)
     of_features = best.add_prefix("scan_").reset_index(drop=True)
     of_features.insert(0, "feature", list(features))
     of_features["scan_p"], of_features["scan_p_any"] = scan.families
-    findings = say_findings(of_features, names=names)
-    return FeatureScan(rows, of_features, summaries.reset_index(), findings)
+    findings = say_findings(of_features, classes=classes)
+    return FeatureScan(rows, of_features, summaries.reset_index(), findings, classes.effect)
+
+
+def _effect_of(
+    values: NDArray[np.float64],
+    codes: NDArray[np.int64],
+    classes: Classes,
+    strata: ArrayLike | None,
+) -> tuple[float, ...]:
+    """How much the groups differ, with limits."""
+    if not classes.several:
+        return delta_interval(values, codes == 1, strata=strata)
+    test = jonckheere_terpstra if classes.ordered else kruskal_wallis
+    return tuple(test(values, codes, strata=strata)[2:])
+
+
+def _sizes(
+    known: NDArray[np.bool_], codes: NDArray[np.int64], classes: Classes
+) -> dict[str, NDArray[np.int64]]:
+    """Patients with a value, by group."""
+    counts = {name: known[codes == k].sum(axis=0) for k, name in enumerate(classes.names)}
+    if classes.several:
+        return {f"n_{name}": count for name, count in counts.items()}
+    reference, positive = counts.values()
+    return {"n_positive": positive, "n_reference": reference}
+
+
+def _extremes(
+    table: NDArray[np.float64],
+    codes: NDArray[np.int64],
+    classes: Classes,
+    strata: ArrayLike | None,
+) -> dict[str, list[str | None]]:
+    """The groups of the highest and the lowest mean rank in each column."""
+    found: dict[str, list[str | None]] = {"highest": [], "lowest": []}
+    for values in table.T:
+        means = mean_ranks(values, codes, classes=len(classes), strata=strata)
+        known = not np.isnan(means).all()
+        found["highest"].append(classes.names[int(np.nanargmax(means))] if known else None)
+        found["lowest"].append(classes.names[int(np.nanargmin(means))] if known else None)
+    return found
 
 
 def largest_differences(
@@ -115,6 +171,7 @@ def largest_differences(
     *,
     features: Sequence[str],
     strata: ArrayLike | None = None,
+    ordered: bool = False,
 ) -> NDArray[np.float64]:
     """The size of the statistic in which a feature's summaries differ most, under each labeling:
     (labelings, features), arguments as `scan_features`."""
@@ -122,14 +179,11 @@ def largest_differences(
     if len(labelings) < 2:
         return np.zeros((1, len(features)))
     owner = np.repeat(np.arange(len(features)), len(SUMMARIES))
-    return scan_columns(table, labelings, families=owner, strata=strata).largest
+    return scan_columns(table, labelings, families=owner, strata=strata, ordered=ordered).largest
 
 
-def say_findings(features: pd.DataFrame, *, names: tuple[str, str]) -> tuple[str, ...]:
-    """A sentence for each feature that differs (`FeatureScan.features`), the smallest p first.
-
-    `names` are those of the positive and the reference group.
-    """
+def say_findings(features: pd.DataFrame, *, classes: Classes) -> tuple[str, ...]:
+    """A sentence for each feature that differs (`FeatureScan.features`), the smallest p first."""
     tested = features[features["scan_p_any"].notna()].sort_values(
         ["scan_p_any", "scan_p"], kind="stable"
     )
@@ -137,10 +191,11 @@ def say_findings(features: pd.DataFrame, *, names: tuple[str, str]) -> tuple[str
         return ("No feature could be compared between the groups: too few patients have values.",)
     found = tested[tested["scan_p_any"] <= ALPHA]
     if len(found):
-        return tuple(_say_finding(row, names) for row in found.to_dict("records"))
+        return tuple(_say_finding(row, classes) for row in found.to_dict("records"))
     best = tested.iloc[0]
     return (
-        f"The plain scan finds no feature that differs between {names[0]} and {names[1]}; the "
+        f"The plain scan finds no feature that differs between "
+        f"{say_pairwise(classes.names if classes.several else classes.names[::-1])}; the "
         f"smallest p for all features together is {print_p(best['scan_p_any'])} "
         f"({nucleus_phrase(best['feature'])}). That is no proof that the groups are alike.",
     )
@@ -160,11 +215,20 @@ def say_difference(feature: str, summary: str, *, higher: bool) -> str:
     return f"{name[:1].upper()}{name[1:]} {said}"
 
 
-def _say_finding(row: dict[Any, Any], names: tuple[str, str]) -> str:
-    said = say_difference(row["feature"], row["scan_summary"], higher=row["scan_delta"] > 0)
+def _say_finding(row: dict[Any, Any], classes: Classes) -> str:
+    name = f"scan_{classes.effect}"
+    higher = classes.effect == "epsilon_squared" or row[name] > 0
+    said = say_difference(row["feature"], row["scan_summary"], higher=higher)
     p = print_p(row["scan_p_any"])
-    delta = "{scan_delta:.2f} [{scan_delta_low:.2f}, {scan_delta_high:.2f}]".format_map(row)
+    effect = f"{row[name]:.2f} [{row[f'{name}_low']:.2f}, {row[f'{name}_high']:.2f}]"
+    tested = f"p {p if p.startswith('<') else f'= {p}'} for all features together"
+    if not classes.several:
+        reference, positive = classes.names
+        return f"{said} in {positive} than in {reference} (Cliff's delta {effect}, {tested})."
+    if classes.ordered:
+        order = " < ".join(classes.names)
+        return f"{said} the further along {order} (Somers's D {effect}, {tested})."
     return (
-        f"{said} in {names[0]} than in {names[1]} (Cliff's delta {delta}, "
-        f"p {p if p.startswith('<') else f'= {p}'} for all features together)."
+        f"{said} in {row['scan_highest']} than in {row['scan_lowest']}, the highest and the lowest "
+        f"of {len(classes)} groups (epsilon squared {effect}, {tested})."
     )

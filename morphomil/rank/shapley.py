@@ -164,17 +164,30 @@ class Estimates(NamedTuple):
 def log_likelihood(
     probability: NDArray[np.float64], labels: NDArray[np.int64]
 ) -> NDArray[np.float64]:
-    """Logarithm of the probability of each patient's label; (..., patients) of class 1 -> (...,
-    patients)."""
-    right = np.where(labels == 1, probability, 1 - probability)
+    """Logarithm of the probability of each patient's label, that of class 0 being what the others
+    leave; (..., patients, classes) -> (..., patients)."""
+    others = probability[..., 1:]
+    chosen = others[..., np.arange(len(labels)), np.maximum(labels - 1, 0)]
+    right = np.where(labels == 0, 1 - others.sum(axis=-1), np.ascontiguousarray(chosen))
     return np.asarray(np.log(np.clip(right, LEAST_PROBABILITY, None)))
 
 
+def scored_classes(classes: int) -> range:
+    """The classes whose AUC against the rest is averaged: of two the last one, as the other's is
+    the same."""
+    return range(1 if classes == 2 else 0, classes)
+
+
 def pair_wins(probability: NDArray[np.float64], labels: NDArray[np.int64]) -> NDArray[np.float64]:
-    """How many pairs of a positive and a negative patient have their probabilities in the right
-    order, ties half; (coalitions, patients) -> (coalitions,)."""
-    ours, theirs = probability[:, labels == 1, None], probability[:, None, labels == 0]
-    return np.asarray(((ours > theirs) + 1.0 * (ours >= theirs)).sum(axis=(1, 2)) / 2)
+    """How many pairs of a patient of a class and one of the others have the probabilities of this
+    class in the right order, ties half; (coalitions, patients, classes) -> (coalitions, scored
+    classes)."""
+    wins = []
+    for label in scored_classes(probability.shape[-1]):
+        of_class = probability[..., label]
+        ours, theirs = of_class[:, labels == label, None], of_class[:, None, labels != label]
+        wins.append(((ours > theirs) + 1.0 * (ours >= theirs)).sum(axis=(1, 2)) / 2)
+    return np.stack(wins, axis=-1)
 
 
 def contrast_log_likelihood(
@@ -188,9 +201,9 @@ def contrast_log_likelihood(
     log-loss.
 
     Args:
-        probability: (seeds, coalitions, patients) of class 1; seeds are averaged before the
+        probability: (seeds, coalitions, patients, classes); seeds are averaged before the
             logarithm.
-        labels: (patients,), 0 or 1.
+        labels: (patients,), classes from 0.
         contrasts: (rows, coalitions), such as `Coalitions.weights`.
         seed: of the resamples.
     """
@@ -215,7 +228,8 @@ def contrast_auc(
     *,
     seed: int,
 ) -> Estimates:
-    """Weighted sums over coalitions of the AUC from pairs within folds (`stats.within_fold_auc`).
+    """Weighted sums over coalitions of the AUC from pairs within folds (`stats.within_fold_auc`),
+    of three and more classes the mean of each one's against the rest (`stats.macro_auc`).
 
     Arguments as `contrast_log_likelihood`, `folds` of the patients. Patients are resampled within
     fold and class. The sums are taken of each pair's wins first, so that a resample costs no more
@@ -226,38 +240,63 @@ def contrast_auc(
         ValueError: no fold has both classes.
     """
     rng = generator("auc", seed)
-    split = [
-        (
-            np.flatnonzero((folds == fold) & (labels == 1)),
-            np.flatnonzero((folds == fold) & (labels == 0)),
-        )
-        for fold in pd.unique(folds)
-    ]
-    blocks = [
-        (positive, negative) for positive, negative in split if len(positive) and len(negative)
-    ]
-    if not blocks:
-        raise ValueError("the AUC needs both classes within a fold, got none such")
-    pairs = sum(len(positive) * len(negative) for positive, negative in blocks)
-    mean = probability.mean(axis=0)
-    total = (
-        np.sum(
-            [_contrast_wins(mean, *block, contrasts).sum(axis=(1, 2)) for block in blocks], axis=0
-        )
-        / pairs
-    )
+    blocks = _blocks_of_folds(labels, folds, classes=probability.shape[-1])
     resampled = []
     for chosen, resamples in _draw_seeds(len(probability), rng):
         averaged = _average(probability, chosen)
-        part = np.zeros((resamples, len(contrasts)))
-        for block in blocks:
-            wins = _contrast_wins(averaged, *block, contrasts)
-            ours, theirs = (
-                rng.multinomial(len(g), np.full(len(g), 1 / len(g)), resamples) for g in block
-            )
-            part += np.einsum("bp,rpn,bn->br", ours, wins, theirs, optimize=True)
-        resampled.append(part / pairs)
+        drawn = [
+            [rng.multinomial(len(g), np.full(len(g), 1 / len(g)), resamples) for g in block]
+            for block in blocks
+        ]
+        resampled.append(_macro_of_blocks(averaged, blocks, contrasts, drawn=drawn))
+    total = _macro_of_blocks(probability.mean(axis=0), blocks, contrasts)
     return _with_interval(total, np.concatenate(resampled))
+
+
+def _blocks_of_folds(
+    labels: NDArray[np.int64], folds: NDArray[Any], *, classes: int
+) -> list[list[NDArray[np.intp]]]:
+    """The patients of each class, the last one first, in each fold that has two classes or more.
+
+    Raises:
+        ValueError: there is none.
+    """
+    split = [
+        [np.flatnonzero((folds == fold) & (labels == label)) for label in reversed(range(classes))]
+        for fold in pd.unique(folds)
+    ]
+    blocks = [block for block in split if sum(map(bool, map(len, block))) > 1]
+    if not blocks:
+        raise ValueError("the AUC needs two classes within a fold, got none such")
+    return blocks
+
+
+def _macro_of_blocks(
+    probability: NDArray[np.float64],
+    blocks: list[list[NDArray[np.intp]]],
+    contrasts: NDArray[np.float64],
+    *,
+    drawn: list[list[NDArray[np.int64]]] | None = None,
+) -> NDArray[np.float64]:
+    """The mean over classes of weighted AUCs, (rows,), or (resamples, rows) of those `drawn`: how
+    often each patient of `blocks` counts, (resamples, patients)."""
+    classes = probability.shape[-1]
+    areas = []
+    for label in scored_classes(classes):
+        place, pairs, total = classes - 1 - label, 0, 0.0
+        for number, block in enumerate(blocks):
+            ours, rest = block[place], np.concatenate(block[:place] + block[place + 1 :])
+            wins = _contrast_wins(probability[..., label], ours, rest, contrasts)
+            pairs += len(ours) * len(rest)
+            if drawn is None:
+                total = total + wins.sum(axis=(1, 2))
+                continue
+            counts = drawn[number]
+            theirs = np.concatenate(counts[:place] + counts[place + 1 :], axis=1)
+            total = total + np.einsum("bp,rpn,bn->br", counts[place], wins, theirs, optimize=True)
+        if pairs:
+            areas.append(total / pairs)
+    return np.asarray(np.mean(areas, axis=0))
 
 
 def _contrast_wins(

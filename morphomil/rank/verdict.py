@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
+    from morphomil.rank.classes import Effect
     from morphomil.rank.scan import FeatureScan
 SUPPORTED, INCONCLUSIVE, NOT_SUPPORTED = "supported", "inconclusive at this n", "not supported"
 """The three verdicts."""
@@ -33,6 +34,14 @@ EFFECT_OF_SIZE = 0.33
 is said only where the intervals exclude it."""
 AUC_OF_SIZE = (1 + EFFECT_OF_SIZE) / 2
 """The AUC of one feature with such a delta."""
+EFFECTS_OF_SIZE = {"delta": EFFECT_OF_SIZE, "somers_d": EFFECT_OF_SIZE, "epsilon_squared": 0.08}
+"""From these values an effect has size, by the column that says it: an epsilon squared is 3/4 of
+the square of Cliff's delta between two groups of one size."""
+_SPOKEN = {
+    "delta": f"a Cliff's delta of {EFFECT_OF_SIZE} either way",
+    "somers_d": f"a Somers's D of {EFFECT_OF_SIZE} either way",
+    "epsilon_squared": "an epsilon squared of 0.08",
+}
 _ALIKE = 1e-9
 """Scores of two labelings this near to each other, relatively, count as equal."""
 _ROUTES = {
@@ -150,8 +159,9 @@ def judge_ranking(
         p = float(np.nanmin(each, initial=np.inf))
         p = p if np.isfinite(p) else np.nan
         routes, permutations = {"scan": p}, PERMUTATIONS
-    rows = scan.table.dropna(subset="delta")
-    small = (rows["delta_low"] > -EFFECT_OF_SIZE) & (rows["delta_high"] < EFFECT_OF_SIZE)
+    effect, size = scan.effect, EFFECTS_OF_SIZE[scan.effect]
+    rows = scan.table.dropna(subset=effect)
+    small = (rows[f"{effect}_low"] > -size) & (rows[f"{effect}_high"] < size)
     excluded = small.groupby(rows["feature"]).all().reindex(list(features), fill_value=False)
     shares = table.set_index("feature")["shapley_auc_high"]
     words = [
@@ -161,12 +171,20 @@ def judge_ranking(
     none = all(word == NOT_SUPPORTED for word in words) and auc_high < AUC_OF_SIZE
     word = judge(p, excluded=none)
     judged = pd.DataFrame({"feature": list(features), "verdict_p": each, "verdict": words})
-    sentence = say_verdict(word, judged, p=p, routes=routes, permutations=permutations)
+    sentence = say_verdict(
+        word, judged, p=p, routes=routes, permutations=permutations, effect=scan.effect
+    )
     return Verdict(word, p, routes, permutations, judged, sentence)
 
 
 def say_verdict(
-    word: str, features: pd.DataFrame, *, p: float, routes: Mapping[str, float], permutations: int
+    word: str,
+    features: pd.DataFrame,
+    *,
+    p: float,
+    routes: Mapping[str, float],
+    permutations: int,
+    effect: Effect = "delta",
 ) -> str:
     """The verdict of the whole ranking in words, with the p values it rests on."""
     if not routes or np.isnan(p):
@@ -190,8 +208,7 @@ def say_verdict(
     elif word == NOT_SUPPORTED:
         said = (
             f"Not supported: nothing beyond chance was found ({tested}), and the intervals exclude "
-            f"effects of size (a Cliff's delta of {EFFECT_OF_SIZE} either way, an AUC of "
-            f"{AUC_OF_SIZE:.2f})."
+            f"effects of size ({_SPOKEN[effect]}, an AUC of {AUC_OF_SIZE:.2f})."
         )
     else:
         said = (

@@ -8,6 +8,7 @@ import numpy as np
 import pandas as pd
 
 from morphomil.errors import RefusedError
+from morphomil.seeds import generator
 from morphomil.stats.adjustment import with_adjusted
 
 if TYPE_CHECKING:
@@ -74,7 +75,7 @@ def category_row(values: pd.Series[Any], labels: NDArray[Any], *, level: float) 
             float(chi.pvalue),
         )
     dimension = n * (min(counts.shape) - 1)
-    low, high = _noncentrality(float(chi.statistic), int(chi.dof), level=level)
+    low, high = noncentrality_limits(float(chi.statistic), int(chi.dof), level=level)
     return row | {
         "test": test,
         "statistic": float(chi.statistic),
@@ -86,8 +87,27 @@ def category_row(values: pd.Series[Any], labels: NDArray[Any], *, level: float) 
     }
 
 
-def _noncentrality(statistic: float, degrees: int, *, level: float) -> tuple[float, float]:
-    """Limits of the noncentrality of a chi-square statistic."""
+def exact_test_of_shares(counts: ArrayLike, *, tables: int = 9999) -> float:
+    """p of counts (groups, 2): Fisher's exact test, and of three and more groups its generalization
+    by Freeman and Halton (1951) with random tables of the same margins, (b + 1) / (B + 1)."""
+    from scipy.special import gammaln
+    from scipy.stats import fisher_exact
+
+    cells = np.asarray(counts, dtype=np.int64)
+    if len(cells) == 2:
+        return float(fisher_exact(cells)[1])
+    size, marked = cells.sum(axis=1), int(cells[:, 0].sum())
+    if marked in (0, int(size.sum())):
+        return 1.0
+    rng = generator("random tables", *cells.ravel().tolist())
+    drawn = rng.multivariate_hypergeometric(size, marked, size=tables)
+    both = np.concatenate([cells[None, :, 0], drawn])
+    surprise = (gammaln(both + 1) + gammaln(size - both + 1)).sum(axis=1)
+    return float((surprise >= surprise[0] - 1e-9).sum() / len(both))
+
+
+def noncentrality_limits(statistic: float, degrees: int, *, level: float) -> tuple[float, float]:
+    """Limits of the noncentrality of a chi-square statistic; see `compare_categories`."""
     from scipy.optimize import brentq
     from scipy.special import chndtr
 

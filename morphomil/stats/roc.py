@@ -15,7 +15,7 @@ import pandas as pd
 from scipy.special import expit, logit, ndtri, stdtrit
 
 from morphomil.stats.intervals import clopper_pearson_limits, tail_share
-from morphomil.stats.ordering import Ordering
+from morphomil.stats.ordering import Ordering, Spread
 from morphomil.stats.resampling import Vectorized, drawn_counts
 
 if TYPE_CHECKING:
@@ -254,17 +254,17 @@ def normal_interval(
     if variance == 0:
         return _no_variance_interval(ordering, level=level, factor=factor)
     if on_logit:
-        return _logit_interval(ordering, factor * variance, degrees, level=level)
+        spread = Spread(factor * variance, degrees)
+        return logit_interval(ordering.auc, spread, pairs=ordering.disjoint_pairs, level=level)
     area = ordering.auc
     reach = -ndtri(tail_share(level)) * math.sqrt(factor * variance)
     return AucInterval(area, max(0.0, float(area - reach)), min(1.0, float(area + reach)))
 
 
-def _logit_interval(
-    ordering: Ordering, variance: float, degrees: float, *, level: float
-) -> AucInterval:
-    """Student's t on the logit scale; the limit nearer 1/2 as `UNSEEN` says."""
-    area, pairs = ordering.auc, ordering.disjoint_pairs
+def logit_interval(area: float, spread: Spread, *, pairs: int, level: float) -> AucInterval:
+    """An AUC with the limits of Student's t on the logit scale; the limit nearer 1/2 as `UNSEEN`
+    says, by the number of disjoint pairs."""
+    variance, degrees = spread
     t = -float(stdtrit(degrees, tail_share(level)))
     low, high = _logit_limits(area, variance, t)
     total = pairs + 2 * UNSEEN

@@ -107,4 +107,4 @@ def class_names(run: Run) -> list[str]:
         if "classes" in stated:
             return [str(name) for name in stated["classes"]]
     about = run.ranking_about()
-    return [str(about["reference"]), str(about["positive"])] if about else []
+    return [str(name) for name in about["classes"]] if about else []

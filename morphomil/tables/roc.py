@@ -7,9 +7,11 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pandas as pd
 
-from morphomil.stats.roc import roc_curve
+from morphomil.stats.roc import roc_curve, within_fold_auc
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from numpy.typing import NDArray
 
 MEAN = "mean"
@@ -37,6 +39,27 @@ def roc_points(predictions: pd.DataFrame) -> pd.DataFrame:
         pd.DataFrame({"fold": fold, "fpr": fpr, "tpr": tpr}) for fold, (fpr, tpr) in curves.items()
     ]
     return pd.concat(tables, ignore_index=True)
+
+
+def class_curves(predictions: pd.DataFrame, groups: Sequence[str]) -> pd.DataFrame:
+    """The average curve of each of several groups against the others: `group, auc, fpr, tpr`.
+
+    `predictions`: fold, label (position in `groups`), `probability_0`, `probability_1`, ...
+    """
+    curves = []
+    for number, name in enumerate(groups):
+        own = pd.DataFrame(
+            {
+                "fold": predictions["fold"],
+                "label": (predictions["label"] == number).astype(int),
+                "probability": predictions[f"probability_{number}"],
+            }
+        )
+        points = roc_points(own)
+        area = within_fold_auc(own["label"], own["probability"], own["fold"])
+        mean = points.loc[points["fold"] == MEAN, ["fpr", "tpr"]]
+        curves.append(mean.assign(group=name, auc=area))
+    return pd.concat(curves, ignore_index=True)[["group", "auc", "fpr", "tpr"]]
 
 
 def mean_curves(predictions: pd.DataFrame) -> pd.DataFrame:

@@ -9,15 +9,18 @@ if TYPE_CHECKING:
     import pandas as pd
 
 
-def typical_patients(predictions: pd.DataFrame, *, positive: int = 1) -> tuple[str, str]:
-    """The patient of the reference and of the positive group whose out-of-fold probability is its
-    group's median.
+def typical_patients(predictions: pd.DataFrame) -> list[str]:
+    """The patient of each group whose out-of-fold probability is its group's median: of two groups
+    the probability of the positive one, of more that of the group.
 
-    `predictions`: `patient, label` (0/1), `probability`. Ties and even numbers: the lower one; so
-    nobody picks them.
+    `predictions`: `patient, label` (from 0), `probability`, of more than two groups also
+    `probability_0, probability_1, ...`. Ties and even numbers: the lower one; so nobody picks them.
     """
-    reference = typical_patient(predictions[predictions["label"] == 1 - positive])
-    return reference, typical_patient(predictions[predictions["label"] == positive])
+    chosen = []
+    for label, own in predictions.groupby("label", sort=True):
+        name = f"probability_{label}"
+        chosen.append(typical_patient(own.assign(probability=own[name]) if name in own else own))
+    return chosen
 
 
 def typical_patient(predictions: pd.DataFrame) -> str:

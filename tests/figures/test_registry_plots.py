@@ -162,7 +162,13 @@ def draw_interactions() -> Figure:
     first = pairs.iloc[0]
     shares = quadrants(values, positive, (first["first"], first["second"]))
     return interaction_plot(
-        pairs, values, positive, shares, features=FEATURE_NAMES, names=("N(+)", "N0")
+        pairs,
+        values,
+        positive.map({True: "N(+)", False: "N0"}),
+        shares,
+        features=FEATURE_NAMES,
+        groups=("N0", "N(+)"),
+        shown="N(+)",
     )
 
 

@@ -31,7 +31,7 @@ def compare(values, summaries, labels, *, forest=False, own=None):
         folds,
         values=pd.DataFrame(values, index=names),
         summaries=pd.DataFrame(summaries, index=names),
-        positive=pd.Series(labels == 1, index=names),
+        classes=pd.Series(labels == 1, index=names),
         seed=0,
         forest=forest,
     )
@@ -163,7 +163,7 @@ def test_a_class_of_one_training_patient_is_fitted(tables):
         [Fold("holdout", tuple(sorted(training)), (), tuple(sorted(test)))],
         values=pd.DataFrame(values[:12], index=names),
         summaries=pd.DataFrame(summaries[:12], index=names),
-        positive=pd.Series(cohort["label"].to_numpy() == 1, index=names),
+        classes=pd.Series(cohort["label"].to_numpy() == 1, index=names),
         seed=0,
         forest=True,
     )

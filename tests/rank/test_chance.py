@@ -12,7 +12,9 @@ from morphomil.rank.shapley import Coalitions, pair_wins
 
 def null_of(attention, **sums):
     return PooledNull.of(
-        [NullResult(fold, **sums) for fold in attention], patients=10, pairs=len(attention) * 6
+        [NullResult(fold, **sums) for fold in attention],
+        patients=10,
+        pairs=np.array([len(attention) * 6]),
     )
 
 
@@ -49,17 +51,17 @@ def test_shapley_scores_are_those_of_the_auc():
     coalitions = Coalitions.exact(2)
     rng = np.random.default_rng(2)
     probability, labels = rng.random((4, 5)), np.array([1, 0, 1, 1, 0])
-    wins = pair_wins(probability, labels)
+    wins = pair_wins(np.stack([1 - probability, probability], axis=-1), labels)
     by_hand = [
         sum((a > b) + 0.5 * (a == b) for a in row[labels == 1] for b in row[labels == 0])
         for row in probability
     ]
-    np.testing.assert_allclose(wins, by_hand)
-    assert pair_wins(np.full((1, 5), 0.5), labels) == 3
-    sums = {"likelihood": rng.random((3, 4)), "wins": rng.random((3, 4))}
+    np.testing.assert_allclose(wins[:, 0], by_hand)
+    assert pair_wins(np.full((1, 5, 2), 0.5), labels) == 3
+    sums = {"likelihood": rng.random((3, 4)), "wins": rng.random((3, 4, 1))}
     null = null_of(rng.random((2, 3, 2)), **sums)
     scores = null.scores(coalitions.weights)
     np.testing.assert_allclose(
-        scores["shapley"], standardize(2 * sums["wins"] / 12 @ coalitions.weights.T)
+        scores["shapley"], standardize(2 * sums["wins"][..., 0] / 12 @ coalitions.weights.T)
     )
     assert null_of(rng.random((2, 3, 2))).scores(coalitions.weights) == {}

@@ -27,7 +27,7 @@ def test_models_of_permuted_labels_are_judged_by_these_labels():
     coalitions = Coalitions.exact(8)
     null = task.permute(np.stack([task.labels, 1 - task.labels]), coalitions)
     planted = 2 * [FEATURE_NAMES.index("rectangularity")]
-    for sums in (null.likelihood, null.wins):
+    for sums in (null.likelihood, null.wins[..., 0]):
         assert (sums @ coalitions.weights.T).argmax(axis=1).tolist() == planted
     np.testing.assert_allclose(null.attention.sum(axis=1), task.test.sum(), rtol=1e-5)
 

@@ -50,12 +50,13 @@ def test_games_whose_index_is_known():
 
 
 def xor_like(patients=60):
-    """Probabilities (1, coalitions, patients) that know the label only from features 0 and 1."""
+    """Probabilities (1, coalitions, patients, 2) that know the label only from features 0 and 1."""
     coalitions = Coalitions.exact(3)
     labels = np.arange(patients) % 2
     noise = np.random.default_rng(1).normal(0, 0.02, (len(coalitions.members), patients))
     knows = coalitions.members[:, 0] & coalitions.members[:, 1]
-    return coalitions, labels, (0.5 + noise + 0.4 * knows[:, None] * (2 * labels - 1))[None]
+    probability = 0.5 + noise + 0.4 * knows[:, None] * (2 * labels - 1)
+    return coalitions, labels, np.stack([1 - probability, probability], axis=-1)[None]
 
 
 @pytest.mark.parametrize("sign", [1, -1])

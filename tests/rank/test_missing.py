@@ -12,6 +12,7 @@ from trait_cohort import synthetic_cohort
 from morphomil.errors import ExitStatus, InputError, RefusedError
 from morphomil.matrix import count_nuclei, fit_edges_to_counts
 from morphomil.rank.bags import PatientBags
+from morphomil.rank.classes import Classes
 from morphomil.rank.missing import (
     compare_missingness,
     fill_absent,
@@ -110,7 +111,8 @@ def test_who_lacks_a_feature_is_counted_by_group():
     nuclei, cohort = lacking(2, 0.6)
     bags, _ = instances(nuclei, cohort)
     labels = cohort.set_index("patient")["label"].astype(str).sort_index()
-    table = compare_missingness(bags.totals, labels, features=FEATURE_NAMES, positive="1")
+    classes = Classes(("0", "1"))
+    table = compare_missingness(bags.totals, labels, features=FEATURE_NAMES, classes=classes)
     row = table.set_index("feature").loc[DENSITY]
     n, gone = int(row["n_positive"]), int(row["absent_positive"])
     assert (n, gone, row["absent_reference"]) == ((labels == "1").sum(), round(0.6 * n), 0)
@@ -140,11 +142,11 @@ def test_a_small_or_even_lack_is_only_said():
         | {"p_holm": [0.7, 1.0], "lacking_positive": [0.4, 0.3], "lacking_reference": [0.3, 0.1]}
         | {"lacking_p_holm": [0.7, 0.001]}
     )
-    one, two = refuse_telling_absence(table, ("1", "0"), allowed=())
+    one, two = refuse_telling_absence(table, ("0", "1"), allowed=())
     assert one.startswith("a is missing in 20 of 50 patients with label 1 and in 16 of 50 with")
     assert two.startswith("b has no value in 30% of a patient's nuclei with label 1 and in 10%")
     with pytest.raises(RefusedError, match="b has no value in 30%"):
-        refuse_telling_absence(table.assign(lacking_reference=-0.3), ("1", "0"), allowed=["a"])
+        refuse_telling_absence(table.assign(lacking_reference=-0.3), ("0", "1"), allowed=["a"])
 
 
 def test_numbers_of_patches_that_are_too_few_are_drawn():

@@ -106,14 +106,14 @@ def test_agreement_is_kendalls_tau_of_what_is_known():
 
 @pytest.fixture
 def additive():
-    """Probabilities (coalitions, patients) of three features whose evidence for the label is 3, 1
-    and 0."""
+    """Probabilities (coalitions, patients, 2) of three features whose evidence for the label is 3,
+    1 and 0."""
     coalitions = Coalitions.exact(3)
     labels = np.arange(40) % 2
     logits = (coalitions.members @ np.array([3.0, 1.0, 0.0]))[:, None] * np.where(
         labels == 1, 1, -1
     )
-    return coalitions, 1 / (1 + np.exp(-logits)), labels
+    return coalitions, 1 / (1 + np.exp(np.stack([logits, -logits], axis=-1))), labels
 
 
 def test_curves_start_and_end_alike_and_the_right_order_beats_chance(additive):

@@ -8,6 +8,7 @@ import pytest
 
 from morphomil.matrix import FINE_BINS, count_nuclei
 from morphomil.nuclei.registry import FEATURES
+from morphomil.rank.classes import Classes
 from morphomil.rank.scan import say_difference, say_findings, scan_features
 from morphomil.rank.summaries import SUMMARIES, SummarizedCounts, summary_columns
 from morphomil.stats.scan import draw_labelings
@@ -162,7 +163,7 @@ def rare(nuclei, rng):
 )
 def test_planted_differences_are_found_and_said(change, summaries, words):
     table, label = planted(change)
-    scan = scan_features(table, label, features=NAMES, seed=0, names=("N+", "N0"))
+    scan = scan_features(table, label, features=NAMES, seed=0, classes=Classes(("N0", "N+")))
     first = scan.features.set_index("feature").loc["area_um2"]
     assert first["scan_summary"] in summaries
     assert first["scan_p_any"] < 0.01
@@ -174,17 +175,17 @@ def test_planted_differences_are_found_and_said(change, summaries, words):
     rows = scan.table[scan.table["feature"] == "area_um2"].set_index("summary")
     assert rows.loc[first["scan_summary"], "p_any"] == first["scan_p_any"]
     assert (scan.table["p_any"] >= scan.table["p_value"]).all()
-    again = scan_features(table, label, features=NAMES, seed=0, names=("N+", "N0"))
+    again = scan_features(table, label, features=NAMES, seed=0, classes=Classes(("N0", "N+")))
     pd.testing.assert_frame_equal(again.table, scan.table)
 
 
 def test_nothing_found_is_said_with_its_smallest_p():
     table, label = planted(lambda nuclei, rng: nuclei)
-    scan = scan_features(table, label, features=NAMES, seed=0, names=("N+", "N0"))
+    scan = scan_features(table, label, features=NAMES, seed=0, classes=Classes(("N0", "N+")))
     (said,) = scan.findings
     assert said.startswith("The plain scan finds no feature that differs between N+ and N0")
     untested = scan.features.assign(scan_p_any=np.nan)
-    assert "too few patients have values" in say_findings(untested, names=("a", "b"))[0]
+    assert "too few patients have values" in say_findings(untested, classes=Classes(("b", "a")))[0]
 
 
 @pytest.mark.parametrize("summary", SUMMARIES)

@@ -119,7 +119,7 @@ def test_a_group_is_one_player():
 
 @pytest.fixture(scope="module")
 def answers():
-    """Probabilities (seeds, coalitions, patients) with ties, labels and folds; feature 0 carries
+    """Probabilities (seeds, coalitions, patients, 2) with ties, labels and folds; feature 0 carries
     the label."""
     rng = np.random.default_rng(4)
     labels = np.arange(60) % 2
@@ -129,12 +129,14 @@ def answers():
     logits = np.round((exact.members @ signal) + 0.1 * rng.normal(size=(4, 8, 60)), 1)
     probability = 1 / (1 + np.exp(-logits))
     probability[:, 0] = 0.5
-    return exact, probability, labels, folds
+    return exact, np.stack([1 - probability, probability], axis=-1), labels, folds
 
 
 def test_auc_is_shared_as_counted_from_every_coalition(answers):
     exact, probability, labels, folds = answers
-    areas = np.array([within_fold_auc(labels, row, folds) for row in probability.mean(axis=0)])
+    areas = np.array(
+        [within_fold_auc(labels, row, folds) for row in probability.mean(axis=0)[..., 1]]
+    )
     assert areas[0] == 0.5
     shares = contrast_auc(probability, labels, folds, exact.weights, seed=0)
     np.testing.assert_allclose(shares.value, exact.weights @ areas, atol=1e-10)
@@ -142,7 +144,7 @@ def test_auc_is_shared_as_counted_from_every_coalition(answers):
     assert shares.value.argmax() == 0
     assert shares.low[0] > 0.1
     assert ((shares.low < shares.value) & (shares.value < shares.high)).all()
-    with pytest.raises(ValueError, match="both classes within a fold"):
+    with pytest.raises(ValueError, match="two classes within a fold"):
         contrast_auc(probability, labels, np.arange(60), exact.weights, seed=0)
 
 
@@ -160,7 +162,7 @@ def test_the_interval_of_the_auc_is_that_of_a_resampled_cohort(answers):
                 for k in (0, 1)
             ]
         )
-        areas = [within_fold_auc(labels[cases], row[cases], folds[cases]) for row in one[0]]
+        areas = [within_fold_auc(labels[cases], row[cases], folds[cases]) for row in one[0, ..., 1]]
         drawn.append(exact.weights @ areas)
     low, high = np.percentile(drawn, (2.5, 97.5), axis=0)
     shares = contrast_auc(one, labels, folds, exact.weights, seed=0)
@@ -183,4 +185,5 @@ def test_log_likelihood_is_shared_per_patient_and_on_average(answers):
 
 
 def test_certainty_about_the_wrong_label_costs_a_finite_amount():
-    assert np.isfinite(log_likelihood(np.array([0.0, 1.0]), np.array([1, 0]))).all()
+    wrong = np.array([[1.0, 0.0], [0.0, 1.0]])
+    assert np.isfinite(log_likelihood(wrong, np.array([1, 0]))).all()
