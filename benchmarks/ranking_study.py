@@ -57,7 +57,7 @@ def fit_baselines(study: StudyCohort, ranking: Ranking, *, seed: int) -> pd.Data
         ranking.folds,
         values=values.drop(columns="label"),
         summaries=summarize(study),
-        positive=values["label"] == ranking.positive,
+        classes=ranking.classes.codes(values["label"]),
         seed=seed,
     ).table
 

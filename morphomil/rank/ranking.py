@@ -255,12 +255,7 @@ def rank_counts(
         design=study.design,
         auc_covariates=study.auc_covariates(pooled),
         classes=classes,
-        pairs=compare_pairs(
-            of_patients[list(features)],
-            classes.codes(of_patients["label"]).to_numpy(),
-            classes=classes,
-            strata=study.strata_of(of_patients["patient"]) if study.design.stratified else None,
-        ),
+        pairs=study.compare_pairs(of_patients, features),
         folds=study.folds,
         models={name: outcome.result.model for name, outcome in outcomes.items()},
         slides=bags.slides,
@@ -347,6 +342,12 @@ class _Study:
     def auc_covariates(self, pooled: PooledOutcomes) -> AucInterval | None:
         """Of the covariates alone; None where there are none."""
         return pooled.auc(features=False) if self.design.adjusts else None
+    def compare_pairs(self, of_patients: pd.DataFrame, features: tuple[str, ...]) -> pd.DataFrame:
+        """Every two of three and more groups in the patients' values."""
+        strata = self.strata_of(of_patients["patient"]) if self.design.stratified else None
+        groups = self.classes.codes(of_patients["label"]).to_numpy()
+        values = of_patients[list(features)]
+        return compare_pairs(values, groups, classes=self.classes, strata=strata)
 
     def permute(self, settings: RankSettings) -> NDArray[np.int64]:
         """The patients' labels (row 0) and permutations within folds and strata, as likely as the
