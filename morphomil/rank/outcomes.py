@@ -43,15 +43,14 @@ class PooledOutcomes:
     def __init__(
         self,
         plan: TrainingPlan,
-        outcomes: list[FoldOutcome],
+        outcomes: dict[str, FoldOutcome],
         predictions: pd.DataFrame,
         *,
         classes: Classes,
         seed: int,
     ) -> None:
-        """Outcomes of the folds in the order of the predictions' patients; `seed` of
-        bootstraps."""
-        self.plan, self.outcomes, self.seed = plan, outcomes, seed
+        """Outcomes by fold, in the order of the predictions' patients; `seed` of bootstraps."""
+        self.plan, self.outcomes, self.seed = plan, list(outcomes.values()), seed
         self.patients = predictions["patient"]
         self.labels = predictions["label"].to_numpy()
         self.folds = predictions["fold"].to_numpy()
@@ -59,7 +58,7 @@ class PooledOutcomes:
             columns=range(len(classes)), fill_value=0
         )
         pairs = (counts.mul(-1).add(counts.sum(axis=1), axis=0) * counts).sum().to_numpy()
-        nulls = [one.null for one in outcomes if one.null is not None]
+        nulls = [one.null for one in self.outcomes if one.null is not None]
         self.null = (
             PooledNull.of(
                 nulls, patients=len(predictions), pairs=pairs[list(scored_classes(len(classes)))]
@@ -68,9 +67,9 @@ class PooledOutcomes:
             else None
         )
         # (seeds, patients, features)
-        self.attention = np.concatenate([one.result.attention for one in outcomes], axis=1)
+        self.attention = np.concatenate([one.result.attention for one in self.outcomes], axis=1)
         # (seeds, coalitions, patients, classes)
-        self.coalitions = np.concatenate([one.result.coalitions for one in outcomes], axis=2)
+        self.coalitions = np.concatenate([one.result.coalitions for one in self.outcomes], axis=2)
         shown = classes.shown(self.labels)
         mean = self.coalitions.mean(axis=0)
         probability = np.ascontiguousarray(mean[:, np.arange(len(shown)), shown])

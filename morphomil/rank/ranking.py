@@ -213,7 +213,7 @@ def rank_counts(
     """
     counts = SummarizedCounts(load, features)
     study = _Study.of(counts, values, cohort, settings)
-    bags, labels, classes = study.bags, study.labels, study.classes
+    bags, classes = study.bags, study.classes
     plan = TrainingPlan.of(features, settings)
     labelings = study.permute(settings)
     outcomes, failed = _train_folds(
@@ -221,15 +221,13 @@ def rank_counts(
     )
     results = [outcome.result for outcome in outcomes.values()]
     predictions = pd.concat([result.predictions for result in results], ignore_index=True)
-    predictions.insert(2, "group", predictions["patient"].map(labels))
+    predictions.insert(2, "group", predictions["patient"].map(study.labels))
     of_patients = patient_values(values[values["slide_id"].isin(bags.slides)], study.cohort)
     compared = compare_features(of_patients, features, classes=classes, design=study.design)
     summaries = counts.of_patients(study.cohort)
     scan = study.scan(summaries, features, seed=settings.seed)
     baselines = study.compare_baselines(predictions, of_patients, summaries, settings)
-    pooled = PooledOutcomes(
-        plan, list(outcomes.values()), predictions, classes=classes, seed=settings.seed
-    )
+    pooled = PooledOutcomes(plan, outcomes, predictions, classes=classes, seed=settings.seed)
     auc = pooled.auc(features=True)
     table, groups = pooled.table(compared.merge(scan.features, on="feature")), pooled.group_table()
     verdict = study.judge(table, scan, pooled, labelings, auc_high=auc.high)
