@@ -145,8 +145,8 @@ def _finish_effect(axes: Axes, table: pd.DataFrame, contrast: str) -> None:
         axes.set_xlim(-1.05, 1.05)
         axes.set_xticks([-1, -0.5, 0, 0.5, 1])
     else:
-        axes.set_xlim(-0.02, 1.02)
-        axes.set_xticks([0, 0.25, 0.5, 0.75, 1])
+        axes.set_xlim(-0.05, 1.05)
+        axes.set_xticks([0, 0.5, 1])
     axes.axvline(0, color="black", linewidth=0.6, linestyle="--", zorder=0)
     axes.tick_params(axis="y", left=False, labelleft=False)
 
