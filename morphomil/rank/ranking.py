@@ -340,6 +340,7 @@ class _Study:
     def auc_covariates(self, pooled: PooledOutcomes) -> AucInterval | None:
         """Of the covariates alone; None where there are none."""
         return pooled.auc(features=False) if self.design.adjusts else None
+
     def compare_pairs(self, of_patients: pd.DataFrame, features: tuple[str, ...]) -> pd.DataFrame:
         """Every two of three and more groups in the patients' values."""
         strata = self.strata_of(of_patients["patient"]) if self.design.stratified else None

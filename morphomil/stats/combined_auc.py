@@ -22,6 +22,9 @@ from morphomil.stats.roc import AucInterval, binomial_auc_interval, logit_interv
 if TYPE_CHECKING:
     from numpy.typing import ArrayLike, NDArray
 
+ROUNDING = 1e-9
+"""A standard error, or what a case moves, is none below this."""
+
 
 @dataclass(frozen=True)
 class CombinedAuc:
@@ -69,7 +72,7 @@ class CombinedAuc:
     def interval(self, *, level: float, on_logit: bool, factor: float = 1.0) -> AucInterval:
         """As `roc.normal_interval`."""
         spread = self.spread()
-        if not spread.variance > 0:
+        if spread.variance < ROUNDING**2:
             pairs = max(1.0, self.disjoint_pairs / factor)
             return AucInterval(self.auc, *binomial_auc_interval(self.auc, pairs, level=level))
         widened = Spread(factor * spread.variance, spread.degrees)
@@ -191,9 +194,9 @@ def macro_auc_difference(
     difference = a.auc - b.auc
     moved = a.influence - b.influence
     variance = a.factor * a.spread(moved).variance
-    if not np.abs(moved).max() > 0:
+    if np.abs(moved).max() < ROUNDING:
         return AucDifference(difference, 0.0, 0.0)
-    if not variance > 0:
+    if variance < ROUNDING**2:
         return AucDifference(difference, math.nan, math.nan)
     reach = -float(ndtri(tail_share(level))) * math.sqrt(variance)
     return AucDifference(difference, max(-1.0, difference - reach), min(1.0, difference + reach))
