@@ -193,9 +193,9 @@ def say_covariates(design: Design, auc: AucInterval | None) -> tuple[str, ...]:
     if auc is None or design.covariates is None:
         return ()
     return (
-        f"Alone {' and '.join(map(str, design.covariates))} reach an out-of-fold AUC of "
-        f"{auc.auc:.2f} [{auc.low:.2f}, {auc.high:.2f}]; attention and Shapley values are on what "
-        "the features add to it.",
+        f"Without any feature, from {' and '.join(map(str, design.covariates))}, the out-of-fold "
+        f"AUC is {auc.auc:.2f} [{auc.low:.2f}, {auc.high:.2f}]; attention and Shapley values are "
+        "on what the features add to it.",
     )
 
 
