@@ -142,7 +142,7 @@ def _fit_classes(
     scores = np.zeros((len(test), classes))
     for label in np.unique(labels):
         scores[:, label] = fit(train, (labels == label).astype(np.float64), test)
-    return scores / np.maximum(scores.sum(axis=1, keepdims=True), 1e-12)
+    return np.asarray(scores / np.maximum(scores.sum(axis=1, keepdims=True), 1e-12))
 
 
 def say_baselines(table: pd.DataFrame) -> str:

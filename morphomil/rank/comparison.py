@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import pandas as pd
 
 from morphomil.cohort.encoding import ClinicalEncoder, independent_columns
@@ -41,7 +42,7 @@ def compare_features(
     patients = list(of_patients["patient"])
     if classes.several:
         strata = design.strata[patients].to_numpy() if design.stratified else None
-        groups = classes.codes(of_patients["label"]).to_numpy()
+        groups = np.asarray(classes.codes(of_patients["label"]), dtype=np.int64)
         return compare_several(values, groups, classes=classes, strata=strata)
     positive = classes.names[-1]
     table = compare_groups(values, of_patients["label"], positive=positive)

@@ -325,7 +325,7 @@ class _Study:
 
     def scan(self, summaries: pd.DataFrame, features: tuple[str, ...], *, seed: int) -> FeatureScan:
         """The plain scan of these patients' summaries, within strata and beside covariates."""
-        truth = self.codes.to_numpy()
+        truth = np.asarray(self.codes, dtype=np.int64)
         labelings = self.design.labelings(truth, permutations=SCAN_PERMUTATIONS, seed=seed)
         return scan_features(
             self.design.residuals(summaries.loc[self.labels.index]),
@@ -344,14 +344,14 @@ class _Study:
     def compare_pairs(self, of_patients: pd.DataFrame, features: tuple[str, ...]) -> pd.DataFrame:
         """Every two of three and more groups in the patients' values."""
         strata = self.strata_of(of_patients["patient"]) if self.design.stratified else None
-        groups = self.classes.codes(of_patients["label"]).to_numpy()
+        groups = np.asarray(self.classes.codes(of_patients["label"]), dtype=np.int64)
         values = of_patients[list(features)]
         return compare_pairs(values, groups, classes=self.classes, strata=strata)
 
     def permute(self, settings: RankSettings) -> NDArray[np.int64]:
         """The patients' labels (row 0) and permutations within folds and strata, as likely as the
         covariates make them."""
-        truth = self.codes.to_numpy()
+        truth = np.asarray(self.codes, dtype=np.int64)
         return permute_labels(
             truth,
             self.folds,

@@ -58,7 +58,7 @@ def compare_several(
             | ({"direction": _direction(test.effect)} if classes.ordered else {})
         )
     table = pd.DataFrame(rows)
-    place = int(table.columns.get_indexer(["p_value"])[0]) + 1
+    place = list(table).index("p_value") + 1
     table.insert(place, "p_holm", holm(table["p_value"]))
     table.insert(place + 1, "p_bh", benjamini_hochberg(table["p_value"]))
     return table

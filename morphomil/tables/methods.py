@@ -34,6 +34,8 @@ def describe_methods(
     bag_patches: int,
     features: Sequence[str] = FEATURE_NAMES,
     permutations: int = 0,
+    classes: int = 2,
+    ordered: bool = False,
 ) -> str:
     """A methods paragraph for a paper, from the settings of the run.
 
@@ -56,11 +58,26 @@ def describe_methods(
         "order of attention standardized by that of shuffled labels; Shapley values over all "
         "coalitions of features (beyond 12 features, sampled orders) say what a feature adds to "
         f"the out-of-fold AUC and log-likelihood. {null if permutations else ''}"
-        "Groups were compared, with the patient as the unit, by two-sided Mann-Whitney tests "
-        "and, without the assumption of equal spreads, Brunner-Munzel tests, by whose p values, "
-        "adjusted after Holm, differences are called significant; the effect size is Cliff's "
-        "delta. "
-        "Intervals are 95 %."
+        f"{_describe_tests(classes, ordered=ordered)} Intervals are 95 %."
+    )
+
+
+def _describe_tests(classes: int, *, ordered: bool) -> str:
+    """How groups were compared."""
+    if classes == 2:
+        return (
+            "Groups were compared, with the patient as the unit, by two-sided Mann-Whitney tests "
+            "and, without the assumption of equal spreads, Brunner-Munzel tests, by whose p "
+            "values, adjusted after Holm, differences are called significant; the effect size is "
+            "Cliff's delta."
+        )
+    test, effect = "Kruskal-Wallis", "epsilon squared"
+    if ordered:
+        test, effect = "two-sided Jonckheere-Terpstra", "Somers's D"
+    return (
+        f"The AUC is the mean of those of each of the {count_in_words(classes)} groups against the "
+        f"others. Groups were compared, with the patient as the unit, by {test} tests, adjusted "
+        f"after Holm; the effect size is {effect}."
     )
 
 
@@ -149,6 +166,8 @@ def describe_run(run: Run) -> str:
         bag_patches=ranking["bag_patches"],
         features=features,
         permutations=ranking.get("permutations", 0),
+        classes=len(ranking["classes"]),
+        ordered=bool(ranking.get("ordered")),
     )
 
 
