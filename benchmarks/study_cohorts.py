@@ -38,7 +38,7 @@ SCALES = {
 OF_PATIENT, OF_PATCH = 0.15, 0.15
 """Patients' and patches' levels have these shares of a feature's variance."""
 DELTA = 0.4
-"""Cliff's delta of a shifted mean, between patients' levels."""
+"""Cliff's delta of a shifted mean, between patients' levels, unless another is asked for."""
 SPREAD, SPREAD_OF_PATIENTS = 0.16, 0.18
 """The logarithm of the nuclei's scatter is larger by the first, and varies between patients by the
 second."""
@@ -66,7 +66,13 @@ class StudyCohort:
 
 
 def draw_cohort(
-    kind: Kind, seed: int, *, patients: int = 100, patches: int = 20, nuclei: int = 20
+    kind: Kind,
+    seed: int,
+    *,
+    patients: int = 100,
+    patches: int = 20,
+    nuclei: int = 20,
+    delta: float = DELTA,
 ) -> StudyCohort:
     """A cohort, half of the patients positive; the planted features differ from seed to seed.
 
@@ -82,7 +88,7 @@ def draw_cohort(
     moved = np.zeros((len(names), patients, patches))
     site = rng.integers(0, 2, patients)
     at, beside = names.index(first), names.index(second)
-    shift = np.sqrt(2) * norm.ppf((1 + DELTA) / 2)
+    shift = np.sqrt(2) * norm.ppf((1 + delta) / 2)
     if kind in ("mean", "site"):
         level[at] += shift * label
     if kind == "site":
