@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
+from scipy.special import chdtri
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -58,12 +59,21 @@ class PooledNull:
         areas = np.sum(wins, axis=0)[..., pairs > 0] / pairs[pairs > 0]
         return cls(attention, np.sum(likelihood, axis=0) / patients, areas.mean(axis=-1))
 
-    def attention_moments(self) -> Moments:
+    def attention_moments(self, kinds: NDArray[np.intp] | None = None) -> Moments:
         """Mean and SD of each feature's attention under permuted labels.
 
         With few labelings a variance is drawn, by `PRIOR_FREEDOM`, to a prior (Smyth 2004, with a
         prior of given weight): half of it is the mean variance of all features, half what the folds
-        one by one say of this feature, times one factor for all.
+        one by one say of this feature, times one factor for all. A mean is drawn to that of the
+        features of its kind (James and Stein 1961): means differ by as much as their variance
+        exceeds what chance gives in 19 of 20 cases.
+
+        Args:
+            kinds: (features,), numbers of the kinds from 0: of features of one kind the model reads
+                the same. By default all are of one kind.
+
+        Raises:
+            ValueError: fewer than two permutations.
         """
         null = self.attention[:, 1:]
         pooled = null.sum(axis=0)
@@ -74,7 +84,8 @@ class PooledNull:
         of_folds = null.var(axis=1, ddof=1).sum(axis=0)
         prior = variance.mean() * (0.5 + 0.5 * of_folds / max(of_folds.mean(), TINY**2))
         drawn = (PRIOR_FREEDOM * prior + freedom * variance) / (PRIOR_FREEDOM + freedom)
-        return Moments(pooled.mean(axis=0), np.maximum(np.sqrt(drawn), TINY))
+        mean = _shrink(pooled.mean(axis=0), drawn.mean() / len(pooled), kinds)
+        return Moments(mean, np.maximum(np.sqrt(drawn), TINY))
 
     def scores(self, weights: NDArray[np.float64]) -> dict[str, NDArray[np.float64]]:
         """Standardized scores of attention and of Shapley values, (labelings, features) each, and
@@ -89,6 +100,20 @@ class PooledNull:
             "shapley": standardize(self.auc @ weights.T),
             "auc": self.auc[:, -1] - self.auc[:, 0],
         }
+
+
+def _shrink(
+    mean: NDArray[np.float64], variance: float, kinds: NDArray[np.intp] | None
+) -> NDArray[np.float64]:
+    """Means of features, each with the same variance of chance, drawn to their kind's."""
+    kind = np.zeros(len(mean), np.intp) if kinds is None else kinds
+    of_kind = (np.bincount(kind, mean) / np.maximum(np.bincount(kind), 1))[kind]
+    freedom = len(mean) - len(np.unique(kind))
+    if not freedom:
+        return mean
+    between = ((mean - of_kind) ** 2).sum()
+    chance = variance * chdtri(freedom, 0.05)
+    return np.asarray(of_kind + max(0.0, 1 - chance / max(between, TINY**2)) * (mean - of_kind))
 
 
 def standardize(scores: NDArray[np.float64]) -> NDArray[np.float64]:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 
+from morphomil.nuclei.registry import FEATURES
 from morphomil.rank.chance import PooledNull
 from morphomil.rank.classes import out_of_fold_auc, out_of_fold_difference
 from morphomil.rank.interactions import find_interactions, pair_scores
@@ -115,7 +116,8 @@ class PooledOutcomes:
         """What the permuted labels say of attention and Shapley values."""
         if self.null is None:
             return {}
-        mean, sd = self.null.attention_moments()
+        axial = [FEATURES[name].axial for name in self.plan.features]
+        mean, sd = self.null.attention_moments(np.array(axial, dtype=np.intp))
         columns = {"attention_z": (self.attention.mean(axis=(0, 1)) - mean) / sd}
         for name, score in self.null_scores().items():
             if score.ndim > 1:

@@ -24,7 +24,7 @@ def test_moments_are_those_of_the_permutations_without_the_truth():
     attention[:, 0] = 1e6
     mean, sd = null_of(attention).attention_moments()
     pooled = attention[:, 1:].sum(axis=0) / 10
-    np.testing.assert_allclose(mean, pooled.mean(axis=0))
+    np.testing.assert_allclose(mean, pooled.mean(axis=0), rtol=1e-3)
     np.testing.assert_allclose(sd, pooled.std(axis=0, ddof=1), rtol=0.06)
     with pytest.raises(ValueError, match="2 permutations or more, got 1"):
         null_of(attention[:, :2]).attention_moments()
@@ -40,6 +40,27 @@ def test_few_permutations_tell_features_apart_by_their_folds():
         ratios.append(sd[1] / sd[0])
     assert 1.2 < np.median(ratios) < 2
     assert np.mean(np.array(ratios) > 1) > 0.9
+
+
+def test_few_permutations_tell_means_apart_only_beyond_chance():
+    """Means that are alike come out nearly alike, of two kinds each about its own."""
+    rng = np.random.default_rng(3)
+    level = np.array([1.0] * 7 + [0.6])
+    spreads, kinds = [], np.array([0] * 7 + [1])
+    for _ in range(100):
+        attention = level / 5 + rng.normal(0, 0.5, (5, 5, 8)) / np.sqrt(5)
+        null = PooledNull(attention, None, None)
+        plain = attention[:, 1:].sum(axis=0).mean(axis=0)
+        mean = null.attention_moments(kinds).mean
+        spreads.append((mean[:7].std(), plain[:7].std()))
+        assert mean[:7].mean() == pytest.approx(plain[:7].mean())
+        assert mean[7] == pytest.approx(plain[7])
+    shrunk, plain = np.mean(spreads, axis=0)
+    assert shrunk < 0.1 * plain
+    many = PooledNull(rng.normal(np.linspace(1, 2, 8), 0.5, (1, 200, 8)), None, None)
+    np.testing.assert_allclose(
+        many.attention_moments().mean, many.attention[0, 1:].mean(axis=0), rtol=0.01
+    )
 
 
 def test_scores_are_standardized_with_the_truth_among_them():
