@@ -213,7 +213,7 @@ def test_a_subset_of_features_and_quick_and_progress(small):
     assert ranking.table["attention"].mean() == pytest.approx(1)
     assert heard == [(1, 3), (2, 3), (3, 3)]
     assert all(
-        model.weights["embed"].shape == (1, 2, len(VIEWS), 16) for model in ranking.models.values()
+        model.weights["embed"].shape == (3, 2, len(VIEWS), 16) for model in ranking.models.values()
     )
 
 
