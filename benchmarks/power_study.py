@@ -1,7 +1,7 @@
 """What a ranking finds of a shifted mean, by number of patients and size of the effect.
 
-    python benchmarks/power_study.py run FILE.csv [--patients 40 100 200] [--deltas 0.2 0.4 0.6 0.8]
-        [--cohorts 16] [--scans 100] [--first 0]
+    python benchmarks/power_study.py run FILE.csv [--patients 40 100] [--deltas 0.2 0.4 0.6 0.8]
+        [--cohorts 12] [--scans 100] [--first 0]
     python benchmarks/power_study.py draw FILE.csv
 
 `run` draws cohorts of `study_cohorts.py` (kind `mean`) and appends a row per cohort: whether each
@@ -31,8 +31,7 @@ DOCS = Path(__file__).parents[1] / "docs"
 WAYS = {
     "found_scan": "plain scan, found",
     "first_scan": "plain scan, first",
-    "first_attention": "attention, first",
-    "first_shapley": "Shapley value, first",
+    "first_shapley": "model (Shapley value), first",
 }
 
 
@@ -55,7 +54,6 @@ def rank_cohort(study: StudyCohort, *, seed: int) -> dict[str, Any]:
     ranking = rank_nuclei(study.nuclei, study.cohort, seed=seed, quick=True)
     table, planted = ranking.table.set_index("feature"), study.planted[0]
     return {
-        "first_attention": table["attention_z"].idxmax() == planted,
         "first_shapley": table["shapley_auc"].idxmax() == planted,
         "auc": ranking.auc.auc,
     }
@@ -129,9 +127,9 @@ def main() -> None:
     )
     parser.add_argument("what", choices=("run", "draw"))
     parser.add_argument("file", type=Path)
-    parser.add_argument("--patients", type=int, nargs="+", default=[40, 100, 200])
+    parser.add_argument("--patients", type=int, nargs="+", default=[40, 100])
     parser.add_argument("--deltas", type=float, nargs="+", default=[0.2, 0.4, 0.6, 0.8])
-    parser.add_argument("--cohorts", type=int, default=16)
+    parser.add_argument("--cohorts", type=int, default=12)
     parser.add_argument("--scans", type=int, default=100)
     parser.add_argument("--first", type=int, default=0)
     given = parser.parse_args()

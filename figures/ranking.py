@@ -56,8 +56,8 @@ def draw_ranking(run: Run) -> Drawing:
 
 NUMBERS = (
     ("p", "p_value"),
-    ("p Holm", "p_holm"),
-    ("p BH", "p_bh"),
+    ("Holm", "p_holm"),
+    ("BH", "p_bh"),
     ("z", "attention_z"),
     ("att.", "attention_p_any"),
     ("Shap.", "shapley_p_any"),
@@ -107,7 +107,7 @@ def ranking_plot(
         _finish_attention(left, table)
         _finish_effect(middle, table, f"{positive} minus {reference}")
         _write_numbers(right, table, columns)
-        handles = _legend(meanings, markers)
+        handles = _legend(meanings, markers) + _square_legend(table)
         figure.legend(handles=handles, loc="outside upper center", ncols=len(handles))
         figure.draw_without_rendering()
         return figure
@@ -156,6 +156,16 @@ def _legend(meanings: dict[_Mark, str], markers: list[_Mark]) -> list[Line2D]:
         Line2D([], [], linestyle="", marker=m, color=c, markersize=4, label=text)
         for (m, c), text in meanings.items()
         if (m, c) in markers
+    ]
+
+
+def _square_legend(table: pd.DataFrame) -> list[Line2D]:
+    look = {"linestyle": "", "marker": "s", "color": "black", "markersize": 4}
+    verdicts = set(table.get("verdict", []))
+    return [
+        Line2D([], [], markerfacecolor=fill, label=verdict, **look)
+        for verdict, fill in SQUARES.items()
+        if verdict in verdicts
     ]
 
 

@@ -8,10 +8,12 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
-from scipy.special import expit, logit, ndtri
+from scipy.special import ndtri
 from scipy.stats import norm, rankdata
 
 from morphomil.stats.intervals import clopper_pearson_limits, tail_share
+from morphomil.stats.ordering import Spread
+from morphomil.stats.roc import logit_interval
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -120,21 +122,24 @@ def _stratum_moments(part: Part) -> tuple[float, float]:
 
 
 def _delta(parts: list[Part], *, level: float) -> tuple[float, float, float]:
-    """Weighted Cliff's delta with its interval."""
+    """Weighted Cliff's delta with the interval that one stratum has (`roc.logit_interval`)."""
     placed = [_placements(*part) for part in parts]
     m, k = (np.array([len(one[side]) for one in parts]) for side in (0, 1))
     weight = m * k / (m + k + 1)
     weight = weight / weight.sum()
     area = float(weight @ [group.mean() for group, _ in placed])
-    spread = [
-        _pooled_variance([one[side] for one in placed]) for side in (0, 1)
-    ]  # of a patient's placement
-    error = math.sqrt(float(weight**2 @ (spread[0] / m + spread[1] / k)))
-    if error > 0 and 0 < area < 1:
-        reach = -float(ndtri(tail_share(level))) * error / (area * (1 - area))
-        low, high = float(expit(logit(area) - reach)), float(expit(logit(area) + reach))
+    degrees = np.maximum([(m - 1).sum(), (k - 1).sum()], 1)
+    of_sides = np.array(
+        [
+            _pooled_variance([one[side] for one in placed]) * float((weight**2 / count).sum())
+            for side, count in enumerate((m, k))
+        ]
+    )
+    variance, pairs = float(of_sides.sum()), int(np.minimum(m, k).sum())
+    if variance > 0 and 0 < area < 1:
+        spread = Spread(variance, variance**2 / float((of_sides**2 / degrees).sum()))
+        _, low, high = logit_interval(area, spread, pairs=pairs, level=level)
     else:
-        pairs = int(np.minimum(m, k).sum())
         low, high = clopper_pearson_limits(area * pairs, pairs, level=level)
     return 2 * area - 1, 2 * low - 1, 2 * high - 1
 

@@ -202,7 +202,9 @@ def scan() -> tuple[pd.DataFrame, pd.DataFrame]:
     table.loc[3, ["delta", "p_any"]] = np.nan
     count = len(FEATURE_NAMES)
     features = pd.DataFrame({"feature": FEATURE_NAMES}).assign(
-        scan_delta=rng.uniform(-0.9, 0.9, count), scan_p_any=rng.uniform(0, 0.2, count)
+        scan_delta=rng.uniform(-0.9, 0.9, count),
+        scan_p_any=rng.uniform(0, 0.2, count),
+        cliffs_delta=rng.uniform(-0.9, 0.9, count),
     )
     return table, features
 
