@@ -160,10 +160,18 @@ def _legend(meanings: dict[_Mark, str], markers: list[_Mark]) -> list[Line2D]:
 
 
 def _square_legend(table: pd.DataFrame) -> list[Line2D]:
-    look = {"linestyle": "", "marker": "s", "color": "black", "markersize": 4}
     verdicts = set(table.get("verdict", []))
     return [
-        Line2D([], [], markerfacecolor=fill, label=verdict, **look)
+        Line2D(
+            [],
+            [],
+            linestyle="",
+            marker="s",
+            color="black",
+            markersize=4,
+            markerfacecolor=fill,
+            label=verdict,
+        )
         for verdict, fill in SQUARES.items()
         if verdict in verdicts
     ]
