@@ -61,7 +61,9 @@ def describe(ranking: Ranking, planted: tuple[str, ...]) -> dict[str, Any]:
 
 def run(mode: str, kinds: list[str], seeds: range, out: Path, **full: int) -> pd.DataFrame:
     """Rank the cohorts that `out` lacks; `full`: settings of that mode."""
-    done = pd.read_csv(out) if out.is_file() else pd.DataFrame(columns=["mode", "kind", "seed"])
+    done = pd.DataFrame(columns=["mode", "kind", "seed"])
+    if out.is_file():
+        done = pd.read_csv(out, keep_default_na=False, na_values=[""])
     for kind in kinds:
         for seed in seeds:
             if ((done["mode"] == mode) & (done["kind"] == kind) & (done["seed"] == seed)).any():
