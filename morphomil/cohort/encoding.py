@@ -204,9 +204,11 @@ def patient_covariates(cohort: pd.DataFrame, names: Sequence[str]) -> pd.DataFra
             "keeps columns of the manifest)"
         )
     grouped = cohort.groupby("patient", sort=True)[list(names)]
+    if not names:
+        return pd.DataFrame(index=grouped.size().index)
     differing = grouped.nunique(dropna=True).gt(1)
     problems = [
-        f"patient {patient} has more than one {name}"
+        f"patient {patient} has more than one {name}; give all slides of a patient the same"
         for name in names
         for patient in differing.index[differing[name]]
     ]

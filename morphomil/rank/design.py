@@ -19,6 +19,7 @@ from morphomil.cohort.encoding import (
     as_text,
     independent_columns,
     is_number,
+    patient_covariates,
 )
 from morphomil.cohort.labels import sort_labels
 from morphomil.cohort.splits import leave_groups_out, make_folds, manifest_split
@@ -71,7 +72,8 @@ class Design:
             InputError: a column is unknown, or a patient's slides differ in it.
             RefusedError: a column doesn't group patients, or no stratum has two labels.
         """
-        known = patient_columns(cohort, (*settings.strata_columns, *settings.adjusted_columns))
+        named = dict.fromkeys((*settings.strata_columns, *settings.adjusted_columns))
+        known = patient_covariates(cohort, list(named))
         known = known.loc[labels.index]
         adjusted = known[list(dict.fromkeys(settings.adjusted_columns))]
         for name in adjusted:
@@ -220,27 +222,6 @@ def check_columns(cohort: pd.DataFrame, settings: RankSettings) -> None:
     ]
     if problems:
         raise InputError(problems)
-
-
-def patient_columns(cohort: pd.DataFrame, names: Sequence[str]) -> pd.DataFrame:
-    """Columns of the cohort by patient, sorted.
-
-    Raises:
-        InputError: a patient's slides differ in one.
-    """
-    chosen = list(dict.fromkeys(names))
-    if not chosen:
-        return pd.DataFrame(index=cohort.groupby("patient", sort=True).size().index)
-    grouped = cohort.groupby("patient", sort=True)[chosen]
-    differing = grouped.nunique(dropna=True).gt(1)
-    problems = [
-        f"patient {patient} has more than one {name}; give all slides of a patient the same"
-        for name in chosen
-        for patient in differing.index[differing[name]]
-    ]
-    if problems:
-        raise InputError(problems[:20])
-    return grouped.first()
 
 
 def _stratifying(

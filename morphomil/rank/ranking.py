@@ -228,7 +228,7 @@ def rank_counts(
     scan = study.scan(summaries, features, seed=settings.seed)
     baselines = study.compare_baselines(predictions, of_patients, summaries, settings)
     pooled = PooledOutcomes(plan, outcomes, predictions, classes=classes, seed=settings.seed)
-    auc = pooled.auc(features=True)
+    auc, auc_covariates = pooled.auc(features=True), study.auc_covariates(pooled)
     table, groups = pooled.table(compared.merge(scan.features, on="feature")), pooled.group_table()
     verdict = study.judge(table, scan, pooled, labelings, auc_high=auc.high)
     table = table.merge(verdict.features, on="feature", how="left", validate="one_to_one")
@@ -251,14 +251,14 @@ def rank_counts(
         auc=auc,
         verdict=verdict,
         design=study.design,
-        auc_covariates=study.auc_covariates(pooled),
+        auc_covariates=auc_covariates,
         classes=classes,
         pairs=study.compare_pairs(of_patients, features),
         folds=study.folds,
         models={name: outcome.result.model for name, outcome in outcomes.items()},
         slides=bags.slides,
         missing=study.missing,
-        notes=(*study.notes, *say_covariates(study.design, study.auc_covariates(pooled))),
+        notes=(*study.notes, *say_covariates(study.design, auc_covariates)),
         failed=failed,
     )
 
