@@ -68,6 +68,19 @@ def test_folds_and_permutations_keep_every_stratum_s_labels():
             assert np.ptp(rows[:, inside].sum(axis=1)) == 0
 
 
+def test_permutations_beside_a_number_keep_every_stratum_s_labels():
+    cohort = drawn_cohort()
+    labels = patient_labels(cohort)
+    design = Design.of(cohort, labels, RankSettings(strata="site", adjust="age", **BLIND))
+    truth = (labels == "N+").to_numpy().astype(np.int64)
+    rows = design.labelings(truth, permutations=50, seed=0)
+    np.testing.assert_array_equal(rows[0], truth)
+    assert len(np.unique(rows, axis=0)) > 25
+    for site in np.unique(design.strata):
+        inside = (design.strata == site).to_numpy()
+        assert (rows[:, inside].sum(axis=1) == truth[inside].sum()).all()
+
+
 def test_adjusted_categories_are_strata_while_patients_suffice():
     cohort = drawn_cohort().assign(ward=[f"w{i % 10}" for i in range(60)])
     labels = patient_labels(cohort)
