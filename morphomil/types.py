@@ -30,6 +30,11 @@ Normalize = Literal["unit", "percentile"]
 Implausible = Literal["drop", "keep"]
 Engine = Literal["openvino", "tensorflow"]
 Precision = Literal["auto", "float32", "bfloat16", "int8"]
+NucleusType = Literal["epithelial", "lymphocyte", "stroma", "other"]
+NUCLEUS_TYPES: tuple[NucleusType, ...] = get_args(NucleusType)
+"""Whose nucleus it is: of epithelium, benign or malignant; a lymphocyte or another round cell of
+inflammation; a spindle cell of stroma (fibroblast, endothelium, smooth muscle); or none of them.
+Probabilities of types stand in this order."""
 CORES = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 """This process may use so many processors: as many slides, and blocks, are worked side by
 side."""
