@@ -210,7 +210,9 @@ def cut_slide(
                     tables.append(cut.table)
                     frame = MaskFrame.around(cut, settings, image=region.image)
                     drawn = draw(RegionOfSlide(image, region, cut, frame), nuclei + 1)
-                    store_region(group, region.index, frame, drawn, cut.tissue)
+                    store_region(
+                        group, region.index, frame, drawn, cut.tissue, first_label=nuclei + 1
+                    )
                     nuclei += drawn.nuclei
                     if drawn.dropped is not None:
                         dropped = (dropped or Counter()) + _count_reasons(drawn.dropped)

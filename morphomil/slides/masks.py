@@ -13,6 +13,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
+from morphomil.types import NUCLEUS_TYPES
+
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping
     from pathlib import Path
@@ -221,6 +223,11 @@ class RegionMasks:
     that is known."""
     dropped: DroppedOutlines | None = None
     """Objects that were found and are no nuclei; None where none were."""
+    types: NDArray[np.float32] | None = None
+    """Probabilities (n, 4) of `NUCLEUS_TYPES` of the nuclei from `first_label` on; a row of NaN is
+    a nucleus of which nothing is known. None where it is so of all."""
+    first_label: int = 1
+    """The first of the labels that `outlines` and `types` go by."""
 
     @classmethod
     def open(cls, group: Any) -> RegionMasks:
@@ -235,14 +242,17 @@ class RegionMasks:
             patch_px=int(stored["patch_px"]),
             image=int(stored["image"]),
         )
-        outlines = dropped = None
+        outlines = dropped = types = None
+        first_label = int(stored.get("first_label", 1))
         if "vertices" in group:
             ends = np.asarray(group["ends"][:])
-            outlines = RegionOutlines(int(stored["first_label"]), group["vertices"], ends)
+            outlines = RegionOutlines(first_label, group["vertices"], ends)
+        if "types" in group:
+            types = np.asarray(group["types"][:])
         if "dropped_ends" in group:
             names = (f"dropped_{name}" for name in DroppedOutlines._fields)
             dropped = DroppedOutlines(*(np.asarray(group[name][:]) for name in names))
-        return cls(frame, labels, group["tissue"], outlines, dropped)
+        return cls(frame, labels, group["tissue"], outlines, dropped, types, first_label)
 
     def crop(self, window: tuple[slice, slice]) -> NDArray[np.int32]:
         """The label image in a window of rows and columns."""
@@ -252,6 +262,14 @@ class RegionMasks:
         """The label image (patch_px, patch_px) of the patch whose top left corner is this level-0
         position."""
         return self.crop(self.frame.patch_window(x_px, y_px))
+
+    def types_of(self, labels: ArrayLike) -> NDArray[np.float32]:
+        """Probabilities (n, 4) of `NUCLEUS_TYPES` of these labels (n,) of the region; NaN where
+        they aren't known."""
+        own = np.asarray(labels)
+        if self.types is None:
+            return np.full((len(own), len(NUCLEUS_TYPES)), np.nan, np.float32)
+        return np.asarray(self.types[own - self.first_label], dtype=np.float32)
 
     def bands(self) -> Iterator[LabelBand]:
         """The label image, `BAND_PX` rows at a time with a halo."""
@@ -291,19 +309,29 @@ def implausible_places(masks: Mapping[int, RegionMasks], image: int) -> NDArray[
 
 class DrawnNuclei(NamedTuple):
     """The nuclei of a region before they are stored: how many, int32 bands of the label image, each
-    with its first row, the outlines that they were drawn from, if they say more, and the objects
-    that are no nuclei, if that was asked."""
+    with its first row, the outlines that they were drawn from, if they say more, the objects that
+    are no nuclei, if that was asked, and the nuclei's types, if they are known."""
 
     nuclei: int
     bands: Iterable[tuple[int, NDArray[np.int32]]]
     outlines: RegionOutlines | None = None
     dropped: DroppedOutlines | None = None
+    types: NDArray[np.float32] | None = None
+    """Probabilities (n, 4) of `NUCLEUS_TYPES`, in order of label; NaN in the rows of unknown
+    ones."""
 
 
 def store_region(
-    group: Any, region: int, frame: MaskFrame, drawn: DrawnNuclei, tissue: NDArray[np.bool_]
+    group: Any,
+    region: int,
+    frame: MaskFrame,
+    drawn: DrawnNuclei,
+    tissue: NDArray[np.bool_],
+    *,
+    first_label: int = 1,
 ) -> None:
-    """Write a region's masks, band by band, and its frame, into the Zarr group of its slide."""
+    """Write a region's masks, band by band, and its frame, into the Zarr group of its slide; its
+    nuclei are numbered from `first_label` on."""
     stored = group.create_group(str(region))
     labels = stored.create_array(
         "labels",
@@ -324,6 +352,9 @@ def store_region(
     if drawn.outlines is not None:
         _store_arrays(stored, {"vertices": drawn.outlines.vertices, "ends": drawn.outlines.ends})
         stored.attrs["first_label"] = drawn.outlines.first_label
+    if drawn.types is not None and not np.isnan(drawn.types).all():
+        _store_arrays(stored, {"types": drawn.types})
+        stored.attrs["first_label"] = first_label
     if drawn.dropped is not None and len(drawn.dropped.ends):
         _store_arrays(
             stored, {f"dropped_{name}": part for name, part in drawn.dropped._asdict().items()}

@@ -105,6 +105,20 @@ def test_masks_come_back_as_they_were_stored(tmp_path: Path) -> None:
     assert attributes == {name: getattr(FRAME, name) for name in names}
 
 
+@pytest.mark.parametrize("known", [True, False])
+def test_types_lie_beside_the_labels(tmp_path: Path, known: bool) -> None:
+    labels = np.zeros(FRAME.shape, np.int32)
+    labels[70:80, 70:80], labels[90:99, 90:99] = 41, 42
+    types = np.array([[0.7, 0.1, 0.2, 0.0], [np.nan] * 4], np.float32)
+    group = zarr.open_group(tmp_path / "masks.zarr", mode="w")
+    drawn = DrawnNuclei(2, [(0, labels)], types=types if known else types[[1, 1]])
+    store_region(group, 0, FRAME, drawn, np.ones((32, 48), bool), first_label=41)
+    region = open_masks(tmp_path / "masks.zarr")[0]
+    assert (region.types is None) == (not known)
+    expected = types[[1, 0]] if known else types[[1, 1]]
+    np.testing.assert_array_equal(region.types_of([42, 41]), expected)
+
+
 def test_bands_cover_each_row_once_and_show_a_halo(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
