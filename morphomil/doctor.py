@@ -19,6 +19,7 @@ from morphomil.errors import MorphomilError
 from morphomil.run.log import versions
 from morphomil.segment import find_labels
 from morphomil.segment.model import WEIGHTS, load_segmenter
+from morphomil.store import harmed_files
 from morphomil.types import CORES
 
 if TYPE_CHECKING:
@@ -93,22 +94,16 @@ def _weights(folder: Path) -> Finding:
     """Whether the shipped files are as they were when they were packed (`SHA256SUMS`)."""
     again = "install morphomil anew: pip install --force-reinstall --no-deps morphomil"
     try:
-        lines = (folder / "SHA256SUMS").read_text(encoding="utf-8").splitlines()
-        sums = {name.strip(): total for total, name in (line.split(maxsplit=1) for line in lines)}
-        harmed = [
-            name
-            for name, total in sums.items()
-            if hashlib.sha256((folder / name).read_bytes()).hexdigest() != total
-        ]
-    except (OSError, ValueError) as error:
+        harmed = harmed_files(folder)
+        weights = (folder / "default" / "weights.safetensors").read_bytes()
+    except (OSError, MorphomilError) as error:
         return Finding(
             "weights", "problem", f"the shipped weights can't be read ({error}); {again}"
         )
     if harmed:
         return Finding("weights", "problem", f"{', '.join(harmed)} isn't what was shipped; {again}")
-    return Finding(
-        "weights", "ok", f"shipped segmenter, SHA-256 {sums['default/weights.safetensors'][:16]}..."
-    )
+    sha256 = hashlib.sha256(weights).hexdigest()
+    return Finding("weights", "ok", f"shipped segmenter, SHA-256 {sha256[:16]}...")
 
 
 def _openvino() -> Finding:

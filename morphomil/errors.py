@@ -36,6 +36,10 @@ class InputError(MorphomilError):
         super().__init__(head + "\n- ".join(self.problems))
 
 
+class DamagedError(InputError):
+    """A stored file is missing, or isn't what was written there."""
+
+
 class SlideError(MorphomilError):
     """One slide can't be read or segmented; the others go on."""
 

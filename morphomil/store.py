@@ -1,4 +1,5 @@
-"""Every write goes through here: to a temporary file, flushed to disk, renamed."""
+"""Every write goes through here: to a temporary file, flushed to disk, renamed; what is read back
+is recognized when it is missing or damaged."""
 
 from __future__ import annotations
 
@@ -14,6 +15,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
+
+from morphomil.errors import DamagedError, InputError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -62,6 +65,41 @@ def _remove(path: Path) -> None:
         path.unlink(missing_ok=True)
 
 
+@contextmanager
+def reading(path: Path, *, mend: str = "") -> Iterator[None]:
+    """Whatever a reader raises about the bytes of a stored file becomes one sentence.
+
+    Args:
+        path: the file or folder that the block reads.
+        mend: how its content is had again; the end of the sentence.
+
+    Raises:
+        DamagedError: it is missing, or damaged.
+    """
+    end = f"; {mend}" if mend else ""
+    try:
+        yield
+    except (InputError, MemoryError):
+        raise
+    except Exception as error:
+        if not path.exists():
+            raise DamagedError(f"{path} is missing{end}") from error
+        if isinstance(error, OSError) and error.errno is not None:
+            raise DamagedError(f"{path} can't be read ({os.strerror(error.errno)}){end}") from error
+        cause = (str(error) or type(error).__name__).splitlines()[0]
+        raise DamagedError(f"{path} is damaged ({cause}){end}") from error
+
+
+def read_json(path: Path, *, mend: str = "") -> Any:
+    """What a JSON file holds.
+
+    Raises:
+        DamagedError: it is missing, or no JSON.
+    """
+    with reading(path, mend=mend):
+        return json.loads(path.read_text(encoding="utf-8"))
+
+
 def write_json(path: Path, value: Any) -> None:
     """Write `value` as JSON, keys in the given order, NaN refused."""
     with atomic_path(path) as partial:
@@ -102,10 +140,67 @@ def write_arrays(path: Path, arrays: dict[str, NDArray[Any]]) -> None:
     write_bytes(path, save({name: np.asarray(value, order="C") for name, value in arrays.items()}))
 
 
+def read_arrays(path: Path, *, mend: str = "") -> dict[str, NDArray[Any]]:
+    """The named arrays of a safetensors file.
+
+    Raises:
+        DamagedError: it is missing, or can't be decoded.
+    """
+    from safetensors.numpy import load_file
+
+    with reading(path, mend=mend):
+        return dict(load_file(path))
+
+
 def write_parquet(path: Path, table: pd.DataFrame) -> None:
-    """Write a table; the same table gives the same bytes."""
+    """Write a table, each page with its checksum; the same table gives the same bytes."""
     with atomic_path(path) as partial:
-        table.to_parquet(partial, index=False, compression="zstd")
+        table.to_parquet(partial, index=False, compression="zstd", write_page_checksum=True)
+
+
+def read_parquet(path: Path, *, mend: str = "") -> pd.DataFrame:
+    """A stored table.
+
+    Raises:
+        DamagedError: it is missing, can't be decoded, or a page isn't what its checksum says.
+    """
+    with reading(path, mend=mend):
+        return pd.read_parquet(path, page_checksum_verification=True)
+
+
+def read_csv(path: Path, *, mend: str = "", **options: Any) -> pd.DataFrame:
+    """A stored CSV; `options` are those of `pandas.read_csv`.
+
+    Raises:
+        DamagedError: it is missing, or no such table.
+    """
+    with reading(path, mend=mend):
+        return pd.read_csv(path, encoding="utf-8", **options)
+
+
+def harmed_files(folder: Path, names: str = "") -> list[str]:
+    """Which files of a `SHA256SUMS` in this folder aren't what it says; `names` is how those begin
+    that are looked at.
+
+    Raises:
+        DamagedError: there is no `SHA256SUMS`, or it is no such list.
+    """
+    sums = folder / "SHA256SUMS"
+    with reading(sums):
+        lines = sums.read_text(encoding="utf-8").splitlines()
+        listed = {name.strip(): total for total, name in (line.split(maxsplit=1) for line in lines)}
+    return [
+        name
+        for name, total in listed.items()
+        if name.startswith(names) and not _has_sum(folder / name, total)
+    ]
+
+
+def _has_sum(path: Path, total: str) -> bool:
+    try:
+        return hashlib.sha256(path.read_bytes()).hexdigest() == total
+    except OSError:
+        return False
 
 
 def digest(path: Path) -> str:

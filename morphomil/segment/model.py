@@ -14,7 +14,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from safetensors import SafetensorError
 from safetensors.numpy import load_file
 
 from morphomil.errors import InputError
@@ -24,6 +23,14 @@ from morphomil.segment.engines import (
     openvino_graph,
     openvino_graph_of,
     openvino_network,
+)
+from morphomil.segment.folders import (
+    WEIGHTS,
+    ModelFiles,
+    check_finite,
+    design_of,
+    read_model_folder,
+    read_network,
 )
 from morphomil.segment.keras_engine import import_tensorflow, keras_network, tensorflow_network
 from morphomil.segment.plausible import RULES
@@ -37,7 +44,6 @@ if TYPE_CHECKING:
     from morphomil.segment.network import Network
     from morphomil.types import Normalize
 
-WEIGHTS = Path(__file__).parent / "weights"
 PRETRAINED = ("2D_versatile_he", "2D_paper_dsb2018", "2D_versatile_fluo", "2D_demo")
 
 
@@ -155,14 +161,16 @@ class _Stored:
 
 
 @lru_cache(maxsize=4)
-def load_segmenter(settings: SegmenterSettings = SegmenterSettings()) -> Segmenter:
-    """The segmenter that the settings name.
+def load_segmenter(
+    settings: SegmenterSettings = SegmenterSettings(), *, tuned: bool = True
+) -> Segmenter:
+    """The segmenter that the settings name; with thresholds to begin with, if it isn't tuned yet.
 
     Raises:
         InputError: no such model, its files can't be used, or it doesn't go with the other
             settings.
     """
-    stored = _load(settings.model)
+    stored = _load(settings.model, tuned=tuned)
     if settings.accurate and stored.rays % 2:
         raise InputError(
             f"model {settings.model!r} has {stored.rays} rays; averaging mirrored predictions "
@@ -248,8 +256,8 @@ def load_stardist(model: str = "default") -> Any:
     return reference
 
 
-def _load(model: str) -> _Stored:
-    return _load_pretrained(model) if model in PRETRAINED else _load_folder(model)
+def _load(model: str, *, tuned: bool = True) -> _Stored:
+    return _load_pretrained(model) if model in PRETRAINED else _load_folder(model, tuned=tuned)
 
 
 def model_folder(model: str) -> Path:
@@ -257,52 +265,37 @@ def model_folder(model: str) -> Path:
     return WEIGHTS / model if model == "default" else Path(model)
 
 
-def _load_folder(model: str) -> _Stored:
+def _load_folder(model: str, *, tuned: bool = True) -> _Stored:
     folder = model_folder(model)
-    if not (folder / "config.json").is_file():
+    if folder.parent != WEIGHTS and not (folder / "config.json").is_file():
         raise InputError(
             f"model {model!r} is no folder with a config.json, and none of: default, "
             f"{', '.join(PRETRAINED)}"
         )
-    weights = next((folder / name for name in _WEIGHT_NAMES if (folder / name).is_file()), None)
-    if weights is None:
-        raise InputError(f"model folder {folder} holds none of {', '.join(_WEIGHT_NAMES)}")
-    config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-    about = _read_json(folder / "morphomil.json", {"resolutions_mpp": [], "normalize": "unit"})
-    thresholds = _read_json(folder / "thresholds.json", {"prob": 0.5, "nms": 0.4})
-    digest = hashlib.sha256(
-        weights.read_bytes() + json.dumps(config, sort_keys=True).encode()
-    ).hexdigest()
-    try:
-        if config.get("backbone") == own.BACKBONE:
-            design = own.Design(
-                int(config["rays"]), tuple(config["widths"]), int(config.get("outline", 0))
-            )
-            folded = own.fold_norms(load_file(weights), design)
-            ranges = _read_json(folder / "ranges.json", {})
-            return _Stored(
-                digest,
-                own.GRID,
-                own.MULTIPLE,
-                design.rays,
-                thresholds,
-                about,
-                keras=lambda: keras_network(folded, design),
-                graph=lambda precision, margin: openvino_graph(
-                    folded,
-                    design,
-                    ranges if precision == "int8" else None,
-                    half=precision == "bfloat16",
-                    margin=margin,
-                ),
-                maps=design.outline > 0,
-                mixed=("int8", "bfloat16") if ranges else ("bfloat16",),
-            )
-        keras_model = build_stardist(config)
-        _load_weights(keras_model, weights)
-    except (ValueError, KeyError, OSError, TypeError, SafetensorError) as error:
-        raise InputError(f"model folder {folder} can't be used: {error}") from error
-    return _of_keras(digest, keras_model, config, thresholds, about)
+    files = read_model_folder(folder, tuned=tuned)
+    if files.config.get("backbone") != own.BACKBONE:
+        built = _keras_model(files)
+        return _of_keras(files.sha256, built, files.config, files.thresholds, files.about)
+    design, ranges = design_of(files), files.ranges
+    folded = read_network(files, design)
+    return _Stored(
+        files.sha256,
+        own.GRID,
+        own.MULTIPLE,
+        design.rays,
+        files.thresholds,
+        files.about,
+        keras=lambda: keras_network(folded, design),
+        graph=lambda precision, margin: openvino_graph(
+            folded,
+            design,
+            ranges if precision == "int8" else None,
+            half=precision == "bfloat16",
+            margin=margin,
+        ),
+        maps=design.outline > 0,
+        mixed=("int8", "bfloat16") if ranges else ("bfloat16",),
+    )
 
 
 def _of_keras(
@@ -325,7 +318,21 @@ def _of_keras(
     )
 
 
-_WEIGHT_NAMES = ("weights.safetensors", "weights_best.h5", "weights_last.h5")
+def _keras_model(files: ModelFiles) -> Any:
+    """The Keras model of a StarDist folder, with its weights.
+
+    Raises:
+        InputError: configuration and weights can't be used, or not with each other.
+    """
+    try:
+        network = build_stardist(files.config)
+        _load_weights(network, files.weights)
+    except Exception as error:  # whatever Keras, HDF5 or StarDist raise, the user gets one sentence
+        cause = (str(error) or type(error).__name__).splitlines()[0]
+        raise InputError(f"model folder {files.folder} can't be used: {cause}") from error
+    values = {weight.path: weight.numpy() for weight in network.weights}
+    check_finite(values, files.weights)
+    return network
 
 
 def build_stardist(config: dict[str, Any]) -> Any:
@@ -385,7 +392,3 @@ def _load_pretrained(name: str) -> _Stored:
     thresholds = {"prob": loaded.thresholds.prob, "nms": loaded.thresholds.nms}
     about: dict[str, Any] = {"resolutions_mpp": [], "normalize": "percentile"}
     return _of_keras(digest, loaded.keras_model, vars(loaded.config), thresholds, about)
-
-
-def _read_json(path: Path, default: dict[str, Any]) -> dict[str, Any]:
-    return default | (json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {})

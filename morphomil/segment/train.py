@@ -452,7 +452,7 @@ def train_from_table(
     train_segmenter(
         images["train"], images["val"], out, settings=settings, resume=resume, on_epoch=on_epoch
     )
-    segmenter = load_segmenter(SegmenterSettings(str(out)))
+    segmenter = load_segmenter(SegmenterSettings(str(out)), tuned=False)
     thresholds, scores = tune_thresholds(images["val"], segmenter)
     write_table_csv(out / "thresholds.csv", scores)
     tuned = replace(segmenter, prob_threshold=thresholds["prob"], nms_threshold=thresholds["nms"])

@@ -123,9 +123,16 @@ def test_weights_that_cannot_be_used_say_why(tmp_path):
     torch.save(torchvision.models.alexnet(weights=None).state_dict(), tmp_path / "alexnet.pth")
     with pytest.raises(InputError, match="belong to another network"):
         load_encoder(EmbedSettings("resnet50"), weights=tmp_path / "alexnet.pth")
-    (tmp_path / "noise.pth").write_bytes(b"no weights")
-    with pytest.raises(InputError, match="can't be read as a state dictionary"):
-        load_encoder(EmbedSettings("resnet50"), weights=tmp_path / "noise.pth")
+    for content in (b"no weights", b"", b"a\n", b"1\n.", b"PK\x03\x04", bytes(range(256))):
+        for name in ("noise.pth", "noise.safetensors"):
+            (tmp_path / name).write_bytes(content)
+            with pytest.raises(InputError, match="can't be read as a state dictionary"):
+                load_encoder(EmbedSettings("resnet50"), weights=tmp_path / name)
+    state = torchvision.models.resnet50(weights=None).state_dict()
+    state["conv1.weight"][0] = float("nan")
+    torch.save(state, tmp_path / "nan.pth")
+    with pytest.raises(InputError, match=r"no numbers in conv1\.weight"):
+        load_encoder(EmbedSettings("resnet50"), weights=tmp_path / "nan.pth")
     torch.save(torchvision.models.resnet18(weights=None), tmp_path / "pickle.pth")
     with pytest.raises(InputError, match="can't be read as a state dictionary"):
         load_encoder(EmbedSettings("resnet50"), weights=tmp_path / "pickle.pth")

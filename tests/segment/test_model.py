@@ -4,6 +4,7 @@ what is no image."""
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -17,6 +18,8 @@ from morphomil.segment.agreement import agreement
 from morphomil.segment.annotated import read_annotated
 from morphomil.segment.model import WEIGHTS, load_segmenter
 from morphomil.types import SegmenterSettings
+
+H5 = "weights_best.h5"
 
 
 def test_the_default_model_knows_its_resolutions() -> None:
@@ -115,9 +118,19 @@ def test_folders_that_are_no_model_are_refused(tmp_path: Path) -> None:
     (tmp_path / "config.json").write_text(json.dumps(config))
     with pytest.raises(InputError, match="holds none of"):
         load_segmenter(SegmenterSettings(str(tmp_path)))
+    (tmp_path / "thresholds.json").write_text('{"prob": 0.5, "nms": 0.4}')
     (tmp_path / "weights.safetensors").write_bytes(b"\x02\0\0\0\0\0\0\0{}")
-    with pytest.raises(InputError, match="can't be used"):
+    with pytest.raises(InputError, match="doesn't fit its config"):
         load_segmenter(SegmenterSettings(str(tmp_path)))
-    (tmp_path / "weights.safetensors").write_bytes(b"garbage")
-    with pytest.raises(InputError, match="can't be used"):
+
+
+def test_harmed_stardist_folders_are_refused(shared_data: Path, tmp_path: Path) -> None:
+    for name in ("config.json", "thresholds.json"):
+        shutil.copy(shared_data / "trial_segmenter" / name, tmp_path)
+    for content in (b"garbage", (shared_data / "trial_segmenter" / H5).read_bytes()[:5000]):
+        (tmp_path / H5).write_bytes(content)
+        with pytest.raises(InputError, match="can't be used"):
+            load_segmenter(SegmenterSettings(str(tmp_path)))
+    (tmp_path / "config.json").write_text('{"backbone": "unet"}')
+    with pytest.raises(InputError, match="can't be used: 'axes'"):
         load_segmenter(SegmenterSettings(str(tmp_path)))
