@@ -15,7 +15,9 @@ from morphomil.types import SegmenterSettings
 if TYPE_CHECKING:
     import pandas as pd
 
+    from morphomil.segment.annotated import AnnotatedImage
     from morphomil.segment.evaluate import Evaluation
+    from morphomil.segment.model import Segmenter
 
 commands = command_group()
 RootOption = Annotated[
@@ -29,7 +31,10 @@ RootOption = Annotated[
 )
 def train_segmenter(
     table: Annotated[
-        Path, typer.Argument(help="CSV: image, labels, mpp, split (train|val), optional group.")
+        Path,
+        typer.Argument(
+            help="CSV: image, labels or points, mpp, split (train|val), optional types and group."
+        ),
     ],
     out: Annotated[Path, typer.Option("--out", "-o", help="Model folder.")],
     root: RootOption = None,
@@ -54,7 +59,8 @@ def train_segmenter(
 ) -> None:
     """Train the nucleus segmenter on annotated images and tune its thresholds."""
     from morphomil.cli.progress import Display
-    from morphomil.segment.train import TrainSettings, train_from_table
+    from morphomil.segment.samples import TrainSettings
+    from morphomil.segment.train import train_from_table
 
     settings = TrainSettings(
         start=start,
@@ -88,7 +94,8 @@ def train_segmenter(
 @with_settings()
 def evaluate_segmenter(
     table: Annotated[
-        Path, typer.Argument(help="CSV: image, labels, mpp, optional group and split.")
+        Path,
+        typer.Argument(help="CSV: image, labels or points, mpp, optional types, group and split."),
     ],
     out: Annotated[Path, typer.Option("--out", "-o", help="Folder for tables and pictures.")],
     root: RootOption = None,
@@ -106,24 +113,42 @@ def evaluate_segmenter(
     ] = False,
     quiet: QuietOption = False,
 ) -> None:
-    """Measure how well a segmenter agrees with annotated nuclei: detection, outlines, and how far
-    differences of each feature can be trusted."""
-    from morphomil.cli.progress import Display
+    """Measure how well a segmenter agrees with annotated nuclei: detection, outlines, types, and
+    how far differences of each feature can be trusted."""
     from morphomil.segment.annotated import read_annotated, read_table
-    from morphomil.segment.evaluate import evaluate_segmenter
     from morphomil.segment.model import load_segmenter
     from morphomil.segment.reliability import reliability_path
     from morphomil.segment.reliability import write_reliability as store_reliability
 
     if write_reliability:
         reliability_path(settings.model)
-    rows = read_table(table, columns={"image", "labels", "mpp"} | ({"split"} if split else set()))
+    rows = read_table(table, columns={"image", "mpp"} | ({"split"} if split else set()))
     if split:
         rows = rows[rows["split"] == split]
     if rows.empty:
         raise InputError(f"table {table} names no images{f' with split {split}' if split else ''}")
     images = read_annotated(rows, root or table.parent)
     segmenter = load_segmenter(settings)
+    outlined = [image for image in images if image.outlined]
+    typed = segmenter.types is not None and any(image.typed for image in images)
+    if not outlined and not typed:
+        raise InputError(f"{table} has no labels, and model {settings.model!r} knows no types")
+    if outlined:
+        result = _evaluate_outlines(outlined, segmenter, out, halve=halve, quiet=quiet)
+        if write_reliability:
+            say(f"Reliability: {store_reliability(result.reliability, segmenter)}", quiet=quiet)
+    if typed:
+        _evaluate_types(images, segmenter, out, quiet=quiet)
+    say(f"Tables and pictures: {out}", quiet=quiet)
+
+
+def _evaluate_outlines(
+    images: list[AnnotatedImage], segmenter: Segmenter, out: Path, *, halve: bool, quiet: bool
+) -> Evaluation:
+    """Compare detection and outlines: tables and pictures, and the scores as printed."""
+    from morphomil.cli.progress import Display
+    from morphomil.segment.evaluate import evaluate_segmenter
+
     with Display(quiet=quiet) as display:
         display.start("evaluate", len(images))
         result = evaluate_segmenter(
@@ -133,13 +158,35 @@ def evaluate_segmenter(
             on_image=lambda name: display.end(name, "done", "compared"),
         )
     _write_evaluation(result, out)
-    if write_reliability:
-        say(f"Reliability: {store_reliability(result.reliability, segmenter)}", quiet=quiet)
     wide = result.summary.pivot_table(index=["group", "mpp"], columns="score", values="mean")
     shown = wide[["pq", "sq", "dq", "aji", "dice", "f1_0.7", "count_ratio"]].reset_index()
     say(shown.to_string(index=False, float_format="{:.3f}".format), quiet=quiet)
     say(_reliability_text(result.reliability), quiet=quiet)
-    say(f"Tables and pictures: {out}", quiet=quiet)
+    return result
+
+
+def _evaluate_types(
+    images: list[AnnotatedImage], segmenter: Segmenter, out: Path, *, quiet: bool
+) -> None:
+    """Compare the types: tables and a picture, and the scores as printed."""
+    from morphomil.figures.segmentation import types_plot
+    from morphomil.figures.style import save_figure
+    from morphomil.segment.type_agreement import (
+        calibration_table,
+        confusion,
+        type_scores,
+        typed_pairs,
+    )
+    from morphomil.store import write_table_csv
+
+    pairs = typed_pairs(images, segmenter)
+    scores, confused, calibrated = type_scores(pairs), confusion(pairs), calibration_table(pairs)
+    write_table_csv(out / "types.csv", scores)
+    write_table_csv(out / "confusion.csv", confused)
+    write_table_csv(out / "calibration.csv", calibrated)
+    figure = types_plot(confused, calibrated)
+    save_figure(figure, out / "types", formats=("png", "pdf"))
+    say(scores.to_string(index=False, float_format="{:.3f}".format), quiet=quiet)
 
 
 def _reliability_text(table: pd.DataFrame) -> str:

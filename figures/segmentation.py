@@ -1,4 +1,5 @@
-"""How good a segmenter is, seen: worst and best tiles with both outlines, bias of every feature."""
+"""How good a segmenter is, seen: worst and best tiles with both outlines, bias of every feature,
+types."""
 
 from __future__ import annotations
 
@@ -15,11 +16,13 @@ from morphomil.figures.labels import shorten
 from morphomil.figures.slides import draw_scale_bar
 from morphomil.figures.style import PALETTE, SKY, TWO_COLUMNS_MM, YELLOW, new_figure, style
 from morphomil.nuclei.quantities import feature_quantity
+from morphomil.types import NUCLEUS_TYPES
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     import pandas as pd
+    from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
     from morphomil.segment.evaluate import Example
@@ -147,3 +150,46 @@ def _slopes(table: pd.DataFrame) -> str:
         for row in table.to_dict("records")
     ]
     return "\n".join(lines)
+
+
+def types_plot(
+    confused: pd.DataFrame, calibrated: pd.DataFrame, *, width_mm: float = TWO_COLUMNS_MM
+) -> Figure:
+    """For every group of images how types that are annotated are found, and how often the type is
+    right by what its probability says (`confusion`, `calibration_table`)."""
+    groups = sorted(calibrated["group"].unique())
+    with style():
+        figure = new_figure(width_mm=width_mm, height_mm=max(len(groups), 1) * width_mm / 2)
+        grid = figure.subplots(max(len(groups), 1), 2, squeeze=False)
+        for (left, right), group in zip(grid, groups, strict=True):
+            _draw_confusion(left, confused[confused["group"] == group])
+            left.set_title(group, loc="left")
+            bins = calibrated[calibrated["group"] == group]
+            right.plot([0, 1], [0, 1], color="0.6", linewidth=0.8, linestyle="--")
+            right.plot(bins["probability"], bins["right"], "o-", color=PALETTE[0])
+            for _, one in bins.iterrows():
+                where = (one["probability"], one["right"])
+                right.annotate(
+                    f"{one['nuclei']:,}", where, (0, -10), textcoords="offset points", fontsize=5
+                )
+            right.set(xlim=(0, 1), ylim=(0, 1), aspect="equal")
+            right.set(xlabel="probability of the type", ylabel="share of nuclei with that type")
+    return figure
+
+
+def _draw_confusion(axes: Axes, table: pd.DataFrame) -> None:
+    """Shares of each annotated type, with numbers of nuclei."""
+    rows = [name for name in NUCLEUS_TYPES if (table["annotated"] == name).any()]
+    columns: list[str] = [*NUCLEUS_TYPES, ""]
+    counts = table.set_index("annotated").reindex(index=rows, columns=columns).to_numpy()
+    shares = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
+    axes.imshow(shares, cmap="Blues", vmin=0, vmax=1)
+    for (row, column), count in np.ndenumerate(counts):
+        dark = shares[row, column] > 0.6
+        text = f"{shares[row, column]:.0%}\n{count:,}"
+        axes.text(
+            column, row, text, ha="center", va="center", fontsize=5, color="w" if dark else "k"
+        )
+    axes.set_xticks(range(len(columns)), [*NUCLEUS_TYPES, "not found"], rotation=30, ha="right")
+    axes.set_yticks(range(len(rows)), rows)
+    axes.set(xlabel="found", ylabel="annotated")

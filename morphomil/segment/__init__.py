@@ -11,7 +11,8 @@ import numpy as np
 from morphomil.errors import SlideError
 from morphomil.nuclei.measure import measure_nuclei
 from morphomil.nuclei.polygons import measure_outlines
-from morphomil.segment.blocks import array_reader, block_rows
+from morphomil.segment.blocks import array_reader, block_rows, check_image, resized
+from morphomil.segment.classify import classify_nuclei
 from morphomil.segment.detect import find_nuclei
 from morphomil.segment.outlines import Outlines, join_outlines
 from morphomil.segment.plausible import judge
@@ -27,7 +28,7 @@ if TYPE_CHECKING:
 
     from morphomil.segment.model import Segmenter
 
-__all__ = ["MIN_AREA_UM2", "find_labels", "segment_image"]
+__all__ = ["MIN_AREA_UM2", "classify_nuclei", "find_labels", "segment_image"]
 
 MAX_INK = 0.5
 """A larger share of ink-like pixels is no H&E image."""
@@ -67,29 +68,9 @@ def segment_image(
     from morphomil.segment.model import load_segmenter
 
     rgb = np.asarray(rgb)
-    if rgb.dtype != np.uint8 or rgb.ndim != 3 or rgb.shape[2] != 3 or 0 in rgb.shape:
-        raise ValueError(
-            f"an RGB image is uint8 (H, W, 3), got {rgb.dtype} {rgb.shape}{_how_to_mend(rgb)}"
-        )
-    if not 0.05 <= mpp <= 5:
-        raise ValueError(f"pixel size must be 0.05 to 5 um, got {mpp:g}")
+    check_image(rgb, mpp)
     segmenter = load_segmenter(replace(settings, **changes))
     return find_labels(rgb, mpp=mpp, segmenter=segmenter)
-
-
-def _how_to_mend(array: NDArray[np.generic]) -> str:
-    if array.ndim == 3 and array.shape[2] == 4:
-        return "; leave out the alpha channel: rgb[..., :3]"
-    if array.ndim == 2:
-        return "; nuclei are told from their H&E color, which a gray image lacks"
-    if array.dtype == np.uint16:
-        return "; bring 16 bits to 8: (rgb // 257).astype('uint8')"
-    if np.issubdtype(array.dtype, np.floating):
-        return (
-            "; bring values from 0..1 to 0..255, none of them NaN: (rgb * "
-            "255).round().astype('uint8')"
-        )
-    return ""
 
 
 def find_labels(rgb: NDArray[np.uint8], *, mpp: float, segmenter: Segmenter) -> NDArray[np.int32]:
@@ -153,16 +134,9 @@ def find_outlines(rgb: NDArray[np.uint8], *, mpp: float, segmenter: Segmenter) -
             f"{share:.0%} of the image has colors that H&E doesn't yield: is it inverted, "
             "fluorescence, or a pen mark?"
         )
-    image = rgb if factor == 1 else _resized(rgb, factor)
+    image = rgb if factor == 1 else resized(rgb, factor)
     if segmenter.settings.normalize_stain:
         image = fit_normalizer(image)(image)
     rows = block_rows(*image.shape[:2])
     found = find_nuclei(array_reader(image), rows, mpp=mpp * factor, segmenter=segmenter)
     return join_outlines(list(found)).scaled(factor)
-
-
-def _resized(rgb: NDArray[np.uint8], factor: float) -> NDArray[np.uint8]:
-    from PIL import Image
-
-    height, width = (max(1, round(side / factor)) for side in rgb.shape[:2])
-    return np.asarray(Image.fromarray(rgb).resize((width, height), Image.Resampling.HAMMING))

@@ -1,24 +1,36 @@
-"""Annotated images: a table of files -> pixels, instance labels, resolution."""
+"""Annotated images: a table of files -> pixels, instance labels, types of nuclei, resolution."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
 from PIL import Image
+from scipy import ndimage
 from skimage.transform import downscale_local_mean
 
 from morphomil.errors import InputError
+from morphomil.types import NUCLEUS_TYPES
 
 if TYPE_CHECKING:
+    from collections.abc import Hashable
     from pathlib import Path
 
     from numpy.typing import NDArray
 
 FINE_MPP = 0.35
 """Images finer than this are worked at half their resolution too."""
+
+
+@dataclass(frozen=True)
+class TypedNuclei:
+    """Nuclei whose type is known: centers x and y (n, 2) in pixels from the image's top left
+    corner, and the number of each one's type in `NUCLEUS_TYPES` (n,)."""
+
+    centers: NDArray[np.float64]
+    types: NDArray[np.uint8]
 
 
 @dataclass(frozen=True)
@@ -37,6 +49,8 @@ class AnnotatedImage:
     mpp: float
     group: str
     fine: NDArray[np.int32] | None = None
+    typed: TypedNuclei | None = None
+    outlined: bool = True
 
     @property
     def finest(self) -> NDArray[np.int32]:
@@ -53,14 +67,19 @@ class AnnotatedImage:
         labels = self.labels[:height:2, :width:2]
         finer = self.finest.shape[0] // self.labels.shape[0]
         fine = self.finest[: height * finer, : width * finer]
-        return [self, AnnotatedImage(self.name, half, labels, self.mpp * 2, self.group, fine)]
+        typed = self.typed and TypedNuclei(self.typed.centers / 2, self.typed.types)
+        smaller = replace(self, rgb=half, labels=labels, mpp=self.mpp * 2, fine=fine, typed=typed)
+        return [self, smaller]
 
 
 def read_annotated(table: pd.DataFrame, root: Path) -> list[AnnotatedImage]:
-    """The images named in a table with the columns `image`, `labels`, `mpp` and optionally `group`.
+    """The images named in a table with the columns `image`, `labels`, `mpp` and optionally `group`,
+    `types` and `points`.
 
     Labels may be a whole number of times finer than the image (2000 x 2000 for 1000 x 1000): edges
-    then lie between pixels.
+    then lie between pixels. `types` is a CSV of `label` and `type` (one of `NUCLEUS_TYPES`) of
+    nuclei that have labels, `points` one of `x_px`, `y_px` and `type` of any; with points an image
+    may be without labels.
 
     Args:
         table: paths are relative to `root`. Images of one group share the chance to be drawn in
@@ -74,26 +93,76 @@ def read_annotated(table: pd.DataFrame, root: Path) -> list[AnnotatedImage]:
     problems, images = [], []
     for row in table.to_dict("records"):
         try:
-            with Image.open(root / row["image"]) as file:
-                rgb = np.asarray(file.convert("RGB"))
-            with Image.open(root / row["labels"]) as file:
-                labels = np.asarray(file).astype(np.int32)
-            finer = max(labels.shape[0] // rgb.shape[0], 1)
-            if labels.shape != (finer * rgb.shape[0], finer * rgb.shape[1]):
-                raise ValueError(f"labels are {labels.shape}, the image is {rgb.shape[:2]}")
-            fine = labels if finer > 1 else None
-            labels = labels[finer // 2 :: finer, finer // 2 :: finer]
-            if not 0.05 <= float(row["mpp"]) <= 5:
-                raise ValueError(f"mpp must be 0.05 to 5, got {row['mpp']}")
-            group = row.get("group", "")
-            name = str(row["image"])
-            group = "" if pd.isna(group) else str(group)
-            images.append(AnnotatedImage(name, rgb, labels, float(row["mpp"]), group, fine))
+            images.append(_read_image({k: v for k, v in row.items() if not pd.isna(v)}, root))
         except (OSError, ValueError, KeyError) as error:
             problems.append(f"{row.get('image')}: {error}")
     if problems:
         raise InputError(problems)
     return images
+
+
+def _read_image(row: dict[Hashable, Any], root: Path) -> AnnotatedImage:
+    """The image that a row names."""
+    with Image.open(root / row["image"]) as file:
+        rgb = np.asarray(file.convert("RGB"))
+    outlined = "labels" in row
+    if not outlined and "points" not in row:
+        raise ValueError("it has neither labels nor points")
+    labels: NDArray[np.int32] = np.zeros(rgb.shape[:2], np.int32)
+    if outlined:
+        with Image.open(root / row["labels"]) as file:
+            labels = np.asarray(file).astype(np.int32)
+    finer = max(labels.shape[0] // rgb.shape[0], 1)
+    if labels.shape != (finer * rgb.shape[0], finer * rgb.shape[1]):
+        raise ValueError(f"labels are {labels.shape}, the image is {rgb.shape[:2]}")
+    if not 0.05 <= float(row["mpp"]) <= 5:
+        raise ValueError(f"mpp must be 0.05 to 5, got {row['mpp']}")
+    typed = None
+    if "points" in row:
+        typed = _read_points(root / row["points"])
+    elif "types" in row:
+        typed = _read_types(root / row["types"], labels, finer)
+    return AnnotatedImage(
+        str(row["image"]),
+        rgb,
+        labels[finer // 2 :: finer, finer // 2 :: finer],
+        float(row["mpp"]),
+        str(row.get("group", "")),
+        labels if finer > 1 else None,
+        typed,
+        outlined,
+    )
+
+
+def _read_points(path: Path) -> TypedNuclei:
+    table = pd.read_csv(path, keep_default_na=False)
+    _require(table, path, {"x_px", "y_px", "type"})
+    # a point is a pixel, whose middle it means
+    return TypedNuclei(table[["x_px", "y_px"]].to_numpy(float) + 0.5, _numbers(table, path))
+
+
+def _read_types(path: Path, labels: NDArray[np.int32], finer: int) -> TypedNuclei:
+    table = pd.read_csv(path, keep_default_na=False)
+    _require(table, path, {"label", "type"})
+    if unknown := set(table["label"]) - set(np.unique(labels)):
+        raise ValueError(f"{path.name} names labels that the image lacks, such as {min(unknown)}")
+    middles = ndimage.center_of_mass(labels > 0, labels, table["label"].to_numpy())
+    centers = (np.array(middles, dtype=float).reshape(-1, 2)[:, ::-1] + 0.5) / finer
+    return TypedNuclei(centers, _numbers(table, path))
+
+
+def _require(table: pd.DataFrame, path: Path, columns: set[str]) -> None:
+    if missing := columns - set(table.columns):
+        raise ValueError(f"{path.name} lacks the columns {', '.join(sorted(missing))}")
+
+
+def _numbers(table: pd.DataFrame, path: Path) -> NDArray[np.uint8]:
+    """The number of each row's type."""
+    if unknown := set(table["type"]) - set(NUCLEUS_TYPES):
+        raise ValueError(
+            f"{path.name} has the type {min(unknown)!r}; types are {', '.join(NUCLEUS_TYPES)}"
+        )
+    return table["type"].map(NUCLEUS_TYPES.index).to_numpy(np.uint8)
 
 
 def read_table(path: Path, *, columns: set[str]) -> pd.DataFrame:

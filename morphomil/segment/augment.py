@@ -98,10 +98,11 @@ def sample_patch(
     side: int,
     zoom: float,
     elastic: float = 0.0,
+    marks: NDArray[np.uint8] | None = None,
     rng: np.random.Generator,
-) -> tuple[NDArray[np.float32], NDArray[np.int32], NDArray[np.float32]]:
-    """A random window of image (H, W, 3) and labels (k H, k W), rotated, mirrored and bent at
-    random.
+) -> tuple[NDArray[np.float32], NDArray[np.int32], NDArray[np.float32], NDArray[np.uint8]]:
+    """A random window of image (H, W, 3), labels (k H, k W) and marks (H, W), rotated, mirrored and
+    bent at random.
 
     One patch pixel covers `zoom` image pixels; `elastic` as in `AugmentSettings`. Where the window
     reaches beyond the image, the image is mirrored. Image and labels are in one frame: pixel (i, j)
@@ -109,8 +110,8 @@ def sample_patch(
 
     Returns:
         Float RGB in [0, 1], (side, side, 3), bilinear; labels int32 (side, side), those at the
-        pixels' centers; and the share of each pixel that a nucleus covers, float (side, side), of
-        2 x 2 points.
+        pixels' centers; the share of each pixel that a nucleus covers, float (side, side), of
+        2 x 2 points; and the marks at the pixels' centers (side, side), 0 without any.
     """
     import torch
     from torch.nn import functional
@@ -134,6 +135,9 @@ def sample_patch(
     where -= low[:, None, None].astype(np.float32)
     frame = np.s_[low[0] : high[0], low[1] : high[1]]
     turned = _interpolate(np.moveaxis(image[frame], -1, 0), where - np.float32(0.5), "bilinear")
+    turned_marks = np.zeros((side, side), np.float32)
+    if marks is not None:
+        turned_marks = _interpolate(marks[frame][None], where - np.float32(0.5), "nearest")[0]
     low, high = low * finer, high * finer
     own = labels[low[0] : high[0], low[1] : high[1]][None]
     turned_labels = _interpolate(own, where * finer - np.float32(0.5), "nearest")[0]
@@ -146,6 +150,7 @@ def sample_patch(
         np.ascontiguousarray(np.moveaxis(turned, 0, -1)) / np.float32(255),
         turned_labels.astype(np.int32),
         covered,
+        turned_marks.astype(np.uint8),
     )
 
 

@@ -1,10 +1,10 @@
-"""Blocks that cover an image, in the widths that cost least."""
+"""An image in memory, and the blocks that cover an image, in the widths that cost least."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -115,3 +115,36 @@ def array_reader(rgb: NDArray[np.uint8]) -> Read:
 def _mirrored(start: int, count: int, size: int) -> NDArray[np.intp]:
     index = np.arange(start, start + count) % (2 * size)
     return np.where(index < size, index, 2 * size - 1 - index)
+
+
+def check_image(rgb: NDArray[Any], mpp: float) -> None:
+    """Raise what `segment_image` says of an unusable image."""
+    if rgb.dtype != np.uint8 or rgb.ndim != 3 or rgb.shape[2] != 3 or 0 in rgb.shape:
+        raise ValueError(
+            f"an RGB image is uint8 (H, W, 3), got {rgb.dtype} {rgb.shape}{_how_to_mend(rgb)}"
+        )
+    if not 0.05 <= mpp <= 5:
+        raise ValueError(f"pixel size must be 0.05 to 5 um, got {mpp:g}")
+
+
+def _how_to_mend(array: NDArray[np.generic]) -> str:
+    if array.ndim == 3 and array.shape[2] == 4:
+        return "; leave out the alpha channel: rgb[..., :3]"
+    if array.ndim == 2:
+        return "; nuclei are told from their H&E color, which a gray image lacks"
+    if array.dtype == np.uint16:
+        return "; bring 16 bits to 8: (rgb // 257).astype('uint8')"
+    if np.issubdtype(array.dtype, np.floating):
+        return (
+            "; bring values from 0..1 to 0..255, none of them NaN: (rgb * "
+            "255).round().astype('uint8')"
+        )
+    return ""
+
+
+def resized(rgb: NDArray[np.uint8], factor: float) -> NDArray[np.uint8]:
+    """The image with pixels `factor` times as large."""
+    from PIL import Image
+
+    height, width = (max(1, round(side / factor)) for side in rgb.shape[:2])
+    return np.asarray(Image.fromarray(rgb).resize((width, height), Image.Resampling.HAMMING))

@@ -28,6 +28,7 @@ from morphomil.segment.contours import (
     polygon_outlines,
     trace_contours,
 )
+from morphomil.segment.network import TYPE_GRID
 from morphomil.segment.outlines import Outlines, join_outlines
 from morphomil.segment.plausible import RING_UM, averaged, evidence_factor, measure_evidence
 from morphomil.segment.polygons import Polygons, draw, join, suppress
@@ -50,12 +51,14 @@ BLANK = -8.0
 
 class Found(NamedTuple):
     """What the network finds in a block: the candidates whose center it owns and no ink covers, in
-    network pixels of the image, and the logit of what is nucleus (height, width), if it has it; and
-    its pixels, averaged (`plausible.averaged`), if nuclei are to be told from other objects."""
+    network pixels of the image, the logit of what is nucleus (height, width) and those of the types
+    (a quarter of both, 4), if it has them; and its pixels, averaged (`plausible.averaged`), if
+    nuclei are to be told from other objects."""
 
     block: Block
     polygons: Polygons
     nucleus: NDArray[np.float16] | None
+    types: NDArray[np.float32] | None = None
     pixels: NDArray[np.uint8] | None = None
 
 
@@ -77,11 +80,11 @@ def find_candidates(read: Read, block: Block, *, mpp: float, segmenter: Segmente
         (part == pixels[0, 0]).all() for part in (pixels[::16, ::16], pixels)
     ):  # most blocks differ in the first
         nothing = np.full((block.height, block.width), BLANK, np.float16)
-        return Found(block, join([], rays=0), nothing, seen)
-    probability, distance, logit = segmenter.predict(pixels, margin=MARGIN_PX)
+        return Found(block, join([], rays=0), nothing, None, seen)
+    said = segmenter.predict(pixels, margin=MARGIN_PX)
     grid = segmenter.grid
     owned = np.s_[: -(-block.height // grid), : -(-block.width // grid)]
-    found = probability[owned] > segmenter.prob_threshold
+    found = said.probability[owned] > segmenter.prob_threshold
     if found.mean() > MAX_CANDIDATE_SHARE:
         raise SlideError(
             f"the model finds nuclei on {found.mean():.0%} of a block, which no tissue has; "
@@ -92,12 +95,14 @@ def find_candidates(read: Read, block: Block, *, mpp: float, segmenter: Segmente
         found &= ~is_colored_ink(pixels[MARGIN_PX::grid, MARGIN_PX::grid][:height, :width])
     where = np.argwhere(found)
     points = where * grid + np.array([block.row, block.column])
-    rays = distance[owned][found].clip(MIN_RAY_PX, MARGIN_PX)
-    polygons = Polygons(points.astype(np.float32), probability[owned][found], rays)
-    if logit is None:
-        return Found(block, polygons, None, seen)
-    own = logit[: block.height, : block.width].astype(np.float16)  # a copy, as it must be
-    return Found(block, polygons, own, seen)
+    rays = said.distance[owned][found].clip(MIN_RAY_PX, MARGIN_PX)
+    polygons = Polygons(points.astype(np.float32), said.probability[owned][found], rays)
+    # copies, as they must be
+    types = None if said.types is None else np.array(said.types, np.float32)
+    if said.nucleus is None:
+        return Found(block, polygons, None, types, seen)
+    own = said.nucleus[: block.height, : block.width].astype(np.float16)
+    return Found(block, polygons, own, types, seen)
 
 
 def _seen(pixels: NDArray[np.uint8], block: Block, *, mpp: float) -> NDArray[np.uint8]:
@@ -116,7 +121,11 @@ def find_nuclei(
     of candidates and maps and a few blocks of pixels are held in memory.
     """
     settled = settled_rows(read, rows, mpp=mpp, segmenter=segmenter)
-    yield from outline_rows(settled, mpp=mpp, level=segmenter.edge_logit)
+    for outlines in outline_rows(settled, mpp=mpp, level=segmenter.edge_logit):
+        if outlines.types is None or segmenter.types is None:
+            yield outlines
+        else:
+            yield replace(outlines, types=segmenter.types(outlines.types))
 
 
 def outline_rows(
@@ -124,7 +133,7 @@ def outline_rows(
 ) -> Iterator[Outlines]:
     """The nuclei of each settled row of blocks in turn, drawn from the maps of the rows around it.
 
-    `mpp`: um per network pixel; `level`: the logit at an edge.
+    `mpp`: um per network pixel; `level`: the logit at an edge. Types are logits.
     """
     before: Sequence[Found] = []
     here: Sequence[Found] = []
@@ -177,8 +186,18 @@ def _outline(
         )
         if own.pixels is not None:
             outlines = replace(outlines, evidence=_block_evidence(own, others, mpp=mpp))
+        if own.types is not None:
+            outlines = replace(outlines, types=types_at(own.types, own.polygons.points, own.block))
         parts.append(outlines)
     return join_outlines(parts)
+
+
+def types_at(
+    types: NDArray[np.float32], points: NDArray[np.float32], block: Block
+) -> NDArray[np.float32]:
+    """The logits (n, 4) that a block's map of types has at points (n, 2) inside it."""
+    row, column = ((points - [block.row, block.column]) // TYPE_GRID).astype(int).T
+    return np.asarray(types[row, column])
 
 
 def _trace_block(own: Found, others: Sequence[Found], *, mpp: float, level: float) -> Outlines:

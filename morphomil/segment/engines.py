@@ -198,6 +198,8 @@ def openvino_graph(
         nucleus, seam = ops.split(heads.outline, np.int64(1), len(OUTLINE_MAPS)).outputs()
         logit = ops.clamp(ops.subtract(nucleus, ops.relu(seam)), -LOGITS, LOGITS)
         last.append(ops.convert(ops.squeeze(logit, ops.constant(np.array([1]))), "f16"))
+    if heads.types is not None:
+        last.append(ops.transpose(heads.types, to_last))
     return openvino.Model(last, [pixels], "starnet")
 
 
@@ -214,7 +216,7 @@ def _openvino_nodes(
 
 PIXEL_SPAN = (-128 / 127, 1.0)
 """Of pixels in [-1, 1], with zero as one of its 256 levels."""
-DECODER = ("decoder", "outline_a")
+DECODER = ("decoder", "outline_a", "types_")
 """Layers that 8 bits, or bfloat16, are for begin so: two thirds of the work. The same in the
 encoder, whose layers are thin, costs three times as many nuclei that differ from the reference with
 8 bits, four and more with bfloat16."""

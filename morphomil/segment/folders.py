@@ -14,7 +14,7 @@ import numpy as np
 from morphomil.errors import InputError
 from morphomil.segment import network as own
 from morphomil.store import harmed_files, read_arrays, read_json
-from morphomil.types import Normalize
+from morphomil.types import NUCLEUS_TYPES, Normalize
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
@@ -23,7 +23,10 @@ if TYPE_CHECKING:
 
 WEIGHTS = Path(__file__).parent / "weights"
 """The shipped models lie here, a folder each, and `SHA256SUMS` of what they are loaded from."""
+SHIPPED = ("default", "noncommercial")
 WEIGHT_NAMES = ("weights.safetensors", "weights_best.h5", "weights_last.h5")
+CALIBRATION = "types.json"
+"""How logits of types become probabilities (`model.TypeCalibration`); validation images decide."""
 MAX_CHANNELS = 1024
 """No layer, and no polygon, of a design has more."""
 
@@ -41,6 +44,8 @@ class ModelFiles:
     """`resolutions_mpp`, `normalize`, possibly `stain`."""
     ranges: dict[str, tuple[float, float]]
     """What enters the layers that 8 bits may be used in; empty: not known."""
+    types: dict[str, Any]
+    """`temperature` and `bias` of the types' probabilities; empty: not calibrated."""
 
     @property
     def sha256(self) -> str:
@@ -76,13 +81,19 @@ def read_model_folder(folder: Path, *, tuned: bool = True) -> ModelFiles:
         folder / "morphomil.json", optional=True
     )
     ranges = _read_object(folder / "ranges.json", optional=True)
+    types = _read_object(folder / CALIBRATION, optional=True)
     config = _read_object(folder / "config.json")
-    problems = [*_wrong_thresholds(thresholds), *_wrong_about(about), *_wrong_ranges(ranges)]
+    problems = [
+        *_wrong_thresholds(thresholds),
+        *_wrong_about(about),
+        *_wrong_ranges(ranges),
+        *_wrong_types(types),
+    ]
     if not isinstance(config.get("backbone"), str):
         problems.append("config.json must name a backbone")
     if problems:
         raise InputError([f"model folder {folder}: {problem}" for problem in problems])
-    return ModelFiles(folder, weights, config, thresholds, about, ranges)
+    return ModelFiles(folder, weights, config, thresholds, about, ranges, types)
 
 
 def _read_object(path: Path, *, optional: bool = False) -> dict[str, Any]:
@@ -127,6 +138,20 @@ def _wrong_ranges(ranges: Mapping[str, Any]) -> Iterable[str]:
             yield f"ranges.json must give {name} a lowest and a highest value; got {span!r}"
 
 
+def _wrong_types(types: Mapping[str, Any]) -> Iterable[str]:
+    if not types:
+        return
+    temperature, bias = types.get("temperature"), types.get("bias")
+    if set(types) != {"temperature", "bias"}:
+        yield f"{CALIBRATION} must give temperature and bias; got {', '.join(sorted(types))}"
+    elif not _is_number(temperature) or not float(types["temperature"]) > 0:
+        yield f"temperature in {CALIBRATION} must be a positive number; got {temperature!r}"
+    elif not (
+        isinstance(bias, list) and len(bias) == len(NUCLEUS_TYPES) and all(map(_is_number, bias))
+    ):
+        yield f"bias in {CALIBRATION} must be {len(NUCLEUS_TYPES)} numbers; got {bias!r}"
+
+
 def design_of(files: ModelFiles) -> own.Design:
     """The shipped architecture as a folder's `config.json` has it.
 
@@ -134,20 +159,21 @@ def design_of(files: ModelFiles) -> own.Design:
         InputError: a number is missing or can't be.
     """
     config = files.config
-    widths, outline = config.get("widths"), config.get("outline", 0)
+    widths = config.get("widths")
+    heads = {name: config.get(name, 0) for name in ("outline", "types")}
     if not isinstance(widths, list) or len(widths) != 3:
         raise InputError(f"widths in {files.folder / 'config.json'} must be three numbers")
-    named = {"rays": config.get("rays"), "outline": outline} | {
+    named = {"rays": config.get("rays"), **heads} | {
         f"widths[{place}]": width for place, width in enumerate(widths)
     }
     for name, value in named.items():
-        least = {"rays": 3, "outline": 0}.get(name, 1)
+        least = {"rays": 3, "outline": 0, "types": 0}.get(name, 1)
         if type(value) is not int or not least <= value <= MAX_CHANNELS:
             raise InputError(
                 f"{name} in {files.folder / 'config.json'} must be a whole number from {least} to "
                 f"{MAX_CHANNELS}; got {value!r}"
             )
-    return own.Design(config["rays"], (widths[0], widths[1], widths[2]), outline)
+    return own.Design(config["rays"], (widths[0], widths[1], widths[2]), **heads)
 
 
 def read_network(files: ModelFiles, design: own.Design) -> own.Folded:

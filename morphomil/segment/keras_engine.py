@@ -14,8 +14,6 @@ if TYPE_CHECKING:
 
     from morphomil.segment.network import Folded, Network
 
-NUCLEUS = "nucleus"
-
 
 def import_tensorflow() -> None:
     """Import TensorFlow without the notes that it writes to the process's standard error before
@@ -103,7 +101,7 @@ def _depth_to_space(x: Any, order: list[int]) -> Any:
 
 def keras_network(folded: Folded, design: Design) -> Any:
     """The architecture as a Keras model with the outputs of a StarDist model, `prob` and `dist`,
-    and the logit of nucleus where the design has it (`Network`)."""
+    and what else the design has (`Network`)."""
     import_tensorflow()
     import keras
     from keras import layers
@@ -116,7 +114,9 @@ def keras_network(folded: Folded, design: Design) -> Any:
         layers.Activation("exponential", name="dist")(heads.distance),
     ]
     if heads.outline is not None:
-        outputs.append(layers.Lambda(_keras_nucleus, name=NUCLEUS)(heads.outline))
+        outputs.append(layers.Lambda(_keras_nucleus)(heads.outline))
+    if heads.types is not None:
+        outputs.append(heads.types)
     model = keras.Model(pixels, outputs)
     for name, (weight, bias) in folded.items():
         layer = model.get_layer(name)
@@ -125,12 +125,11 @@ def keras_network(folded: Folded, design: Design) -> Any:
     return model
 
 
-def tensorflow_network(keras_model: Any) -> Network:
-    """A Keras model with the outputs of StarDist, and possibly the logit of nucleus, compiled; on a
-    GPU where TensorFlow sees one."""
+def tensorflow_network(keras_model: Any, *, heads: int = 2) -> Network:
+    """A Keras model with the outputs of StarDist, or of `keras_network`, of which the first `heads`
+    are wanted, compiled; on a GPU where TensorFlow sees one."""
     import tensorflow as tf
 
-    heads = 3 if any(layer.name == NUCLEUS for layer in keras_model.layers) else 2
     compiled = tf.function(
         lambda block: keras_model(block, training=False)[:heads],
         input_signature=[tf.TensorSpec((None, None, None, 3), tf.float32)],

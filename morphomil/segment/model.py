@@ -1,5 +1,5 @@
-"""A trained model by folder or name: its resolution, thresholds and engine; pixels -> probability
-and distances."""
+"""A trained model by folder or name: its resolution, thresholds and engine; pixels -> probability,
+distances, what is nucleus, and of which type."""
 
 from __future__ import annotations
 
@@ -8,10 +8,10 @@ import hashlib
 import io
 import json
 import math
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from functools import lru_cache, partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 from safetensors.numpy import load_file
@@ -25,6 +25,7 @@ from morphomil.segment.engines import (
     openvino_network,
 )
 from morphomil.segment.folders import (
+    SHIPPED,
     WEIGHTS,
     ModelFiles,
     check_finite,
@@ -34,7 +35,7 @@ from morphomil.segment.folders import (
 )
 from morphomil.segment.keras_engine import import_tensorflow, keras_network, tensorflow_network
 from morphomil.segment.plausible import RULES
-from morphomil.types import SegmenterSettings
+from morphomil.types import NUCLEUS_TYPES, SegmenterSettings
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -47,13 +48,42 @@ if TYPE_CHECKING:
 PRETRAINED = ("2D_versatile_he", "2D_paper_dsb2018", "2D_versatile_fluo", "2D_demo")
 
 
+class Prediction(NamedTuple):
+    """What a network says of a block (H, W, 3), without its margin."""
+
+    probability: NDArray[np.float32]
+    """That a nucleus is centered here (h, w)."""
+    distance: NDArray[np.float32]
+    """Ray lengths in pixels (h, w, rays)."""
+    nucleus: NDArray[np.floating] | None
+    """The logit of nucleus (H, W), if the network has it."""
+    types: NDArray[np.floating] | None
+    """Logits of `NUCLEUS_TYPES` (H / 4, W / 4, 4), if the network has them."""
+
+
+@dataclass(frozen=True)
+class TypeCalibration:
+    """Logits of types -> probabilities: divided by the temperature, the bias added, softmax
+    (bias-corrected temperature scaling, Alexandari et al. 2020)."""
+
+    temperature: float = 1.0
+    bias: tuple[float, ...] = (0.0,) * len(NUCLEUS_TYPES)
+
+    def __call__(self, logits: NDArray[np.floating]) -> NDArray[np.float32]:
+        """Probabilities (n, 4) of logits (n, 4)."""
+        own = np.asarray(logits, np.float64) / self.temperature + np.array(self.bias)
+        shares = np.exp(own - own.max(axis=-1, keepdims=True))
+        return np.asarray(shares / shares.sum(axis=-1, keepdims=True), np.float32)
+
+
 @dataclass(frozen=True)
 class Segmenter:
     """A network with its thresholds and the resolutions it was trained for.
 
     `network` maps float (1, H, W, 3) and a margin to probability (1, h, w, 1) and distances (1, h,
-    w, rays) on a grid of every `grid`-th pixel inside the margin, and possibly the logit of nucleus
-    at every pixel (1, H, W); H and W are multiples of `multiple`.
+    w, rays) on a grid of every `grid`-th pixel inside the margin, where it has `maps` the logit of
+    nucleus at every pixel (1, H, W), and where it has `types` their logits; H and W are multiples
+    of `multiple`.
     """
 
     sha256: str
@@ -70,6 +100,8 @@ class Segmenter:
     """The network says pixel by pixel what is nucleus; else the star polygons are the outlines."""
     edge_logit: float = 0.0
     """An outline is where the map of what is nucleus passes this."""
+    types: TypeCalibration | None = None
+    """What makes probabilities of its logits of types; None: the network doesn't know types."""
     stain: str = ""
     """"H&E": colors that it doesn't yield are taken as ink; "": unknown."""
     judges: bool = False
@@ -87,14 +119,11 @@ class Segmenter:
         nearest = min(self.resolutions_mpp, key=lambda known: abs(math.log(known / mpp)))
         return mpp if 1 / 1.2 <= mpp / nearest <= 1.2 else nearest
 
-    def predict(
-        self, rgb: NDArray[np.uint8], *, margin: int = 0
-    ) -> tuple[NDArray[np.float32], NDArray[np.float32], NDArray[np.floating] | None]:
-        """Object probability (h, w), ray lengths in pixels (h, w, rays) and the logit of nucleus
-        (H, W), if the network has it, of a block (H, W, 3) without its margin.
+    def predict(self, rgb: NDArray[np.uint8], *, margin: int = 0) -> Prediction:
+        """What the network says of a block (H, W, 3).
 
-        They hold until the same thread calls again. `margin` is 0 or a multiple of 16 pixels from
-        32 on.
+        It holds until the same thread calls again. `margin` is 0 or a multiple of 16 pixels from 32
+        on.
         """
         if self.normalize == "unit":
             block = np.divide(rgb, np.float32(255), dtype=np.float32)
@@ -102,20 +131,25 @@ class Segmenter:
             low, high = np.percentile(rgb, (1, 99.8), axis=(0, 1), keepdims=True)
             block = ((rgb - low) / np.maximum(high - low, 1)).astype(np.float32)
         if not self.settings.accurate:
-            probability, distance, *maps = self.network(block[None], margin)
-            return probability[0, ..., 0], distance[0], maps[0][0] if maps else None
+            return self._named([part[0] for part in self.network(block[None], margin)])
         turns = ((0, 0), (1, 0), (0, 1), (1, 1))
         found = [
             [np.array(part) for part in _predict_mirrored(self.network, block, *axes)]
             for axes in turns
         ]
-        probability, distance, *maps = (
-            np.mean(parts, axis=0) for parts in zip(*found, strict=True)
-        )
-        rim = margin // self.grid
-        inner = slice(rim, -rim or None)
-        nucleus = maps[0][margin : -margin or None, margin : -margin or None] if maps else None
-        return probability[inner, inner], distance[inner, inner], nucleus
+        whole = [np.mean(parts, axis=0) for parts in zip(*found, strict=True)]
+        return self._named([_without_margin(part, margin, len(rgb)) for part in whole])
+
+    def _named(self, parts: list[NDArray[Any]]) -> Prediction:
+        probability, distance, *rest = parts
+        nucleus = rest.pop(0) if self.maps else None
+        types = rest.pop(0) if self.types is not None else None
+        return Prediction(probability[..., 0], distance, nucleus, types)
+
+
+def _without_margin(part: NDArray[Any], margin: int, height: int) -> NDArray[Any]:
+    rim = margin * len(part) // height
+    return part[rim : -rim or None, rim : -rim or None]
 
 
 def _predict_mirrored(
@@ -125,7 +159,7 @@ def _predict_mirrored(
 
     Pixel i goes to -i modulo the size, so that the pixels of the grid stay on the grid; ray k, at
     angle 2 pi k / n from the columns' axis to the rows', goes to -k where rows are mirrored and to
-    n / 2 - k where columns are.
+    n / 2 - k where columns are. Cells of several pixels go to the one that holds their middle.
     """
     axes = [axis for axis, turn in enumerate((down, across)) if turn]
 
@@ -138,8 +172,13 @@ def _predict_mirrored(
         rays = -rays
     if across:
         rays = len(rays) // 2 - rays
-    turned = mirror(probability[0, ..., 0]), mirror(distance[0][..., rays % len(rays)])
-    return *turned, *(mirror(part[0]) for part in maps)
+    turned = mirror(probability[0]), mirror(distance[0][..., rays % len(rays)])
+    cells = len(block) // own.TYPE_GRID
+    others = (
+        np.flip(part[0], tuple(axes)) if part.shape[1] == cells else mirror(part[0])
+        for part in maps
+    )
+    return *turned, *others
 
 
 @dataclass(frozen=True)
@@ -156,6 +195,7 @@ class _Stored:
     graph: Callable[[str, int], Any]
     """The OpenVINO graph for a precision, that leaves out a margin."""
     maps: bool = False
+    types: TypeCalibration | None = None
     mixed: tuple[str, ...] = ()
     """Precisions that the graph states itself where they are to be used."""
 
@@ -185,6 +225,7 @@ def load_segmenter(
         settings.accurate,
         settings.normalize_stain,
         *(["implausible", RULES] if _judges(about, settings) else []),
+        *([asdict(stored.types)] if stored.types else []),
     ]
     return Segmenter(
         sha256=hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest(),
@@ -195,6 +236,7 @@ def load_segmenter(
         nms_threshold=float(stored.thresholds["nms"]),
         maps=stored.maps,
         edge_logit=float(stored.thresholds.get("edge_logit", 0.0)),
+        types=stored.types,
         resolutions_mpp=tuple(float(mpp) for mpp in about["resolutions_mpp"]),
         normalize=about["normalize"],
         stain=about.get("stain", ""),
@@ -211,7 +253,8 @@ def _judges(about: dict[str, Any], settings: SegmenterSettings) -> bool:
 def _start_engine(stored: _Stored, settings: SegmenterSettings) -> tuple[Network, str]:
     """The network on the engine of the settings, and the precision that it computes in."""
     if settings.engine == "tensorflow":
-        return tensorflow_network(stored.keras()), "float32"
+        heads = 2 + stored.maps + (stored.types is not None)
+        return tensorflow_network(stored.keras(), heads=heads), "float32"
     precision = settings.precision
     if precision == "int8" or (precision == "auto" and "int8" in stored.mixed):
         if "int8" not in stored.mixed:
@@ -262,15 +305,15 @@ def _load(model: str, *, tuned: bool = True) -> _Stored:
 
 def model_folder(model: str) -> Path:
     """The folder of a model: of shipped weights by their name, else what `model` says."""
-    return WEIGHTS / model if model == "default" else Path(model)
+    return WEIGHTS / model if model in SHIPPED else Path(model)
 
 
 def _load_folder(model: str, *, tuned: bool = True) -> _Stored:
     folder = model_folder(model)
     if folder.parent != WEIGHTS and not (folder / "config.json").is_file():
         raise InputError(
-            f"model {model!r} is no folder with a config.json, and none of: default, "
-            f"{', '.join(PRETRAINED)}"
+            f"model {model!r} is no folder with a config.json, and none of: "
+            f"{', '.join((*SHIPPED, *PRETRAINED))}"
         )
     files = read_model_folder(folder, tuned=tuned)
     if files.config.get("backbone") != own.BACKBONE:
@@ -294,6 +337,7 @@ def _load_folder(model: str, *, tuned: bool = True) -> _Stored:
             margin=margin,
         ),
         maps=design.outline > 0,
+        types=TypeCalibration(**files.types) if design.types else None,
         mixed=("int8", "bfloat16") if ranges else ("bfloat16",),
     )
 

@@ -1,11 +1,13 @@
 """The shipped network's architecture, written once: an ImageNet encoder, a short decoder,
-StarDist's two heads, and one that says where the edges of the nuclei are.
+StarDist's two heads, one that says where the edges of the nuclei are, and one that says their type.
 
 EfficientNet-Lite0 (Tan & Le 2019; Liu 2020) down to a sixteenth of the resolution, three decoder
 steps up to a half, then object probability and star-convex distances as in StarDist (Schmidt et al.
 2018). The polygons say which nucleus; the third head says pixel by pixel what is nucleus. It works
 at half the resolution with four times the channels, which are shuffled to the full one (Shi et al.
-2016), and sees the pixels themselves besides the decoder's features. `forward` is generic: training
+2016), and sees the pixels themselves besides the decoder's features. The fourth works at a quarter
+of the resolution, where most of what surrounds a nucleus is in view; a nucleus has the type said at
+its center, as StarDist's classes are (Weigert & Schmidt 2022). `forward` is generic: training
 (torch), the reference (Keras) and the fast engine (OpenVINO) call it with operations of their own.
 """
 
@@ -15,6 +17,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Generic, Literal, NamedTuple, Protocol, TypeVar
 
 import numpy as np
+
+from morphomil.types import NUCLEUS_TYPES
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -27,6 +31,8 @@ Folded = dict[str, tuple["NDArray[np.float32]", "NDArray[np.float32]"]]
 
 BACKBONE = "efficientnet-lite0"
 GRID = 2
+TYPE_GRID = 4
+"""The types' head has a value for so many pixels in each direction."""
 OUTLINE_MAPS = ("nucleus", "seam")
 """Logits per pixel: it belongs to a nucleus; it lies between two that touch or nearly touch."""
 LOGITS = 16.0
@@ -54,8 +60,9 @@ class Network(Protocol):
         self, pixels: NDArray[np.float32], margin: int = 0
     ) -> tuple[NDArray[np.float32], ...]:
         """(1, H, W, 3) -> probability (1, h, w, 1), distances in pixels (1, h, w, rays) and, where
-        the network has it, the logit of nucleus (1, H, W), without the margin. That is the map
-        `nucleus` of `OUTLINE_MAPS` less what of `seam` is positive, within `LOGITS`.
+        the network has them, the logit of nucleus (1, H, W) and those of `NUCLEUS_TYPES` (1, H /
+        4, W / 4, 4), without the margin. The first is the map `nucleus` of `OUTLINE_MAPS` less what
+        of `seam` is positive, within `LOGITS`.
 
         `margin` is a number of pixels on each side, 0 or a multiple of 16 from 32 on. The results
         may lie in memory of the network's own: they hold until the same thread calls again.
@@ -65,11 +72,13 @@ class Network(Protocol):
 @dataclass(frozen=True)
 class Design:
     """What may be chosen: rays of a polygon; channels of the decoder at a half, a quarter, an
-    eighth; channels of the outlines' head at a half, 0 without that head."""
+    eighth; channels of the outlines' head at a half, of the types' head at a quarter, 0 without
+    that head."""
 
     rays: int = 32
     widths: tuple[int, int, int] = (64, 64, 96)
     outline: int = 32
+    types: int = 64
 
 
 class Heads(NamedTuple, Generic[T]):
@@ -81,6 +90,8 @@ class Heads(NamedTuple, Generic[T]):
     """Logarithm of the star-convex distances in pixels at half size, `rays` channels."""
     outline: T | None
     """`OUTLINE_MAPS` at full size; None without that head."""
+    types: T | None
+    """Logits of `NUCLEUS_TYPES` at a quarter; None without that head."""
 
 
 @dataclass(frozen=True)
@@ -125,7 +136,7 @@ class Operations(Protocol[T]):
 
 
 def forward(ops: Operations[T], x: T, design: Design, *, margin: int = 0) -> Heads[T]:
-    """Pixels in [-1, 1], 3 channels -> the three heads.
+    """Pixels in [-1, 1], 3 channels -> the heads.
 
     With a margin (pixels, multiple of `MULTIPLE`, two of it at least) the results leave out so much
     on each side. They are the same numbers at half the cost: the decoder, where most of the work
@@ -162,7 +173,8 @@ def forward(ops: Operations[T], x: T, design: Design, *, margin: int = 0) -> Hea
         levels.append(x)
     stem, half, quarter, eighth, _, x = levels
     x = ops.crop(x, margin // 16 - 2) if margin else x
-    spare = 2 if design.outline else 0
+    spare = 2 if design.outline or design.types else 0
+    decoded = []
     for scale, skips, rim, left in (
         (2, [eighth], 4, 2),
         (1, [quarter], 4, 1 + spare // 2),
@@ -175,19 +187,36 @@ def forward(ops: Operations[T], x: T, design: Design, *, margin: int = 0) -> Hea
         x = ops.join(x, skips, Layer(f"decoder{scale}a", design.widths[scale]))
         x = ops.conv(x, Layer(f"decoder{scale}b", design.widths[scale]))
         x = ops.crop(x, rim - left) if margin else x
-    outline = None
-    if design.outline:  # two 3 x 3 convolutions again
-        if margin:
-            pixels = ops.crop(pixels, margin - 2 * spare)
-        maps = ops.beside(x, ops.fold(pixels), Layer("outline_a", design.outline))
-        last = Layer("outline", 4 * len(OUTLINE_MAPS), norm=False, activation="none")
-        maps = ops.conv(maps, last)
-        if margin:
-            x, maps = ops.crop(x, spare), ops.crop(maps, spare)
-        outline = ops.unfold(maps)
+        decoded.append(x)
+    outline = _outline_head(ops, x, pixels, design, margin=margin)
+    types = _types_head(ops, decoded[1], design, margin=margin)
+    x = ops.crop(x, spare) if margin else x
     probability = ops.conv(x, Layer("probability", 1, kernel=1, norm=False, activation="none"))
     distance = ops.conv(x, Layer("distance", design.rays, kernel=1, norm=False, activation="none"))
-    return Heads(probability, distance, outline)
+    return Heads(probability, distance, outline, types)
+
+
+def _outline_head(ops: Operations[T], x: T, pixels: T, design: Design, *, margin: int) -> T | None:
+    """The decoder's features at a half, with two pixels to spare where there is a margin, and the
+    pixels themselves."""
+    if not design.outline:
+        return None
+    if margin:
+        pixels = ops.crop(pixels, margin - 4)
+    maps = ops.beside(x, ops.fold(pixels), Layer("outline_a", design.outline))
+    last = Layer("outline", 4 * len(OUTLINE_MAPS), norm=False, activation="none")
+    maps = ops.conv(maps, last)
+    return ops.unfold(ops.crop(maps, 2) if margin else maps)
+
+
+def _types_head(ops: Operations[T], x: T, design: Design, *, margin: int) -> T | None:
+    """The decoder's features at a quarter, with two pixels to spare where there is a margin."""
+    if not design.types:
+        return None
+    for name in ("types_a", "types_b"):
+        x = ops.conv(x, Layer(name, design.types))
+    x = ops.crop(x, 2) if margin else x
+    return ops.conv(x, Layer("types", len(NUCLEUS_TYPES), kernel=1, norm=False, activation="none"))
 
 
 class _Recorder(Generic[T]):

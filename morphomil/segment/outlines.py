@@ -17,13 +17,15 @@ if TYPE_CHECKING:
 class Outlines:
     """Nuclei: centers (n, 2) as (row, column), probabilities (n,), and the vertices of all outlines
     one after the other (m, 2), of which nucleus i has those before `ends[i]`; `evidence` (n, k) of
-    whether they are nuclei (`plausible.measure_evidence`), where it was taken."""
+    whether they are nuclei (`plausible.measure_evidence`), where it was taken; and the
+    probabilities of `NUCLEUS_TYPES` (n, 4), where the model knows types."""
 
     points: NDArray[np.float32]
     prob: NDArray[np.float32]
     vertices: NDArray[np.float32]
     ends: NDArray[np.int64]
     evidence: NDArray[np.float32] | None = None
+    types: NDArray[np.float32] | None = None
 
     def __len__(self) -> int:
         return len(self.prob)
@@ -34,9 +36,11 @@ class Outlines:
         ends = np.cumsum(counts)
         first = np.repeat(self.ends[chosen] - counts, counts)
         own = np.arange(len(first)) - np.repeat(ends - counts, counts)
-        evidence = None if self.evidence is None else self.evidence[chosen]
+        evidence, types = (
+            None if part is None else part[chosen] for part in (self.evidence, self.types)
+        )
         vertices = self.vertices[first + own]
-        return Outlines(self.points[chosen], self.prob[chosen], vertices, ends, evidence)
+        return Outlines(self.points[chosen], self.prob[chosen], vertices, ends, evidence, types)
 
     def scaled(self, factor: float) -> Outlines:
         """The same outlines where a pixel is `factor` times smaller."""
@@ -67,12 +71,17 @@ def join_outlines(parts: Sequence[Outlines]) -> Outlines:
     empty = np.empty((0, 2), np.float32)
     parts = [Outlines(empty, empty[:, 0], empty, np.empty(0, np.int64)), *parts]
     before = np.cumsum([0, *(len(part.vertices) for part in parts[:-1])])
-    evidence = [part.evidence for part in parts if part.evidence is not None]
-    complete = sum(map(len, evidence)) == sum(map(len, parts)) and len(evidence) > 0
     return Outlines(
         np.concatenate([part.points for part in parts]),
         np.concatenate([part.prob for part in parts]),
         np.concatenate([part.vertices for part in parts]),
         np.concatenate([part.ends + start for part, start in zip(parts, before, strict=True)]),
-        np.concatenate(evidence) if complete else None,
+        _of_all([part.evidence for part in parts], sum(map(len, parts))),
+        _of_all([part.types for part in parts], sum(map(len, parts))),
     )
+
+
+def _of_all(parts: Sequence[NDArray[np.float32] | None], count: int) -> NDArray[np.float32] | None:
+    """The parts one after the other; None unless they are of all outlines."""
+    known = [part for part in parts if part is not None]
+    return np.concatenate(known) if known and sum(map(len, known)) == count else None

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from morphomil.errors import InputError
+from morphomil.segment.folders import SHIPPED, WEIGHTS
 from morphomil.segment.network import NORM_EPSILON, Design, Heads, Layer, forward, layers_of
 
 if TYPE_CHECKING:
@@ -21,11 +22,11 @@ if TYPE_CHECKING:
 
 class TorchNetwork(nn.Module):
     """Pixels (B, H, W, 3) in [0, 1] -> logit (B, 1, h, w), logarithm of the distances in pixels (B,
-    rays, h, w), and the outlines' maps (B, 2, H, W)."""
+    rays, h, w), the outlines' maps (B, 2, H, W), and the types' logits (B, 4, H / 4, W / 4)."""
 
     def __init__(self, design: Design, *, start: str = "random") -> None:
         """`start` is "random", "imagenet" (encoder only), "default" (the shipped model) or a model
-        folder; where that lacks the head of the outlines, the head starts at random.
+        folder; where that lacks the head of the outlines or of the types, it starts at random.
 
         Raises:
             InputError: `start` is no such thing, or holds another design.
@@ -108,10 +109,9 @@ class TorchNetwork(nn.Module):
         from safetensors import SafetensorError
         from safetensors.numpy import load_file
 
-        from morphomil.segment.model import WEIGHTS
-
-        folder = WEIGHTS / name if name == "default" else Path(name)
-        new = {name: value for name, value in self.arrays().items() if name.startswith("outline")}
+        folder = WEIGHTS / name if name in SHIPPED else Path(name)
+        heads = ("outline", "types")
+        new = {name: value for name, value in self.arrays().items() if name.startswith(heads)}
         try:
             self.load_arrays(new | load_file(folder / "weights.safetensors"))
         except (OSError, SafetensorError, ValueError) as error:

@@ -1,8 +1,6 @@
 """Training of the nucleus segmenter: annotated images -> a model folder.
 
-The targets are StarDist's (Schmidt et al. 2018, Weigert & Schmidt 2022); the patches come from
-`augment`. Batch k of epoch e depends on the seed, e and k alone, so that a resumed training sees
-the same patches.
+The patches and their targets come from `samples`, the same ones when a training is resumed.
 """
 
 from __future__ import annotations
@@ -13,22 +11,21 @@ import json
 import math
 from collections import deque
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
-from scipy import ndimage
 
-from morphomil.errors import InputError, SlideError
+from morphomil.errors import InputError
 from morphomil.segment.annotated import read_annotated, read_table
-from morphomil.segment.augment import AugmentSettings, jitter_optics, jitter_stain, sample_patch
 from morphomil.segment.engines import activation_ranges
 from morphomil.segment.evaluate import tune_edge, tune_thresholds
+from morphomil.segment.folders import CALIBRATION
 from morphomil.segment.model import load_segmenter
-from morphomil.segment.network import BACKBONE, GRID, Design, fold_norms
-from morphomil.segment.polygons import native_threads
-from morphomil.slides.stain import change_of_stains, estimate_stains, restain
+from morphomil.segment.network import BACKBONE, fold_norms
+from morphomil.segment.samples import PatchSampler, TrainSettings
+from morphomil.segment.type_agreement import calibrate_types, typed_pairs
 from morphomil.store import write_arrays, write_json, write_table_csv
 from morphomil.types import SegmenterSettings
 
@@ -41,118 +38,13 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from morphomil.segment.annotated import AnnotatedImage
+    from morphomil.segment.samples import Batch
     from morphomil.segment.torch_network import TorchNetwork
-    from morphomil.slides.stain import Stains
 
-    Batch = tuple[NDArray[np.float32], ...]
-    """Input (B, S, S, 3), object probability (B, s, s, 1), distances (B, s, s, rays) and the
-    outlines' maps (B, S, S, 2)."""
-
-HALO_PX = 32
-"""Targets are computed on a patch larger by this on each side: nuclei cut by the patch's edge keep
-their shape."""
-SEAM_UM = 0.5
-"""A pixel with two nuclei within about this lies in the seam between them."""
-LOSSES = ("loss", "probability_loss", "distance_loss", "nucleus_loss", "seam_loss")
-
-
-@dataclass(frozen=True)
-class TrainSettings:
-    """The network and its training; stored with the model."""
-
-    design: Design = field(default_factory=Design)
-    start: str = "imagenet"
-    """First weights: "imagenet" (encoder only), "default" (the shipped model), "random", or a model
-    folder."""
-    patch_px: int = 256
-    batch: int = 8
-    epochs: int = 48
-    steps_per_epoch: int = 100
-    learning_rate: float = 1e-3
-    encoder_share: float = 0.3
-    """Learning rate of the encoder, as a share."""
-    weight_decay: float = 1e-3
-    average: float = 0.998
-    """Decay of the moving average of the weights, per step."""
-    distance_weight: float = 0.5
-    nucleus_weight: float = 1.0
-    seam_weight: float = 0.5
-    seed: int = 1
-    augment: AugmentSettings = field(default_factory=AugmentSettings)
-
-
-class PatchSampler:
-    """Batches of augmented patches with StarDist's targets, reproducible by (seed, epoch,
-    index)."""
-
-    def __init__(self, images: Sequence[AnnotatedImage], settings: TrainSettings) -> None:
-        self.settings = settings
-        groups = {image.group for image in images}
-        self.groups = [
-            [i for i, image in enumerate(images) if image.group == group]
-            for group in sorted(groups)
-        ]
-        self.levels = [image.levels() for image in images]
-        self.stains = [_stains_of(image) for image in images]
-
-    def patch(
-        self, rng: np.random.Generator
-    ) -> tuple[NDArray[np.float32], NDArray[np.int32], NDArray[np.float32]]:
-        """One augmented patch with its labels and the outlines' maps, all with `HALO_PX` around."""
-        settings = self.settings.augment
-        group = self.groups[rng.integers(len(self.groups))]
-        chosen = group[rng.integers(len(group))]
-        levels = self.levels[chosen]
-        spread = math.log(settings.scale_jitter)
-        mpp = rng.choice(settings.target_mpp) * math.exp(rng.uniform(-spread, spread))
-        mpp = max(mpp, levels[0].mpp / settings.scale_jitter)  # no invented detail
-        level = min(levels, key=lambda image: abs(math.log(image.mpp / mpp)))
-        side, zoom = self.settings.patch_px + 2 * HALO_PX, mpp / level.mpp
-        rgb, labels, covered = sample_patch(
-            level.rgb, level.finest, side=side, zoom=zoom, elastic=settings.elastic, rng=rng
-        )
-        maps = np.stack([covered, _seams(labels, mpp)], axis=-1)
-        own, other = self.stains[chosen], self.stains[rng.integers(len(self.stains))]
-        if rng.random() < settings.stain_swap and own is not None and other is not None:
-            rgb = restain(rgb, change_of_stains(own, other))
-        return jitter_optics(jitter_stain(rgb, rng, settings), rng, settings), labels, maps
-
-    def batch(self, epoch: int, index: int) -> Batch:
-        """One batch, all float32."""
-        from stardist.geometry import star_dist
-        from stardist.utils import edt_prob
-
-        rng = np.random.default_rng([self.settings.seed, epoch, index])
-        inner = slice(HALO_PX, -HALO_PX)
-        small = slice(HALO_PX // GRID, -(HALO_PX // GRID))
-        inputs, probabilities, distances, outlines = [], [], [], []
-        with native_threads().limit(limits=1, user_api="openmp"):
-            for _ in range(self.settings.batch):
-                rgb, labels, maps = self.patch(rng)
-                inputs.append(rgb[inner, inner])
-                outlines.append(maps[inner, inner])
-                probabilities.append(edt_prob(labels[::GRID, ::GRID])[small, small, None])
-                distances.append(
-                    star_dist(labels, self.settings.design.rays, grid=(GRID, GRID))[small, small]
-                )
-        return tuple(map(np.stack, (inputs, probabilities, distances, outlines)))
-
-
-def _seams(labels: NDArray[np.int32], mpp: float) -> NDArray[np.float32]:
-    """1 where two nuclei lie in the square of `SEAM_UM` around a pixel, else 0."""
-    side = 2 * max(round(SEAM_UM / mpp), 1) + 1
-    highest = ndimage.maximum_filter(labels, side)
-    far = np.int32(2**31 - 1)
-    lowest = ndimage.minimum_filter(np.where(labels > 0, labels, far), side)
-    return np.asarray((lowest != far) & (lowest != highest), dtype=np.float32)
-
-
-def _stains_of(image: AnnotatedImage) -> Stains | None:
-    """None where the image doesn't show two stains."""
-    try:
-        return estimate_stains(image.rgb)
-    except SlideError:
-        return None
+LOSSES = (
+    *("loss", "probability_loss", "distance_loss", "nucleus_loss", "seam_loss"),
+    "type_loss",
+)
 
 
 def train_segmenter(
@@ -172,8 +64,9 @@ def train_segmenter(
     in polar coordinates (PolarMask, Xie et al. 2020), weighted by the
     probability: it measures what the masks are judged by, and nuclei of every size alike. Of the
     outlines' maps the first has the cross-entropy with the share of each pixel that a nucleus
-    covers, plus one minus the Dice index; the second the cross-entropy. In bfloat16 where the
-    processor has it.
+    covers, plus one minus the Dice index; the second the cross-entropy. Types have the
+    cross-entropy around the centers of typed nuclei. Images without outlines teach types alone,
+    images without types outlines alone. In bfloat16 where the processor has it.
 
     `out` receives `config.json`, `weights.safetensors`, `ranges.json`, `settings.json` and
     `log.csv`; thresholds are tuned afterwards (`tune_thresholds`).
@@ -205,9 +98,9 @@ def train_segmenter(
     checked = PatchSampler(validation, settings)
     held_out = [checked.batch(2**31, index) for index in range(8)]
     first = _resume(out, network, average, optimizer)
-    batches = _batches(
-        PatchSampler(train, settings), range(first * settings.steps_per_epoch, total), settings
-    )
+    sampler = PatchSampler(train, settings)
+    batches = _batches(sampler, range(first * settings.steps_per_epoch, total), settings)
+    rarity = torch.from_numpy(sampler.type_weights)
     for epoch in range(first, settings.epochs):
         network.train()
         sums = np.zeros(len(LOSSES))
@@ -215,7 +108,7 @@ def train_segmenter(
             for group in optimizer.param_groups:
                 group["lr"] = group["share"] * _rate(step, total, settings)
             optimizer.zero_grad(set_to_none=True)
-            losses = _losses(network, next(batches), settings)
+            losses = _losses(network, next(batches), settings, rarity)
             losses[0].backward()  # type: ignore[no-untyped-call, unused-ignore]
             torch.nn.utils.clip_grad_norm_(network.parameters(), 5.0)
             optimizer.step()
@@ -224,7 +117,10 @@ def train_segmenter(
             sums += [loss.item() for loss in losses]
         with torch.inference_mode():
             unseen = np.mean(
-                [[float(x) for x in _losses(average, batch, settings)] for batch in held_out],
+                [
+                    [float(x) for x in _losses(average, batch, settings, rarity)]
+                    for batch in held_out
+                ],
                 axis=0,
             )
         figures = dict(zip(LOSSES, sums / settings.steps_per_epoch, strict=True))
@@ -237,7 +133,7 @@ def train_segmenter(
         _checkpoint(out, epoch + 1, network, average, optimizer)
         if on_epoch is not None:
             on_epoch(epoch, figures)
-    _write_model(out, average, PatchSampler(train, settings), settings)
+    _write_model(out, average, sampler, settings)
     return out
 
 
@@ -311,39 +207,51 @@ def _rate(step: int, total: int, settings: TrainSettings) -> float:
     )
 
 
-def _losses(network: TorchNetwork, batch: Batch, settings: TrainSettings) -> list[Tensor]:
-    """`LOSSES`; those of a head that the design lacks are 0."""
+def _losses(
+    network: TorchNetwork, batch: Batch, settings: TrainSettings, rarity: Tensor
+) -> list[Tensor]:
+    """`LOSSES`; those of a head that the design lacks, or that nothing in the batch teaches, are 0.
+
+    `rarity`: how much a nucleus of each type counts.
+    """
     import torch
     from torch.nn import functional
 
-    pixels, probability, distance, maps = map(torch.from_numpy, batch)
+    pixels, probability, distance, maps, marks, outlined = map(torch.from_numpy, batch)
     with torch.autocast("cpu", torch.bfloat16, enabled=_has_bfloat16()):
         heads = network(pixels)
+
+    def entropy(logit: Tensor, target: Tensor) -> Tensor:
+        each = functional.binary_cross_entropy_with_logits(logit, target, reduction="none")
+        return (each.mean(dim=(1, 2)) * outlined).sum() / outlined.sum().clamp(min=1)
+
     target = probability[..., 0]
-    of_probability = functional.binary_cross_entropy_with_logits(
-        heads.probability[:, 0].float(), target
-    )
+    of_probability = entropy(heads.probability[:, 0].float(), target)
     inside = target > 0
     weight, annotated = target[inside], distance[inside]
     found = heads.distance.permute(0, 2, 3, 1)[inside].float().exp()
     shared = torch.minimum(found, annotated).square().sum(dim=-1)
     united = torch.maximum(found, annotated).square().sum(dim=-1)
     of_distance = (torch.log(united / shared.clamp(min=1e-3)) * weight).sum() / (weight.sum() + 1)
-    of_nucleus = of_seam = torch.zeros(())
+    of_nucleus = of_seam = of_type = torch.zeros(())
     if heads.outline is not None:
         logit, seam = heads.outline.float().unbind(1)
         covered = maps[..., 0]
-        share = logit.sigmoid()
+        share = logit.sigmoid() * outlined[:, None, None]
         dice = (2 * (share * covered).sum() + 1) / (share.sum() + covered.sum() + 1)
-        of_nucleus = functional.binary_cross_entropy_with_logits(logit, covered) + 1 - dice
-        of_seam = functional.binary_cross_entropy_with_logits(seam, maps[..., 1])
+        of_nucleus = entropy(logit, covered) + 1 - dice
+        of_seam = entropy(seam, maps[..., 1])
+    if heads.types is not None and (known := marks > 0).any():
+        kinds = heads.types.permute(0, 2, 3, 1)[known].float()
+        of_type = functional.cross_entropy(kinds, marks[known].long() - 1, weight=rarity)
     total = (
         of_probability
         + settings.distance_weight * of_distance
         + settings.nucleus_weight * of_nucleus
         + settings.seam_weight * of_seam
+        + settings.type_weight * of_type
     )
-    return [total, of_probability, of_distance, of_nucleus, of_seam]
+    return [total, of_probability, of_distance, of_nucleus, of_seam, of_type]
 
 
 def _has_bfloat16() -> bool:
@@ -359,6 +267,9 @@ def _digest(images: Sequence[AnnotatedImage]) -> str:
         content.update(repr((image.group, image.mpp, image.rgb.shape)).encode())
         content.update(np.ascontiguousarray(image.rgb).data)
         content.update(np.ascontiguousarray(image.finest, dtype=np.int32).data)
+        if image.typed is not None:
+            content.update(np.ascontiguousarray(image.typed.centers).data)
+            content.update(np.ascontiguousarray(image.typed.types).data)
     return content.hexdigest()
 
 
@@ -438,13 +349,13 @@ def train_from_table(
     resume: bool = False,
     on_epoch: Callable[[int, dict[str, float]], None] | None = None,
 ) -> Path:
-    """Train on the images of a CSV (`read_annotated`, with a column `split`: train or val) and tune
-    the thresholds.
+    """Train on the images of a CSV (`read_annotated`, with a column `split`: train or val), tune
+    the thresholds and calibrate the types.
 
     Raises:
         InputError: the table lacks a column, an image is unusable, or a split is empty.
     """
-    table = read_table(path, columns={"image", "labels", "mpp", "split"})
+    table = read_table(path, columns={"image", "mpp", "split"})
     parts = {name: table[table["split"] == name] for name in ("train", "val")}
     if empty := [name for name, rows in parts.items() if rows.empty]:
         raise InputError(f"training table {path} has no rows with split {' or '.join(empty)}")
@@ -453,10 +364,14 @@ def train_from_table(
         images["train"], images["val"], out, settings=settings, resume=resume, on_epoch=on_epoch
     )
     segmenter = load_segmenter(SegmenterSettings(str(out)), tuned=False)
-    thresholds, scores = tune_thresholds(images["val"], segmenter)
+    outlined = [image for image in images["val"] if image.outlined]
+    thresholds, scores = tune_thresholds(outlined, segmenter)
     write_table_csv(out / "thresholds.csv", scores)
     tuned = replace(segmenter, prob_threshold=thresholds["prob"], nms_threshold=thresholds["nms"])
-    edge, tried = tune_edge(images["val"], tuned)
+    edge, tried = tune_edge(outlined, tuned)
     write_table_csv(out / "edges.csv", tried)
     write_json(out / "thresholds.json", thresholds | {"edge_logit": edge})
+    if segmenter.types is not None and any(image.typed for image in images["val"]):
+        pairs = typed_pairs(images["val"], replace(tuned, edge_logit=edge))
+        write_json(out / CALIBRATION, asdict(calibrate_types(pairs)))
     return out

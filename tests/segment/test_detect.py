@@ -20,7 +20,7 @@ from morphomil.segment.agreement import agreement
 from morphomil.segment.blocks import MARGIN_PX, Block, array_reader, block_rows
 from morphomil.segment.contours import polygon_outlines
 from morphomil.segment.detect import find_candidates, find_nuclei
-from morphomil.segment.model import Segmenter
+from morphomil.segment.model import Segmenter, TypeCalibration
 from morphomil.segment.outlines import Outlines, join_outlines
 from morphomil.segment.polygons import (
     Polygons,
@@ -159,6 +159,32 @@ def test_outlines_are_the_same_whatever_the_blocks(monkeypatch: pytest.MonkeyPat
         assert len(shared) > 0.98 * len(whole)  # of equally probable candidates one is as good
         for point in shared:
             np.testing.assert_allclose(cut[point], whole[point], atol=1e-3)
+
+
+def test_types_are_those_at_the_centers_whatever_the_blocks(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    truth = scattered_ellipses((300, 500), 300, seed=1)
+    plain, image = oracle(truth)
+
+    def network(block: np.ndarray, margin: int) -> tuple[np.ndarray, ...]:
+        inner = slice(margin // 4, -(margin // 4))
+        labels = np.round(block[0, 2::4, 2::4, :2] * 255).astype(int) @ [1, 256]
+        logits = 8.0 * np.eye(4)[labels % 4][None, inner, inner]
+        return *plain.network(block, margin), logits
+
+    segmenter = replace(plain, network=network, types=TypeCalibration(temperature=2.0))
+    for side in (1024, 128, 64):
+        monkeypatch.setattr(blocks, "BLOCK_PX", side)
+        rows = block_rows(300, 500)
+        found = list(find_nuclei(array_reader(image), rows, mpp=0.5, segmenter=segmenter))
+        nuclei = join_outlines(found)
+        assert nuclei.types is not None
+        own = truth[tuple(nuclei.points.astype(int).T)]
+        np.testing.assert_array_equal(nuclei.types.argmax(axis=1), own % 4)
+        np.testing.assert_allclose(nuclei.types.max(axis=1), 1 / (1 + 3 * np.exp(-4)), rtol=1e-5)
+        some = nuclei[nuclei.prob > 0.9]
+        np.testing.assert_array_equal(some.types, nuclei.types[nuclei.prob > 0.9])
 
 
 def test_blocks_cover_the_image_once() -> None:

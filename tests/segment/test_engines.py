@@ -25,7 +25,13 @@ from morphomil.segment.engines import (
     openvino_network,
 )
 from morphomil.segment.keras_engine import keras_network, tensorflow_network
-from morphomil.segment.model import WEIGHTS, Segmenter, load_segmenter, load_stardist
+from morphomil.segment.model import (
+    WEIGHTS,
+    Segmenter,
+    TypeCalibration,
+    load_segmenter,
+    load_stardist,
+)
 from morphomil.segment.network import Design, fold_norms, layers_of
 from morphomil.types import SegmenterSettings
 
@@ -55,28 +61,30 @@ def random_state(design: Design, seed: int = 0) -> dict[str, np.ndarray]:
 def test_keras_and_openvino_compute_the_same() -> None:
     folded = fold_norms(random_state(DESIGN), DESIGN)
     pixels = np.random.default_rng(1).random((1, 64, 96, 3), dtype=np.float32)
-    reference = tensorflow_network(keras_network(folded, DESIGN))(pixels)
+    reference = tensorflow_network(keras_network(folded, DESIGN), heads=4)(pixels)
     network, precision = openvino_network(
         lambda margin: openvino_graph(folded, DESIGN, margin=margin), precision="float32"
     )
     assert precision == "float32"
-    for expected, got, exact in zip(reference, network(pixels), (1, 1, 10), strict=True):
+    for expected, got, exact in zip(reference, network(pixels), (1, 1, 10, 1), strict=True):
         assert got.shape == expected.shape
         np.testing.assert_allclose(got, expected, rtol=exact * 2e-4, atol=exact * 2e-5)
     assert reference[0].shape == (1, 32, 48, 1)
     assert reference[1].shape == (1, 32, 48, 8)
     assert reference[2].shape == (1, 64, 96)
+    assert reference[3].shape == (1, 16, 24, 4)
 
 
-def test_a_design_without_outlines_has_two_heads() -> None:
-    design = Design(rays=8, widths=(8, 8, 8), outline=0)
+@pytest.mark.parametrize(("outline", "types", "heads"), [(0, 0, 2), (8, 0, 3), (0, 8, 3)])
+def test_a_design_has_the_heads_it_names(outline: int, types: int, heads: int) -> None:
+    design = Design(rays=8, widths=(8, 8, 8), outline=outline, types=types)
     folded = fold_norms(random_state(design), design)
     pixels = np.random.default_rng(1).random((1, 64, 96, 3), dtype=np.float32)
-    reference = tensorflow_network(keras_network(folded, design))(pixels)
+    reference = tensorflow_network(keras_network(folded, design), heads=heads)(pixels)
     network, _ = openvino_network(
         lambda margin: openvino_graph(folded, design, margin=margin), precision="float32"
     )
-    assert len(reference) == len(network(pixels)) == 2
+    assert len(reference) == len(network(pixels)) == heads
 
 
 def test_an_enlarged_image_convolved_is_a_transposed_convolution() -> None:
@@ -102,7 +110,10 @@ def test_leaving_out_the_margin_early_changes_no_number(margin: int, precision: 
     )
     whole = [part.copy() for part in network(pixels)]
     for expected, got, rim in zip(
-        whole, network(pixels, margin), (margin // 2, margin // 2, margin), strict=True
+        whole,
+        network(pixels, margin),
+        (margin // 2, margin // 2, margin, margin // 4),
+        strict=True,
     ):
         own = expected[:, rim:-rim, rim:-rim]
         tolerance = 1e-5 if own.dtype == np.float32 else 2e-3
@@ -124,9 +135,10 @@ def test_torch_computes_what_keras_does(tmp_path: Path) -> None:
         "arrays = load_file(sys.argv[1]); pixels = torch.from_numpy(arrays.pop('pixels'))\n"
         "network = TorchNetwork(Design(rays=8, widths=(8, 8, 8))).eval(); "
         "network.load_arrays(arrays)\n"
-        "with torch.inference_mode(): logit, log_rays, outline = network(pixels)\n"
+        "with torch.inference_mode(): logit, log_rays, outline, types = network(pixels)\n"
         "nucleus = outline[:, :1] - outline[:, 1:].relu()\n"
-        "parts = {'p': logit.sigmoid(), 'd': log_rays.exp(), 'n': nucleus.clamp(-16, 16)}\n"
+        "parts = {'p': logit.sigmoid(), 'd': log_rays.exp(), 'n': nucleus.clamp(-16, 16), "
+        "'t': types}\n"
         "save_file({name: part.permute(0, 2, 3, 1).contiguous().numpy() for name, part in "
         "parts.items()}, sys.argv[2])\n"
     )
@@ -141,8 +153,8 @@ def test_torch_computes_what_keras_does(tmp_path: Path) -> None:
         check=True,
     )
     got = load_file(tmp_path / "out.safetensors")
-    expected = tensorflow_network(keras_network(fold_norms(state, DESIGN), DESIGN))(pixels)
-    for name, part in zip("pdn", expected, strict=True):
+    expected = tensorflow_network(keras_network(fold_norms(state, DESIGN), DESIGN), heads=4)(pixels)
+    for name, part in zip("pdnt", expected, strict=True):
         np.testing.assert_allclose(got[name].reshape(part.shape), part, rtol=2e-4, atol=2e-5)
 
 
@@ -192,7 +204,7 @@ def test_every_product_of_the_decoder_is_of_eight_bits() -> None:
     eight_bits = [
         kind for kind, kernel in kernels if kernel.lower().endswith("i8") and "onvolution" in kind
     ]
-    assert sorted(eight_bits) == 8 * ["Convolution"] + 3 * ["Deconvolution"], kernels
+    assert sorted(eight_bits) == 10 * ["Convolution"] + 3 * ["Deconvolution"], kernels
 
 
 def test_weights_that_do_not_fit_are_refused() -> None:
@@ -219,18 +231,23 @@ def test_mirrored_predictions_return_to_their_place(rays: int) -> None:
             for dy, dx in zip(down, across, strict=True)
         ]
         rays_of = np.stack(seen, axis=-1)[None] + np.float32(0.01)
-        return image[None, ::2, ::2, None], rays_of, image[None]
+        kinds = np.repeat(image[None, 2::4, 2::4, None], 4, axis=-1)
+        return image[None, ::2, ::2, None], rays_of, image[None], kinds
 
     rgb = np.random.default_rng(0).integers(0, 256, (48, 64, 3)).astype(np.uint8)
-    plain = Segmenter("", oracle, 2, 16, 0.5, 0.4, (), "unit")
+    plain = Segmenter("", oracle, 2, 16, 0.5, 0.4, (), "unit", maps=True, types=TypeCalibration())
     mirrored = replace(plain, settings=SegmenterSettings(accurate=True))
     for margin in (0, 16):
         whole = mirrored.predict(rgb, margin=margin)
-        for expected, got, rim in zip(plain.predict(rgb), whole, (8, 8, 16), strict=True):
+        for expected, got, rim in zip(plain.predict(rgb)[:3], whole[:3], (8, 8, 16), strict=True):
             assert expected is not None
             assert got is not None
             own = expected[rim:-rim, rim:-rim] if margin else expected
             np.testing.assert_allclose(got, own, atol=1e-6)
+    squares = rgb[::16, ::16].repeat(16, 0).repeat(16, 1)
+    inside = np.isin(np.arange(12) % 4, (1, 2)), np.isin(np.arange(16) % 4, (1, 2))
+    types = [s.predict(squares).types[np.ix_(*inside)] for s in (plain, mirrored)]
+    np.testing.assert_allclose(*types, atol=1e-6)
 
 
 def matched_share(reference: np.ndarray, other: np.ndarray, *, iou: float = 0.9) -> float:
@@ -317,4 +334,5 @@ def test_the_shipped_weights_are_the_architecture_that_is_described() -> None:
     state = load_file(WEIGHTS / "default" / "weights.safetensors")
     assert sum(value.size for name, value in state.items() if "conv" in name) < 1.5e6
     config = json.loads((WEIGHTS / "default" / "config.json").read_text())
-    fold_norms(state, Design(config["rays"], tuple(config["widths"]), config.get("outline", 0)))
+    heads = config.get("outline", 0), config.get("types", 0)
+    fold_norms(state, Design(config["rays"], tuple(config["widths"]), *heads))

@@ -13,13 +13,13 @@ from PIL import Image
 from skimage.draw import disk
 
 from morphomil.errors import InputError
-from morphomil.segment import train
+from morphomil.segment import classify_nuclei, samples
 from morphomil.segment.annotated import AnnotatedImage, read_annotated
 from morphomil.segment.augment import AugmentSettings, jitter_optics, jitter_stain, sample_patch
 from morphomil.segment.model import load_segmenter
 from morphomil.segment.network import Design
 from morphomil.segment.train import PatchSampler, TrainSettings, train_from_table, train_segmenter
-from morphomil.types import SegmenterSettings
+from morphomil.types import NUCLEUS_TYPES, SegmenterSettings
 
 TINY = TrainSettings(
     design=Design(rays=8, widths=(8, 8, 8)),
@@ -56,7 +56,7 @@ def test_image_and_labels_turn_together(
     annotated: AnnotatedImage, zoom: float, elastic: float
 ) -> None:
     rng = np.random.default_rng(3)
-    patch, labels, covered = sample_patch(
+    patch, labels, covered, _ = sample_patch(
         annotated.rgb, annotated.labels, side=96, zoom=zoom, elastic=elastic, rng=rng
     )
     inside, outside = patch[labels > 0].mean(), patch[labels == 0].mean()
@@ -75,7 +75,7 @@ def test_image_labels_and_coverage_lie_in_one_frame(finer: int) -> None:
     shares = labels.reshape(side, finer, side, finer).mean(axis=(1, 3))
     rgb = np.repeat((255 * (1 - shares)).round().astype(np.uint8)[..., None], 3, axis=2)
     for seed in range(3):
-        patch, centers, covered = sample_patch(
+        patch, centers, covered, _ = sample_patch(
             rgb, labels, side=112, zoom=1.1, rng=np.random.default_rng(seed)
         )
         places = np.indices(covered.shape)
@@ -110,24 +110,26 @@ def test_batches_depend_on_seed_epoch_and_index_alone(annotated: AnnotatedImage)
     for one, other in zip(first, again, strict=True):
         np.testing.assert_array_equal(one, other)
     assert not np.array_equal(first[0], sampler.batch(3, 6)[0])
-    pixels, probability, distance, maps = first
-    assert (pixels.shape, probability.shape, distance.shape, maps.shape) == (
+    assert [part.shape for part in first] == [
         (2, 64, 64, 3),
         (2, 32, 32, 1),
         (2, 32, 32, 8),
         (2, 64, 64, 2),
-    )
+        (2, 16, 16),
+        (2,),
+    ]
+    probability, distance = first[1:3]
     assert distance[probability[..., 0] == 1].max() > 2
 
 
 def test_seams_lie_between_nuclei_that_touch_or_nearly_do() -> None:
     labels = np.zeros((20, 40), np.int32)
     labels[5:15, 3:10], labels[5:15, 10:20], labels[5:15, 23:30], labels[5:15, 36:] = 1, 2, 3, 4
-    seams = train._seams(labels, 0.25)
+    seams = samples._seams(labels, 0.25)
     assert seams[10, [8, 9, 10, 11]].all()
     assert seams[10, [21]].all()
     assert not seams[10, [3, 7, 12, 18, 25, 31, 38]].any()
-    assert seams.sum() < train._seams(labels, 0.125).sum()
+    assert seams.sum() < samples._seams(labels, 0.125).sum()
 
 
 def test_finer_labels_are_read_and_halved(tmp_path: Path) -> None:
@@ -269,5 +271,99 @@ def test_all_unusable_images_are_told_at_once(tmp_path: Path) -> None:
         read_annotated(table, tmp_path)
     assert len(refused.value.problems) == 2
     pd.DataFrame({"image": ["a.png"]}).to_csv(tmp_path / "t.csv", index=False)
-    with pytest.raises(InputError, match="lacks labels, mpp, split"):
+    with pytest.raises(InputError, match="lacks mpp, split"):
         train_from_table(tmp_path / "t.csv", tmp_path / "model", root=None, settings=TINY)
+
+
+def typed_image(folder: Path, number: int) -> dict[str, object]:
+    """An image of discs, of which those with even labels are lymphocytes and dark; its row."""
+    rgb, labels = dotted_image(seed=number)
+    dark = (labels > 0) & (labels % 2 == 0)
+    rgb[dark] = (rgb[dark] * 0.4).astype(np.uint8)
+    Image.fromarray(rgb).save(folder / f"{number}.png")
+    Image.fromarray(labels.astype(np.uint16)).save(folder / f"{number}_labels.png")
+    names = np.unique(labels[labels > 0])
+    types = np.where(names % 2 == 0, "lymphocyte", "epithelial")
+    pd.DataFrame({"label": names, "type": types}).to_csv(folder / f"{number}.csv", index=False)
+    return {
+        "image": f"{number}.png",
+        "labels": f"{number}_labels.png",
+        "types": f"{number}.csv",
+        "mpp": 0.5,
+    }
+
+
+def test_types_are_read_from_labels_and_from_points(tmp_path: Path) -> None:
+    row = typed_image(tmp_path, 0)
+    (image,) = read_annotated(pd.DataFrame([row]), tmp_path)
+    assert image.typed is not None
+    rows, columns = np.floor(image.typed.centers[:, ::-1]).astype(int).T
+    own = image.labels[rows, columns]
+    whole = own > 0  # a disc at the edge has its centroid elsewhere
+    assert whole.mean() > 0.9
+    kinds = np.array(NUCLEUS_TYPES)[image.typed.types]
+    assert (np.where(own % 2 == 0, "lymphocyte", "epithelial") == kinds)[whole].all()
+    points = pd.DataFrame(image.typed.centers - 0.5, columns=["x_px", "y_px"]).assign(type=kinds)
+    points.to_csv(tmp_path / "points.csv", index=False)
+    alone = {"image": "0.png", "points": "points.csv", "mpp": 0.5}
+    table = pd.DataFrame([row, alone])
+    first, second = read_annotated(table, tmp_path)
+    assert (first.outlined, second.outlined) == (True, False)
+    assert not second.labels.any()
+    assert second.typed is not None
+    np.testing.assert_allclose(second.typed.centers, image.typed.centers)
+    half = replace(image, mpp=0.25).levels()[1].typed
+    assert half is not None
+    np.testing.assert_allclose(half.centers * 2, image.typed.centers)
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ("label,type\n1,tumor\n", "type 'tumor'"),
+        ("label,type\n99,stroma\n", "labels that the image lacks"),
+        ("label,kind\n1,stroma\n", "lacks the columns type"),
+    ],
+)
+def test_types_that_cannot_be_used_are_named(tmp_path: Path, content: str, message: str) -> None:
+    row = typed_image(tmp_path, 0)
+    (tmp_path / "0.csv").write_text(content)
+    with pytest.raises(InputError, match=message):
+        read_annotated(pd.DataFrame([row]), tmp_path)
+    with pytest.raises(InputError, match="neither labels nor points"):
+        read_annotated(pd.DataFrame([{"image": "0.png", "mpp": 0.5}]), tmp_path)
+
+
+def test_marks_follow_their_nuclei_and_points_alone_teach_no_outlines(tmp_path: Path) -> None:
+    (image,) = read_annotated(pd.DataFrame([typed_image(tmp_path, 0)]), tmp_path)
+    still = replace(
+        TINY, augment=AugmentSettings(stain_swap=0, stain_gain=0, stain_shift=0, stain_tilt=0)
+    )
+    patch = PatchSampler([image], still).patch(np.random.default_rng(1))
+    seen = patch.labels[patch.marks > 0]
+    kinds = patch.marks[patch.marks > 0] - 1
+    assert set(kinds) == {0, 1}
+    assert ((seen % 2 == 0) == (kinds == 1))[seen > 0].all()
+    assert (seen > 0).mean() > 0.9
+    points = replace(image, labels=image.labels * 0, outlined=False)
+    *_, marks, outlined = PatchSampler([points], TINY).batch(0, 0)
+    assert marks.any()
+    assert not outlined.any()
+
+
+def test_a_network_learns_types_and_states_their_probability(tmp_path: Path) -> None:
+    rows = [typed_image(tmp_path, 0) | {"split": "train"}, typed_image(tmp_path, 1)]
+    rows[1] |= {"split": "val"}
+    pd.DataFrame(rows).to_csv(tmp_path / "training.csv", index=False)
+    design = Design(rays=16, widths=(16, 16, 16), types=16)
+    settings = replace(
+        TINY, design=design, start="imagenet", epochs=3, steps_per_epoch=20, learning_rate=3e-3
+    )
+    out = train_from_table(tmp_path / "training.csv", tmp_path / "m", root=None, settings=settings)
+    log = pd.read_csv(out / "log.csv")
+    assert log["type_loss"].iloc[-1] < 0.5 * log["type_loss"].iloc[0]
+    rgb, labels = (np.asarray(Image.open(tmp_path / name)) for name in ("1.png", "1_labels.png"))
+    found = classify_nuclei(rgb, labels.astype(int), mpp=0.5, model=str(out))
+    np.testing.assert_allclose(found.filter(like="p_").sum(axis=1), 1, atol=1e-5)
+    expected = np.where(found["label"] % 2 == 0, "lymphocyte", "epithelial")
+    assert (found["type"] == expected).mean() > 0.8
