@@ -318,7 +318,7 @@ def _segment_region(
     bands = render(nuclei, shape=frame.shape, min_px=least, first_label=first_label, band=BAND_PX)
     exact = RegionOutlines(first_label, _corners(nuclei), nuclei.ends) if segmenter.maps else None
     dropped = DroppedOutlines(_corners(others), others.ends, reasons) if segmenter.judges else None
-    return DrawnNuclei(len(nuclei), bands, exact, dropped)
+    return DrawnNuclei(len(nuclei), bands, exact, dropped, nuclei.types)
 
 
 def _corners(nuclei: Outlines) -> NDArray[np.float32]:
