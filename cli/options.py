@@ -194,6 +194,18 @@ def parse_names(text: str) -> tuple[str, ...]:
     return tuple(name.strip() for name in text.split(",") if name.strip())
 
 
+def parse_families(text: str) -> tuple[str, ...]:
+    """The families of features that `+FAMILY,+FAMILY` adds.
+
+    Raises:
+        InputError: a name is without its plus.
+    """
+    names = parse_names(text)
+    if bare := [name for name in names if not name.startswith("+")]:
+        raise InputError(f"--features adds families, as in +type; got {', '.join(bare)}")
+    return tuple(name.removeprefix("+") for name in names)
+
+
 def parse_shard(text: str) -> Shard:
     """The part of a cohort that `i/n` names.
 

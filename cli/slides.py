@@ -19,11 +19,12 @@ from morphomil.cli.options import (
     RunArgument,
     ShardOption,
     command_group,
+    parse_families,
     parse_shard,
     with_settings,
 )
 from morphomil.cli.runs import FeaturesOption, say_losses
-from morphomil.types import EmbedSettings, PatchSettings, Pooling, SegmenterSettings
+from morphomil.types import EmbedSettings, PatchSettings, Pooling, SegmenterSettings, WhoseNuclei
 
 if TYPE_CHECKING:
     from morphomil.pipeline.estimation import Estimate
@@ -31,6 +32,8 @@ if TYPE_CHECKING:
     from morphomil.run.directory import Run
 
 commands = command_group()
+SHOWN_NAMES = 8
+"""So many of the names that are unknown are listed."""
 Origin = Literal["level0", "bounds"]
 NucleiOption = Annotated[
     Path | None, typer.Option(help="Folder of files of nuclei, named like the slides' files.")
@@ -47,6 +50,14 @@ OriginOption = Annotated[
     typer.Option(
         help="Where outlines begin: level0 (the canvas) or bounds (the scanned part); "
         "default: bounds for QuPath's detections, else level0."
+    ),
+]
+TypeMapOption = Annotated[
+    str,
+    typer.Option(
+        help="Types of nuclei by the files' classes: Tumor=epithelial,Immune cells=lymphocyte; "
+        "usual names are known.",
+        metavar="NAME=TYPE,...",
     ),
 ]
 BackboneOption = Annotated[
@@ -160,6 +171,7 @@ def import_nuclei(
     plane: PlaneOption = None,
     cells_as_nuclei: CellsOption = False,
     origin: OriginOption = None,
+    type_map: TypeMapOption = "",
     mpp: MppOption = None,
     settings: PatchSettings = PatchSettings(),
     covariates: CovariatesOption = "",
@@ -175,7 +187,9 @@ def import_nuclei(
     from morphomil.figures.report.overviews import draw_overviews
     from morphomil.pipeline import importing
     from morphomil.slides.nuclei_files import Reading
+    from morphomil.slides.nuclei_files.type_map import parse_type_map
 
+    types = parse_type_map(type_map)
     slides = read_cohort(
         cohort,
         covariates,
@@ -193,12 +207,14 @@ def import_nuclei(
             settings=settings,
             mpp=mpp,
             reading=Reading(plane, cells_as_nuclei, origin),
+            type_map=types,
             shard=parse_shard(shard),
             progress=display,
         )
         draw_overviews(run)
     _say_left_out(run, quiet=quiet)
     _say_small(run, quiet=quiet)
+    _say_unmapped(run)
     _finish(result)
     say(
         f"Masks of {len(slides)} slides: {out}/slides. Next: morphomil featurize {out}", quiet=quiet
@@ -215,9 +231,29 @@ def _say_small(run: Run, *, quiet: bool) -> None:
         say(f"Dropped, as smaller than {MIN_AREA_UM2:g} um2: {small:,} nuclei.", quiet=quiet)
 
 
-@commands.command(epilog="Example: `morphomil featurize run`")
+def _say_unmapped(run: Run) -> None:
+    """A line when the files' classes stand for no type."""
+    from morphomil.pipeline.importing import unmapped_types
+
+    if counts := unmapped_types(run):
+        listed = ", ".join(f"{name} ({count:,})" for name, count in counts.most_common(SHOWN_NAMES))
+        more = f" and {len(counts) - SHOWN_NAMES} others" if len(counts) > SHOWN_NAMES else ""
+        note(
+            f"{counts.total():,} nuclei are of no type, since their classes stand for none: "
+            f"{listed}{more}; name them with --type-map, as in "
+            f"--type-map '{next(iter(counts))}=epithelial'."
+        )
+
+
+@commands.command(epilog="Example: `morphomil featurize run --nuclei epithelial --features +type`")
 def featurize(
     path: RunArgument,
+    nuclei: Annotated[
+        WhoseNuclei, typer.Option(help="Whose nuclei make the matrices; densities count all.")
+    ] = "all",
+    features: Annotated[
+        str, typer.Option(help="Families of features to add: +type, of the types of nuclei.")
+    ] = "",
     features_from: FeaturesOption = None,
     shard: ShardOption = "1/1",
     quiet: QuietOption = False,
@@ -228,16 +264,20 @@ def featurize(
     from morphomil.nuclei.feature_files import load_features
     from morphomil.run.directory import Run
     from morphomil.tables.quality import write_quality
+    from morphomil.tables.types import write_types
 
-    part = parse_shard(shard)
+    part, families = parse_shard(shard), parse_families(features)
     if features_from is not None:
         load_features(features_from)
     with Display(quiet=quiet) as display:
         run = Run.open(path)
-        result = pipeline.featurize(run, shard=part, progress=display)
+        result = pipeline.featurize(
+            run, nuclei=nuclei, families=families, shard=part, progress=display
+        )
     say_losses(run, "segment", quiet=quiet)
     for sentence in write_quality(run)[1]:
         note(sentence)
+    write_types(run)
     _finish(result)
     say(f"Nuclei tables: {path}/slides/*/nuclei.parquet. Next: morphomil rank {path}", quiet=quiet)
 

@@ -1,5 +1,5 @@
 """Draws docs/images/features.png: what each of the eight features measures, on one nucleus and its
-neighbors.
+neighbors; and type_features.png: what those of the types of nuclei do, on a nest and its stroma.
 
 python docs/draw_features.py
 """
@@ -10,11 +10,13 @@ from pathlib import Path
 
 import matplotlib.pyplot as plt
 import numpy as np
+from matplotlib.lines import Line2D
 from matplotlib.patches import Circle, Ellipse, Polygon
 from skimage.draw import polygon2mask
 from skimage.measure import find_contours
 
 from morphomil.nuclei.measure import measure_nuclei
+from morphomil.nuclei.neighborhood import type_roots
 
 BLUE, ORANGE, GREEN, GRAY = "#0072B2", "#D55E00", "#009E73", "0.55"
 SIDE, MPP = 240, 0.05
@@ -90,6 +92,62 @@ def main() -> None:
         Circle((SIDE / 2, SIDE / 2), 85, fill=False, edgecolor=ORANGE, linewidth=2)
     )
     figure.savefig(Path(__file__).parent / "images" / "features.png", dpi=150)
+    draw_types()
+
+
+def draw_types() -> None:
+    """Write the picture of the family `type`: 200 x 200 um with a round nest."""
+    rng = np.random.default_rng(5)
+    grid = np.stack(np.meshgrid(np.arange(6, 200, 13.0), np.arange(6, 200, 13.0)), -1)
+    places = grid.reshape(-1, 2) + rng.uniform(-2.5, 2.5, (grid.size // 2, 2))
+    in_nest = np.hypot(*(places - 100).T) < 62
+    types = np.where(in_nest, 0, 2)
+    immune = rng.random(len(types)) < np.where(in_nest, 0.07, 0.16)
+    types[immune] = 1
+    roots = type_roots(places, types, 50.0)
+    figure, grid_of_axes = plt.subplots(1, 4, figsize=(12.5, 4.2), layout="constrained")
+    titles = (
+        "density of a type\nothers of it within 50 µm\n/ tissue there",
+        "distance from epithelium\nto the nearest lymphocyte\nand stromal nucleus",
+        "lymphocytes by 6 neighbors\nfilled: inside a nest\nring: at its edge, cross: outside",
+        "mixing\nshare of unlike neighbors\nminus that by chance",
+    )
+    for axes, title in zip(grid_of_axes, titles, strict=True):
+        for number, color in enumerate((BLUE, ORANGE, GRAY)):
+            shown = places[types == number]
+            axes.scatter(*shown.T, s=22, color=color, alpha=0.85, linewidths=0)
+        axes.set(xlim=(0, 200), ylim=(200, 0), aspect="equal")
+        axes.set_title(title, fontsize=9, pad=3)
+        axes.set_axis_off()
+    middle = places[np.argmin(np.hypot(*(places - [70, 60]).T))]
+    grid_of_axes[0].add_patch(Circle(middle, 50, fill=False, edgecolor=GREEN, linewidth=2))
+    grid_of_axes[0].scatter(*middle, s=60, facecolors="none", edgecolors=GREEN, linewidths=2)
+    for number, color in ((1, ORANGE), (2, "0.3")):
+        others = places[types == number]
+        nearest = others[np.argmin(np.hypot(*(others - middle).T))]
+        grid_of_axes[1].plot(*np.array([middle, nearest]).T, color=color, linewidth=2)
+    share, cell = roots["nest_share"], grid_of_axes[2]
+    edge = (share > 0) & (share < 1)
+    cell.scatter(*places[share == 1].T, s=70, color=GREEN, linewidths=0)
+    cell.scatter(*places[edge].T, s=70, facecolors="none", edgecolors=GREEN, linewidths=2)
+    cell.scatter(*places[share == 0].T, s=50, color=GREEN, marker="x", linewidths=2)
+    own = int(np.argmin(np.hypot(*(places - [100, 40]).T)))
+    apart = np.hypot(*(places - places[own]).T)
+    for other in np.argsort(apart)[1:7]:
+        unlike = types[other] != types[own]
+        grid_of_axes[3].plot(
+            *places[[own, other]].T, color=GREEN if unlike else "black", linewidth=2, zorder=0
+        )
+    figure.legend(
+        handles=[
+            Line2D([], [], linestyle="", marker="o", color=color, label=name)
+            for name, color in (("epithelial", BLUE), ("lymphocyte", ORANGE), ("stroma", GRAY))
+        ],
+        loc="outside lower center",
+        ncols=3,
+        frameon=False,
+    )
+    figure.savefig(Path(__file__).parent / "images" / "type_features.png", dpi=120)
 
 
 def _smallest_rectangle(points: np.ndarray) -> np.ndarray:

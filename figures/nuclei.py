@@ -31,7 +31,7 @@ def draw_nuclei(run: Run) -> Drawing:
     feature = str(read_ranking(run)[0]["feature"].iloc[0])
     examples, rows, mpp = [], [], 0.5
     for slide, group in typical_slides(run):
-        values = patch_values(run.nuclei(slide.slide_id), run.patches(slide.slide_id))
+        values = patch_values(run.counted_nuclei(slide.slide_id), run.patches(slide.slide_id))
         patches = typical_patches(values, feature, count=PATCHES_PER_PATIENT)
         for patch in patches.to_dict("records"):
             example, mpp = read_slide_example(

@@ -86,7 +86,7 @@ def _two_of(slides: list[tuple[Slide, str]], shown: pd.DataFrame) -> list[tuple[
 def _read_patient_plate(
     run: Run, slide: Slide, feature: str, *, group: str
 ) -> tuple[PatientPlate, pd.DataFrame]:
-    values = patch_values(run.nuclei(slide.slide_id), run.patches(slide.slide_id))
+    values = patch_values(run.counted_nuclei(slide.slide_id), run.patches(slide.slide_id))
     patch = typical_patches(values, feature, count=1).to_dict("records")[0]
     title = f"patch {patch['patch_id']}"
     example, example_mpp = read_slide_example(run, slide, patch, feature=feature, title=title)

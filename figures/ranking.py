@@ -20,7 +20,7 @@ from morphomil.figures.style import (
     new_figure,
     style,
 )
-from morphomil.nuclei.quantities import patient_quantity
+from morphomil.nuclei.quantities import patient_quantity, say_nuclei
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -39,10 +39,12 @@ def draw_ranking(run: Run) -> Drawing:
     """
     ranking, summary = read_ranking(run)
     reference, *_, positive = map(str, summary["classes"])
-    figure = ranking_plot(ranking, positive=positive, reference=reference)
+    whose = say_nuclei(summary["nuclei"]) if "nuclei" in summary else ""
+    figure = ranking_plot(ranking, positive=positive, reference=reference, whose=whose)
     effect = effect_of(ranking)
     name = effect.name if effect.signed else effect.name.lower()
-    caption = (
+    caption = f"Features of {whose}. " if whose else ""
+    caption += (
         f"Attention relative to an even share and {name}, both with 95 % intervals, and "
         f"{effect.test} p values, also adjusted (Holm; Benjamini and Hochberg). z: attention in SD "
         "above that under permuted labels, which gives the order. Any feature: p under permuted "
@@ -77,6 +79,7 @@ def ranking_plot(
     *,
     positive: str = "positive",
     reference: str = "reference",
+    whose: str = "",
     width_mm: float = TWO_COLUMNS_MM,
 ) -> Figure:
     """Each feature's attention relative to an even share, Cliff's delta, both with intervals, and p
@@ -84,7 +87,8 @@ def ranking_plot(
 
     `ranking` has one row per feature: rank, feature, attention, attention_low, attention_high,
     cliffs_delta, cliffs_delta_low, cliffs_delta_high, p_value, p_holm, p_bh, and perhaps
-    attention_z, attention_p_any, shapley_p_any, scan_p_any, verdict. Attention 1 is one over the
+    attention_z, attention_p_any, shapley_p_any, scan_p_any, verdict; `whose` are the nuclei that it
+    is about. Attention 1 is one over the
     number of features; the effect is that of the group `positive` minus `reference`. Of three and
     more groups the columns are those of `rank.several.compare_several`. Missing numbers stay blank,
     or a dash among p values.
@@ -105,6 +109,7 @@ def ranking_plot(
         _draw_intervals(left, table, "attention", markers=markers)
         _draw_intervals(middle, table, effect_of(table).column, markers=markers)
         _finish_attention(left, table)
+        left.set_title(f"Features of {whose}" if whose else "", loc="left")
         _finish_effect(middle, table, f"{positive} minus {reference}")
         _write_numbers(right, table, columns)
         handles = _legend(meanings, markers) + _square_legend(table)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from morphomil.figures.effects import effect_of, groups_of, say_effect
 from morphomil.figures.labels import MINUS, format_interval, format_ratio, p_phrase
-from morphomil.nuclei.quantities import patient_quantity, phrase
+from morphomil.nuclei.quantities import patient_quantity, phrase, say_nuclei
 from morphomil.tables.methods import count_in_words
 
 if TYPE_CHECKING:
@@ -61,6 +61,25 @@ def say_extent(slides: pd.DataFrame) -> list[str]:
             "see the causes."
         )
     return sentences
+
+
+def say_whose(whose: str, types: pd.DataFrame) -> str:
+    """Whose nuclei the features are, with their composition where types are known (`types`:
+    `tables.types.types_of_patients`); nothing where nobody knows types."""
+    if types.empty:
+        return ""
+    named = {"epithelial": "epithelial", "lymphocyte": "lymphocytes", "stroma": "stroma"}
+    means = {name: types[name].mean() for name in (*named, "other")}
+    listed = ", ".join(
+        f"{means[name]:.0%} {words}" for name, words in (named | {"other": "other"}).items()
+    )
+    mixed = f"by patient on average {listed}"
+    if whose == "all":
+        return f"The features are those of all nuclei, whatever their type ({mixed})."
+    return (
+        f"The features are those of {say_nuclei(whose)} alone, out of all nuclei ({mixed}); "
+        "density counts all nuclei around them."
+    )
 
 
 def say_auc(auc: Auc) -> str:

@@ -152,7 +152,7 @@ class SlideBrowser:
         name = self.slides[slide].slide_id
         patches = self.run.patches(name)
         if name in self._measured:
-            values = patch_values(self.run.nuclei(name), patches)
+            values = patch_values(self.run.counted_nuclei(name), patches)
             columns = [column for column in values if column not in patches or column == "patch_id"]
             patches = patches.merge(values[columns], on="patch_id", how="left")
         attention = self.run.attention(name).dropna(subset=["patch_id"])

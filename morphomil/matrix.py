@@ -15,6 +15,7 @@ import numpy as np
 import pandas as pd
 
 from morphomil.nuclei.registry import FEATURES
+from morphomil.nuclei.totals import count_totals, ratios
 from morphomil.stats.axial import grouped_polarity, leave_one_out_deviation
 from morphomil.types import FEATURE_NAMES
 
@@ -312,24 +313,28 @@ def slide_values(
 ) -> pd.Series[float]:
     """One slide's value of each feature; NaN where no nucleus has one.
 
-    Median over nuclei. Density: nuclei per mm2 of tissue over kept patches if `patches` (columns of
-    `PATCHES`) is given, else the median too. Orientation: polarity, the mean over patches with at
-    least 5 oriented nuclei of (n R^2 - 1) / (n - 1), R the axial resultant length; 0 is expected of
-    uniform angles at every n.
+    Median (or mean: `Feature.pool`) over nuclei. Densities: nuclei per mm2 of tissue over kept
+    patches if `patches` (columns of `PATCHES`) is given, else the median too. Orientation:
+    polarity, the mean over patches with at least 5 oriented nuclei of (n R^2 - 1) / (n - 1), R the
+    axial resultant length; 0 is expected of uniform angles at every n.
     """
-    values = {name: float(nuclei[name].median()) for name in features}
+    values = {name: float(nuclei[name].agg(_average(name))) for name in features}
     for name in features:
         if FEATURES[name].axial:
             angles = nuclei[name].to_numpy(dtype=np.float64)
             polarity = grouped_polarity(angles, nuclei["patch_id"].to_numpy())
             enough = polarity.polarity[polarity.n >= MIN_NUCLEI]
             values[name] = float(enough.mean()) if len(enough) else np.nan
-    if patches is not None and "density_per_mm2" in values:
+    if patches is not None:
         kept = patches[patches["kept"]]
-        tissue = float(kept["tissue_mm2"].sum())
-        count = int(nuclei["patch_id"].isin(kept["patch_id"]).sum())
-        values["density_per_mm2"] = count / tissue if tissue > 0 else np.nan
+        totals = count_totals(nuclei).reindex(kept["patch_id"], fill_value=0).sum().to_frame().T
+        of_slide = ratios(totals.assign(tissue_mm2=float(kept["tissue_mm2"].sum())), features)
+        values |= {str(name): float(value) for name, value in of_slide.iloc[0].items()}
     return pd.Series(values, dtype=np.float64)
+
+
+def _average(feature: str) -> str:
+    return "mean" if FEATURES[feature].pool == "mean" else "median"
 
 
 def patient_values(values: pd.DataFrame, cohort: pd.DataFrame) -> pd.DataFrame:
@@ -352,17 +357,17 @@ def patch_values(nuclei: pd.DataFrame, patches: pd.DataFrame) -> pd.DataFrame:
     """One slide's kept patches (columns of `PATCHES`), their number of `nuclei` and each feature's
     value in the patch.
 
-    Median over the patch's nuclei; density: nuclei per mm2 of the patch's tissue; orientation:
-    polarity, as in `slide_values`. NaN where no nucleus has a value.
+    Median (or mean) over the patch's nuclei; densities: nuclei per mm2 of the patch's tissue;
+    orientation: polarity, as in `slide_values`. NaN where no nucleus has a value.
     """
     kept = patches[patches["kept"]].reset_index(drop=True)
     names = features_in(nuclei)
-    grouped = nuclei.groupby("patch_id")
-    table = kept.join(grouped[list(names)].median(), on="patch_id")
-    table.insert(
-        len(kept.columns), "nuclei", kept["patch_id"].map(grouped.size()).fillna(0).astype("int64")
-    )
-    table["density_per_mm2"] = table["nuclei"] / table["tissue_mm2"]
+    grouped = nuclei.groupby("patch_id")[list(names)]
+    table = kept.join(grouped.agg({name: _average(name) for name in names}), on="patch_id")
+    totals = count_totals(nuclei).reindex(kept["patch_id"], fill_value=0).reset_index(drop=True)
+    table.insert(len(kept.columns), "nuclei", totals["nuclei"])
+    pooled = ratios(totals.assign(tissue_mm2=kept["tissue_mm2"]), FEATURES)
+    table = table.assign(**{name: pooled[name] for name in pooled if name in names})
     for name in names:
         if FEATURES[name].axial:
             polarity = grouped_polarity(

@@ -6,6 +6,7 @@ areas um2, densities nuclei/mm2, angles degrees; the unit stands in the column n
 
 from __future__ import annotations
 
+import math
 import os
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -35,6 +36,8 @@ NUCLEUS_TYPES: tuple[NucleusType, ...] = get_args(NucleusType)
 """Whose nucleus it is: of epithelium, benign or malignant; a lymphocyte or another round cell of
 inflammation; a spindle cell of stroma (fibroblast, endothelium, smooth muscle); or none of them.
 Probabilities of types stand in this order."""
+WhoseNuclei = Literal["all", "epithelial", "lymphocyte", "stroma"]
+"""Whose nuclei make the matrices."""
 CORES = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 """This process may use so many processors: as many slides, and blocks, are worked side by
 side."""
@@ -286,13 +289,28 @@ class RankSettings:
 
 @dataclass(frozen=True)
 class Column:
-    """A column of a stored table: numpy/pandas dtype, meaning (with unit), whether it may be
+    """A column of a stored table: numpy/pandas dtype, meaning (with unit), whether values may be
     missing."""
 
     name: str
     dtype: str
     meaning: str
     nullable: bool = False
+    added: bool = False
+    """Tables of earlier versions are without the column: all its values are missing then."""
+    categories: tuple[str, ...] = ()
+    """The values of a column of `category`; others count as missing."""
+
+    def cast(self, values: pd.Series[Any]) -> pd.Series[Any]:
+        """The values in the column's type."""
+        import pandas as pd
+
+        if not self.categories:
+            return values.astype(self.dtype)  # type: ignore[call-overload,no-any-return]
+        dtype = pd.CategoricalDtype(list(self.categories))
+        if values.dtype == dtype:
+            return values
+        return values.astype("object").where(values.isin(self.categories)).astype(dtype)
 
 
 @dataclass(frozen=True)
@@ -312,7 +330,7 @@ class Schema:
         """A table of no rows."""
         import pandas as pd
 
-        return pd.DataFrame({c.name: pd.Series(dtype=c.dtype) for c in self.columns})
+        return pd.DataFrame({c.name: c.cast(pd.Series(dtype="object")) for c in self.columns})
 
     def check(self, table: pd.DataFrame) -> pd.DataFrame:
         """The table with the schema's columns first, in order and cast to their types; further
@@ -322,18 +340,17 @@ class Schema:
             ValueError: a column is missing, can't be cast, or holds missing values where none may
                 be.
         """
-        if missing := [c.name for c in self.columns if c.name not in table.columns]:
+        absent = [c for c in self.columns if c.name not in table.columns]
+        if missing := [c.name for c in absent if not c.added]:
             raise ValueError(
                 f"{self.name} table lacks {', '.join(missing)}; it has {', '.join(map(str, table))}"
             )
+        table = table.assign(**{c.name: math.nan for c in absent})
         if holes := [c.name for c in self.columns if not c.nullable and table[c.name].isna().any()]:
             raise ValueError(f"{self.name} table has missing values in {', '.join(holes)}")
         further = [name for name in table.columns if name not in self.names]
-        return (
-            table[self.names + further]
-            .astype({c.name: c.dtype for c in self.columns})
-            .reset_index(drop=True)
-        )
+        cast = {c.name: c.cast(table[c.name]) for c in self.columns}
+        return table[self.names + further].assign(**cast).reset_index(drop=True)
 
 
 PATCHES = Schema(
@@ -404,6 +421,15 @@ NUCLEI = Schema(
         ),
         Column("circularity", "float64", "4 pi area / circumference^2"),
         Column("rectangularity", "float64", "area / area of the minimum-area rectangle"),
+        Column(
+            "type",
+            "category",
+            "the most probable of epithelial, lymphocyte, stroma, other",
+            nullable=True,
+            added=True,
+            categories=NUCLEUS_TYPES,
+        ),
+        Column("type_probability", "float64", "probability of that type", True, added=True),
     ),
 )
 """`featurize` stores this table: one row per nucleus."""

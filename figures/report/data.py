@@ -90,6 +90,8 @@ class ReportData:
     `verdict` says what the tests allow to say, `statement` how the ways of ranking agree,
     `interaction` which pair of features tells more together; `cautions` are further sentences of
     the summary.
+    `whose` says whose nuclei the features are; `types`: composition by group, label, patients and
+    a text with the interval for each type.
     `performance` and `comparison`: any tables of the models. `pictures` are all further figures,
     `absent` sentences on those that could not be drawn.
     """
@@ -119,6 +121,8 @@ class ReportData:
     gallery_note: str = ""
     cautions: tuple[str, ...] = ()
     nucleus_classes: bool = False
+    whose: str = ""
+    types: pd.DataFrame | None = None
     methods: tuple[str, ...] = ()
     settings: Mapping[str, Any] = field(default_factory=dict)
     versions: Mapping[str, str] = field(default_factory=dict)

@@ -68,7 +68,9 @@ def draw_gallery(
     slide; contributions are to the positive label, of three and more labels (None) to the
     slide's."""
     values = {
-        slide.slide_id: patch_values(run.nuclei(slide.slide_id), run.patches(slide.slide_id))
+        slide.slide_id: patch_values(
+            run.counted_nuclei(slide.slide_id), run.patches(slide.slide_id)
+        )
         for slide in slides
     }
     names = list(dict.fromkeys(["density_per_mm2", top]))

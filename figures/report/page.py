@@ -102,6 +102,9 @@ def render_report(data: ReportData) -> str:
         flow=_print_table(data.flow, "Patients, slides and patches at every step"),
         cohort=_print_table(data.cohort, "The cohort"),
         slides=_print_table(data.slides, "Segmentation of every slide"),
+        types=None
+        if data.types is None
+        else _print_table(data.types, "Share of each type of nuclei, by group"),
         ranking=None if data.ranking is None else _print_ranking(data.ranking, data),
         scan=None
         if data.scan is None
@@ -137,6 +140,8 @@ def summarize(data: ReportData) -> list[str]:
 def _findings(data: ReportData) -> list[str]:
     names = {"positive": data.positive, "reference": data.reference}
     findings = say_extent(data.slides)
+    if data.whose:
+        findings.append(data.whose)
     if data.auc is not None:
         findings.append(say_auc(data.auc))
     if data.ranking is None:

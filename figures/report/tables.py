@@ -10,6 +10,8 @@ import pandas as pd
 from morphomil.figures.labels import format_interval, format_ratio, model_name
 from morphomil.tables.models import print_models
 from morphomil.tables.slides import empty_patches, slide_states
+from morphomil.tables.types import types_of_groups
+from morphomil.types import NUCLEUS_TYPES
 
 if TYPE_CHECKING:
     from morphomil.run.directory import Run
@@ -49,6 +51,21 @@ def cohort_table(run: Run) -> pd.DataFrame:
             "slides": grouped.size().tolist(),
         }
     )
+
+
+def types_table(patients: pd.DataFrame) -> pd.DataFrame:
+    """Composition by group as printed: `label, patients`, and of each type the mean share with its
+    interval; from `tables.types.types_of_patients`."""
+    table = types_of_groups(patients)
+    printed = [
+        f"{share:.1%} [{low:.1%}, {high:.1%}]" if np.isfinite([low, high]).all() else f"{share:.1%}"
+        for share, low, high in table[["share", "share_low", "share_high"]].to_numpy(float)
+    ]
+    wide = table.assign(printed=printed).pivot(index="label", columns="type", values="printed")
+    counts = patients.groupby("label", sort=True)["patient"].nunique()
+    wide = wide[list(NUCLEUS_TYPES)].reset_index().rename_axis(columns=None)
+    wide.insert(1, "patients", wide["label"].map(counts))
+    return wide
 
 
 def model_tables(run: Run) -> dict[str, Any]:

@@ -11,12 +11,13 @@ from morphomil.figures.report.figures import draw_report_figures
 from morphomil.figures.report.gallery import choose_slides, draw_gallery, note_on_slides
 from morphomil.figures.report.page import render_report
 from morphomil.figures.report.scan import read_scan_section
-from morphomil.figures.report.tables import cohort_table, model_tables, slides_table
-from morphomil.figures.sentences import read_auc, say_statement
+from morphomil.figures.report.tables import cohort_table, model_tables, slides_table, types_table
+from morphomil.figures.sentences import read_auc, say_statement, say_whose
 from morphomil.store import write_bytes
 from morphomil.tables.flow import flow_table
 from morphomil.tables.methods import describe_run
 from morphomil.tables.quality import describe_quality, read_quality
+from morphomil.tables.types import types_of_patients
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -36,6 +37,7 @@ def write_report(run: Run) -> Path:
     summary = run.ranking_about()
     top = str(ranking["feature"].iloc[0]) if ranking is not None else "area_um2"
     commands = run.commands()
+    types = types_of_patients(run)
     shown = choose_slides(run)
     data = ReportData(
         title=f"Nuclear morphology of {len(slides)} slides",
@@ -53,6 +55,9 @@ def write_report(run: Run) -> Path:
         gallery=tuple(draw_gallery(run, shown, top, positive=summary.get("positive"))),
         gallery_note=note_on_slides(run, shown),
         cautions=tuple(_cautions(run, summary)),
+        nucleus_classes=len(types) > 0,
+        whose=say_whose(run.whose, types),
+        types=types_table(types) if len(types) else None,
         methods=(describe_run(run),) if ranking is not None else (),
         settings={
             f"{c['command']}: {name}": value

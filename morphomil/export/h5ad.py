@@ -79,7 +79,7 @@ def write_run(run: Run, slides: Sequence[Slide], folder: Path) -> Iterator[Path]
 
 
 def _patches(run: Run, slide: Slide) -> pd.DataFrame:
-    table = patch_values(run.nuclei(slide.slide_id), run.patches(slide.slide_id)).drop(
+    table = patch_values(run.counted_nuclei(slide.slide_id), run.patches(slide.slide_id)).drop(
         columns="kept"
     )
     masks = run.masks(slide.slide_id)
@@ -99,7 +99,7 @@ def _free(covariates: dict[str, Any]) -> dict[str, Any]:
 
 
 def _slide_row(run: Run, slide: Slide, names: list[str]) -> dict[str, Any]:
-    nuclei, patches = run.nuclei(slide.slide_id), run.patches(slide.slide_id)
+    nuclei, patches = run.counted_nuclei(slide.slide_id), run.patches(slide.slide_id)
     kept = patches[patches["kept"]]
     sizes = {
         "nuclei": len(nuclei),

@@ -17,6 +17,7 @@ import pandas as pd
 from morphomil.matrix import patch_values
 from morphomil.nuclei.outlines import Outline, trace_outlines
 from morphomil.nuclei.registry import FEATURES
+from morphomil.nuclei.types import of_type
 from morphomil.slides.image import scanned_corner
 from morphomil.store import atomic_path
 
@@ -134,7 +135,7 @@ def _identity(slide: Slide, kind: str, number: int) -> str:
 def _tiles(
     run: Run, slide: Slide, patches: pd.DataFrame, nuclei: pd.DataFrame, image: int
 ) -> Iterator[dict[str, Any]]:
-    values = patch_values(nuclei, patches).set_index("patch_id")
+    values = patch_values(of_type(nuclei, run.whose), patches).set_index("patch_id")
     measured = ["nuclei", *(name for name in FEATURES if name in values)]
     table = patches[patches["image"] == image].set_index("patch_id")
     table = table.join(values[measured].rename(columns=_patch_column)).join(
@@ -168,11 +169,14 @@ def _tiles(
 
 
 def _patch_column(name: str) -> str:
-    """What a patch's value of a feature is (`matrix.patch_values`): a median, a count per mm2, a
-    polarity."""
-    if name in FEATURES and FEATURES[name].axial:
+    """What a patch's value of a feature is (`matrix.patch_values`): a median or mean, a ratio of
+    totals such as a count per mm2, a polarity."""
+    if name not in FEATURES:
+        return name
+    if FEATURES[name].axial:
         return f"polarity of {name.removesuffix('_deg')}"
-    return name if name in ("nuclei", "density_per_mm2") else f"median {name}"
+    pool = FEATURES[name].pool
+    return f"{pool} {name}" if isinstance(pool, str) else name
 
 
 def patch_scores(run: Run, slide_id: str) -> pd.DataFrame:
@@ -203,7 +207,7 @@ def _detections(slide: Slide, masks: RegionMasks, nuclei: pd.DataFrame) -> Itera
         if name not in ("image", "x_px", "y_px")
     ]
     values = nuclei[names].to_numpy(dtype=np.float64)
-    types = nuclei["type"].tolist() if "type" in nuclei else [None] * len(nuclei)
+    types = _classes(nuclei)
     for outline in _outlines(masks, known):
         place = int(np.searchsorted(known, outline.label))
         row, kind = values[place].tolist(), types[place]
@@ -213,10 +217,19 @@ def _detections(slide: Slide, masks: RegionMasks, nuclei: pd.DataFrame) -> Itera
             "geometry": _geometry(outline, masks.frame),
             "properties": {
                 "objectType": "detection",
-                "classification": {"name": kind} if isinstance(kind, str) else _NUCLEUS,
+                "classification": {"name": kind} if kind else _NUCLEUS,
                 "measurements": _measurements(dict(zip(names, row, strict=True))),
             },
         }
+
+
+def _classes(nuclei: pd.DataFrame) -> list[str]:
+    """The class of each nucleus: its type, else what the file that it was imported from says, else
+    ""."""
+    types = nuclei["type"].astype("object")
+    if "said_type" in nuclei:
+        types = types.fillna(nuclei["said_type"])
+    return types.fillna("").tolist()
 
 
 def _outlines(masks: RegionMasks, known: NDArray[np.int32]) -> Iterator[Outline]:

@@ -8,6 +8,7 @@ import pandas as pd
 
 from morphomil.matrix import patch_values, slide_values
 from morphomil.nuclei.registry import FEATURES
+from morphomil.nuclei.types import of_type
 from morphomil.store import safe_name, write_table_csv
 
 if TYPE_CHECKING:
@@ -24,9 +25,10 @@ def write_run(run: Run, slides: Sequence[Slide], folder: Path) -> Iterator[Path]
     rows = []
     for slide in slides:
         nuclei, patches = run.nuclei(slide.slide_id), run.patches(slide.slide_id)
-        rows.append(_slide_row(slide, nuclei, patches))
+        counted = of_type(nuclei, run.whose)
+        rows.append(_slide_row(slide, counted, patches))
         columns = ["patch_id", "nuclei", *(name for name in FEATURES if name in nuclei)]
-        values = patch_values(nuclei, patches)[columns]
+        values = patch_values(counted, patches)[columns]
         stem = f"{safe_name(slide.slide_id)}.csv"
         yield _write(folder / "patches" / stem, patches.merge(values, on="patch_id", how="left"))
         yield _write(folder / "nuclei" / stem, nuclei)

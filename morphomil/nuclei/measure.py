@@ -10,10 +10,10 @@ import pandas as pd
 from numba import njit
 
 from morphomil.nuclei.density import DENSITY_RADIUS_UM, check_positive, neighbor_roots
-from morphomil.nuclei.registry import FEATURES, SHAPE_ROOTS, FloatArray, evaluate
+from morphomil.nuclei.registry import FEATURES, SHAPE_ROOTS, FloatArray, evaluate, features_of
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
 
     from numpy.typing import NDArray
 
@@ -78,14 +78,18 @@ def measure_roots(labels: NDArray[Any], *, mpp: float) -> pd.DataFrame:
 
 
 def evaluate_features(
-    roots: pd.DataFrame, *, mpp: float, neighbors: Mapping[str, Any] | None = None
+    roots: pd.DataFrame,
+    *,
+    mpp: float,
+    neighbors: Mapping[str, Any] | None = None,
+    families: Sequence[str] = (),
 ) -> pd.DataFrame:
     """Label, centroid and features of the nuclei of `measure_roots`: with their `NEIGHBOR_ROOTS`
-    every feature, without those that need only shapes."""
+    every feature without a family, and those of `families`, for which `neighbors` has their roots
+    (`TYPE_ROOTS`) too; without those that need only shapes."""
     values = {str(name): roots[name].to_numpy(copy=True) for name in roots} | {"mpp": mpp}
-    chosen = [
-        entry for entry in FEATURES.values() if neighbors is not None or not entry.needs_neighbors
-    ]
+    entries = [FEATURES[name] for name in features_of(families)]
+    chosen = [entry for entry in entries if neighbors is not None or not entry.needs_neighbors]
     features = evaluate(values | dict(neighbors or {}), chosen)
     return pd.DataFrame({name: values[name] for name in ("label", "x_px", "y_px")} | features)
 

@@ -28,16 +28,31 @@ _POLARITY = Quantity("Orientation polarity", "")
 def feature_quantity(column: str) -> Quantity:
     """Display name and unit of a nucleus-level column: "area_um2" is Area (µm²).
 
-    The name is the column's without its unit; the unit is the registry's, else the one in the
-    column's name.
+    The name is the feature's title, else the column's without its unit; the unit is the registry's,
+    else the one in the column's name.
     """
     if column == "density_per_mm2":
         return _DENSITY
+    if column in FEATURES and (title := FEATURES[column].title):
+        return Quantity(title, _UNITS.get(FEATURES[column].unit, FEATURES[column].unit))
     name, _, last = column.rpartition("_")
     if not name or last not in _UNITS:
         name, last = column, "1"
     unit = FEATURES[column].unit if column in FEATURES else last
     return Quantity(sentence_case(name), _UNITS.get(unit, unit))
+
+
+_WHOSE = {
+    "all": "all nuclei",
+    "epithelial": "epithelial nuclei",
+    "lymphocyte": "lymphocytes",
+    "stroma": "stromal nuclei",
+}
+
+
+def say_nuclei(whose: str) -> str:
+    """The nuclei of `featurize --nuclei` within a sentence."""
+    return _WHOSE.get(whose, whose)
 
 
 def sentence_case(name: str) -> str:
@@ -61,6 +76,8 @@ def nucleus_phrase(feature: str) -> str:
     """The name within a sentence of what histograms hold of a feature: "nuclear area", of an axis
     its deviation from that of the patch."""
     name = feature_quantity(feature).name
-    name = f"nuclear {name[:1].lower()}{name[1:]}"
+    name = f"{name[:1].lower()}{name[1:]}"
+    if not (feature in FEATURES and FEATURES[feature].title):
+        name = f"nuclear {name}"
     axial = feature in FEATURES and FEATURES[feature].axial
     return f"deviation of {name} from the direction of the patch" if axial else name

@@ -12,9 +12,9 @@ pixels) and of features registered before it. To add one, decorate its formula::
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -43,6 +43,24 @@ NEIGHBOR_ROOTS = {
 }
 """`SHAPE_ROOTS` come from the mask or the outlines; `NEIGHBOR_ROOTS` need all nuclei of a
 region and its tissue."""
+TYPE_ROOTS = {
+    "nearby_epithelial": "other epithelial nuclei within the radius",
+    "nearby_lymphocyte": "other lymphocytes within the radius",
+    "nearby_stroma": "other stromal nuclei within the radius",
+    "nearby_typed": "other nuclei of known type within the radius",
+    "nearby_inside": "other lymphocytes inside nests within the radius",
+    "nearby_edge": "other lymphocytes at the edge of nests within the radius",
+    "to_lymphocyte_um": "of an epithelial nucleus, um to the nearest lymphocyte",
+    "to_stroma_um": "of an epithelial nucleus, um to the nearest stromal nucleus",
+    "nest_share": "of a lymphocyte, share that is epithelial of the nearest epithelial and stromal "
+    "nuclei",
+    "unlike_share": "share of another type among the nearest nuclei of known type",
+    "unlike_expected": "that share if the types of the region's nuclei were shuffled",
+}
+"""These need the types of all nuclei of a region (`neighborhood.type_roots`)."""
+Pool = Literal["median", "mean"] | tuple[str, str]
+"""The value of a slide or patch: median or mean of its nuclei's, or the ratio of two of its
+totals (`totals.count_totals`)."""
 
 
 @dataclass(frozen=True)
@@ -53,8 +71,10 @@ class Feature:
     `low` and `high` bound the fixed fine grid of its histograms (values beyond fall in the end
     bins). `of` names the roots and earlier features that `formula` takes. `axial`: a direction
     without head, modulo 180 degrees. `fixed_edges`: histograms always span `low` to `high` instead
-    of the training patients' percentiles. `source`: the user's file that adds it
-    (`feature_files.load_features`).
+    of the training patients' percentiles. `family`: it is measured only where this family is asked
+    for, and then of all nuclei, whatever the type whose nuclei are ranked. `pool` makes the value
+    of a slide or patch. `title`: how people call it; empty: as the name has it. `source`: the
+    user's file that adds it (`feature_files.load_features`).
     """
 
     name: str
@@ -66,6 +86,9 @@ class Feature:
     formula: Callable[..., Any]
     axial: bool = False
     fixed_edges: bool = False
+    family: str = ""
+    pool: Pool = "median"
+    title: str = ""
     source: PythonFile | None = None
 
     def __post_init__(self) -> None:
@@ -74,7 +97,7 @@ class Feature:
             raise ValueError(
                 f"feature {self.name} needs finite low < high, got {self.low} and {self.high}"
             )
-        known = {**SHAPE_ROOTS, **NEIGHBOR_ROOTS, **FEATURES}
+        known = {**SHAPE_ROOTS, **NEIGHBOR_ROOTS, **TYPE_ROOTS, **FEATURES}
         if unknown := [name for name in self.of if name not in known]:
             raise ValueError(
                 f"feature {self.name} asks for {', '.join(unknown)}; there are {', '.join(known)}"
@@ -85,13 +108,32 @@ class Feature:
         """Whether it rests on the other nuclei and the tissue: itself, or by a feature that it
         takes."""
         return any(
-            name in NEIGHBOR_ROOTS or (name in FEATURES and FEATURES[name].needs_neighbors)
+            name in {**NEIGHBOR_ROOTS, **TYPE_ROOTS}
+            or (name in FEATURES and FEATURES[name].needs_neighbors)
+            for name in self.of
+        )
+
+    @property
+    def needs_types(self) -> bool:
+        """Whether it rests on the types of nuclei: itself, or by a feature that it takes."""
+        return any(
+            name in TYPE_ROOTS or (name in FEATURES and FEATURES[name].needs_types)
             for name in self.of
         )
 
 
 FEATURES: dict[str, Feature] = {}
 """Every feature stands here by name, in the order of the table's columns."""
+
+
+def features_of(families: Sequence[str] = ()) -> tuple[str, ...]:
+    """The names of the features that are measured: those without a family, and of these
+    families."""
+    return tuple(
+        name
+        for name, entry in FEATURES.items()
+        if entry.family in ("", *families) and ("type" in families or not entry.needs_types)
+    )
 
 
 def evaluate(
@@ -122,6 +164,9 @@ def feature(
     meaning: str,
     axial: bool = False,
     fixed_edges: bool = False,
+    family: str = "",
+    pool: Pool = "median",
+    title: str = "",
 ) -> Callable[[Formula], Formula]:
     """Register the decorated formula as a feature; see `Feature` for the arguments.
 
@@ -133,9 +178,22 @@ def feature(
     """
 
     def register(formula: Formula) -> Formula:
-        if name in {**SHAPE_ROOTS, **NEIGHBOR_ROOTS, **FEATURES, "label": None}:
+        if name in {**SHAPE_ROOTS, **NEIGHBOR_ROOTS, **TYPE_ROOTS, **FEATURES, "label": None}:
             raise ValueError(f"the name {name} is taken")
-        FEATURES[name] = Feature(name, unit, meaning, low, high, of, formula, axial, fixed_edges)
+        FEATURES[name] = Feature(
+            name,
+            unit,
+            meaning,
+            low,
+            high,
+            of,
+            formula,
+            axial=axial,
+            fixed_edges=fixed_edges,
+            family=family,
+            pool=pool,
+            title=title,
+        )
         return formula
 
     return register

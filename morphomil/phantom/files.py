@@ -16,7 +16,7 @@ from PIL import Image
 from morphomil.errors import InputError
 from morphomil.phantom.chance import random_for
 from morphomil.phantom.paint import Phantom, render_slide
-from morphomil.phantom.settings import TRAIT_SD, Effect, PhantomSettings
+from morphomil.phantom.settings import TRAIT_SDS, Effect, PhantomSettings
 from morphomil.store import atomic_path, write_bytes, write_json, write_parquet, write_table_csv
 
 if TYPE_CHECKING:
@@ -72,7 +72,7 @@ def write_cohort(
         row = {"slide": f"slides/{name}.tif", "patient": name, "label": number % 2}
         row |= {"annotation": f"annotations/{name}.geojson", "site": "AB"[number // 2 % 2]}
         manifest.append(row | {"age": round(float(np.clip(age, 25, 90)))})
-        scores = {trait: value / TRAIT_SD[trait] for trait, value in phantom.plan.traits.items()}
+        scores = {trait: value / TRAIT_SDS[trait] for trait, value in phantom.plan.traits.items()}
         truth.append({"patient": name, "label": number % 2} | scores)
         if on_slide:
             on_slide(number + 1, slides)

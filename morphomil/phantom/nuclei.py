@@ -30,7 +30,7 @@ def count_nuclei(
     layout: Layout, settings: PhantomSettings, traits: dict[str, float], rng: np.random.Generator
 ) -> NDArray[np.int8]:
     """The class of every nucleus to place, shuffled. Density multiplies all classes, so their
-    shares stay."""
+    shares stay; a planted density of lymphocytes multiplies these alone."""
     nests, stroma = (
         habitat.sum() * LAYOUT_UM**2 / 1e6 * math.exp(traits["density"])
         for habitat in find_habitats(layout)
@@ -39,7 +39,7 @@ def count_nuclei(
     counts = (
         nests * settings.tumor_per_mm2,
         stroma * settings.stroma_per_mm2 - lymphocytes,
-        lymphocytes,
+        lymphocytes * math.exp(traits.get("lymphocytes", 0.0)),
     )
     return rng.permutation(
         np.repeat(np.arange(3, dtype=np.int8), [round(count) for count in counts])

@@ -15,7 +15,14 @@ from morphomil.phantom.nuclei import (
     place_nuclei,
     turn_outlines,
 )
-from morphomil.phantom.settings import TRAIT_SD, Effect, FloatArray, PhantomSettings
+from morphomil.phantom.settings import (
+    PLANTED_SD,
+    TRAIT_SD,
+    TRAIT_SDS,
+    Effect,
+    FloatArray,
+    PhantomSettings,
+)
 from morphomil.phantom.truth import truth_table
 
 if TYPE_CHECKING:
@@ -59,8 +66,10 @@ def plan_slide(
     random = partial(random_for, (seed, number))
     scores = dict(zip(TRAIT_SD, random("traits").standard_normal(len(TRAIT_SD)), strict=True))
     for name, score in (effect or Effect()).scores(label).items():
+        if name in PLANTED_SD:
+            scores[name] = random(name).standard_normal()
         scores[name] += score
-    traits = {name: float(scores[name]) * sd for name, sd in TRAIT_SD.items()}
+    traits = {name: float(score) * TRAIT_SDS[name] for name, score in scores.items()}
     layout, tumor = lay_out(settings, random)
     classes = count_nuclei(layout, settings, traits, random("counts"))
     outlines = draw_outlines(classes, settings, traits, random)

@@ -8,7 +8,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from morphomil.errors import InputError
-from morphomil.types import FEATURE_NAMES
 
 MAX_FILLED = 0.25
 """Nuclei may fill this share of the nests; a patient may have twice as much, and more than half
@@ -27,7 +26,11 @@ TRAIT_SD = {
     "boxiness": 0.015,
 }
 """Traits differ between patients by these SDs: of log area, log axis ratio, log concentration, log
-density, squared amplitude, amplitude."""
+density, squared amplitude, amplitude. Density is of all nuclei, the others are of tumor nuclei."""
+PLANTED_SD = {"lymphocytes": 0.3}
+"""Traits that differ between patients only where an effect is planted on them: of log density of
+lymphocytes."""
+TRAIT_SDS = TRAIT_SD | PLANTED_SD
 PLANTED_TRAIT = {
     "area_um2": ("size", 1),
     "major_axis_um": ("size", 1),
@@ -37,6 +40,7 @@ PLANTED_TRAIT = {
     "density_per_mm2": ("density", 1),
     "circularity": ("lobulation", -1),
     "rectangularity": ("boxiness", 1),
+    "type_lymphocyte_per_mm2": ("lymphocytes", 1),
 }
 """An effect on a feature shifts this trait in this direction; area, axes and circumference stand
 for size."""
@@ -144,10 +148,10 @@ class Effect:
 
     def __post_init__(self) -> None:
         """Refuse an unknown feature and a shift beyond what nuclei can show."""
-        if self.feature not in (NO_EFFECT, *FEATURE_NAMES):
+        if self.feature not in (NO_EFFECT, *PLANTED_TRAIT):
             raise InputError(
                 f"no feature named {self.feature!r} to plant; choose {NO_EFFECT}, "
-                f"{', '.join(FEATURE_NAMES)}"
+                f"{', '.join(PLANTED_TRAIT)}"
             )
         if not abs(self.shift) <= 6:
             raise InputError(f"the shift between groups must be -6 to 6 SDs, got {self.shift:g}")

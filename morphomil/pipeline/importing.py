@@ -28,6 +28,7 @@ from morphomil.run.ledger import key_of
 from morphomil.segment.polygons import keep_largest_parts
 from morphomil.slides.masks import BAND_PX, MIN_AREA_UM2, DrawnNuclei, MaskFrame
 from morphomil.slides.nuclei_files import Nuclei, Reading, depends_on, read_nuclei
+from morphomil.slides.nuclei_files.type_map import DEFAULT_MAP, map_types
 from morphomil.store import fingerprint, safe_name, write_parquet
 from morphomil.types import PatchSettings
 
@@ -49,13 +50,15 @@ def import_nuclei(
     settings: PatchSettings | None = None,
     mpp: float | None = None,
     reading: Reading | None = None,
+    type_map: Mapping[str, str] | None = None,
     shard: Shard | None = None,
     progress: Progress | None = None,
 ) -> tuple[Run, StageResult]:
     """Tumor regions and patches of every slide, with masks from files instead of a segmenter.
 
     Writes what `pipeline.segment` writes and, where the files tell classes or probabilities of
-    nuclei, `nuclei_said.parquet` with them by label. A nucleus belongs to the region that holds its
+    nuclei, `nuclei_said.parquet` with them by label; classes whose name is known are the nuclei's
+    types. A nucleus belongs to the region that holds its
     center; it is drawn on the working grid by the pixels' centers. Of nuclei that overlap the first
     one keeps the pixels, of one in pieces the largest piece stays, and what is smaller than
     `MIN_AREA_UM2` then is dropped and counted, as by `segment`.
@@ -69,6 +72,8 @@ def import_nuclei(
         settings: how patches are cut.
         mpp: um per level-0 pixel for images whose file and manifest say nothing.
         reading: what the files of nuclei don't say themselves.
+        type_map: types (`NUCLEUS_TYPES`) by what the files call them, without regard to case, as
+            `parse_type_map` gives it; it goes before the names known anyway.
         shard: the part of the cohort to work on.
         progress: hears of every slide.
 
@@ -80,12 +85,14 @@ def import_nuclei(
     _check_files(cohort, nuclei)
     settings = settle_resolution(cohort, settings or PatchSettings(), mpp)
     run = Run.create(out)
-    source = _Source(nuclei, settings, mpp, reading)
+    source = _Source(nuclei, settings, mpp, reading, dict(type_map or {}))
 
     def work(slide: Slide, step: Step) -> SlideOutput:
         return _import_slide(run, slide, source, step)
 
     stated = {name: value for name, value in asdict(reading).items() if value not in (None, False)}
+    if type_map:
+        stated["type_map"] = dict(type_map)
     stage = SlideStage(
         "segment",
         run.ledger,
@@ -111,6 +118,16 @@ def _check_files(cohort: Cohort, nuclei: Mapping[Path, Path]) -> None:
     files = {nuclei[path] for path in images}
     if gone := sorted(str(file) for file in files if not depends_on(file)[0].is_file()):
         raise InputError([f"file of nuclei {path} doesn't exist" for path in gone])
+
+
+def unmapped_types(run: Run) -> Counter[str]:
+    """How many nuclei of a run have a class that stands for no type, by its name in their files."""
+    table = run.ledger.figures(run.cohort.slides, "segment")
+    counts: Counter[str] = Counter()
+    for noted in table.get("unmapped_types", []):
+        for name, count in noted if isinstance(noted, list) else []:
+            counts[name] += count
+    return counts
 
 
 ENDINGS = (
@@ -174,6 +191,7 @@ class _Source:
     settings: PatchSettings
     mpp: float | None
     reading: Reading
+    type_map: dict[str, str]
 
     def key(self, slide: Slide) -> str:
         """Changes with everything that a slide's masks depend on."""
@@ -191,6 +209,8 @@ class _Source:
             *([origins] if any(origins) else []),
             *color_key(slide, self.settings),
             *([asdict(self.reading)] if self.reading != Reading() else []),
+            "types",
+            sorted((DEFAULT_MAP | self.type_map).items()),
         )
 
 
@@ -204,6 +224,7 @@ class _Import:
     _used: int = 0
     _small: int = 0
     _said: list[pd.DataFrame] = field(default_factory=list)
+    _unmapped: Counter[str] = field(default_factory=Counter)
 
     def draw(self, part: RegionOfSlide, first_label: int) -> DrawnNuclei:
         """A region's nuclei, numbered from `first_label` on."""
@@ -219,7 +240,20 @@ class _Import:
             labels = np.arange(first_label, first_label + len(inside), dtype=np.int32)
             self._said.append(nuclei.said.iloc[inside].assign(label=labels))
         tiny = nuclei.areas_px[inside] * part.image.mpp**2 < MIN_AREA_UM2
-        return DrawnNuclei(len(inside), self._bands(nuclei, inside, tiny, part.frame, first_label))
+        return DrawnNuclei(
+            len(inside),
+            self._bands(nuclei, inside, tiny, part.frame, first_label),
+            types=self._types(nuclei.said, inside),
+        )
+
+    def _types(self, said: pd.DataFrame, chosen: NDArray[np.intp]) -> NDArray[np.float32] | None:
+        """The types of the chosen nuclei by what the file calls them; None where it says
+        nothing."""
+        if "type" not in said:
+            return None
+        types, unmapped = map_types(said["type"].iloc[chosen], self.source.type_map)
+        self._unmapped += unmapped
+        return types
 
     def _bands(
         self,
@@ -264,6 +298,8 @@ class _Import:
             "nuclei_outside_regions": total - self._used,
             "nuclei_too_small": self._small,
         }
+        if self._unmapped:
+            figures["unmapped_types"] = [list(pair) for pair in sorted(self._unmapped.items())]
         if left_out:
             figures["beside_nuclei"] = dict(sorted(left_out.items()))
         return figures

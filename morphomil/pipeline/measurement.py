@@ -2,35 +2,50 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, get_args
 
 import numpy as np
 import pandas as pd
 
+from morphomil.errors import InputError, SlideError
 from morphomil.matrix import count_nuclei
 from morphomil.nuclei.density import DENSITY_RADIUS_UM, neighbor_roots
 from morphomil.nuclei.feature_files import feature_files
 from morphomil.nuclei.measure import evaluate_features, measure_roots
+from morphomil.nuclei.neighborhood import type_roots
 from morphomil.nuclei.polygons import outline_roots
-from morphomil.nuclei.registry import FEATURES
+from morphomil.nuclei.registry import FEATURES, features_of
+from morphomil.nuclei.types import most_probable, of_type
 from morphomil.pipeline.execution import SlideStage, execute, segmented_slides
 from morphomil.run.features import describe_features
 from morphomil.run.ledger import key_of
+from morphomil.slides.masks import has_types
 from morphomil.store import (
     atomic_path,
     write_parquet,
 )
-from morphomil.types import NUCLEI
+from morphomil.types import NUCLEI, WhoseNuclei
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from morphomil.pipeline.execution import Progress, Shard, SlideOutput, StageResult, Step
     from morphomil.run.directory import Run
     from morphomil.slides.masks import LabelBand, RegionMasks
     from morphomil.types import Slide
 
 
+ALL = "all"
+
+
 def featurize(
-    run: Run, *, shard: Shard | None = None, progress: Progress | None = None
+    run: Run,
+    *,
+    nuclei: str = ALL,
+    families: Sequence[str] = (),
+    shard: Shard | None = None,
+    progress: Progress | None = None,
 ) -> StageResult:
     """Nuclei tables and histogram counts of every segmented slide.
 
@@ -38,34 +53,97 @@ def featurize(
     slide `nuclei.parquet` and `counts.zarr`: features x kept patches x fine bins
     (`matrix.count_nuclei`).
 
+    Args:
+        run: with masks.
+        nuclei: whose nuclei the matrices count: all, or those of a type (`WhoseNuclei`). The
+            table has all of them.
+        families: these families of features too; `type` needs the nuclei's types.
+        shard: the part of the cohort to work on.
+        progress: hears of every slide.
+
     Raises:
-        InputError: nothing is segmented yet.
+        InputError: nothing is segmented yet, there is no such type or family, or types are needed
+            and no slide's nuclei have any.
         BusyError: another process works in the run directory.
     """
-
+    slides = segmented_slides(run)
+    _check_choice(run, slides, nuclei, families)
+    choice = _Choice(nuclei, tuple(families))
     versions = [file.sha256 for file in feature_files()]
 
     def key(slide: Slide) -> str:
         masks = run.ledger.outputs(slide.slide_id, "segment")
-        return key_of("featurize", list(FEATURES), masks, *versions)
+        whose = [] if nuclei == ALL else [f"nuclei {nuclei}"]
+        return key_of("featurize", list(choice.features), masks, *versions, *whose)
 
     def work(slide: Slide, step: Step) -> SlideOutput:
-        return _featurize_slide(run, slide.slide_id, step)
+        return _featurize_slide(run, slide.slide_id, choice, step)
 
     stage = SlideStage(
         "featurize",
         run.ledger,
-        segmented_slides(run),
+        slides,
         key=key,
         work=work,
-        settings=describe_features(),
+        settings=describe_features(nuclei=nuclei, families=families),
         emptiness=_describe_emptiness,
     )
     return execute(run, stage, shard=shard, progress=progress)
 
 
+@dataclass(frozen=True)
+class _Choice:
+    """What is measured, and of which nuclei."""
+
+    whose: str
+    families: tuple[str, ...]
+
+    @property
+    def features(self) -> tuple[str, ...]:
+        """Their names."""
+        return features_of(self.families)
+
+    @property
+    def needs_types(self) -> bool:
+        """Whether nuclei without types can't be measured so."""
+        return self.whose != ALL or any(FEATURES[name].needs_types for name in self.features)
+
+
+def _check_choice(run: Run, slides: Sequence[Slide], nuclei: str, families: Sequence[str]) -> None:
+    """Refuse types and families that there are not, and types that nobody knows.
+
+    Raises:
+        InputError: so it is.
+    """
+    if nuclei not in (choices := get_args(WhoseNuclei)):
+        raise InputError(f"nuclei are {', '.join(choices)}; got {nuclei!r}")
+    known = sorted({entry.family for entry in FEATURES.values()} - {""})
+    if unknown := [name for name in families if name not in known]:
+        raise InputError(
+            f"no family of features is called {', '.join(unknown)}; there is {', '.join(known)}"
+        )
+    if not slides or not _Choice(nuclei, tuple(families)).needs_types:
+        return
+    if not any(has_types(run.masks_path(slide.slide_id)) for slide in slides):
+        asked = f"--nuclei {nuclei}" if nuclei != ALL else "the features of family type"
+        raise InputError(
+            f"the nuclei of {run.path} have no types, which {asked} needs; {_WHERE_FROM}"
+        )
+
+
+_WHERE_FROM = (
+    "segment with a model that tells types, or import nuclei with their types (import-nuclei "
+    "--type-map) or have these told from the pixels (import-nuclei --classify)"
+)
+
+
 def _describe_emptiness(figures: dict[str, Any]) -> str:
     """Why a slide of these figures has no measured nuclei; "" where it has some."""
+    if figures["nuclei"] and figures.get("nuclei_of_type") == 0:
+        return (
+            f"none of {figures['nuclei']:,} nuclei is of the type {figures['whose']} "
+            f"({figures['untyped']:,} of unknown type): featurize --nuclei all measures them"
+        )
     if figures["nuclei"]:
         return ""
     return (
@@ -74,27 +152,32 @@ def _describe_emptiness(figures: dict[str, Any]) -> str:
     )
 
 
-def _featurize_slide(run: Run, slide_id: str, step: Step) -> SlideOutput:
+def _featurize_slide(run: Run, slide_id: str, choice: _Choice, step: Step) -> SlideOutput:
     import zarr
 
     folder = run.slide_folder(slide_id)
     patches = run.patches(slide_id)
+    if choice.needs_types and not has_types(run.masks_path(slide_id)):
+        raise SlideError(f"the nuclei of slide {slide_id} have no types; {_WHERE_FROM}")
     masks = run.masks(slide_id)
     tables = []
     for done, (region, of_region) in enumerate(masks.items(), start=1):
-        tables.append(_measure_region(of_region, patches[patches["region"] == region]))
+        own = patches[patches["region"] == region]
+        tables.append(_measure_region(of_region, own, choice.families))
         step(done, len(masks))
     nuclei = pd.concat(tables) if tables else pd.DataFrame()
     nuclei = (
         NUCLEI.check(nuclei.assign(slide_id=slide_id).sort_values("label"))
         if len(nuclei)
-        else NUCLEI.empty()
+        else NUCLEI.empty().reindex(columns=[*NUCLEI.names, *_further(choice.features)])
     )
     said = run.said_of_nuclei(slide_id)
     if said is not None:
+        said = said.rename(columns={name: f"said_{name}" for name in ("type", "type_probability")})
         nuclei = nuclei.merge(said, on="label", how="left", validate="one_to_one")
     kept = patches.loc[patches["kept"], "patch_id"].to_numpy()
-    counts = count_nuclei(nuclei, kept, features=tuple(FEATURES))
+    counted = of_type(nuclei, choice.whose)
+    counts = count_nuclei(counted, kept, features=choice.features)
     write_parquet(folder / "nuclei.parquet", nuclei)
     with atomic_path(folder / "counts.zarr") as partial:
         group = zarr.open_group(partial, mode="w")
@@ -103,7 +186,7 @@ def _featurize_slide(run: Run, slide_id: str, step: Step) -> SlideOutput:
             data=counts,
             chunks=tuple(max(1, min(64, side)) for side in counts.shape[:2]) + counts.shape[2:],
         )
-        group.attrs.update({"features": list(FEATURES), "patch_id": kept.tolist()})
+        group.attrs.update({"features": list(choice.features), "patch_id": kept.tolist()})
     tissue = float(patches.loc[patches["kept"], "tissue_mm2"].sum())
     figures = {
         "nuclei": len(nuclei),
@@ -112,10 +195,24 @@ def _featurize_slide(run: Run, slide_id: str, step: Step) -> SlideOutput:
         "nuclei_per_mm2": len(nuclei) / tissue if tissue else None,
         "median_area_um2": float(nuclei["area_um2"].median()) if len(nuclei) else None,
     }
+    if (known := nuclei["type"].value_counts(sort=False)).sum():
+        figures["types"] = {str(name): int(count) for name, count in known.items()}
+    if choice.whose != ALL:
+        figures |= {
+            "whose": choice.whose,
+            "nuclei_of_type": int((nuclei["type"] == choice.whose).sum()),
+            "untyped": int(nuclei["type"].isna().sum()),
+        }
     return ["nuclei.parquet", "counts.zarr"], figures
 
 
-def _measure_region(masks: RegionMasks, patches: pd.DataFrame) -> pd.DataFrame:
+def _further(features: Sequence[str]) -> list[str]:
+    return [name for name in features if name not in NUCLEI.names]
+
+
+def _measure_region(
+    masks: RegionMasks, patches: pd.DataFrame, families: Sequence[str]
+) -> pd.DataFrame:
     """The nuclei of a region whose centroid lies in a kept patch, with features and level-0
     coordinates."""
     frame = masks.frame
@@ -127,9 +224,13 @@ def _measure_region(masks: RegionMasks, patches: pd.DataFrame) -> pd.DataFrame:
     centers = centers[inside]
     x_um, y_um = frame.to_grid_um(centers).T
     neighbors = neighbor_roots(x_um, y_um, *masks.analyzed_tissue(grid), DENSITY_RADIUS_UM)
-    table = evaluate_features(roots[inside], mpp=frame.mpp, neighbors=neighbors)
+    types = most_probable(masks.types_of(roots.loc[inside, "label"]))
+    if "type" in families:
+        points = np.column_stack([x_um, y_um])
+        neighbors |= type_roots(points, types["type"].cat.codes.to_numpy(), DENSITY_RADIUS_UM)
+    table = evaluate_features(roots[inside], mpp=frame.mpp, neighbors=neighbors, families=families)
     table[["x_px", "y_px"]] = frame.to_level0(centers)
-    return table.assign(patch_id=patch_ids[inside], image=frame.image)
+    return table.assign(patch_id=patch_ids[inside], image=frame.image).join(types)
 
 
 def _shape_roots(masks: RegionMasks) -> pd.DataFrame:

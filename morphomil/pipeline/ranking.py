@@ -13,7 +13,6 @@ import pandas as pd
 from morphomil.bags import BAG_SIZE
 from morphomil.errors import InputError
 from morphomil.matrix import slide_values
-from morphomil.nuclei.registry import FEATURES
 from morphomil.pipeline.execution import Progress, Silence
 from morphomil.run.features import check_features
 from morphomil.store import (
@@ -79,7 +78,7 @@ def rank(
             lambda slide_id: run.counts(slide_id).counts,
             values,
             run.cohort.table(),
-            features=tuple(FEATURES),
+            features=run.features,
             settings=settings,
             on_fold=lambda done, total: listener.end(f"fold {done}", "done", f"of {total}"),
             on_estimate=on_estimate,
@@ -87,7 +86,9 @@ def rank(
         context, said = _explain(run, ranking)
         summary = _summarize(ranking, seeds=settings.models_per_fold, permutations=settings.tested)
         _write_ranking(
-            run, ranking, summary | {"context": list(said), "measured": run.measured_key()}
+            run,
+            ranking,
+            summary | {"context": list(said), "measured": run.measured_key(), "nuclei": run.whose},
         )
         write_table_csv(run.rank_folder / "context.csv", context)
         store_ranked_folds(run, ranking, seed=settings.seed)
@@ -105,7 +106,8 @@ def rank(
 
 
 def _slide_values(run: Run, slide_id: str) -> dict[str, Any]:
-    values = slide_values(run.nuclei(slide_id), run.patches(slide_id), features=tuple(FEATURES))
+    nuclei, patches = run.counted_nuclei(slide_id), run.patches(slide_id)
+    values = slide_values(nuclei, patches, features=run.features)
     return {"slide_id": slide_id} | dict(values)
 
 
@@ -205,7 +207,7 @@ def _attribute_slides(
         slide_id = str(row["slide_id"])
         if slide_id not in ranking.slides:
             continue
-        nuclei = run.nuclei(slide_id)
+        nuclei = run.counted_nuclei(slide_id)
         nuclei = nuclei[nuclei["patch_id"].isin(run.counts(slide_id).patch_id)]
         model = ranking.models[str(fold[row["patient"]])]
         known = ranking.design.covariates

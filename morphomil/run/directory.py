@@ -14,6 +14,8 @@ import pandas as pd
 
 from morphomil.cohort.table import cohort_from_table, cohort_table
 from morphomil.errors import BusyError, InputError
+from morphomil.nuclei.registry import features_of
+from morphomil.nuclei.types import of_type
 from morphomil.run.ledger import Ledger
 from morphomil.run.log import CommandLog
 from morphomil.store import safe_name, write_parquet
@@ -233,6 +235,28 @@ class Run:
         """
         return self._table("nuclei", slide_id, NUCLEI, stage="featurize")
 
+    def counted_nuclei(self, slide_id: str) -> pd.DataFrame:
+        """A slide's nuclei as the matrices count them: of a run that is about one type, the
+        features of the others are missing (`nuclei.types.of_type`).
+
+        Raises:
+            InputError: as `nuclei`.
+        """
+        return of_type(self.nuclei(slide_id), self.whose)
+
+    @property
+    def whose(self) -> str:
+        """Whose nuclei the matrices count: all, or a type."""
+        return str(self._measured_with().get("nuclei", "all"))
+
+    @property
+    def features(self) -> tuple[str, ...]:
+        """The features that the run was measured with; before that, those without a family."""
+        return tuple(self._measured_with().get("features", features_of()))
+
+    def _measured_with(self) -> dict[str, Any]:
+        return dict(self.commands().get("featurize", {}).get("settings", {}))
+
     def said_of_nuclei(self, slide_id: str) -> pd.DataFrame | None:
         """What the file that a slide's nuclei were imported from says of each: `label`, `type`,
         `type_probability`, `detection_probability`, as far as it has them; None where it has none
@@ -332,7 +356,11 @@ class Run:
         their `frame`."""
         from morphomil.slides.masks import open_masks
 
-        return open_masks(self.slide_folder(slide_id) / "masks.zarr")
+        return open_masks(self.masks_path(slide_id))
+
+    def masks_path(self, slide_id: str) -> Path:
+        """Where a slide's masks lie."""
+        return self.slide_folder(slide_id) / "masks.zarr"
 
     def open_image(self, slide_id: str, image: int = 0) -> SlideImage:
         """One of a slide's images, of the pixel size that its masks were made with.

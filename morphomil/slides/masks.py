@@ -295,6 +295,14 @@ def open_masks(path: Path) -> dict[int, RegionMasks]:
     return {region: RegionMasks.open(stored) for region, stored in regions}
 
 
+def has_types(path: Path) -> bool:
+    """Whether the types of some of a slide's nuclei are known (`masks.zarr`)."""
+    import zarr
+
+    group: Any = zarr.open_group(path, mode="r")
+    return any("types" in stored for _, stored in group.groups())
+
+
 def implausible_places(masks: Mapping[int, RegionMasks], image: int) -> NDArray[np.float64]:
     """Level-0 positions (n, 2) on an image of a slide's objects that are no nuclei: the mean of
     their outline's vertices."""

@@ -15,7 +15,6 @@ from scipy.stats import t
 
 from morphomil.errors import InputError
 from morphomil.matrix import patch_values
-from morphomil.nuclei.registry import FEATURES
 from morphomil.stats import benjamini_hochberg, holm
 from morphomil.store import write_table_csv
 from morphomil.tables.scores import correlate_scores
@@ -193,7 +192,7 @@ def measured_patches(
     for slide in scored_slides(run, model):
         name = slide.slide_id
         if name in measured and (not slides or name in slides):
-            values = patch_values(run.nuclei(name), run.patches(name))
+            values = patch_values(run.counted_nuclei(name), run.patches(name))
             yield slide, values.merge(slide.patches, on="patch_id", validate="one_to_one")
 
 
@@ -234,7 +233,7 @@ def write_alongside(run: Run, predictions: pd.DataFrame) -> list[Path]:
     `morphology_of_slides.csv` (the correlations of each slide) and `patches_of_attention.csv`
     (`report_patches`, `SHOWN_PATCHES` from either end).
     """
-    features = list(FEATURES)
+    features = list(run.features)
     tables = dict.fromkeys(STEMS, pd.DataFrame()) | {"scores": correlate_scores(predictions)}
     associations, reports = [], []
     for model in image_models(run):

@@ -35,7 +35,7 @@ def orientation_table(run: Run) -> pd.DataFrame:
     edges = np.linspace(-90, 90, ANGLE_BINS + 1)
     rows = []
     for name in run.done("featurize"):
-        nuclei = run.nuclei(name)
+        nuclei = run.counted_nuclei(name)
         degrees, patch = nuclei["orientation_deg"].to_numpy(float), nuclei["patch_id"].to_numpy()
         patches = grouped_polarity(degrees, patch)
         polarity = patches.polarity[patches.n >= MIN_NUCLEI]

@@ -16,7 +16,7 @@ from label_images import (
 from skimage.io import imread
 
 from morphomil.nuclei.measure import measure_nuclei, measure_shapes
-from morphomil.nuclei.registry import FEATURES, Feature, feature
+from morphomil.nuclei.registry import FEATURES, Feature, feature, features_of
 from morphomil.types import FEATURE_NAMES
 
 if TYPE_CHECKING:
@@ -24,7 +24,9 @@ if TYPE_CHECKING:
 
 
 def test_registry_holds_the_eight_features_in_order() -> None:
-    assert tuple(FEATURES) == FEATURE_NAMES
+    assert features_of() == FEATURE_NAMES == tuple(FEATURES)[:8]
+    assert all(name.startswith("type_") for name in tuple(FEATURES)[8:])
+    assert features_of(["type"]) == tuple(FEATURES)
     assert [entry.name for entry in FEATURES.values()] == list(FEATURES)
     assert [name for name, entry in FEATURES.items() if entry.axial] == ["orientation_deg"]
     assert (FEATURES["orientation_deg"].low, FEATURES["orientation_deg"].high) == (0, 90)

@@ -260,7 +260,7 @@ def test_shift_of_zero_ignores_the_group() -> None:
 
 
 def test_every_feature_can_be_planted_in_standard_units() -> None:
-    assert set(PLANTED_TRAIT) == set(FEATURE_NAMES)
+    assert set(PLANTED_TRAIT) == {*FEATURE_NAMES, "type_lymphocyte_per_mm2"}
     assert Effect("circularity", 3.0).scores(1) == {"lobulation": -1.5}
     assert Effect("density_per_mm2", 2.0).scores(0) == {"density": -1.0}
     assert Effect("area_um2", -2.0).scores(1) == {"size": -1.0}

@@ -23,7 +23,7 @@ from morphomil.errors import InputError
 from morphomil.export import export_run
 from morphomil.nuclei.measure import measure_nuclei
 from morphomil.nuclei.outlines import trace_outlines
-from morphomil.pipeline.importing import find_files, import_nuclei
+from morphomil.pipeline.importing import find_files, import_nuclei, unmapped_types
 from morphomil.run.directory import Run
 from morphomil.slides.nuclei_files.geojson import read_features
 from morphomil.slides.nuclei_files.json_stream import open_json
@@ -402,6 +402,9 @@ def test_the_command_by_column_and_by_folder(
     assert "column nuclei is missing" in done.stderr
 
 
+CLASSES = ("Tumor: Positive", "Kind 1", "2")
+
+
 def test_types_and_probabilities_go_with_the_nuclei(
     labels: np.ndarray, cohort: Cohort, tmp_path: Path
 ) -> None:
@@ -409,29 +412,43 @@ def test_types_and_probabilities_go_with_the_nuclei(
     features = geojson(labels)
     for number, feature in enumerate(features):
         feature["properties"] = feature["properties"] | {
-            "classification": {"name": f"Kind {number % 3}"},
+            "classification": {"name": CLASSES[number % 3]},
             "measurements": {"Detection probability": number / 100},
         }
     path, out = tmp_path / "a.geojson", tmp_path / "run"
     path.write_text(json.dumps(features), encoding="utf-8")
     run = run_with(cohort, path, out)
     table = run.nuclei("slide")
-    assert list(table)[-2:] == ["type", "detection_probability"]
+    assert list(table)[-2:] == ["said_type", "detection_probability"]
     centers = np.array([np.mean(f["geometry"]["coordinates"][0][:-1], axis=0) for f in features])
     nearest = np.argmin(
         np.linalg.norm(table[["x_px", "y_px"]].to_numpy()[:, None] - centers, axis=2), axis=1
     )
     assert sorted(nearest) == list(range(len(features)))
-    assert table["type"].tolist() == [f"Kind {number % 3}" for number in nearest]
+    assert table["said_type"].tolist() == [CLASSES[number % 3] for number in nearest]
+    known = table["type"].astype("object").fillna("")
+    assert known.tolist() == [("epithelial", "", "")[number % 3] for number in nearest]
+    assert unmapped_types(run) == {
+        "Kind 1": np.sum(nearest % 3 == 1),
+        "2": np.sum(nearest % 3 == 2),
+    }
     np.testing.assert_allclose(table["detection_probability"], nearest / 100)
     exported = export_run(run, "qupath")[0]
     again = run_with(cohort, exported, tmp_path / "again").nuclei("slide")
     assert again["type"].value_counts().to_dict() == table["type"].value_counts().to_dict()
+    assert again["said_type"].value_counts()["Kind 1"] == np.sum(nearest % 3 == 1)
+    kinds = {"kind 1": "lymphocyte", "2": "stroma"}
+    mapped = run_with(cohort, path, out, type_map=kinds)
+    types = [("epithelial", "lymphocyte", "stroma")[number % 3] for number in nearest]
+    assert mapped.nuclei("slide")["type"].tolist() == types
+    assert (mapped.nuclei("slide")["type_probability"] == 1).all()
+    assert not unmapped_types(mapped)
     csv = next(file for file in export_run(run, "csv") if file.parent.name == "nuclei")
     assert "Kind 1" in csv.read_text(encoding="utf-8")
     export_run(run, "anndata")
     plain = run_with(cohort, write_labels(tmp_path / "a.tif", labels), out)
-    assert "type" not in plain.nuclei("slide")
+    assert "said_type" not in plain.nuclei("slide")
+    assert plain.nuclei("slide")[["type", "type_probability"]].isna().all(axis=None)
 
 
 def test_specks_are_dropped_and_counted(

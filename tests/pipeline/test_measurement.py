@@ -14,7 +14,7 @@ import pytest
 from morphomil import pipeline
 from morphomil.errors import InputError
 from morphomil.nuclei.feature_files import load_features
-from morphomil.nuclei.registry import FEATURES, Feature, feature
+from morphomil.nuclei.registry import Feature, feature, features_of
 from morphomil.run.directory import Run
 
 CROWDING = """
@@ -61,13 +61,13 @@ def test_a_feature_that_builds_on_density_is_measured_in_a_run(
     expected = nuclei["density_per_mm2"] * nuclei["area_um2"] / 1e6
     np.testing.assert_array_equal(nuclei["crowding"], expected)
     counts = run.counts("a")
-    assert counts.features == tuple(FEATURES)
+    assert counts.features == features_of()
     assert counts.counts[-1].sum() == nuclei["crowding"].notna().sum()
 
 
 def test_the_registry_knows_what_needs_neighbors(registry: dict[str, Feature], file: Path) -> None:
     load_features(file)
-    needing = [name for name, entry in registry.items() if entry.needs_neighbors]
+    needing = [name for name in features_of() if registry[name].needs_neighbors]
     assert needing == ["density_per_mm2", "crowding", "crowding_squared"]
 
 

@@ -19,6 +19,7 @@ from morphomil.segment import evaluate
 from morphomil.segment.annotated import AnnotatedImage
 from morphomil.segment.evaluate import evaluate_segmenter, tune_edge, tune_thresholds
 from morphomil.segment.model import Segmenter
+from morphomil.types import FEATURE_NAMES
 
 
 def annotated_image(seed: int, *, side: int = 600, mpp: float = 0.25) -> AnnotatedImage:
@@ -70,7 +71,7 @@ def test_the_truth_is_perfect_and_unbiased(monkeypatch: pytest.MonkeyPatch) -> N
     )
     assert (result.features["bias"].abs() < 1e-9).all()
     assert result.features["spearman"].to_numpy() == pytest.approx(1)
-    assert set(result.features["feature"]) == set(evaluate.FEATURES)
+    assert set(result.features["feature"]) == set(FEATURE_NAMES)
     trust = result.reliability
     assert (trust[["bias", "bias_sd", "bias_low", "bias_high"]].abs() < 1e-9).all(axis=None)
     for name in ("slope", "correlation", "spearman", "slope_low", "spearman_low"):

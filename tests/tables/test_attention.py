@@ -14,7 +14,6 @@ from scipy.stats import spearmanr, ttest_1samp
 
 from morphomil.cohort.manifest import read_manifest
 from morphomil.errors import InputError
-from morphomil.nuclei.registry import FEATURES
 from morphomil.run.directory import Run
 from morphomil.store import write_parquet
 from morphomil.tables.attention import (
@@ -27,6 +26,7 @@ from morphomil.tables.attention import (
     report_patches,
     write_alongside,
 )
+from morphomil.types import FEATURE_NAMES
 
 NONE = pd.DataFrame(columns=["model", "part", "fold", "patient", "label", "score"])
 
@@ -126,7 +126,7 @@ def test_attention_that_follows_area_is_found_in_a_run(demo):
         written = write_alongside(run, NONE)
         assert [path.stem for path in written] == list(STEMS[1:])
         found = pd.read_csv(written[0]).set_index(["evidence", "feature"])
-        assert len(found) == 2 * len(FEATURES)
+        assert len(found) == 2 * len(FEATURE_NAMES)
         assert found.loc[("attention", "area_um2"), "rho"] > 0.95
         assert found.loc[("occlusion", "area_um2"), "rho"] < -0.95
         assert found.loc[("attention", "area_um2"), "p_holm"] < 1e-6

@@ -1,0 +1,111 @@
+"""Family `type`: which types of nuclei lie where, and how they are mixed.
+
+The counts around a nucleus are the paper's density, type by type. Lymphocytes in three places, by
+their neighbors: inside nests, at their edge, away from them (after Yuan 2015, J R Soc Interface 12,
+20141153, who parts them by the density of cancer cells). Distance to the nearest nucleus of a type:
+Barua et al. 2018, Lung Cancer 117, 73. Unlike neighbors against chance: join counts (Cliff & Ord
+1981, Spatial Processes).
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from morphomil.nuclei.features import density
+from morphomil.nuclei.neighborhood import REACH_UM
+from morphomil.nuclei.registry import FloatArray, feature
+
+_COUNTED = {
+    "epithelial": ("epithelial nuclei", "other epithelial nuclei"),
+    "lymphocyte": ("lymphocytes", "other lymphocytes"),
+    "stroma": ("stromal nuclei", "other stromal nuclei"),
+    "inside": ("lymphocytes inside nests", "other lymphocytes whose nest share is 1"),
+    "edge": (
+        "lymphocytes at edges of nests",
+        "other lymphocytes whose nest share is between 0 and 1",
+    ),
+}
+for _name, (_title, _meaning) in _COUNTED.items():
+    feature(
+        f"type_{_name}_per_mm2",
+        of=(f"nearby_{_name}", "nearby_tissue_um2", "radius_um"),
+        unit="1/mm2",
+        low=0,
+        high=30000,
+        meaning=f"{_meaning} within 50 um per mm2 of tissue there",
+        family="type",
+        pool=(_name, "tissue_mm2"),
+        title=f"Density of {_title}",
+    )(density)
+
+
+@feature(
+    "type_lymphocyte_share",
+    of=("nearby_lymphocyte", "nearby_typed"),
+    unit="1",
+    low=0,
+    high=1,
+    meaning="share of lymphocytes among the other nuclei within 50 um",
+    family="type",
+    pool=("lymphocyte", "typed"),
+    title="Share of lymphocytes",
+)
+def lymphocyte_share(lymphocytes: FloatArray, typed: FloatArray) -> FloatArray:
+    """Lymphocytes per nucleus of known type; NaN where there is none."""
+    return lymphocytes / np.where(typed > 0, typed, np.nan)
+
+
+@feature(
+    "type_to_lymphocyte_um",
+    of=("to_lymphocyte_um",),
+    unit="um",
+    low=0,
+    high=REACH_UM,
+    meaning="from an epithelial nucleus to the nearest lymphocyte, centroids; 200 where none is "
+    "nearer",
+    family="type",
+    title="Distance from epithelium to lymphocytes",
+)
+@feature(
+    "type_to_stroma_um",
+    of=("to_stroma_um",),
+    unit="um",
+    low=0,
+    high=REACH_UM,
+    meaning="from an epithelial nucleus to the nearest stromal nucleus, centroids; 200 where none "
+    "is nearer",
+    family="type",
+    title="Distance from epithelium to stroma",
+)
+@feature(
+    "type_nest_share",
+    of=("nest_share",),
+    unit="1",
+    low=0,
+    high=1,
+    meaning="of a lymphocyte: the epithelial share of the 6 nearest epithelial and stromal nuclei, "
+    "within 50 um",
+    family="type",
+    pool="mean",
+    title="Nest share around lymphocytes",
+)
+def as_found(value: FloatArray) -> FloatArray:
+    """The root itself."""
+    return value
+
+
+@feature(
+    "type_mixing",
+    of=("unlike_share", "unlike_expected"),
+    unit="1",
+    low=-1,
+    high=1,
+    meaning="share of another type among the 6 nearest nuclei within 50 um, minus the share that "
+    "shuffled types would have: 0 at random, below where types lie apart",
+    family="type",
+    pool="mean",
+    title="Mixing of types",
+)
+def mixing(observed: FloatArray, expected: FloatArray) -> FloatArray:
+    """Observed minus expected share of unlike neighbors."""
+    return observed - expected
