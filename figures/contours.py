@@ -10,6 +10,7 @@ import numpy as np
 from contourpy import contour_generator
 from matplotlib.cm import ScalarMappable
 from matplotlib.collections import LineCollection
+from matplotlib.lines import Line2D
 from matplotlib.patheffects import withStroke
 from scipy import ndimage
 
@@ -27,6 +28,7 @@ from morphomil.figures.style import (
     style,
 )
 from morphomil.nuclei.quantities import Quantity
+from morphomil.nuclei.types import TYPE_COLORS
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -83,7 +85,10 @@ def contact_sheet(
             draw_outlines(axes, example, norm, line_width=min(max(image_mm / 75, 0.5), 1))
             draw_scale_bar(axes, width=example.rgb.shape[1], um_per_unit=mpp)
             axes.set_title(shorten(example.title, round(image_mm * 0.7)), loc="left", pad=2)
-        if norm:
+        if any(example.types for example in examples):
+            handles = type_handles()
+            figure.legend(handles=handles, loc="outside lower center", ncols=len(handles))
+        elif norm:
             mappable = ScalarMappable(norm, SEQUENTIAL)
             figure.colorbar(
                 mappable,
@@ -110,14 +115,28 @@ def outline_nuclei(labels: NDArray[np.int32]) -> dict[int, NDArray[np.float64]]:
     return outlines
 
 
+def type_handles() -> list[Line2D]:
+    """What the colors of types mean."""
+    return [
+        Line2D([], [], color=color, linewidth=1.5, label=name)
+        for name, color in (*TYPE_COLORS.items(), ("unknown", "black"))
+    ]
+
+
 def draw_outlines(
     axes: Axes, example: PatchExample, norm: Normalize | None, *, line_width: float
 ) -> None:
-    """A patch with the outlines of its nuclei, colored by the example's values if there are some
-    and a norm, and those of objects that are no nuclei in green dashes."""
+    """A patch with the outlines of its nuclei, colored by the example's types (black where
+    unknown) or else by its values if there are some and a norm, and those of objects that are no
+    nuclei in green dashes."""
     axes.imshow(example.rgb)
     outlines = outline_nuclei(example.labels)
-    if norm and example.values is not None:
+    if example.types is not None:
+        names = [example.types.get(number) for number in outlines]
+        colors_of = [TYPE_COLORS.get(str(name), "black") for name in names]
+        lines = LineCollection(list(outlines.values()), colors=colors_of)
+        casing = withStroke(linewidth=2 * line_width, foreground="white")
+    elif norm and example.values is not None:
         numbers = [example.values.get(number, math.nan) for number in outlines]
         colors = matplotlib.colormaps[SEQUENTIAL].with_extremes(bad=GRAY)
         lines = LineCollection(list(outlines.values()), array=numbers, cmap=colors, norm=norm)

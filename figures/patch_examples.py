@@ -21,14 +21,15 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class PatchExample:
-    """One segmented patch: uint8 (H, W, 3), labels (H, W) with 0 for background, a value per
-    nucleus label, and the outlines (k, 2) of objects that are no nuclei, in pixels whose centers
-    are at whole numbers."""
+    """One segmented patch: uint8 (H, W, 3), labels (H, W) with 0 for background, a value or a type
+    per nucleus label, and the outlines (k, 2) of objects that are no nuclei, in pixels whose
+    centers are at whole numbers."""
 
     rgb: NDArray[np.uint8]
     labels: NDArray[np.int32]
     title: str = ""
     values: Mapping[int, float] | None = None
+    types: Mapping[int, str] | None = None
     implausible: Sequence[NDArray[np.float64]] = ()
 
 
@@ -39,8 +40,10 @@ def read_example(
     *,
     title: str,
     values: pd.Series[float] | None = None,
+    types: pd.Series[str] | None = None,
 ) -> PatchExample:
-    """A patch with the labels of its nuclei and, where `values` (by label) are given, theirs.
+    """A patch with the labels of its nuclei and, where `values` or `types` (by label) are given,
+    theirs.
 
     `masks` are those of the patch's region, `patch` is a row of PATCHES.
 
@@ -50,11 +53,15 @@ def read_example(
     labels = masks.patch_labels(patch["x_px"], patch["y_px"])
     rgb = masks.frame.read_patch(image, patch["x_px"], patch["y_px"])
     others = _implausible_outlines(masks, patch)
-    if values is None:
-        return PatchExample(rgb, labels, title=title, implausible=others)
-    known = values[values.index.isin(np.unique(labels))]
-    pairs = zip(known.index.tolist(), known.tolist(), strict=True)
-    return PatchExample(rgb, labels, title=title, values=dict(pairs), implausible=others)
+    shown = np.unique(labels)
+
+    def own(column: pd.Series[Any] | None) -> dict[int, Any] | None:
+        if column is None:
+            return None
+        known = column[column.index.isin(shown)]
+        return dict(zip(known.index.tolist(), known.tolist(), strict=True))
+
+    return PatchExample(rgb, labels, title, own(values), own(types), others)
 
 
 def _implausible_outlines(masks: RegionMasks, patch: Mapping[Any, Any]) -> list[NDArray[Any]]:
@@ -74,7 +81,7 @@ def read_slide_example(
 ) -> tuple[PatchExample, float]:
     """A segmented patch with its nuclei's values, and um per pixel."""
     masks = run.masks(slide.slide_id)[patch["region"]]
-    values = run.nuclei(slide.slide_id).set_index("label")[feature]
+    values = run.counted_nuclei(slide.slide_id).set_index("label")[feature]
     with run.open_image(slide.slide_id, patch["image"]) as image:
         example = read_example(image, masks, patch, title=title, values=values)
     return example, masks.frame.mpp

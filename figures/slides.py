@@ -25,6 +25,7 @@ from morphomil.figures.style import (
     style,
 )
 from morphomil.nuclei.quantities import Quantity
+from morphomil.nuclei.types import TYPE_COLORS
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -41,6 +42,8 @@ COLOR_BAR_MM = 17.0
 OUTLINED_FROM_MM = 1.5
 """Patches that are printed smaller, those of whole slides, are tinted: their outlines would cover
 the tissue."""
+SHOWN_NUCLEI = 20_000
+"""So many nuclei are drawn in a map of types."""
 _NO_VALUE: dict[str, Any] = {
     "facecolor": "none",
     "edgecolor": GRAY,
@@ -167,6 +170,35 @@ def slide_heatmap(
             )
         if handles:
             figure.legend(handles=handles, loc="outside lower center", ncols=3)
+        figure.draw_without_rendering()
+        return figure
+
+
+def type_map(
+    thumbnail: NDArray[np.uint8],
+    nuclei: pd.DataFrame,
+    *,
+    level0_px_per_thumb_px: float,
+    mpp: float,
+    regions: Iterable[BaseGeometry] = (),
+    title: str = "",
+    width_mm: float = ONE_COLUMN_MM,
+) -> Figure:
+    """The nuclei of one image (`x_px, y_px, type`) as dots in their types' colors over the paled
+    thumbnail; of more than `SHOWN_NUCLEI` evenly chosen ones. The legend counts all."""
+    shown = nuclei.iloc[:: -(-len(nuclei) // SHOWN_NUCLEI)] if len(nuclei) else nuclei
+    with style():
+        figure, axes = _slide_axes(
+            pale(thumbnail), scale=level0_px_per_thumb_px, mpp=mpp, title=title, width_mm=width_mm
+        )
+        handles = draw_regions(axes, regions)
+        for name, color in TYPE_COLORS.items():
+            own = shown[shown["type"] == name]
+            axes.plot(own["x_px"], own["y_px"], ".", markersize=1.2, color=color, rasterized=True)
+            count = int((nuclei["type"] == name).sum())
+            dot = {"linestyle": "", "marker": "o", "markersize": 3, "color": color}
+            handles.append(Line2D([], [], label=f"{name} ({count:,})", **dot))
+        figure.legend(handles=handles, loc="outside lower center", ncols=3)
         figure.draw_without_rendering()
         return figure
 

@@ -61,13 +61,33 @@ async function show(slide, image) {
   state.about = about;
   fill(at("value"), Object.entries(about.names), at("value").value || "density_per_mm2");
   const features = Object.entries(about.nuclei).map(([name, f]) => [name, f.name]);
-  fill(at("feature"), [["", "one color"], ...features], at("feature").value || "area_um2");
+  const byType = about.types.length ? [["type", "type"]] : [];
+  const wanted = about.types.length ? "type" : "area_um2";
+  fill(at("feature"), [["", "one color"], ...byType, ...features], at("feature").value || wanted);
+  listTypes(about.types);
   at("about").textContent = `${about.width} × ${about.height} px, ${about.mpp.toPrecision(3)} µm per px, ` +
     `${about.patches.filter((p) => p.kept).length} of ${about.patches.length} patches kept`;
   viewer.open({
     width: about.width, height: about.height, tileSize: about.tile, tileOverlap: 0,
     getTileUrl: (level, x, y) => `/slides/${slide}/${image}/tiles/${level}/${x}_${y}.jpg`,
   });
+}
+
+// A layer for each type, with its color.
+function listTypes(types) {
+  const hidden = hiddenTypes();
+  at("types").replaceChildren(...types.map(({ name, color: dot, nuclei }) => {
+    const label = document.createElement("label"), box = document.createElement("input"), mark = document.createElement("i");
+    Object.assign(box, { type: "checkbox", value: name, checked: !hidden.has(name) });
+    box.addEventListener("input", draw);
+    mark.style.background = dot;
+    label.append(box, " ", mark, `${name} (${nuclei.toLocaleString("en")})`);
+    return label;
+  }));
+}
+
+function hiddenTypes() {
+  return new Set([...at("types").querySelectorAll("input:not(:checked)")].map((box) => box.value));
 }
 
 function place(x, y) {
@@ -147,20 +167,22 @@ function drawNuclei(context, patch) {
     }, (error) => say(error.message));
   }
   if (!known) return 0;
-  const feature = state.about.nuclei[at("feature").value];
-  for (const nucleus of known) {
+  const feature = state.about.nuclei[at("feature").value], hidden = hiddenTypes();
+  const dots = at("feature").value === "type" ? new Map(state.about.types.map((t) => [t.name, t.color])) : null;
+  const shown = known.filter((nucleus) => !hidden.has(nucleus.type));
+  for (const nucleus of shown) {
     context.beginPath();
     for (let n = 0; n < nucleus.ring.length; n += 2) context.lineTo(...place(nucleus.ring[n], nucleus.ring[n + 1]));
     context.closePath();
     const value = feature ? nucleus.values[at("feature").value] : undefined;
-    context.strokeStyle = feature ? "white" : "black";
+    context.strokeStyle = feature || dots ? "white" : "black";
     context.lineWidth = 3;
     context.stroke();
-    context.strokeStyle = !feature ? "#F0E442" : value === null ? "#767676" : color(scaled(value, feature.limits));
+    context.strokeStyle = dots ? dots.get(nucleus.type) : !feature ? "#F0E442" : value === null ? "#767676" : color(scaled(value, feature.limits));
     context.lineWidth = 1.6;
     context.stroke();
   }
-  return known.length;
+  return shown.length;
 }
 
 async function start() {

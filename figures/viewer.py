@@ -23,6 +23,7 @@ from morphomil.errors import InputError, SlideError
 from morphomil.matrix import features_in, patch_values
 from morphomil.nuclei.outlines import trace_outlines
 from morphomil.nuclei.quantities import feature_quantity, patient_quantity
+from morphomil.nuclei.types import TYPE_COLORS
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -130,7 +131,24 @@ class SlideBrowser:
             "limits": limits,
             "names": {name: _quantity(str(name)) for name in shown},
             "nuclei": self._nucleus_features(slide),
+            "types": self._types(slide),
         }
+
+    def _types(self, slide: int) -> list[dict[str, Any]]:
+        """The types that nuclei of a slide have: name, color, number; none where nobody knows
+        them."""
+        if self.slides[slide].slide_id not in self._measured:
+            return []
+        types = self.run.nuclei(self.slides[slide].slide_id)["type"]
+        counts = types.value_counts(sort=False)
+        if not counts.sum():
+            return []
+        known = [
+            {"name": name, "color": color, "nuclei": int(counts[name])}
+            for name, color in TYPE_COLORS.items()
+        ]
+        unknown = {"name": "unknown", "color": "#000000", "nuclei": int(types.isna().sum())}
+        return known + [unknown] * (unknown["nuclei"] > 0)
 
     def _nucleus_features(self, slide: int) -> dict[str, Any]:
         """Of each feature of nuclei: what it is called and the 2nd and 98th percentile of the
@@ -214,10 +232,12 @@ class SlideBrowser:
         nuclei = self.run.nuclei(name)
         own = nuclei[nuclei["patch_id"] == patch_id].set_index("label")
         features = list(features_in(nuclei))
+        types = own["type"].dropna().to_dict()
         shapes = []
         for label, ring in self._rings(name, patch, own.index):
             values = {key: _number(own.at[label, key]) for key in features}
-            shapes.append({"ring": ring.round(1).ravel().tolist(), "values": values})
+            shape = {"ring": ring.round(1).ravel().tolist(), "values": values}
+            shapes.append(shape | {"type": types.get(label, "unknown")})
         return shapes
 
     def _rings(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -12,7 +12,7 @@ from morphomil.figures.patch_examples import read_example
 from morphomil.figures.report.data import Picture, SlidePictures
 from morphomil.figures.report.overviews import draw_overview, numbered_name
 from morphomil.figures.slide_image import OpenedImage, open_image_of, thumbnail_scale
-from morphomil.figures.slides import slide_heatmap
+from morphomil.figures.slides import slide_heatmap, type_map
 from morphomil.figures.style import render
 from morphomil.matrix import patch_values
 from morphomil.nuclei.quantities import feature_quantity, patient_quantity
@@ -34,6 +34,8 @@ MOST_SLIDES = 48
 _TITLES = {
     "overview": "Regions and patches",
     "nuclei": "Nuclei of the patches with most of them",
+    "types": "Nuclei by type",
+    "typed_nuclei": "The same patches by type",
     "contribution": "Contribution of each patch to the probability (percentage points)",
     "speaking_nuclei": "Nuclei that speak most for and against the label (percentage points of "
     "the probability)",
@@ -88,6 +90,7 @@ def draw_gallery(
                 }
                 if (sheet := _draw_examples(opened, patches, top)) is not None:
                     figures["nuclei"] = sheet
+                figures |= _draw_types(opened, patches)
                 spoken_for = slide.label if positive is None else positive
                 figures |= _draw_contributions(opened, patches, positive=spoken_for)
             for name, figure in figures.items():
@@ -157,18 +160,49 @@ def _draw_examples(opened: OpenedImage, values: pd.DataFrame, name: str) -> Figu
     shown = values[values["nuclei"] > 0].nlargest(EXAMPLES, "nuclei").sort_values("patch_id")
     if shown.empty:
         return None
+    nuclei = opened.run.counted_nuclei(opened.slide.slide_id).set_index("label")
+    return _draw_patches(opened, shown, name, values=nuclei[name])
+
+
+def _draw_types(opened: OpenedImage, values: pd.DataFrame) -> dict[str, Figure]:
+    """Where nuclei of which type lie, and the patches with most nuclei, outlines colored by type;
+    nothing where nobody knows types."""
+    nuclei = opened.run.nuclei(opened.slide.slide_id)
+    shown = values[values["nuclei"] > 0].nlargest(EXAMPLES, "nuclei").sort_values("patch_id")
+    own = nuclei[nuclei["image"] == opened.number]
+    if shown.empty or own["type"].isna().all():
+        return {}
+    thumbnail = opened.image.thumbnail()
+    places = type_map(
+        thumbnail,
+        own,
+        level0_px_per_thumb_px=thumbnail_scale(opened.image, thumbnail),
+        mpp=opened.image.mpp,
+        regions=opened.regions,
+        title=opened.slide.slide_id,
+    )
+    types = nuclei.set_index("label")["type"].astype("object")
+    return {"types": places, "typed_nuclei": _draw_patches(opened, shown, "", types=types)}
+
+
+def _draw_patches(
+    opened: OpenedImage, shown: pd.DataFrame, name: str, **columns: pd.Series[Any]
+) -> Figure:
+    """Patches with the outlines of their nuclei, colored by a feature or, without a name, by
+    type."""
     masks = opened.run.masks(opened.slide.slide_id)
-    nuclei = opened.run.nuclei(opened.slide.slide_id).set_index("label")[name]
     examples = [
         read_example(
             opened.image,
             masks[patch["region"]],
             patch,
             title=f"patch {patch['patch_id']}",
-            values=nuclei,
+            **columns,
         )
         for patch in shown.to_dict("records")
     ]
     mpp = masks[int(shown["region"].iloc[-1])].frame.mpp
+    if not name:
+        return contact_sheet(examples, mpp=mpp)
     quantity = feature_quantity(name)
     return contact_sheet(examples, mpp=mpp, label=quantity.name, unit=quantity.unit)

@@ -14,8 +14,10 @@ import pandas as pd
 
 from morphomil.matrix import patch_values, slide_values
 from morphomil.nuclei.registry import FEATURES
+from morphomil.nuclei.totals import count_totals
 from morphomil.run.log import versions
 from morphomil.store import atomic_path
+from morphomil.types import NUCLEUS_TYPES
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -79,14 +81,21 @@ def write_run(run: Run, slides: Sequence[Slide], folder: Path) -> Iterator[Path]
 
 
 def _patches(run: Run, slide: Slide) -> pd.DataFrame:
-    table = patch_values(run.counted_nuclei(slide.slide_id), run.patches(slide.slide_id)).drop(
-        columns="kept"
-    )
+    nuclei = run.counted_nuclei(slide.slide_id)
+    table = patch_values(nuclei, run.patches(slide.slide_id)).drop(columns="kept")
+    counts = _type_counts(nuclei).reindex(table["patch_id"], fill_value=0)
+    table = table.assign(**{str(name): counts[name].to_numpy() for name in counts})
     masks = run.masks(slide.slide_id)
     mpp = table["region"].map(lambda region: masks[region].frame.level0_mpp).to_numpy(float)
     for axis in "xy":
         table[f"{axis}_um"] = (table[f"{axis}_px"] + table["side_px"] / 2) * mpp
     return table.assign(mpp=mpp, **_clinical(slide))
+
+
+def _type_counts(nuclei: pd.DataFrame) -> pd.DataFrame:
+    """`nuclei_epithelial` and so on by patch: how many nuclei are of each type (0 of all where
+    nobody knows types)."""
+    return count_totals(nuclei)[list(NUCLEUS_TYPES)].add_prefix("nuclei_")
 
 
 def _clinical(slide: Slide) -> dict[str, Any]:
@@ -106,6 +115,7 @@ def _slide_row(run: Run, slide: Slide, names: list[str]) -> dict[str, Any]:
         "patches": len(kept),
         "tissue_mm2": float(kept["tissue_mm2"].sum()),
     }
+    sizes |= {str(name): int(count) for name, count in _type_counts(nuclei).sum().items()}
     values = dict(slide_values(nuclei, patches, features=names))
     return {"slide_id": slide.slide_id} | _clinical(slide) | sizes | values
 

@@ -17,7 +17,7 @@ import pandas as pd
 from morphomil.matrix import patch_values
 from morphomil.nuclei.outlines import Outline, trace_outlines
 from morphomil.nuclei.registry import FEATURES
-from morphomil.nuclei.types import of_type
+from morphomil.nuclei.types import TYPE_COLORS, of_type
 from morphomil.slides.image import scanned_corner
 from morphomil.store import atomic_path
 
@@ -217,10 +217,18 @@ def _detections(slide: Slide, masks: RegionMasks, nuclei: pd.DataFrame) -> Itera
             "geometry": _geometry(outline, masks.frame),
             "properties": {
                 "objectType": "detection",
-                "classification": {"name": kind} if kind else _NUCLEUS,
+                "classification": _classification(kind),
                 "measurements": _measurements(dict(zip(names, row, strict=True))),
             },
         }
+
+
+def _classification(name: str) -> dict[str, Any]:
+    """A class with the color of its type; QuPath gives others colors of its own."""
+    if name in TYPE_COLORS:
+        color = TYPE_COLORS[name]
+        return {"name": name, "color": [int(color[at : at + 2], 16) for at in (1, 3, 5)]}
+    return {"name": name} if name else _NUCLEUS
 
 
 def _classes(nuclei: pd.DataFrame) -> list[str]:

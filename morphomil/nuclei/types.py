@@ -13,6 +13,12 @@ from morphomil.types import NUCLEUS_TYPES
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
+TYPE_COLORS: dict[str, str] = dict(
+    zip(NUCLEUS_TYPES, ("#0072B2", "#D55E00", "#009E73", "#767676"), strict=True)
+)
+"""The types have these colors in figures, viewer and exports: of Okabe and Ito's, which people with
+any common color blindness can tell apart."""
+
 
 def most_probable(probabilities: NDArray[np.floating]) -> pd.DataFrame:
     """`type` (categories `NUCLEUS_TYPES`) and its `type_probability` of each row of probabilities

@@ -188,7 +188,7 @@ def _featurize_slide(run: Run, slide_id: str, choice: _Choice, step: Step) -> Sl
         )
         group.attrs.update({"features": list(choice.features), "patch_id": kept.tolist()})
     tissue = float(patches.loc[patches["kept"], "tissue_mm2"].sum())
-    figures = {
+    figures: dict[str, Any] = {
         "nuclei": len(nuclei),
         "patches_kept": int(patches["kept"].sum()),
         "patches_dropped": int((~patches["kept"]).sum()),
