@@ -60,6 +60,10 @@ TypeMapOption = Annotated[
         metavar="NAME=TYPE,...",
     ),
 ]
+ClassifyOption = Annotated[
+    bool,
+    typer.Option("--classify", help="Tell the types that the files don't say from the pixels."),
+]
 BackboneOption = Annotated[
     str,
     typer.Option(
@@ -172,6 +176,7 @@ def import_nuclei(
     cells_as_nuclei: CellsOption = False,
     origin: OriginOption = None,
     type_map: TypeMapOption = "",
+    classify: ClassifyOption = False,
     mpp: MppOption = None,
     settings: PatchSettings = PatchSettings(),
     covariates: CovariatesOption = "",
@@ -208,13 +213,15 @@ def import_nuclei(
             mpp=mpp,
             reading=Reading(plane, cells_as_nuclei, origin),
             type_map=types,
+            classify=SegmenterSettings() if classify else None,
             shard=parse_shard(shard),
             progress=display,
         )
         draw_overviews(run)
     _say_left_out(run, quiet=quiet)
     _say_small(run, quiet=quiet)
-    _say_unmapped(run)
+    if not classify:
+        _say_unmapped(run)
     _finish(result)
     say(
         f"Masks of {len(slides)} slides: {out}/slides. Next: morphomil featurize {out}", quiet=quiet

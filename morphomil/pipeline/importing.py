@@ -14,6 +14,7 @@ import pandas as pd
 import shapely
 
 from morphomil.errors import InputError
+from morphomil.pipeline.classifying import classify_unknown
 from morphomil.pipeline.execution import SlideStage, execute
 from morphomil.pipeline.resolution import settle_resolution
 from morphomil.pipeline.segmentation import (
@@ -30,7 +31,7 @@ from morphomil.slides.masks import BAND_PX, MIN_AREA_UM2, DrawnNuclei, MaskFrame
 from morphomil.slides.nuclei_files import Nuclei, Reading, depends_on, read_nuclei
 from morphomil.slides.nuclei_files.type_map import DEFAULT_MAP, map_types
 from morphomil.store import fingerprint, safe_name, write_parquet
-from morphomil.types import PatchSettings
+from morphomil.types import NUCLEUS_TYPES, PatchSettings
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -39,7 +40,8 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from morphomil.pipeline.execution import Progress, Shard, SlideOutput, StageResult, Step
-    from morphomil.types import Cohort, Slide
+    from morphomil.segment.model import Segmenter
+    from morphomil.types import Cohort, SegmenterSettings, Slide
 
 
 def import_nuclei(
@@ -51,6 +53,7 @@ def import_nuclei(
     mpp: float | None = None,
     reading: Reading | None = None,
     type_map: Mapping[str, str] | None = None,
+    classify: SegmenterSettings | None = None,
     shard: Shard | None = None,
     progress: Progress | None = None,
 ) -> tuple[Run, StageResult]:
@@ -74,18 +77,21 @@ def import_nuclei(
         reading: what the files of nuclei don't say themselves.
         type_map: types (`NUCLEUS_TYPES`) by what the files call them, without regard to case, as
             `parse_type_map` gives it; it goes before the names known anyway.
+        classify: the nuclei that have no type by that get one from the pixels, by this segmenter.
         shard: the part of the cohort to work on.
         progress: hears of every slide.
 
     Raises:
-        InputError: an image has no file of nuclei, or the run directory can't be used.
+        InputError: an image has no file of nuclei, the run directory can't be used, or the
+            segmenter doesn't know types.
         BusyError: another process works in `out`.
     """
     reading = reading or Reading()
     _check_files(cohort, nuclei)
     settings = settle_resolution(cohort, settings or PatchSettings(), mpp)
     run = Run.create(out)
-    source = _Source(nuclei, settings, mpp, reading, dict(type_map or {}))
+    segmenter = _load_classifier(classify) if classify else None
+    source = _Source(nuclei, settings, mpp, reading, dict(type_map or {}), segmenter)
 
     def work(slide: Slide, step: Step) -> SlideOutput:
         return _import_slide(run, slide, source, step)
@@ -93,6 +99,8 @@ def import_nuclei(
     stated = {name: value for name, value in asdict(reading).items() if value not in (None, False)}
     if type_map:
         stated["type_map"] = dict(type_map)
+    if segmenter:
+        stated["classify"] = {"model": segmenter.settings.model, "sha256": segmenter.sha256}
     stage = SlideStage(
         "segment",
         run.ledger,
@@ -104,6 +112,23 @@ def import_nuclei(
         emptiness=describe_emptiness,
     )
     return run, execute(run, stage, cohort=cohort, shard=shard, progress=progress)
+
+
+def _load_classifier(settings: SegmenterSettings) -> Segmenter:
+    """A segmenter that knows types.
+
+    Raises:
+        InputError: it doesn't, or can't be loaded.
+    """
+    from morphomil.segment.model import load_segmenter
+
+    segmenter = load_segmenter(settings)
+    if segmenter.types is None:
+        raise InputError(
+            f"--classify needs a model that tells types, which {settings.model!r} doesn't; train "
+            "one with train-segmenter on images whose nuclei have types"
+        )
+    return segmenter
 
 
 def _check_files(cohort: Cohort, nuclei: Mapping[Path, Path]) -> None:
@@ -192,6 +217,8 @@ class _Source:
     mpp: float | None
     reading: Reading
     type_map: dict[str, str]
+    segmenter: Segmenter | None
+    """The types that files don't say are told by it."""
 
     def key(self, slide: Slide) -> str:
         """Changes with everything that a slide's masks depend on."""
@@ -211,6 +238,7 @@ class _Source:
             *([asdict(self.reading)] if self.reading != Reading() else []),
             "types",
             sorted((DEFAULT_MAP | self.type_map).items()),
+            *([self.segmenter.sha256, self.segmenter.precision] if self.segmenter else []),
         )
 
 
@@ -243,16 +271,20 @@ class _Import:
         return DrawnNuclei(
             len(inside),
             self._bands(nuclei, inside, tiny, part.frame, first_label),
-            types=self._types(nuclei.said, inside),
+            types=self._types(nuclei, inside, part),
         )
 
-    def _types(self, said: pd.DataFrame, chosen: NDArray[np.intp]) -> NDArray[np.float32] | None:
-        """The types of the chosen nuclei by what the file calls them; None where it says
-        nothing."""
-        if "type" not in said:
-            return None
-        types, unmapped = map_types(said["type"].iloc[chosen], self.source.type_map)
-        self._unmapped += unmapped
+    def _types(
+        self, nuclei: Nuclei, chosen: NDArray[np.intp], part: RegionOfSlide
+    ) -> NDArray[np.float32]:
+        """Probabilities of the types of the chosen nuclei, by what the file calls them, else by
+        the network where it is asked; NaN where neither says them."""
+        types = np.full((len(chosen), len(NUCLEUS_TYPES)), np.nan, np.float32)
+        if "type" in nuclei.said:
+            types, unmapped = map_types(nuclei.said["type"].iloc[chosen], self.source.type_map)
+            self._unmapped += unmapped
+        if self.source.segmenter is not None:
+            classify_unknown(part, nuclei, chosen, types, segmenter=self.source.segmenter)
         return types
 
     def _bands(

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
-from morphomil.nuclei.quantities import phrase
+from morphomil.nuclei.quantities import phrase, say_nuclei
 from morphomil.tables.checklist import AUTHOR
 from morphomil.types import FEATURE_NAMES, PatchSettings
 
@@ -36,10 +36,12 @@ def describe_methods(
     permutations: int = 0,
     classes: int = 2,
     ordered: bool = False,
+    nuclei: str = "all",
 ) -> str:
     """A methods paragraph for a paper, from the settings of the run.
 
-    `segmenter` is None for imported nuclei; `permutations` is 0 for a quick ranking.
+    `segmenter` is None for imported nuclei; `permutations` is 0 for a quick ranking; `nuclei` are
+    all or those of one type.
     """
     null = (
         f"The labels were permuted {permutations:,} times through the whole training, which gives "
@@ -50,7 +52,7 @@ def describe_methods(
     )
     starts = "start" if seeds == 1 else "starts"
     return (
-        f"{describe_nuclei(patches, segmenter=segmenter)} {_describe_features(features)} "
+        f"{describe_nuclei(patches, segmenter=segmenter)} {_describe_features(features, nuclei)} "
         "An attention-based multiple-instance model (Ilse et al. 2018) was trained on bags of "
         f"{bag_patches} patches, in which every feature is one instance, with {folds}-fold "
         f"cross-validation by patient and {seeds} random {starts}. Attention is that paid to a "
@@ -97,7 +99,7 @@ def describe_nuclei(patches: PatchSettings, *, segmenter: str | None) -> str:
     )
 
 
-def _describe_features(features: Sequence[str]) -> str:
+def _describe_features(features: Sequence[str], nuclei: str) -> str:
     further = [phrase(name) for name in features if name not in FEATURE_NAMES]
     names = [
         "area",
@@ -110,10 +112,16 @@ def _describe_features(features: Sequence[str]) -> str:
         *further,
     ]
     count = count_in_words(len(FEATURE_NAMES) + len(further)).capitalize()
+    whose = ""
+    if nuclei != "all":
+        whose = (
+            f"The features entered the analysis for {say_nuclei(nuclei)} alone; density counts the "
+            "nuclei of all types around them. "
+        )
     return (
         f"{count} features were measured for each nucleus: {', '.join(names[:-1])} and "
-        f"{names[-1]}. Each feature's values in a patch became a histogram whose bin edges were "
-        "fitted on the training patients of the fold."
+        f"{names[-1]}. {whose}Each feature's values in a patch became a histogram whose bin edges "
+        "were fitted on the training patients of the fold."
     )
 
 
@@ -168,6 +176,7 @@ def describe_run(run: Run) -> str:
         permutations=ranking.get("permutations", 0),
         classes=len(ranking["classes"]),
         ordered=bool(ranking.get("ordered")),
+        nuclei=str(ranking.get("nuclei", "all")),
     )
 
 
