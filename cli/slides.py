@@ -219,29 +219,23 @@ def import_nuclei(
         )
         draw_overviews(run)
     _say_left_out(run, quiet=quiet)
-    _say_small(run, quiet=quiet)
-    if not classify:
-        _say_unmapped(run)
+    _say_nuclei(run, quiet=quiet)
     _finish(result)
     say(
         f"Masks of {len(slides)} slides: {out}/slides. Next: morphomil featurize {out}", quiet=quiet
     )
 
 
-def _say_small(run: Run, *, quiet: bool) -> None:
-    """A line when nuclei were dropped because of their size."""
+def _say_nuclei(run: Run, *, quiet: bool) -> None:
+    """A line when nuclei were dropped because of their size, and when the files' classes stand for
+    no type."""
+    from morphomil.pipeline.importing import unmapped_types
     from morphomil.slides.masks import MIN_AREA_UM2
 
     table = run.figures("segment")
     small = int(table["nuclei_too_small"].sum()) if "nuclei_too_small" in table else 0
     if small:
         say(f"Dropped, as smaller than {MIN_AREA_UM2:g} um2: {small:,} nuclei.", quiet=quiet)
-
-
-def _say_unmapped(run: Run) -> None:
-    """A line when the files' classes stand for no type."""
-    from morphomil.pipeline.importing import unmapped_types
-
     if counts := unmapped_types(run):
         listed = ", ".join(f"{name} ({count:,})" for name, count in counts.most_common(SHOWN_NAMES))
         more = f" and {len(counts) - SHOWN_NAMES} others" if len(counts) > SHOWN_NAMES else ""

@@ -196,8 +196,7 @@ def type_map(
             own = shown[shown["type"] == name]
             axes.plot(own["x_px"], own["y_px"], ".", markersize=1.2, color=color, rasterized=True)
             count = int((nuclei["type"] == name).sum())
-            dot = {"linestyle": "", "marker": "o", "markersize": 3, "color": color}
-            handles.append(Line2D([], [], label=f"{name} ({count:,})", **dot))
+            handles += axes.plot([], [], "o", ms=3, color=color, label=f"{name} ({count:,})")
         figure.legend(handles=handles, loc="outside lower center", ncols=3)
         figure.draw_without_rendering()
         return figure

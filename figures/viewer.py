@@ -143,12 +143,13 @@ class SlideBrowser:
         counts = types.value_counts(sort=False)
         if not counts.sum():
             return []
-        known = [
+        known: list[dict[str, Any]] = [
             {"name": name, "color": color, "nuclei": int(counts[name])}
             for name, color in TYPE_COLORS.items()
         ]
-        unknown = {"name": "unknown", "color": "#000000", "nuclei": int(types.isna().sum())}
-        return known + [unknown] * (unknown["nuclei"] > 0)
+        if count := int(types.isna().sum()):
+            known.append({"name": "unknown", "color": "#000000", "nuclei": count})
+        return known
 
     def _nucleus_features(self, slide: int) -> dict[str, Any]:
         """Of each feature of nuclei: what it is called and the 2nd and 98th percentile of the

@@ -282,7 +282,8 @@ class _Import:
         types = np.full((len(chosen), len(NUCLEUS_TYPES)), np.nan, np.float32)
         if "type" in nuclei.said:
             types, unmapped = map_types(nuclei.said["type"].iloc[chosen], self.source.type_map)
-            self._unmapped += unmapped
+            if self.source.segmenter is None:
+                self._unmapped += unmapped
         if self.source.segmenter is not None:
             classify_unknown(part, nuclei, chosen, types, segmenter=self.source.segmenter)
         return types
