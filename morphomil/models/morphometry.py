@@ -126,8 +126,8 @@ class Morphometry:
         return Prediction(_both_classes(score_patients(inputs.bags, edges, weights, offset=offset)))
 
     def differences(self, run: Run, origin: Run) -> list[str]:
-        """None that the features' names don't tell (`predict`)."""
-        return []
+        """Whose nuclei were counted; features that differ are told by their names (`predict`)."""
+        return [] if run.whose == origin.whose else [f"nuclei {run.whose}"]
 
 
 def _covariates_of(inputs: MorphometryInputs, model: CovariateModel) -> pd.DataFrame:

@@ -17,6 +17,8 @@ from morphomil.cli.main import app
 from morphomil.errors import InputError
 from morphomil.export import export_run
 from morphomil.matrix import count_nuclei, slide_values
+from morphomil.models.morphometry import Morphometry
+from morphomil.models.settings import TrainSettings
 from morphomil.nuclei.registry import features_of
 from morphomil.run.directory import Run
 from morphomil.run.features import check_features
@@ -68,7 +70,7 @@ def test_types_change_nothing_where_all_are_counted(untyped: Run, typed: Run) ->
         np.testing.assert_array_equal(untyped.counts(name).counts, typed.counts(name).counts)
 
 
-def test_one_type_is_counted_and_all_are_kept(typed: Run) -> None:
+def test_one_type_is_counted_and_all_are_kept(untyped: Run, typed: Run) -> None:
     result = pipeline.featurize(typed, nuclei="lymphocyte")
     assert result.done == ("a", "c")
     assert list(result.empty) == ["b"]
@@ -86,6 +88,9 @@ def test_one_type_is_counted_and_all_are_kept(typed: Run) -> None:
     tissue = patches["tissue_mm2"].sum()
     assert values["density_per_mm2"] == pytest.approx(len(nuclei) / tissue)
     assert pipeline.featurize(typed, nuclei="lymphocyte").done == ()
+    model = Morphometry(TrainSettings("morphometry"))
+    assert model.differences(untyped, untyped) == []
+    assert model.differences(typed, untyped) == ["nuclei lymphocyte"]
     check_features(typed)
 
 
