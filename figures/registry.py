@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from morphomil.errors import InputError
 from morphomil.figures.attention import draw_attention
 from morphomil.figures.calibration import draw_calibration
+from morphomil.figures.composition import draw_composition
 from morphomil.figures.confusion import draw_confusion
 from morphomil.figures.context import draw_context
 from morphomil.figures.correlation import draw_correlation
@@ -89,6 +90,7 @@ def draw_figures(
 FIGURES: dict[str, tuple[str, Callable[[Run], Drawing]]] = {
     "flow": ("Patient flow", draw_flow),
     "quality": ("Plausibility of the slides", draw_quality),
+    "composition": ("Types of nuclei by group", draw_composition),
     "features_by_group": ("Features by group", draw_features_by_group),
     "ranking": ("Ranking of the features", draw_ranking),
     "scan": ("Ten summaries of each feature by group", draw_scan),

@@ -25,6 +25,13 @@ def groups(count: int) -> list[str]:
     return ["N0", "N+"] if count == 2 else [f"a group with a long name {n}" for n in range(count)]
 
 
+def composition(count: int) -> pd.DataFrame:
+    """Shares of types of ten patients of each group."""
+    shares = np.random.default_rng(0).dirichlet([5, 2, 2, 1], 10 * count)
+    table = pd.DataFrame(shares, columns=["epithelial", "lymphocyte", "stroma", "other"])
+    return table.assign(patient=range(10 * count), label=np.repeat(groups(count), 10))
+
+
 def flow() -> pd.DataFrame:
     rows = [
         ("In the manifest", 120, 140, np.nan, np.nan, "70 with N0, 50 with N+", ""),

@@ -19,6 +19,7 @@ from shapely.geometry import Polygon
 
 from morphomil.figures.attention import attention_plate
 from morphomil.figures.calibration import calibration_plot
+from morphomil.figures.composition import composition_plot
 from morphomil.figures.confusion import confusion_plot
 from morphomil.figures.correlation import correlation_plot
 from morphomil.figures.decision import decision_plot
@@ -43,6 +44,7 @@ from morphomil.stats.performance import comparison_table, performance_table
 from morphomil.tables.models import calibration_tables, confusion_tables, decision_table
 from morphomil.tables.pairs import quadrants
 from morphomil.tables.roc import MEAN, mean_curves, roc_points
+from morphomil.tables.types import types_of_groups
 from morphomil.types import FEATURE_NAMES
 
 if TYPE_CHECKING:
@@ -172,6 +174,11 @@ def draw_interactions() -> Figure:
     )
 
 
+def draw_composition(count: int) -> Figure:
+    patients, order = tables.composition(count), tables.groups(count)
+    return composition_plot(patients, types_of_groups(patients), order=order)
+
+
 CASES: dict[str, Callable[[], Figure]] = {
     "flow": lambda: flow_plot(tables.flow()),
     "roc_models": lambda: draw_roc_models(3),
@@ -196,6 +203,7 @@ LEGIBLE = CASES | {
     "ranking": lambda: ranking_plot(plots.ranking(), positive="N(+)", reference="N0"),
     "scan": lambda: scan_plot(*tables.scan(), positive="N(+)", reference="N0"),
     "interactions": lambda: draw_interactions(),
+    "composition": lambda: draw_composition(6),
     "attention_tiny": lambda: draw_attention(side=15.0),
     "subgroups_5": lambda: subgroup_forest(tables.subgroups(5, variables=4)),
     "patches_of_attention": lambda: patches_plot(
