@@ -60,6 +60,7 @@ def rank(
         )
     for text in (
         *ranking.notes,
+        ranking.verdict.plain,
         ranking.verdict.sentence,
         ranking.statement,
         ranking.interactions.statement,

@@ -31,6 +31,7 @@ from morphomil.figures.roc_models import draw_roc_models
 from morphomil.figures.scan import draw_scan
 from morphomil.figures.style import Format, Look, save_figure, use_look
 from morphomil.figures.subgroups import draw_subgroups
+from morphomil.figures.verdict import draw_verdict
 from morphomil.store import write_table_csv
 
 if TYPE_CHECKING:
@@ -88,6 +89,7 @@ def draw_figures(
 
 
 FIGURES: dict[str, tuple[str, Callable[[Run], Drawing]]] = {
+    "verdict": ("The verdict", draw_verdict),
     "flow": ("Patient flow", draw_flow),
     "quality": ("Plausibility of the slides", draw_quality),
     "composition": ("Types of nuclei by group", draw_composition),

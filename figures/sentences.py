@@ -190,16 +190,19 @@ def say_plainly(text: str, features: Sequence[str]) -> str:
 def say_statement(
     summary: dict[str, Any],
     ranking: pd.DataFrame | None,
-    name: Literal["verdict", "statement", "interaction"] = "statement",
+    name: Literal["verdict", "statement", "interaction", "baselines"] = "statement",
+    *,
+    plain: bool = False,
 ) -> str:
     """A ranking's own sentences in plain words: how the ways of ranking agree, its verdict, or
-    which pair of features tells more together; nothing before a ranking."""
+    which pair of features tells more together; nothing before a ranking. `plain`: the verdict for
+    those who don't read p values."""
     if ranking is None:
         return ""
     said = summary.get(name, "")
-    text = said.get("sentence", "") if isinstance(said, dict) else str(said)
-    plain = say_plainly(text, ranking["feature"].tolist())
-    return f"{plain[:1].upper()}{plain[1:]}"
+    text = said.get("plain" if plain else "sentence", "") if isinstance(said, dict) else str(said)
+    words = say_plainly(text, ranking["feature"].tolist())
+    return f"{words[:1].upper()}{words[1:]}"
 
 
 def read_auc(summary: dict[str, Any]) -> Auc | None:

@@ -87,9 +87,9 @@ class ReportData:
     lost why. `cohort`: any table. `slides`: slide_id, patient, label, state ("done" or why not),
     patches_kept, patches_dropped, nuclei, nuclei_per_mm2, median_area_um2, cause ("" if done).
     `ranking`: as `ranking_plot`, with n_positive, n_reference, median_positive, median_reference.
-    `verdict` says what the tests allow to say, `statement` how the ways of ranking agree,
-    `interaction` which pair of features tells more together; `cautions` are further sentences of
-    the summary.
+    `verdict` says what the tests allow to say, `verdict_plain` the same without p values,
+    `statement` how the ways of ranking agree, `interaction` which pair of features tells more
+    together; `cautions` are further sentences of the summary.
     `whose` says whose nuclei the features are; `types`: composition by group, label, patients and
     a text with the interval for each type.
     `performance` and `comparison`: any tables of the models. `pictures` are all further figures,
@@ -104,6 +104,8 @@ class ReportData:
     slides: pd.DataFrame
     ranking: pd.DataFrame | None = None
     verdict: str = ""
+    verdict_plain: str = ""
+    verdict_picture: Picture | None = None
     statement: str = ""
     interaction: str = ""
     auc: Auc | None = None

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from morphomil.run.directory import Run
 
 _SECTION_PICTURES = {
+    "verdict": "verdict_picture",
     "ranking": "ranking_picture",
     "features_by_group": "groups_picture",
     "scan": "scan_picture",

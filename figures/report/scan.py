@@ -9,6 +9,7 @@ import pandas as pd
 from morphomil.figures.effects import effect_of, groups_of
 from morphomil.figures.labels import format_estimate
 from morphomil.figures.report.data import ScanSection
+from morphomil.figures.sentences import say_plainly, say_statement
 from morphomil.nuclei.quantities import nucleus_phrase, sentence_case
 from morphomil.rank.summaries import SUMMARY_TITLES
 
@@ -37,15 +38,15 @@ def read_scan_section(run: Run, ranking: pd.DataFrame | None) -> ScanSection | N
             "scan_p_any": features["scan_p_any"],
         }
     )
-    baselines = pd.read_csv(path)
+    baselines, known = pd.read_csv(path), ranking["feature"].tolist()
     models = pd.DataFrame(
         {
-            "model": baselines["description"].map(sentence_case),
+            "model": [sentence_case(say_plainly(text, known)) for text in baselines["description"]],
             "AUC, out of fold [95 %]": _estimates(baselines, "auc", ""),
             "difference [95 %]": _estimates(baselines, "difference", "difference_"),
         }
     )
-    findings = (*summary.get("findings", ()), str(summary.get("baselines", "")))
+    findings = (*summary.get("findings", ()), say_statement(summary, ranking, "baselines"))
     return ScanSection(tuple(text for text in findings if text), table, models)
 
 

@@ -48,6 +48,7 @@ def write_report(run: Run) -> Path:
         slides=slides,
         ranking=ranking,
         verdict=say_statement(summary, ranking, "verdict"),
+        verdict_plain=say_statement(summary, ranking, "verdict", plain=True),
         statement=say_statement(summary, ranking),
         scan=read_scan_section(run, ranking),
         interaction=say_statement(summary, ranking, "interaction"),

@@ -6,6 +6,7 @@ patients whom the morphometry model of that fold predicts.
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import dataclass
 from itertools import combinations
 from typing import TYPE_CHECKING, Any
@@ -28,14 +29,16 @@ if TYPE_CHECKING:
     Fit = Callable[[NDArray[np.float64], NDArray[np.float64], NDArray[np.float64]], NDArray[Any]]
     """(training rows, their labels, rows to predict) -> scores."""
 
-MORPHOMETRY = "morphometry"
+MORPHOMETRY, SINGLE = "morphometry", "single_feature"
 BASELINES = {
+    SINGLE: "a logistic regression on the single best feature",
     "logistic_medians": "a logistic regression on the patients' values",
     "logistic_products": "a logistic regression on the patients' values and their products",
     "l1_summaries": "an L1 logistic regression on ten summaries of each feature",
     "forest_summaries": "a random forest on ten summaries of each feature",
 }
-"""What each is; the forest, which takes longest, is left out of a quick ranking."""
+"""What each is; the best feature is that of the training patients, and the forest, which takes
+longest, is left out of a quick ranking."""
 INNER_FOLDS = 5
 """Penalties are chosen by the log-loss of so many folds of the training patients."""
 RIDGE = (100.0, 30.0, 10.0, 3.0, 1.0)
@@ -61,7 +64,8 @@ class Baselines:
     """One row per predicted patient: `patient, fold, label`, and each model's score; of three and
     more classes `MODEL_0, MODEL_1, ...`, each class's share of the scores."""
     statement: str
-    """Whether one of them predicts better than the morphometry model."""
+    """Which is better, the single best feature or the model, and whether another plain model
+    predicts better than it."""
 
 
 def compare_baselines(
@@ -73,6 +77,7 @@ def compare_baselines(
     classes: pd.Series[Any],
     seed: int,
     forest: bool = True,
+    features: int | None = None,
 ) -> Baselines:
     """Fit and judge the baselines; of three and more classes, each against the rest.
 
@@ -84,6 +89,8 @@ def compare_baselines(
         classes: of each patient, by name, from 0, or whether it is positive.
         seed: of inner folds and trees.
         forest: whether to grow one.
+        features: so many first columns of the values are features, the others covariates; None:
+            all.
     """
     columns = class_columns(predictions)
     several = len(columns) or 2
@@ -96,7 +103,9 @@ def compare_baselines(
             )
         )
     )
-    fits = {
+    single = _SingleFeature(list(values.columns[:features]))
+    fits: dict[str, tuple[pd.DataFrame, Fit]] = {
+        SINGLE: (values, single),
         "logistic_medians": (values, _fit_logistic(seed, tuned=False)),
         "logistic_products": (values, _fit_products(seed)),
         "l1_summaries": (summaries, _fit_l1(seed)),
@@ -119,7 +128,10 @@ def compare_baselines(
                 )
         scores[_columns(name, several)] = found
     table = pd.DataFrame([_judge(scores, name, several) for name in (MORPHOMETRY, *fits)])
-    return Baselines(table, scores, say_baselines(table))
+    best = table["model"] == SINGLE
+    table.loc[best, "description"] = f"{BASELINES[SINGLE]} ({single.say_chosen()})"
+    statement = f"{say_single(table)} {say_baselines(table[~best])}"
+    return Baselines(table, scores, statement)
 
 
 def _columns(model: str, classes: int) -> list[str]:
@@ -143,6 +155,24 @@ def _fit_classes(
     for label in np.unique(labels):
         scores[:, label] = fit(train, (labels == label).astype(np.float64), test)
     return np.asarray(scores / np.maximum(scores.sum(axis=1, keepdims=True), 1e-12))
+
+
+def say_single(table: pd.DataFrame) -> str:
+    """Which is better, the single best feature or the morphometry model (`Baselines.table`)."""
+    rows = {str(row["model"]): row for row in table.to_dict("records")}
+    own, single = rows[MORPHOMETRY], rows[SINGLE]
+    better = "Which of the two is better can't be told"
+    if single["difference_low"] > 0:
+        better = "The single feature is better"
+    elif single["difference_high"] < 0:
+        better = "The model is better"
+    limits = _interval(single, "difference", "difference_")
+    difference = "" if np.isnan(single["difference"]) else f" (difference {limits})"
+    description = str(single["description"])
+    return (
+        f"{description[:1].upper()}{description[1:]} has an AUC of {_interval(single)}, the "
+        f"morphometry model {_interval(own)}. {better}{difference}."
+    )
 
 
 def say_baselines(table: pd.DataFrame) -> str:
@@ -292,6 +322,38 @@ def _fit_logistic(seed: int, *, tuned: bool) -> Fit:
         return _logistic(new @ weights[:-1] + weights[-1])
 
     return fit
+
+
+class _SingleFeature:
+    """Fits the feature with the least log-loss of the training patients, beside the covariates,
+    which are the columns after the features; remembers which."""
+
+    def __init__(self, names: Sequence[Any]) -> None:
+        self.names = [str(name) for name in names]
+        self.chosen: list[str] = []
+
+    def __call__(
+        self, train: NDArray[np.float64], y: NDArray[np.float64], test: NDArray[np.float64]
+    ) -> NDArray[np.float64]:
+        x, new = _standardize(train, test)
+        count = len(self.names)
+        losses, scores = [], []
+        for number in range(count):
+            columns = [number, *range(count, x.shape[1])]
+            every, penalty = np.ones((1, len(y))), np.array([RIDGE[-1]])
+            *weights, intercept = fit_ridge(x[:, columns], y, used=every, penalty=penalty)[0]
+            losses.append(_loss(y, _logistic(x[:, columns] @ weights + intercept)).sum())
+            scores.append(_logistic(new[:, columns] @ weights + intercept))
+        best = int(np.argmin(losses))
+        self.chosen.append(self.names[best])
+        return scores[best]
+
+    def say_chosen(self) -> str:
+        """Which feature, in how many of the trainings."""
+        (name, times), *others = Counter(self.chosen).most_common()
+        if not others:
+            return name
+        return f"{name} in {times} of {len(self.chosen)} trainings"
 
 
 def _fit_products(seed: int) -> Fit:

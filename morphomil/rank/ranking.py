@@ -387,6 +387,7 @@ class _Study:
             auc_high=auc_high,
             scores=pooled.null_scores(),
             features=features,
+            classes=self.classes,
         )
 
     def compare_baselines(
@@ -407,6 +408,7 @@ class _Study:
             classes=self.codes,
             seed=settings.seed,
             forest=not settings.quick,
+            features=of_patients.shape[1] - 2,  # besides patient and label
         )
 
 

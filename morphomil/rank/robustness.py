@@ -11,8 +11,9 @@ import pandas as pd
 from scipy.stats import kendalltau, rankdata
 
 from morphomil.rank.shapley import log_likelihood
-from morphomil.rank.verdict import SUPPORTED
+from morphomil.rank.verdict import ALPHA, SUPPORTED
 from morphomil.seeds import generator
+from morphomil.stats.printing import print_p
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -29,8 +30,11 @@ FAMILIES = {"size": ("area_um2", "major_axis_um", "minor_axis_um", "circumferenc
 also ranked as one."""
 ALL = "all features"
 """Rankings are compared among all features, or among the supported ones."""
-TAU_AGREES, TAU_PARTLY = 0.6, 0.2
-"""From these values of Kendall's tau on two rankings are said to agree, or to agree in part."""
+TAU_AGREES = 0.6
+"""From this Kendall's tau on two orders that go together beyond chance are said to agree, below in
+part."""
+LEAST_ORDERED = 5
+"""Of fewer features no two orders can be told from chance at 5 %."""
 
 
 def families_of(features: Sequence[str]) -> dict[str, tuple[int, ...]]:
@@ -120,14 +124,18 @@ def compare_rankings(scores: pd.DataFrame) -> pd.DataFrame:
     """Kendall's tau-b of every two columns (rows are features):
     `first, second, tau, p_value, features, agree`.
 
-    Columns without a number are left out; `agree` says in a word what tau means.
+    Columns without a number are left out; `agree` says in a word what tau means: "yes" or "in part"
+    only where p is at most 0.05 (exact, two-sided), "no" where they run against each other so,
+    "open" where chance may have given tau.
     """
     known = [name for name in scores if scores[name].notna().sum() > 1]
     rows = []
     for first, second in combinations(known, 2):
         both = scores[[first, second]].dropna()
         tau, p_value = kendalltau(both[first], both[second])
-        word = "yes" if tau >= TAU_AGREES else "in part" if tau >= TAU_PARTLY else "no"
+        word = "open"
+        if p_value <= ALPHA:
+            word = "no" if tau < 0 else "yes" if tau >= TAU_AGREES else "in part"
         rows.append((first, second, float(tau), float(p_value), len(both), word))
     return pd.DataFrame(rows, columns=["first", "second", "tau", "p_value", "features", "agree"])
 
@@ -258,12 +266,23 @@ def _say_common_order(table: pd.DataFrame, agreement: pd.DataFrame) -> str:
             "features without an effect have no order."
         )
     own = agreement[agreement["among"] == SUPPORTED]
-    tau = own[(own["first"] == "attention") & (own["second"] == "shapley")].iloc[0]
-    word = {"yes": "agree", "in part": "agree in part", "no": "do not agree"}[tau["agree"]]
-    p = "" if pd.isna(tau["p_value"]) else f", p = {tau['p_value']:.2g}"
-    return (
-        f"Over the {count} supported features the two {word} (Kendall's tau {tau['tau']:.2f}{p})."
-    )
+    pair = own[(own["first"] == "attention") & (own["second"] == "shapley")].iloc[0]
+    tau = f"Kendall's tau {pair['tau']:.2f}"
+    if count < LEAST_ORDERED:
+        same = {1.0: "the same", -1.0: "opposite"}.get(round(float(pair["tau"]), 9), "different")
+        return (
+            f"The {count} supported features stand in {same} order in the two ({tau}; so few "
+            "allow no test)."
+        )
+    word = {
+        "yes": "the two agree",
+        "in part": "the two agree in part",
+        "no": "the two run against each other",
+        "open": "agreement of the two can't be told from chance",
+    }[pair["agree"]]
+    p = print_p(pair["p_value"])
+    tested = f"p {p}" if p.startswith("<") else f"p = {p}"
+    return f"Over the {count} supported features {word} ({tau}, {tested})."
 
 
 def _say_cost(row: pd.Series[Any]) -> str:

@@ -10,11 +10,13 @@ features together.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from math import floor
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
 
+from morphomil.rank.scan import say_difference
 from morphomil.stats.printing import print_p
 from morphomil.stats.scan import PERMUTATIONS
 
@@ -23,7 +25,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from morphomil.rank.classes import Effect
+    from morphomil.rank.classes import Classes, Effect
     from morphomil.rank.scan import FeatureScan
 SUPPORTED, INCONCLUSIVE, NOT_SUPPORTED = "supported", "inconclusive at this n", "not supported"
 """The three verdicts."""
@@ -70,6 +72,9 @@ class Verdict:
     features: pd.DataFrame
     """One row per feature: `feature, verdict_p` (over all routes and features), `verdict`."""
     sentence: str
+    """For a statistician: which tests, p values, permutations."""
+    plain: str
+    """For a pathologist: what was seen, and how often chance would give as much."""
 
 
 def combine_routes(
@@ -132,6 +137,7 @@ def judge_ranking(
     auc_high: float,
     scores: Mapping[str, NDArray[np.float64]],
     features: Sequence[str],
+    classes: Classes,
 ) -> Verdict:
     """The verdicts of a ranking: by all routes where permuted labels were trained, else by the
     plain scan with its own permutations.
@@ -148,6 +154,7 @@ def judge_ranking(
         scores: of the models, (labelings, features) by route, or (labelings,) of the whole; empty
             where permuted labels were not trained for tests.
         features: names, in the order of the scores' columns.
+        classes: the labels.
     """
     if scores:
         of_features = {name: score for name, score in scores.items() if score.ndim > 1}
@@ -174,7 +181,14 @@ def judge_ranking(
     sentence = say_verdict(
         word, judged, p=p, routes=routes, permutations=permutations, effect=scan.effect
     )
-    return Verdict(word, p, routes, permutations, judged, sentence)
+    plain = explain_verdict(
+        word,
+        scan.features.merge(judged, on="feature"),
+        p=p,
+        classes=classes,
+        patients=len(scan.summaries),
+    )
+    return Verdict(word, p, routes, permutations, judged, sentence, plain)
 
 
 def say_verdict(
@@ -221,6 +235,66 @@ def say_verdict(
             "permuted labels through the training, which a quick ranking leaves out."
         )
     return said
+
+
+def explain_verdict(
+    word: str, features: pd.DataFrame, *, p: float, classes: Classes, patients: int
+) -> str:
+    """The verdict without terms of statistics.
+
+    `features` is `FeatureScan.features` with `verdict` and `verdict_p`.
+    """
+    if np.isnan(p):
+        return "Whether the outcome goes with these features was not tested."
+    chance = f"of studies in which it had nothing to do with the outcome, {_say_often(p)}"
+    these = f"these {patients} patients"
+    if word == NOT_SUPPORTED:
+        return (
+            f"In {these} nuclear morphology does not go with the outcome: nothing was found beyond "
+            "chance, and there are enough patients to rule out a difference of notable size."
+        )
+    if word == INCONCLUSIVE:
+        return (
+            f"{these[:1].upper()}{these[1:]} can't tell whether nuclear morphology goes with the "
+            f"outcome: {chance} would show as much, and a notable difference may be there all the "
+            "same. It takes more patients."
+        )
+    found = features[features["verdict"] == SUPPORTED].sort_values("verdict_p", kind="stable")
+    seen = "no single feature does so for sure, several together do"
+    if len(found):
+        seen = _say_seen(found.iloc[0].to_dict(), classes)
+        if len(found) > 1:
+            seen += f"; {len(found) - 1} more of {len(features)} features differ too"
+    return (
+        f"Nuclear morphology goes with the outcome in {these}: {seen}. For comparison: {chance} "
+        "would show as much."
+    )
+
+
+def _say_seen(row: Mapping[Any, Any], classes: Classes) -> str:
+    """How the groups differ in a feature's strongest summary, and in how many pairs of patients."""
+    size = row[f"scan_{classes.effect}"]
+    if pd.isna(size):
+        return f"{row['feature']} tells the groups apart together with others"
+    higher = bool(size > 0) or classes.effect == "epsilon_squared"
+    said = say_difference(row["feature"], row["scan_summary"], higher=higher)
+    said = f"{said[:1].lower()}{said[1:]}"
+    if classes.ordered:
+        return f"{said} the further along {' < '.join(classes.names)}"
+    if classes.several:
+        return f"{said} in {row['scan_highest']} than in {row['scan_lowest']}"
+    reference, positive = classes.names
+    pairs = f"(true of {50 * (1 + abs(size)):.0f} % of pairs of one patient of each)"
+    return f"{said} in {positive} than in {reference} {pairs}"
+
+
+def _say_often(p: float) -> str:
+    """A p value as so many of 100 or of 1,000."""
+    if p < 0.001:
+        return "fewer than 1 of 1,000"
+    return (
+        f"about {floor(1000 * p + 0.5)} of 1,000" if p < 0.0995 else f"about {100 * p:.0f} of 100"
+    )
 
 
 def _say_p(p: float) -> str:

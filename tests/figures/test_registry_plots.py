@@ -39,6 +39,7 @@ from morphomil.figures.roc_models import roc_comparison
 from morphomil.figures.scan import scan_plot
 from morphomil.figures.style import LOOKS, MARKERS, render, use_look
 from morphomil.figures.subgroups import subgroup_forest
+from morphomil.figures.verdict import verdict_plot
 from morphomil.nuclei.quantities import Quantity
 from morphomil.stats.performance import comparison_table, performance_table
 from morphomil.tables.models import calibration_tables, confusion_tables, decision_table
@@ -204,6 +205,9 @@ LEGIBLE = CASES | {
     "scan": lambda: scan_plot(*tables.scan(), positive="N(+)", reference="N0"),
     "interactions": lambda: draw_interactions(),
     "composition": lambda: draw_composition(6),
+    "verdict": lambda: verdict_plot(
+        *tables.verdict(), word="inconclusive at this n", label="Density\n(nuclei/mm²)", patients=40
+    ),
     "attention_tiny": lambda: draw_attention(side=15.0),
     "subgroups_5": lambda: subgroup_forest(tables.subgroups(5, variables=4)),
     "patches_of_attention": lambda: patches_plot(

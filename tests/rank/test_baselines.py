@@ -67,13 +67,20 @@ def test_separable_groups_give_finite_weights():
 
 @pytest.mark.parametrize(
     ("kind", "best"),
-    [("median", "logistic_medians"), ("summary", "l1_summaries"), ("xor", "logistic_products")],
+    [
+        ("one", "single_feature"),
+        ("median", "logistic_medians"),
+        ("summary", "l1_summaries"),
+        ("xor", "logistic_products"),
+    ],
 )
 def test_each_baseline_finds_what_it_is_for(tables, kind, best):
     values, summaries, labels = tables
     sign = 2 * labels - 1
-    if kind == "median":
+    if kind == "one":
         values[:, 2] += sign
+    elif kind == "median":
+        values[:, :4] += 0.6 * sign[:, None]
     elif kind == "summary":
         summaries[:, 11] += sign
     else:
@@ -85,11 +92,12 @@ def test_each_baseline_finds_what_it_is_for(tables, kind, best):
     assert table["auc"].drop(best).max() < table.loc[best, "auc"]
     scores = found.predictions
     assert table.loc[best, "auc"] == within_fold_auc(scores["label"], scores[best], scores["fold"])
-    assert "predicts better than the morphometry model" in found.statement
+    better = "The single feature is better" if kind == "one" else "predicts better than the morphom"
+    assert better in found.statement
 
 
 def test_without_an_effect_no_baseline_leaks():
-    """Out-of-fold AUCs of all four about 0.5 over 12 cohorts, missing values and constants among
+    """Out-of-fold AUCs of all five about 0.5 over 12 cohorts, missing values and constants among
     the columns."""
     areas = []
     for seed in range(12):
@@ -105,7 +113,7 @@ def test_without_an_effect_no_baseline_leaks():
 def test_a_test_patient_has_no_say_in_the_scores_of_its_fold(tables):
     values, summaries, labels = tables
     before = compare(values, summaries, labels).predictions
-    models = ["logistic_medians", "logistic_products", "l1_summaries"]
+    models = ["single_feature", "logistic_medians", "logistic_products", "l1_summaries"]
     own = before["fold"] == "fold0"
     one = before.index[own][0]
     values[one], summaries[one] = 1000.0, np.nan
@@ -130,7 +138,7 @@ def test_it_is_said_whether_a_baseline_is_better(tables):
     values, summaries, labels = tables
     values[:, 2] += 0.7 * labels
     good = compare(values, summaries, labels, own=labels + 0.5 * summaries[:, 0])
-    assert good.statement.startswith("None of 3 plain models has a higher AUC")
+    assert "None of 3 plain models has a higher AUC" in good.statement
     chance = compare(values * 0, summaries * 0, labels, own=1 - labels)
     assert "predicts better than chance for sure" in chance.statement
     rows = [
@@ -168,3 +176,54 @@ def test_a_class_of_one_training_patient_is_fitted(tables):
         forest=True,
     )
     assert found.predictions.notna().all().all()
+
+
+def test_the_single_best_feature_is_that_of_training_patients(tables):
+    """Chosen by log-loss as scikit-learn's one-column regressions have it, and said to be better
+    than a model that knows nothing."""
+    values, summaries, labels = tables
+    values[:, 3] += 2 * labels
+    found = compare(values, summaries, labels)
+    row = found.table.set_index("model").loc["single_feature"]
+    assert row["description"] == "a logistic regression on the single best feature (3)"
+    assert found.statement.startswith("A logistic regression on the single best feature (3) has")
+    assert "The single feature is better (difference 0." in found.statement
+    predictions, folds = cohort_of(labels)
+    scores = found.predictions.set_index("patient")["single_feature"]
+    for fold in folds:
+        train, test = (predictions["patient"].isin(of).to_numpy() for of in (fold.train, fold.test))
+        x = (values - values[train].mean(axis=0)) / values[train].std(axis=0)
+        fits = [
+            LogisticRegression(C=1.0, tol=1e-10).fit(x[train, j : j + 1], labels[train])
+            for j in range(5)
+        ]
+        loss = [
+            -fit.predict_log_proba(x[train, j : j + 1])[range(train.sum()), labels[train]].sum()
+            for j, fit in enumerate(fits)
+        ]
+        best = int(np.argmin(loss))
+        witness = fits[best].predict_proba(x[test, best : best + 1])[:, 1]
+        own = scores[predictions["patient"][test]]
+        np.testing.assert_allclose(own, witness, atol=1e-4)
+    perfect = compare(values, summaries, labels, own=labels.astype(float))
+    assert "The model is better (difference -" in perfect.statement
+
+
+def test_covariates_stand_beside_the_single_feature(tables):
+    values, summaries, labels = tables
+    values[:, 4] += 3 * labels
+    predictions, folds = cohort_of(labels)
+    names = predictions["patient"]
+    found = compare_baselines(
+        predictions,
+        folds,
+        values=pd.DataFrame(values, index=names),
+        summaries=pd.DataFrame(summaries, index=names),
+        classes=pd.Series(labels == 1, index=names),
+        seed=0,
+        forest=False,
+        features=4,
+    )
+    row = found.table.set_index("model").loc["single_feature"]
+    assert row["auc"] > 0.9
+    assert "4" not in row["description"].partition("(")[2].partition(" ")[0]

@@ -6,11 +6,13 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from morphomil.rank.classes import Classes
 from morphomil.rank.verdict import (
     INCONCLUSIVE,
     NOT_SUPPORTED,
     SUPPORTED,
     combine_routes,
+    explain_verdict,
     judge,
     say_verdict,
 )
@@ -97,3 +99,38 @@ def test_sentences():
     assert "the intervals exclude effects of size" in no
     assert "untested" not in no
     assert "not tested" in say_verdict(INCONCLUSIVE, none, p=np.nan, routes={}, permutations=0)
+
+
+def test_the_verdict_for_pathologists():
+    """The groups, the direction, the share of pairs of patients; chance as so many of 1,000."""
+    features = pd.DataFrame(
+        {
+            "feature": ["area_um2", "circularity"],
+            "scan_summary": ["median", "sd_between"],
+            "scan_delta": [-0.5, 0.1],
+            "verdict_p": [0.005, 0.4],
+            "verdict": [SUPPORTED, INCONCLUSIVE],
+        }
+    )
+    said = {"classes": Classes(("N0", "N+")), "patients": 40}
+    assert explain_verdict(SUPPORTED, features, p=0.0045, **said) == (
+        "Nuclear morphology goes with the outcome in these 40 patients: nuclear area is smaller in "
+        "the typical nucleus in N+ than in N0 (true of 75 % of pairs of one patient of each). For "
+        "comparison: of studies in which it had nothing to do with the outcome, about 5 of 1,000 "
+        "would show as much."
+    )
+    both = explain_verdict(SUPPORTED, features.assign(verdict=SUPPORTED), p=0.0001, **said)
+    assert "1 more of 2 features differ too" in both
+    assert "fewer than 1 of 1,000" in both
+    none = explain_verdict(SUPPORTED, features.assign(verdict=INCONCLUSIVE), p=0.01, **said)
+    assert "several together do" in none
+    unclear = explain_verdict(INCONCLUSIVE, features, p=0.305, **said)
+    assert unclear.startswith("These 40 patients can't tell whether")
+    assert "about 31 of 100" in unclear and "It takes more patients." in unclear
+    assert "does not go with the outcome" in explain_verdict(NOT_SUPPORTED, features, p=0.3, **said)
+    assert "not tested" in explain_verdict(INCONCLUSIVE, features, p=np.nan, **said)
+    three = features.assign(scan_epsilon_squared=0.4, scan_highest="c", scan_lowest="a")
+    several = {"classes": Classes(("a", "b", "c")), "patients": 40}
+    assert "larger in the typical nucleus in c than in a" in explain_verdict(
+        SUPPORTED, three, p=0.01, **several
+    )

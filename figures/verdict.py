@@ -1,0 +1,183 @@
+"""The verdict as a picture: what is seen, how often chance gives as much, how well it predicts."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pandas as pd
+
+from morphomil.figures.drawing import AbsentError, Drawing
+from morphomil.figures.features_by_group import draw_groups
+from morphomil.figures.labels import format_p, format_ratio, overlap, shorten_all
+from morphomil.figures.results import ordered_groups, read_ranking
+from morphomil.figures.sentences import say_statement
+from morphomil.figures.style import (
+    BLUE,
+    GRAY,
+    TWO_COLUMNS_MM,
+    new_figure,
+    style,
+)
+from morphomil.nuclei.quantities import feature_quantity
+from morphomil.rank.summaries import SUMMARY_TITLES
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+    from morphomil.run.directory import Run
+ALPHA = 0.05
+"""Up to this p a route finds more than chance."""
+_ROUTES = {
+    "all": "All together",
+    "attention": "Attention",
+    "shapley": "Shapley values",
+    "scan": "Plain scan",
+    "auc": "AUC of the model",
+    "pairs": "Pairs of features",
+}
+_MODELS = {
+    "morphometry": "Morphometry model",
+    "single_feature": "Single best feature",
+    "logistic_medians": "Logistic, medians",
+    "logistic_products": "Logistic, products",
+    "l1_summaries": "L1, ten summaries",
+    "forest_summaries": "Random forest",
+}
+
+
+def draw_verdict(run: Run) -> Drawing:
+    """Draw the verdict of the ranking.
+
+    Raises:
+        AbsentError: nothing is ranked yet, or the ranking is older than verdicts.
+    """
+    ranking, about = read_ranking(run)
+    verdict, path = about.get("verdict", {}), run.rank_folder / "baselines.csv"
+    if not verdict.get("routes") or not path.is_file():
+        raise AbsentError(f"the ranking has no verdict; run: morphomil rank {run.path}")
+    best = ranking.sort_values(["verdict_p", "scan_p_any"], kind="stable").iloc[0]
+    feature, summary = str(best["feature"]), str(best["scan_summary"])
+    summaries = pd.read_parquet(run.rank_folder / "summaries.parquet").set_index("patient")
+    labels = pd.read_parquet(run.rank_folder / "patient_values.parquet").set_index("patient")
+    values = pd.DataFrame(
+        {
+            "label": labels["label"].astype(str).reindex(summaries.index),
+            "value": summaries.get(f"{feature}.{summary}", np.nan),
+        }
+    )
+    values["label"] = pd.Categorical(
+        values["label"], [g for g in ordered_groups(run) if g in set(values["label"])]
+    )
+    routes = pd.DataFrame(
+        [("all", verdict["p_value"]), *verdict["routes"].items()], columns=["route", "p_value"]
+    )
+    models = pd.read_csv(path)
+    quantity = feature_quantity(feature)
+    what = f"{quantity.name}: {SUMMARY_TITLES.get(summary, summary).lower()}"
+    label = what.replace(": ", "\n") + (f" ({quantity.unit})" if quantity.unit else "")
+    figure = verdict_plot(
+        values, routes, models, word=str(verdict["word"]), label=label, patients=len(values)
+    )
+    adjusted = ", what the covariates leave of it" if about.get("adjusted") else ""
+    caption = (
+        f"{say_statement(about, ranking, 'verdict')} Left: each patient is a point, by group, of "
+        f"{what}{adjusted}, which has the smallest p. Middle: p of each way of asking for all "
+        "features together, and of all ways (labels permuted); dashed: 0.05. Right: out-of-fold "
+        "AUC [95 % interval] of the morphometry model, of the single feature that fits the "
+        "training patients best, and of plain models; dashed: chance."
+    )
+    table = values.reset_index().rename(columns={"value": f"{feature}.{summary}"})
+    return Drawing(figure, table, caption, {"p": routes, "auc": models})
+
+
+def verdict_plot(
+    values: pd.DataFrame,
+    routes: pd.DataFrame,
+    models: pd.DataFrame,
+    *,
+    word: str,
+    label: str,
+    patients: int,
+    width_mm: float = TWO_COLUMNS_MM,
+) -> Figure:
+    """Three panels under the verdict's word and the number of patients.
+
+    Args:
+        values: one row per patient: `label` (categorical, in order), `value`.
+        routes: `route, p_value`, "all" first.
+        models: `model, auc, low, high`, the morphometry model first.
+        word: the verdict.
+        label: of the values, with its unit.
+        patients: their number.
+        width_mm: of the figure.
+    """
+    with style():
+        figure = new_figure(width_mm=width_mm, height_mm=62)
+        left, middle, right = figure.subplots(1, 3, width_ratios=(1, 1.15, 1.3))
+        figure.suptitle(f"{word[:1].upper()}{word[1:]} ({patients:,} patients)", weight="bold")
+        _draw_values(left, values, label)
+        _draw_p_values(middle, routes)
+        _draw_areas(right, models)
+        figure.draw_without_rendering()
+        if overlap(left.get_xticklabels()):
+            left.tick_params(axis="x", labelrotation=90)
+            figure.draw_without_rendering()
+        return figure
+
+
+def _draw_values(axes: Axes, values: pd.DataFrame, label: str) -> None:
+    groups = list(values["label"].cat.categories)
+    samples = [
+        values.loc[values["label"] == group, "value"].dropna().to_numpy(float) for group in groups
+    ]
+    draw_groups(axes, samples)
+    names = shorten_all([str(group) for group in groups], 12)
+    ticks = [f"{name}\nn = {len(sample)}" for name, sample in zip(names, samples, strict=True)]
+    axes.set_xticks(range(len(groups)), ticks)
+    axes.set_ylabel(label)
+    axes.set_title("What differs most surely", loc="left")
+
+
+def _draw_p_values(axes: Axes, routes: pd.DataFrame) -> None:
+    p = routes["p_value"].to_numpy(float)
+    least = min(1e-3, float(np.nanmin(p, initial=1.0)) / 2)
+    for row, value in enumerate(p):
+        color = BLUE if value <= ALPHA else GRAY
+        face = color if value <= ALPHA else "white"
+        axes.plot([value, 1], [row, row], color=color, linewidth=0.8)
+        marker = "s" if row == 0 else "o"
+        axes.plot([value], [row], marker, color=color, markerfacecolor=face, markersize=4)
+        _write(axes, row, format_p(value))
+    axes.axvline(ALPHA, color="black", linewidth=0.6, linestyle="--", zorder=0)
+    axes.set_xscale("log")
+    axes.set_xlim(least, 1)
+    ticks = [1e-4 if least < 1e-3 else 1e-3, 0.05, 1]
+    axes.set_xticks(ticks, [f"{tick:g}" for tick in ticks])
+    axes.minorticks_off()
+    axes.set_yticks(range(len(p)), [_ROUTES.get(name, name) for name in routes["route"]])
+    axes.set_ylim(len(p) - 0.5, -0.5)
+    axes.set_xlabel("p: how often chance gives as much")
+    axes.set_title("More than chance?", loc="left")
+
+
+def _draw_areas(axes: Axes, models: pd.DataFrame) -> None:
+    rows: list[dict[Any, Any]] = models.to_dict("records")
+    for at, row in enumerate(rows):
+        color = BLUE if at == 0 else GRAY
+        axes.plot([row["low"], row["high"]], [at, at], color=color, linewidth=1.2)
+        marker = "s" if at == 0 else "o"
+        axes.plot([row["auc"]], [at], marker, color=color, markersize=4, clip_on=False)
+        _write(axes, at, format_ratio(row["auc"]))
+    axes.axvline(0.5, color="black", linewidth=0.6, linestyle="--", zorder=0)
+    axes.set_xlim(min(0.4, float(np.nanmin(models["low"]))), 1)
+    axes.set_yticks(range(len(rows)), [_MODELS.get(r["model"], r["model"]) for r in rows])
+    axes.set_ylim(len(rows) - 0.5, -0.5)
+    axes.set_xlabel("AUC out of fold [95 % interval]")
+    axes.set_title("How well it predicts", loc="left")
+
+
+def _write(axes: Axes, row: int, text: str) -> None:
+    """A number right of the panel."""
+    axes.text(1.03, row, text, transform=axes.get_yaxis_transform(), va="center", fontsize=6)
