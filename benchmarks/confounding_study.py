@@ -18,7 +18,7 @@ import numpy as np
 import pandas as pd
 from study_cohorts import SCALES, StudyCohort, draw_cohort
 
-from morphomil.matrix import patient_values, slide_values
+from morphomil.matrix import by_feature, patient_values, slide_values
 from morphomil.rank.classes import Classes
 from morphomil.rank.comparison import compare_features
 from morphomil.rank.design import Design
@@ -38,7 +38,7 @@ def compare(drawn: StudyCohort, way: dict[str, str]) -> pd.DataFrame:
         {"slide_id": name} | dict(slide_values(part, features=FEATURES))
         for name, part in slides.items()
     ]
-    values = patient_values(pd.DataFrame(rows), cohort)
+    values = patient_values(by_feature(pd.DataFrame(rows)), cohort)
     labels = cohort.groupby("patient", sort=True)["label"].first()
     design = Design.of(cohort, labels, RankSettings(seed=0, **way))
     return compare_features(values, FEATURES, classes=Classes(("0", "1")), design=design)

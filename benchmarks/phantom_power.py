@@ -24,7 +24,7 @@ import pandas as pd
 from scipy.stats import norm
 from statsmodels.stats.proportion import proportion_confint
 
-from morphomil.matrix import slide_values
+from morphomil.matrix import by_feature, slide_values
 from morphomil.rank.ranking import Ranking, rank_nuclei
 from morphomil.stats import compare_groups
 
@@ -165,7 +165,8 @@ def count_false_tests(scenario: str, given: argparse.Namespace) -> None:
             crowded=scenario == "confounded",
         )
         of_slides = {name: slide_values(part) for name, part in nuclei.groupby("slide_id")}
-        values = pd.DataFrame(of_slides).T.loc[cohort["slide_id"]].reset_index(drop=True)
+        values = by_feature(pd.DataFrame(of_slides).T).loc[cohort["slide_id"]]
+        values = values.reset_index(drop=True)
         compared = compare_groups(values, cohort["label"], positive=1).set_index("feature")
         others = compared.drop(index=list(moved_by(planted)))
         single.append((others["p_value"] < 0.05).mean())

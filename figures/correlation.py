@@ -10,6 +10,7 @@ from morphomil.figures.drawing import AbsentError, Drawing
 from morphomil.figures.labels import MINUS, RHO, format_ratio
 from morphomil.figures.results import read_patient_values
 from morphomil.figures.style import DIVERGING, ONE_AND_A_HALF_COLUMNS_MM, new_figure, style
+from morphomil.matrix import by_value
 from morphomil.nuclei.quantities import patient_quantity
 from morphomil.tables.correlation import correlation_tables
 
@@ -26,7 +27,7 @@ def draw_correlation(run: Run) -> Drawing:
     Raises:
         AbsentError: nothing is ranked yet, or there are too few patients.
     """
-    values, _ = read_patient_values(run)
+    values = by_value(read_patient_values(run)[0])
     try:
         correlation = correlation_tables(values)
     except ValueError as error:

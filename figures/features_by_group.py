@@ -13,6 +13,7 @@ from morphomil.figures.effects import effect_of, groups_of
 from morphomil.figures.labels import p_phrase, shorten_all, turn_crowded_labels
 from morphomil.figures.results import read_patient_values, read_ranking
 from morphomil.figures.style import PALETTE, TWO_COLUMNS_MM, new_figure, style
+from morphomil.matrix import by_value
 from morphomil.nuclei.quantities import patient_quantity
 
 if TYPE_CHECKING:
@@ -39,7 +40,8 @@ def draw_features_by_group(run: Run) -> Drawing:
     groups = groups_of(ranking) or ["reference", "positive"]
     sizes = [f"n_{group}" for group in groups]
     tests = ranking[["feature", *sizes, "p_value", "p_holm"]]
-    return Drawing(figure, values.assign(label=labels).reset_index(), caption, {"tests": tests})
+    table = by_value(values).assign(label=labels).reset_index()
+    return Drawing(figure, table, caption, {"tests": tests})
 
 
 GOLDEN = (math.sqrt(5) - 1) / 2

@@ -10,7 +10,7 @@ from morphomil.figures.contours import contact_sheet
 from morphomil.figures.drawing import Drawing
 from morphomil.figures.patch_examples import read_slide_example
 from morphomil.figures.results import read_ranking, typical_slides
-from morphomil.matrix import patch_values
+from morphomil.matrix import by_feature, patch_values
 from morphomil.nuclei.quantities import feature_quantity
 from morphomil.tables.typical import typical_patches
 
@@ -31,7 +31,8 @@ def draw_nuclei(run: Run) -> Drawing:
     feature = str(read_ranking(run)[0]["feature"].iloc[0])
     examples, rows, mpp = [], [], 0.5
     for slide, group in typical_slides(run):
-        values = patch_values(run.counted_nuclei(slide.slide_id), run.patches(slide.slide_id))
+        measured = patch_values(run.counted_nuclei(slide.slide_id), run.patches(slide.slide_id))
+        values = by_feature(measured)
         patches = typical_patches(values, feature, count=PATCHES_PER_PATIENT)
         for patch in patches.to_dict("records"):
             example, mpp = read_slide_example(

@@ -23,7 +23,7 @@ from morphomil.figures.results import read_patient_values, read_ranking, typical
 from morphomil.figures.slide_image import thumbnail_scale
 from morphomil.figures.slides import draw_scale_bar, pale, squares
 from morphomil.figures.style import SEQUENTIAL, TWO_COLUMNS_MM, new_figure, style
-from morphomil.matrix import patch_values
+from morphomil.matrix import by_feature, by_value, patch_values
 from morphomil.nuclei.quantities import Quantity, feature_quantity, patient_quantity
 from morphomil.tables.typical import typical_patches
 
@@ -69,7 +69,7 @@ def draw_plate(run: Run) -> Drawing:
         "slide with the first feature of the ranking by patch, a patch (frame) with its nuclei, "
         "and the first features by group."
     )
-    groups = values[shown["feature"].tolist()].assign(label=labels).reset_index()
+    groups = by_value(values[shown["feature"].tolist()]).assign(label=labels).reset_index()
     return Drawing(figure, shown, caption, {"patches": pd.concat(tables), "patients": groups})
 
 
@@ -86,7 +86,8 @@ def _two_of(slides: list[tuple[Slide, str]], shown: pd.DataFrame) -> list[tuple[
 def _read_patient_plate(
     run: Run, slide: Slide, feature: str, *, group: str
 ) -> tuple[PatientPlate, pd.DataFrame]:
-    values = patch_values(run.counted_nuclei(slide.slide_id), run.patches(slide.slide_id))
+    measured = patch_values(run.counted_nuclei(slide.slide_id), run.patches(slide.slide_id))
+    values = by_feature(measured)
     patch = typical_patches(values, feature, count=1).to_dict("records")[0]
     title = f"patch {patch['patch_id']}"
     example, example_mpp = read_slide_example(run, slide, patch, feature=feature, title=title)
@@ -104,7 +105,8 @@ def _read_patient_plate(
             example_mpp=example_mpp,
             example_at=(patch["x_px"], patch["y_px"], patch["side_px"]),
         )
-    return plate, patches[["image", "patch_id", "x_px", "y_px", "side_px", "nuclei", feature]]
+    columns = ["image", "patch_id", "x_px", "y_px", "side_px", "nuclei", feature]
+    return plate, by_value(patches[columns])
 
 
 LETTERS = "ABCDEFG"

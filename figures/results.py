@@ -9,6 +9,8 @@ import pandas as pd
 
 from morphomil.errors import InputError
 from morphomil.figures.drawing import AbsentError
+from morphomil.matrix import by_feature, by_value
+from morphomil.nuclei.registry import FEATURES
 from morphomil.tables.predictions import (
     class_names,
     of_test_patients,
@@ -51,7 +53,8 @@ def read_patient_values(run: Run) -> tuple[pd.DataFrame, pd.Series[str]]:
         AbsentError: nothing is ranked yet.
     """
     read_ranking(run)
-    values = pd.read_parquet(run.rank_folder / "patient_values.parquet").set_index("patient")
+    values = by_feature(pd.read_parquet(run.rank_folder / "patient_values.parquet"))
+    values = values.set_index("patient")
     labels = values.pop("label").astype(str)
     present = set(labels)
     groups = [group for group in ordered_groups(run) if group in present]
@@ -101,7 +104,8 @@ def typical_slides(run: Run) -> list[tuple[Slide, str]]:
 
 
 def read_attention_table(run: Run, stem: str) -> pd.DataFrame:
-    """A table that `compare` writes of the image models' attention, by its name without the suffix.
+    """A table that `compare` writes of the image models' attention, by its name without the suffix;
+    tables of before have features' names in place of values'.
 
     Raises:
         AbsentError: it isn't there.
@@ -112,4 +116,9 @@ def read_attention_table(run: Run, stem: str) -> pd.DataFrame:
             "the image model's attention isn't set beside the nuclei yet; run: "
             f"morphomil predict {run.path} --model dl-cnb, then morphomil compare {run.path}"
         )
-    return pd.read_csv(path, dtype={"slide_id": str, "patient": str})
+    table = by_value(pd.read_csv(path, dtype={"slide_id": str, "patient": str}))
+    named = {f"{name}_z": f"{entry.value}_z" for name, entry in FEATURES.items()}
+    if "feature" in table:
+        values = {name: entry.value for name, entry in FEATURES.items()}
+        table["feature"] = table["feature"].replace(values)
+    return table.rename(columns=named)

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from morphomil.figures.effects import effect_of, groups_of, say_effect
 from morphomil.figures.labels import MINUS, format_interval, format_ratio, p_phrase
 from morphomil.nuclei.quantities import patient_quantity, phrase, say_nuclei
+from morphomil.nuclei.registry import FEATURES
 from morphomil.tables.methods import count_in_words
 
 if TYPE_CHECKING:
@@ -237,7 +238,8 @@ def say_attention(model: str, associations: pd.DataFrame, *, first: str | None =
         else "What its probability loses without a patch goes with no feature significantly."
     )
     if first is not None:
-        seen = first in set(attended["feature"]) | set(rests["feature"])
+        value = FEATURES[first].value if first in FEATURES else first
+        seen = value in set(attended["feature"]) | set(rests["feature"])
         sentences.append(
             f"The feature that ranks first, {phrase(first)}, is {'' if seen else 'not '}among them."
         )

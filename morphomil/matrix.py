@@ -305,18 +305,29 @@ def _count_all(
     return ids, count_nuclei(slide, ids, features=features, orientation=orientation)
 
 
+def by_value(table: pd.DataFrame) -> pd.DataFrame:
+    """The table with columns named as values of patches, slides or patients (`Feature.value`) in
+    place of features."""
+    return table.rename(columns={name: entry.value for name, entry in FEATURES.items()})
+
+
+def by_feature(table: pd.DataFrame) -> pd.DataFrame:
+    """The reverse of `by_value`; a table of a run of before has features' names already."""
+    return table.rename(columns={entry.value: name for name, entry in FEATURES.items()})
+
+
 def slide_values(
     nuclei: pd.DataFrame,
     patches: pd.DataFrame | None = None,
     *,
     features: Sequence[str] = FEATURE_NAMES,
 ) -> pd.Series[float]:
-    """One slide's value of each feature; NaN where no nucleus has one.
+    """One slide's value of each feature, by `Feature.value`; NaN where no nucleus has one.
 
-    Median (or mean: `Feature.pool`) over nuclei. Densities: nuclei per mm2 of tissue over kept
-    patches if `patches` (columns of `PATCHES`) is given, else the median too. Orientation:
-    polarity, the mean over patches with at least 5 oriented nuclei of (n R^2 - 1) / (n - 1), R the
-    axial resultant length; 0 is expected of uniform angles at every n.
+    Median (or mean: `Feature.pool`) over nuclei; ratios of totals over kept patches if `patches`
+    (columns of `PATCHES`) is given, else the median too. Orientation: polarity, the mean over
+    patches with at least 5 oriented nuclei of (n R^2 - 1) / (n - 1), R the axial resultant length;
+    0 is expected of uniform angles at every n.
     """
     values = {name: float(nuclei[name].agg(_average(name))) for name in features}
     for name in features:
@@ -330,7 +341,8 @@ def slide_values(
         totals = count_totals(nuclei).reindex(kept["patch_id"], fill_value=0).sum().to_frame().T
         of_slide = ratios(totals.assign(tissue_mm2=float(kept["tissue_mm2"].sum())), features)
         values |= {str(name): float(value) for name, value in of_slide.iloc[0].items()}
-    return pd.Series(values, dtype=np.float64)
+    named = {FEATURES[name].value: value for name, value in values.items()}
+    return pd.Series(named, dtype=np.float64)
 
 
 def _average(feature: str) -> str:
@@ -355,10 +367,10 @@ def patient_values(values: pd.DataFrame, cohort: pd.DataFrame) -> pd.DataFrame:
 
 def patch_values(nuclei: pd.DataFrame, patches: pd.DataFrame) -> pd.DataFrame:
     """One slide's kept patches (columns of `PATCHES`), their number of `nuclei` and each feature's
-    value in the patch.
+    value in the patch, by `Feature.value`.
 
-    Median (or mean) over the patch's nuclei; densities: nuclei per mm2 of the patch's tissue;
-    orientation: polarity, as in `slide_values`. NaN where no nucleus has a value.
+    Median, mean or ratio of totals of the patch's nuclei (`Feature.pool`); orientation: polarity,
+    as in `slide_values`. NaN where no nucleus has a value.
     """
     kept = patches[patches["kept"]].reset_index(drop=True)
     names = features_in(nuclei)
@@ -374,4 +386,4 @@ def patch_values(nuclei: pd.DataFrame, patches: pd.DataFrame) -> pd.DataFrame:
                 nuclei[name].to_numpy(dtype=np.float64), nuclei["patch_id"].to_numpy()
             )
             table[name] = kept["patch_id"].map(pd.Series(polarity.polarity, index=polarity.groups))
-    return table
+    return by_value(table)

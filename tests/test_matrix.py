@@ -17,6 +17,8 @@ from morphomil.matrix import (
     Binning,
     Edges,
     HistogramMatrices,
+    by_feature,
+    by_value,
     count_nuclei,
     features_in,
     fit_edges,
@@ -24,6 +26,7 @@ from morphomil.matrix import (
     has_enough_nuclei,
     histogram_matrices,
     mean_rows,
+    patch_values,
     patient_values,
     rebin,
     relative_frequencies,
@@ -229,11 +232,31 @@ def test_slide_values_by_hand():
         }
     )
     names = ["area_um2", "orientation_deg", "density_per_mm2"]
+    values = slide_values(nuclei, features=names)
+    assert values.tolist() == pytest.approx([5, 1, 20])
+    assert list(values.index) == ["area_um2", "orientation_polarity", "density_per_mm2"]
+
+
+def test_a_patch_has_the_median_of_its_nuclei_under_the_names_of_values():
+    nuclei = pd.DataFrame(
+        {
+            "patch_id": [0] * 5 + [2],
+            "orientation_deg": [20.0] * 5 + [0.0],
+            "density_per_mm2": [10.0, np.nan, 30, 40, 50, 1],
+        }
+    )
     patches = pd.DataFrame(
         {"patch_id": [0, 1, 2], "tissue_mm2": [0.01, 0.02, 5.0], "kept": [True, True, False]}
     )
-    assert slide_values(nuclei, features=names).tolist() == pytest.approx([5, 1, 20])
-    assert slide_values(nuclei, patches, features=names).tolist() == pytest.approx([5, 1, 300])
+    table = patch_values(nuclei, patches)
+    assert table["nuclei"].tolist() == [5, 0]
+    np.testing.assert_allclose(table["density_per_mm2"], [35, np.nan])
+    np.testing.assert_allclose(table["orientation_polarity"], [1, np.nan])
+    assert "orientation_deg" not in table
+    before = by_feature(table)
+    assert "orientation_deg" in before
+    pd.testing.assert_frame_equal(by_feature(before), before)
+    pd.testing.assert_frame_equal(by_value(before), table)
 
 
 def test_uniform_angles_have_no_polarity_at_any_number_of_nuclei():

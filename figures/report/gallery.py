@@ -14,7 +14,7 @@ from morphomil.figures.report.overviews import draw_overview, numbered_name
 from morphomil.figures.slide_image import OpenedImage, open_image_of, thumbnail_scale
 from morphomil.figures.slides import slide_heatmap, type_map
 from morphomil.figures.style import render
-from morphomil.matrix import patch_values
+from morphomil.matrix import by_feature, patch_values
 from morphomil.nuclei.quantities import feature_quantity, patient_quantity
 from morphomil.store import write_bytes
 
@@ -70,8 +70,8 @@ def draw_gallery(
     slide; contributions are to the positive label, of three and more labels (None) to the
     slide's."""
     values = {
-        slide.slide_id: patch_values(
-            run.counted_nuclei(slide.slide_id), run.patches(slide.slide_id)
+        slide.slide_id: by_feature(
+            patch_values(run.counted_nuclei(slide.slide_id), run.patches(slide.slide_id))
         )
         for slide in slides
     }

@@ -45,16 +45,17 @@ def write_run(run: Run, slides: Sequence[Slide], folder: Path) -> Iterator[Path]
     """
     tables = [_patches(run, slide) for slide in slides]
     table = pd.concat(tables, ignore_index=True)
-    names = [name for name in FEATURES if name in table]
+    names = [name for name, entry in FEATURES.items() if entry.value in table]
+    measured = [FEATURES[name].value for name in names]
     index = table["slide_id"] + ":" + table["patch_id"].astype(str)
-    obs = table.drop(columns=[*names, "x_um", "y_um"]).set_index(pd.Index(index, name="patch"))
+    obs = table.drop(columns=[*measured, "x_um", "y_um"]).set_index(pd.Index(index, name="patch"))
     spatial = {
         "spatial": table[["x_um", "y_um"]].to_numpy(np.float64),
         "spatial_px": (
             table[["x_px", "y_px"]].to_numpy() + table[["side_px"]].to_numpy() / 2
         ).astype(np.float64),
     }
-    values = table[names].to_numpy(np.float64)
+    values = table[measured].to_numpy(np.float64)
     yield write_h5ad(
         folder / "patches.h5ad",
         values,
@@ -69,10 +70,10 @@ def write_run(run: Run, slides: Sequence[Slide], folder: Path) -> Iterator[Path]
     )
     rows = [_slide_row(run, slide, names) for slide in slides]
     wide = pd.DataFrame(rows).set_index("slide_id")
-    obs = wide.drop(columns=names)
+    obs = wide.drop(columns=measured)
     yield write_h5ad(
         folder / "slides.h5ad",
-        wide[names].to_numpy(np.float64),
+        wide[measured].to_numpy(np.float64),
         obs=obs,
         var=_features(names),
         obsm={},
@@ -147,7 +148,8 @@ def _features(names: list[str]) -> pd.DataFrame:
     rows = [
         polarity if FEATURES[name].axial else row for name, row in zip(names, median, strict=True)
     ]
-    return pd.DataFrame(rows, index=pd.Index(names, name="feature"))
+    values = [FEATURES[name].value for name in names]
+    return pd.DataFrame(rows, index=pd.Index(values, name="feature"))
 
 
 def _bins(names: list[str]) -> pd.DataFrame:

@@ -136,7 +136,7 @@ def _tiles(
     run: Run, slide: Slide, patches: pd.DataFrame, nuclei: pd.DataFrame, image: int
 ) -> Iterator[dict[str, Any]]:
     values = patch_values(of_type(nuclei, run.whose), patches).set_index("patch_id")
-    measured = ["nuclei", *(name for name in FEATURES if name in values)]
+    measured = ["nuclei", *(e.value for e in FEATURES.values() if e.value in values)]
     table = patches[patches["image"] == image].set_index("patch_id")
     table = table.join(values[measured].rename(columns=_patch_column)).join(
         patch_scores(run, slide.slide_id)
@@ -169,13 +169,9 @@ def _tiles(
 
 
 def _patch_column(name: str) -> str:
-    """What a patch's value of a feature is (`matrix.patch_values`): a median or mean, a ratio of
-    totals such as a count per mm2, a polarity."""
-    if name not in FEATURES:
-        return name
-    if FEATURES[name].axial:
-        return f"polarity of {name.removesuffix('_deg')}"
-    pool = FEATURES[name].pool
+    """What a patch's value is (`matrix.patch_values`): a number of nuclei, a median or mean, a
+    ratio of totals, a polarity."""
+    pool = FEATURES[name].pool if name in FEATURES else ()
     return f"{pool} {name}" if isinstance(pool, str) else name
 
 

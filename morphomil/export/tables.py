@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
-from morphomil.matrix import patch_values, slide_values
+from morphomil.matrix import features_in, patch_values, slide_values
 from morphomil.nuclei.registry import FEATURES
 from morphomil.nuclei.types import of_type
 from morphomil.store import safe_name, write_table_csv
@@ -27,8 +27,8 @@ def write_run(run: Run, slides: Sequence[Slide], folder: Path) -> Iterator[Path]
         nuclei, patches = run.nuclei(slide.slide_id), run.patches(slide.slide_id)
         counted = of_type(nuclei, run.whose)
         rows.append(_slide_row(slide, counted, patches))
-        columns = ["patch_id", "nuclei", *(name for name in FEATURES if name in nuclei)]
-        values = patch_values(counted, patches)[columns]
+        measured = [FEATURES[name].value for name in features_in(nuclei)]
+        values = patch_values(counted, patches)[["patch_id", "nuclei", *measured]]
         stem = f"{safe_name(slide.slide_id)}.csv"
         yield _write(folder / "patches" / stem, patches.merge(values, on="patch_id", how="left"))
         yield _write(folder / "nuclei" / stem, nuclei)
@@ -47,7 +47,7 @@ def _slide_row(slide: Slide, nuclei: pd.DataFrame, patches: pd.DataFrame) -> dic
         "tissue_mm2": float(kept["tissue_mm2"].sum()),
         "nuclei": len(nuclei),
     }
-    values = slide_values(nuclei, patches, features=[name for name in FEATURES if name in nuclei])
+    values = slide_values(nuclei, patches, features=features_in(nuclei))
     covariates = {_free(name, values): value for name, value in slide.covariates.items()}
     return named | sizes | dict(values) | covariates
 

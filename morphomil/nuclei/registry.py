@@ -104,6 +104,12 @@ class Feature:
             )
 
     @property
+    def value(self) -> str:
+        """The column of its value of a patch, slide or patient: its name, but of a direction, whose
+        value is how far nuclei agree in it, `orientation_polarity`."""
+        return f"{self.name.removesuffix('_deg')}_polarity" if self.axial else self.name
+
+    @property
     def needs_neighbors(self) -> bool:
         """Whether it rests on the other nuclei and the tissue: itself, or by a feature that it
         takes."""

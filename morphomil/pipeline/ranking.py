@@ -12,7 +12,7 @@ import pandas as pd
 
 from morphomil.bags import BAG_SIZE
 from morphomil.errors import InputError
-from morphomil.matrix import slide_values
+from morphomil.matrix import by_feature, slide_values
 from morphomil.pipeline.execution import Progress, Silence
 from morphomil.run.features import check_features
 from morphomil.store import (
@@ -153,7 +153,7 @@ def _explain(run: Run, ranking: Ranking) -> tuple[pd.DataFrame, tuple[str, ...]]
     held = ranking.design.covariates
     table = explain_by_context(
         ranking.table,
-        ranking.patient_values,
+        by_feature(ranking.patient_values),
         context_of_patients(slides),
         held=() if held is None else [str(name) for name in held],
     )

@@ -14,7 +14,8 @@ import pandas as pd
 
 from morphomil.cohort.labels import describe_losses, patient_labels
 from morphomil.errors import TrainingError
-from morphomil.matrix import count_nuclei, patient_values, slide_values
+from morphomil.matrix import by_feature, by_value, count_nuclei, patient_values, slide_values
+from morphomil.nuclei.registry import FEATURES
 from morphomil.rank.bags import LEFT_OUT_WITHOUT, NOT_MEASURED, PatientBags
 from morphomil.rank.baselines import compare_baselines
 from morphomil.rank.classes import Classes
@@ -56,10 +57,10 @@ class Ranking:
     """The features in order of the attention they get, and all that this rests on."""
 
     table: pd.DataFrame
-    """One row per feature: `rank, feature, attention`, then the columns of `docs/ranking.md`:
-    Shapley values, ablation, stability, p values under permuted labels, then as `compare_groups`
-    (of three and more labels `several.compare_several`) and, from `scan_summary` on, as
-    `FeatureScan.features`.
+    """One row per feature: `rank, feature, value, attention`, then the columns of
+    `docs/ranking.md`: Shapley values, ablation, stability, p values under permuted labels, then as
+    `compare_groups` (of three and more labels `several.compare_several`) and, from `scan_summary`
+    on, as `FeatureScan.features`.
     Attention is relative to an even share; 95 % intervals are over patients and seeds. What has not
     been computed is NaN."""
     predictions: pd.DataFrame
@@ -97,7 +98,7 @@ class Ranking:
     """What attention puts first and whether the other ways of ranking agree, in plain words."""
     patient_values: pd.DataFrame
     """One row per patient: `patient, label` and its value of each feature, which the tests
-    compare."""
+    compare, under the names in the table's column `value`."""
     design: Design
     """Within which strata labels were compared and permuted, and what was adjusted for."""
     auc_covariates: AucInterval | None
@@ -222,7 +223,8 @@ def rank_counts(
     results = [outcome.result for outcome in outcomes.values()]
     predictions = pd.concat([result.predictions for result in results], ignore_index=True)
     predictions.insert(2, "group", predictions["patient"].map(study.labels))
-    of_patients = patient_values(values[values["slide_id"].isin(bags.slides)], study.cohort)
+    used = by_feature(values[values["slide_id"].isin(bags.slides)])
+    of_patients = patient_values(used, study.cohort)
     compared = compare_features(of_patients, features, classes=classes, design=study.design)
     summaries = counts.of_patients(study.cohort)
     scan = study.scan(summaries, features, seed=settings.seed)
@@ -232,6 +234,7 @@ def rank_counts(
     table, groups = pooled.table(compared.merge(scan.features, on="feature")), pooled.group_table()
     verdict = study.judge(table, scan, pooled, labelings, auc_high=auc.high)
     table = table.merge(verdict.features, on="feature", how="left", validate="one_to_one")
+    table.insert(2, "value", [FEATURES[name].value for name in table["feature"]])
     agreement = compare_orders(table)
     return Ranking(
         table=table,
@@ -240,14 +243,14 @@ def rank_counts(
         shapley=pooled.of_patients(pooled.contributions.T),
         agreement=agreement,
         groups=groups,
-        correlation=correlate_features(of_patients[list(features)]).rho,
+        correlation=correlate_features(by_value(of_patients[list(features)])).rho,
         stability=pooled.stability(),
         faithfulness=pooled.faithfulness(),
         interactions=pooled.interactions(),
         scan=scan,
         baselines=baselines,
         statement=say_agreement(table, groups, agreement),
-        patient_values=of_patients,
+        patient_values=by_value(of_patients),
         auc=auc,
         verdict=verdict,
         design=study.design,

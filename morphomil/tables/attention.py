@@ -233,7 +233,7 @@ def write_alongside(run: Run, predictions: pd.DataFrame) -> list[Path]:
     `morphology_of_slides.csv` (the correlations of each slide) and `patches_of_attention.csv`
     (`report_patches`, `SHOWN_PATCHES` from either end).
     """
-    features = list(run.features)
+    features = [FEATURES[name].value for name in run.features]
     tables = dict.fromkeys(STEMS, pd.DataFrame()) | {"scores": correlate_scores(predictions)}
     associations, reports = [], []
     for model in image_models(run):

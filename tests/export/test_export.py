@@ -22,6 +22,7 @@ import shapely
 
 from morphomil.errors import InputError
 from morphomil.export import export_run, file_stems
+from morphomil.nuclei.registry import FEATURES
 from morphomil.run.directory import Run
 from morphomil.types import FEATURE_NAMES, Cohort, ImageSource, Slide
 
@@ -182,7 +183,7 @@ def test_anndata_reads_and_writes_it(run: Run, hostile: tuple[str, ...], tmp_pat
     assert said["slides"]["age"][:2] == [40, 41]
     assert list(said["patches"]["settings"]) == ["featurize"]
     assert said["histograms"]["shape"] == [4 * len(hostile), 256]
-    assert said["patches"]["var_names"] == list(FEATURE_NAMES)
+    assert said["patches"]["var_names"] == [FEATURES[name].value for name in FEATURE_NAMES]
 
 
 def test_no_cell_of_a_csv_is_a_formula(run: Run, tmp_path: Path) -> None:

@@ -6,6 +6,7 @@ import pytest
 from trait_cohort import ONLY_MODELS, synthetic_cohort
 
 from morphomil.errors import InputError
+from morphomil.matrix import by_feature
 from morphomil.rank.classes import Classes
 from morphomil.rank.ranking import rank_nuclei
 from morphomil.rank.shapley import Coalitions, contrast_auc, log_likelihood, pair_wins
@@ -43,7 +44,7 @@ def test_what_one_of_three_groups_has_is_first(ranking):
 
 
 def test_the_table_is_kruskal_and_walliss(ranking):
-    values = ranking.patient_values.set_index("patient")
+    values = by_feature(ranking.patient_values).set_index("patient")
     labels = values.pop("label")
     witness = compare_groups(values, labels).set_index("feature")
     table = ranking.table.set_index("feature").loc[witness.index]

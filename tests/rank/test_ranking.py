@@ -14,7 +14,7 @@ from trait_cohort import ONLY_MODELS, TRAITS, synthetic_cohort
 
 from morphomil.bags import BAG_SIZE
 from morphomil.errors import InputError, RefusedError
-from morphomil.matrix import FINE_BINS, count_nuclei
+from morphomil.matrix import FINE_BINS, by_feature, count_nuclei
 from morphomil.rank.ranking import rank_counts, rank_nuclei
 from morphomil.rank.representation import VIEWS
 from morphomil.stats import compare_groups, within_fold_auc
@@ -59,7 +59,7 @@ def test_the_ranking_says_what_was_planted_and_how_surely(outline):
 
 def test_tests_compare_the_patients_values(outline):
     _, _, ranking = outline
-    values, table = ranking.patient_values, ranking.table.set_index("feature")
+    values, table = by_feature(ranking.patient_values), ranking.table.set_index("feature")
     positive = values["label"] == "1"
     for name in FEATURE_NAMES:
         witness = mannwhitneyu(
@@ -113,7 +113,7 @@ def test_shuffled_labels_are_not_called_significant_more_often_than_alpha():
     """Tests of 400 shuffles on the values that a ranking tests: any Holm p below 0.05 in at most 5
     %, within 3 SE."""
     nuclei, cohort = synthetic_cohort(3, patients=40, patches=3, per_patch=12)
-    values = rank_nuclei(nuclei, cohort, seed=0, quick=True, folds=2).patient_values
+    values = by_feature(rank_nuclei(nuclei, cohort, seed=0, quick=True, folds=2).patient_values)
     rng = np.random.default_rng(0)
     found = 0
     for _ in range(400):
@@ -154,9 +154,11 @@ def test_stored_counts_give_what_nuclei_give(small):
     from_nuclei = rank_nuclei(nuclei, cohort, seed=3, quick=True)
     stored = {name: count_nuclei(part, range(4)) for name, part in nuclei.groupby("slide_id")}
     values = from_nuclei.patient_values.merge(cohort[["patient", "slide_id"]], on="patient")
+    names = [name for name in values if name not in ("patient", "label", "slide_id")]
+    assert "orientation_polarity" in names
     from_counts = rank_counts(
         stored.__getitem__,
-        values[["slide_id", *FEATURE_NAMES]],
+        values[["slide_id", *names]],
         cohort,
         features=FEATURE_NAMES,
         settings=RankSettings(seed=3, quick=True),
