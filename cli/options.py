@@ -78,6 +78,9 @@ SETTINGS: dict[type, dict[str, Any]] = {
         "patch_px": typer.Option("--patch", help="Side of a patch, working pixels."),
         "max_blank": typer.Option(help="Drop patches with this blank share or more."),
         "max_ink": typer.Option(help="Drop patches with this share of ink, or more."),
+        "grid": typer.Option(
+            help="Where a region's patches begin: paper (its corner), or fit (to lose least of it)."
+        ),
         "icc": typer.Option(
             "--icc/--no-icc", help="Bring colors of slides with an ICC profile to sRGB."
         ),

@@ -130,11 +130,22 @@ def segment(
 
 
 def _say_left_out(run: Run, *, quiet: bool) -> None:
-    """A line for each class of annotated objects that no region holds."""
+    """A line for each class of annotated objects that no region holds, and one on the tissue of the
+    regions that no kept patch holds."""
     from morphomil.pipeline.segmentation import left_out_of_annotations
+    from morphomil.tables.flow import analyzed_tissue_mm2, say_share
+    from morphomil.tables.methods import patch_settings
 
     for (name, reason), count in sorted(left_out_of_annotations(run).items()):
         say(f"Annotations, left out: {count:,} x {name or '(no class)'}, {reason}.", quiet=quiet)
+    held, tissue = analyzed_tissue_mm2(run)
+    if tissue > held:
+        less = "" if patch_settings(run).grid == "fit" else " (--grid fit loses less)"
+        say(
+            f"Not analyzed: {say_share(tissue - held, tissue)} of the regions' tissue, in patches "
+            f"that are dropped{less}.",
+            quiet=quiet,
+        )
 
 
 def _say_estimate(estimate: Estimate, out: Path) -> None:

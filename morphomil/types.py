@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
 RegionMode = Literal["auto", "annotation", "white", "tissue", "whole"]
+GridMode = Literal["paper", "fit"]
 AnnotationOrigin = Literal["level0", "bounds"]
 """Where an annotation's coordinates begin: at the level-0 origin, or where the scanned part does
 (OpenSlide's bounds)."""
@@ -163,6 +164,9 @@ class PatchSettings:
     max_ink: float = 0.1
     """A patch is dropped when this share of its tissue, or more, is ink (green, blue, black) or
     inverted."""
+    grid: GridMode = "paper"
+    """Patches begin here: `paper`, at the top left corner of a region's bounding box; `fit`, up to
+    a patch further up and left, where the patches that are kept hold most of the region."""
     icc: bool = True
     """The colors of slides with an ICC profile other than sRGB are changed to sRGB first."""
     regions: RegionMode = "auto"
@@ -187,13 +191,17 @@ class PatchSettings:
             )
         if not 0 < self.max_ink <= 1:
             raise InputError(f"max ink share must be above 0 and at most 1, got {self.max_ink:g}")
+        if self.grid not in get_args(GridMode):
+            raise InputError(f"grid is one of {', '.join(get_args(GridMode))}, got {self.grid!r}")
 
     def recorded(self) -> dict[str, Any]:
-        """The values by name, as results depend on them: an empty `tumor_classes` is left out, so
-        results from before it existed stand."""
+        """The values by name, as results depend on them: an empty `tumor_classes` and the paper's
+        grid are left out, so results from before they existed stand."""
         values = asdict(self)
         if not self.tumor_classes:
             del values["tumor_classes"]
+        if self.grid == "paper":
+            del values["grid"]
         return values
 
     @property

@@ -80,6 +80,15 @@ class ScanSection:
 
 
 @dataclass(frozen=True)
+class LimitsSection:
+    """What to know before results are believed: sentences, and how reliably features are measured
+    (one row per data set and feature; may be empty)."""
+
+    sentences: tuple[str, ...]
+    reliability: pd.DataFrame
+
+
+@dataclass(frozen=True)
 class ReportData:
     """Everything that the report shows; a part that is None is left out.
 
@@ -109,6 +118,7 @@ class ReportData:
     statement: str = ""
     interaction: str = ""
     auc: Auc | None = None
+    limits: LimitsSection | None = None
     ranking_picture: Picture | None = None
     groups_picture: Picture | None = None
     scan: ScanSection | None = None

@@ -99,6 +99,9 @@ def render_report(data: ReportData) -> str:
         data=data,
         findings=_findings(data),
         caveats=_caveats(data),
+        reliability=None
+        if data.limits is None or data.limits.reliability.empty
+        else _print_table(data.limits.reliability, "How reliably each feature is measured"),
         flow=_print_table(data.flow, "Patients, slides and patches at every step"),
         cohort=_print_table(data.cohort, "The cohort"),
         slides=_print_table(data.slides, "Segmentation of every slide"),

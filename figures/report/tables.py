@@ -7,7 +7,15 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 
-from morphomil.figures.labels import format_interval, format_ratio, model_name
+from morphomil.figures.labels import (
+    format_estimate,
+    format_interval,
+    format_ratio,
+    model_name,
+)
+from morphomil.figures.report.data import LimitsSection
+from morphomil.nuclei.quantities import feature_quantity
+from morphomil.tables.limits import describe_limits
 from morphomil.tables.models import print_models
 from morphomil.tables.slides import empty_patches, slide_states
 from morphomil.tables.types import types_of_groups
@@ -66,6 +74,29 @@ def types_table(patients: pd.DataFrame) -> pd.DataFrame:
     wide = wide[list(NUCLEUS_TYPES)].reset_index().rename_axis(columns=None)
     wide.insert(1, "patients", wide["label"].map(counts))
     return wide
+
+
+def limits_section(run: Run) -> LimitsSection:
+    """What the run can't say (`tables.limits`)."""
+    limits = describe_limits(run)
+    rows = [
+        {
+            "feature": feature_quantity(str(row["feature"])).name,
+            "annotated images": f"{row['group']}, {row['mpp']:g} µm per pixel",
+            "images": int(row["images"]),
+            "slope of the images' means [95 %]": format_estimate(
+                row["slope"], row["slope_low"], row["slope_high"]
+            ),
+            "correlation [95 %]": format_estimate(
+                row["correlation"], row["correlation_low"], row["correlation_high"]
+            ),
+            "rank correlation of nuclei [95 %]": format_estimate(
+                row["spearman"], row["spearman_low"], row["spearman_high"]
+            ),
+        }
+        for row in limits.reliability.to_dict("records")
+    ]
+    return LimitsSection(limits.sentences, pd.DataFrame(rows))
 
 
 def model_tables(run: Run) -> dict[str, Any]:

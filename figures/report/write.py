@@ -11,7 +11,13 @@ from morphomil.figures.report.figures import draw_report_figures
 from morphomil.figures.report.gallery import choose_slides, draw_gallery, note_on_slides
 from morphomil.figures.report.page import render_report
 from morphomil.figures.report.scan import read_scan_section
-from morphomil.figures.report.tables import cohort_table, model_tables, slides_table, types_table
+from morphomil.figures.report.tables import (
+    cohort_table,
+    limits_section,
+    model_tables,
+    slides_table,
+    types_table,
+)
 from morphomil.figures.sentences import read_auc, say_statement, say_whose
 from morphomil.store import write_bytes
 from morphomil.tables.flow import flow_table
@@ -53,6 +59,7 @@ def write_report(run: Run) -> Path:
         scan=read_scan_section(run, ranking),
         interaction=say_statement(summary, ranking, "interaction"),
         auc=read_auc(summary),
+        limits=limits_section(run),
         gallery=tuple(draw_gallery(run, shown, top, positive=summary.get("positive"))),
         gallery_note=note_on_slides(run, shown),
         cautions=tuple(_cautions(run, summary)),

@@ -160,3 +160,18 @@ def read_reliability(model: str) -> pd.DataFrame:
     if not path.is_file():
         return pd.DataFrame(columns=COLUMNS)
     return pd.DataFrame(json.loads(path.read_text(encoding="utf-8"))["features"])
+
+
+def read_accuracy(model: str) -> pd.DataFrame:
+    """How a model of `train-segmenter` did on its validation images at the thresholds that were
+    chosen with them: `group, mpp, pq, aji`, a row per data set and resolution; no rows where its
+    folder doesn't say."""
+    folder = model_folder(model)
+    table, chosen = folder / "thresholds.csv", folder / "thresholds.json"
+    if not table.is_file() or not chosen.is_file():
+        return pd.DataFrame(columns=["group", "mpp", "pq", "aji"])
+    scores = pd.read_csv(table)
+    thresholds = json.loads(chosen.read_text(encoding="utf-8"))
+    near = [np.isclose(scores[name], thresholds[name]) for name in ("prob", "nms")]
+    found = scores.loc[near[0] & near[1], ["group", "mpp", "pq", "aji"]]
+    return found.reset_index(drop=True)

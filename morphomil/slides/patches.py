@@ -25,9 +25,13 @@ if TYPE_CHECKING:
     from morphomil.slides.regions import Region
 
 
+FIT_STEPS = 16
+"""A fitted grid begins at one of so many places per side of a patch."""
+
+
 @dataclass(frozen=True)
 class RegionPatches:
-    """The patches of a region, on a grid from the top left corner (x_px, y_px) of its bounding box.
+    """The patches of a region, on a grid from (x_px, y_px) on.
 
     `table` has the schema PATCHES, row by row of the grid. `kept_cells` (rows, columns) marks the
     kept ones. `tissue` (rows * patch_px // 4, columns * patch_px // 4) marks what lies inside the
@@ -115,14 +119,44 @@ class _Shares:
 
 
 def _lay_grid(region: Region, settings: PatchSettings, *, downsample: float) -> _Grid:
-    """The grid over a region's bounding box, from its top left corner."""
+    """The grid over a region's bounding box, from its top left corner, or up to a patch before."""
     left, top, right, bottom = region.polygon.bounds
     x, y = float(math.floor(left)), float(math.floor(top))
+    if settings.grid == "fit":
+        step = settings.patch_px * downsample / FIT_STEPS
+        up, back = best_shift(_coarse_cells(region, x, y, step), max_blank=settings.max_blank)
+        x, y = x - math.floor(back * step), y - math.floor(up * step)
     columns, rows = (
         max(1, math.ceil(span / (settings.patch_px * downsample) - 1e-9))
         for span in (right - x, bottom - y)
     )
     return _Grid(x, y, rows, columns, settings.patch_px, downsample, settings.working_mpp)
+
+
+def _coarse_cells(region: Region, x: float, y: float, step: float) -> NDArray[np.bool_]:
+    """Which cells of `step` level-0 pixels, from (x, y) on, have their center in the region."""
+    _, _, right, bottom = region.polygon.bounds
+    shape = (math.ceil((bottom - y) / step), math.ceil((right - x) / step))
+    return _rasterize(_edges(region.polygon, x, y, step), top=0, shape=shape)
+
+
+def best_shift(inside: NDArray[np.bool_], *, max_blank: float) -> tuple[int, int]:
+    """How many cells up and left a grid of patches, `FIT_STEPS` cells wide, begins so that those
+    with less than `max_blank` outside hold most of the cells that are `inside` (rows, columns); of
+    equal ones the shift that is smallest, up first."""
+    side = FIT_STEPS
+    padded = np.pad(inside, [(side, 2 * side)] * 2)
+    total = np.pad(padded.cumsum(axis=0, dtype=np.int32).cumsum(axis=1), [(1, 0)] * 2)
+    held = total[side:, side:] - total[:-side, side:] - total[side:, :-side] + total[:-side, :-side]
+    kept = np.where(side**2 - held < max_blank * side**2, held, 0)
+    gained = np.array(
+        [
+            [kept[side - up :: side, side - back :: side].sum() for back in range(side)]
+            for up in range(side)
+        ]
+    )
+    up, back = np.unravel_index(int(gained.argmax()), gained.shape)
+    return int(up), int(back)
 
 
 def _measure_grid(image: SlideImage, region: Region, grid: _Grid) -> _Shares:

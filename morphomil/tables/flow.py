@@ -30,8 +30,11 @@ def flow_table(run: Run) -> pd.DataFrame:
     )
     found = _flow_row("Segmented", done, patches=cut, lost=_lost_slides(segmented, done))
     analyzed = done[done["patches_kept"] > 0] if "patches_kept" in done else done
-    why = f"{cut - kept:,} patches, blank or outside the region" + (
-        f" ({ink:,} with ink)" if ink else ""
+    held, tissue = analyzed_tissue_mm2(run)
+    with_ink = f" ({ink:,} with ink)" if ink else ""
+    why = (
+        f"{cut - kept:,} patches, blank or outside the region{with_ink}: "
+        f"{say_share(tissue - held, tissue)} of the regions' tissue"
     )
     lost = "; ".join(
         part
@@ -68,6 +71,23 @@ def flow_table(run: Run) -> pd.DataFrame:
         lost = _lost_slides(in_bags, ranked, "not in the ranking")
         rows.append(_flow_row("Ranked out of fold", ranked, patches=patches, lost=lost))
     return pd.DataFrame(rows)
+
+
+def analyzed_tissue_mm2(run: Run) -> tuple[float, float]:
+    """The tissue in kept patches, and in the regions, of all segmented slides."""
+    names = run.done("segment")
+    if not names:
+        return 0.0, 0.0
+    table = pd.concat([run.patches(name)[["kept", "tissue_mm2"]] for name in names])
+    return float(table.loc[table["kept"], "tissue_mm2"].sum()), float(table["tissue_mm2"].sum())
+
+
+def say_share(part: float, whole: float) -> str:
+    """A share in percent, without decimals from 10 % on."""
+    if whole <= 0:
+        return "0 %"
+    share = 100 * part / whole
+    return f"{share:.0f} %" if share >= 9.95 or share == 0 else f"{share:.1f} %"
 
 
 def _flow_row(

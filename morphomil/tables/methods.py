@@ -20,6 +20,9 @@ if TYPE_CHECKING:
 _COUNTS = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten")
 
 
+_GRIDS = {"paper": "", "fit": " on a grid placed in each region so as to lose least of it"}
+
+
 def count_in_words(number: int) -> str:
     """Up to ten in words, beyond in digits."""
     return _COUNTS[number] if number < len(_COUNTS) else f"{number:,}"
@@ -92,7 +95,8 @@ def describe_nuclei(patches: PatchSettings, *, segmenter: str | None) -> str:
     )
     return (
         f"Patches of {patches.patch_px} x {patches.patch_px} pixels ({patches.patch_um:g} µm) were "
-        f"cut from the tumor regions at {patches.working_mpp:g} µm per pixel; those with "
+        f"cut from the tumor regions at {patches.working_mpp:g} µm per pixel"
+        f"{_GRIDS[patches.grid]}; those with "
         f"{patches.max_blank:.0%} or more blank area or {patches.max_ink:.0%} or more ink were "
         f"left out. Nuclei were {segmented}; a nucleus belongs to the patch that holds its "
         "centroid."

@@ -14,7 +14,7 @@ from slide_images import PINK, plain, png
 
 from morphomil.slides.annotations import read_annotation
 from morphomil.slides.image import open_image
-from morphomil.slides.patches import cut_patches
+from morphomil.slides.patches import FIT_STEPS, best_shift, cut_patches
 from morphomil.slides.regions import Region, regions_geojson
 from morphomil.types import PATCHES, ImageSource, PatchSettings
 
@@ -172,3 +172,48 @@ def test_geojson_opens_as_annotations_again(pink_png: Path, tmp_path: Path) -> N
     assert tree["features"][0]["properties"]["name"] == "core"
     assert tumor.polygon.equals(polygon)
     assert (tumor.kind, tissue.name, tissue.polygon.area) == ("tumor", "Tissue", 900)
+
+
+def kept_cells(inside: Any, up: int, back: int, max_blank: float) -> int:
+    """By hand: the cells in patches that are kept, of a grid that begins so many cells before."""
+    rows, columns = inside.shape
+    held = 0
+    for top in range(-up, rows, FIT_STEPS):
+        for left in range(-back, columns, FIT_STEPS):
+            part = inside[max(top, 0) : top + FIT_STEPS, max(left, 0) : left + FIT_STEPS]
+            blank = 1 - part.sum() / FIT_STEPS**2
+            held += part.sum() if blank < max_blank else 0
+    return held
+
+
+@given(st.integers(0, 2**32 - 1), st.sampled_from([0.1, 0.3, 0.7]))
+@settings(max_examples=8, deadline=None)
+def test_a_fitted_grid_holds_most_of_the_region(seed: int, max_blank: float) -> None:
+    rng = np.random.default_rng(seed)
+    rows, columns = np.mgrid[: rng.integers(10, 50), : rng.integers(10, 50)]
+    middle, radius = rng.uniform(5, 40, 2), rng.uniform(8, 30)
+    inside = (rows - middle[0]) ** 2 + (columns - middle[1]) ** 2 < radius**2
+    every = np.array(
+        [
+            [kept_cells(inside, up, back, max_blank) for back in range(FIT_STEPS)]
+            for up in range(FIT_STEPS)
+        ]
+    )
+    up, back = best_shift(inside, max_blank=max_blank)
+    assert every[up, back] == every.max()
+    assert (up, back) == np.unravel_index(every.argmax(), every.shape)
+
+
+def test_a_fitted_grid_keeps_more_of_a_region(pink_png: Path) -> None:
+    """A region of 1.6 patches: from its corner one patch is kept, in the middle two."""
+    box = shapely.box(100, 50, 100 + 205, 50 + 128)
+    paper, fit = (cut(pink_png, box, patch_px=128, grid=grid) for grid in ("paper", "fit"))
+    held = [part.table.loc[part.table["kept"], "tissue_mm2"].sum() for part in (paper, fit)]
+    assert paper.table["kept"].sum() == 1
+    assert fit.table["kept"].sum() == 2
+    assert held[1] == pytest.approx(205 * 128 * 0.0005**2, rel=1e-6)
+    assert held[1] > held[0]
+    assert (fit.y_px, fit.x_px % 8) == (50, 100 % 8)
+    assert fit.table["tissue_mm2"].sum() == pytest.approx(paper.table["tissue_mm2"].sum())
+    whole = cut(pink_png, box, patch_px=128, grid="fit", max_blank=1)
+    assert (whole.x_px, whole.y_px) == (100, 50)
