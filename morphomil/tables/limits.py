@@ -84,8 +84,8 @@ def _say_tissue(run: Run) -> Iterator[str]:
     yield (
         f"Never analyzed: {say_share(tissue - held, tissue)} of the tissue in the regions "
         f"({tissue - held:,.1f} of {tissue:,.1f} mm²). It lies in patches with "
-        f"{100 * settings.max_blank:g} % or more blank area or {100 * settings.max_ink:g} % or more "
-        f"ink{other}."
+        f"{100 * settings.max_blank:g} % or more blank area or {100 * settings.max_ink:g} % or "
+        f"more ink{other}."
     )
 
 

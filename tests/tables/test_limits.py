@@ -9,7 +9,7 @@ import pytest
 
 from morphomil.segment.reliability import FIGURES, read_accuracy
 from morphomil.store import write_json, write_parquet
-from morphomil.tables.flow import flow_table, say_share
+from morphomil.tables.flow import say_share
 from morphomil.tables.limits import describe_limits
 
 if TYPE_CHECKING:
@@ -89,8 +89,3 @@ def test_accuracy_is_that_at_the_chosen_thresholds(tmp_path: Path) -> None:
     assert read_accuracy(str(tmp_path)).to_dict("records") == [
         {"group": "x", "mpp": 0.25, "pq": 0.6, "aji": 0.5}
     ]
-
-
-def test_the_flow_says_the_share_of_tissue(run: Run) -> None:
-    lost = flow_table(run)["lost"]
-    assert not lost.str.contains("tissue").any() or lost.str.contains("8.3 % of the").any()
