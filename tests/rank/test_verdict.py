@@ -124,7 +124,7 @@ def test_the_verdict_for_pathologists():
     assert "fewer than 1 of 1,000" in both
     none = explain_verdict(SUPPORTED, features.assign(verdict=INCONCLUSIVE), p=0.01, **said)
     assert "several together do" in none
-    unclear = explain_verdict(INCONCLUSIVE, features, p=0.305, **said)
+    unclear = explain_verdict(INCONCLUSIVE, features, p=0.306, **said)
     assert unclear.startswith("These 40 patients can't tell whether")
     assert "about 31 of 100" in unclear and "It takes more patients." in unclear
     assert "does not go with the outcome" in explain_verdict(NOT_SUPPORTED, features, p=0.3, **said)
