@@ -9,11 +9,9 @@ from morphomil.figures.labels import format_estimate, format_ratio, model_name, 
 from morphomil.figures.results import read_binary_predictions
 from morphomil.figures.style import (
     GRAY,
-    MARKERS,
     ONE_AND_A_HALF_COLUMNS_MM,
+    model_looks,
     new_figure,
-    series_color,
-    series_line,
     style,
 )
 from morphomil.tables.models import calibration_tables
@@ -38,7 +36,9 @@ def draw_calibration(run: Run) -> Drawing:
         raise AbsentError(str(error)) from None
     caption = (
         "Observed share of positive patients against the predicted probability, in groups of like "
-        "probability; a slope of 1 and an intercept of 0 are right."
+        "probability: a point is a group of patients, its bar the exact 95 % interval of the share "
+        "(Clopper and Pearson). A slope of 1 and an intercept of 0 are right. "
+        f"{say_patients(calibration.summary)}"
     )
     return Drawing(
         calibration_plot(calibration.curve, calibration.summary),
@@ -46,6 +46,14 @@ def draw_calibration(run: Run) -> Drawing:
         caption,
         {"summary": calibration.summary},
     )
+
+
+def say_patients(summary: pd.DataFrame) -> str:
+    """How many test patients each model has, and what to expect of few; `model, n`."""
+    sizes = sorted({int(n) for n in summary["n"]})
+    count = f"{sizes[0]:,}" if len(sizes) == 1 else f"{sizes[0]:,} to {sizes[-1]:,}"
+    few = " Of so few patients this shows gross errors only." if sizes[0] < 100 else ""
+    return f"{count} test patients.{few}"
 
 
 def calibration_plot(
@@ -63,23 +71,22 @@ def calibration_plot(
         )
         axes, side = figure.subplots(1, 2, width_ratios=(62, 46))
         axes.plot([0, 1], [0, 1], color=GRAY, linewidth=0.6, linestyle=(0, (4, 3)))
-        for number, model in enumerate(summary["model"]):
+        for model, look in model_looks(summary["model"]).items():
             groups = curve[curve["model"] == model]
-            color, marker = series_color(number), MARKERS[number % len(MARKERS)]
             axes.vlines(
                 groups["predicted"],
                 groups["low"],
                 groups["high"],
-                color=color,
+                color=look.color,
                 linewidth=0.8,
                 alpha=0.7,
             )
             axes.plot(
                 groups["predicted"],
                 groups["observed"],
-                marker=marker,
-                color=color,
-                linestyle=series_line(number),
+                marker=look.marker,
+                color=look.color,
+                linestyle=look.line,
                 markersize=4,
                 linewidth=1,
             )
@@ -93,11 +100,10 @@ def calibration_plot(
 def _write_calibration(axes: Axes, summary: pd.DataFrame) -> None:
     axes.set_axis_off()
     axes.set(xlim=(0, 1), ylim=(max(4, len(summary)) * 4 + 1, 0))
+    looks = model_looks(summary["model"])
     for number, row in enumerate(summary.to_dict("records")):
-        top = number * 4 + 0.8
-        axes.plot(
-            [0.03], [top], MARKERS[number % len(MARKERS)], color=series_color(number), markersize=4
-        )
+        top, look = number * 4 + 0.8, looks[row["model"]]
+        axes.plot([0.03], [top], look.marker, color=look.color, markersize=4)
         axes.text(
             0.1,
             top,

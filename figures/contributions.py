@@ -12,6 +12,8 @@ from morphomil.figures.contours import contact_sheet
 from morphomil.figures.patch_examples import PatchExample
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+
     from matplotlib.figure import Figure
 
     from morphomil.figures.slide_image import OpenedImage
@@ -37,6 +39,15 @@ def patch_contributions(nuclei: pd.DataFrame, patches: pd.DataFrame) -> pd.Serie
     bag has."""
     total = nuclei.groupby("patch_id")["contribution"].sum(min_count=1)
     return 100 * patches["patch_id"].map(total)
+
+
+def contribution_limits(values: Iterable[pd.Series[float]]) -> tuple[float, float] | None:
+    """The same colors for all slides, as far below 0 as above: the 98th percentile of the size of
+    the patches' contributions; None where there is none."""
+    sizes = [np.abs(column.dropna().to_numpy(float)) for column in values]
+    together = np.concatenate(sizes) if sizes else np.empty(0)
+    reach = float(np.percentile(together, 98)) if len(together) else 0.0
+    return (-reach, reach) if reach > 0 else None
 
 
 def nuclei_gallery(opened: OpenedImage, nuclei: pd.DataFrame, *, positive: str) -> Figure | None:

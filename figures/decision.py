@@ -11,9 +11,8 @@ from morphomil.figures.results import read_binary_predictions
 from morphomil.figures.style import (
     GRAY,
     ONE_COLUMN_MM,
+    model_looks,
     new_figure,
-    series_color,
-    series_line,
     style,
 )
 from morphomil.tables.models import decision_table
@@ -37,7 +36,8 @@ def draw_decision(run: Run) -> Drawing:
         raise AbsentError(str(error)) from None
     caption = (
         "Net benefit of treating who has a probability of the threshold or more (Vickers and "
-        "Elkin)."
+        "Elkin), with pointwise 95 % intervals over patients at some thresholds (bars)."
+        " Net benefit is in true positives per patient."
     )
     return Drawing(decision_plot(table), table, caption)
 
@@ -45,7 +45,7 @@ def draw_decision(run: Run) -> Drawing:
 def decision_plot(decision: pd.DataFrame, *, width_mm: float = ONE_COLUMN_MM) -> Figure:
     """Net benefit over thresholds, of each model, of treating all and of treating none.
 
-    `decision`: `model, threshold, net_benefit, treat_all, treat_none`.
+    `decision`: `model, threshold, net_benefit` with `_low` and `_high`, `treat_all, treat_none`.
     """
     models = decision["model"].unique().tolist()
     with style():
@@ -64,14 +64,26 @@ def decision_plot(decision: pd.DataFrame, *, width_mm: float = ONE_COLUMN_MM) ->
             linewidth=0.8,
             label="treat none",
         )
-        for number, model in enumerate(models):
+        for number, (model, look) in enumerate(model_looks(models).items()):
             thresholds = decision[decision["model"] == model]
+            band = thresholds.iloc[4 + 3 * number :: 15]
+            axes.vlines(
+                band["threshold"],
+                band["net_benefit_low"],
+                band["net_benefit_high"],
+                color=look.color,
+                linewidth=0.7,
+                alpha=0.8,
+            )
             label = shorten(model_name(model), 24)
             axes.plot(
                 thresholds["threshold"],
                 thresholds["net_benefit"],
-                color=series_color(number),
-                linestyle=series_line(number),
+                color=look.color,
+                linestyle=look.line,
+                marker=look.marker,
+                markersize=3,
+                markevery=slice(4 + 3 * number, None, 15),
                 label=label,
             )
         top = float(max(decision["net_benefit"].max(), decision["treat_all"].max(), 0.05))

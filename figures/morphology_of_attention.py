@@ -9,7 +9,7 @@ import numpy as np
 from morphomil.figures.drawing import Drawing
 from morphomil.figures.labels import RHO, model_name
 from morphomil.figures.results import read_attention_table
-from morphomil.figures.style import MARKERS, TWO_COLUMNS_MM, new_figure, series_look, style
+from morphomil.figures.style import TWO_COLUMNS_MM, model_looks, new_figure, style
 from morphomil.nuclei.quantities import patient_quantity
 
 if TYPE_CHECKING:
@@ -86,8 +86,8 @@ def _draw_correlations(
     axes: Axes, correlations: pd.DataFrame, *, models: Sequence[str], features: Sequence[str]
 ) -> None:
     axes.axvline(0, color="black", linewidth=0.6, linestyle="--", zorder=0)
-    for number, model in enumerate(models):
-        color, marker = series_look(number)[0], MARKERS[number % len(MARKERS)]
+    for number, (model, look) in enumerate(model_looks(models).items()):
+        color, marker = look.color, look.marker
         table = (
             correlations[correlations["model"] == model]
             .set_index("feature")

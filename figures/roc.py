@@ -9,17 +9,27 @@ import pandas as pd
 from morphomil.figures.drawing import Drawing
 from morphomil.figures.labels import MINUS, format_interval, format_ratio, shorten_all
 from morphomil.figures.results import read_ranking
-from morphomil.figures.style import BLUE, GRAY, ONE_COLUMN_MM, PALETTE, SKY, new_figure, style
-from morphomil.tables.roc import MEAN, class_curves, roc_points
+from morphomil.figures.style import (
+    GRAY,
+    ONE_COLUMN_MM,
+    model_looks,
+    new_figure,
+    series_look,
+    style,
+)
+from morphomil.tables.roc import class_curves, roc_band, roc_points
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
     from morphomil.run.directory import Run
 
 
 def draw_roc(run: Run) -> Drawing:
-    """Draw the morphometry model's ROC curves.
+    """Draw the morphometry model's ROC curve.
 
     Raises:
         AbsentError: nothing is ranked yet.
@@ -28,20 +38,40 @@ def draw_roc(run: Run) -> Drawing:
     predictions = pd.read_parquet(run.rank_folder / "predictions.parquet")
     groups = [str(name) for name in about["classes"]]
     summary = pd.DataFrame([{name: about[name] for name in ("auc", "auc_low", "auc_high")}])
+    counts = predictions["label"].value_counts()
+    sizes = {name: int(counts.get(number, 0)) for number, name in enumerate(groups)}
     if len(groups) > 2:
         points = class_curves(predictions, groups)
         figure = class_roc_plot(
             points, auc=about["auc"], low=about["auc_low"], high=about["auc_high"]
         )
         caption = (
-            "The morphometry model's out-of-fold ROC curves of each group against the others, the "
-            "vertical average of the folds. AUC [95 % interval]: the mean of the groups' (macro)."
+            "The morphometry model's out-of-fold ROC curves of each group against the others, all "
+            f"patients together ({_say_sizes(sizes)}). AUC [95 % interval]: the mean of the "
+            "groups' (macro), from pairs within folds."
         )
         return Drawing(figure, points, caption, {"summary": summary})
     points = roc_points(predictions)
-    figure = roc_plot(points, auc=about["auc"], low=about["auc_low"], high=about["auc_high"])
-    caption = "The morphometry model's out-of-fold ROC curves, AUC [95 % interval]."
-    return Drawing(figure, points, caption, {"summary": summary})
+    band = roc_band(points)
+    figure = roc_plot(
+        points,
+        band,
+        sizes=sizes,
+        auc=about["auc"],
+        low=about["auc_low"],
+        high=about["auc_high"],
+    )
+    caption = (
+        f"The morphometry model's ROC curve of all patients ({_say_sizes(sizes)}), each predicted "
+        "by the model that didn't see the patient. Band: between exact limits of sensitivity and "
+        "specificity at each cutoff, which hold together in 95 % (Clopper and Pearson); the "
+        "models are taken as given. AUC [95 % interval] from pairs within folds."
+    )
+    return Drawing(figure, points, caption, {"band": band, "summary": summary})
+
+
+def _say_sizes(sizes: Mapping[str, int]) -> str:
+    return ", ".join(f"{count:,} with {name}" for name, count in sizes.items())
 
 
 def class_roc_plot(
@@ -51,15 +81,14 @@ def class_roc_plot(
     names = shorten_all([str(name) for name in points["group"].unique()], 18)
     with style():
         figure = new_figure(width_mm=width_mm, height_mm=width_mm)
-        axes = figure.subplots()
-        axes.plot([0, 1], [0, 1], color=GRAY, linewidth=0.6, linestyle="--")
+        axes = _roc_axes(figure)
         curves = points.groupby("group", sort=False)
         for number, (name, (_, curve)) in enumerate(zip(names, curves, strict=True)):
-            label = f"{name}: AUC {format_ratio(curve['auc'].iloc[0])}"
-            color = PALETTE[number % len(PALETTE)]
-            axes.plot(curve["fpr"], curve["tpr"], color=color, linewidth=1.2, label=label)
-        axes.set(xlim=(-0.01, 1.01), ylim=(-0.01, 1.01), aspect="equal")
-        axes.set(xlabel=f"1 {MINUS} specificity", ylabel="Sensitivity")
+            label = f"{name} (n = {curve['n'].iloc[0]:,}): AUC {format_ratio(curve['auc'].iloc[0])}"
+            color, line = series_look(number)
+            axes.plot(
+                curve["fpr"], curve["tpr"], color=color, linestyle=line, linewidth=1.2, label=label
+            )
         axes.set_title(f"mean AUC {format_ratio(auc)} {format_interval(low, high)}", loc="left")
         axes.legend(loc="lower right")
         figure.draw_without_rendering()
@@ -68,31 +97,44 @@ def class_roc_plot(
 
 def roc_plot(
     points: pd.DataFrame,
+    band: pd.DataFrame | None = None,
     *,
+    sizes: Mapping[str, int],
     auc: float,
     low: float,
     high: float,
     title: str = "",
     width_mm: float = ONE_COLUMN_MM,
 ) -> Figure:
-    """Each fold's curve, their vertical average with the given AUC and interval, and the diagonal
-    of chance; `points` as `roc_points` gives them."""
-    curves = dict(list(points.groupby("fold", sort=False)))
-    average = curves.pop(MEAN)
+    """The curve of all patients with its band, the given AUC and interval, and the diagonal of
+    chance; `points` and `band` as `tables.roc` gives them, `sizes` the patients of each group."""
+    look = model_looks(["morphometry"])["morphometry"]
+    names = shorten_all(list(sizes), 18)
+    counts = ", ".join(f"{n:,} {name}" for name, n in zip(names, sizes.values(), strict=True))
     with style():
         figure = new_figure(width_mm=width_mm, height_mm=width_mm)
-        axes = figure.subplots()
+        axes = _roc_axes(figure)
+        if band is not None:
+            edges = {"facecolor": look.color, "alpha": 0.18, "linewidth": 0}
+            axes.fill_between(band["fpr"], band["low"], band["high"], label="95 % band", **edges)
+        text = f"AUC {format_ratio(auc)} {format_interval(low, high)}"
         axes.plot(
-            [0, 1], [0, 1], color=GRAY, linewidth=0.6, linestyle="--", label="chance: AUC 0.50"
+            points["fpr"],
+            points["tpr"],
+            color=look.color,
+            linestyle=look.line,
+            linewidth=1.6,
+            label=text,
         )
-        for number, curve in enumerate(curves.values()):
-            label = f"each of {len(curves)} folds" if number == 0 else None
-            axes.plot(curve["fpr"], curve["tpr"], color=SKY, linewidth=0.6, alpha=0.9, label=label)
-        what = "mean" if len(curves) > 1 else "all"
-        text = f"{what}: AUC {format_ratio(auc)} {format_interval(low, high)}"
-        axes.plot(average["fpr"], average["tpr"], color=BLUE, linewidth=1.6, label=text)
-        axes.set(xlim=(-0.01, 1.01), ylim=(-0.01, 1.01), aspect="equal", title=title)
-        axes.set(xlabel=f"1 {MINUS} specificity", ylabel="Sensitivity")
+        axes.set_title(title or f"n = {counts}", loc="left")
         axes.legend(loc="lower right")
         figure.draw_without_rendering()
         return figure
+
+
+def _roc_axes(figure: Figure) -> Axes:
+    axes = figure.subplots()
+    axes.plot([0, 1], [0, 1], color=GRAY, linewidth=0.6, linestyle="--", label="chance: AUC 0.50")
+    axes.set(xlim=(-0.01, 1.01), ylim=(-0.01, 1.01), aspect="equal")
+    axes.set(xlabel=f"1 {MINUS} specificity", ylabel="Sensitivity")
+    return axes

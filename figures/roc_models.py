@@ -19,11 +19,9 @@ from morphomil.figures.labels import (
 from morphomil.figures.results import read_compared_predictions
 from morphomil.figures.style import (
     GRAY,
-    MARKERS,
     TWO_COLUMNS_MM,
+    model_looks,
     new_figure,
-    series_color,
-    series_line,
     style,
 )
 from morphomil.tables.models import compare_rocs
@@ -37,8 +35,9 @@ if TYPE_CHECKING:
 
     from morphomil.run.directory import Run
 
-MOST_PAIRS = 10
-"""A comparison of ROC curves has so many brackets at most; more couldn't be read."""
+MOST_MODELS, MOST_PAIRS = 5, 6
+"""So many curves, and so many brackets, can be told apart; of more the highest AUCs and the
+smallest p values are drawn."""
 
 
 def draw_roc_models(run: Run) -> Drawing:
@@ -54,17 +53,49 @@ def draw_roc_models(run: Run) -> Drawing:
             "--model MODEL"
         )
     points, aucs, pairs = compare_rocs(predictions)
+    shown = set(aucs["model"].head(MOST_MODELS))
+    drawn = pairs[pairs["model_a"].isin(shown) & pairs["model_b"].isin(shown)]
+    drawn = drawn.sort_values("p_value", kind="stable").head(MOST_PAIRS).sort_index()
     figure = roc_comparison(
-        points, aucs, pairs.sort_values("p_value", kind="stable").head(MOST_PAIRS).sort_index()
+        points[points["model"].isin(shown)], aucs[aucs["model"].isin(shown)], drawn
     )
-    caption = f"ROC curves on test patients, AUCs [95 % interval], {_say_tests(pairs)}"
+    tested = predictions[predictions["part"] == "test"].drop_duplicates(["model", "patient"])
+    caption = (
+        f"ROC curves on test patients{_say_sizes(tested)}, AUCs [95 % interval], "
+        f"{_say_tests(pairs)}{_say_left_out(aucs, shown, pairs, drawn)}"
+    )
     return Drawing(figure, aucs, caption, {"points": points, "pairs": pairs})
+
+
+def _say_sizes(tested: pd.DataFrame) -> str:
+    """Patients of each class, where all models tested the same."""
+    counts = tested.groupby("model")["label"].value_counts().unstack(fill_value=0)
+    if len(counts.drop_duplicates()) != 1:
+        return ""
+    negative, positive = (int(counts[label].iloc[0]) for label in (0, 1))
+    return f" ({positive:,} positive, {negative:,} negative)"
+
+
+def _say_left_out(
+    aucs: pd.DataFrame, shown: set[str], pairs: pd.DataFrame, drawn: pd.DataFrame
+) -> str:
+    """What isn't drawn, since it couldn't be told apart."""
+    said = ""
+    if len(aucs) > len(shown):
+        said += f" Shown are the {len(shown)} of {len(aucs)} models with the highest AUC."
+    if len(pairs) > len(drawn):
+        said += f" Shown are {len(drawn)} of {len(pairs)} tests, those of the smallest p."
+    return said
 
 
 def _say_tests(pairs: pd.DataFrame) -> str:
     """Which test of each pair, of how many patients."""
     crossed = pairs["test"].str.endswith("cross-validated").any()
-    how = " with the variance of cross-validation, as the scores are out of fold" if crossed else ""
+    how = (
+        " with the variance of cross-validation, as the scores are out of fold: approximate"
+        if crossed
+        else ""
+    )
     sizes = sorted(set(pairs["n"]))
     count = " to ".join(f"{n:,}" for n in (sizes if len(sizes) < 2 else (sizes[0], sizes[-1])))
     fewer = (
@@ -72,7 +103,10 @@ def _say_tests(pairs: pd.DataFrame) -> str:
         if (pairs[["n_a", "n_b"]].max(axis=1) > pairs["n"]).any()
         else ""
     )
-    return f"DeLong's test of each pair{how} ({count} patients of both models{fewer})."
+    return (
+        f"DeLong's test of each pair{how} ({count} patients of both models{fewer}), "
+        "p adjusted after Holm over all pairs."
+    )
 
 
 def _is_crossed(pairs: pd.DataFrame) -> bool:
@@ -95,7 +129,7 @@ def roc_comparison(
     Args:
         points: `model, fpr, tpr`, the corners of each model's curve.
         aucs: one row per model, in order: `model, estimate, low, high`.
-        pairs: one row per bracket: `model_a, model_b, test, difference, low, high, p_value`; may
+        pairs: one row per bracket: `model_a, model_b, test, difference, low, high, p_holm`; may
             be empty.
         width_mm: of the figure.
     """
@@ -107,14 +141,17 @@ def roc_comparison(
         left, right = figure.subfigures(1, 2, squeeze=False, width_ratios=(0.88, 1.12)).flat
         axes = left.subplots()
         axes.plot([0, 1], [0, 1], color=GRAY, linewidth=0.6, linestyle=(0, (4, 3)))
-        for number, model in enumerate(models):
+        for number, (model, look) in enumerate(model_looks(models).items()):
             curve = points[points["model"] == model]
             axes.plot(
                 curve["fpr"],
                 curve["tpr"],
-                color=series_color(number),
-                linestyle=series_line(number),
+                color=look.color,
+                linestyle=look.line,
                 linewidth=1.3,
+                marker=look.marker,
+                markersize=3,
+                markevery=(0.05 + 0.04 * number, 0.25),
             )
         axes.set(xlim=(-0.01, 1.01), ylim=(-0.01, 1.01), aspect="equal")
         axes.set(xlabel=f"1 {MINUS} specificity", ylabel="Sensitivity")
@@ -133,19 +170,21 @@ def roc_comparison(
 
 
 def _draw_aucs(axes: Axes, aucs: pd.DataFrame, names: Mapping[str, str]) -> None:
+    looks = model_looks(aucs["model"])
     for row, part in enumerate(aucs.to_dict("records")):
+        look = looks[part["model"]]
         axes.plot(
             [part["low"], part["high"]],
             [row, row],
-            color=series_color(row),
-            linestyle=series_line(row),
+            color=look.color,
+            linestyle=look.line,
             linewidth=1.3,
         )
         axes.plot(
             [part["estimate"]],
             [row],
-            MARKERS[row % len(MARKERS)],
-            color=series_color(row),
+            look.marker,
+            color=look.color,
             markersize=4.5,
             clip_on=False,
         )
@@ -176,13 +215,13 @@ def _draw_brackets(axes: Axes, pairs: pd.DataFrame, models: Sequence[str]) -> No
 
 
 def _write_pairs(axes: Axes, pairs: pd.DataFrame, names: Mapping[str, str]) -> None:
-    crossed = ", cross-validated" if _is_crossed(pairs) else ""
+    crossed = ", cross-validated (approximate)" if _is_crossed(pairs) else ""
     axes.set_axis_off()
     axes.set(xlim=(0, 1), ylim=(len(pairs) + 0.6, -0.6))
     axes.text(
         0,
         0,
-        f"Difference of AUC [95 % interval], DeLong's test{crossed}",
+        f"Difference of AUC [95 %], DeLong's test{crossed}, p adjusted (Holm)",
         fontsize=6,
         va="center",
         weight="bold",
@@ -192,4 +231,4 @@ def _write_pairs(axes: Axes, pairs: pd.DataFrame, names: Mapping[str, str]) -> N
             f"{_LETTERS[(row - 1) % 26]}  {names[pair['model_a']]} {MINUS} {names[pair['model_b']]}"
         )
         number = f"{format_ratio(pair['difference'])} {format_interval(pair['low'], pair['high'])}"
-        axes.text(0, row, f"{what}: {number}, {p_phrase(pair['p_value'])}", fontsize=6, va="center")
+        axes.text(0, row, f"{what}: {number}, {p_phrase(pair['p_holm'])}", fontsize=6, va="center")

@@ -16,6 +16,7 @@ from matplotlib.patheffects import withStroke
 from morphomil.figures.labels import shorten
 from morphomil.figures.style import (
     BLUE,
+    DIVERGING,
     GRAY,
     GREEN,
     ONE_COLUMN_MM,
@@ -120,6 +121,7 @@ def slide_heatmap(
     label: str,
     unit: str,
     limits: tuple[float, float] | None = None,
+    diverging: bool = False,
     regions: Iterable[BaseGeometry] = (),
     title: str = "",
     width_mm: float = ONE_COLUMN_MM,
@@ -127,7 +129,8 @@ def slide_heatmap(
     """One value per patch (NaN: none) as colors over the paled thumbnail, with color bar and scale
     bar.
 
-    `values` follow the rows of `patches`; `limits` gives several slides the same colors.
+    `values` follow the rows of `patches`; `limits` gives several slides the same colors;
+    `diverging`: red above and blue below 0, which is marked on the bar.
     """
     numbers = np.asarray(values, dtype=float)
     if len(numbers) != len(patches):
@@ -151,23 +154,28 @@ def slide_heatmap(
             axes.add_collection(squares(patches[~known], **_NO_VALUE))
             handles.append(Patch(**_NO_VALUE, label="patch without a value"))
         if known.any():
+            if diverging and limits is None:
+                reach = float(np.abs(numbers[known]).max())
+                limits = (-reach, reach)
             norm = color_norm(numbers[known], limits)
             cells = squares(
                 patches[known],
                 array=numbers[known],
-                cmap=SEQUENTIAL,
+                cmap=DIVERGING if diverging else SEQUENTIAL,
                 norm=norm,
                 edgecolor="none",
                 alpha=0.8,
             )
             axes.add_collection(cells)
-            figure.colorbar(
+            bar = figure.colorbar(
                 cells,
                 ax=axes,
                 shrink=0.8,
                 label=str(Quantity(label, unit)),
                 extend=bar_extend(norm, numbers[known]),
             )
+            if diverging:
+                bar.ax.axhline(0, color="black", linewidth=1)
         if handles:
             figure.legend(handles=handles, loc="outside lower center", ncols=3)
         figure.draw_without_rendering()

@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from contextvars import ContextVar
 from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, get_args
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, get_args
 
 import matplotlib.style
 from matplotlib import font_manager
@@ -19,7 +19,7 @@ from morphomil.errors import InputError
 from morphomil.store import write_bytes, write_table_csv
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Iterable, Iterator, Sequence
 
     import pandas as pd
 
@@ -40,6 +40,9 @@ with gray in place of black."""
 LINES = ("-", "--", ":", "-.")
 """Groups and models have these lines beside their colors, for gray print (`series_look`)."""
 MARKERS = ("o", "s", "^", "D", "v", "P", "X", "<", ">", "*")
+
+MODELS = ("morphometry", "dl-cnb", "clinical", "dl-cnb+c", "morphometry+clinical")
+"""Models with looks of their own, in the order of `series_look`."""
 
 DIVERGING = "RdBu_r"
 """Values around 0 are red to blue, which is safe for the color-blind."""
@@ -127,14 +130,24 @@ def series_look(number: int) -> tuple[str, str]:
     return PALETTE[number % len(PALETTE)], LINES[(number + number // len(PALETTE)) % len(LINES)]
 
 
-def series_color(number: int) -> str:
-    """The color of `series_look`."""
-    return series_look(number)[0]
+class ModelLook(NamedTuple):
+    """How a model is drawn, told apart in gray too."""
+
+    color: str
+    line: str
+    marker: str
 
 
-def series_line(number: int) -> str:
-    """The line style of `series_look`."""
-    return series_look(number)[1]
+def model_looks(models: Iterable[str]) -> dict[str, ModelLook]:
+    """Color, line and marker of each model, the same in every figure: the project's own models have
+    theirs, others follow by name."""
+    names = list(models)
+    order = [*MODELS, *sorted(set(names) - set(MODELS))]
+    places = {name: order.index(name) for name in names}
+    return {
+        name: ModelLook(*series_look(place), MARKERS[place % len(MARKERS)])
+        for name, place in places.items()
+    }
 
 
 def parse_formats(text: str) -> tuple[Format, ...]:

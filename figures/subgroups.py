@@ -7,7 +7,14 @@ from typing import TYPE_CHECKING
 
 from morphomil.figures.drawing import AbsentError, Drawing
 from morphomil.figures.labels import format_estimate, format_p, model_name, shorten, shorten_all
-from morphomil.figures.style import BLUE, GRAY, TWO_COLUMNS_MM, new_figure, style
+from morphomil.figures.style import (
+    GRAY,
+    TWO_COLUMNS_MM,
+    ModelLook,
+    model_looks,
+    new_figure,
+    style,
+)
 from morphomil.tables.models import read_subgroups
 
 if TYPE_CHECKING:
@@ -60,7 +67,7 @@ def subgroup_forest(subgroups: pd.DataFrame, *, width_mm: float = TWO_COLUMNS_MM
     `subgroups`: `model, variable, subgroup, n, positives, auc, low, high, p_value, p_holm`; a
     missing AUC is a dash.
     """
-    lines = forest_lines(subgroups)
+    lines, looks = forest_lines(subgroups), model_looks(subgroups["model"].astype(str))
     line_mm = min(max((PAGE_MM - 16) / len(lines), 2.9), 4.2)
     with style():
         figure = new_figure(width_mm=width_mm, height_mm=16 + line_mm * len(lines))
@@ -84,7 +91,8 @@ def subgroup_forest(subgroups: pd.DataFrame, *, width_mm: float = TWO_COLUMNS_MM
         for row, (text, weight, subgroup) in enumerate(lines):
             names.text(0, row, text, va="center", fontsize=6, weight=weight)
             if subgroup is not None:
-                _draw_subgroup(axes, numbers, subgroup, row=row, places=[at for _, at in heads])
+                look, places = looks[str(subgroup["model"])], [at for _, at in heads]
+                _draw_subgroup(axes, numbers, subgroup, look=look, row=row, places=places)
         axes.set_xlim(right=1.02)
         axes.set_xlabel("AUC [95 % interval]")
         figure.draw_without_rendering()
@@ -111,13 +119,20 @@ def _draw_subgroup(
     numbers: Axes,
     subgroup: Mapping[Any, Any],
     *,
+    look: ModelLook,
     row: int,
     places: Sequence[float],
 ) -> None:
     if math.isfinite(subgroup["auc"]):
         size = 2.5 + 2.5 * math.sqrt(subgroup["n"] / (subgroup["n"] + 60))
-        axes.plot([subgroup["low"], subgroup["high"]], [row, row], color=BLUE, linewidth=1)
-        axes.plot([subgroup["auc"]], [row], "s", color=BLUE, markersize=size)
+        axes.plot(
+            [subgroup["low"], subgroup["high"]],
+            [row, row],
+            color=look.color,
+            linestyle=look.line,
+            linewidth=1,
+        )
+        axes.plot([subgroup["auc"]], [row], look.marker, color=look.color, markersize=size)
     area = format_estimate(subgroup["auc"], subgroup["low"], subgroup["high"])
     texts = (
         f"{subgroup['n']:,.0f}",

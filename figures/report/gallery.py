@@ -7,7 +7,12 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from morphomil.figures.contours import contact_sheet
-from morphomil.figures.contributions import nuclei_gallery, patch_contributions, read_contributions
+from morphomil.figures.contributions import (
+    contribution_limits,
+    nuclei_gallery,
+    patch_contributions,
+    read_contributions,
+)
 from morphomil.figures.patch_examples import read_example
 from morphomil.figures.report.data import Picture, SlidePictures
 from morphomil.figures.report.overviews import draw_overview, numbered_name
@@ -19,7 +24,7 @@ from morphomil.nuclei.quantities import feature_quantity, patient_quantity
 from morphomil.store import write_bytes
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Mapping
 
     import pandas as pd
     from matplotlib.figure import Figure
@@ -77,6 +82,7 @@ def draw_gallery(
     }
     names = list(dict.fromkeys(["density_per_mm2", top]))
     limits = {name: _limits([table[name] for table in values.values()]) for name in names}
+    limits["contribution"] = contribution_limits(_all_contributions(run, slides, values))
     for slide in slides:
         folder = run.slide_figures_folder(slide.slide_id)
         pictures = []
@@ -92,7 +98,9 @@ def draw_gallery(
                     figures["nuclei"] = sheet
                 figures |= _draw_types(opened, patches)
                 spoken_for = slide.label if positive is None else positive
-                figures |= _draw_contributions(opened, patches, positive=spoken_for)
+                figures |= _draw_contributions(
+                    opened, patches, positive=spoken_for, limits=limits["contribution"]
+                )
             for name, figure in figures.items():
                 picture = render(figure, "png", dpi=150)
                 write_bytes(folder / numbered_name(name, number), picture)
@@ -110,15 +118,28 @@ def draw_gallery(
         yield SlidePictures(slide.slide_id, slide.label, tuple(pictures))
 
 
+def _all_contributions(
+    run: Run, slides: list[Slide], values: Mapping[str, pd.DataFrame]
+) -> Iterator[pd.Series[float]]:
+    """What the patches of each slide contribute, where the ranking has stored it."""
+    for slide in slides:
+        if (nuclei := read_contributions(run, slide.slide_id)) is not None:
+            yield patch_contributions(nuclei, values[slide.slide_id])
+
+
 def _draw_contributions(
-    opened: OpenedImage, patches: pd.DataFrame, *, positive: str
+    opened: OpenedImage,
+    patches: pd.DataFrame,
+    *,
+    positive: str,
+    limits: tuple[float, float] | None,
 ) -> dict[str, Figure]:
     """What patches and nuclei contribute to the probability, where the ranking has stored it."""
     nuclei = read_contributions(opened.run, opened.slide.slide_id)
     if nuclei is None:
         return {}
     values = patches.assign(contribution=patch_contributions(nuclei, patches))
-    figures = {"contribution": _draw_heatmap(opened, values, "contribution", limits=None)}
+    figures = {"contribution": _draw_heatmap(opened, values, "contribution", limits=limits)}
     if (gallery := nuclei_gallery(opened, nuclei, positive=positive)) is not None:
         figures["speaking_nuclei"] = gallery
     return figures
@@ -140,7 +161,7 @@ def _draw_heatmap(
     opened: OpenedImage, values: pd.DataFrame, name: str, *, limits: tuple[float, float] | None
 ) -> Figure:
     thumbnail = opened.image.thumbnail()
-    quantity = patient_quantity(name)
+    quantity, signed = patient_quantity(name), name == "contribution"
     return slide_heatmap(
         thumbnail,
         values,
@@ -148,8 +169,9 @@ def _draw_heatmap(
         level0_px_per_thumb_px=thumbnail_scale(opened.image, thumbnail),
         mpp=opened.image.mpp,
         label=quantity.name,
-        unit=quantity.unit,
+        unit="percentage points" if signed else quantity.unit,
         limits=limits,
+        diverging=signed,
         regions=opened.regions,
         title=opened.slide.slide_id,
     )

@@ -97,6 +97,7 @@ def circumference(perimeter_px: FloatArray, mpp: float) -> FloatArray:
     low=0,
     high=30000,
     meaning="other nuclei within 50 um per mm2 of tissue there",
+    step=1e6 / (np.pi * 50**2),
 )
 def density(neighbors: FloatArray, tissue_um2: FloatArray, radius_um: float) -> FloatArray:
     """Neighbors per mm2 of the disc's tissue; NaN where less than half of the disc is tissue."""

@@ -73,8 +73,9 @@ class Feature:
     without head, modulo 180 degrees. `fixed_edges`: histograms always span `low` to `high` instead
     of the training patients' percentiles. `family`: it is measured only where this family is asked
     for, and then of all nuclei, whatever the type whose nuclei are ranked. `pool` makes the value
-    of a slide or patch. `title`: how people call it; empty: as the name has it. `source`: the
-    user's file that adds it (`feature_files.load_features`).
+    of a slide or patch. `title`: how people call it; empty: as the name has it. `step`: most nuclei
+    have a whole multiple of it, so pictures bin by it; 0: any value. `source`: the user's file that
+    adds it (`feature_files.load_features`).
     """
 
     name: str
@@ -89,6 +90,7 @@ class Feature:
     family: str = ""
     pool: Pool = "median"
     title: str = ""
+    step: float = 0.0
     source: PythonFile | None = None
 
     def __post_init__(self) -> None:
@@ -173,6 +175,7 @@ def feature(
     family: str = "",
     pool: Pool = "median",
     title: str = "",
+    step: float = 0.0,
 ) -> Callable[[Formula], Formula]:
     """Register the decorated formula as a feature; see `Feature` for the arguments.
 
@@ -199,6 +202,7 @@ def feature(
             family=family,
             pool=pool,
             title=title,
+            step=step,
         )
         return formula
 

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import pandas as pd
-from scipy.special import expit, logit, ndtri
+from scipy.special import expit, logit, ndtri, stdtrit
 from scipy.stats import binomtest
 
 from morphomil.stats.intervals import check_level, clopper_pearson_limits, tail_share
@@ -230,7 +230,8 @@ def decision_curve(
 
     Returns:
         `threshold`, `net_benefit` (true positives - false positives x odds of the threshold, per
-        case), `treat_all`, `treat_none` (0).
+        case) with `_low` and `_high`, pointwise 95 % limits by Student's t: it is a mean over
+        cases; `treat_all`, `treat_none` (0).
 
     Raises:
         ValueError: as `calibration`, or a threshold not in (0, 1).
@@ -246,10 +247,15 @@ def decision_curve(
     false = (len(p) - first) - true
     odds, n = at / (1 - at), len(p)
     treat_all = truth.mean() - (1 - truth.mean()) * odds
+    benefit = (true - false * odds) / n
+    variance = ((true + false * odds**2) / n - benefit**2) / (n - 1)
+    reach = -stdtrit(n - 1, 0.025) * np.sqrt(np.maximum(variance, 0))
     return pd.DataFrame(
         {
             "threshold": at,
-            "net_benefit": (true - false * odds) / n,
+            "net_benefit": benefit,
+            "net_benefit_low": benefit - reach,
+            "net_benefit_high": benefit + reach,
             "treat_all": treat_all,
             "treat_none": 0.0,
         }

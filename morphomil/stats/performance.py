@@ -252,7 +252,13 @@ def net_benefit_table(predictions: pd.DataFrame) -> pd.DataFrame:
         decision_curve(own["label"], own["score"]).assign(model=model, part=part)
         for model, part, own in _probabilities(predictions)
     ]
-    columns = ["model", "part", "threshold", "net_benefit", "treat_all", "treat_none"]
+    columns = [
+        "model",
+        "part",
+        "threshold",
+        *(f"net_benefit{end}" for end in ("", "_low", "_high")),
+    ]
+    columns += ["treat_all", "treat_none"]
     return (
         pd.concat(tables, ignore_index=True)[columns] if tables else pd.DataFrame(columns=columns)
     )

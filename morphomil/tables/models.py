@@ -24,14 +24,14 @@ from morphomil.stats.predictions import class_columns
 from morphomil.stats.printing import print_multiclass, print_performance
 from morphomil.stats.subgroups import AUC_OF_SUBGROUP
 from morphomil.tables.predictions import class_names, has_several_classes, read_predictions
-from morphomil.tables.roc import mean_curves
+from morphomil.tables.roc import model_curves
 
 if TYPE_CHECKING:
     from morphomil.run.directory import Run
 
 
 class RocComparison(NamedTuple):
-    """`points`: `model, fpr, tpr` of each model's mean curve; `aucs`: the rows of
+    """`points`: `model, fpr, tpr` of each model's curve, all patients together; `aucs`: the rows of
     `performance_table` with the AUC, the highest first; `pairs`: `comparison_table`."""
 
     points: pd.DataFrame
@@ -54,7 +54,7 @@ def compare_rocs(predictions: pd.DataFrame) -> RocComparison:
         "estimate", ascending=False, kind="stable"
     )
     pairs = _in_test(comparison_table(predictions)).reset_index(drop=True)
-    return RocComparison(mean_curves(_in_test(predictions)), aucs, pairs)
+    return RocComparison(model_curves(_in_test(predictions)), aucs, pairs)
 
 
 def _in_test(table: pd.DataFrame) -> pd.DataFrame:

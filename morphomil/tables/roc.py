@@ -1,4 +1,4 @@
-"""ROC curves of out-of-fold predictions: each fold's, and their vertical average."""
+"""ROC curves of out-of-fold predictions, all patients together."""
 
 from __future__ import annotations
 
@@ -7,89 +7,78 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pandas as pd
 
+from morphomil.stats.intervals import clopper_pearson_limits
 from morphomil.stats.roc import roc_curve, within_fold_auc
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from numpy.typing import NDArray
-
-MEAN = "mean"
-"""The `fold` of the average curve has this name."""
+LEVEL = 0.95
+"""Of the band: it holds sensitivity and specificity at a cutoff together."""
+GRID = 201
+"""The band is told at so many false-positive rates."""
 
 
 def roc_points(predictions: pd.DataFrame) -> pd.DataFrame:
-    """Corners of each fold's ROC curve and of their vertical average: columns fold, fpr, tpr.
+    """The ROC curve of all patients, one row per cutoff: `cutoff, fpr, tpr`, each rate with `_low`
+    and `_high`, exact limits (Clopper & Pearson) of 97.5 %, so that both hold in 95 %.
 
-    `predictions` has one row per patient: fold, label (0 or 1), probability. Folds without both
-    labels have no curve. The average weighs folds by their numbers of positive-negative pairs and
-    keeps the vertical steps, so the area under it is `within_fold_auc`.
+    `predictions` has one row per patient: label (0 or 1), probability, out of fold. Models of
+    different folds are taken to say the same by the same probability; the AUC that stands beside a
+    curve takes pairs within folds only (`within_fold_auc`), and may differ from the area.
+
+    Raises:
+        ValueError: a label is missing.
     """
-    curves, pairs = {}, []
-    for fold, part in predictions.groupby("fold"):
-        if part["label"].nunique() == 2:
-            curve = roc_curve(part["label"], part["probability"])
-            fpr = (1 - curve["specificity"]).round(12).to_numpy()
-            curves[str(fold)] = (fpr, curve["sensitivity"].to_numpy())
-            pairs.append(part["label"].sum() * (part["label"] == 0).sum())
-    if not curves:
-        raise ValueError("a ROC curve needs a fold with both labels, got none")
-    curves[MEAN] = _vertical_average(list(curves.values()), weights=pairs)
-    tables = [
-        pd.DataFrame({"fold": fold, "fpr": fpr, "tpr": tpr}) for fold, (fpr, tpr) in curves.items()
-    ]
-    return pd.concat(tables, ignore_index=True)
+    curve = roc_curve(predictions["label"], predictions["probability"])
+    positives = int(predictions["label"].sum())
+    table = pd.DataFrame(
+        {
+            "cutoff": curve["cutoff"],
+            "fpr": (1 - curve["specificity"]).round(12),
+            "tpr": curve["sensitivity"],
+        }
+    )
+    for name, n in (("fpr", len(predictions) - positives), ("tpr", positives)):
+        limits = [
+            clopper_pearson_limits(round(rate * n), n, level=1 - (1 - LEVEL) / 2)
+            for rate in table[name]
+        ]
+        table[[f"{name}_low", f"{name}_high"]] = np.array(limits)
+    return table
+
+
+def roc_band(points: pd.DataFrame) -> pd.DataFrame:
+    """`fpr, low, high`: between which sensitivities the true curve runs, from the limits of
+    `roc_points`: it passes through each cutoff's rectangle, and never falls."""
+    grid = np.linspace(0, 1, GRID)
+    right = points["fpr_high"].to_numpy()[:, None] <= grid
+    left = points["fpr_low"].to_numpy()[:, None] >= grid
+    low = np.where(right, points["tpr_low"].to_numpy()[:, None], 0.0).max(axis=0)
+    high = np.where(left, points["tpr_high"].to_numpy()[:, None], 1.0).min(axis=0)
+    return pd.DataFrame({"fpr": grid, "low": low, "high": high})
 
 
 def class_curves(predictions: pd.DataFrame, groups: Sequence[str]) -> pd.DataFrame:
-    """The average curve of each of several groups against the others: `group, auc, fpr, tpr`.
+    """The curve of each of several groups against the others: `group, n, auc` (pairs within folds),
+    `fpr, tpr`.
 
     `predictions`: fold, label (position in `groups`), `probability_0`, `probability_1`, ...
     """
     curves = []
     for number, name in enumerate(groups):
-        own = pd.DataFrame(
-            {
-                "fold": predictions["fold"],
-                "label": (predictions["label"] == number).astype(int),
-                "probability": predictions[f"probability_{number}"],
-            }
-        )
-        points = roc_points(own)
-        area = within_fold_auc(own["label"], own["probability"], own["fold"])
-        mean = points.loc[points["fold"] == MEAN, ["fpr", "tpr"]]
-        curves.append(mean.assign(group=name, auc=area))
-    return pd.concat(curves, ignore_index=True)[["group", "auc", "fpr", "tpr"]]
+        label = (predictions["label"] == number).astype(int)
+        score = predictions[f"probability_{number}"]
+        own = roc_points(pd.DataFrame({"label": label, "probability": score}))[["fpr", "tpr"]]
+        area = within_fold_auc(label, score, predictions["fold"])
+        curves.append(own.assign(group=name, n=int(label.sum()), auc=area))
+    return pd.concat(curves, ignore_index=True)[["group", "n", "auc", "fpr", "tpr"]]
 
 
-def mean_curves(predictions: pd.DataFrame) -> pd.DataFrame:
-    """The average curve of each model: `model, fpr, tpr`; `predictions`: `model, fold, label,
-    score`."""
+def model_curves(predictions: pd.DataFrame) -> pd.DataFrame:
+    """Each model's curve: `model, fpr, tpr`; `predictions`: `model, label, score`."""
     curves = []
     for model, scores in predictions.groupby("model", sort=False):
         points = roc_points(scores.rename(columns={"score": "probability"}))
-        curves.append(points.loc[points["fold"] == MEAN, ["fpr", "tpr"]].assign(model=model))
+        curves.append(points[["fpr", "tpr"]].assign(model=model))
     return pd.concat(curves, ignore_index=True)[["model", "fpr", "tpr"]]
-
-
-def _vertical_average(
-    curves: list[tuple[NDArray[np.float64], NDArray[np.float64]]], *, weights: list[float]
-) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    grid = np.unique(np.concatenate([fpr for fpr, _ in curves]))
-    heights = np.average([_heights(fpr, tpr, grid) for fpr, tpr in curves], axis=0, weights=weights)
-    return np.repeat(grid, 2), heights.T.ravel()
-
-
-def _heights(
-    fpr: NDArray[np.float64], tpr: NDArray[np.float64], grid: NDArray[np.float64]
-) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Lower and upper end of the curve at each false-positive rate; they differ where it steps
-    up."""
-    steps, first, count = np.unique(fpr, return_index=True, return_counts=True)
-    bottom, top = tpr[first], tpr[first + count - 1]
-    after = np.clip(np.searchsorted(steps, grid, side="right"), 1, len(steps) - 1)
-    share = (grid - steps[after - 1]) / (steps[after] - steps[after - 1])
-    between = top[after - 1] + share * (bottom[after] - top[after - 1])
-    on = np.isin(grid, steps)
-    at = np.searchsorted(steps, grid).clip(max=len(steps) - 1)
-    return np.where(on, bottom[at], between), np.where(on, top[at], between)

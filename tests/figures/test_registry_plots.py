@@ -37,14 +37,14 @@ from morphomil.figures.ranking_evidence import evidence_plot
 from morphomil.figures.registry import FIGURES
 from morphomil.figures.roc_models import roc_comparison
 from morphomil.figures.scan import scan_plot
-from morphomil.figures.style import LOOKS, MARKERS, render, use_look
+from morphomil.figures.style import LOOKS, model_looks, render, use_look
 from morphomil.figures.subgroups import subgroup_forest
 from morphomil.figures.verdict import verdict_plot
 from morphomil.nuclei.quantities import Quantity
 from morphomil.stats.performance import comparison_table, performance_table
 from morphomil.tables.models import calibration_tables, confusion_tables, decision_table
 from morphomil.tables.pairs import quadrants
-from morphomil.tables.roc import MEAN, mean_curves, roc_points
+from morphomil.tables.roc import model_curves, roc_points
 from morphomil.tables.types import types_of_groups
 from morphomil.types import FEATURE_NAMES
 
@@ -76,7 +76,7 @@ def draw_roc_models(models: int) -> Figure:
     predictions = tables.predictions(models)
     aucs = performance_table(predictions).query("measure == 'AUC'")
     pairs = comparison_table(predictions).head(10)
-    return roc_comparison(mean_curves(predictions), aucs, pairs)
+    return roc_comparison(model_curves(predictions), aucs, pairs)
 
 
 def draw_calibration(models: int) -> Figure:
@@ -314,12 +314,13 @@ def texts_at(axes: Axes) -> dict[tuple[float, float], str]:
 def test_decision_curves_and_calibration_are_those_of_the_table() -> None:
     table = decision_table(tables.predictions(3))
     figure = decision_plot(table)
-    for _, own in table.groupby("model"):
-        assert_drawn(figure, own["threshold"], own["net_benefit"])
+    for model, own in table.groupby("model"):
+        marker = model_looks(table["model"].unique())[model].marker
+        assert_drawn(figure, own["threshold"], own["net_benefit"], marker)
     assert_drawn(figure, own["threshold"], own["treat_all"])
     found = calibration_tables(tables.predictions(3))
     figure = calibration_plot(found.curve, found.summary)
-    for model, marker in zip(found.summary["model"], MARKERS, strict=False):
+    for model, (_, _, marker) in model_looks(found.summary["model"]).items():
         own = found.curve[found.curve["model"] == model]
         assert_drawn(figure, own["predicted"], own["observed"], marker)
         bars = [c for c in figure.axes[0].collections if len(c.get_segments()) == len(own)]
@@ -331,7 +332,8 @@ def test_roc_curves_and_aucs_are_those_of_the_table() -> None:
     predictions = tables.predictions(3)
     figure = draw_roc_models(3)
     aucs = performance_table(predictions).query("measure == 'AUC'")
-    for row, (own, marker) in enumerate(zip(aucs.to_dict("records"), MARKERS, strict=False)):
+    for row, own in enumerate(aucs.to_dict("records")):
+        marker = model_looks(aucs["model"])[own["model"]].marker
         assert_drawn(figure, [own["estimate"]], [row], marker)
         assert_drawn(figure, [own["low"], own["high"]], [row, row])
         points = roc_points(
@@ -339,8 +341,7 @@ def test_roc_curves_and_aucs_are_those_of_the_table() -> None:
                 columns={"score": "probability"}
             )
         )
-        mean = points[points["fold"] == MEAN]
-        assert_drawn(figure, mean["fpr"], mean["tpr"])
+        assert_drawn(figure, points["fpr"], points["tpr"], marker)
 
 
 def test_confusion_has_labels_as_rows_and_calls_as_columns() -> None:
@@ -356,7 +357,9 @@ def test_confusion_has_labels_as_rows_and_calls_as_columns() -> None:
 def test_forest_has_every_auc_beside_its_numbers() -> None:
     table = tables.subgroups(2).dropna(subset="auc")
     figure = subgroup_forest(table)
-    drawn = [(x[0], y[0]) for x, y in lines(figure, "s")]
+    markers = {look.marker for look in model_looks(table["model"]).values()}
+    drawn = [(x[0], y[0]) for marker in markers for x, y in lines(figure, marker)]
+    drawn.sort(key=lambda place: place[1])
     assert [x for x, _ in drawn] == pytest.approx(table["auc"].tolist())
     texts = texts_at(figure.axes[2])
     for (_, row), own in zip(drawn, table.to_dict("records"), strict=True):

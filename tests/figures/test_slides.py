@@ -17,6 +17,7 @@ from matplotlib.text import Text
 from shapely import MultiPolygon, Polygon, box
 
 from morphomil.figures.contours import contact_sheet, contours, outline_nuclei
+from morphomil.figures.contributions import contribution_limits
 from morphomil.figures.patch_examples import PatchExample
 from morphomil.figures.slides import overview, slide_heatmap
 from morphomil.figures.style import GRAY
@@ -130,6 +131,25 @@ def test_heatmaps_share_limits_and_show_what_lies_beyond() -> None:
     cells = squares(figure)[0]
     assert (cells.norm.vmin, cells.norm.vmax) == (0, 10)
     assert cells.colorbar.extend == "max"
+
+
+def test_diverging_colors_have_their_middle_at_a_marked_zero() -> None:
+    figure = slide_heatmap(
+        THUMBNAIL, patches(), [-1.0, 0.0, 4.0], label="a", unit="u", diverging=True, **FRAME
+    )
+    cells = squares(figure)[0]
+    assert (cells.norm.vmin, cells.norm.vmax) == (-4, 4)
+    assert cells.get_cmap().name == "RdBu_r"
+    (mark,) = [line for line in figure.axes[1].lines if set(line.get_ydata()) == {0}]
+    assert mark.get_color() == "black"
+
+
+def test_contributions_have_one_scale_for_all_slides() -> None:
+    slides = [pd.Series([-3.0, 1.0, np.nan]), pd.Series([2.0])]
+    low, high = contribution_limits(slides)
+    assert -low == high == pytest.approx(np.percentile([3, 1, 2], 98))
+    assert contribution_limits([pd.Series([0.0])]) is None
+    assert contribution_limits([]) is None
 
 
 @pytest.mark.parametrize("values", [[2.0, 2.0, 2.0], [np.nan] * 3])

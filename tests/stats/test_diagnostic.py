@@ -12,7 +12,7 @@ import pytest
 import statsmodels.api as sm
 from hypothesis import given
 from hypothesis import strategies as st
-from scipy.stats import binomtest
+from scipy.stats import binomtest, ttest_1samp
 from statsmodels.stats.contingency_tables import mcnemar
 from statsmodels.stats.proportion import proportion_confint
 
@@ -182,6 +182,9 @@ def test_net_benefit_counts_who_is_treated() -> None:
         odds = row.threshold / (1 - row.threshold)
         expected = ((treated & truth).sum() - (treated & ~truth).sum() * odds) / 300
         assert row.net_benefit == pytest.approx(expected)
+        of_each = treated * np.where(truth, 1.0, -odds)
+        limits = ttest_1samp(of_each, 0).confidence_interval(0.95)
+        assert (row.net_benefit_low, row.net_benefit_high) == pytest.approx(tuple(limits))
     assert curve["treat_all"].iloc[1] == pytest.approx(2 * truth.mean() - 1)
     with pytest.raises(ValueError, match="between 0 and 1"):
         decision_curve(truth, p, thresholds=[1.0])
