@@ -10,7 +10,7 @@ from matplotlib.patheffects import withStroke
 
 from morphomil.figures.drawing import AbsentError, Drawing
 from morphomil.figures.heatmap import ScoredPatch, attention_limit
-from morphomil.figures.labels import model_name, shorten
+from morphomil.figures.labels import group_name, model_name, shorten
 from morphomil.figures.results import read_test_predictions
 from morphomil.figures.slide_image import open_image_of, thumbnail_scale
 from morphomil.figures.slides import (
@@ -70,7 +70,7 @@ def draw_attention(run: Run) -> Drawing:
             level0_px_per_thumb_px=thumbnail_scale(opened.image, thumbnail),
             mpp=opened.image.mpp,
             regions=opened.regions,
-            title=f"{slide.slide_id} ({slide.label}): {model_name(model)}",
+            title=f"{slide.slide_id} ({group_name(slide.label)}): {model_name(model)}",
         )
     columns = [
         "slide_id",

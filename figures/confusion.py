@@ -49,7 +49,8 @@ def draw_confusion(run: Run) -> Drawing:
         if has_several_classes(tested)
         else "the call at each model's own cutoff"
     )
-    caption = f"Test patients by label and by {call}; percentages are of the row."
+    caption = f"Test patients by label and by {call}; percentages are of the row. "
+    caption += "A cell counts patients."
     return Drawing(confusion_plot(table, classes=classes), names, caption)
 
 

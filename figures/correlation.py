@@ -36,7 +36,7 @@ def draw_correlation(run: Run) -> Drawing:
     table = correlation.rho.rename_axis("feature").reset_index()
     caption = (
         "Spearman's correlation of patient values, ordered by average linkage of 1 minus its "
-        "absolute value."
+        "absolute value. No test."
     )
     return Drawing(
         figure, table, caption, {"tree": correlation.merges, "patients": values.reset_index()}

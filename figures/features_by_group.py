@@ -34,8 +34,8 @@ def draw_features_by_group(run: Run) -> Drawing:
     values, labels = read_patient_values(run)
     figure = feature_groups(values[ranking["feature"].tolist()], labels, ranking)
     caption = (
-        f"Every patient is a point. {effect_of(ranking).test} p and its Holm adjustment above; "
-        "effect sizes in the ranking."
+        f"{POINTS} {effect_of(ranking).test} p (two-sided) and its adjustment after Holm over the "
+        "features above; effect sizes with 95 % intervals are in the figure of the ranking."
     )
     groups = groups_of(ranking) or ["reference", "positive"]
     sizes = [f"n_{group}" for group in groups]
@@ -44,6 +44,12 @@ def draw_features_by_group(run: Run) -> Drawing:
     return Drawing(figure, table, caption, {"tests": tests})
 
 
+POINTS = (
+    "Each point is a patient; box: quartiles with the median as a thick line; whiskers: to the "
+    "farthest patient within 1.5 times the interquartile range; violin: kernel density (Gaussian, "
+    "Scott's bandwidth) between the extremes, from five patients on."
+)
+"""What points, boxes and violins of `draw_groups` are."""
 GOLDEN = (math.sqrt(5) - 1) / 2
 
 

@@ -31,6 +31,12 @@ def model_name(model: str) -> str:
     return _MODELS.get(model, model)
 
 
+def group_name(label: object) -> str:
+    """A group as a title names it: a label that is a bare number says that it is one, "label 1"."""
+    text = str(label)
+    return f"label {text}" if text.replace(".", "", 1).isdigit() else text
+
+
 def format_number(value: float) -> str:
     """Three significant digits, thousands set apart by a comma, a dash for a missing number."""
     if not math.isfinite(value):

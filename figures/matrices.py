@@ -47,8 +47,9 @@ def draw_matrices(run: Run) -> Drawing:
     present = set(table["label"])
     figure = feature_matrices(table, [group for group in ordered_groups(run) if group in present])
     caption = (
-        "Each patient's mean histogram of each feature, one row per patient, and the groups' "
-        "means above."
+        "Each patient's mean histogram of each feature (over patches, then slides): a row of "
+        "colors is a patient, the bar beside the rows its group; above, the mean over the patients "
+        "of a group. Bins of density hold whole numbers of neighbors. No test."
     )
     return Drawing(figure, table, caption)
 

@@ -8,6 +8,7 @@ import pandas as pd
 
 from morphomil.figures.contours import contact_sheet
 from morphomil.figures.drawing import Drawing
+from morphomil.figures.labels import group_name
 from morphomil.figures.patch_examples import read_slide_example
 from morphomil.figures.results import read_ranking, typical_slides
 from morphomil.matrix import by_feature, patch_values
@@ -40,7 +41,7 @@ def draw_nuclei(run: Run) -> Drawing:
                 slide,
                 patch,
                 feature=feature,
-                title=f"{group}: {slide.slide_id}, patch {patch['patch_id']}",
+                title=f"{slide.slide_id} ({group_name(group)}), patch {patch['patch_id']}",
             )
             examples.append(example)
             identity = {

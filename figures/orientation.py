@@ -41,9 +41,9 @@ def draw_orientation(run: Run) -> Drawing:
     present = set(table["label"])
     figure = orientation_rose(table, [group for group in ordered_groups(run) if group in present])
     caption = (
-        "How nuclei turn from the mean axis of the other nuclei of their patch, mean over "
+        "How nuclei turn from the mean axis of the other nuclei of their patch, the mean of n "
         "patients. Axes have no head: each bin stands at both ends. The dashed circle is no order; "
-        "polarity is the median over patients."
+        "polarity is the median over patients. No test."
     )
     return Drawing(figure, table, caption)
 

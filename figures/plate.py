@@ -16,8 +16,8 @@ from matplotlib.patches import Rectangle
 from morphomil.figures.contours import draw_outlines
 from morphomil.figures.drawing import Drawing
 from morphomil.figures.effects import effect_of, groups_of, say_effect
-from morphomil.figures.features_by_group import draw_groups
-from morphomil.figures.labels import p_phrase, shorten, shorten_all
+from morphomil.figures.features_by_group import POINTS, draw_groups
+from morphomil.figures.labels import group_name, p_phrase, shorten, shorten_all
 from morphomil.figures.patch_examples import PatchExample, read_slide_example
 from morphomil.figures.results import read_patient_values, read_ranking, typical_slides
 from morphomil.figures.slide_image import thumbnail_scale
@@ -67,7 +67,8 @@ def draw_plate(run: Run) -> Drawing:
     caption = (
         "Two patients, each the one whose out-of-fold probability is the median of its group: the "
         "slide with the first feature of the ranking by patch, a patch (frame) with its nuclei, "
-        "and the first features by group."
+        f"and the first features by group, with effect size [95 % interval], "
+        f"{effect_of(ranking).test} p and its adjustment after Holm. {POINTS}"
     )
     groups = by_value(values[shown["feature"].tolist()]).assign(label=labels).reset_index()
     return Drawing(figure, shown, caption, {"patches": pd.concat(tables), "patients": groups})
@@ -95,7 +96,7 @@ def _read_patient_plate(
     with run.open_image(slide.slide_id, patch["image"]) as image:
         thumbnail = image.thumbnail()
         plate = PatientPlate(
-            title=f"{group}: {slide.patient}",
+            title=f"{slide.patient} ({group_name(group)})",
             thumbnail=thumbnail,
             level0_px_per_thumb_px=thumbnail_scale(image, thumbnail),
             mpp=image.mpp,

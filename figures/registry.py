@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from morphomil.errors import InputError
@@ -17,6 +17,7 @@ from morphomil.figures.drawing import AbsentError, Drawing
 from morphomil.figures.features_by_group import draw_features_by_group
 from morphomil.figures.flow import draw_flow
 from morphomil.figures.interactions import draw_interactions
+from morphomil.figures.labels import group_name
 from morphomil.figures.matrices import draw_matrices
 from morphomil.figures.morphology_of_attention import draw_morphology_of_attention
 from morphomil.figures.nuclei import draw_nuclei
@@ -26,13 +27,14 @@ from morphomil.figures.plate import draw_plate
 from morphomil.figures.quality import draw_quality
 from morphomil.figures.ranking import draw_ranking
 from morphomil.figures.ranking_evidence import draw_ranking_evidence
+from morphomil.figures.results import read_patient_values
 from morphomil.figures.roc import draw_roc
 from morphomil.figures.roc_models import draw_roc_models
 from morphomil.figures.scan import draw_scan
 from morphomil.figures.style import Format, Look, save_figure, use_look
 from morphomil.figures.subgroups import draw_subgroups
 from morphomil.figures.verdict import draw_verdict
-from morphomil.store import write_table_csv
+from morphomil.store import write_bytes, write_table_csv
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -59,7 +61,8 @@ def draw_figures(
     look: Look = "plain",
     formats: Sequence[Format] = ("pdf", "svg", "png"),
 ) -> Iterator[Outcome]:
-    """Draw the run's figures into `RUN/figures`, each with its table as CSV beside it.
+    """Draw the run's figures into `RUN/figures`, each with its table as CSV and its caption as text
+    beside it.
 
     Raises:
         InputError: a name in `only` is unknown, or its results are absent.
@@ -80,12 +83,39 @@ def draw_figures(
                 yield Outcome(name, title, absent=str(error))
                 continue
             stem = run.figures_folder / name
+            drawing = replace(drawing, caption=_say_more(run, name, drawing.caption))
             paths = save_figure(drawing.figure, stem, formats=formats, table=drawing.table)
+        write_bytes(stem.with_name(f"{name}.txt"), f"{title}. {drawing.caption}\n".encode())
+        paths += (stem.with_name(f"{name}.txt"),)
         for suffix, table in drawing.further.items():
             path = stem.with_name(f"{name}_{suffix}.csv")
             write_table_csv(path, table)
             paths += (path,)
         yield Outcome(name, title, paths, drawing=drawing)
+
+
+_OF_RANKED_PATIENTS = (
+    "verdict",
+    "features_by_group",
+    "ranking",
+    "scan",
+    "ranking_evidence",
+    "interactions",
+    "context",
+    "plate",
+    "correlation",
+)
+"""These figures are of the patients that were ranked."""
+
+
+def _say_more(run: Run, name: str, caption: str) -> str:
+    """The caption with the number of patients by group."""
+    if name not in _OF_RANKED_PATIENTS or not run.ranking_about():
+        return caption
+    _, labels = read_patient_values(run)
+    counts = labels.value_counts(sort=False)
+    groups = ", ".join(f"{count:,} with {group_name(group)}" for group, count in counts.items())
+    return f"{caption} {len(labels):,} patients ({groups})."
 
 
 FIGURES: dict[str, tuple[str, Callable[[Run], Drawing]]] = {

@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 
 from morphomil.figures.drawing import AbsentError, Drawing
-from morphomil.figures.features_by_group import draw_groups
+from morphomil.figures.features_by_group import POINTS, draw_groups
 from morphomil.figures.labels import format_p, format_ratio, overlap, shorten_all
 from morphomil.figures.results import ordered_groups, read_ranking
 from morphomil.figures.sentences import say_statement
@@ -82,8 +82,8 @@ def draw_verdict(run: Run) -> Drawing:
     )
     adjusted = ", what the covariates leave of it" if about.get("adjusted") else ""
     caption = (
-        f"{say_statement(about, ranking, 'verdict')} Left: each patient is a point, by group, of "
-        f"{what}{adjusted}, which has the smallest p. Middle: p of each way of asking for all "
+        f"{say_statement(about, ranking, 'verdict')} Left: {what}{adjusted}, which has the "
+        f"smallest p, by group. {POINTS} Middle: p of each way of asking for all "
         "features together, and of all ways (labels permuted); dashed: 0.05. Right: out-of-fold "
         "AUC [95 % interval] of the morphometry model, of the single feature that fits the "
         "training patients best, and of plain models; dashed: chance."

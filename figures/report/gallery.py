@@ -13,6 +13,7 @@ from morphomil.figures.contributions import (
     patch_contributions,
     read_contributions,
 )
+from morphomil.figures.labels import group_name
 from morphomil.figures.patch_examples import read_example
 from morphomil.figures.report.data import Picture, SlidePictures
 from morphomil.figures.report.overviews import draw_overview, numbered_name
@@ -115,7 +116,7 @@ def draw_gallery(
                     )
                 )
         pictures.sort(key=lambda picture: picture.shape == "strip")
-        yield SlidePictures(slide.slide_id, slide.label, tuple(pictures))
+        yield SlidePictures(slide.slide_id, group_name(slide.label), tuple(pictures))
 
 
 def _all_contributions(

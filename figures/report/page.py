@@ -24,6 +24,7 @@ from morphomil.figures.labels import (
 )
 from morphomil.figures.sentences import say_auc, say_caveats, say_differences, say_extent, say_first
 from morphomil.nuclei.quantities import feature_quantity, patient_quantity, sentence_case
+from morphomil.tables.methods import SOFTWARE
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -255,8 +256,24 @@ def _head(column: str) -> str:
 
 
 def _pairs_table(entries: Mapping[str, Any], head: str) -> pd.DataFrame:
-    rows = [(sentence_case(name), str(value)) for name, value in entries.items()]
+    rows = [
+        (SOFTWARE.get(name) or sentence_case(name), _say_setting(value))
+        for name, value in entries.items()
+    ]
     return pd.DataFrame(rows, columns=[head, "value"])
+
+
+def _say_setting(value: Any) -> str:
+    """A setting in words: nothing of what isn't set, lists with commas."""
+    if value is None or value == "" or value == []:
+        return ""
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, dict):
+        return ", ".join(f"{name}: {_say_setting(own)}" for name, own in value.items())
+    if isinstance(value, list | tuple):
+        return ", ".join(map(_say_setting, value))
+    return str(value)
 
 
 def _csp_hash(text: str) -> str:

@@ -19,9 +19,14 @@ PACKAGES = (
     "pandas",
     "scipy",
     "scikit-image",
+    "scikit-learn",
+    "statsmodels",
     "stardist",
+    "openvino",
     "tensorflow-cpu",
     "torch",
+    "openslide-python",
+    "matplotlib",
 )
 """The results depend on these packages, as far as they are installed."""
 

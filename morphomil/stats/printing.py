@@ -19,8 +19,9 @@ if TYPE_CHECKING:
 
 def print_performance(table: pd.DataFrame) -> pd.DataFrame:
     """`performance_table` as journals print it: one row per model and part, AUC with three digits,
-    percent with two."""
-    cells = zip(table["measure"], table["estimate"], table["low"], table["high"], strict=True)
+    percent with two, or as many as the patients allow."""
+    names = ["measure", "estimate", "low", "high", "n"]
+    cells = zip(*(table[name] for name in names), strict=True)
     text = table.assign(text=[_cell(*cell) for cell in cells], part=table["part"].map(PARTS))
     columns = list(dict.fromkeys(text["measure"]))
     wide = text.pivot_table(
@@ -29,9 +30,17 @@ def print_performance(table: pd.DataFrame) -> pd.DataFrame:
     return wide[columns].reset_index().rename_axis(columns=None)
 
 
-def _cell(measure: str, estimate: float, low: float, high: float) -> str:
-    """AUCs with three digits, shares in percent with two; no brackets without limits."""
-    factor, digits = (1, 3) if measure.startswith("AUC") else (100, 2)
+def digits_of(n: float) -> int:
+    """Decimals that a share in percent of n cases can have: one case moves it by 100 / n."""
+    return 0 if n < 100 else 1 if n < 1000 else 2
+
+
+def _cell(measure: str, estimate: float, low: float, high: float, n: float) -> str:
+    """AUCs with three digits (two of fewer than 100 patients), shares in percent as `digits_of`
+    says; no brackets without limits."""
+    factor, digits = 100, digits_of(n)
+    if measure.startswith("AUC"):
+        factor, digits = 1, 2 if n < 100 else 3
     if math.isnan(estimate):
         return "-"
     limits = "" if math.isnan(low) else f" [{factor * low:.{digits}f}, {factor * high:.{digits}f}]"
@@ -53,7 +62,8 @@ def print_subgroups(table: pd.DataFrame) -> pd.DataFrame:
     printed = table[["model", "variable", "subgroup", "n", "positives"]].copy()
     for name in ("AUC", *MEASURES):
         columns = ["auc", "low", "high"] if name == "AUC" else [name, f"{name}_low", f"{name}_high"]
-        printed[name] = [_cell(name, *cell) for cell in table[columns].to_numpy(np.float64)]
+        cells = table[[*columns, "n"]].to_numpy(np.float64)
+        printed[name] = [_cell(name, *cell) for cell in cells]
     for name, head in (("", "p"), ("_interaction", "p interaction")):
         source = "p_value" if not name else f"p{name}"
         printed[head] = [print_p(x) for x in table[source].astype(float)]
@@ -61,7 +71,7 @@ def print_subgroups(table: pd.DataFrame) -> pd.DataFrame:
     for name in REFITTED[1:]:
         values = table[f"refitted_{name}_optimistic"].astype(float)
         printed[f"{name}, cutoff refitted (optimistic)"] = [
-            _cell(name, x, math.nan, math.nan) for x in values
+            _cell(name, x, math.nan, math.nan, n) for x, n in zip(values, table["n"], strict=True)
         ]
     return printed
 

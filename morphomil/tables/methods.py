@@ -4,6 +4,7 @@ that stands beside the paper's tables."""
 from __future__ import annotations
 
 from dataclasses import fields
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pandas as pd
@@ -184,6 +185,55 @@ def describe_run(run: Run) -> str:
     )
 
 
+SOFTWARE = {
+    "python": "Python",
+    "morphomil": "morphomil",
+    "numpy": "NumPy",
+    "pandas": "pandas",
+    "scipy": "SciPy",
+    "scikit-image": "scikit-image",
+    "scikit-learn": "scikit-learn",
+    "statsmodels": "statsmodels",
+    "stardist": "StarDist",
+    "openvino": "OpenVINO",
+    "tensorflow-cpu": "TensorFlow",
+    "tensorflow": "TensorFlow",
+    "torch": "PyTorch",
+    "openslide-python": "OpenSlide for Python",
+    "matplotlib": "Matplotlib",
+    "machine": "Processor",
+}
+"""How the software is written that a run's log names."""
+
+
+def say_software(run: Run) -> str:
+    """The versions that the run's last command ran with."""
+    named = [f"{SOFTWARE.get(name, name)} {version}" for name, version in software(run).items()]
+    return f"Software: {', '.join(named)}." if named else ""
+
+
+def references(run: Run, *, models: bool) -> str:
+    """BibTeX of what the methods of this run cite, from `references.bib`; `models`: whether models
+    were tested."""
+    settings, ranking = run.segmented_with(), run.ranking_about()
+    keys = ["mann1947"] if not ranking else []
+    if settings and settings["model"] != "imported":
+        keys += ["schmidt2018", *(["macenko2009"] if settings.get("normalize_stain") else [])]
+    if ranking:
+        keys += ["ilse2018", "shapley1953", "holm1979", "benjamini1995", "ledell2015"]
+        keys += ["westfall1993", "phipson2010"]
+        two = ["mann1947", "brunner2000", "cliff1993"]
+        several = ["jonckheere1954" if ranking.get("ordered") else "kruskal1952"]
+        keys += two if len(ranking["classes"]) == 2 else several
+    if models:
+        keys += ["delong1988", "ledell2015", "clopper1934", "mercaldo2007", "vickers2006"]
+        keys += ["collins2024"]
+    text = Path(__file__).with_name("references.bib").read_text(encoding="utf-8")
+    entries = [entry.strip() for entry in text.split("\n\n") if entry.strip()]
+    cited = [entry for entry in entries if entry.split("{")[1].split(",")[0] in keys]
+    return "\n\n".join(cited) + "\n"
+
+
 def methods_page(
     run: Run, patients: pd.DataFrame, predictions: pd.DataFrame, *, notes: Sequence[str]
 ) -> str:
@@ -208,6 +258,10 @@ def methods_page(
         "",
         *notes,
         "Two-sided p values; Holm's adjustment within each table's family is given beside each.",
+        "",
+        say_software(run),
+        "",
+        "References: references.bib.",
         "",
     ]
     return "\n".join(lines)

@@ -32,7 +32,8 @@ from morphomil.stats.subgroups import subgroup_table
 from morphomil.store import write_bytes, write_table_csv
 from morphomil.tables.checklist import checklist_page
 from morphomil.tables.facts import collect_facts
-from morphomil.tables.methods import methods_page
+from morphomil.tables.methods import methods_page, references
+from morphomil.tables.office import to_docx, to_xlsx
 from morphomil.tables.predictions import patients_table, read_predictions
 
 if TYPE_CHECKING:
@@ -46,7 +47,8 @@ SUBGROUP_VALUES = 8
 
 
 def compare(run: Run) -> list[Path]:
-    """Write `tables/` of the run: each table as CSV, LaTeX and HTML; `methods.md`; `checklist.md`.
+    """Write `tables/` of the run: each table as CSV, LaTeX and HTML, all of them in `tables.xlsx`
+    (all digits) and `tables.docx` (as printed); `methods.md`, `references.bib`, `checklist.md`.
 
     Raises:
         InputError: the run has no predictions.
@@ -69,7 +71,13 @@ def compare(run: Run) -> list[Path]:
         )
         write_bytes(folder / f"{stem}.tex", to_latex(printed, caption=caption).encode())
         written += [folder / f"{stem}.{kind}" for kind in ("csv", "html", "tex")]
+    workbook = to_xlsx({stem: table for stem, (_, table, _) in tables.items()})
+    document = to_docx({caption: own for caption, _, own in tables.values()}, notes=notes)
+    for name, content in (("tables.xlsx", workbook), ("tables.docx", document)):
+        write_bytes(folder / name, content)
+        written.append(folder / name)
     for name, text in (
+        ("references.bib", references(run, models=True)),
         ("methods.md", methods_page(run, patients, predictions, notes=notes)),
         ("checklist.md", checklist_page(collect_facts(run, patients, predictions, tables=tables))),
     ):

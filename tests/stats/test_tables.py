@@ -33,6 +33,7 @@ from morphomil.stats.performance import (
     performance_table,
 )
 from morphomil.stats.printing import (
+    digits_of,
     print_multiclass,
     print_p,
     print_performance,
@@ -80,7 +81,12 @@ def test_performance_is_that_of_its_functions() -> None:
     printed = print_performance(table)
     assert printed.columns.tolist() == ["model", "part", "AUC", "ACC", "SENS", "SPEC", "PPV", "NPV"]
     assert printed["part"].tolist() == ["T", "I-T", "T", "I-T"]
-    assert printed.loc[3, "AUC"].startswith(f"{found.loc['AUC', 'estimate']:.3f} [")
+    assert printed.loc[3, "AUC"].startswith(f"{found.loc['AUC', 'estimate']:.2f} [")  # of 60
+    many = print_performance(table.assign(n=4000)).loc[3]
+    assert many["AUC"].startswith(f"{found.loc['AUC', 'estimate']:.3f} [")
+    assert many["ACC"].startswith(f"{100 * found.loc['ACC', 'estimate']:.2f} [")
+    assert printed.loc[3, "ACC"].startswith(f"{100 * found.loc['ACC', 'estimate']:.0f} [")
+    assert [digits_of(n) for n in (24, 99, 100, 999, 1000)] == [0, 0, 1, 1, 2]
 
 
 def test_models_are_compared_on_the_same_patients() -> None:
@@ -176,7 +182,7 @@ def test_subgroups_keep_the_cutoff_and_are_compared_with_the_others() -> None:
     printed = print_subgroups(table.reset_index())
     assert list(printed)[-1] == "SPEC, cutoff refitted (optimistic)"
     assert printed.loc[printed["subgroup"] == "y", "AUC"].tolist() == ["-", "-"]
-    assert printed.iloc[-4]["AUC"].startswith(f"{row['auc']:.3f} [")
+    assert printed.iloc[-4]["AUC"].startswith(f"{row['auc']:.2f} [")
 
 
 def test_subgroups_of_out_of_fold_scores_count_pairs_within_folds() -> None:
