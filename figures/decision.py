@@ -87,7 +87,7 @@ def decision_plot(decision: pd.DataFrame, *, width_mm: float = ONE_COLUMN_MM) ->
                 label=label,
             )
         top = float(max(decision["net_benefit"].max(), decision["treat_all"].max(), 0.05))
-        axes.set(xlim=(0, 1), ylim=(-0.25 * top, 1.05 * top))
+        axes.set(xlim=(0, 1), ylim=(-0.25 * top, 1.3 * top))
         axes.set(xlabel="Threshold probability", ylabel="Net benefit")
         figure.legend(loc="outside lower center", ncols=2)
         figure.draw_without_rendering()

@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 
 from morphomil.figures.drawing import AbsentError, Drawing
-from morphomil.figures.labels import format_ratio, p_phrase, shorten_all
+from morphomil.figures.labels import format_ratio, group_name, p_phrase, shorten_all
 from morphomil.figures.results import read_patient_values, read_ranking
 from morphomil.figures.style import (
     DIVERGING,
@@ -64,7 +64,7 @@ def draw_interactions(run: Run) -> Drawing:
         "Shapley interaction index of every pair in units of the AUC: red, the two tell more "
         "together than one by one; blue, one stands in for the other. Squares: p of at most 0.05 "
         "over all pairs under permuted labels. Then the first pair's patients with the medians, "
-        f"and the share of patients with {shown} on either side of these."
+        f"and the share of patients with {group_name(shown)} on either side of these."
     )
     return Drawing(figure, pairs, caption, {"quadrants": shares})
 

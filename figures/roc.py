@@ -7,7 +7,13 @@ from typing import TYPE_CHECKING
 import pandas as pd
 
 from morphomil.figures.drawing import Drawing
-from morphomil.figures.labels import MINUS, format_interval, format_ratio, shorten_all
+from morphomil.figures.labels import (
+    MINUS,
+    format_interval,
+    format_ratio,
+    group_name,
+    shorten_all,
+)
 from morphomil.figures.results import read_ranking
 from morphomil.figures.style import (
     GRAY,
@@ -71,7 +77,7 @@ def draw_roc(run: Run) -> Drawing:
 
 
 def _say_sizes(sizes: Mapping[str, int]) -> str:
-    return ", ".join(f"{count:,} with {name}" for name, count in sizes.items())
+    return ", ".join(f"{count:,} with {group_name(name)}" for name, count in sizes.items())
 
 
 def class_roc_plot(
@@ -110,13 +116,20 @@ def roc_plot(
     chance; `points` and `band` as `tables.roc` gives them, `sizes` the patients of each group."""
     look = model_looks(["morphometry"])["morphometry"]
     names = shorten_all(list(sizes), 18)
-    counts = ", ".join(f"{n:,} {name}" for name, n in zip(names, sizes.values(), strict=True))
+    counts = _say_sizes(dict(zip(names, sizes.values(), strict=True)))
     with style():
         figure = new_figure(width_mm=width_mm, height_mm=width_mm)
         axes = _roc_axes(figure)
         if band is not None:
-            edges = {"facecolor": look.color, "alpha": 0.18, "linewidth": 0}
-            axes.fill_between(band["fpr"], band["low"], band["high"], label="95 % band", **edges)
+            axes.fill_between(
+                band["fpr"],
+                band["low"],
+                band["high"],
+                facecolor=look.color,
+                alpha=0.18,
+                linewidth=0,
+                label="95 % band",
+            )
         text = f"AUC {format_ratio(auc)} {format_interval(low, high)}"
         axes.plot(
             points["fpr"],
@@ -126,7 +139,7 @@ def roc_plot(
             linewidth=1.6,
             label=text,
         )
-        axes.set_title(title or f"n = {counts}", loc="left")
+        axes.set_title(title or counts, loc="left")
         axes.legend(loc="lower right")
         figure.draw_without_rendering()
         return figure

@@ -113,7 +113,8 @@ def _reliability_of(run: Run) -> pd.DataFrame:
         return table
     working = patch_settings(run).working_mpp
     nearest = min(table["mpp"].unique(), key=lambda mpp: abs(mpp - working))
-    return table[table["mpp"] == nearest].reset_index(drop=True)
+    near: pd.DataFrame = table[table["mpp"] == nearest]
+    return near.reset_index(drop=True)
 
 
 def _say_reliability(table: pd.DataFrame) -> str:

@@ -259,7 +259,7 @@ def test_roc_plot_is_square_and_states_the_given_auc() -> None:
     axes = figure.axes[0]
     texts = [text.get_text() for text in axes.get_legend().get_texts()]
     assert texts == ["chance: AUC 0.50", "95 % band", "AUC 0.71 [0.60, 0.80]"]
-    assert axes.get_title(loc="left") == "n = 50 N0, 50 N+"
+    assert axes.get_title(loc="left") == "50 with N0, 50 with N+"
     extent = axes.get_window_extent()
     assert extent.width == pytest.approx(extent.height)
     assert np.array_equal(axes.lines[-1].get_xydata(), points[["fpr", "tpr"]])
