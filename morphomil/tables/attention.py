@@ -15,6 +15,7 @@ from scipy.stats import t
 
 from morphomil.errors import InputError
 from morphomil.matrix import patch_values
+from morphomil.nuclei.registry import FEATURES
 from morphomil.stats import benjamini_hochberg, holm
 from morphomil.store import write_table_csv
 from morphomil.tables.scores import correlate_scores
