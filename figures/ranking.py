@@ -44,6 +44,8 @@ def draw_ranking(run: Run) -> Drawing:
     effect = effect_of(ranking)
     name = effect.name if effect.signed else effect.name.lower()
     caption = f"Features of {whose}. " if whose else ""
+    if ranking["feature"].str.startswith("type_").any():
+        caption += "Features of the types are of the nuclei in their names. "
     caption += (
         f"Attention relative to an even share and {name}, both with 95 % intervals, and "
         f"{effect.test} p values, also adjusted (Holm; Benjamini and Hochberg). z: attention in SD "

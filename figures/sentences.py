@@ -79,7 +79,7 @@ def say_whose(whose: str, types: pd.DataFrame) -> str:
         return f"The features are those of all nuclei, whatever their type ({mixed})."
     return (
         f"The features are those of {say_nuclei(whose)} alone, out of all nuclei ({mixed}); "
-        "density counts all nuclei around them."
+        "density counts all nuclei around them, and features of the types those in their names."
     )
 
 

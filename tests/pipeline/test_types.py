@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import gzip
+import json
+from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import h5py
 import numpy as np
 import pandas as pd
 import pytest
@@ -15,7 +19,7 @@ from typer.testing import CliRunner
 from morphomil import pipeline
 from morphomil.cli.main import app
 from morphomil.errors import InputError
-from morphomil.export import export_run
+from morphomil.export import Target, export_run
 from morphomil.matrix import count_nuclei, slide_values
 from morphomil.models.morphometry import Morphometry
 from morphomil.models.settings import TrainSettings
@@ -24,6 +28,8 @@ from morphomil.run.directory import Run
 from morphomil.run.features import check_features
 from morphomil.tables.types import types_of_patients
 from morphomil.types import FEATURE_NAMES, NUCLEUS_TYPES
+
+TARGETS: tuple[Target, ...] = ("csv", "qupath", "anndata")
 
 
 def add_types(run: Run, slide_id: str, shares: list[float], *, seed: int = 0) -> None:
@@ -112,8 +118,24 @@ def test_the_family_is_measured_where_it_is_asked_for(typed: Run, tmp_path: Path
     assert (nuclei.loc[nuclei["type"] == "epithelial", "type_to_stroma_um"] < 60).all()
     assert (typed.nuclei("b")["type_to_lymphocyte_um"].dropna() == 200).all()
     check_features(typed)
-    for target in ("csv", "qupath", "anndata"):
-        assert export_run(typed, target, out=tmp_path / target)
+    exported = {name: export_run(typed, name, out=tmp_path / name) for name in TARGETS}
+    qupath = next(path for path in exported["qupath"] if path.name.startswith("a"))
+    with gzip.open(qupath) as stream:
+        found = [one["properties"] for one in json.load(stream)["features"]]
+    classes = Counter(
+        (one["classification"]["name"], *one["classification"]["color"])
+        for one in found
+        if one["objectType"] == "detection"
+    )
+    numbers = nuclei["type"].value_counts()
+    assert classes[("lymphocyte", 213, 94, 0)] == numbers["lymphocyte"] > 0
+    assert {name for name, *_ in classes} == set(NUCLEUS_TYPES)
+    slides = next(path for path in exported["anndata"] if path.name == "slides.h5ad")
+    with h5py.File(slides) as file:
+        counts = file["obs"]["nuclei_lymphocyte"][:]
+        assert counts.tolist() == [
+            (typed.nuclei(name)["type"] == "lymphocyte").sum() for name in typed.done("featurize")
+        ]
     pipeline.featurize(typed)
     assert typed.features == FEATURE_NAMES
 
