@@ -27,7 +27,7 @@ from morphomil.nuclei.registry import features_of
 from morphomil.run.directory import Run
 from morphomil.run.features import check_features
 from morphomil.tables.types import types_of_patients
-from morphomil.types import FEATURE_NAMES, NUCLEUS_TYPES
+from morphomil.types import FEATURE_NAMES, NUCLEI, NUCLEUS_TYPES
 
 TARGETS: tuple[Target, ...] = ("csv", "qupath", "anndata")
 
@@ -138,6 +138,17 @@ def test_the_family_is_measured_where_it_is_asked_for(typed: Run, tmp_path: Path
         ]
     pipeline.featurize(typed)
     assert typed.features == FEATURE_NAMES
+
+
+def test_tables_of_before_types_are_read(untyped: Run) -> None:
+    """Without the columns, or with what a file said where the type stands now."""
+    table = untyped.nuclei("a")
+    before = NUCLEI.check(table.drop(columns=["type", "type_probability"]))
+    pd.testing.assert_frame_equal(before, table)
+    said = NUCLEI.check(table.assign(type="Neoplastic").drop(columns="type_probability"))
+    assert said["type"].isna().all()
+    with pytest.raises(ValueError, match="nuclei table lacks area_um2"):
+        NUCLEI.check(table.drop(columns="area_um2"))
 
 
 def test_what_has_no_types_is_refused(untyped: Run, typed: Run) -> None:
