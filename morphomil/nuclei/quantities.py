@@ -33,8 +33,9 @@ def feature_quantity(column: str) -> Quantity:
     """
     if column == "density_per_mm2":
         return _DENSITY
-    if column in FEATURES and (title := FEATURES[column].title):
-        return Quantity(title, _UNITS.get(FEATURES[column].unit, FEATURES[column].unit))
+    entry = FEATURES.get(column.removesuffix("_total"))
+    if entry is not None and entry.title:
+        return Quantity(entry.title, _UNITS.get(entry.unit, entry.unit))
     name, _, last = column.rpartition("_")
     if not name or last not in _UNITS:
         name, last = column, "1"

@@ -108,8 +108,11 @@ class Feature:
     @property
     def value(self) -> str:
         """The column of its value of a patch, slide or patient: its name, but of a direction, whose
-        value is how far nuclei agree in it, `orientation_polarity`."""
-        return f"{self.name.removesuffix('_deg')}_polarity" if self.axial else self.name
+        value is how far nuclei agree in it, `orientation_polarity`, and of what is a ratio of
+        totals there, `type_lymphocyte_share_total`."""
+        if self.axial:
+            return f"{self.name.removesuffix('_deg')}_polarity"
+        return f"{self.name}_total" if isinstance(self.pool, tuple) else self.name
 
     @property
     def needs_neighbors(self) -> bool:

@@ -12,8 +12,8 @@ from __future__ import annotations
 import numpy as np
 
 from morphomil.nuclei.features import density
-from morphomil.nuclei.neighborhood import REACH_UM
-from morphomil.nuclei.registry import FloatArray, feature
+from morphomil.nuclei.neighborhood import NEAREST, REACH_UM
+from morphomil.nuclei.registry import FEATURES, FloatArray, feature
 
 _COUNTED = {
     "epithelial": ("epithelial nuclei", "other epithelial nuclei"),
@@ -35,6 +35,7 @@ for _name, (_title, _meaning) in _COUNTED.items():
         meaning=f"{_meaning} within 50 um per mm2 of tissue there",
         family="type",
         pool=(_name, "tissue_mm2"),
+        step=FEATURES["density_per_mm2"].step,
         title=f"Density of {_title}",
     )(density)
 
@@ -87,6 +88,7 @@ def lymphocyte_share(lymphocytes: FloatArray, typed: FloatArray) -> FloatArray:
     "within 50 um",
     family="type",
     pool="mean",
+    step=1 / NEAREST,
     title="Nest share around lymphocytes",
 )
 def as_found(value: FloatArray) -> FloatArray:

@@ -114,7 +114,7 @@ def test_the_family_is_measured_where_it_is_asked_for(typed: Run, tmp_path: Path
     values = slide_values(typed.counted_nuclei("a"), typed.patches("a"), features=typed.features)
     tissue = typed.patches("a")["tissue_mm2"].sum()
     number = (nuclei["type"] == "stroma").sum()
-    assert values["type_stroma_per_mm2"] == pytest.approx(number / tissue)
+    assert values["type_stroma_per_mm2_total"] == pytest.approx(number / tissue)
     assert (nuclei.loc[nuclei["type"] == "epithelial", "type_to_stroma_um"] < 60).all()
     assert (typed.nuclei("b")["type_to_lymphocyte_um"].dropna() == 200).all()
     check_features(typed)
