@@ -22,6 +22,8 @@ from pyarrow import parquet
 from scipy.io import savemat
 from written_nuclei import cause, drawn, read, square, write
 
+from morphomil.slides.nuclei_files import depends_on
+
 
 @pytest.fixture
 def labels(draw_nuclei: Callable[..., np.ndarray]) -> np.ndarray:
@@ -47,6 +49,23 @@ def test_hovernet_mat(dtype: type, labels: np.ndarray, tmp_path: Path) -> None:
     assert "its inst_map is cell" in cause(tmp_path / "objects.mat")
     savemat(tmp_path / "odd.mat", content | {"inst_type": np.zeros((3, 1))})
     assert "3 types" in cause(tmp_path / "odd.mat")
+
+
+def test_types_lie_beside_a_label_image(labels: np.ndarray, tmp_path: Path) -> None:
+    path, table = tmp_path / "a.b.tif", tmp_path / "a.b.types.csv"
+    tifffile.imwrite(path, labels.astype(np.uint16))
+    assert "type" not in read(path).said
+    assert depends_on(path) == [path]
+    table.write_text("Label;Type\n3;Tumor\n1;\n2;4\n", encoding="utf-8")
+    assert read(path).said["type"].fillna("").tolist()[:4] == ["", "4", "Tumor", ""]
+    assert depends_on(path) == [path, table]
+    for text, said in (
+        ("label,kind\n1,a\n", "a.b.types.csv beside it has no column type"),
+        ("label,type\n1,a\n1,b\n", "labels that aren't whole numbers, each once"),
+        ("label,type\nx,a\n", "labels that aren't whole numbers, each once"),
+    ):
+        table.write_text(text, encoding="utf-8")
+        assert said in cause(path)
 
 
 @pytest.mark.parametrize("axis", [0, 2])

@@ -11,7 +11,13 @@ from morphomil.errors import SlideError
 from morphomil.slides.masks import MIN_AREA_UM2
 from morphomil.slides.nuclei_files.hovernet import read_mat
 from morphomil.slides.nuclei_files.json_files import read_json
-from morphomil.slides.nuclei_files.label_image import PNG_MAGIC, TIFF_MAGIC, LabelImage
+from morphomil.slides.nuclei_files.label_image import (
+    PNG_MAGIC,
+    TIFF_MAGIC,
+    LabelImage,
+    read_types,
+    types_file,
+)
 from morphomil.slides.nuclei_files.nuclei import Nuclei, Reading
 from morphomil.slides.nuclei_files.spatialdata import SHAPES_FILE, attribute_file, read_parquet
 from morphomil.slides.nuclei_files.tables import is_table, read_table
@@ -77,7 +83,8 @@ def _read(path: Path, image: SlideImage, reading: Reading) -> Nuclei:
     with file.open("rb") as stream:
         head = stream.read(4096)
     if head.startswith((PNG_MAGIC, *TIFF_MAGIC)):
-        return LabelImage(file, image, plane=reading.plane)
+        said = read_types(types_file(file))
+        return LabelImage(file, image, plane=reading.plane, said=said)
     if head.startswith(b"\x1f\x8b") or head.removeprefix(b"\xef\xbb\xbf").lstrip()[:1] in (
         b"{",
         b"[",
@@ -98,8 +105,7 @@ def _read(path: Path, image: SlideImage, reading: Reading) -> Nuclei:
 def depends_on(path: Path) -> list[Path]:
     """The files that a file or folder of nuclei is read from."""
     file = path / SHAPES_FILE if path.is_dir() else path
-    attributes = attribute_file(file)
-    return [file, attributes] if attributes else [file]
+    return [file, *filter(None, (attribute_file(file), types_file(file)))]
 
 
 def _check_place(path: Path, nuclei: Nuclei, image: SlideImage) -> None:

@@ -35,6 +35,40 @@ PLANES = {"nuclei": ("nucle", 0), "cells": ("cell", 1)}
 names, as InstanSeg orders them."""
 
 
+def types_file(path: Path) -> Path | None:
+    """The table of types that lies beside a label image, `NAME.types.csv` beside `NAME.png`; None
+    where there is none."""
+    file = path.with_name(f"{path.stem}.types.csv")
+    return file if file.is_file() else None
+
+
+def read_types(path: Path | None) -> pd.DataFrame | None:
+    """`type`, and `type_probability` if there is one, by label; None without a table.
+
+    Raises:
+        ValueError: it has no columns label and type, a label isn't a whole number, or one stands
+            twice.
+    """
+    if path is None:
+        return None
+    table = pd.read_csv(path, sep=None, engine="python", encoding="utf-8-sig")
+    table.columns = pd.Index([str(name).strip().casefold() for name in table])
+    if missing := [name for name in ("label", "type") if name not in table]:
+        raise ValueError(
+            f"{path.name} beside it has no column {' and '.join(missing)}; it takes label, type "
+            "and perhaps type_probability"
+        )
+    labels = pd.to_numeric(table["label"], errors="coerce")
+    if (labels % 1 != 0).any() or labels.duplicated().any():
+        raise ValueError(f"{path.name} beside it has labels that aren't whole numbers, each once")
+    names = ["type"]
+    if "type_probability" in table:
+        names.append("type_probability")
+        table["type_probability"] = pd.to_numeric(table["type_probability"], errors="coerce")
+    known = table["type"].map(lambda name: None if pd.isna(name) else str(name)).astype("object")
+    return table.assign(type=known)[names].set_index(pd.Index(labels.astype(np.int64)))
+
+
 class LabelImage:
     """Nuclei of a label image of the slide's extent: integers, 0 is background."""
 
