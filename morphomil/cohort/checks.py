@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, get_args
 
@@ -12,7 +13,7 @@ from morphomil.store import fingerprint, safe_name, split_image_number
 from morphomil.types import AnnotationOrigin, Split
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Sequence
+    from collections.abc import Collection, Mapping, Sequence
 
 SPLITS = get_args(Split)
 ORIGINS = get_args(AnnotationOrigin)
@@ -226,12 +227,13 @@ def find_near_equal(rows: list[Row], categories: Sequence[str]) -> list[str]:
         for row in rows:
             if cell := row.get(column):
                 lines[cell].append(row.line)
-        found += say_near_equal(
-            named.get(column, f"values of {column}"),
-            lines,
-            where=lambda name, lines=lines: f" (line {list_some(lines[name])})",  # type: ignore[misc]
-        )
+        what = named.get(column, f"values of {column}")
+        found += say_near_equal(what, lines, where=partial(_say_lines, lines))
     return found
+
+
+def _say_lines(lines: Mapping[str, list[int]], name: str) -> str:
+    return f" (line {list_some(lines[name])})"
 
 
 def _by_patient(rows: list[Row]) -> dict[str, list[Row]]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -140,7 +141,7 @@ def _with_numbers(table: pd.DataFrame, features: tuple[str, ...]) -> pd.DataFram
             lacking = missing_names(names.unique(), "category")
             cells = {cell: cell for cell in names.unique() if cell not in lacking}
             first = table["slide_id"].groupby(names).first()
-            read = read_numbers(cells, lambda cell, first=first: f"slide {first[cell]}")  # type: ignore[misc]
+            read = read_numbers(cells, partial(_say_slide, first))
             if read.values is None:
                 text = (
                     read.problem or f"holds text, such as {next(iter(cells))!r}; it takes numbers"
@@ -156,6 +157,10 @@ def _with_numbers(table: pd.DataFrame, features: tuple[str, ...]) -> pd.DataFram
     if problems:
         raise InputError(problems)
     return table.assign(**columns)
+
+
+def _say_slide(first: pd.Series[str], cell: str) -> str:
+    return f"slide {first[cell]}"
 
 
 def _unit_problems(table: pd.DataFrame, feature: Feature) -> Iterator[str]:
