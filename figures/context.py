@@ -4,15 +4,14 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-import numpy as np
 import pandas as pd
-from matplotlib.patches import Rectangle
 
+from morphomil.figures.cells import draw_cells
 from morphomil.figures.drawing import AbsentError, Drawing
 from morphomil.figures.labels import shorten_all
 from morphomil.figures.style import TWO_COLUMNS_MM, new_figure, style
-from morphomil.nuclei.quantities import feature_quantity
-from morphomil.rank.context import ALPHA, LABEL
+from morphomil.nuclei.quantities import Quantity, feature_quantity
+from morphomil.rank.context import ALPHA, LABEL, context_quantity
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -60,24 +59,18 @@ def context_plot(table: pd.DataFrame, *, width_mm: float = TWO_COLUMNS_MM) -> Fi
     share = shares.loc[names, columns].to_numpy(float)
     found = p_values.loc[names, columns].to_numpy(float) <= ALPHA
     held = set(table.loc[table["held"].astype(bool), "against"])
-    titles = [f"{name}{'*' * (name in held)}".replace("_", " ") for name in columns]
+    known = [context_quantity(name) for name in columns]
+    short = shorten_all([one.name for one in known], 18)
+    titles = [
+        f"{Quantity(text, one.unit)}{'*' * (name in held)}"
+        for text, one, name in zip(short, known, columns, strict=True)
+    ]
     with style():
         figure = new_figure(width_mm=width_mm, height_mm=40 + 6.5 * len(names))
         axes = figure.add_subplot()
-        image = axes.imshow(share, cmap="Blues", vmin=0, vmax=1, aspect="auto")
-        for (row, column), value in np.ndenumerate(share):
-            if np.isfinite(value):
-                color = "white" if value > 0.6 else "black"
-                axes.text(
-                    column, row, f"{value:.2f}", ha="center", va="center", color=color, fontsize=6
-                )
-            if found[row, column]:
-                corner = (column - 0.5, row - 0.5)
-                axes.add_patch(Rectangle(corner, 1, 1, fill=False, edgecolor="black"))
-        axes.set_xticks(range(len(columns)), shorten_all(titles, 18), rotation=30, ha="right")
+        image = draw_cells(axes, share, signed=False, framed=found)
+        axes.set_xticks(range(len(columns)), titles, rotation=30, ha="right")
         axes.set_yticks(range(len(names)), [_title(name) for name in names])
-        axes.tick_params(length=0)
-        axes.spines[["left", "bottom"]].set_visible(False)
         figure.colorbar(image, ax=axes, label="Share of the ranks' variance")
     return figure
 

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-import numpy as np
-
+from morphomil.figures.cells import draw_cells
 from morphomil.figures.drawing import AbsentError, Drawing
 from morphomil.figures.labels import MINUS, RHO, format_ratio
 from morphomil.figures.results import read_patient_values
-from morphomil.figures.style import DIVERGING, ONE_AND_A_HALF_COLUMNS_MM, new_figure, style
+from morphomil.figures.style import ONE_AND_A_HALF_COLUMNS_MM, new_figure, style
 from morphomil.matrix import by_value
 from morphomil.nuclei.quantities import patient_quantity
 from morphomil.tables.correlation import correlation_tables
@@ -19,6 +18,8 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
     from morphomil.run.directory import Run
+MOST_WRITTEN = 12
+"""Numbers are written into the cells of so many features at most."""
 
 
 def draw_correlation(run: Run) -> Drawing:
@@ -67,23 +68,10 @@ def correlation_plot(
         tree.set_ylabel(f"1 {MINUS} |{RHO}|")
         tree.tick_params(axis="x", bottom=False, labelbottom=False)
         tree.spines["bottom"].set_visible(False)
-        image = axes.imshow(rho.to_numpy(float), cmap=DIVERGING, vmin=-1, vmax=1, aspect="auto")
-        if count <= 12:
-            for (row, column), value in np.ndenumerate(rho.to_numpy(float)):
-                color = "white" if abs(value) > 0.7 else "black"
-                axes.text(
-                    column,
-                    row,
-                    format_ratio(value),
-                    ha="center",
-                    va="center",
-                    color=color,
-                    fontsize=6,
-                )
+        write = format_ratio if count <= MOST_WRITTEN else None
+        image = draw_cells(axes, rho.to_numpy(float), write=write)
         axes.set_xticks(range(count), names, rotation=90)
         axes.set_yticks(range(count), names)
-        axes.tick_params(length=0)
-        axes.spines[["left", "bottom"]].set_visible(False)
         figure.colorbar(
             image, ax=[tree, axes], shrink=0.7, label=f"Spearman's {RHO}, {patients:,} patients"
         )

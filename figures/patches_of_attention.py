@@ -6,10 +6,11 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from morphomil.figures.cells import draw_cells
 from morphomil.figures.drawing import AbsentError, Drawing
 from morphomil.figures.labels import MINUS, model_name
 from morphomil.figures.results import read_attention_table, typical_slides
-from morphomil.figures.style import DIVERGING, TWO_COLUMNS_MM, new_figure, series_look, style
+from morphomil.figures.style import TWO_COLUMNS_MM, new_figure, series_look, style
 from morphomil.nuclei.quantities import feature_quantity
 
 if TYPE_CHECKING:
@@ -73,17 +74,10 @@ def patches_plot(
         left.set_yticks(rows, [f"patch {number}" for number in table["patch_id"]])
         left.set_ylim(len(table) - 0.4, -0.6)
         left.set_title(title, loc="left")
-        image = right.imshow(z, cmap=DIVERGING, vmin=-_Z_LIMIT, vmax=_Z_LIMIT, aspect="auto")
-        for (row, column), value in np.ndenumerate(z):
-            if np.isfinite(value):
-                color = "white" if abs(value) > 0.7 * _Z_LIMIT else "black"
-                right.text(
-                    column, row, _signed(value), ha="center", va="center", color=color, fontsize=6
-                )
+        image = draw_cells(right, z, limit=_Z_LIMIT, write=_signed)
         right.axhline((table["end"] == "most").sum() - 0.5, color="black", linewidth=1)
         right.set_xticks(range(len(names)), names, rotation=90)
-        right.tick_params(length=0, labelleft=False)
-        right.spines[["left", "bottom"]].set_visible(False)
+        right.tick_params(labelleft=False)
         label = "Robust SDs from the slide's median"
         figure.colorbar(image, ax=right, shrink=0.7, extend="both", label=label)
         figure.draw_without_rendering()

@@ -2,25 +2,23 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pandas as pd
-from matplotlib.patches import Rectangle
 
+from morphomil.figures.cells import draw_cells
 from morphomil.figures.drawing import AbsentError, Drawing
 from morphomil.figures.effects import effect_of, groups_of, say_order
-from morphomil.figures.labels import format_p, format_ratio, shorten_all
+from morphomil.figures.labels import format_p, shorten_all
 from morphomil.figures.results import read_ranking
-from morphomil.figures.style import DIVERGING, TWO_COLUMNS_MM, new_figure, style
+from morphomil.figures.style import TWO_COLUMNS_MM, new_figure, style
 from morphomil.nuclei.quantities import feature_quantity
 from morphomil.nuclei.registry import FEATURES
 from morphomil.rank.summaries import SUMMARY_TITLES
 
 if TYPE_CHECKING:
-    from matplotlib.axes import Axes
     from matplotlib.figure import Figure
-    from numpy.typing import NDArray
 
     from morphomil.run.directory import Run
 ALPHA = 0.05
@@ -82,16 +80,13 @@ def scan_plot(
     with style():
         figure = new_figure(width_mm=width_mm, height_mm=44 + 6.5 * len(names))
         axes = figure.add_subplot()
-        colors = _colors(delta.to_numpy(float), signed=effect.signed)
-        image = axes.imshow(delta.to_numpy(float), **colors, aspect="auto")
-        sure = p_any.to_numpy(float) <= ALPHA
-        _write_cells(axes, delta.to_numpy(float), sure, dark=0.7 * colors["vmax"])
+        values, sure = delta.to_numpy(float), p_any.to_numpy(float) <= ALPHA
+        limit = 1.0 if effect.signed else max(LEAST_SCALE, float(np.nanmax(values)))
+        image = draw_cells(axes, values, limit=limit, signed=effect.signed, framed=sure)
         axes.set_xticks(
             range(len(summaries)), [_broken(SUMMARY_TITLES[name]) for name in summaries]
         )
         axes.set_yticks(range(len(names)), [_title(name) for name in names])
-        axes.tick_params(length=0)
-        axes.spines[["left", "bottom"]].set_visible(False)
         right = axes.secondary_yaxis("right")
         right.set_yticks(
             range(len(names)), [f"p {format_p(value)}" for value in order["scan_p_any"]]
@@ -108,33 +103,6 @@ def scan_plot(
         )
         figure.draw_without_rendering()
         return figure
-
-
-def _colors(values: NDArray[np.float64], *, signed: bool) -> dict[str, Any]:
-    if signed:
-        return {"cmap": DIVERGING, "vmin": -1, "vmax": 1}
-    return {"cmap": "Blues", "vmin": 0, "vmax": max(LEAST_SCALE, float(np.nanmax(values)))}
-
-
-def _write_cells(
-    axes: Axes, delta: NDArray[np.float64], sure: NDArray[np.bool_], *, dark: float
-) -> None:
-    for (row, column), value in np.ndenumerate(delta):
-        if not np.isfinite(value):
-            continue
-        axes.text(
-            column,
-            row,
-            format_ratio(value),
-            ha="center",
-            va="center",
-            color="white" if abs(value) > dark else "black",
-            fontsize=6,
-            fontweight="bold" if sure[row, column] else "normal",
-        )
-        if sure[row, column]:
-            corner = (column - 0.46, row - 0.44)
-            axes.add_patch(Rectangle(corner, 0.92, 0.88, fill=False, linewidth=1.2))
 
 
 def _title(feature: str) -> str:

@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 
 from morphomil.cohort.encoding import is_number
-from morphomil.nuclei.quantities import feature_quantity
+from morphomil.nuclei.quantities import Quantity, feature_quantity
 from morphomil.stats.adjustment import benjamini_hochberg, holm
 from morphomil.stats.categories import category_row
 from morphomil.stats.explained import Explained, epsilon_squared, rank_correlation
@@ -25,8 +25,20 @@ MOST_LEVELS = 20
 """A text of more levels is taken for a name, and left out."""
 ALPHA = 0.05
 """Up to this p value, two things go together; of features adjusted over the table (Holm)."""
+QUANTITIES = {
+    "um_per_pixel": Quantity("Pixel size", "µm"),
+    "tissue_mm2": Quantity("Tissue area", "mm²"),
+    "tissue_share": Quantity("Share of tissue", ""),
+}
+"""What is known of slides whose columns don't say it in words."""
 TOP = 3
 """Features up to this place are warned of."""
+
+
+def context_quantity(column: str) -> Quantity:
+    """Display name and unit of what a column of the context holds: "tissue_mm2" is Tissue area
+    (mm²)."""
+    return QUANTITIES.get(column) or feature_quantity(column)
 
 
 def context_of_patients(slides: pd.DataFrame) -> pd.DataFrame:
@@ -126,10 +138,10 @@ def say_context(table: pd.DataFrame, *, adjustable: Sequence[str]) -> tuple[str,
         )
         listed = ", ".join(features[:-1]) + " and " * (len(features) > 1) + features[-1]
         verb = "goes" if len(features) == 1 else "go"
+        words = _words(name)
         said.append(
-            f"{listed[:1].upper()}{listed[1:]} {verb} with {name.replace('_', ' ')}, which goes "
-            f"with the label (p {_p(first['label_p'])}): the difference may be one of "
-            f"{name.replace('_', ' ')}; {advice}."
+            f"{listed[:1].upper()}{listed[1:]} {verb} with {words}, which goes with the label (p "
+            f"{_p(first['label_p'])}): the difference may be one of {words}; {advice}."
         )
     return tuple(said)
 
@@ -159,6 +171,11 @@ def _row(measure: str, found: Explained, *, share: float) -> dict[str, Any]:
 def _p(value: float) -> str:
     text = print_p(value)
     return text if text.startswith("<") else f"= {text}"
+
+
+def _words(column: str) -> str:
+    """A column of the context within a sentence; those of the cohort are named as there."""
+    return QUANTITIES[column].name.lower() if column in QUANTITIES else column.replace("_", " ")
 
 
 def _name(feature: str) -> str:

@@ -216,6 +216,21 @@ def scan() -> tuple[pd.DataFrame, pd.DataFrame]:
     return table, features
 
 
+def context() -> pd.DataFrame:
+    """Each feature and the label against what is known beside; the site is held constant."""
+    against = ["site", "age", "um_per_pixel", "sharpness", "tissue_mm2", "optical_density"]
+    names = ["label", *FEATURE_NAMES]
+    rng = np.random.default_rng(1)
+    table = pd.DataFrame(itertools.product(names, against), columns=["feature", "against"])
+    share = rng.beta(0.6, 2, len(table))
+    table = table.assign(share=share, p_value=np.exp(-9 * share), held=table["against"] == "site")
+    place = {name: float(at) for at, name in enumerate(FEATURE_NAMES, start=1)}
+    table = table.assign(rank=table["feature"].map(place), p_holm=table["p_value"])
+    table.loc[table["feature"] == "label", "p_holm"] = np.nan
+    table.loc[5, "share"] = np.nan
+    return table
+
+
 def interactions() -> tuple[pd.DataFrame, pd.DataFrame, pd.Series[bool]]:
     """Every pair's interaction, patients' values, and who is positive."""
     rng = np.random.default_rng(1)

@@ -21,6 +21,7 @@ from morphomil.figures.attention import attention_plate
 from morphomil.figures.calibration import calibration_plot
 from morphomil.figures.composition import composition_plot
 from morphomil.figures.confusion import confusion_plot
+from morphomil.figures.context import context_plot
 from morphomil.figures.correlation import correlation_plot
 from morphomil.figures.decision import decision_plot
 from morphomil.figures.flow import flow_plot
@@ -203,6 +204,7 @@ CASES: dict[str, Callable[[], Figure]] = {
 LEGIBLE = CASES | {
     "ranking": lambda: ranking_plot(plots.ranking(), positive="N(+)", reference="N0"),
     "scan": lambda: scan_plot(*tables.scan(), positive="N(+)", reference="N0"),
+    "context": lambda: context_plot(tables.context()),
     "interactions": lambda: draw_interactions(),
     "composition": lambda: draw_composition(6),
     "verdict": lambda: verdict_plot(
@@ -264,6 +266,22 @@ def test_the_scan_frames_what_is_sure_and_leaves_missing_cells_blank() -> None:
     assert sorted(bold) == sorted(format_ratio(x) for x in sure["delta"])
     first = features.sort_values("scan_p_any")["feature"].iloc[0]
     assert axes.get_yticklabels()[0].get_text().lower().startswith(first.split("_")[0])
+
+
+def test_the_context_says_units_what_is_held_and_what_is_sure() -> None:
+    table = tables.context()
+    (axes, *_) = context_plot(table).axes
+    assert [text.get_text() for text in axes.get_xticklabels()] == [
+        "Site*",
+        "Age",
+        "Pixel size (µm)",
+        "Sharpness",
+        "Tissue area (mm²)",
+        "Optical density",
+    ]
+    assert axes.get_yticklabels()[0].get_text() == "Label"
+    assert len(axes.patches) == (table["p_value"] <= 0.05).sum() > 0
+    assert len(axes.texts) == len(table) - 1
 
 
 def test_confusion_counts_calls_at_the_cutoff() -> None:

@@ -6,7 +6,12 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from morphomil.rank.context import context_of_patients, explain_by_context, say_context
+from morphomil.rank.context import (
+    context_of_patients,
+    context_quantity,
+    explain_by_context,
+    say_context,
+)
 
 
 @pytest.fixture
@@ -53,6 +58,15 @@ def test_what_goes_with_site_and_label_is_flagged_in_words(drawn):
     assert "rank with --adjust site" in sentence
     (sentence,) = say_context(table, adjustable=[])
     assert "give it as a column of the manifest" in sentence
+
+
+def test_what_the_program_measures_is_named_in_words(drawn):
+    ranking, of_patients, context = drawn
+    known = context.rename(columns={"site": "tissue_mm2"})
+    (sentence,) = say_context(explain_by_context(ranking, of_patients, known), adjustable=[])
+    assert "goes with tissue area, which" in sentence
+    assert str(context_quantity("tissue_mm2")) == "Tissue area (mm²)"
+    assert str(context_quantity("thickness_um")) == "Thickness (µm)"
 
 
 def test_what_is_held_constant_is_not_flagged(drawn):
