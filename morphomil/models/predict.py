@@ -23,7 +23,8 @@ from morphomil.models.fold import (
 )
 from morphomil.models.trained import open_elsewhere, open_fold, trained_folds
 from morphomil.run.ledger import key_of
-from morphomil.stats.performance import training_auc
+from morphomil.stats.combined_auc import macro_auc_interval
+from morphomil.stats.performance import has_pairs, training_auc
 from morphomil.stats.roc import auc_interval, within_fold_auc_interval
 from morphomil.store import write_json, write_parquet, write_table_csv
 
@@ -235,17 +236,16 @@ def _log_scoring(home: Path, fold: str, weights: str, *, scoring: int, patients:
 def describe_test(run: Run, model: str) -> str:
     """A sentence on the AUC of the scored test patients: DeLong's interval on one fold, else pairs
     within folds."""
-    from morphomil.image_model.training import macro_auc
-
     predictions = pd.read_parquet(run.model_folder(model) / PREDICTIONS).assign(model=model)
     table = predictions[predictions["part"] == "test"]
     names = [column for column in table if str(column).startswith("probability_")]
     if names:
-        areas = [
-            macro_auc(of_fold["label"].to_numpy(), of_fold[names].to_numpy())
-            for _, of_fold in table.groupby("fold")
-        ]
-        return f"macro AUC {np.mean(areas):.3f} in test ({len(table)} patients, {len(areas)} folds)"
+        if not has_pairs(table):
+            return f"no AUC: no fold of the {len(table)} test patients has two classes"
+        found = macro_auc_interval(table["label"], table[names], table["fold"])
+        limits, folds = f"[{found.low:.3f}, {found.high:.3f}]", table["fold"].nunique()
+        about = f"({len(table)} patients, {folds} folds)"
+        return f"macro AUC {found.auc:.3f} {limits} in test {about}"
     if table["label"].nunique() < 2:
         return f"no AUC: the {len(table)} test patients are of one class"
     many = table["fold"].nunique() > 1

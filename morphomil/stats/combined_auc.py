@@ -1,5 +1,5 @@
-"""Areas under the curve of several comparisons taken together: of each class against the rest, or
-of every two ordered groups.
+"""Areas under the curve of several comparisons taken together: of each class against the rest, of
+every two classes, or of every two ordered groups.
 
 Such an area is a sum of wins over pairs of cases, and how much it moves with a case's weight is the
 case's share of the wins. Cases are drawn within class and fold, so its variance is the sum of those
@@ -10,16 +10,20 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from itertools import combinations
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
-from scipy.special import ndtri
+from scipy.special import ndtr, ndtri
 
+from morphomil.stats.delong import DelongResult
 from morphomil.stats.intervals import tail_share
 from morphomil.stats.ordering import DELONG_AUC, DELONG_CASES, Ordering, Spread
 from morphomil.stats.roc import AucInterval, binomial_auc_interval, logit_interval
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from numpy.typing import ArrayLike, NDArray
 
 ROUNDING = 1e-9
@@ -53,21 +57,30 @@ class CombinedAuc:
         few = int(np.bincount(self.labels).min()) < DELONG_CASES
         return few or not 1 - DELONG_AUC <= self.auc <= DELONG_AUC
 
-    def spread(self, influence: NDArray[np.float64] | None = None) -> Spread:
-        """Variance with Satterthwaite's degrees of freedom, each class having its own variance;
-        `influence` may be a difference of two."""
-        moved = self.influence if influence is None else influence
-        size = np.bincount(self.block)
-        mean = np.bincount(self.block, moved) / np.maximum(size, 1)
-        centered = moved - mean[self.block]
+    @property
+    def centered(self) -> NDArray[np.float64]:
+        """The influence less its mean within class and fold."""
+        mean = np.bincount(self.block, self.influence) / np.maximum(np.bincount(self.block), 1)
+        return np.asarray(self.influence - mean[self.block])
+
+    def spread(self, less: CombinedAuc | None = None) -> Spread:
+        """Variance with Satterthwaite's degrees of freedom, each class having its own variance; of
+        the difference from another area of the same cases, whose folds may be others."""
+        moved = self.centered if less is None else self.centered - less.centered
+        blocks = [self.block] if less is None else [self.block, less.block]
         variance = parts = 0.0
         for label in np.unique(self.labels):
             own = self.labels == label
-            freedom = int(own.sum()) - len(np.unique(self.block[own]))
+            freedom = int(own.sum()) - max(len(np.unique(block[own])) for block in blocks)
             if freedom > 0:
-                part = float((centered[own] ** 2).sum() * own.sum() / freedom)
+                part = float((moved[own] ** 2).sum() * own.sum() / freedom)
                 variance, parts = variance + part, parts + part**2 / freedom
         return Spread(variance, variance**2 / parts if parts else math.inf)
+
+    def own_interval(self, *, level: float = 0.95) -> AucInterval:
+        """By the rules of `roc.within_fold_auc_interval`: of models trained in this way, whose
+        training isn't known."""
+        return self.interval(level=level, on_logit=self.needs_logit, factor=self.factor)
 
     def interval(self, *, level: float, on_logit: bool, factor: float = 1.0) -> AucInterval:
         """As `roc.normal_interval`."""
@@ -99,20 +112,56 @@ def one_against_rest(
     Raises:
         ValueError: shapes differ, or no fold has two classes.
     """
+    truth, values = _checked(labels, probabilities)
+    everyone = np.arange(len(truth))
+    parts = [(everyone, truth == label, values[:, label]) for label in range(values.shape[1])]
+    return _mean_of_parts(truth, folds, parts)
+
+
+def one_against_one(
+    labels: ArrayLike, probabilities: ArrayLike, folds: ArrayLike | None = None
+) -> CombinedAuc:
+    """The mean over pairs of classes, each seen by both classes' probabilities (Hand & Till 2001),
+    pairs of cases within folds; two classes that no fold has both of are left out.
+
+    Raises:
+        ValueError: as `one_against_rest`.
+    """
+    truth, values = _checked(labels, probabilities)
+    parts: list[_Part] = []
+    for pair in combinations(range(values.shape[1]), 2):
+        cases = np.flatnonzero(np.isin(truth, pair))
+        parts += [(cases, truth[cases] == label, values[cases, label]) for label in pair]
+    return _mean_of_parts(truth, folds, parts)
+
+
+_Part = tuple["NDArray[np.intp]", "NDArray[np.bool_]", "NDArray[np.float64]"]
+"""Which cases, who is positive among them, their scores."""
+
+
+def _checked(
+    labels: ArrayLike, probabilities: ArrayLike
+) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
     truth = np.asarray(labels, dtype=np.int64)
     values = np.asarray(probabilities, dtype=np.float64)
     if values.ndim != 2 or truth.shape != values.shape[:1]:
         raise ValueError(
             f"probabilities must be (n, classes) for n labels, got {values.shape} and {truth.shape}"
         )
+    return truth, values
+
+
+def _mean_of_parts(
+    truth: NDArray[np.int64], folds: ArrayLike | None, parts: Sequence[_Part]
+) -> CombinedAuc:
     areas, moved, disjoint = [], np.zeros(len(truth)), []
     fold = _codes(folds, n=len(truth))
-    for label in range(values.shape[1]):
-        if not _has_pairs(truth == label, fold):
+    for cases, positive, scores in parts:
+        if not _has_pairs(positive, fold[cases]):
             continue
-        ordering = Ordering.of(truth == label, values[:, label], fold)
+        ordering = Ordering.of(positive, scores, fold[cases])
         areas.append(ordering.auc)
-        moved += ordering.wins / ordering.pairs.sum()
+        moved[cases] += ordering.wins / ordering.pairs.sum()
         disjoint.append(ordering.disjoint_pairs)
     if not areas:
         raise ValueError("AUC needs two classes within a fold, got none such")
@@ -174,10 +223,26 @@ def macro_auc_interval(
     *,
     level: float = 0.95,
 ) -> AucInterval:
-    """`macro_auc` of out-of-fold probabilities (n, classes) with its interval, by the rules of
-    `roc.within_fold_auc_interval`: of models trained in this way, whose training isn't known."""
-    area = one_against_rest(labels, probabilities, folds)
-    return area.interval(level=level, on_logit=area.needs_logit, factor=area.factor)
+    """`macro_auc` of out-of-fold probabilities (n, classes) with `CombinedAuc.own_interval`."""
+    return one_against_rest(labels, probabilities, folds).own_interval(level=level)
+
+
+def compare_combined(a: CombinedAuc, b: CombinedAuc, *, level: float = 0.95) -> DelongResult:
+    """a minus b, of the same cases, with the normal interval and test of their influences, as
+    `delong.delong_test`; variances as `CombinedAuc.own_interval`.
+
+    Areas that every case moves alike have the interval (0, 0) and p 1; without variance limits, z
+    and p are else missing.
+    """
+    difference, factor = a.auc - b.auc, max(a.factor, b.factor)
+    if np.abs(a.influence - b.influence).max() < ROUNDING:
+        return DelongResult(a.auc, b.auc, 0.0, (0.0, 0.0), 0.0, 1.0)
+    error = math.sqrt(factor * a.spread(b).variance)
+    if error < ROUNDING:
+        return DelongResult(a.auc, b.auc, difference, (math.nan, math.nan), math.nan, math.nan)
+    reach, z = -float(ndtri(tail_share(level))) * error, difference / error
+    limits = max(-1.0, difference - reach), min(1.0, difference + reach)
+    return DelongResult(a.auc, b.auc, difference, limits, z, 2 * float(ndtr(-abs(z))))
 
 
 def macro_auc_difference(
@@ -188,18 +253,10 @@ def macro_auc_difference(
     *,
     level: float = 0.95,
 ) -> AucDifference:
-    """First minus second of two `macro_auc` of the same cases, with its normal interval; variances
-    as `macro_auc_interval`. Without variance the limits are missing, unless nothing differs."""
+    """First minus second of two `macro_auc` of the same cases, by `compare_combined`."""
     a, b = (one_against_rest(labels, values, folds) for values in (first, second))
-    difference = a.auc - b.auc
-    moved = a.influence - b.influence
-    variance = a.factor * a.spread(moved).variance
-    if np.abs(moved).max() < ROUNDING:
-        return AucDifference(difference, 0.0, 0.0)
-    if variance < ROUNDING**2:
-        return AucDifference(difference, math.nan, math.nan)
-    reach = -float(ndtri(tail_share(level))) * math.sqrt(variance)
-    return AucDifference(difference, max(-1.0, difference - reach), min(1.0, difference + reach))
+    test = compare_combined(a, b, level=level)
+    return AucDifference(test.difference, *test.interval)
 
 
 def _codes(names: ArrayLike | None, *, n: int) -> NDArray[np.intp]:

@@ -67,7 +67,7 @@ def auc_of_rows(
     own: pd.DataFrame, *, level: float, training_auc: float | None = None
 ) -> AucInterval:
     """From pairs within folds; NaN where no fold has both classes."""
-    if not _has_pairs(own):
+    if not has_pairs(own):
         return AucInterval(math.nan, math.nan, math.nan)
     return within_fold_auc_interval(
         own["label"], own["score"], own["fold"], level=level, training_auc=training_auc
@@ -78,10 +78,10 @@ def training_auc(predictions: pd.DataFrame, model: str) -> float | None:
     """AUC of a model's folds on the patients they were trained on; None where these aren't
     there."""
     own = predictions[(predictions["model"] == model) & (predictions["part"] == "train")]
-    return within_fold_auc(own["label"], own["score"], own["fold"]) if _has_pairs(own) else None
+    return within_fold_auc(own["label"], own["score"], own["fold"]) if has_pairs(own) else None
 
 
-def _has_pairs(own: pd.DataFrame) -> bool:
+def has_pairs(own: pd.DataFrame) -> bool:
     """Whether a fold has both classes."""
     return bool((own.groupby("fold")["label"].nunique() > 1).any())
 

@@ -40,8 +40,6 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from morphomil.run.directory import Run
-SEED = 0
-"""Of the bootstrap in the table of several classes."""
 SUBGROUP_VALUES = 8
 """A variable with more values makes no subgroups; numbers are cut at their median."""
 
@@ -139,8 +137,8 @@ def two_class_tables(predictions: pd.DataFrame, covariates: pd.DataFrame | None 
 
 
 def _several_classes(predictions: pd.DataFrame) -> Tables:
-    table, counts = multiclass_table(predictions, seed=SEED), confusion_counts(predictions)
-    pairs = multiclass_comparison_table(predictions, seed=SEED)
+    table, counts = multiclass_table(predictions), confusion_counts(predictions)
+    pairs = multiclass_comparison_table(predictions)
     tables: Tables = {
         "performance_by_class": ("Performance by class", table, print_multiclass(table)),
         "confusion": ("Labels (rows) by calls", counts, counts),
@@ -193,9 +191,9 @@ def _notes(predictions: pd.DataFrame) -> list[str]:
     if class_columns(predictions):
         notes.append(
             "Several classes: AUC of a class against the rest, macro average and Hand and Till's, "
-            "with bootstrap (BCa) intervals by patient; a patient is called the most probable "
-            "class. Models were compared by the bootstrap standard error of the difference, and "
-            "class by class by DeLong's test."
+            "with the influence curve's intervals; a patient is called the most probable class. "
+            "Models were compared by the influence curve of the difference, and class by class by "
+            "DeLong's test."
         )
     if tested["fold"].nunique() > 1:
         notes.append(

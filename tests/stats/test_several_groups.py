@@ -8,6 +8,7 @@ from scipy.stats import fisher_exact, kruskal, mannwhitneyu, somersd
 
 from morphomil.stats import (
     bootstrap_by_patient,
+    delong_test,
     delta_interval,
     multiclass_auc,
     resampled_multiclass_auc,
@@ -16,9 +17,11 @@ from morphomil.stats import (
 )
 from morphomil.stats.categories import exact_test_of_shares
 from morphomil.stats.combined_auc import (
+    compare_combined,
     macro_auc,
     macro_auc_difference,
     macro_auc_interval,
+    one_against_one,
     one_against_rest,
 )
 from morphomil.stats.several_groups import jonckheere_terpstra, kruskal_wallis, mean_ranks
@@ -139,6 +142,39 @@ def test_a_difference_of_macro_aucs(patients, probabilities):
     assert found.difference == pytest.approx(expected)
     assert 0 < found.low < found.difference < found.high
     assert macro_auc_difference(labels, noise, noise) == (0, 0, 0)
+
+
+def test_a_difference_of_two_classes_is_delongs_in_other_folds_too(patients, probabilities):
+    _, labels = patients
+    positive, other = labels == 2, np.random.default_rng(3).random(60)
+    scores = probabilities[:, 2], other
+    folds = np.arange(60) % 5, np.arange(60) // 12
+    for chosen in ((None, None), folds):
+        a, b = (
+            one_against_rest(positive, np.stack([1 - x, x], axis=1), fold)
+            for x, fold in zip(scores, chosen, strict=True)
+        )
+        test = compare_combined(a, b)
+        witness = delong_test(positive, *scores, folds=chosen[0], folds_b=chosen[1])
+        assert (test.auc_a, test.auc_b) == pytest.approx((witness.auc_a, witness.auc_b))
+        assert test.p_value == pytest.approx(witness.p_value)
+        assert test.interval == pytest.approx(witness.interval)
+
+
+def test_every_two_classes_are_hand_and_tills(patients, probabilities):
+    _, labels = patients
+    found = one_against_one(labels, probabilities)
+    expected = multiclass_auc(labels, probabilities, method="hand-till")
+    assert found.auc == pytest.approx(expected)
+    drawn = bootstrap_by_patient(
+        resampled_multiclass_auc(labels, probabilities, method="hand-till"),
+        np.arange(60),
+        seed=0,
+        strata=labels,
+        resamples=2000,
+        vectorized=True,
+    )
+    assert found.spread().variance ** 0.5 == pytest.approx(drawn.replicates.std(), rel=0.08)
 
 
 def test_shares_of_groups_are_tested_exactly():

@@ -20,6 +20,7 @@ from morphomil.stats import (
     youden_cutoff,
 )
 from morphomil.stats.characteristics import characteristics_table
+from morphomil.stats.combined_auc import macro_auc_interval
 from morphomil.stats.multiclass_tables import (
     confusion_counts,
     multiclass_comparison_table,
@@ -263,12 +264,17 @@ def three_classes() -> pd.DataFrame:
 
 def test_three_classes_have_their_table() -> None:
     given = three_classes()
-    table = multiclass_table(given, seed=0, resamples=200).set_index(["measure", "class"])
+    table = multiclass_table(given).set_index(["measure", "class"])
     names = [f"probability_{k}" for k in range(3)]
-    folds = [multiclass_auc(own["label"], own[names]) for _, own in given.groupby("fold")]
-    macro = table.loc[("AUC macro", "all")]
-    assert macro["estimate"] == pytest.approx(np.mean(folds), abs=1e-12)
-    assert macro["low"] < macro["estimate"] < macro["high"]
+    macro, hand_till = (table.loc[(f"AUC {name}", "all")] for name in ("macro", "Hand-Till"))
+    limits = macro_auc_interval(given["label"], given[names], given["fold"])
+    assert tuple(macro[["estimate", "low", "high"]]) == pytest.approx(limits)
+    assert hand_till["low"] < hand_till["estimate"] < hand_till["high"]
+    by_fold = [
+        multiclass_auc(own["label"], own[names], method="hand-till")
+        for _, own in given.groupby("fold")
+    ]
+    assert hand_till["estimate"] == pytest.approx(np.mean(by_fold), rel=1e-12)  # like folds
     one = table.loc[("AUC", 1)]
     assert one["estimate"] == pytest.approx(
         within_fold_auc(given["label"] == 1, given["probability_1"], given["fold"])
@@ -283,7 +289,7 @@ def test_three_classes_have_their_table() -> None:
     assert printed["class"].tolist() == ["all", "class 0", "class 1", "class 2"]
     assert printed.loc[0, "AUC macro"].startswith(f"{macro['estimate']:.3f} [")
     with pytest.raises(ValueError, match="three or more"):
-        multiclass_table(given.drop(columns="probability_2"), seed=0)
+        multiclass_table(given.drop(columns="probability_2"))
 
 
 def test_models_of_three_classes_are_compared() -> None:
@@ -291,14 +297,12 @@ def test_models_of_three_classes_are_compared() -> None:
     poor = good.assign(model="clinical")
     poor[names] = np.random.default_rng(1).dirichlet(np.ones(3), 120)
     same = good.assign(model="copy")
-    table = multiclass_comparison_table(pd.concat([good, poor, same]), seed=0, resamples=400)
+    table = multiclass_comparison_table(pd.concat([good, poor, same]))
     assert len(table) == 3 * 5  # pairs; two means and three classes
     assert table["test"].str.endswith(", cross-validated").all()
     found = table.set_index(["model_a", "model_b", "measure", "class"])
     macro = found.loc[("dl-cnb", "clinical", "AUC macro", "all")]
-    single = multiclass_table(pd.concat([good, poor]), seed=0, resamples=20).query(
-        "measure == 'AUC macro'"
-    )
+    single = multiclass_table(pd.concat([good, poor])).query("measure == 'AUC macro'")
     assert [macro["auc_a"], macro["auc_b"]] == pytest.approx(single["estimate"].tolist())
     assert macro["low"] < macro["difference"] < macro["high"]
     assert macro["p_value"] < 0.001
@@ -314,13 +318,9 @@ def test_models_of_three_classes_are_compared() -> None:
     copied = table.query("model_a == 'dl-cnb' and model_b == 'copy'")
     assert (copied["difference"] == 0).all()
     assert (copied["p_value"] == 1).all()
-    assert (
-        copied.query("measure == 'AUC macro'")[["low", "high"]].isna().all(axis=None)
-    )  # no spread is no certainty
+    assert (copied[["low", "high"]] == 0).all(axis=None)
     with pytest.raises(ValueError, match="other labels"):
-        multiclass_comparison_table(
-            pd.concat([good, poor.assign(label=(poor["label"] + 1) % 3)]), seed=0
-        )
+        multiclass_comparison_table(pd.concat([good, poor.assign(label=(poor["label"] + 1) % 3)]))
 
 
 def test_calibration_and_net_benefit_of_probabilities() -> None:
