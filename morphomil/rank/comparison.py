@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 
 from morphomil.cohort.encoding import ClinicalEncoder, independent_columns
-from morphomil.rank.several import compare_several
+from morphomil.rank.several import compare_beside_covariates, compare_several
 from morphomil.stats import adjusted_associations, compare_groups, van_elteren
 from morphomil.stats.adjustment import benjamini_hochberg, holm
 
@@ -30,7 +30,8 @@ def compare_features(
     covariates `adjusted_odds_ratio`
     (per SD of the feature, beside them), `_low`, `_high`, `adjusted_p` (likelihood ratio; Wald or
     Firth's where there is none), `adjusted_p_holm`, `adjusted_p_bh` and `adjusted_problem` follow
-    (`stats.adjusted_associations`).
+    (`stats.adjusted_associations`; of three labels and more
+    `several.compare_beside_covariates`).
 
     Args:
         of_patients: `patient, label` and a column per feature.
@@ -43,7 +44,12 @@ def compare_features(
     if classes.several:
         strata = design.strata[patients].to_numpy() if design.stratified else None
         groups = np.asarray(classes.codes(of_patients["label"]), dtype=np.int64)
-        return compare_several(values, groups, classes=classes, strata=strata)
+        table = compare_several(values, groups, classes=classes, strata=strata)
+        if design.covariates is None:
+            return table
+        encoded = design.encoded.loc[patients].to_numpy(np.float64)
+        beside = compare_beside_covariates(values, groups, encoded, classes=classes)
+        return table.merge(beside, on="feature", validate="one_to_one")
     positive = classes.names[-1]
     table = compare_groups(values, of_patients["label"], positive=positive)
     in_positive = (of_patients["label"] == positive).to_numpy()

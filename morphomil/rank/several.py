@@ -10,6 +10,7 @@ import numpy as np
 import pandas as pd
 
 from morphomil.stats.adjustment import benjamini_hochberg, holm
+from morphomil.stats.multinomial import class_association
 from morphomil.stats.several_groups import jonckheere_terpstra, kruskal_wallis, mean_ranks
 
 if TYPE_CHECKING:
@@ -61,6 +62,42 @@ def compare_several(
     place = list(table).index("p_value") + 1
     table.insert(place, "p_holm", holm(table["p_value"]))
     table.insert(place + 1, "p_bh", benjamini_hochberg(table["p_value"]))
+    return table
+
+
+def compare_beside_covariates(
+    values: pd.DataFrame,
+    groups: NDArray[np.int64],
+    covariates: NDArray[np.float64],
+    *,
+    classes: Classes,
+) -> pd.DataFrame:
+    """One row per column of `values`, by `multinomial.class_association` beside covariates
+    (patients, columns): `feature`, of ordered labels `adjusted_odds_ratio` with `_low` and `_high`
+    (per SD of the feature, of a label against the one below), of others `adjusted_explained` (share
+    of Cox and Snell), `adjusted_p` (likelihood ratio), `adjusted_p_holm`, `adjusted_p_bh`,
+    `adjusted_problem` (why there is none)."""
+    rows: list[dict[str, Any]] = []
+    effects = limits_of("adjusted_odds_ratio") if classes.ordered else ("adjusted_explained",)
+    for name in values:
+        column = values[name].to_numpy(np.float64)
+        known = ~np.isnan(column)
+        own: dict[str, Any] = dict.fromkeys((*effects, "adjusted_p"), math.nan)
+        own["adjusted_problem"] = ""
+        try:
+            found = class_association(
+                column[known], groups[known], covariates[known], ordered=classes.ordered
+            )
+        except ValueError as error:
+            own["adjusted_problem"] = str(error)
+        else:
+            sizes = found[-len(effects) :] if classes.ordered else (found.explained,)
+            own |= dict(zip(effects, sizes, strict=True)) | {"adjusted_p": found.p_value}
+        rows.append({"feature": name} | own)
+    table = pd.DataFrame(rows)
+    place = list(table).index("adjusted_p") + 1
+    table.insert(place, "adjusted_p_holm", holm(table["adjusted_p"]))
+    table.insert(place + 1, "adjusted_p_bh", benjamini_hochberg(table["adjusted_p"]))
     return table
 
 

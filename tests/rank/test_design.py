@@ -11,6 +11,8 @@ import pytest
 from morphomil.cohort.labels import patient_labels
 from morphomil.errors import InputError, RefusedError
 from morphomil.rank.attribution import attribute_nuclei
+from morphomil.rank.classes import Classes
+from morphomil.rank.comparison import compare_features
 from morphomil.rank.design import Design, check_columns
 from morphomil.rank.folds import permute_labels
 from morphomil.rank.offset import FoldCovariates
@@ -89,6 +91,26 @@ def test_adjusted_categories_are_strata_while_patients_suffice():
     assert list(design.covariates.columns) == ["age", "site", "ward"]
     design = Design.of(cohort, labels, RankSettings(strata="site,ward", **BLIND))
     assert sorted(design.strata.unique())[0] == "A, w0"
+
+
+@pytest.mark.parametrize("ordered", [False, True])
+def test_three_labels_are_compared_beside_covariates(ordered):
+    cohort = drawn_cohort().assign(label=["low", "mid", "high"] * 20)
+    labels = patient_labels(cohort)
+    design = Design.of(cohort, labels, RankSettings(adjust="age", **BLIND))
+    classes, rng = Classes(("low", "mid", "high"), ordered), np.random.default_rng(9)
+    step = labels.map({"low": 0, "mid": 1, "high": 2}).to_numpy()
+    columns = {"true": step + rng.normal(size=60), "null": rng.normal(size=60), "constant": 1.0}
+    of_patients = pd.DataFrame({"patient": labels.index, "label": labels.to_numpy()} | columns)
+    table = compare_features(of_patients, tuple(columns), classes=classes, design=design)
+    table = table.set_index("feature")
+    assert table.loc["true", "adjusted_p"] < 0.001 < table.loc["null", "adjusted_p"]
+    assert table.loc["true", "adjusted_p_holm"] == 2 * table.loc["true", "adjusted_p"]
+    assert "constant" in table.loc["constant", "adjusted_problem"]
+    assert np.isnan(table.loc["constant", "adjusted_p"])
+    assert ("adjusted_odds_ratio_low" in table) == ordered
+    effect = "adjusted_odds_ratio" if ordered else "adjusted_explained"
+    assert table.loc["true", effect] > table.loc["null", effect] > 0
 
 
 def test_missing_strata_and_those_of_one_label_are_said():
