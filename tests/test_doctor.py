@@ -9,10 +9,15 @@ from importlib.metadata import PackageNotFoundError
 from pathlib import Path
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
+from PIL import Image
+from typer.testing import CliRunner
 
 from morphomil import doctor
+from morphomil.cli.main import app
 from morphomil.doctor import Finding
+from morphomil.errors import InputError
 from morphomil.segment.model import WEIGHTS
 
 
@@ -51,6 +56,21 @@ def test_a_bad_manifest_is_told(tmp_path: Path) -> None:
     result = morphomil("doctor", "--manifest", tmp_path / "cohort.csv")
     assert result.returncode == 2
     assert "gone.svs" in result.stderr
+
+
+def test_near_equal_ids_are_told_unless_they_are_meant(tmp_path: Path) -> None:
+    rows = ["slide,patient,label"]
+    for name, patient in (("a", "001"), ("b", "1")):
+        pixels = np.full((64, 64, 3), 200 if name == "a" else 210, np.uint8)
+        Image.fromarray(pixels).save(tmp_path / f"{name}.png")
+        rows.append(f"{name}.png,{patient},{name}")
+    (tmp_path / "cohort.csv").write_text("\n".join(rows) + "\n", encoding="utf-8")
+    words = ["doctor", "--manifest", str(tmp_path / "cohort.csv"), "--mpp", "0.5"]
+    refused = CliRunner().invoke(app, words)
+    assert isinstance(refused.exception, InputError)
+    assert "patients '001' (line 2) and '1' (line 3)" in str(refused.exception)
+    assert "--distinct-ids" in str(refused.exception)
+    assert "2 slides of 2 patients" in CliRunner().invoke(app, [*words, "--distinct-ids"]).output
 
 
 def test_harmed_weights_are_noticed(tmp_path: Path) -> None:

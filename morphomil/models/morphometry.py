@@ -16,7 +16,7 @@ from morphomil.models.fold import Facts, Fitted
 from morphomil.models.labeled import LabeledCohort
 from morphomil.models.protocol import Prediction
 from morphomil.nuclei.registry import FEATURES
-from morphomil.rank.bags import LEFT_OUT_WITHOUT, NOT_MEASURED, PatientBags, by_patient
+from morphomil.rank.bags import LEFT_OUT_WITHOUT, NOT_MEASURED, PatientBags, class_means
 from morphomil.rank.folds import FoldTask
 from morphomil.rank.offset import CovariateModel
 from morphomil.types import SEEDS
@@ -47,11 +47,6 @@ class MorphometryInputs:
     key_parts: tuple[Any, ...]
     data_parts: tuple[Any, ...]
 
-    @property
-    def positive(self) -> pd.Series[bool]:
-        """Who has the positive label, by patient."""
-        return self.cohort.labels == len(self.cohort.classes) - 1
-
 
 @dataclass(frozen=True)
 class Morphometry:
@@ -61,10 +56,6 @@ class Morphometry:
 
     def inputs(self, run: Run, slides: pd.DataFrame, classes: tuple[str, ...]) -> MorphometryInputs:
         """The bags of the slides that are measured and have a patch of enough nuclei."""
-        if len(classes) != 2:
-            raise InputError(
-                f"{self.settings.model} tells two labels apart, the cohort has {len(classes)}"
-            )
         measured = slides[slides["slide_id"].isin(run.done("featurize"))]
         if measured.empty:
             raise InputError(
@@ -99,12 +90,12 @@ class Morphometry:
         task = FoldTask(
             fold,
             inputs.bags,
-            inputs.positive,
+            inputs.cohort.labels,
             features=inputs.features,
             seed=self.settings.seed,
         )
         model = task.train(SEEDS)
-        probability = _both_classes(score_patients(inputs.bags, model.edges, model.weights))
+        probability = score_patients(inputs.bags, model.edges, model.weights)
         return Fitted(dict(model.weights), model.log, Facts(edges=model.edges), probability)
 
     def predict(
@@ -123,7 +114,7 @@ class Morphometry:
             model = CovariateModel(facts.encoder, facts.columns, weights.pop(COEFFICIENTS))
             known = _covariates_of(inputs, model)
             offset = pd.DataFrame(model.log_probability(known), index=known.index)
-        return Prediction(_both_classes(score_patients(inputs.bags, edges, weights, offset=offset)))
+        return Prediction(score_patients(inputs.bags, edges, weights, offset=offset))
 
     def differences(self, run: Run, origin: Run) -> list[str]:
         """Whose nuclei were counted; features that differ are told by their names (`predict`)."""
@@ -162,8 +153,8 @@ def score_patients(
     weights: dict[str, NDArray[Any]],
     *,
     offset: pd.DataFrame | None = None,
-) -> pd.Series[float]:
-    """Probability of the positive label by patient, the mean over the models of a fold.
+) -> pd.DataFrame:
+    """Probability of each class (columns 0, 1, ...) by patient, the mean over the models of a fold.
 
     `offset`, by patient: what is added to the logits of the classes.
     """
@@ -176,12 +167,8 @@ def score_patients(
         of_patients = offset.loc[list(bags.patients)].to_numpy(np.float64)
         shift = of_patients[None, instances.patient]
     prediction = trained.predict(instances.values, offset=shift)
-    probability = by_patient(prediction.probability, instances)[..., 1].mean(axis=0)
-    return pd.Series(probability, index=pd.Index(bags.patients, dtype=object))
-
-
-def _both_classes(positive: pd.Series[float]) -> pd.DataFrame:
-    return pd.DataFrame({0: 1 - positive, 1: positive})
+    probability = class_means(prediction.probability, instances).mean(axis=0)
+    return pd.DataFrame(probability, index=pd.Index(bags.patients, dtype=object))
 
 
 def check_registered(features: tuple[str, ...]) -> None:

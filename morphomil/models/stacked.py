@@ -15,6 +15,7 @@ import numpy as np
 import pandas as pd
 
 from morphomil.cohort.splits import Fold, make_folds
+from morphomil.errors import InputError
 from morphomil.models.clinical import fit_logistic, predict_logistic
 from morphomil.models.covariates import read_covariates
 from morphomil.models.fold import fold_seed
@@ -79,7 +80,16 @@ class Stacked:
         return self.morphometry.settings
 
     def inputs(self, run: Run, slides: pd.DataFrame, classes: tuple[str, ...]) -> StackedInputs:
-        """Histograms and covariates."""
+        """Histograms and covariates.
+
+        Raises:
+            InputError: there are more than two labels, which the regression can't tell apart.
+        """
+        if len(classes) != 2:
+            raise InputError(
+                f"{self.settings.model} tells two labels apart, the cohort has {len(classes)}; "
+                f"{SCORE} takes more"
+            )
         morphometry, settings = self.morphometry.inputs(run, slides, classes), self.settings
         table = read_covariates(morphometry.cohort, settings.covariates, model=settings.model)
         return StackedInputs(morphometry, table)
@@ -107,7 +117,7 @@ class Stacked:
             for name, array in fold.weights.items()
             if name.startswith(f"{SCORE}/")
         }
-        score = _log_odds(score_patients(bags, edges, weights))
+        score = _log_odds(score_patients(bags, edges, weights)[1])
         return Prediction(predict_logistic(fold, inputs.covariates.join(score)))
 
     def differences(self, run: Run, origin: Run) -> list[str]:
@@ -133,7 +143,7 @@ def cross_fit_score(
     Raises:
         RefusedError: too few patients of a class for two inner folds.
     """
-    slides, bags, positive = inputs.cohort.slides, inputs.bags, inputs.positive
+    slides, bags, positive = inputs.cohort.slides, inputs.bags, inputs.cohort.labels
     training = slides[slides["patient"].isin(train)].assign(split=None)
     count = max(2, min(INNER_FOLDS, int(positive[list(train)].value_counts().min())))
     inner = make_folds(training, folds=count, seed=int(generator("inner", seed).integers(2**31)))

@@ -141,3 +141,13 @@ def by_patient(values: NDArray[np.float64], bags: InstanceBags) -> NDArray[np.fl
     _, place = np.unique(bags.patient, return_inverse=True)
     starts = np.flatnonzero(np.diff(place, prepend=-1))  # bags are sorted by patient
     return np.asarray(np.add.reduceat(values * bags.weight[:, None], starts, axis=1))
+
+
+def class_means(probability: NDArray[np.float64], bags: InstanceBags) -> NDArray[np.float64]:
+    """Weighted mean over each patient's bags, (..., bags, classes) -> (..., patients, classes);
+    class 0 is what the others leave."""
+    stacked = probability.reshape(-1, *probability.shape[-2:])
+    means = [by_patient(stacked[..., [label]], bags) for label in range(1, stacked.shape[-1])]
+    others = np.concatenate(means, axis=-1)
+    both = np.concatenate([1 - others.sum(axis=-1, keepdims=True), others], axis=-1)
+    return np.asarray(both.reshape(*probability.shape[:-2], *both.shape[-2:]))

@@ -14,7 +14,7 @@ import pandas as pd
 
 from morphomil.cohort.splits import inner_validation
 from morphomil.matrix import fit_edges_to_counts
-from morphomil.rank.bags import by_patient
+from morphomil.rank.bags import by_patient, class_means
 from morphomil.rank.missing import fill_absent
 from morphomil.rank.offset import FoldCovariates
 from morphomil.rank.shapley import log_likelihood, pair_wins
@@ -29,7 +29,6 @@ if TYPE_CHECKING:
     from morphomil.cohort.splits import Fold
     from morphomil.matrix import Edges
     from morphomil.rank.bags import PatientBags
-    from morphomil.rank.instances import InstanceBags
     from morphomil.rank.model import Prediction, TrainedMorphometry
     from morphomil.rank.offset import CovariateModel
     from morphomil.rank.shapley import Coalitions
@@ -190,7 +189,7 @@ class FoldTask:
                 available=np.repeat(kept[seed_sets], seeds, axis=0),
             )
             prediction = self._predict_test(trained, self.labels[None])
-            probability = _of_patients(prediction.probability, self.test_bags)
+            probability = class_means(prediction.probability, self.test_bags)
             parts.append(probability.reshape(len(seed_sets), seeds, -1, self.classes))
         return np.concatenate(parts).swapaxes(0, 1)
 
@@ -284,7 +283,7 @@ class FoldTask:
             empty=np.bincount(learned, minlength=self.classes) / len(learned),
             offset=self._test_offset(labels[None]),
         )
-        return _of_patients(probability, self.test_bags)
+        return class_means(probability, self.test_bags)
 
 
 def probability_columns(probability: NDArray[np.float64]) -> dict[str, NDArray[np.float64]]:
@@ -294,16 +293,6 @@ def probability_columns(probability: NDArray[np.float64]) -> dict[str, NDArray[n
     if probability.shape[1] > 2:
         columns |= {f"probability_{k}": values for k, values in enumerate(probability.T)}
     return columns
-
-
-def _of_patients(probability: NDArray[np.float64], bags: InstanceBags) -> NDArray[np.float64]:
-    """Weighted mean over each patient's bags, (..., bags, classes) -> (..., patients, classes);
-    class 0 is what the others leave."""
-    stacked = probability.reshape(-1, *probability.shape[-2:])
-    means = [by_patient(stacked[..., [label]], bags) for label in range(1, stacked.shape[-1])]
-    others = np.concatenate(means, axis=-1)
-    both = np.concatenate([1 - others.sum(axis=-1, keepdims=True), others], axis=-1)
-    return np.asarray(both.reshape(*probability.shape[:-2], *both.shape[-2:]))
 
 
 def permute_labels(

@@ -22,6 +22,7 @@ from morphomil.models.settings import TrainSettings
 from morphomil.models.trained import trained_folds, trained_models
 from morphomil.run.directory import Run
 from morphomil.stats import auc
+from morphomil.stats.combined_auc import macro_auc
 from morphomil.store import write_parquet
 from morphomil.tables.predictions import read_predictions
 from morphomil.types import FEATURE_NAMES, NUCLEI, PATCHES, Cohort, ImageSource, Slide
@@ -43,15 +44,21 @@ def make_run(
     prefix: str,
     patients: int = 24,
     features: tuple[str, ...] = FEATURE_NAMES,
+    labels: int = 2,
+    without_density: str = "",
 ) -> Run:
-    """A run as `featurize` leaves it, of nuclei that are larger in positive patients."""
+    """A run as `featurize` leaves it, of nuclei that are the larger the higher the label; slides of
+    one label may lack the density."""
     rng = np.random.default_rng(seed)
     path.mkdir(parents=True)
     (path / ".lock").touch()
     run = Run(path)
     slides = [
         Slide(
-            f"{prefix}{n}", f"{prefix}{n}", str(n % 2), (ImageSource(Path("none.png"), None, 0.5),)
+            f"{prefix}{n}",
+            f"{prefix}{n}",
+            str(n % labels),
+            (ImageSource(Path("none.png"), None, 0.5),),
         )
         for n in range(patients)
     ]
@@ -66,7 +73,9 @@ def make_run(
         )
         write_parquet(folder / "patches.parquet", PATCHES.check(patches))
         run.ledger.mark_done(name, "segment", "k", outputs=["patches.parquet"], figures={})
-        nuclei = draw_nuclei(rng, name, larger=slide.label == "1")
+        nuclei = draw_nuclei(rng, name, larger=int(slide.label))
+        if slide.label == without_density:
+            nuclei["density_per_mm2"] = np.nan
         write_parquet(folder / "nuclei.parquet", nuclei)
         counts = count_nuclei(nuclei, range(PATCHES_PER_SLIDE), features=features)
         group = zarr.open_group(folder / "counts.zarr", mode="w")
@@ -81,9 +90,9 @@ def make_run(
     return run
 
 
-def draw_nuclei(rng: np.random.Generator, slide_id: str, *, larger: bool) -> pd.DataFrame:
+def draw_nuclei(rng: np.random.Generator, slide_id: str, *, larger: int) -> pd.DataFrame:
     n = PATCHES_PER_SLIDE * NUCLEI_PER_PATCH
-    area = rng.normal(70 if larger else 45, 8, n).clip(10)
+    area = rng.normal(45 + 25 * larger, 8, n).clip(10)
     major = 2 * np.sqrt(area / np.pi) * rng.uniform(1.1, 1.4, n)
     minor = 4 * area / np.pi / major
     table = pd.DataFrame(
@@ -165,6 +174,45 @@ def test_it_scores_another_cohort(made_by, elsewhere, request):
     assert table["cutoff"].unique() == pytest.approx([np.mean(cutoffs)])
     assert read_predictions(elsewhere)["model"].tolist() == 16 * ["morphometry"]
     assert pipeline.predict(elsewhere, "morphometry", origin=origin).skipped == ("external",)
+
+
+def test_three_labels_are_trained_scored_and_applied_elsewhere(tmp_path):
+    run = make_run(tmp_path / "run", seed=1, prefix="p", labels=3)
+    done = morphomil("train", run.path, "--model", "morphometry", "--folds", "2")
+    assert done.returncode == 0, done.stderr
+    done = morphomil("predict", run.path)
+    assert done.returncode == 0, done.stderr
+    assert "macro AUC" in done.stdout
+    table = predictions(run)
+    columns = [f"probability_{number}" for number in range(3)]
+    np.testing.assert_allclose(table[columns].sum(axis=1), 1)
+    test = table[table["part"] == "test"]
+    assert sorted(test["patient"]) == sorted(f"p{number}" for number in range(24))
+    assert macro_auc(test["label"], test[columns], test["fold"]) > 0.9
+    other = make_run(tmp_path / "other", seed=7, prefix="q", patients=15, labels=3)
+    done = morphomil("predict", other.path, "--model-from", run.path, "--model", "morphometry")
+    assert done.returncode == 0, done.stderr
+    scored = predictions(other)
+    assert macro_auc(scored["label"], scored[columns], scored["fold"]) > 0.9
+    done = morphomil("train", run.path, "--model", "morphometry+clinical", "--covariates", "age")
+    assert done.returncode == 2
+    assert "tells two labels apart, the cohort has 3; morphometry takes more" in done.stderr
+
+
+def test_a_feature_whose_absence_tells_the_label_is_ranked_only_if_allowed(tmp_path):
+    run = make_run(tmp_path / "run", seed=2, prefix="p", without_density="1")
+    words = ("rank", run.path, "--quick", "--folds", "2")
+    refused = morphomil(*words)
+    assert refused.returncode == 4
+    assert "density_per_mm2 is missing in 12 of 12 patients with label 1" in refused.stderr
+    assert "--allow-missing density_per_mm2" in refused.stderr
+    assert not (run.rank_folder / "ranking.csv").exists()
+    done = morphomil(*words, "--allow-missing", "density_per_mm2")
+    assert done.returncode == 0, done.stderr
+    table = pd.read_csv(run.rank_folder / "ranking.csv").set_index("feature")
+    assert table["shapley_auc"].notna().all()
+    missing = pd.read_csv(run.rank_folder / "missing.csv").set_index("feature")
+    assert missing.loc["density_per_mm2", "absent_positive"] == 12
 
 
 def test_patients_it_was_trained_on_are_refused(ranked, tmp_path):
