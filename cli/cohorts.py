@@ -63,11 +63,31 @@ def bcnb(
     )
 
 
-def read_cohort(path: Path, covariates: str = "", **options: Any) -> Cohort:
-    """The slides of a manifest; what is to be known of it is printed."""
+def _covariates_of(run: Path) -> tuple[str, ...]:
+    """The covariates that a run's cohort has; none where there is no run yet."""
+    from morphomil.run.directory import Run
+
+    if not (run / "cohort.parquet").is_file():
+        return ()
+    slides = Run(run).cohort.slides
+    return tuple(dict.fromkeys(name for slide in slides for name in slide.covariates))
+
+
+def read_cohort(
+    path: Path, covariates: str = "", *, run: Path | None = None, **options: Any
+) -> Cohort:
+    """The slides of a manifest; what is to be known of it is printed.
+
+    Where no covariates are named, those that the cohort of `run` has are kept.
+    """
     from morphomil.cohort.manifest import read_manifest
 
-    manifest = read_manifest(path, covariates=parse_names(covariates), **options)
+    names = parse_names(covariates)
+    if names == ("none",):
+        names = ()
+    elif not names and run is not None and (names := _covariates_of(run)):
+        note(f"covariates kept as before: {', '.join(names)} (--covariates none drops them)")
+    manifest = read_manifest(path, covariates=names, **options)
     for text in manifest.notes:
         note(text)
     return manifest.cohort

@@ -57,13 +57,23 @@ def export(
     run = open_measured(path, features_from)
     if not slide:
         say_losses(run, "featurize", quiet=quiet)
-    written = export_run(
-        run,
-        to,
-        out=folder,
-        slides=slide or (),
-        on_file=lambda file: say(
-            f"{file.relative_to(folder)} ({file.stat().st_size:,} bytes)", quiet=quiet
-        ),
-    )
+    slides: dict[str, list[Path]] = {}
+
+    def hear(file: Path) -> None:
+        """A line for each slide, once its last file is there: files of a slide share their stem."""
+        if slides and file.stem not in slides:
+            _say_files(slides.popitem(), quiet=quiet)
+        slides.setdefault(file.stem, []).append(file)
+
+    written = export_run(run, to, out=folder, slides=slide or (), on_file=hear)
+    if slides:
+        _say_files(slides.popitem(), quiet=quiet)
     say(f"{len(written)} files: {folder}")
+
+
+def _say_files(files: tuple[str, list[Path]], *, quiet: bool) -> None:
+    stem, paths = files
+    folders = [f"{path.parent.name}/" if len(paths) > 1 else "" for path in paths]
+    kinds = ", ".join(f"{into}{path.name}" for into, path in zip(folders, paths, strict=True))
+    size = sum(path.stat().st_size for path in paths)
+    say(f"{stem}: {kinds} ({size:,} bytes)", quiet=quiet)

@@ -75,6 +75,10 @@ def report(
     path: RunArgument, features_from: FeaturesOption = None, quiet: QuietOption = False
 ) -> None:
     """Draw the figures and write the report, one HTML file that opens offline."""
+    from morphomil.cli.progress import Display
     from morphomil.figures.report.write import write_report
 
-    say(f"Report: {write_report(open_measured(path, features_from))}", quiet=quiet)
+    run = open_measured(path, features_from)
+    with Display(quiet=quiet, terse=True) as display:
+        report = write_report(run, progress=display)
+    say(f"Report: {report}", quiet=quiet)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import signal
 import sys
-from typing import Any, NoReturn
+from typing import Annotated, Any, NoReturn
 
 import typer
 
@@ -26,8 +26,6 @@ app = typer.Typer(
     no_args_is_help=True,
     pretty_exceptions_enable=False,
     rich_markup_mode="markdown",
-    help="Which nuclear morphology goes with an outcome, how sure are we, and is that what the "
-    "image model sees?",
     epilog="Exit status: 0 done; 1 internal error; 2 unusable input; 3 some slides or folds "
     "failed; "
     "4 refused (leakage, or statistics that can't be had); 5 run directory busy; 130 interrupted.",
@@ -38,6 +36,26 @@ for group in (slides, models, ranking, figures, exports, synthetic, checks, segm
 app.add_typer(
     cohorts.commands, name="cohort", help="Manifests from the folders of public data sets."
 )
+
+
+def _say_version(asked: bool) -> None:
+    """Print the version and leave, if it was asked for."""
+    if asked:
+        from importlib.metadata import version
+
+        typer.echo(f"morphomil {version('morphomil')}")
+        raise typer.Exit
+
+
+@app.callback()
+def about(
+    version: Annotated[
+        bool,
+        typer.Option("--version", help="Print the version.", callback=_say_version, is_eager=True),
+    ] = False,
+) -> None:
+    """Which nuclear morphology goes with an outcome, how sure are we, and is that what the image
+    model sees?"""
 
 
 def run() -> NoReturn:

@@ -28,7 +28,11 @@ MppOption = Annotated[
     float | None, typer.Option(help="um per level-0 pixel where file and manifest don't say.")
 ]
 CovariatesOption = Annotated[
-    str, typer.Option(help="Further columns of the manifest to keep, comma-separated.")
+    str,
+    typer.Option(
+        help="Further columns of the manifest to keep, comma-separated; default: those of the last "
+        "time; none: none."
+    ),
 ]
 DropMissingOption = Annotated[
     bool, typer.Option(help="Leave out rows without a label instead of refusing.")

@@ -30,7 +30,9 @@ MARKS = {
 class Display:
     """Progress of a stage on standard error."""
 
-    def __init__(self, *, quiet: bool = False) -> None:
+    def __init__(self, *, quiet: bool = False, terse: bool = False) -> None:
+        """`terse`: bars only, where there is a terminal, and a line when a stage ends."""
+        self.terse = terse
         self.console = Console(stderr=True, quiet=quiet, highlight=False)
         self.bars = Bars(
             TextColumn("[bold]{task.description}"),
@@ -45,6 +47,7 @@ class Display:
             transient=True,
         )
         self.task: TaskID | None = None
+        self.stage = ""
         self.total = self.count = 0
         self.parts: dict[str, float] = {}
         """Share done of each slide that is being worked."""
@@ -65,7 +68,7 @@ class Display:
         """A stage begins."""
         if self.task is not None:
             self.bars.remove_task(self.task)
-        self.total, self.count, self.parts = total, 0, {}
+        self.stage, self.total, self.count, self.parts = stage, total, 0, {}
         self.task = self.bars.add_task(stage, total=total, current="")
 
     def begin(self, slide_id: str) -> None:
@@ -91,6 +94,10 @@ class Display:
         self.count += 1
         self.parts.pop(slide_id, None)
         self._show()
+        if self.terse:
+            if self.count == self.total:
+                self.console.print(f"{self.stage}: {self.total} drawn", soft_wrap=True)
+            return
         if state != "skipped" or self.count == self.total:
             self.console.print(
                 f"{self.count:>4}/{self.total} {MARKS[state]} {escape(slide_id)}: "

@@ -104,13 +104,18 @@ def segment(
     from morphomil.pipeline.estimation import estimate_segment
 
     slides = read_cohort(
-        cohort, covariates, mpp=mpp, drop_missing=drop_missing, distinct_ids=distinct_ids
+        cohort,
+        covariates,
+        run=out,
+        mpp=mpp,
+        drop_missing=drop_missing,
+        distinct_ids=distinct_ids,
     )
+    part = parse_shard(shard)
     if dry_run:
         estimate = estimate_segment(slides, out, settings=settings, mpp=mpp, segmenter=segmenter)
         _say_estimate(estimate, out)
         return
-    part = parse_shard(shard)
     with Display(quiet=quiet) as display:
         run, result = pipeline.segment(
             slides,
@@ -209,6 +214,7 @@ def import_nuclei(
     slides = read_cohort(
         cohort,
         covariates,
+        run=out,
         mpp=mpp,
         drop_missing=drop_missing,
         distinct_ids=distinct_ids,

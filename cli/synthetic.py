@@ -10,18 +10,22 @@ from typing import Annotated
 import typer
 
 from morphomil.cli.messages import say
-from morphomil.cli.options import OutOption, QuietOption, command_group
+from morphomil.cli.options import QuietOption, command_group
 
 commands = command_group()
+FolderOption = Annotated[
+    Path, typer.Option("--out", "-o", help="Folder for the slides, made; files there are replaced.")
+]
 
 
 @commands.command(epilog="Example: `morphomil demo --out demo`")
 def demo(
-    out: OutOption = Path("demo"),
+    out: FolderOption = Path("demo"),
     slides: Annotated[int, typer.Option(min=10)] = 24,
     quiet: QuietOption = False,
 ) -> None:
-    """Run the whole method on synthetic slides of which one feature differs by group."""
+    """Run the whole method on synthetic slides of which one feature differs by group; the slides
+    come into OUT/cohort, the results into OUT/run."""
     manifest = _phantom(
         out / "cohort", slides=slides, effect="density_per_mm2", shift=2.5, seed=0, quiet=quiet
     )
@@ -48,7 +52,7 @@ def _run_command(words: list[str], *, quiet: bool) -> None:
     epilog="Example: `morphomil phantom --out phantoms --slides 24 --effect density_per_mm2`"
 )
 def phantom(
-    out: OutOption,
+    out: FolderOption,
     slides: Annotated[int, typer.Option(min=2)] = 24,
     effect: Annotated[
         str, typer.Option(help="The feature that differs by group; none for a null cohort.")

@@ -73,25 +73,40 @@ def draw_figures(
             f"there is no figure {', '.join(unknown)}; the figures are {', '.join(FIGURES)}"
         )
     for name in only or FIGURES:
-        title, draw = FIGURES[name]
-        with use_look(look):
-            try:
-                drawing = draw(run)
-            except AbsentError as error:
-                if only:
-                    raise InputError(f"figure {name}: {error}") from None
-                yield Outcome(name, title, absent=str(error))
-                continue
-            stem = run.figures_folder / name
-            drawing = replace(drawing, caption=_say_more(run, name, drawing.caption))
-            paths = save_figure(drawing.figure, stem, formats=formats, table=drawing.table)
-        write_bytes(stem.with_name(f"{name}.txt"), f"{title}. {drawing.caption}\n".encode())
-        paths += (stem.with_name(f"{name}.txt"),)
-        for suffix, table in drawing.further.items():
-            path = stem.with_name(f"{name}_{suffix}.csv")
-            write_table_csv(path, table)
-            paths += (path,)
-        yield Outcome(name, title, paths, drawing=drawing)
+        outcome = draw_figure(run, name, look=look, formats=formats)
+        if only and outcome.absent:
+            raise InputError(f"figure {name}: {outcome.absent}")
+        yield outcome
+
+
+def draw_figure(
+    run: Run,
+    name: str,
+    *,
+    look: Look = "plain",
+    formats: Sequence[Format] = ("pdf", "svg", "png"),
+) -> Outcome:
+    """Draw one of `FIGURES` into `RUN/figures`.
+
+    Raises:
+        SlideError: a slide can no longer be read.
+    """
+    title, draw = FIGURES[name]
+    with use_look(look):
+        try:
+            drawing = draw(run)
+        except AbsentError as error:
+            return Outcome(name, title, absent=str(error))
+        stem = run.figures_folder / name
+        drawing = replace(drawing, caption=_say_more(run, name, drawing.caption))
+        paths = save_figure(drawing.figure, stem, formats=formats, table=drawing.table)
+    write_bytes(stem.with_name(f"{name}.txt"), f"{title}. {drawing.caption}\n".encode())
+    paths += (stem.with_name(f"{name}.txt"),)
+    for suffix, table in drawing.further.items():
+        path = stem.with_name(f"{name}_{suffix}.csv")
+        write_table_csv(path, table)
+        paths += (path,)
+    return Outcome(name, title, paths, drawing=drawing)
 
 
 _OF_RANKED_PATIENTS = (

@@ -17,6 +17,7 @@ import pytest
 import typer
 from PIL import Image
 
+from morphomil.cli.cohorts import read_cohort
 from morphomil.cli.main import app
 from morphomil.cohort.example import EXAMPLE_MANIFEST
 from morphomil.run.directory import Run
@@ -234,7 +235,7 @@ def test_one_class_is_refused(demo: Path, tmp_path: Path) -> None:
 
 def test_a_model_that_is_none_is_refused(demo: Path, tmp_path: Path) -> None:
     result = morphomil(
-        "segment", demo / "cohort" / "manifest.csv", "--out", tmp_path / "run", "--model", tmp_path
+        "segment", demo / "cohort" / "cohort.csv", "--out", tmp_path / "run", "--model", tmp_path
     )
     assert result.returncode == 2
     assert "no folder with a config.json" in result.stderr
@@ -294,3 +295,26 @@ def test_options_that_repeat_a_setting_start_from_its_value(command: str, settin
     }
     assert len(repeated) >= 5
     assert repeated.items() <= vars(settings).items()
+
+
+def test_the_version_is_said() -> None:
+    done = morphomil("--version")
+    assert done.returncode == 0
+    assert re.fullmatch(r"morphomil \d+\.\S+\n", done.stdout)
+
+
+def test_a_later_segment_keeps_the_covariates(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write_image(tmp_path / "a.png")
+    columns = {"slide": ["a.png"], "patient": ["1"], "label": ["0"], "mpp": ["0.5"]}
+    manifest = write_manifest(tmp_path, **columns, age=["50"], er=["yes"])
+    run = Run.create(tmp_path / "run")
+    assert read_cohort(manifest, run=run.path).slides[0].covariates == {}
+    run.save_cohort(read_cohort(manifest, "age,er"))
+    capsys.readouterr()
+    (slide,) = read_cohort(manifest, run=run.path).slides
+    assert set(slide.covariates) == {"age", "er"}
+    assert "covariates kept as before: age, er" in capsys.readouterr().err
+    assert set(read_cohort(manifest, "er", run=run.path).slides[0].covariates) == {"er"}
+    assert read_cohort(manifest, "none", run=run.path).slides[0].covariates == {}

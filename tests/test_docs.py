@@ -112,7 +112,7 @@ def folder(demo: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """What the pages speak of: `cohort.csv`, `run`, `labels`, `data`, `region.jpg`, `nuclei.csv`;
     groups N0 and N+."""
     folder = tmp_path_factory.mktemp("pages")
-    cohort = pd.read_csv(demo / "cohort" / "manifest.csv").head(10)
+    cohort = pd.read_csv(demo / "cohort" / "cohort.csv").head(10)
     for column in ("slide", "annotation"):
         cohort[column] = [str(demo / "cohort" / path) for path in cohort[column]]
     rng = np.random.default_rng(0)

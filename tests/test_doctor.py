@@ -30,7 +30,7 @@ def morphomil(*words: str | Path) -> subprocess.CompletedProcess[str]:
 
 def test_this_installation_is_sound(demo: Path) -> None:
     result = morphomil(
-        "doctor", "--manifest", demo / "cohort" / "manifest.csv", "--out", demo / "run"
+        "doctor", "--manifest", demo / "cohort" / "cohort.csv", "--out", demo / "run"
     )
     assert result.returncode == 0, result.stdout
     topics = {

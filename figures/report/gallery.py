@@ -2,9 +2,16 @@
 
 from __future__ import annotations
 
+import hashlib
+import io
+import json
+import re
+from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from PIL import Image
 
 from morphomil.figures.contours import contact_sheet
 from morphomil.figures.contributions import (
@@ -17,12 +24,16 @@ from morphomil.figures.labels import group_name
 from morphomil.figures.patch_examples import read_example
 from morphomil.figures.report.data import Picture, SlidePictures
 from morphomil.figures.report.overviews import draw_overview, numbered_name
+from morphomil.figures.report.side_by_side import map_in_processes
 from morphomil.figures.slide_image import OpenedImage, open_image_of, thumbnail_scale
 from morphomil.figures.slides import slide_heatmap, type_map
 from morphomil.figures.style import render
 from morphomil.matrix import by_feature, patch_values
 from morphomil.nuclei.quantities import feature_quantity, patient_quantity
-from morphomil.store import write_bytes
+from morphomil.pipeline.execution import Silence
+from morphomil.run.directory import Run
+from morphomil.run.log import versions
+from morphomil.store import write_bytes, write_json
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -30,7 +41,7 @@ if TYPE_CHECKING:
     import pandas as pd
     from matplotlib.figure import Figure
 
-    from morphomil.run.directory import Run
+    from morphomil.pipeline.execution import Progress
     from morphomil.types import Slide
 
 EXAMPLES = 4
@@ -69,12 +80,35 @@ def note_on_slides(run: Run, shown: list[Slide]) -> str:
     )
 
 
+@dataclass(frozen=True)
+class _Task:
+    """What a slide's pictures are drawn from."""
+
+    path: Path
+    """Of the run."""
+    slide_id: str
+    names: tuple[str, ...]
+    """Density and the top feature."""
+    limits: dict[str, tuple[float, float] | None]
+    """Of colors, by feature and of the contributions."""
+    positive: str | None
+
+
 def draw_gallery(
-    run: Run, slides: list[Slide], top: str, *, positive: str | None
+    run: Run,
+    slides: list[Slide],
+    top: str,
+    *,
+    positive: str | None,
+    progress: Progress | None = None,
 ) -> Iterator[SlidePictures]:
     """Overview, heatmaps of nuclear density and of the top feature, and example patches of each
     slide; contributions are to the positive label, of three and more labels (None) to the
-    slide's."""
+    slide's.
+
+    Slides are drawn side by side by processes, and only where something that they are drawn from
+    has changed since the last time.
+    """
     values = {
         slide.slide_id: by_feature(
             patch_values(run.counted_nuclei(slide.slide_id), run.patches(slide.slide_id))
@@ -84,39 +118,84 @@ def draw_gallery(
     names = list(dict.fromkeys(["density_per_mm2", top]))
     limits = {name: _limits([table[name] for table in values.values()]) for name in names}
     limits["contribution"] = contribution_limits(_all_contributions(run, slides, values))
-    for slide in slides:
-        folder = run.slide_figures_folder(slide.slide_id)
-        pictures = []
-        for number in range(len(slide.images)):
-            patches = values[slide.slide_id].query("image == @number")
-            with open_image_of(run, slide, number) as opened:
-                figures = {"overview": draw_overview(opened)}
-                figures |= {
-                    name: _draw_heatmap(opened, patches, name, limits=limits[name])
-                    for name in names
-                }
-                if (sheet := _draw_examples(opened, patches, top)) is not None:
-                    figures["nuclei"] = sheet
-                figures |= _draw_types(opened, patches)
-                spoken_for = slide.label if positive is None else positive
-                figures |= _draw_contributions(
-                    opened, patches, positive=spoken_for, limits=limits["contribution"]
-                )
-            for name, figure in figures.items():
-                picture = render(figure, "png", dpi=150)
-                write_bytes(folder / numbered_name(name, number), picture)
-                width, height = figure.get_size_inches()
-                title = _TITLES.get(name) or f"{patient_quantity(name).name} by patch"
-                pictures.append(
-                    Picture(
-                        title,
-                        alt=f"{title}, slide {slide.slide_id}",
-                        data=render(figure, "jpg", dpi=110),
-                        shape="strip" if width > 2 * height else "slide",
-                    )
-                )
-        pictures.sort(key=lambda picture: picture.shape == "strip")
-        yield SlidePictures(slide.slide_id, group_name(slide.label), tuple(pictures))
+    tasks = [_Task(run.path, slide.slide_id, tuple(names), limits, positive) for slide in slides]
+    listener = progress or Silence()
+    listener.start("slides", len(slides))
+    for slide, files in zip(slides, map_in_processes(_draw_slide, tasks), strict=True):
+        listener.end(slide.slide_id, "done", f"{len(files)} pictures")
+        yield _read_pictures(run, slide, files)
+
+
+def _draw_slide(task: _Task) -> list[str]:
+    """Draw a slide's pictures into its folder, unless they are there and what they are drawn from
+    is the same; the names of their files."""
+    run = Run(task.path)
+    slide = run.slide(task.slide_id)
+    folder = run.slide_figures_folder(slide.slide_id)
+    key, listed = _key_of(run, slide, task), folder / "drawn.json"
+    known = json.loads(listed.read_text(encoding="utf-8")) if listed.is_file() else {}
+    if known.get("key") == key and all((folder / name).is_file() for name in known["files"]):
+        return list(known["files"])
+    table = patch_values(run.counted_nuclei(slide.slide_id), run.patches(slide.slide_id))
+    values, files = by_feature(table), []
+    for number in range(len(slide.images)):
+        patches = values[values["image"] == number]
+        with open_image_of(run, slide, number) as opened:
+            figures = {"overview": draw_overview(opened)}
+            figures |= {
+                name: _draw_heatmap(opened, patches, name, limits=task.limits[name])
+                for name in task.names
+            }
+            if (sheet := _draw_examples(opened, patches, task.names[-1])) is not None:
+                figures["nuclei"] = sheet
+            figures |= _draw_types(opened, patches)
+            figures |= _draw_contributions(
+                opened,
+                patches,
+                positive=slide.label if task.positive is None else task.positive,
+                limits=task.limits["contribution"],
+            )
+        for name, figure in figures.items():
+            files.append(numbered_name(name, number))
+            write_bytes(folder / files[-1], render(figure, "png", dpi=150))
+    write_json(listed, {"key": key, "files": files})
+    return files
+
+
+def _key_of(run: Run, slide: Slide, task: _Task) -> str:
+    """Changes with everything that a slide's pictures are drawn from."""
+    folder = run.slide_folder(slide.slide_id)
+    inputs = [folder / "nuclei.parquet", folder / "patches.parquet", folder / "regions.geojson"]
+    inputs += [run.contributions_path(slide.slide_id), *(image.path for image in slide.images)]
+    stamps = [
+        (file.stat().st_mtime_ns, file.stat().st_size) if file.is_file() else None
+        for file in inputs
+    ]
+    said = repr((versions(), str(slide.label), run.whose, task, stamps))
+    return hashlib.sha256(said.encode()).hexdigest()
+
+
+def _read_pictures(run: Run, slide: Slide, files: list[str]) -> SlidePictures:
+    """The slide's pictures as the page shows them, smaller than they lie in the folder."""
+    pictures = []
+    for name in files:
+        stem = re.sub(r"-\d+$", "", Path(name).stem)
+        title = _TITLES.get(stem) or f"{patient_quantity(stem).name} by patch"
+        with Image.open(run.slide_figures_folder(slide.slide_id) / name) as image:
+            width, height = image.size
+            small = image.convert("RGB").resize((round(width * 0.75), round(height * 0.75)))
+        buffer = io.BytesIO()
+        small.save(buffer, "JPEG", quality=88)
+        pictures.append(
+            Picture(
+                title,
+                alt=f"{title}, slide {slide.slide_id}",
+                data=buffer.getvalue(),
+                shape="strip" if width > 2 * height else "slide",
+            )
+        )
+    pictures.sort(key=lambda picture: picture.shape == "strip")
+    return SlidePictures(slide.slide_id, group_name(slide.label), tuple(pictures))
 
 
 def _all_contributions(

@@ -28,11 +28,13 @@ from morphomil.tables.types import types_of_patients
 if TYPE_CHECKING:
     from pathlib import Path
 
+    from morphomil.pipeline.execution import Progress
     from morphomil.run.directory import Run
 
 
-def write_report(run: Run) -> Path:
+def write_report(run: Run, *, progress: Progress | None = None) -> Path:
     """Draw every figure that the run has results for and write `report.html`; returns its path.
+    `progress` hears of slides and figures.
 
     Raises:
         InputError: nothing is measured yet.
@@ -60,7 +62,9 @@ def write_report(run: Run) -> Path:
         interaction=say_statement(summary, ranking, "interaction"),
         auc=read_auc(summary),
         limits=limits_section(run),
-        gallery=tuple(draw_gallery(run, shown, top, positive=summary.get("positive"))),
+        gallery=tuple(
+            draw_gallery(run, shown, top, positive=summary.get("positive"), progress=progress)
+        ),
         gallery_note=note_on_slides(run, shown),
         cautions=tuple(_cautions(run, summary)),
         nucleus_classes=len(types) > 0,
@@ -76,7 +80,7 @@ def write_report(run: Run) -> Path:
         if commands
         else {},
         **model_tables(run),
-        **draw_report_figures(run, ranking),
+        **draw_report_figures(run, ranking, progress=progress),
     )
     path = run.report_path
     write_bytes(path, render_report(data).encode("utf-8"))

@@ -23,6 +23,7 @@ from morphomil.cohort.spreadsheet import (
     OPTIONAL,
     OTHER_NAMES,
     REQUIRED,
+    SITE,
     Row,
     check_header,
     list_columns,
@@ -70,6 +71,7 @@ def read_manifest(
     """
     header, rows, notes = read_cells(path)
     problems = check_header(header, covariates)
+    covariates = [name for name in covariates if name != SITE]
     if mpp is not None:
         problems += mpp_problems(str(mpp), "mpp")
     if problems:

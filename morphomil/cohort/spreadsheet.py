@@ -135,6 +135,10 @@ def _clean(cell: str) -> str:
     return unicodedata.normalize("NFC", cell).strip()
 
 
+SITE = "site"
+"""This column is kept of every manifest; a covariate may name it all the same."""
+
+
 def check_header(header: list[str], covariates: Sequence[str]) -> list[str]:
     """What is wrong with a header, a sentence for each problem."""
     problems = [
@@ -152,7 +156,7 @@ def check_header(header: list[str], covariates: Sequence[str]) -> list[str]:
         ):
             problems.append(f"column {near[0]} isn't read; rename it to {name}")
     for name in covariates:
-        if name in BASE_COLUMNS:
+        if name in BASE_COLUMNS and name != SITE:
             problems.append(
                 f"covariate {name} has the name of a column with another task; copy "
                 "it under a new name"

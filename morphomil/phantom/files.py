@@ -85,8 +85,8 @@ def write_cohort(
         "settings": asdict(settings),
     }
     write_json(out / "truth" / "phantom.json", about)
-    write_table_csv(out / "manifest.csv", pd.DataFrame(manifest))
-    return out / "manifest.csv"
+    write_table_csv(out / "cohort.csv", pd.DataFrame(manifest))
+    return out / "cohort.csv"
 
 
 def _write_phantom(out: Path, name: str, phantom: Phantom) -> None:

@@ -231,7 +231,7 @@ def _work_slide(
         if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
             raise
         known = isinstance(error, MorphomilError)
-        cause = str(error) if known else f"{type(error).__name__}: {error}"
+        cause = str(error) if known else _say_unexpected(error)
         stage.ledger.mark_failed(slide_id, stage.name, key, cause)
         return "failed", cause
     if empty:
@@ -239,6 +239,11 @@ def _work_slide(
     if not made:
         return "skipped", "already done"
     return "done", f"{_describe(figures)} ({time.monotonic() - begun:.1f} s)"
+
+
+def _say_unexpected(error: Exception) -> str:
+    """Of an error that no sentence foresees: what it says, and its kind for a report."""
+    return f"unexpected, please report it: {error or 'no message'} ({type(error).__name__})"
 
 
 def _describe(figures: dict[str, Any]) -> str:

@@ -375,10 +375,19 @@ def test_decimal_commas_are_read_where_nothing_else_can_be_meant(folder: Path) -
 
 def test_unknown_and_clashing_covariates(folder: Path) -> None:
     path = manifest(folder, "slide,patient,label,site,tumor_size\na.svs,1,0,N,3\n")
-    assert problems(path, covariates=("tumour_size", "site")) == [
+    assert problems(path, covariates=("tumour_size", "split", "site")) == [
         "covariate tumour_size is no column; is it tumor_size?",
-        "covariate site has the name of a column with another task; copy it under a new name",
+        "covariate split has the name of a column with another task; copy it under a new name",
     ]
+
+
+def test_site_may_be_named_as_a_covariate(folder: Path) -> None:
+    path = manifest(folder, "slide,patient,label,site,tumor_size\na.svs,1,0,N,3\n")
+    (slide,) = read_manifest(path, covariates=("tumor_size", "site")).cohort.slides
+    assert (slide.site, slide.covariates) == ("N", {"tumor_size": 3.0})
+    without = manifest(folder, "slide,patient,label\na.svs,1,0\n")
+    (problem,) = problems(without, covariates=("site",))
+    assert problem.startswith("covariate site is no column;")
 
 
 def test_the_example_manifest_is_valid(tmp_path: Path) -> None:

@@ -6,6 +6,7 @@ from __future__ import annotations
 import http.client
 import importlib.util
 import json
+import os
 import shutil
 import sys
 import threading
@@ -248,6 +249,27 @@ def test_absent_results_are_sentences(run):
         list(draw_figures(run, only=["roc_models"]))
     with pytest.raises(InputError, match="there is no figure nothing"):
         list(draw_figures(run, only=["nothing"]))
+
+
+def test_slides_are_drawn_again_only_where_something_changed(run):
+    slides = gallery.choose_slides(run)
+
+    def draw(top):
+        drawn = list(gallery.draw_gallery(run, slides, top, positive=None))
+        folders = [run.slide_figures_folder(slide.slide_id) for slide in slides]
+        return drawn, [(folder / "overview.png").stat().st_mtime_ns for folder in folders]
+
+    first, stamps = draw("area_um2")
+    again, kept = draw("area_um2")
+    assert again == first
+    assert kept == stamps
+    assert all(picture.data.startswith(b"\xff\xd8\xff") for picture in first[0].pictures)
+    path = run.slide_folder(slides[0].slide_id) / "nuclei.parquet"
+    os.utime(path)
+    _, changed = draw("area_um2")
+    assert changed[0] > stamps[0] and changed[1] == stamps[1]
+    _, other = draw("circularity")
+    assert min(other) > max(changed)
 
 
 def store_predictions(run, folder, first_patients):

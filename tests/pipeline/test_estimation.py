@@ -49,7 +49,7 @@ def test_a_slide_that_cannot_be_read_is_named_and_left_out(demo: Path, tmp_path:
 
 def test_a_dry_run_writes_nothing(demo: Path, tmp_path: Path) -> None:
     out = tmp_path / "run"
-    words = ["segment", str(demo / "cohort" / "manifest.csv"), "--out", str(out), "--dry-run"]
+    words = ["segment", str(demo / "cohort" / "cohort.csv"), "--out", str(out), "--dry-run"]
     result = CliRunner().invoke(app, words)
     assert result.exit_code == 0
     assert re.search(r"24 slides, about \d+ patches", result.stdout)

@@ -16,6 +16,8 @@ from morphomil.run import Run
 from morphomil.store import write_json
 from morphomil.types import Cohort, ImageSource, Slide
 
+UNEXPECTED = "unexpected, please report it: no number (ValueError)"
+
 
 @pytest.fixture
 def cohort(tmp_path: Path) -> Cohort:
@@ -110,15 +112,15 @@ def test_a_slide_that_fails_stops_no_other(run: Run, cohort: Cohort) -> None:
     stage, _ = counting(run, cohort, errors=errors)
     heard = Recorder()
     result = execute(run, stage, cohort=cohort, progress=heard)
-    assert result.failed == {"s1": "torn file", "s4": "ValueError: no number"}
+    assert result.failed == {"s1": "torn file", "s4": UNEXPECTED}
     assert result.done == ("s0", "s2", "s3", "s5")
-    assert heard.ends["s4"] == ("failed", "ValueError: no number")
+    assert heard.ends["s4"] == ("failed", UNEXPECTED)
     assert run.figures("segment")["cause"].tolist() == [
         "",
         "torn file",
         "",
         "",
-        "ValueError: no number",
+        UNEXPECTED,
         "",
     ]
     healed, worked = counting(run, cohort)
@@ -136,7 +138,7 @@ def test_a_slide_whose_key_cannot_be_had_fails_alone(run: Run, cohort: Cohort) -
 
     broken = SlideStage("segment", run.ledger, stage.slides, key, stage.work, {})
     result = execute(run, broken, cohort=cohort)
-    assert result.failed == {"s2": "FileNotFoundError: 2.tif"}
+    assert result.failed == {"s2": "unexpected, please report it: 2.tif (FileNotFoundError)"}
     assert len(result.done) == 5
 
 

@@ -105,7 +105,7 @@ def morphomil(*words: str | Path) -> list[str]:
 @pytest.fixture(scope="module")
 def few_manifest(demo: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The manifest of the three slides."""
-    manifest = pd.read_csv(demo / "cohort" / "manifest.csv", dtype=str).head(3)
+    manifest = pd.read_csv(demo / "cohort" / "cohort.csv", dtype=str).head(3)
     for name in ("slide", "annotation"):
         manifest[name] = [str((demo / "cohort" / value).resolve()) for value in manifest[name]]
     path = tmp_path_factory.mktemp("few") / "few.csv"

@@ -149,7 +149,7 @@ def test_morphometry_and_clinical_data_in_one_model(demo, tmp_path):
     """Trained and scored by the commands on the demo's slides, with the covariate that the demo's
     manifest has."""
     run = Run(shutil.copytree(demo / "run", tmp_path / "run"))
-    run.save_cohort(read_manifest(demo / "cohort" / "manifest.csv", covariates=("age",)).cohort)
+    run.save_cohort(read_manifest(demo / "cohort" / "cohort.csv", covariates=("age",)).cohort)
     program = Path(sys.executable).with_name("morphomil")
 
     def morphomil(*words: object) -> str:
