@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import signal
 import sys
+from pathlib import Path
 from typing import Annotated, Any, NoReturn
 
 import typer
@@ -14,12 +15,14 @@ from morphomil.cli import (
     exports,
     figures,
     models,
+    project,
     ranking,
     segmenter,
     slides,
     synthetic,
 )
 from morphomil.cli.messages import Interrupted, fail
+from morphomil.cli.settings_file import NAME, known_settings, read_settings
 from morphomil.errors import ExitStatus, MorphomilError
 
 app = typer.Typer(
@@ -31,7 +34,7 @@ app = typer.Typer(
     "4 refused (leakage, or statistics that can't be had); 5 run directory busy; 130 interrupted.",
 )
 
-for group in (slides, models, ranking, figures, exports, synthetic, checks, segmenter):
+for group in (project, slides, models, ranking, figures, exports, synthetic, checks, segmenter):
     app.add_typer(group.commands)
 app.add_typer(
     cohorts.commands, name="cohort", help="Manifests from the folders of public data sets."
@@ -49,6 +52,11 @@ def _say_version(asked: bool) -> None:
 
 @app.callback()
 def about(
+    context: typer.Context,
+    settings: Annotated[
+        Path | None,
+        typer.Option(help=f"File of settings ({NAME}): what it says of the command is default."),
+    ] = None,
     version: Annotated[
         bool,
         typer.Option("--version", help="Print the version.", callback=_say_version, is_eager=True),
@@ -56,6 +64,8 @@ def about(
 ) -> None:
     """Which nuclear morphology goes with an outcome, how sure are we, and is that what the image
     model sees?"""
+    if settings is not None:
+        context.default_map = read_settings(settings, known_settings(project.list_stages))
 
 
 def run() -> NoReturn:

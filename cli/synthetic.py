@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import subprocess
 import sys
 from pathlib import Path
 from typing import Annotated
@@ -11,6 +10,7 @@ import typer
 
 from morphomil.cli.messages import say
 from morphomil.cli.options import QuietOption, command_group
+from morphomil.cli.project import run_command
 
 commands = command_group()
 FolderOption = Annotated[
@@ -36,16 +36,8 @@ def demo(
         ["rank", directory],
         ["report", directory],
     ):
-        _run_command([str(word) for word in words], quiet=quiet)
-
-
-def _run_command(words: list[str], *, quiet: bool) -> None:
-    """Run a command in a process of its own: TensorFlow and torch don't share one."""
-    say(f"\n$ morphomil {' '.join(words)}", quiet=quiet)
-    program = [sys.executable, "-c", "from morphomil.cli.main import run; run()"]
-    done = subprocess.run([*program, *words, *(["--quiet"] if quiet else [])], check=False)
-    if done.returncode:
-        sys.exit(done.returncode)
+        if status := run_command([str(word) for word in words], folder=Path(), quiet=quiet):
+            sys.exit(status)
 
 
 @commands.command(

@@ -19,7 +19,6 @@ from PIL import Image
 
 from morphomil.cli.cohorts import read_cohort
 from morphomil.cli.main import app
-from morphomil.cohort.example import EXAMPLE_MANIFEST
 from morphomil.run.directory import Run
 from morphomil.segment.train import TrainSettings
 from morphomil.types import PatchSettings, RankSettings, SegmenterSettings
@@ -246,25 +245,6 @@ def test_init_writes_a_manifest_that_can_be_filled_in(tmp_path: Path) -> None:
     assert morphomil("init", tmp_path / "cohort.csv").returncode == 0
     assert {"slide", "patient", "label"} <= set(pd.read_csv(tmp_path / "cohort.csv").columns)
     assert morphomil("init", tmp_path / "cohort.csv").returncode == 2
-
-
-def test_init_of_a_folder_writes_commands_that_exist(tmp_path: Path) -> None:
-    assert morphomil("init", tmp_path / "new").returncode == 0
-    assert (tmp_path / "new" / "cohort.csv").read_text(encoding="utf-8") == EXAMPLE_MANIFEST
-    script = (tmp_path / "new" / "analysis.sh").read_text(encoding="utf-8")
-    assert (
-        subprocess.run(["bash", "-n", tmp_path / "new" / "analysis.sh"], check=False).returncode
-        == 0
-    )
-    program = typer.main.get_command(app)
-    commands = re.findall(r"^ *morphomil ([a-z]+) (.+)$", script, flags=re.MULTILINE)
-    assert len(commands) == 10
-    for name, words in commands:
-        known = {option for parameter in program.commands[name].params for option in parameter.opts}
-        assert set(re.findall(r"--[a-z-]+", words)) <= known
-    again = morphomil("init", tmp_path / "new")
-    assert again.returncode == 2
-    assert "analysis.sh" in again.stderr
 
 
 def test_options_of_settings_start_from_their_fields() -> None:

@@ -50,6 +50,8 @@ class Row:
 
 def read_cells(path: Path) -> tuple[list[str], list[Row], list[str]]:
     """The header, the rows that aren't empty, and notes on how the file was read."""
+    if path.is_dir():
+        raise InputError(_say_folder(path))
     try:
         content = path.read_bytes()
     except OSError as error:
@@ -75,6 +77,18 @@ def read_cells(path: Path) -> tuple[list[str], list[Row], list[str]]:
         header,
         [Row(line, dict(zip(header, cells, strict=True))) for line, cells in padded],
         notes,
+    )
+
+
+def _say_folder(path: Path) -> str:
+    """What to do with a folder that is given instead of a manifest."""
+    if (path / "cohort.csv").is_file():
+        return (
+            f"{path} is a folder; its manifest is {path / 'cohort.csv'}, or: morphomil run {path}"
+        )
+    return (
+        f"{path} is a folder; a manifest says whose slides and which labels: "
+        f"morphomil init project --slides {path} --outcomes TABLE makes one"
     )
 
 

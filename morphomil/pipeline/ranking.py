@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shutil
 import time
-from dataclasses import replace
+from dataclasses import asdict, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -15,6 +15,8 @@ from morphomil.errors import InputError
 from morphomil.matrix import by_feature, slide_values
 from morphomil.pipeline.execution import Progress, Silence
 from morphomil.run.features import check_features
+from morphomil.run.ledger import key_of
+from morphomil.run.log import versions
 from morphomil.store import (
     write_json,
     write_parquet,
@@ -101,8 +103,27 @@ def rank(
         used |= {"strata": settings.strata, "adjust": settings.adjust}
         used |= {"folds_by": settings.folds_by}
         used |= {"reading": settings.reading}
+        used["asked"] = _asked(run, settings) if not ranking.failed else {}
         run.record("rank", used, seconds=time.monotonic() - begun)
     return ranking
+
+
+def is_ranked(run: Run, settings: RankSettings) -> bool:
+    """Whether the last ranking is complete and of these settings, of the cohort as it is now, of
+    the slides as they are measured now, and by this version."""
+    last = run.commands().get("rank")
+    return (
+        last is not None
+        and last["settings"].get("asked") == _asked(run, settings)
+        and last["versions"]["morphomil"] == versions()["morphomil"]
+        and bool(run.ranking_about())
+    )
+
+
+def _asked(run: Run, settings: RankSettings) -> dict[str, Any]:
+    """What a ranking is made of."""
+    cohort = run.cohort.table().to_json(orient="values")
+    return asdict(settings) | {"cohort": key_of(cohort), "measured": run.measured_key()}
 
 
 def _slide_values(run: Run, slide_id: str) -> dict[str, Any]:
