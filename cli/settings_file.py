@@ -53,7 +53,7 @@ class Setting:
 
 def settings_of(function: Callable[..., Any]) -> dict[str, Setting]:
     """The options of a command, or of any function with such annotations, by name."""
-    found = {}
+    found: dict[str, Setting] = {}
     for name, parameter in inspect.signature(function, eval_str=True).parameters.items():
         kind, *marks = get_args(parameter.annotation) or (parameter.annotation,)
         info = next((mark for mark in marks if isinstance(mark, typer.models.OptionInfo)), None)
@@ -104,15 +104,20 @@ def _said(value: Any) -> str:
     return json.dumps(str(value) if isinstance(value, Path) else value, ensure_ascii=False)
 
 
-class _Loader(yaml.SafeLoader):
-    """YAML's safe types; a key that stands twice is refused."""
+def _parse(text: str) -> Any:
+    """What the YAML holds, of YAML's safe types.
 
-    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
-        keys = [self.construct_object(key, deep=True) for key, _ in node.value]
-        for key in keys:
-            if keys.count(key) > 1:
-                raise InputError(f"{key} stands twice")
-        return super().construct_mapping(node, deep)
+    Raises:
+        InputError: a key stands twice.
+    """
+    nodes = [yaml.compose(text, Loader=yaml.SafeLoader)]
+    for node in nodes:
+        if isinstance(node, yaml.MappingNode):
+            keys = [key.value for key, _ in node.value]
+            if twice := [str(key) for key in keys if keys.count(key) > 1]:
+                raise InputError(f"{twice[0]} stands twice")
+            nodes += [value for _, value in node.value]
+    return yaml.safe_load(text)
 
 
 def read_settings(path: Path, known: dict[str, dict[str, Setting]]) -> Sections:
@@ -122,7 +127,7 @@ def read_settings(path: Path, known: dict[str, dict[str, Setting]]) -> Sections:
         InputError: it can't be read, or it has keys or values that aren't known; all of them.
     """
     try:
-        tree = yaml.load(path.read_text(encoding="utf-8"), Loader=_Loader)  # a SafeLoader
+        tree = _parse(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise InputError(f"settings {path} can't be read: {error.strerror or error}") from error
     except UnicodeDecodeError as error:
@@ -140,7 +145,7 @@ def read_settings(path: Path, known: dict[str, dict[str, Setting]]) -> Sections:
     if not isinstance(tree, dict):
         raise InputError(f"{path} holds no sections, such as segment: and rank:")
     problems: list[str] = []
-    sections = {}
+    sections: Sections = {}
     for section, values in tree.items():
         if section not in known:
             problems.append(f"there is no section {section}; {_nearest_section(section, known)}")
@@ -160,7 +165,7 @@ def _read_section(
     problems: list[str],
 ) -> dict[str, Any]:
     """The values of a section; what is wrong with it is added to the problems."""
-    read = {}
+    read: dict[str, Any] = {}
     for name, value in values.items():
         setting = known[section].get(name)
         if setting is None:

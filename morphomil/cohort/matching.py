@@ -101,15 +101,17 @@ def names_in(stem: str, names: Collection[str]) -> list[str]:
     It is the name; it is the name in another spelling (`names.spelling_key`: 7 is 007); the name
     stands in it between the ends and what is neither letter nor digit; or so in another spelling.
     """
-    known, alike = frozenset(names), defaultdict(set)
+    known = frozenset(names)
+    alike: dict[str, frozenset[str]] = {}
     for name in known:
-        alike[spelling_key(name)].add(name)
+        alike[spelling_key(name)] = alike.get(spelling_key(name), frozenset()) | {name}
     whole, parts = clean_name(stem), set(_delimited(clean_name(stem)))
+    none: frozenset[str] = frozenset()
     for found in (
         known & {whole},
-        alike.get(spelling_key(whole), set()),
+        alike.get(spelling_key(whole), none),
         known & parts,
-        set().union(*(alike.get(spelling_key(part), set()) for part in parts)),
+        none.union(*(alike.get(spelling_key(part), none) for part in parts)),
     ):
         if found:
             return sorted(found)
@@ -187,7 +189,10 @@ def _by_patient(
 ) -> tuple[list[tuple[Path, dict[str, str]]], list[str]]:
     """The rows of the slides that are anybody's, and notes on the others."""
     table = _rows_by_name(outcomes)
-    kept, strangers, ambiguous, seen = [], [], [], set()
+    kept: list[tuple[Path, dict[str, str]]] = []
+    strangers: list[str] = []
+    ambiguous: list[str] = []
+    seen: set[str] = set()
     blank = dict.fromkeys(next(iter(table.values())), "")
     for slide in slides:
         names = names_in(slide.stem, table)
@@ -210,8 +215,8 @@ def _by_patient(
         notes.append(f"left out, as of no row of the table: {_some(strangers)}")
     if lacking := [name for name in table if name not in seen]:
         notes.append(f"without a slide, so not in the manifest: {_some(lacking)}")
-    several = Counter(row["patient"] for _, row in kept if row["patient"])
-    if several := {name: count for name, count in several.items() if count > 1}:
+    counts = Counter(row["patient"] for _, row in kept if row["patient"])
+    if several := {name: count for name, count in counts.items() if count > 1}:
         listed = _some([f"{name} ({count})" for name, count in several.items()])
         notes.append(f"patients with several slides: {listed}")
     if unlabeled := [slide.name for slide, row in kept if row["patient"] and not row["label"]]:
@@ -227,7 +232,7 @@ def _rows_by_name(outcomes: Outcomes) -> dict[str, dict[str, str]]:
     taken = {outcomes.key, outcomes.patient, outcomes.outcome, *REQUIRED}
     taken |= {name for name in OPTIONAL if name not in ("split", "mpp", "site")}
     found: dict[str, dict[str, str]] = {}
-    contradicted = set()
+    contradicted: set[str] = set()
     for row in outcomes.rows:
         name = file_name(row.cells[outcomes.key])
         if not name:
@@ -254,7 +259,8 @@ def _by_slide(
 ) -> tuple[dict[Path, Path], list[str]]:
     """Slide -> its annotation, and notes on those that are no slide's or one of several."""
     files: dict[Path, list[Path]] = defaultdict(list)
-    strangers, notes = [], []
+    strangers: list[str] = []
+    notes: list[str] = []
     by_stem: dict[str, list[Path]] = defaultdict(list)
     for slide in slides:
         by_stem[clean_name(slide.stem)].append(slide)
