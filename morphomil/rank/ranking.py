@@ -216,8 +216,7 @@ def rank_counts(
     results = [outcome.result for outcome in outcomes.values()]
     predictions = pd.concat([result.predictions for result in results], ignore_index=True)
     predictions.insert(2, "group", predictions["patient"].map(study.labels))
-    used = by_feature(values[values["slide_id"].isin(bags.slides)])
-    of_patients = patient_values(used, study.cohort)
+    of_patients = study.patient_values(values)
     compared = compare_features(of_patients, features, classes=classes, design=study.design)
     summaries = counts.of_patients(study.cohort)
     scan = study.scan(summaries, features, seed=settings.seed)
@@ -226,8 +225,7 @@ def rank_counts(
     auc, auc_covariates = pooled.auc(features=True), study.auc_covariates(pooled)
     table, groups = pooled.table(compared.merge(scan.features, on="feature")), pooled.group_table()
     verdict = study.judge(table, scan, pooled, labelings, auc_high=auc.high)
-    table = table.merge(verdict.features, on="feature", how="left", validate="one_to_one")
-    table.insert(2, "value", [FEATURES[name].value for name in table["feature"]])
+    table = _name_values(table.merge(verdict.features, on="feature", how="left"))
     agreement = compare_orders(table)
     return Ranking(
         table=table,
