@@ -13,7 +13,7 @@ import numpy as np
 import pandas as pd
 
 from morphomil.errors import TrainingError
-from morphomil.matrix import by_feature, by_value, count_nuclei, patient_values, slide_values
+from morphomil.matrix import by_value, count_nuclei, slide_values
 from morphomil.nuclei.registry import FEATURES
 from morphomil.rank.comparison import compare_features
 from morphomil.rank.design import say_covariates
@@ -255,6 +255,12 @@ def rank_counts(
         notes=(*study.notes, *say_covariates(study.design, auc_covariates)),
         failed=failed,
     )
+
+
+def _name_values(table: pd.DataFrame) -> pd.DataFrame:
+    """The ranking with the column `value` after `feature`."""
+    table.insert(2, "value", [FEATURES[name].value for name in table["feature"]])
+    return table
 
 
 def _train_folds(

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from morphomil.cohort.labels import describe_losses, patient_labels
+from morphomil.matrix import by_feature, patient_values
 from morphomil.rank.bags import LEFT_OUT_WITHOUT, NOT_MEASURED, PatientBags
 from morphomil.rank.baselines import compare_baselines
 from morphomil.rank.classes import Classes
@@ -91,6 +92,11 @@ class Study:
     def codes(self) -> pd.Series[int]:
         """Each patient's class, sorted by patient."""
         return self.classes.codes(self.labels)
+
+    def patient_values(self, values: pd.DataFrame) -> pd.DataFrame:
+        """Of each patient `patient, label` and its value of each feature, from those of slides."""
+        used = by_feature(values[values["slide_id"].isin(self.bags.slides)])
+        return patient_values(used, self.cohort)
 
     def strata_of(self, patients: pd.Series[Any]) -> NDArray[Any]:
         """Of these patients."""
