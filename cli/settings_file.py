@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import Any, Literal, get_args, get_origin
 
 import typer
-import yaml
 
 from morphomil.errors import InputError
 
@@ -110,6 +109,8 @@ def _parse(text: str) -> Any:
     Raises:
         InputError: a key stands twice.
     """
+    import yaml
+
     nodes = [yaml.compose(text, Loader=yaml.SafeLoader)]
     for node in nodes:
         if isinstance(node, yaml.MappingNode):
@@ -126,6 +127,8 @@ def read_settings(path: Path, known: dict[str, dict[str, Setting]]) -> Sections:
     Raises:
         InputError: it can't be read, or it has keys or values that aren't known; all of them.
     """
+    from yaml import YAMLError
+
     try:
         tree = _parse(path.read_text(encoding="utf-8"))
     except OSError as error:
@@ -134,7 +137,7 @@ def read_settings(path: Path, known: dict[str, dict[str, Setting]]) -> Sections:
         raise InputError(f"settings {path} aren't UTF-8 text") from error
     except InputError as error:
         raise InputError(f"{path}: {error}") from None
-    except yaml.YAMLError as error:
+    except YAMLError as error:
         mark = getattr(error, "problem_mark", None)
         where = f", line {mark.line + 1}" if mark else ""
         raise InputError(
