@@ -1,104 +1,27 @@
-"""`morphomil`: one command per stage. Every heavy import waits until its command runs."""
+"""`morphomil`: what happens before anything is loaded. Signals have an end that is known, and texts
+an encoding that holds every name; then the commands are loaded (`app`)."""
 
-from __future__ import annotations
-
-import signal
+import os
 import sys
-from pathlib import Path
-from typing import Annotated, Any, NoReturn
 
-import typer
-
-from morphomil.cli import (
-    checks,
-    cohorts,
-    exports,
-    figures,
-    models,
-    project,
-    ranking,
-    segmenter,
-    slides,
-    synthetic,
-)
-from morphomil.cli.messages import Interrupted, fail
-from morphomil.cli.settings_file import NAME, known_settings, read_settings
-from morphomil.errors import ExitStatus, MorphomilError
-
-app = typer.Typer(
-    no_args_is_help=True,
-    pretty_exceptions_enable=False,
-    rich_markup_mode="markdown",
-    epilog="Exit status: 0 done; 1 internal error; 2 unusable input; 3 some slides or folds "
-    "failed; "
-    "4 refused (leakage, or statistics that can't be had); 5 run directory busy; 130 interrupted.",
-)
-
-for group in (project, slides, models, ranking, figures, exports, synthetic, checks, segmenter):
-    app.add_typer(group.commands)
-app.add_typer(
-    cohorts.commands, name="cohort", help="Manifests from the folders of public data sets."
-)
+from morphomil.cli import interruption
 
 
-def _say_version(asked: bool) -> None:
-    """Print the version and leave, if it was asked for."""
-    if asked:
-        from importlib.metadata import version
-
-        typer.echo(f"morphomil {version('morphomil')}")
-        raise typer.Exit
-
-
-@app.callback()
-def about(
-    context: typer.Context,
-    settings: Annotated[
-        Path | None,
-        typer.Option(help=f"File of settings ({NAME}): what it says of the command is default."),
-    ] = None,
-    version: Annotated[
-        bool,
-        typer.Option("--version", help="Print the version.", callback=_say_version, is_eager=True),
-    ] = False,
-) -> None:
-    """Which nuclear morphology goes with an outcome, how sure are we, and is that what the image
-    model sees?"""
-    if settings is not None:
-        context.default_map = read_settings(settings, known_settings(project.list_stages))
-
-
-def run() -> NoReturn:
+def run() -> None:
     """The entry point: errors become one sentence and the documented exit status."""
-    debug = "--debug" in sys.argv
-    sys.argv = [word for word in sys.argv if word != "--debug"]
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, _interrupt)
-    try:
-        app()
-    except MorphomilError as error:
-        if debug:
-            raise
-        fail(str(error), error.exit_status)
-    except OSError as error:
-        if debug:
-            raise
-        fail(
-            f"{error}; what is finished is kept, and the same command goes on from there",
-            ExitStatus.INTERNAL_ERROR,
-        )
-    except Interrupted:
-        fail("interrupted; the same command goes on where it stopped", ExitStatus.INTERRUPTED)
-    except Exception as error:
-        if debug:
-            raise
-        fail(
-            f"internal error, please report it: {type(error).__name__}: {error} (--debug shows "
-            "where)",
-            ExitStatus.INTERNAL_ERROR,
-        )
-    sys.exit(0)
+    interruption.listen()
+    _speak_utf8()
+    from morphomil.cli.app import start
+
+    start()
 
 
-def _interrupt(_signal: int, _frame: Any) -> NoReturn:
-    raise Interrupted
+def _speak_utf8() -> None:
+    """Names of files and texts may hold any character, whatever the machine's locale; the terminal
+    gets a replacement for those that it can't show."""
+    if not sys.flags.utf8_mode and sys.getfilesystemencoding() != "utf-8":
+        os.environ["PYTHONUTF8"] = "1"
+        os.execv(sys.executable, [sys.executable, *sys.orig_argv[1:]])
+    for stream in (sys.stdout, sys.stderr):
+        if hasattr(stream, "reconfigure"):
+            stream.reconfigure(errors="replace")

@@ -13,11 +13,6 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
 
-class Interrupted(BaseException):
-    """The user or the machine wants an end; no KeyboardInterrupt, which Typer ends the program on
-    without a word."""
-
-
 def say(message: str, *, quiet: bool = False) -> None:
     """Print a line of results."""
     if not quiet:

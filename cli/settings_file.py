@@ -67,7 +67,7 @@ def settings_of(function: Callable[..., Any]) -> dict[str, Setting]:
 
 def known_settings(project: Callable[..., Any]) -> dict[str, dict[str, Setting]]:
     """Section -> its settings by name; those of the project are the options of `project`."""
-    from morphomil.cli.main import app
+    from morphomil.cli.app import app
 
     groups = [group.typer_instance for group in app.registered_groups]
     commands = {

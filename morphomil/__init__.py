@@ -6,7 +6,6 @@
 
 from __future__ import annotations
 
-from importlib.metadata import version
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -15,7 +14,15 @@ if TYPE_CHECKING:
     from morphomil.notebook import LoadedRun
 
 __all__ = ["load_run"]
-__version__ = version("morphomil")
+
+
+def __getattr__(name: str) -> str:
+    """`__version__`, looked up when it is asked for: nothing is loaded before it is needed."""
+    if name != "__version__":
+        raise AttributeError(f"module 'morphomil' has no attribute {name!r}")
+    from importlib.metadata import version
+
+    return version("morphomil")
 
 
 def load_run(path: str | Path) -> LoadedRun:

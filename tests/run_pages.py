@@ -48,7 +48,7 @@ def run_python(where: str, text: str, names: dict[str, Any]) -> None:
 
 def run_command(words: list[str], given: list[list[str]]) -> None:
     """A line of a shell block; all figures are drawn once only."""
-    from morphomil.cli.main import app
+    from morphomil.cli.app import app
 
     program, *words = words
     if program != "morphomil":

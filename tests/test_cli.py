@@ -17,8 +17,8 @@ import pytest
 import typer
 from PIL import Image
 
+from morphomil.cli.app import app
 from morphomil.cli.cohorts import read_cohort
-from morphomil.cli.main import app
 from morphomil.run.directory import Run
 from morphomil.segment.train import TrainSettings
 from morphomil.types import PatchSettings, RankSettings, SegmenterSettings

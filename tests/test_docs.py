@@ -21,7 +21,7 @@ import tifffile
 from PIL import Image
 from typer.main import get_command
 
-from morphomil.cli.main import app
+from morphomil.cli.app import app
 from morphomil.export import export_run
 from morphomil.run.directory import Run
 from morphomil.slides.image import open_image

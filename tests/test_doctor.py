@@ -15,7 +15,7 @@ from PIL import Image
 from typer.testing import CliRunner
 
 from morphomil import doctor
-from morphomil.cli.main import app
+from morphomil.cli.app import app
 from morphomil.doctor import Finding
 from morphomil.errors import InputError
 from morphomil.segment.model import WEIGHTS

@@ -143,7 +143,7 @@ def loads(code: str) -> str:
     "code",
     [
         "import morphomil",
-        "import morphomil.cli.main",
+        "import morphomil.cli.app",
         "import morphomil.pipeline",
         "import morphomil.rank",
     ],

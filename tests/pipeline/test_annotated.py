@@ -15,7 +15,7 @@ from scanner_files import scn, tissue_at
 from typer.testing import CliRunner
 
 from morphomil import pipeline
-from morphomil.cli.main import app
+from morphomil.cli.app import app
 from morphomil.export import qupath
 from morphomil.pipeline.importing import import_nuclei
 from morphomil.pipeline.segmentation import left_out_of_annotations

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
-from morphomil.cli.main import app
+from morphomil.cli.app import app
 from morphomil.pipeline.estimation import estimate_segment
 from morphomil.run.directory import Run
 from morphomil.types import Cohort, ImageSource, PatchSettings, Slide

@@ -10,7 +10,7 @@ from PIL import Image
 from typer.testing import CliRunner
 
 from morphomil import pipeline
-from morphomil.cli.main import app
+from morphomil.cli.app import app
 from morphomil.errors import InputError
 from morphomil.pipeline.resolution import settle_resolution
 from morphomil.segment.model import Segmenter

@@ -17,7 +17,7 @@ import zarr
 from typer.testing import CliRunner
 
 from morphomil import pipeline
-from morphomil.cli.main import app
+from morphomil.cli.app import app
 from morphomil.errors import InputError
 from morphomil.export import Target, export_run
 from morphomil.matrix import count_nuclei, slide_values

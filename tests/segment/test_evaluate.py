@@ -185,7 +185,7 @@ def test_the_edge_is_tuned_to_the_size() -> None:
 
 
 def test_the_command_writes_tables_and_pictures(tmp_path: Path) -> None:
-    from morphomil.cli.main import app
+    from morphomil.cli.app import app
 
     image = annotated_image(1, side=320)
     Image.fromarray(image.rgb).save(tmp_path / "a.png")

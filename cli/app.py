@@ -1,0 +1,107 @@
+"""The commands, one per stage. Every heavy import waits until its command runs."""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+from typing import Annotated, NoReturn
+
+import typer
+
+from morphomil.cli import (
+    checks,
+    cohorts,
+    exports,
+    figures,
+    interruption,
+    models,
+    project,
+    ranking,
+    segmenter,
+    slides,
+    synthetic,
+)
+from morphomil.cli.messages import fail
+from morphomil.cli.settings_file import NAME, known_settings, read_settings
+from morphomil.errors import NO_ROOM, ExitStatus, MorphomilError
+
+GOES_ON = "what is finished is kept, and the same command goes on from there"
+
+app = typer.Typer(
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    rich_markup_mode="markdown",
+    epilog="Exit status: 0 done; 1 internal error; 2 unusable input, disk or memory; 3 some slides "
+    "or folds failed; "
+    "4 refused (leakage, or statistics that can't be had); 5 run directory busy; 130 interrupted.",
+)
+
+for group in (project, slides, models, ranking, figures, exports, synthetic, checks, segmenter):
+    app.add_typer(group.commands)
+app.add_typer(
+    cohorts.commands, name="cohort", help="Manifests from the folders of public data sets."
+)
+
+
+def _say_version(asked: bool) -> None:
+    """Print the version and leave, if it was asked for."""
+    if asked:
+        from importlib.metadata import version
+
+        typer.echo(f"morphomil {version('morphomil')}")
+        raise typer.Exit
+
+
+@app.callback()
+def about(
+    context: typer.Context,
+    settings: Annotated[
+        Path | None,
+        typer.Option(help=f"File of settings ({NAME}): what it says of the command is default."),
+    ] = None,
+    version: Annotated[
+        bool,
+        typer.Option("--version", help="Print the version.", callback=_say_version, is_eager=True),
+    ] = False,
+) -> None:
+    """Which nuclear morphology goes with an outcome, how sure are we, and is that what the image
+    model sees?"""
+    if settings is not None:
+        context.default_map = read_settings(settings, known_settings(project.list_stages))
+
+
+def start() -> NoReturn:
+    """Run the command of `sys.argv`: errors become one sentence and the documented exit status."""
+    debug = "--debug" in sys.argv
+    sys.argv = [word for word in sys.argv if word != "--debug"]
+    try:
+        app()
+    except interruption.Interrupted:
+        pass
+    except SystemExit:
+        if not interruption.is_due():
+            raise
+    except Exception as error:
+        if debug:
+            raise
+        if not interruption.is_due():
+            fail(*_describe(error))
+    fail(interruption.SENTENCE, ExitStatus.INTERRUPTED)
+
+
+def _describe(error: Exception) -> tuple[str, ExitStatus]:
+    """A sentence on what ended a command, and the exit status that stands for it."""
+    if isinstance(error, MorphomilError):
+        return str(error), error.exit_status
+    if isinstance(error, MemoryError):
+        return f"the memory is full ({error or 'no size given'}); {GOES_ON}", ExitStatus.BAD_INPUT
+    if isinstance(error, OSError):
+        place = ""
+        if error.filename is None and error.errno in NO_ROOM:
+            place = f" (below {os.environ.get('TMPDIR', '/tmp')} or where the results lie)"
+        return f"{error}{place}; {GOES_ON}", ExitStatus.BAD_INPUT
+    return (
+        f"internal error, please report it: {type(error).__name__}: {error} (--debug shows where)",
+        ExitStatus.INTERNAL_ERROR,
+    )
