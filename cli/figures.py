@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Annotated, Literal
 
 import typer
 
-from morphomil.cli.messages import Interrupted, note, say
+from morphomil.cli import interruption
+from morphomil.cli.messages import note, say
 from morphomil.cli.options import QuietOption, RunArgument, command_group
 from morphomil.cli.runs import FeaturesOption, open_measured, say_losses
 
 commands = command_group()
+_REDIRECT = (
+    '<!doctype html><meta charset="utf-8"><meta name="referrer" content="no-referrer">'
+    '<meta http-equiv="refresh" content="0; url={address}"><title>morphomil</title>'
+)
 
 
 @commands.command(epilog="Example: `morphomil figures run --style nature --format pdf`")
@@ -56,17 +62,24 @@ def view(
     """Browse the slides with deep zoom, heatmaps, patches and nuclear outlines; served to this
     machine only."""
     import webbrowser
+    from tempfile import TemporaryDirectory
 
-    from morphomil.figures.viewer import LOOPBACK, make_server
+    from morphomil.figures.serving import make_server
+    from morphomil.store import write_bytes
 
-    with make_server(open_measured(path, features_from), port=port) as server:
-        address = f"http://{LOOPBACK}:{server.server_port}/"
-        say(f"Slides: {address} (this machine only; end with Ctrl-C)")
-        if browser:
-            webbrowser.open(address)
+    with (
+        make_server(open_measured(path, features_from), port=port) as server,
+        TemporaryDirectory(prefix="morphomil-") as private,
+    ):
+        say(f"Slides: {server.address} (this machine only; end with Ctrl-C)")
+        if browser:  # through a file: others see the words that a program was started with
+            page = Path(private) / "view.html"
+            write_bytes(page, _REDIRECT.format(address=server.address).encode())
+            webbrowser.open(page.as_uri())
         try:
             server.serve_forever()
-        except Interrupted:
+        except interruption.Interrupted:
+            interruption.forget()
             say("Ended.")
 
 
@@ -78,7 +91,10 @@ def report(
     from morphomil.cli.progress import Display
     from morphomil.figures.report.write import write_report
 
+    missed: dict[str, str] = {}
     run = open_measured(path, features_from)
     with Display(quiet=quiet, terse=True) as display:
-        report = write_report(run, progress=display)
+        report = write_report(run, progress=display, missed=missed)
+    for name, cause in missed.items():
+        note(f"No pictures of {name}: {cause}")
     say(f"Report: {report}", quiet=quiet)

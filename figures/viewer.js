@@ -1,5 +1,6 @@
 "use strict";
 /* global OpenSeadragon */
+history.replaceState(null, "", "/"); // the token stays out of the history; a cookie has it
 const at = (id) => document.getElementById(id);
 const VIRIDIS = ["#440154", "#482878", "#3e4989", "#31688e", "#26828e", "#1f9e89", "#35b779", "#6ece58", "#b5de2b", "#fde725"];
 const STOPS = VIRIDIS.map((c) => [1, 3, 5].map((n) => parseInt(c.slice(n, n + 2), 16)));
@@ -29,7 +30,7 @@ at("view").append(layers);
 
 async function fetchJson(path) {
   const answer = await fetch(path);
-  if (!answer.ok) throw new Error(await answer.text());
+  if (!answer.ok) throw new Error((await answer.json()).error);
   return answer.json();
 }
 

@@ -1,25 +1,19 @@
-"""The slide browser: a server on this machine's loopback with deep zoom, heatmaps, patches and
-nuclear outlines."""
+"""The slide browser: deep zoom, heatmaps, patches and nuclear outlines of a run, as the server of
+its page (`serving`) asks for them."""
 
 from __future__ import annotations
 
 import io
-import json
 import math
-import re
 import threading
 from dataclasses import dataclass, field
 from functools import lru_cache
-from http import HTTPStatus
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
-from urllib.parse import urlsplit
 
 import numpy as np
 from PIL import Image
 
-from morphomil.errors import InputError, SlideError
+from morphomil.errors import InputError
 from morphomil.matrix import features_in, patch_values
 from morphomil.nuclei.outlines import trace_outlines
 from morphomil.nuclei.quantities import feature_quantity, patient_quantity
@@ -35,33 +29,11 @@ if TYPE_CHECKING:
     from morphomil.slides.image import SlideImage
     from morphomil.types import Slide
 
-LOOPBACK = "127.0.0.1"
 TILE_PX = 256
 MARGIN_PX = 48
 """So much around a patch is read too, so that nuclei that reach past its border are whole."""
 OPEN_IMAGES = 4
 """So many slides stay open at once."""
-
-_HERE = Path(__file__).parent
-_FILES = {
-    "/": ("viewer.html", "text/html; charset=utf-8"),
-    "/viewer.js": ("viewer.js", "text/javascript; charset=utf-8"),
-    "/viewer.css": ("viewer.css", "text/css; charset=utf-8"),
-    "/openseadragon.js": ("openseadragon/openseadragon.min.js", "text/javascript; charset=utf-8"),
-}
-# OpenSeadragon sets styles inline.
-_STYLES = "style-src 'self' 'unsafe-inline'"
-_POLICY = (
-    f"default-src 'none'; script-src 'self'; {_STYLES}; img-src 'self' data: blob:; connect-src "
-    "'self'"
-)
-_HEADERS = {
-    "Content-Security-Policy": f"{_POLICY}; base-uri 'none'; form-action 'none'; frame-ancestors "
-    "'none'",
-    "X-Content-Type-Options": "nosniff",
-    "Referrer-Policy": "no-referrer",
-    "Cross-Origin-Resource-Policy": "same-origin",
-}
 
 
 @dataclass
@@ -283,101 +255,3 @@ def _quantity(name: str) -> str:
     if name.startswith("attention "):
         return f"Attention of {name.removeprefix('attention ')} (evidence, no explanation)"
     return str(patient_quantity(name))
-
-
-_TILE = re.compile(r"/slides/(\d{1,7})/(\d{1,4})/tiles/(\d{1,2})/(\d{1,7})_(\d{1,7})\.jpg")
-_ABOUT = re.compile(r"/slides/(\d{1,7})/(\d{1,4})\.json")
-_NUCLEI = re.compile(r"/slides/(\d{1,7})/nuclei/(\d{1,9})\.json")
-
-
-def make_server(run: Run, *, port: int = 0) -> ThreadingHTTPServer:
-    """A server of the run's slides on this machine only; `port` 0 takes a free one. Not started.
-
-    Raises:
-        InputError: no slide is segmented, or the port is taken.
-    """
-    browser = SlideBrowser(run)
-
-    class Handler(_Handler):
-        slides = browser
-
-    try:
-        server = ThreadingHTTPServer((LOOPBACK, port), Handler)
-    except OSError as error:
-        raise InputError(f"port {port} can't be used: {error}; name another with --port") from error
-    server.daemon_threads = True
-    return server
-
-
-class _Handler(BaseHTTPRequestHandler):
-    """Answers GET with files of the page, tiles and JSON; whatever else is refused."""
-
-    slides: SlideBrowser
-    server_version = "morphomil"
-    sys_version = ""
-    protocol_version = "HTTP/1.1"
-
-    def do_GET(self) -> None:
-        """Answer."""
-        # A page elsewhere whose name was made to point here still sends its own name.
-        host = (self.headers.get("Host") or "").rsplit(":", 1)[0]
-        if host not in {LOOPBACK, "localhost"}:
-            self._answer(HTTPStatus.FORBIDDEN, b"only for this machine", "text/plain")
-            return
-        path = urlsplit(self.path).path
-        try:
-            content, kind = self._content(path)
-        except LookupError as error:
-            self._answer(HTTPStatus.NOT_FOUND, str(error).encode(), "text/plain; charset=utf-8")
-        except SlideError as error:
-            if found := _TILE.fullmatch(path) or _ABOUT.fullmatch(path):
-                self.slides.forget(int(found[1]), int(found[2]))
-            self._answer(
-                HTTPStatus.INTERNAL_SERVER_ERROR, str(error).encode(), "text/plain; charset=utf-8"
-            )
-        else:
-            self._answer(HTTPStatus.OK, content, kind)
-
-    def _content(self, path: str) -> tuple[bytes, str]:
-        if path in _FILES:
-            name, kind = _FILES[path]
-            return (_HERE / name).read_bytes(), kind
-        if path == "/slides.json":
-            return self._json(self.slides.list_slides())
-        if found := _TILE.fullmatch(path):
-            slide, image, *place = map(int, found.groups())
-            self._check(slide, image)
-            return self.slides.tile(slide, image, *place), "image/jpeg"
-        if found := _ABOUT.fullmatch(path):
-            slide, image = map(int, found.groups())
-            self._check(slide, image)
-            return self._json(self.slides.describe(slide, image))
-        if found := _NUCLEI.fullmatch(path):
-            slide, patch = map(int, found.groups())
-            self._check(slide, 0)
-            return self._json(self.slides.outlines(slide, patch))
-        raise LookupError("there is nothing here")
-
-    def _check(self, slide: int, image: int) -> None:
-        if slide >= len(self.slides.slides) or image >= len(self.slides.slides[slide].images):
-            raise LookupError(f"there is no slide {slide} with an image {image}")
-
-    @staticmethod
-    def _json(value: Any) -> tuple[bytes, str]:
-        return json.dumps(value, allow_nan=False).encode(), "application/json"
-
-    def _answer(self, status: HTTPStatus, content: bytes, kind: str) -> None:
-        self.send_response(status)
-        for name, value in _HEADERS.items():
-            self.send_header(name, value)
-        self.send_header("Content-Type", kind)
-        self.send_header("Content-Length", str(len(content)))
-        self.send_header("Cache-Control", "max-age=300" if kind == "image/jpeg" else "no-store")
-        try:
-            self.end_headers()
-            self.wfile.write(content)
-        except ConnectionError:  # the page no longer wants this tile
-            self.close_connection = True
-
-    def log_message(self, format: str, *args: Any) -> None:
-        """Be quiet: tiles are many."""

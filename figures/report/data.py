@@ -48,6 +48,8 @@ class SlidePictures:
     slide_id: str
     label: str
     pictures: tuple[Picture, ...]
+    absent: str = ""
+    """Why there are none."""
 
 
 @dataclass(frozen=True)

@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import hashlib
 import io
-import json
 import re
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 from PIL import Image
 
+from morphomil.errors import DamagedError, InputError, SlideError
 from morphomil.figures.contours import contact_sheet
 from morphomil.figures.contributions import (
     contribution_limits,
@@ -33,7 +33,7 @@ from morphomil.nuclei.quantities import feature_quantity, patient_quantity
 from morphomil.pipeline.execution import Silence
 from morphomil.run.directory import Run
 from morphomil.run.log import versions
-from morphomil.store import write_bytes, write_json
+from morphomil.store import read_json, write_bytes, write_json
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -121,9 +121,28 @@ def draw_gallery(
     tasks = [_Task(run.path, slide.slide_id, tuple(names), limits, positive) for slide in slides]
     listener = progress or Silence()
     listener.start("slides", len(slides))
-    for slide, files in zip(slides, map_in_processes(_draw_slide, tasks), strict=True):
-        listener.end(slide.slide_id, "done", f"{len(files)} pictures")
-        yield _read_pictures(run, slide, files)
+    for slide, drawn in zip(slides, map_in_processes(_try_slide, tasks), strict=True):
+        if drawn.absent:
+            listener.end(slide.slide_id, "failed", drawn.absent)
+            yield SlidePictures(slide.slide_id, group_name(slide.label), (), drawn.absent)
+            continue
+        listener.end(slide.slide_id, "done", f"{len(drawn.files)} pictures")
+        yield _read_pictures(run, slide, drawn.files)
+
+
+class _Drawn(NamedTuple):
+    """The files of a slide's pictures, or why there are none."""
+
+    files: list[str]
+    absent: str = ""
+
+
+def _try_slide(task: _Task) -> _Drawn:
+    """A slide that can't be read stops no other."""
+    try:
+        return _Drawn(_draw_slide(task))
+    except (SlideError, InputError) as error:
+        return _Drawn([], str(error))
 
 
 def _draw_slide(task: _Task) -> list[str]:
@@ -133,7 +152,7 @@ def _draw_slide(task: _Task) -> list[str]:
     slide = run.slide(task.slide_id)
     folder = run.slide_figures_folder(slide.slide_id)
     key, listed = _key_of(run, slide, task), folder / "drawn.json"
-    known = json.loads(listed.read_text(encoding="utf-8")) if listed.is_file() else {}
+    known = _read_drawn(listed)
     if known.get("key") == key and all((folder / name).is_file() for name in known["files"]):
         return list(known["files"])
     table = patch_values(run.counted_nuclei(slide.slide_id), run.patches(slide.slide_id))
@@ -160,6 +179,16 @@ def _draw_slide(task: _Task) -> list[str]:
             write_bytes(folder / files[-1], render(figure, "png", dpi=150))
     write_json(listed, {"key": key, "files": files})
     return files
+
+
+def _read_drawn(listed: Path) -> dict[str, Any]:
+    """What was drawn, and from what; nothing where that can't be read."""
+    try:
+        known = read_json(listed)
+    except DamagedError:
+        return {}
+    whole = isinstance(known, dict) and isinstance(known.get("files"), list)
+    return known if whole else {}
 
 
 def _key_of(run: Run, slide: Slide, task: _Task) -> str:

@@ -32,13 +32,16 @@ if TYPE_CHECKING:
     from morphomil.run.directory import Run
 
 
-def write_report(run: Run, *, progress: Progress | None = None) -> Path:
+def write_report(
+    run: Run, *, progress: Progress | None = None, missed: dict[str, str] | None = None
+) -> Path:
     """Draw every figure that the run has results for and write `report.html`; returns its path.
-    `progress` hears of slides and figures.
+
+    `progress` hears of slides and figures; `missed` receives the slides that there are no pictures
+    of, as their files can't be read, and why; the report says so too.
 
     Raises:
         InputError: nothing is measured yet.
-        SlideError: a slide can no longer be read.
     """
     slides = slides_table(run)
     ranking = _read(run, "ranking")
@@ -82,6 +85,8 @@ def write_report(run: Run, *, progress: Progress | None = None) -> Path:
         **model_tables(run),
         **draw_report_figures(run, ranking, progress=progress),
     )
+    if missed is not None:
+        missed |= {slide.slide_id: slide.absent for slide in data.gallery if slide.absent}
     path = run.report_path
     write_bytes(path, render_report(data).encode("utf-8"))
     return path

@@ -1,0 +1,183 @@
+"""The server of the slide browser: who may read, what a request may be, and what an error says."""
+
+from __future__ import annotations
+
+import http.client
+import json
+import socket
+import threading
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+import pytest
+
+from morphomil.errors import DamagedError, InputError
+from morphomil.figures import serving
+from morphomil.figures.serving import SlideServer, make_server
+from morphomil.run import Run
+
+
+class Answer(NamedTuple):
+    status: int
+    content: bytes
+    headers: dict[str, str]
+
+    @property
+    def error(self) -> str:
+        """The sentence of an error, which is all that it says."""
+        (sentence,) = json.loads(self.content).values()
+        assert self.headers["Content-Type"] == "application/json"
+        return str(sentence)
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory, make_run: Callable[..., Run]) -> Run:
+    return make_run(tmp_path_factory.mktemp("served") / "run", ("plain",))
+
+
+@pytest.fixture
+def server(run: Run) -> Iterator[SlideServer]:
+    with make_server(run) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        yield server
+        server.shutdown()
+
+
+def ask(server: SlideServer, path: str, method: str = "GET", **headers: str) -> Answer:
+    """The answer to a request with these headers; `_` stands for `-`."""
+    connection = http.client.HTTPConnection("127.0.0.1", server.server_port, timeout=30)
+    connection.request(
+        method, path, headers={name.replace("_", "-"): text for name, text in headers.items()}
+    )
+    answer = connection.getresponse()
+    found = Answer(answer.status, answer.read(), dict(answer.getheaders()))
+    connection.close()
+    return found
+
+
+def cookie(server: SlideServer) -> str:
+    return f"other=1; {server.cookie}={server.token}"
+
+
+def say(server: SlideServer, text: bytes) -> bytes:
+    """What the server answers to these bytes until it closes."""
+    with socket.create_connection(("127.0.0.1", server.server_port), timeout=30) as connection:
+        connection.sendall(text)
+        parts = []
+        try:
+            while part := connection.recv(65536):
+                parts.append(part)
+        except ConnectionError:
+            pass
+        return b"".join(parts)
+
+
+def test_the_address_opens_the_page_and_its_cookie_the_rest(server: SlideServer) -> None:
+    assert server.server_address[0] == "127.0.0.1"
+    page = ask(server, server.address.partition(str(server.server_port))[2])
+    assert page.status == 200
+    assert page.headers["Content-Security-Policy"].startswith("default-src 'none'")
+    name, *attributes = page.headers["Set-Cookie"].split("; ")
+    assert name == f"{server.cookie}={server.token}"
+    assert {"HttpOnly", "SameSite=Strict"} <= set(attributes)
+    slides = ask(server, "/slides.json", Cookie=cookie(server))
+    assert json.loads(slides.content)[0]["name"] == "plain"
+    assert "Set-Cookie" not in slides.headers
+
+
+def test_nobody_else_reads_anything(server: SlideServer) -> None:
+    for path in ("/", "/slides.json", "/viewer.js", "/x", "/slides/0/0/tiles/0/0_0.jpg"):
+        for headers in ({}, {"Cookie": f"{server.cookie}=wrong"}, {"Cookie": f"x={server.token}"}):
+            refused = ask(server, path, **headers)
+            assert refused.status == 403
+            assert "open the whole address" in refused.error
+    for token in ("", "wrong", server.token[:-1], server.token + "x", "%C3%A9", "%FF"):
+        assert ask(server, f"/?token={token}").status == 403
+
+
+@pytest.mark.parametrize(
+    "host",
+    ["evil.example", "evil.example:{port}", "127.0.0.1", "127.0.0.1:1", "127.0.0.1:1@evil",
+     "127.0.0.1:{port}@evil", "127.0.0.1:{port}.evil", "localhost.evil:{port}", "[::1]:{port}", ""],
+)  # fmt: skip
+def test_other_hosts_are_refused(host: str, server: SlideServer) -> None:
+    named = host.format(port=server.server_port)
+    refused = ask(server, "/slides.json", Host=named, Cookie=cookie(server))
+    assert refused.status == 403
+    assert refused.error == "only for this machine"
+    local = f"localhost:{server.server_port}"
+    assert ask(server, "/slides.json", Host=local, Cookie=cookie(server)).status == 200
+
+
+def test_what_is_not_there_is_a_sentence(server: SlideServer) -> None:
+    for path in (
+        "/../pyproject.toml",
+        "/slides/9/0.json",
+        "/slides/0/7.json",
+        "/slides/0/0/tiles/99/0_0.jpg",
+        "/x",
+    ):
+        missing = ask(server, path, Cookie=cookie(server))
+        assert missing.status in (404, 500)  # the slide's file isn't there
+        assert missing.error
+    assert ask(server, "//[", Cookie=cookie(server)).status in (400, 404)
+
+
+def test_requests_have_bounds(server: SlideServer) -> None:
+    own = cookie(server)
+    assert ask(server, "/slides.json", Cookie=own, Content_Length="5").status == 413
+    assert ask(server, "/slides.json", Cookie=own, Transfer_Encoding="chunked").status == 413
+    assert ask(server, "/slides.json", method="POST", Cookie=own).status == 501
+    head = f"GET /slides.json HTTP/1.1\r\nHost: 127.0.0.1:{server.server_port}\r\n".encode()
+    assert say(server, b"GET /" + b"x" * 70_000 + b" HTTP/1.1\r\n\r\n").startswith(b"HTTP/1.1 414")
+    wide = b"X: " + b"x" * 40_000 + b"\r\n"
+    assert say(server, head + 3 * wide + b"\r\n").startswith(b"HTTP/1.1 431")
+    assert say(server, head + 200 * b"X: y\r\n" + b"\r\n").startswith(b"HTTP/1.1 431")
+    assert say(server, b"\x00\xff\r\n\r\n").startswith((b"HTTP/1.1 400", b'{"error"'))
+    assert ask(server, "/slides.json", Cookie=own).status == 200
+
+
+def test_connections_have_a_bound(server: SlideServer, monkeypatch: pytest.MonkeyPatch) -> None:
+    idle = [
+        socket.create_connection(("127.0.0.1", server.server_port))
+        for _ in range(serving.MAX_CONNECTIONS)
+    ]
+    assert say(server, b"GET / HTTP/1.1\r\n\r\n").startswith(b"HTTP/1.1 503")
+    for connection in idle:
+        connection.close()
+    for _ in range(50):
+        try:
+            answer = ask(server, "/slides.json", Cookie=cookie(server))
+        except (ConnectionError, http.client.HTTPException):
+            continue
+        if answer.status == 200:
+            return
+    pytest.fail("the connections are not given back")
+
+
+def test_damaged_results_are_a_sentence(run: Run, server: SlideServer) -> None:
+    """The slide's file is missing, then its tables are damaged: the server goes on."""
+    tile = ask(server, "/slides/0/0/tiles/0/0_0.jpg", Cookie=cookie(server))
+    assert tile.status == 500
+    assert "0_0.png is missing" in tile.error
+    table = run.slide_folder("plain") / "nuclei.parquet"
+    content = table.read_bytes()
+    table.write_bytes(content[: len(content) // 2])
+    try:
+        answer = ask(server, "/slides/0/nuclei/0.json", Cookie=cookie(server))
+        assert answer.status == 500
+        assert answer.error.startswith(f"{table} is damaged")
+    finally:
+        table.write_bytes(content)
+    answer = ask(server, "/slides/0/nuclei/0.json", Cookie=cookie(server))
+    assert answer.status == 200
+    assert len(json.loads(answer.content)) > 5
+
+
+def test_a_damaged_run_is_told_before_serving(run: Run, tmp_path: Path) -> None:
+    with make_server(run) as server, pytest.raises(InputError, match=r"port .* can't be used"):
+        make_server(run, port=server.server_port)
+    (tmp_path / "cohort.parquet").write_bytes(b"PAR1")
+    with pytest.raises(DamagedError, match=r"cohort\.parquet is damaged"):
+        make_server(Run.open(tmp_path))
