@@ -15,6 +15,7 @@ from morphomil.cli.options import (
     SlideOption,
     command_group,
     parse_names,
+    parse_rate,
 )
 from morphomil.cli.runs import FeaturesOption, open_measured
 from morphomil.errors import InputError
@@ -71,6 +72,9 @@ def train(
     covariates: Annotated[
         str, typer.Option(help="Of the clinical models, comma-separated; default: all.")
     ] = "",
+    allow_leakage: Annotated[
+        str, typer.Option(help="Covariates that may say the label, comma-separated.")
+    ] = "",
     positive: PositiveOption = None,
     split: SplitOption = "auto",
     folds: Annotated[int, typer.Option(help="Of the cross-validation.", min=2)] = 5,
@@ -79,7 +83,10 @@ def train(
     balanced: BalancedOption = False,
     pool: Annotated[Literal["mean", "max"] | None, typer.Option(help="Of a slide's bags.")] = None,
     epochs: Annotated[int | None, typer.Option(help="At most.", min=1)] = None,
-    learning_rate: Annotated[float | None, typer.Option(help="Instead of the preset's.")] = None,
+    learning_rate: Annotated[
+        float | None,
+        typer.Option(parser=parse_rate, metavar="NUMBER", help="Instead of the preset's."),
+    ] = None,
     seed: Annotated[int, typer.Option(help="Of folds, bags, weights.", min=0)] = 0,
     features_from: FeaturesOption = None,
     quiet: QuietOption = False,
@@ -103,6 +110,7 @@ def train(
         finetune=finetune,
         weights=str(weights or ""),
         covariates=parse_names(covariates),
+        allow_leakage=parse_names(allow_leakage),
         split=split,
         folds=folds,
         positive=positive,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import math
 from collections.abc import Callable
 from copy import copy
 from functools import wraps
@@ -70,6 +71,21 @@ def parse_resolution(text: str | float) -> float:
         raise InputError(
             f"--working-mpp is um per pixel, as in 0.5, or native; got {text!r}"
         ) from None
+
+
+def parse_rate(text: str | float) -> float:
+    """A positive number.
+
+    Raises:
+        InputError: it is none, or not finite.
+    """
+    try:
+        rate = float(text)
+    except ValueError:
+        rate = math.nan
+    if not 0 < rate < math.inf:
+        raise InputError(f"--learning-rate is a positive number, as in 0.001; got {text!r}")
+    return rate
 
 
 SETTINGS: dict[type, dict[str, Any]] = {

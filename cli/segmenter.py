@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from morphomil.cli.messages import say
-from morphomil.cli.options import QuietOption, command_group, with_settings
+from morphomil.cli.options import QuietOption, command_group, parse_rate, with_settings
 from morphomil.errors import InputError
 from morphomil.types import SegmenterSettings
 
@@ -49,7 +49,12 @@ def train_segmenter(
     steps: Annotated[int, typer.Option(help="Steps in an epoch.", min=1)] = 100,
     batch: Annotated[int, typer.Option(help="Patches in a step.", min=1)] = 8,
     learning_rate: Annotated[
-        float, typer.Option(help="Of the decoder; the encoder learns at 0.3 of it.")
+        float,
+        typer.Option(
+            parser=parse_rate,
+            metavar="NUMBER",
+            help="Of the decoder; the encoder learns at 0.3 of it.",
+        ),
     ] = 1e-3,
     seed: Annotated[int, typer.Option(min=0)] = 1,
     resume: Annotated[

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
@@ -60,9 +61,10 @@ class ImageRecipe:
     def __post_init__(self) -> None:
         """Refuse what can't be trained."""
         problems = []
-        if min(self.learning_rate, self.backbone_rate) <= 0 or self.weight_decay < 0:
+        rates = (self.learning_rate, self.backbone_rate)
+        if not all(0 < rate < math.inf for rate in rates) or not 0 <= self.weight_decay < math.inf:
             problems.append(
-                f"learning rate must be positive, got {self.learning_rate:g} (decay "
+                f"learning rate must be a positive number, got {self.learning_rate:g} (decay "
                 f"{self.weight_decay:g})"
             )
         if (

@@ -116,8 +116,7 @@ class Clinical:
     def inputs(self, run: Run, slides: pd.DataFrame, classes: tuple[str, ...]) -> ClinicalInputs:
         """Covariates of all patients."""
         cohort = LabeledCohort.of(slides, classes)
-        names, model = self.settings.covariates, self.settings.model
-        return ClinicalInputs(cohort, read_covariates(cohort, names, model=model))
+        return ClinicalInputs(cohort, read_covariates(cohort, self.settings))
 
     def fit(
         self, inputs: ClinicalInputs, parts: Parts, *, folder: Path, on_epoch: OnEpoch | None = None

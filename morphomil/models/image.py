@@ -75,7 +75,7 @@ class Image:
         names = tuple(cohort.slides["slide_id"])
         data = ImageCohort(
             names,
-            Rows(paths=[rows.features_path(name) for name in names]),
+            Rows(paths=[rows.stored(name) for name in names]),
             cohort.numbers_of(cohort.slides["patient"].tolist()),
             np.asarray(cohort.labels, np.int64),
             len(classes),
@@ -209,7 +209,7 @@ class ImageClinical:
     ) -> ImageClinicalInputs:
         """Features and covariates."""
         image, settings = self.image.inputs(run, slides, classes), self.settings
-        table = read_covariates(image.cohort, settings.covariates, model=settings.model)
+        table = read_covariates(image.cohort, settings)
         return ImageClinicalInputs(image, table)
 
     def fit(

@@ -32,6 +32,8 @@ class TrainSettings:
     """File of the backbone's weights, where `embed` had one."""
     covariates: tuple[str, ...] = ()
     """Of the clinical models; empty: all that the cohort has."""
+    allow_leakage: tuple[str, ...] = ()
+    """Covariates that are used though each of their values stands for one label."""
     split: SplitMode = "auto"
     """auto: the manifest's, else k-fold; holdout: 4:1, then 3:1; site: each site is predicted by
     the others."""

@@ -91,7 +91,7 @@ class Stacked:
                 f"{SCORE} takes more"
             )
         morphometry, settings = self.morphometry.inputs(run, slides, classes), self.settings
-        table = read_covariates(morphometry.cohort, settings.covariates, model=settings.model)
+        table = read_covariates(morphometry.cohort, settings)
         return StackedInputs(morphometry, table)
 
     def fit(

@@ -73,7 +73,7 @@ def _within_strata(
     changed: dict[str, Any] = {
         "test": "van Elteren",
         "u": math.nan,
-        "p_value": [one.p_value for one in found],
+        "p_value": np.where(table["p_value"].isna(), math.nan, [one.p_value for one in found]),
         "cliffs_delta": [one.cliffs_delta for one in found],
         "cliffs_delta_low": [one.low for one in found],
         "cliffs_delta_high": [one.high for one in found],

@@ -53,7 +53,8 @@ def compare_several(
                 f"median_{label}": float(np.median(x)) if len(x) else math.nan
                 for label, x in zip(classes.names, samples, strict=True)
             }
-            | {statistic: test.statistic, "p_value": test.p_value}
+            | {statistic: test.statistic}
+            | {"p_value": test.p_value if values[name].nunique() > 1 else math.nan}
             | dict(zip(limits_of(classes.effect), test[2:], strict=True))
             | say_extremes(column, groups, classes=classes, strata=strata)
             | ({"direction": _direction(test.effect)} if classes.ordered else {})

@@ -65,7 +65,8 @@ def compare_groups(
         correction: adds `p_adjusted`, the p values adjusted in this way; Holm's and Benjamini and
             Hochberg's are there anyway.
         family: how the result's column `family` names the p values that are adjusted together:
-            those of all columns. A column without a p value doesn't count in it.
+            those of all columns. A column without a p value doesn't count in it: its values are all
+            alike, or a group has none.
         level: of intervals.
 
     Returns:
@@ -83,8 +84,8 @@ def compare_groups(
 
         Three or more groups: `feature, test, n_LABEL ..., missing, median_LABEL ..., h, p_value,
         p_holm, p_bh, epsilon_squared, family`: Kruskal-Wallis, and its effect size H / (n - 1),
-        from 0 to 1 (Tomczak & Tomczak 2014); NaN where a group has no value; values all alike give
-        H 0 and p 1. `positive` has no meaning then and is refused.
+        from 0 to 1 (Tomczak & Tomczak 2014); NaN where a group has no value. `positive` has no
+        meaning then and is refused.
 
         Axial columns have, per group, `mean_direction_`, `resultant_length_` and `rayleigh_p_`
         beside, and Watson and Williams's F in `statistic`; p is missing where the test is refused
@@ -220,10 +221,14 @@ def _categories_row(values: pd.Series[Any], comparison: _Comparison) -> dict[str
 def _numbers_row(values: pd.Series[Any], comparison: _Comparison) -> dict[str, Any]:
     level, test = comparison.level, comparison.test
     if comparison.positive is None:
-        return _kruskal_row(values, comparison.labels, comparison.names)
-    if test == "mann-whitney":
-        return _two_group_row(values, comparison.in_positive, level=level)
-    return _means_row(values, comparison.in_positive, equal_variances=test == "t", level=level)
+        row = _kruskal_row(values, comparison.labels, comparison.names)
+    elif test == "mann-whitney":
+        row = _two_group_row(values, comparison.in_positive, level=level)
+    else:
+        row = _means_row(values, comparison.in_positive, equal_variances=test == "t", level=level)
+    if values.nunique() == 1:  # nothing is tested, and no family has it
+        row |= {name: math.nan for name in ("p_value", "brunner_munzel_p") if name in row}
+    return row
 
 
 def aggregate_to_patients(

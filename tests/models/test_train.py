@@ -8,6 +8,7 @@ import shutil
 import signal
 import subprocess
 import time
+from dataclasses import replace
 
 import numpy as np
 import pandas as pd
@@ -70,15 +71,29 @@ def test_a_patient_in_two_splits_is_refused(tmp_path):
     assert not (run.path / "models").exists()
 
 
-def test_a_covariate_that_is_the_label_is_refused(tmp_path):
+@pytest.mark.parametrize("words", [("0", "1"), (0.0, 1.0), ("low", "high")])
+def test_a_covariate_that_says_the_label_is_refused_unless_named(tmp_path, words):
     run = make_run(tmp_path / "run", patients=12)
     cohort = tuple(
-        Slide(s.slide_id, s.patient, s.label, s.images, covariates={"outcome": s.label})
-        for s in run.cohort.slides
+        Slide(
+            s.slide_id,
+            s.patient,
+            s.label,
+            s.images,
+            covariates={"outcome": words[int(s.label)], "age": 50.0 + number},
+        )
+        for number, s in enumerate(run.cohort.slides)
+    )
+    cohort = tuple(
+        replace(s, covariates=next(o for o in cohort if o.patient == s.patient).covariates)
+        for s in cohort
     )
     run.save_cohort(Cohort(cohort))
-    with pytest.raises(RefusedError, match="outcome is the label itself"):
+    with pytest.raises(RefusedError, match="outcome is the label itself, or the label in other"):
         pipeline.train(run, TrainSettings("clinical", folds=3))
+    insisted = TrainSettings("clinical", folds=3, allow_leakage=("outcome",))
+    assert len(pipeline.train(run, insisted).done) == 3
+    assert len(pipeline.predict(run, "clinical").scored) == 3
 
 
 def test_a_fold_that_fails_leaves_the_others(tmp_path):
