@@ -5,7 +5,7 @@ TORCH_INDEX ?=
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo test test-torch test-others lint docs clean
+.PHONY: demo test test-faults test-torch test-others lint docs clean
 
 demo: $(VENV)/.installed
 	$(BIN)/morphomil demo --out demo
@@ -22,6 +22,10 @@ test-torch:
 
 test-others:
 	$(BIN)/python -m pytest -q $(addprefix --ignore ,$(TORCH_TESTS) tests/test_layout.py)
+
+# The campaign of faults, whole; `make test` takes a sample of it.
+test-faults: $(VENV)/.installed-test
+	MORPHOMIL_FAULTS=full $(BIN)/python -m pytest -q tests/faults tests/figures/test_serving.py
 
 lint: $(VENV)/.installed-test build/types/morphomil
 	$(BIN)/ruff check .

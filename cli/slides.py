@@ -116,6 +116,7 @@ def segment(
         estimate = estimate_segment(slides, out, settings=settings, mpp=mpp, segmenter=segmenter)
         _say_estimate(estimate, out)
         return
+    missed: dict[str, str] = {}
     with Display(quiet=quiet) as display:
         run, result = pipeline.segment(
             slides,
@@ -126,12 +127,19 @@ def segment(
             shard=part,
             progress=display,
         )
-        draw_overviews(run)
+        draw_overviews(run, missed=missed)
     _say_left_out(run, quiet=quiet)
+    _note_missed(missed)
     _finish(result)
     say(
         f"Masks of {len(slides)} slides: {out}/slides. Next: morphomil featurize {out}", quiet=quiet
     )
+
+
+def _note_missed(missed: dict[str, str]) -> None:
+    """A line for each slide that there is no overview of."""
+    for name, cause in missed.items():
+        note(f"No overview of {name}: {cause}")
 
 
 def _say_left_out(run: Run, *, quiet: bool) -> None:
@@ -221,6 +229,7 @@ def import_nuclei(
         elsewhere=("nuclei",),
     )
     files = importing.find_files(slides, nuclei) if nuclei else read_paths(cohort, "nuclei")
+    missed: dict[str, str] = {}
     with Display(quiet=quiet) as display:
         run, result = importing.import_nuclei(
             slides,
@@ -234,9 +243,10 @@ def import_nuclei(
             shard=parse_shard(shard),
             progress=display,
         )
-        draw_overviews(run)
+        draw_overviews(run, missed=missed)
     _say_left_out(run, quiet=quiet)
     _say_nuclei(run, quiet=quiet)
+    _note_missed(missed)
     _finish(result)
     say(
         f"Masks of {len(slides)} slides: {out}/slides. Next: morphomil featurize {out}", quiet=quiet

@@ -4,16 +4,16 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-import pandas as pd
-
 from morphomil.figures.cells import draw_cells
 from morphomil.figures.drawing import AbsentError, Drawing
 from morphomil.figures.labels import shorten_all
 from morphomil.figures.style import TWO_COLUMNS_MM, new_figure, style
 from morphomil.nuclei.quantities import Quantity, feature_quantity
 from morphomil.rank.context import ALPHA, LABEL, context_quantity
+from morphomil.store import read_csv
 
 if TYPE_CHECKING:
+    import pandas as pd
     from matplotlib.figure import Figure
 
     from morphomil.run.directory import Run
@@ -28,7 +28,7 @@ def draw_context(run: Run) -> Drawing:
     path = run.rank_folder / "context.csv"
     if not path.is_file():
         raise AbsentError(f"the features are not ranked yet; run: morphomil rank {run.path}")
-    table = pd.read_csv(path)
+    table = read_csv(path)
     if table.empty:
         raise AbsentError("nothing that differs is known of patients and slides beside the nuclei")
     caption = " ".join(

@@ -10,6 +10,7 @@ import pandas as pd
 
 from morphomil.figures.contours import contact_sheet
 from morphomil.figures.patch_examples import PatchExample
+from morphomil.store import read_parquet
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -31,7 +32,7 @@ def read_contributions(run: Run, slide_id: str) -> pd.DataFrame | None:
     path = run.contributions_path(slide_id)
     if not path.is_file():
         return None
-    return run.nuclei(slide_id).merge(pd.read_parquet(path).drop(columns="patch_id"), on="label")
+    return run.nuclei(slide_id).merge(read_parquet(path).drop(columns="patch_id"), on="label")
 
 
 def patch_contributions(nuclei: pd.DataFrame, patches: pd.DataFrame) -> pd.Series[float]:

@@ -18,6 +18,7 @@ from morphomil.figures.style import (
     style,
 )
 from morphomil.nuclei.quantities import patient_quantity
+from morphomil.store import read_csv
 from morphomil.tables.pairs import quadrants
 
 if TYPE_CHECKING:
@@ -40,7 +41,7 @@ def draw_interactions(run: Run) -> Drawing:
     """
     ranking, summary = read_ranking(run)
     path = run.rank_folder / "interactions.csv"
-    pairs = pd.read_csv(path) if path.is_file() else pd.DataFrame()
+    pairs = read_csv(path) if path.is_file() else pd.DataFrame()
     if pairs.empty:
         raise AbsentError(
             f"interactions of pairs are not computed; run: morphomil rank {run.path}"

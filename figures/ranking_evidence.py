@@ -6,15 +6,16 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 import numpy as np
-import pandas as pd
 
 from morphomil.figures.drawing import AbsentError, Drawing
 from morphomil.figures.labels import format_p
 from morphomil.figures.results import read_ranking
 from morphomil.figures.style import BLUE, GRAY, SEQUENTIAL, TWO_COLUMNS_MM, new_figure, style
 from morphomil.nuclei.quantities import patient_quantity
+from morphomil.store import read_csv
 
 if TYPE_CHECKING:
+    import pandas as pd
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
@@ -33,7 +34,7 @@ def draw_ranking_evidence(run: Run) -> Drawing:
         raise AbsentError(
             f"Shapley values and stability are not computed; run: morphomil rank {run.path}"
         )
-    stability = pd.read_csv(path)
+    stability = read_csv(path)
     caption = (
         "Each feature's attention, its Shapley value of the AUC, what the AUC loses without it, "
         "all with 95 % intervals, and how stable its place is. Blue: the feature is supported, by "

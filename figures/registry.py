@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
-from morphomil.errors import InputError
+from morphomil.errors import DamagedError, InputError, SlideError
 from morphomil.figures.attention import draw_attention
 from morphomil.figures.calibration import draw_calibration
 from morphomil.figures.composition import draw_composition
@@ -65,8 +65,7 @@ def draw_figures(
     beside it.
 
     Raises:
-        InputError: a name in `only` is unknown, or its results are absent.
-        SlideError: a slide can no longer be read.
+        InputError: a name in `only` is unknown, or its results are absent or can't be read.
     """
     if unknown := [name for name in only if name not in FIGURES]:
         raise InputError(
@@ -86,16 +85,13 @@ def draw_figure(
     look: Look = "plain",
     formats: Sequence[Format] = ("pdf", "svg", "png"),
 ) -> Outcome:
-    """Draw one of `FIGURES` into `RUN/figures`.
-
-    Raises:
-        SlideError: a slide can no longer be read.
-    """
+    """Draw one of `FIGURES` into `RUN/figures`; its outcome says why there is none, be it that a
+    slide or a result can no longer be read."""
     title, draw = FIGURES[name]
     with use_look(look):
         try:
             drawing = draw(run)
-        except AbsentError as error:
+        except (AbsentError, SlideError, DamagedError) as error:
             return Outcome(name, title, absent=str(error))
         stem = run.figures_folder / name
         drawing = replace(drawing, caption=_say_more(run, name, drawing.caption))

@@ -11,6 +11,7 @@ from morphomil.errors import InputError
 from morphomil.figures.drawing import AbsentError
 from morphomil.matrix import by_feature, by_value
 from morphomil.nuclei.registry import FEATURES
+from morphomil.store import read_csv, read_parquet
 from morphomil.tables.predictions import (
     class_names,
     of_test_patients,
@@ -53,7 +54,7 @@ def read_patient_values(run: Run) -> tuple[pd.DataFrame, pd.Series[str]]:
         AbsentError: nothing is ranked yet.
     """
     read_ranking(run)
-    values = by_feature(pd.read_parquet(run.rank_folder / "patient_values.parquet"))
+    values = by_feature(read_parquet(run.rank_folder / "patient_values.parquet"))
     values = values.set_index("patient")
     labels = values.pop("label").astype(str)
     present = set(labels)
@@ -89,7 +90,7 @@ def typical_slides(run: Run) -> list[tuple[Slide, str]]:
     """A slide of the typical patient of each group, in the order of the groups (reference first),
     and the group's name."""
     _, summary = read_ranking(run)
-    predictions = pd.read_parquet(run.rank_folder / "predictions.parquet")
+    predictions = read_parquet(run.rank_folder / "predictions.parquet")
     measured = run.figures("featurize").set_index("slide_id")
     chosen = []
     groups = [str(summary["classes"][label]) for label in sorted(predictions["label"].unique())]
@@ -116,7 +117,7 @@ def read_attention_table(run: Run, stem: str) -> pd.DataFrame:
             "the image model's attention isn't set beside the nuclei yet; run: "
             f"morphomil predict {run.path} --model dl-cnb, then morphomil compare {run.path}"
         )
-    table = by_value(pd.read_csv(path, dtype={"slide_id": str, "patient": str}))
+    table = by_value(read_csv(path, dtype={"slide_id": str, "patient": str}))
     named = {f"{name}_z": f"{entry.value}_z" for name, entry in FEATURES.items()}
     if "feature" in table:
         values = {name: entry.value for name, entry in FEATURES.items()}

@@ -23,6 +23,7 @@ from morphomil.figures.style import (
     series_look,
     style,
 )
+from morphomil.store import read_parquet
 from morphomil.tables.roc import class_curves, roc_band, roc_points
 
 if TYPE_CHECKING:
@@ -41,7 +42,7 @@ def draw_roc(run: Run) -> Drawing:
         AbsentError: nothing is ranked yet.
     """
     _, about = read_ranking(run)
-    predictions = pd.read_parquet(run.rank_folder / "predictions.parquet")
+    predictions = read_parquet(run.rank_folder / "predictions.parquet")
     groups = [str(name) for name in about["classes"]]
     summary = pd.DataFrame([{name: about[name] for name in ("auc", "auc_low", "auc_high")}])
     counts = predictions["label"].value_counts()

@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 import numpy as np
-import pandas as pd
 
 from morphomil.figures.cells import draw_cells
 from morphomil.figures.drawing import AbsentError, Drawing
@@ -16,8 +15,10 @@ from morphomil.figures.style import TWO_COLUMNS_MM, new_figure, style
 from morphomil.nuclei.quantities import feature_quantity
 from morphomil.nuclei.registry import FEATURES
 from morphomil.rank.summaries import SUMMARY_TITLES
+from morphomil.store import read_csv
 
 if TYPE_CHECKING:
+    import pandas as pd
     from matplotlib.figure import Figure
 
     from morphomil.run.directory import Run
@@ -38,7 +39,7 @@ def draw_scan(run: Run) -> Drawing:
     path = run.rank_folder / "scan.csv"
     if not path.is_file() or "scan_p_any" not in ranking:
         raise AbsentError(f"the features are not scanned yet; run: morphomil rank {run.path}")
-    scan = pd.read_csv(path)
+    scan = read_csv(path)
     reference, *_, positive = map(str, summary["classes"])
     figure = scan_plot(scan, ranking, positive=positive, reference=reference)
     caption = (

@@ -21,6 +21,7 @@ from morphomil.figures.style import (
 )
 from morphomil.nuclei.quantities import feature_quantity
 from morphomil.rank.summaries import SUMMARY_TITLES
+from morphomil.store import read_csv, read_parquet
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -59,8 +60,8 @@ def draw_verdict(run: Run) -> Drawing:
         raise AbsentError(f"the ranking has no verdict; run: morphomil rank {run.path}")
     best = ranking.sort_values(["verdict_p", "scan_p_any"], kind="stable").iloc[0]
     feature, summary = str(best["feature"]), str(best["scan_summary"])
-    summaries = pd.read_parquet(run.rank_folder / "summaries.parquet").set_index("patient")
-    labels = pd.read_parquet(run.rank_folder / "patient_values.parquet").set_index("patient")
+    summaries = read_parquet(run.rank_folder / "summaries.parquet").set_index("patient")
+    labels = read_parquet(run.rank_folder / "patient_values.parquet").set_index("patient")
     values = pd.DataFrame(
         {
             "label": labels["label"].astype(str).reindex(summaries.index),
@@ -73,7 +74,7 @@ def draw_verdict(run: Run) -> Drawing:
     routes = pd.DataFrame(
         [("all", verdict["p_value"]), *verdict["routes"].items()], columns=["route", "p_value"]
     )
-    models = pd.read_csv(path)
+    models = read_csv(path)
     quantity = feature_quantity(feature)
     what = f"{quantity.name}: {SUMMARY_TITLES.get(summary, summary).lower()}"
     label = what.replace(": ", "\n") + (f" ({quantity.unit})" if quantity.unit else "")

@@ -18,7 +18,8 @@ import numpy as np
 from morphomil.errors import MorphomilError
 from morphomil.run.log import versions
 from morphomil.segment import find_labels
-from morphomil.segment.model import WEIGHTS, load_segmenter
+from morphomil.segment.folders import WEIGHTS
+from morphomil.segment.model import load_segmenter
 from morphomil.store import harmed_files
 from morphomil.types import CORES
 

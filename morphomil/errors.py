@@ -4,7 +4,11 @@ status means.
 
 from __future__ import annotations
 
+import errno
 from enum import IntEnum
+
+NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
+"""Errors of the system that every further write would meet too."""
 
 
 class ExitStatus(IntEnum):

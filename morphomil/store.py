@@ -65,13 +65,17 @@ def _remove(path: Path) -> None:
         path.unlink(missing_ok=True)
 
 
+MAKE_AGAIN = "run the command that made it again, which writes it anew"
+"""How a result that is missing or damaged is had again."""
+
+
 @contextmanager
-def reading(path: Path, *, mend: str = "") -> Iterator[None]:
+def reading(path: Path, *, mend: str = MAKE_AGAIN) -> Iterator[None]:
     """Whatever a reader raises about the bytes of a stored file becomes one sentence.
 
     Args:
         path: the file or folder that the block reads.
-        mend: how its content is had again; the end of the sentence.
+        mend: how its content is had again; the end of the sentence, if there is such a way.
 
     Raises:
         DamagedError: it is missing, or damaged.
@@ -90,7 +94,7 @@ def reading(path: Path, *, mend: str = "") -> Iterator[None]:
         raise DamagedError(f"{path} is damaged ({cause}){end}") from error
 
 
-def read_json(path: Path, *, mend: str = "") -> Any:
+def read_json(path: Path, *, mend: str = MAKE_AGAIN) -> Any:
     """What a JSON file holds.
 
     Raises:
@@ -107,12 +111,13 @@ def write_json(path: Path, value: Any) -> None:
 
 
 def write_table_csv(path: Path, table: pd.DataFrame) -> None:
-    """Write a table as CSV for people and spreadsheets; text that a spreadsheet would run as a
-    formula is escaped."""
+    """Write a table as CSV for people and spreadsheets; text, names of columns too, that a
+    spreadsheet would run as a formula is escaped."""
     safe = table.copy()
     for name in safe.columns:
         if not pd.api.types.is_numeric_dtype(safe[name]):
             safe[name] = safe[name].map(_escape_formula)
+    safe.columns = safe.columns.map(_escape_formula)
     with atomic_path(path) as partial:
         safe.to_csv(partial, index=False)
 
@@ -122,7 +127,7 @@ def _escape_formula(value: Any) -> Any:
     are left alone."""
     return (
         f"'{value}"
-        if isinstance(value, str) and value.startswith(("=", "+", "-", "@", "\t", "\0"))
+        if isinstance(value, str) and value.startswith(("=", "+", "-", "@", "\t", "\r", "\0"))
         else value
     )
 
@@ -134,48 +139,94 @@ def write_bytes(path: Path, content: bytes) -> None:
 
 
 def write_arrays(path: Path, arrays: dict[str, NDArray[Any]]) -> None:
-    """Write named arrays as safetensors."""
+    """Write named arrays as safetensors, with their checksum."""
     from safetensors.numpy import save
 
-    write_bytes(path, save({name: np.asarray(value, order="C") for name, value in arrays.items()}))
+    stored = {name: np.asarray(value, order="C") for name, value in arrays.items()}
+    write_bytes(path, save(stored, metadata={"sha256": _sum_arrays(stored)}))
 
 
-def read_arrays(path: Path, *, mend: str = "") -> dict[str, NDArray[Any]]:
+def _sum_arrays(arrays: dict[str, NDArray[Any]]) -> str:
+    """SHA-256 of names, types, shapes and values."""
+    total = hashlib.sha256()
+    for name in sorted(arrays):
+        values = arrays[name]
+        total.update(f"{name} {values.dtype} {values.shape}\n".encode())
+        total.update(np.ascontiguousarray(values).data)
+    return total.hexdigest()
+
+
+def read_arrays(path: Path, *, mend: str = MAKE_AGAIN) -> dict[str, NDArray[Any]]:
     """The named arrays of a safetensors file.
 
     Raises:
-        DamagedError: it is missing, or can't be decoded.
+        DamagedError: it is missing, can't be decoded, or isn't what its checksum says.
     """
-    from safetensors.numpy import load_file
+    from safetensors import safe_open
 
-    with reading(path, mend=mend):
-        return dict(load_file(path))
+    with reading(path, mend=mend), safe_open(path, "numpy") as file:
+        arrays = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+        stated = (file.metadata() or {}).get("sha256")
+        if stated is not None and _sum_arrays(arrays) != stated:
+            raise ValueError("its values aren't those that were written")
+        return arrays
 
 
 def write_parquet(path: Path, table: pd.DataFrame) -> None:
-    """Write a table, each page with its checksum; the same table gives the same bytes."""
+    """Write a table, sealed with its checksum; the same table gives the same bytes."""
     with atomic_path(path) as partial:
         table.to_parquet(partial, index=False, compression="zstd", write_page_checksum=True)
+        content = partial.read_bytes()
+        pages, footer = content[: (cut := _footer_at(content[-8:], len(content)))], content[cut:]
+        seal = SEAL + hashlib.sha256(pages + footer).digest()
+        partial.write_bytes(pages + seal + footer)
 
 
-def read_parquet(path: Path, *, mend: str = "") -> pd.DataFrame:
+SEAL = b"morphomil sha256"
+"""Stands between the pages of a Parquet file and its footer, where no reader looks, before the
+SHA-256 of all the rest."""
+
+
+def _footer_at(end: bytes, size: int) -> int:
+    """Where the footer of a Parquet file begins, by its last 8 bytes."""
+    return size - 8 - int.from_bytes(end[:4], "little")
+
+
+def _check_seal(path: Path) -> None:
+    """Refuse a Parquet file that isn't what was sealed; one without a seal isn't ours, or old.
+
+    Raises:
+        ValueError: so it is.
+    """
+    content = path.read_bytes()
+    cut = _footer_at(content[-8:], len(content))
+    pages, seal = content[: max(cut - 48, 0)], content[max(cut - 48, 0) : max(cut, 0)]
+    if seal.startswith(SEAL):
+        total = hashlib.sha256(pages + content[cut:]).digest()
+        if seal != SEAL + total:
+            raise ValueError("its content isn't what was written")
+
+
+def read_parquet(path: Path, *, mend: str = MAKE_AGAIN) -> pd.DataFrame:
     """A stored table.
 
     Raises:
-        DamagedError: it is missing, can't be decoded, or a page isn't what its checksum says.
+        DamagedError: it is missing, can't be decoded, or isn't what its checksum says.
     """
     with reading(path, mend=mend):
+        _check_seal(path)
         return pd.read_parquet(path, page_checksum_verification=True)
 
 
-def read_csv(path: Path, *, mend: str = "", **options: Any) -> pd.DataFrame:
+def read_csv(path: Path, *, mend: str = MAKE_AGAIN, **options: Any) -> pd.DataFrame:
     """A stored CSV; `options` are those of `pandas.read_csv`.
 
     Raises:
         DamagedError: it is missing, or no such table.
     """
     with reading(path, mend=mend):
-        return pd.read_csv(path, encoding="utf-8", **options)
+        table: pd.DataFrame = pd.read_csv(path, encoding="utf-8", **options)
+        return table
 
 
 def harmed_files(folder: Path, names: str = "") -> list[str]:
@@ -186,7 +237,7 @@ def harmed_files(folder: Path, names: str = "") -> list[str]:
         DamagedError: there is no `SHA256SUMS`, or it is no such list.
     """
     sums = folder / "SHA256SUMS"
-    with reading(sums):
+    with reading(sums, mend=""):
         lines = sums.read_text(encoding="utf-8").splitlines()
         listed = {name.strip(): total for total, name in (line.split(maxsplit=1) for line in lines)}
     return [
@@ -220,6 +271,14 @@ def split_image_number(path: Path) -> tuple[Path, int | None]:
     if not (mark and re.fullmatch(r"[0-9]{1,4}", number)) or path.exists():
         return path, None
     return path.with_name(name), int(number)
+
+
+def identity(path: Path) -> str:
+    """What tells a slide from itself changed: `fingerprint`, and when it was modified; in that
+    way what changes between its first and last MiB is noticed too."""
+    file, _ = split_image_number(path)
+    files = sorted(file.iterdir()) if file.is_dir() else [file]
+    return f"{fingerprint(path)} {max((one.stat().st_mtime_ns for one in files), default=0)}"
 
 
 def fingerprint(path: Path) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import json
 import os
 from pathlib import Path
@@ -10,6 +11,7 @@ import pandas as pd
 import pytest
 
 from morphomil import store
+from morphomil.errors import DamagedError
 from morphomil.store import (
     atomic_path,
     digest,
@@ -95,3 +97,32 @@ def test_digests_and_fingerprints_tell_changes(tmp_path: Path) -> None:
     (tmp_path / "f").write_bytes(bytes(3 * 2**20 - 1) + b"1")
     assert digest(tmp_path) != before[0]
     assert fingerprint(tmp_path / "f") != before[1]
+
+
+def test_a_sealed_table_is_read_by_others_and_notices_every_flipped_byte(tmp_path: Path) -> None:
+    table = pd.DataFrame({"name": ["a", "b"], "value": [1.5, None], "n": [1, 2]})
+    store.write_parquet(tmp_path / "t.parquet", table)
+    content = (tmp_path / "t.parquet").read_bytes()
+    pd.testing.assert_frame_equal(pd.read_parquet(tmp_path / "t.parquet"), table)
+    pd.testing.assert_frame_equal(store.read_parquet(tmp_path / "t.parquet"), table)
+    for place in range(0, len(content), 7):
+        harmed = bytearray(content)
+        harmed[place] ^= 0x20
+        (tmp_path / "t.parquet").write_bytes(harmed)
+        try:
+            found = store.read_parquet(tmp_path / "t.parquet")
+        except DamagedError:
+            continue
+        pd.testing.assert_frame_equal(found, table)  # only the seal's own name was harmed
+    table.to_parquet(tmp_path / "old.parquet")
+    pd.testing.assert_frame_equal(store.read_parquet(tmp_path / "old.parquet"), table)
+
+
+def test_headers_of_columns_are_escaped_like_cells(tmp_path: Path) -> None:
+    table = pd.DataFrame({"=1+1": [1], "-x": ["+1"], "@a": [-0.5], "plain": ["\tx"]})
+    store.write_table_csv(tmp_path / "t.csv", table)
+    with (tmp_path / "t.csv").open(newline="") as file:
+        header, row = csv.reader(file)
+    assert header == ["'=1+1", "'-x", "'@a", "plain"]
+    assert row == ["1", "'+1", "-0.5", "'\tx"]
+    assert list(table) == ["=1+1", "-x", "@a", "plain"]

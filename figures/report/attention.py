@@ -10,6 +10,7 @@ from morphomil.figures.labels import format_interval, format_ratio, model_name
 from morphomil.figures.report.data import AttentionSection, Picture
 from morphomil.figures.sentences import say_attention, say_statement
 from morphomil.nuclei.quantities import patient_quantity
+from morphomil.store import read_csv
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -24,7 +25,7 @@ def read_attention_section(
     path = run.alongside_folder / "morphology_of_attention.csv"
     if not path.is_file():
         return None
-    associations = pd.read_csv(path)
+    associations = read_csv(path)
     sentences = [say_statement(run.ranking_about(), ranking)]
     for model, associations_of_model in associations.groupby("model", sort=False):
         first = None if ranking is None else str(ranking["feature"].iloc[0])
@@ -35,7 +36,7 @@ def read_attention_section(
     return AttentionSection(
         tuple(sentence for sentence in sentences if sentence),
         _morphology_table(associations),
-        _scores_table(pd.read_csv(scores)) if scores.is_file() else pd.DataFrame(),
+        _scores_table(read_csv(scores)) if scores.is_file() else pd.DataFrame(),
         pictures,
     )
 

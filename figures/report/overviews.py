@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from morphomil.errors import InputError, SlideError
 from morphomil.figures.slide_image import OpenedImage, open_image_of, thumbnail_scale
 from morphomil.figures.slides import overview
 from morphomil.figures.style import render
@@ -18,9 +19,9 @@ if TYPE_CHECKING:
     from morphomil.run.directory import Run
 
 
-def draw_overviews(run: Run) -> list[Path]:
-    """An `overview.png` in the folder of every segmented slide, empty ones too, that lacks one or
-    whose patches are newer."""
+def draw_overviews(run: Run, *, missed: dict[str, str] | None = None) -> list[Path]:
+    """An `overview.png` in the folder of every segmented slide, empty ones too, that lacks one;
+    `missed` receives the slides that can't be read now, and why."""
     drawn = []
     for slide in run.cohort.slides:
         if run.ledger.state(slide.slide_id, "segment") not in ("done", "empty"):
@@ -28,13 +29,15 @@ def draw_overviews(run: Run) -> list[Path]:
         folder = run.slide_folder(slide.slide_id)
         for number in range(len(slide.images)):
             path = folder / numbered_name("overview", number)
-            if (
-                path.exists()
-                and path.stat().st_mtime >= (folder / "patches.parquet").stat().st_mtime
-            ):
+            if path.exists():  # results that are made anew take it with them
                 continue
-            with open_image_of(run, slide, number) as opened:
-                write_bytes(path, render(draw_overview(opened), "png", dpi=200))
+            try:
+                with open_image_of(run, slide, number) as opened:
+                    write_bytes(path, render(draw_overview(opened), "png", dpi=200))
+            except (SlideError, InputError) as error:
+                if missed is not None:
+                    missed[slide.slide_id] = str(error)
+                continue
             drawn.append(path)
     return drawn
 

@@ -12,6 +12,7 @@ from morphomil.figures.report.data import ScanSection
 from morphomil.figures.sentences import say_plainly, say_statement
 from morphomil.nuclei.quantities import nucleus_phrase, sentence_case
 from morphomil.rank.summaries import SUMMARY_TITLES
+from morphomil.store import read_csv
 
 if TYPE_CHECKING:
     from morphomil.run.directory import Run
@@ -38,7 +39,7 @@ def read_scan_section(run: Run, ranking: pd.DataFrame | None) -> ScanSection | N
             "scan_p_any": features["scan_p_any"],
         }
     )
-    baselines, known = pd.read_csv(path), ranking["feature"].tolist()
+    baselines, known = read_csv(path), ranking["feature"].tolist()
     models = pd.DataFrame(
         {
             "model": [sentence_case(say_plainly(text, known)) for text in baselines["description"]],

@@ -13,7 +13,7 @@ import pandas as pd
 
 from morphomil.errors import InputError
 from morphomil.run.embeddings import Embeddings
-from morphomil.store import atomic_path, write_table_csv
+from morphomil.store import atomic_path, reading, write_table_csv
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -140,10 +140,12 @@ def _features(
     kept = run.patches(slide.slide_id).query("kept")["patch_id"].to_numpy()
     rows = np.flatnonzero(np.isin(kept, patches["patch_id"].to_numpy()))
     for folder in run.backbone_folders:
-        path = Embeddings(run, folder.name).features_path(slide.slide_id)
-        if not path.is_file():
+        embeddings = Embeddings(run, folder.name)
+        if not embeddings.features_path(slide.slide_id).exists():
             continue
-        stored = np.load(path, mmap_mode="r")
+        path = embeddings.stored(slide.slide_id)
+        with reading(path):
+            stored = np.load(path, mmap_mode="r", allow_pickle=False)
         if stored.ndim != 2 or len(stored) != len(kept):
             raise InputError(
                 f"{path} has shape {stored.shape} for {len(kept)} kept patches; run: morphomil "

@@ -12,19 +12,19 @@ from itertools import chain, product
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import pandas as pd
 
 from morphomil.matrix import patch_values
 from morphomil.nuclei.outlines import Outline, trace_outlines
 from morphomil.nuclei.registry import FEATURES
 from morphomil.nuclei.types import TYPE_COLORS, of_type
 from morphomil.slides.image import scanned_corner
-from morphomil.store import atomic_path
+from morphomil.store import atomic_path, read_parquet
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
     from pathlib import Path
 
+    import pandas as pd
     from numpy.typing import NDArray
 
     from morphomil.nuclei.outlines import Rings
@@ -110,7 +110,7 @@ def slide_features(run: Run, slide: Slide, *, image: int) -> Iterator[dict[str, 
     contributions = run.contributions_path(slide.slide_id)
     if contributions.is_file():  # what each nucleus adds to the slide's probability
         nuclei = nuclei.merge(
-            pd.read_parquet(contributions).drop(columns="patch_id"), on="label", how="left"
+            read_parquet(contributions).drop(columns="patch_id"), on="label", how="left"
         )
     regions = [
         region for region in run.regions(slide.slide_id) if region["properties"]["image"] == image

@@ -15,7 +15,7 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from morphomil.errors import TrainingError
+from morphomil.errors import DamagedError, TrainingError
 from morphomil.image_model.backbones import digest_state
 from morphomil.image_model.model import (
     READ_AT_ONCE,
@@ -26,7 +26,7 @@ from morphomil.image_model.model import (
 )
 from morphomil.seeds import generator
 from morphomil.stats.roc import auc
-from morphomil.store import write_arrays
+from morphomil.store import read_arrays, write_arrays
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -259,12 +259,9 @@ class _Training:
 
     def _resume(self, path: Path) -> None:
         """Take over the state of a checkpoint, if there is one of this very training."""
-        from safetensors import SafetensorError
-        from safetensors.numpy import load_file
-
         try:
-            arrays = load_file(path)
-        except (OSError, SafetensorError):
+            arrays = read_arrays(path)
+        except DamagedError:  # begun anew
             return
         if not np.array_equal(arrays["key"], self._key()):
             return

@@ -6,7 +6,6 @@
 
 from __future__ import annotations
 
-import json
 import shutil
 from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
@@ -14,12 +13,22 @@ from typing import TYPE_CHECKING, Any, Literal, TypeVar
 import pandas as pd
 
 from morphomil.cohort.encoding import ClinicalEncoder
-from morphomil.errors import InputError
+from morphomil.errors import DamagedError, InputError
 from morphomil.image_model.recipe import ImageRecipe
 from morphomil.matrix import Edges
 from morphomil.seeds import generator
 from morphomil.stats.roc import youden_cutoff
-from morphomil.store import digest, write_arrays, write_json, write_parquet, write_table_csv
+from morphomil.store import (
+    digest,
+    read_arrays,
+    read_json,
+    read_parquet,
+    reading,
+    write_arrays,
+    write_json,
+    write_parquet,
+    write_table_csv,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterable, Sequence
@@ -230,16 +239,29 @@ def fold_seed(seed: int, fold: str) -> int:
 def read_record(folder: Path) -> FoldRecord | None:
     """The record of a fold; None where there is none that can be read."""
     try:
-        return FoldRecord.from_json(json.loads((folder / RECORD).read_text(encoding="utf-8")))
-    except (OSError, ValueError, KeyError, TypeError):
+        return stored_record(folder)
+    except DamagedError:
         return None
 
 
-def read_fold(folder: Path, record: FoldRecord) -> TrainedFold:
-    """The fold with its weights."""
-    from safetensors.numpy import load_file
+def stored_record(folder: Path) -> FoldRecord:
+    """The record of a fold.
 
-    return TrainedFold(record, load_file(folder / WEIGHTS))
+    Raises:
+        DamagedError: there is none that can be read.
+    """
+    path = folder / RECORD
+    with reading(path):
+        return FoldRecord.from_json(read_json(path))
+
+
+def read_fold(folder: Path, record: FoldRecord) -> TrainedFold:
+    """The fold with its weights.
+
+    Raises:
+        DamagedError: the weights are missing, or not those that were written.
+    """
+    return TrainedFold(record, read_arrays(folder / WEIGHTS))
 
 
 def is_done(folder: Path, key: str) -> bool:
@@ -324,7 +346,7 @@ def write_known(
 def collect_predictions(home: Path, folds: Sequence[str]) -> None:
     """Write `predictions.parquet` of all folds: `PREDICTION_COLUMNS`, then those of several
     classes."""
-    tables = [pd.read_parquet(home / name / PREDICTIONS) for name in folds]
+    tables = [read_parquet(home / name / PREDICTIONS) for name in folds]
     if not tables:
         return
     table = pd.concat(tables, ignore_index=True)

@@ -6,7 +6,6 @@ told.
 
 from __future__ import annotations
 
-import json
 import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -14,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 
-from morphomil.errors import InputError, RefusedError
+from morphomil.errors import DamagedError, InputError, RefusedError
 from morphomil.models.fold import (
     PREDICTIONS,
     RECORD,
@@ -26,7 +25,14 @@ from morphomil.run.ledger import key_of
 from morphomil.stats.combined_auc import macro_auc_interval
 from morphomil.stats.performance import has_pairs, training_auc
 from morphomil.stats.roc import auc_interval, within_fold_auc_interval
-from morphomil.store import write_json, write_parquet, write_table_csv
+from morphomil.store import (
+    read_csv,
+    read_json,
+    read_parquet,
+    write_json,
+    write_parquet,
+    write_table_csv,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -95,7 +101,7 @@ def predict_run(run: Run, model: str) -> Scoring:
 def _is_scored(home: Path, record: FoldRecord) -> bool:
     log = read_test_log(home)
     logged = (log["fold"] == record.fold) & (log["weights_sha256"] == record.weights_sha256)
-    stored = pd.read_parquet(home / record.fold / PREDICTIONS)
+    stored = read_parquet(home / record.fold / PREDICTIONS)
     return bool(logged.any()) and "test" in set(stored["part"])
 
 
@@ -113,7 +119,7 @@ def _score_test_patients(home: Path, opened: OpenFold, *, everyone: bool) -> Non
         part="test",
         fold=record.fold,
     )
-    known = pd.read_parquet(folder / PREDICTIONS)
+    known = read_parquet(folder / PREDICTIONS)
     tables = [known[known["part"] != "test"], rows.assign(cutoff=record.cutoff)]
     write_parquet(folder / PREDICTIONS, pd.concat(tables, ignore_index=True))
 
@@ -192,8 +198,8 @@ def _check_strangers(run: Run, folds: Sequence[FoldRecord], origin: Run) -> None
 def _stored_key(home: Path) -> Any:
     """The key of the last scoring of another run's model, None if there was none."""
     try:
-        return json.loads((home / EXTERNAL / "about.json").read_text(encoding="utf-8"))["key"]
-    except (OSError, ValueError, KeyError):
+        return read_json(home / EXTERNAL / "about.json")["key"]
+    except (DamagedError, KeyError, TypeError):
         return None
 
 
@@ -218,7 +224,7 @@ def read_test_log(home: Path) -> pd.DataFrame:
     """The scorings of a model's test patients, one row each: `LOG_COLUMNS`."""
     if not (home / TEST_LOG).is_file():
         return pd.DataFrame(columns=LOG_COLUMNS)
-    return pd.read_csv(home / TEST_LOG, dtype={"fold": str, "weights_sha256": str, "patients": str})
+    return read_csv(home / TEST_LOG, dtype={"fold": str, "weights_sha256": str, "patients": str})
 
 
 def _log_scoring(home: Path, fold: str, weights: str, *, scoring: int, patients: str) -> None:
@@ -236,7 +242,7 @@ def _log_scoring(home: Path, fold: str, weights: str, *, scoring: int, patients:
 def describe_test(run: Run, model: str) -> str:
     """A sentence on the AUC of the scored test patients: DeLong's interval on one fold, else pairs
     within folds."""
-    predictions = pd.read_parquet(run.model_folder(model) / PREDICTIONS).assign(model=model)
+    predictions = read_parquet(run.model_folder(model) / PREDICTIONS).assign(model=model)
     table = predictions[predictions["part"] == "test"]
     names = [column for column in table if str(column).startswith("probability_")]
     if names:

@@ -10,7 +10,7 @@ from morphomil.models.fold import (
     RECORD,
     FoldRecord,
     read_fold,
-    read_record,
+    stored_record,
 )
 from morphomil.models.image import embeddings_of
 from morphomil.models.registry import model_of
@@ -81,8 +81,7 @@ def trained_folds(run: Run, model: str) -> list[FoldRecord]:
 
 def _records(run: Run, model: str) -> list[FoldRecord]:
     paths = run.fold_files(RECORD, model=model)
-    records = [read_record(path.parent) for path in paths]
-    return [record for record in records if record is not None]
+    return [stored_record(path.parent) for path in paths]
 
 
 def settings_of(record: FoldRecord) -> TrainSettings:
@@ -96,9 +95,11 @@ def settings_of(record: FoldRecord) -> TrainSettings:
             "backbone": facts.image.backbone,
             "finetune": facts.image.finetune,
         }
+    covariates = () if facts.covariates is None else facts.covariates.names
     return TrainSettings(
         record.model,
-        covariates=() if facts.covariates is None else facts.covariates.names,
+        covariates=covariates,
+        allow_leakage=covariates,  # that was settled in training
         positive=record.classes[-1],
         seed=record.seed,
         **image,

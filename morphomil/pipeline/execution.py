@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import hashlib
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -10,7 +9,7 @@ from dataclasses import dataclass, field
 from threading import Event, Lock
 from typing import TYPE_CHECKING, Any, Protocol
 
-from morphomil.errors import InputError, MorphomilError
+from morphomil.errors import NO_ROOM, InputError, MorphomilError
 from morphomil.types import CORES
 
 if TYPE_CHECKING:
@@ -140,6 +139,7 @@ def execute(
         InputError: the run directory can't be written, or the disk is full.
     """
     begun, shard = time.monotonic(), shard or Shard()
+    run.log.entries()  # one that is damaged is told before the work, not after it
     with run.lock(shard.lock_name):
         if cohort is not None:
             run.save_cohort(cohort)
@@ -228,7 +228,7 @@ def _work_slide(
                 slide_id, stage.name, key, outputs=outputs, figures=figures, empty=empty
             )
     except Exception as error:
-        if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+        if isinstance(error, OSError) and error.errno in NO_ROOM:
             raise
         known = isinstance(error, MorphomilError)
         cause = str(error) if known else _say_unexpected(error)

@@ -30,7 +30,7 @@ from morphomil.segment.polygons import keep_largest_parts
 from morphomil.slides.masks import BAND_PX, MIN_AREA_UM2, DrawnNuclei, MaskFrame
 from morphomil.slides.nuclei_files import Nuclei, Reading, depends_on, read_nuclei
 from morphomil.slides.nuclei_files.type_map import DEFAULT_MAP, map_types
-from morphomil.store import fingerprint, safe_name, write_parquet
+from morphomil.store import identity, safe_name, write_parquet
 from morphomil.types import NUCLEUS_TYPES, PatchSettings
 
 if TYPE_CHECKING:
@@ -227,7 +227,7 @@ class _Source:
             [image.path, *depends_on(self.files[image.path]), image.annotation]
             for image in slide.images
         ]
-        files = [[path and fingerprint(path) for path in files] for files in paths]
+        files = [[path and identity(path) for path in files] for files in paths]
         return key_of(
             "import-nuclei",
             settings_key(self.settings),

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, get_args
 import numpy as np
 import pandas as pd
 
-from morphomil.errors import InputError, SlideError
+from morphomil.errors import DamagedError, InputError, SlideError
 from morphomil.matrix import count_nuclei
 from morphomil.nuclei.density import DENSITY_RADIUS_UM, neighbor_roots
 from morphomil.nuclei.feature_files import feature_files
@@ -124,11 +124,19 @@ def _check_choice(run: Run, slides: Sequence[Slide], nuclei: str, families: Sequ
         )
     if not slides or not _Choice(nuclei, tuple(families)).needs_types:
         return
-    if not any(has_types(run.masks_path(slide.slide_id)) for slide in slides):
+    if not any(_may_have_types(run, slide.slide_id) for slide in slides):
         asked = f"--nuclei {nuclei}" if nuclei != ALL else "the features of family type"
         raise InputError(
             f"the nuclei of {run.path} have no types, which {asked} needs; {_WHERE_FROM}"
         )
+
+
+def _may_have_types(run: Run, slide_id: str) -> bool:
+    """Damaged masks are told when their slide is worked on."""
+    try:
+        return has_types(run.masks_path(slide_id))
+    except DamagedError:
+        return True
 
 
 _WHERE_FROM = (

@@ -32,6 +32,7 @@ from morphomil.slides.stain import fit_normalizer
 from morphomil.store import (
     atomic_path,
     fingerprint,
+    identity,
     write_json,
     write_parquet,
 )
@@ -89,7 +90,7 @@ def segment(
     def key(slide: Slide) -> str:
         files = [
             [
-                fingerprint(image.path),
+                identity(image.path),
                 image.annotation and fingerprint(image.annotation),
                 image.mpp or mpp,
                 *([image.annotation_origin] if image.annotation_origin else []),
@@ -182,6 +183,9 @@ def cut_slide(
     import zarr
 
     folder = run.slide_folder(slide.slide_id)
+    for old in folder.glob("overview*.png"):  # of other results
+        old.unlink()
+    files = [identity(source.path) for source in slide.images]
     regions: list[Region] = []
     tables: list[pd.DataFrame] = []
     left_out: Counter[tuple[str, str]] = Counter()
@@ -221,6 +225,7 @@ def cut_slide(
     write_parquet(folder / "patches.parquet", table)
     write_json(folder / "regions.geojson", regions_geojson(regions))
     figures = _count(table, settings, regions=len(regions), nuclei=nuclei)
+    figures["files"] = files
     if dropped is not None:
         figures["implausible"] = dropped.total()
         figures["implausible_by_reason"] = sorted(map(list, dropped.items()))

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import difflib
-import json
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
@@ -13,12 +12,21 @@ import numpy as np
 import pandas as pd
 
 from morphomil.cohort.table import cohort_from_table, cohort_table
-from morphomil.errors import BusyError, InputError
+from morphomil.errors import NO_ROOM, BusyError, InputError, SlideError
 from morphomil.nuclei.registry import features_of
 from morphomil.nuclei.types import of_type
 from morphomil.run.ledger import Ledger
 from morphomil.run.log import CommandLog
-from morphomil.store import safe_name, write_parquet
+from morphomil.store import (
+    identity,
+    read_csv,
+    read_json,
+    read_parquet,
+    reading,
+    safe_name,
+    split_image_number,
+    write_parquet,
+)
 from morphomil.types import NUCLEI, PATCHES
 
 if TYPE_CHECKING:
@@ -89,8 +97,14 @@ class Run:
 
     @cached_property
     def cohort(self) -> Cohort:
-        """The cohort as the last `segment` read it."""
-        return cohort_from_table(pd.read_parquet(self.path / "cohort.parquet"))
+        """The cohort as the last `segment` read it.
+
+        Raises:
+            DamagedError: its file is missing or can't be read.
+        """
+        path = self.path / "cohort.parquet"
+        with reading(path):
+            return cohort_from_table(read_parquet(path))
 
     @contextmanager
     def lock(self, name: str = "", *, wait: float = 0) -> Iterator[None]:
@@ -98,19 +112,31 @@ class Run:
 
         Raises:
             BusyError: another process holds it.
+            InputError: the run directory can't be written, or has no room left.
         """
         from filelock import FileLock, Timeout
 
+        lock = FileLock(self.path / f".lock{name}", timeout=wait)
         try:
             self.path.mkdir(parents=True, exist_ok=True)
-            with FileLock(self.path / f".lock{name}", timeout=wait):
-                yield
+            lock.acquire()
         except Timeout:
             raise BusyError(
                 f"another morphomil process works in {self.path}; wait for it or name another --out"
             ) from None
         except OSError as error:
             raise InputError(f"run directory {self.path} can't be written: {error}") from error
+        try:
+            yield
+        except OSError as error:
+            if error.errno not in NO_ROOM:
+                raise
+            raise InputError(
+                f"run directory {self.path} can't be written: {error}; what is finished is kept, "
+                "and the same command goes on from there once there is room"
+            ) from error
+        finally:
+            lock.release()
 
     def slide_folder(self, slide_id: str) -> Path:
         """Where a slide's regions, patches, masks and nuclei lie."""
@@ -264,7 +290,13 @@ class Run:
         outputs = self.ledger.status(slide_id).get("segment", {}).get("outputs", {})
         if SAID_FILE not in outputs:
             return None
-        return pd.read_parquet(self.slide_folder(slide_id) / SAID_FILE)
+        return read_parquet(self._output(slide_id, "segment", SAID_FILE))
+
+    def _output(self, slide_id: str, stage: str, name: str) -> Path:
+        """Where an output of a stage lies, which isn't damaged."""
+        maker = "segment (or import-nuclei)" if stage == "segment" else stage
+        again = f"run morphomil {maker} again, which makes it anew"
+        return self.ledger.output(slide_id, stage, name, mend=again)
 
     def _table(
         self, name: str, slide_id: str | None, schema: Schema, *, stage: str
@@ -272,12 +304,15 @@ class Run:
         if slide_id is None:
             tables = [self._table(name, done, schema, stage=stage) for done in self.done(stage)]
             return schema.check(pd.concat(tables)) if tables else schema.empty()
-        path = self.slide_folder(slide_id) / f"{name}.parquet"
-        if not path.is_file():
+        file = f"{name}.parquet"
+        if not (self.slide_folder(slide_id) / file).exists():
             self.slide(slide_id)
-            cause = self.ledger.cause(slide_id, stage) or f"run: morphomil {stage}"
-            raise InputError(f"slide {slide_id} has no {name} yet: {cause}")
-        return schema.check(pd.read_parquet(path))
+            if self.ledger.state(slide_id, stage) not in ("done", "empty"):
+                cause = self.ledger.cause(slide_id, stage) or f"run: morphomil {stage}"
+                raise InputError(f"slide {slide_id} has no {name} yet: {cause}")
+        path = self._output(slide_id, stage, file)
+        with reading(path):
+            return schema.check(read_parquet(path))
 
     def slide(self, slide_id: str) -> Slide:
         """A slide of the cohort.
@@ -304,7 +339,7 @@ class Run:
         path = self.rank_folder / "ranking.csv"
         if not path.is_file():
             raise InputError(f"{self.path} has no ranking yet; run: morphomil rank {self.path}")
-        return pd.read_csv(path)
+        return read_csv(path)
 
     def attention(self, slide_id: str) -> pd.DataFrame:
         """What the models attend to in a slide: `model`, `fold`, `feature` or `patch_id`,
@@ -321,7 +356,7 @@ class Run:
         tables = []
         ranked = self.rank_folder / "attention.parquet"
         if ranked.is_file():
-            wide = pd.read_parquet(ranked)
+            wide = read_parquet(ranked)
             names = [name for name in wide.select_dtypes("number") if name in wide]
             wide = wide[wide["patient"] == slide.patient].assign(fold=wide.get("fold"))
             tables.append(
@@ -330,7 +365,7 @@ class Run:
                 )
             )
         for path in self.fold_files("attention.parquet"):
-            table = pd.read_parquet(path)
+            table = read_parquet(path)
             if {"slide_id", "patch_id", "attention"} <= set(table):
                 patches = table.loc[table["slide_id"] == slide_id, ["patch_id", "attention"]]
                 tables.append(patches.assign(model=path.parts[-3], fold=path.parts[-2]))
@@ -356,7 +391,9 @@ class Run:
         their `frame`."""
         from morphomil.slides.masks import open_masks
 
-        return open_masks(self.masks_path(slide_id))
+        path = self._output(slide_id, "segment", "masks.zarr")
+        with reading(path):
+            return open_masks(path)
 
     def masks_path(self, slide_id: str) -> Path:
         """Where a slide's masks lie."""
@@ -370,7 +407,7 @@ class Run:
 
         Raises:
             InputError: the run has no such slide or image, or the pixel size is contradicted.
-            SlideError: the file can't be read.
+            SlideError: the file can't be read, or isn't the one that was segmented.
         """
         from morphomil.slides.image import open_image
 
@@ -380,26 +417,43 @@ class Run:
                 f"slide {slide_id} has {len(images)} images, counted from 0; there "
                 f"is no image {image}"
             )
+        self._check_unchanged(slide_id, image, images[image].path)
         made = self.segmented_with()
         return open_image(
             images[image], default_mpp=made.get("mpp"), icc=bool(made.get("icc", True))
         )
 
+    def _check_unchanged(self, slide_id: str, image: int, path: Path) -> None:
+        """Refuse an image that is missing, or isn't the one that the masks were made from."""
+        if not split_image_number(path)[0].exists():
+            raise SlideError(f"slide {slide_id}: {path} is missing; bring it back to its place")
+        segmented = self.ledger.status(slide_id).get("segment", {})
+        known = segmented.get("figures", {}).get("files", [])
+        if image < len(known) and identity(path) != known[image]:
+            raise SlideError(
+                f"slide {slide_id}: {path} has changed since its nuclei were found (size, content "
+                "or modification time); bring back the file, or run morphomil segment (or "
+                "import-nuclei) again, which makes its results anew"
+            )
+
     def counts(self, slide_id: str) -> SlideCounts:
         """A slide's histogram counts."""
         import zarr
 
-        group: Any = zarr.open_group(self.slide_folder(slide_id) / "counts.zarr", mode="r")
-        patch_ids = np.array(group.attrs["patch_id"], dtype=np.int64)
-        return SlideCounts(
-            tuple(group.attrs["features"]), patch_ids, np.asarray(group["counts"][:])
-        )
+        path = self._output(slide_id, "featurize", "counts.zarr")
+        with reading(path):
+            group: Any = zarr.open_group(path, mode="r")
+            patch_ids = np.array(group.attrs["patch_id"], dtype=np.int64)
+            return SlideCounts(
+                tuple(group.attrs["features"]), patch_ids, np.asarray(group["counts"][:])
+            )
 
     def regions(self, slide_id: str) -> list[dict[str, Any]]:
         """A slide's regions: GeoJSON features, level-0 pixels of the image that their properties
         name."""
-        path = self.slide_folder(slide_id) / "regions.geojson"
-        return list(json.loads(path.read_text(encoding="utf-8"))["features"])
+        path = self._output(slide_id, "segment", "regions.geojson")
+        with reading(path):
+            return list(read_json(path)["features"])
 
     def measured_key(self) -> str:
         """Changes with every slide that is measured anew, added or lost."""
@@ -409,7 +463,8 @@ class Run:
         """What the stored ranking is about: groups, AUC with interval, settings, notes; empty
         before `rank`."""
         path = self.rank_folder / "about.json"
-        return dict(json.loads(path.read_text(encoding="utf-8"))) if path.is_file() else {}
+        with reading(path):
+            return dict(read_json(path)) if path.is_file() else {}
 
     def commands(self) -> dict[str, dict[str, Any]]:
         """The last entry of run.json for each command: `settings`, `versions`, `seconds`,

@@ -52,6 +52,16 @@ class Embeddings:
         """A slide's features: (kept patches, F) float16, rows in the order of its kept patches."""
         return self.folder / f"{safe_name(slide_id)}.npy"
 
+    def stored(self, slide_id: str) -> Path:
+        """A slide's features, `features_path`, which aren't damaged.
+
+        Raises:
+            DamagedError: they are missing, or aren't what `embed` wrote.
+        """
+        path = self.features_path(slide_id)
+        again = "run morphomil embed again, which makes them anew"
+        return self.ledger.output(slide_id, "embed", path.name, mend=again)
+
     def done(self) -> list[str]:
         """The slides that have features, in the cohort's order."""
         return self.ledger.done(self._slides(), "embed")

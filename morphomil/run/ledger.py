@@ -5,11 +5,13 @@ from __future__ import annotations
 import hashlib
 import json
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import TYPE_CHECKING, Any, Literal
 
 import pandas as pd
 
-from morphomil.store import digest, safe_name, write_json
+from morphomil.errors import DamagedError
+from morphomil.store import MAKE_AGAIN, digest, read_json, reading, safe_name, write_json
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -56,14 +58,26 @@ class Ledger:
         return self.entries_path(slide_id).parent
 
     def status(self, slide_id: str) -> dict[str, dict[str, Any]]:
-        """A slide's entries by stage; none where the file lacks or is harmed."""
+        """A slide's entries by stage; none where there is no file.
+
+        A stage whose entry is damaged has failed: it is made anew when it runs again.
+        """
+        path = self.entries_path(slide_id)
+        if not path.exists():
+            return {}
         try:
-            status = json.loads(self.entries_path(slide_id).read_text(encoding="utf-8"))
-        except (OSError, ValueError):
-            return {}
+            stored = read_json(path)
+        except DamagedError as error:
+            return {self.stages[0]: {"key": "", "error": str(error)}}
+        status = stored if len(self.stages) > 1 else {self.stages[0]: stored}
         if not isinstance(status, dict):
-            return {}
-        return status if len(self.stages) > 1 else {self.stages[0]: status}
+            status = {self.stages[0]: None}
+        damaged = f"{path} is damaged (no entry of a stage); {MAKE_AGAIN}"
+        return {
+            stage: entry if _is_entry(entry) else {"key": "", "error": damaged}
+            for stage, entry in status.items()
+            if stage in self.stages
+        }
 
     def is_done(self, slide_id: str, stage: str, key: str) -> bool:
         """Whether a stage's outputs, empty ones too, are there, of this key, and unharmed."""
@@ -71,10 +85,27 @@ class Ledger:
         if entry.get("key") != key or "error" in entry:
             return False
         folder = self.outputs_folder(slide_id)
-        return all(
-            (folder / name).exists() and digest(folder / name) == sha
-            for name, sha in entry["outputs"].items()
-        )
+        return all(_is_whole(folder / name, sha) for name, sha in entry["outputs"].items())
+
+    def output(self, slide_id: str, stage: str, name: str, *, mend: str = MAKE_AGAIN) -> Path:
+        """Where an output of a stage lies, looked at once in a process.
+
+        Args:
+            slide_id: the slide.
+            stage: it wrote the output.
+            name: of the output, as the entry has it.
+            mend: how it is made again; the end of the sentence.
+
+        Raises:
+            DamagedError: it is missing, or isn't what the stage wrote.
+        """
+        path = self.outputs_folder(slide_id) / name
+        stated = self.status(slide_id).get(stage, {}).get("outputs", {}).get(name)
+        with reading(path, mend=mend):
+            stamp = _stamp(path)
+            if stated is not None and not _is_unharmed(path, stamp, stated):
+                raise ValueError("its content isn't what was written")
+        return path
 
     def mark_done(
         self,
@@ -145,6 +176,37 @@ class Ledger:
             }
             rows.append(row | entry.get("figures", {}))
         return pd.DataFrame(rows)
+
+
+def _is_whole(path: Path, sha256: str) -> bool:
+    try:
+        return digest(path) == sha256
+    except OSError:
+        return False
+
+
+def _stamp(path: Path) -> tuple[tuple[str, int, int], ...]:
+    """Size and time of a file, or of all files of a folder."""
+    files = sorted(path.rglob("*")) if path.is_dir() else [path]
+    stats = [(file.name, file.stat()) for file in files]
+    return tuple((name, stat.st_size, stat.st_mtime_ns) for name, stat in stats)
+
+
+@lru_cache(maxsize=1024)
+def _is_unharmed(path: Path, stamp: tuple[tuple[str, int, int], ...], sha256: str) -> bool:
+    return digest(path) == sha256
+
+
+def _is_entry(entry: Any) -> bool:
+    """Whether it is what `mark_done` or `mark_failed` wrote."""
+    if not isinstance(entry, dict) or not isinstance(entry.get("key"), str):
+        return False
+    if "error" in entry:
+        return True
+    outputs, figures = entry.get("outputs"), entry.get("figures")
+    if not isinstance(outputs, dict) or not isinstance(figures, dict):
+        return False
+    return all(isinstance(sha, str) for sha in outputs.values())
 
 
 def _state(entry: dict[str, Any]) -> State:

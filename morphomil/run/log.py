@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import json
 import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from morphomil.run.ledger import SCHEMA_VERSION
-from morphomil.store import write_json
+from morphomil.store import read_json, reading, write_json
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -29,6 +28,12 @@ PACKAGES = (
     "matplotlib",
 )
 """The results depend on these packages, as far as they are installed."""
+ENTRY = {"command", "settings", "versions", "seconds", "finished"}
+"""An entry of the log has these."""
+_MEND = (
+    "bring back a copy, or remove it and run the same commands again, which keep what is done and "
+    "write it anew"
+)
 
 
 @dataclass(frozen=True)
@@ -39,7 +44,11 @@ class CommandLog:
 
     def entries(self) -> list[dict[str, Any]]:
         """Every finished command, oldest first: `command`, `settings`, `versions`, `seconds`,
-        `finished`."""
+        `finished`.
+
+        Raises:
+            DamagedError: the log can't be read.
+        """
         return list(self._read().get("commands", []))
 
     def latest(self) -> dict[str, dict[str, Any]]:
@@ -58,9 +67,14 @@ class CommandLog:
         write_json(self.path, self._read() | {"commands": [*self.entries(), entry]})
 
     def _read(self) -> dict[str, Any]:
-        if not self.path.is_file():
+        if not self.path.exists():
             return {"schema": SCHEMA_VERSION}
-        return dict(json.loads(self.path.read_text(encoding="utf-8")))
+        with reading(self.path, mend=_MEND):
+            stored = read_json(self.path, mend=_MEND)
+            for entry in stored.get("commands", []):
+                if not set(entry) >= ENTRY or not isinstance(entry["settings"], dict):
+                    raise ValueError("an entry lacks its settings")
+            return dict(stored)
 
 
 def versions() -> dict[str, str]:

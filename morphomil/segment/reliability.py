@@ -7,7 +7,6 @@ image is noise, and a slope below 1 shrinks every difference.
 
 from __future__ import annotations
 
-import json
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -15,7 +14,7 @@ import pandas as pd
 
 from morphomil.errors import InputError
 from morphomil.segment.model import model_folder
-from morphomil.store import write_json
+from morphomil.store import read_csv, read_json, write_json
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -159,7 +158,7 @@ def read_reliability(model: str) -> pd.DataFrame:
     path = model_folder(model) / FILE
     if not path.is_file():
         return pd.DataFrame(columns=COLUMNS)
-    return pd.DataFrame(json.loads(path.read_text(encoding="utf-8"))["features"])
+    return pd.DataFrame(read_json(path)["features"])
 
 
 def read_accuracy(model: str) -> pd.DataFrame:
@@ -170,8 +169,8 @@ def read_accuracy(model: str) -> pd.DataFrame:
     table, chosen = folder / "thresholds.csv", folder / "thresholds.json"
     if not table.is_file() or not chosen.is_file():
         return pd.DataFrame(columns=["group", "mpp", "pq", "aji"])
-    scores = pd.read_csv(table)
-    thresholds = json.loads(chosen.read_text(encoding="utf-8"))
+    scores = read_csv(table)
+    thresholds = read_json(chosen)
     near = [np.isclose(scores[name], thresholds[name]) for name in ("prob", "nms")]
     found = scores.loc[near[0] & near[1], ["group", "mpp", "pq", "aji"]]
     return found.reset_index(drop=True)

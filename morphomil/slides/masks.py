@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
+from morphomil.store import reading
 from morphomil.types import NUCLEUS_TYPES
 
 if TYPE_CHECKING:
@@ -296,11 +297,16 @@ def open_masks(path: Path) -> dict[int, RegionMasks]:
 
 
 def has_types(path: Path) -> bool:
-    """Whether the types of some of a slide's nuclei are known (`masks.zarr`)."""
+    """Whether the types of some of a slide's nuclei are known (`masks.zarr`).
+
+    Raises:
+        DamagedError: the masks are missing, or can't be read.
+    """
     import zarr
 
-    group: Any = zarr.open_group(path, mode="r")
-    return any("types" in stored for _, stored in group.groups())
+    with reading(path):
+        group: Any = zarr.open_group(path, mode="r")
+        return any("types" in stored for _, stored in group.groups())
 
 
 def implausible_places(masks: Mapping[int, RegionMasks], image: int) -> NDArray[np.float64]:

@@ -17,7 +17,7 @@ from morphomil.errors import InputError
 from morphomil.matrix import patch_values
 from morphomil.nuclei.registry import FEATURES
 from morphomil.stats import benjamini_hochberg, holm
-from morphomil.store import write_table_csv
+from morphomil.store import read_parquet, write_table_csv
 from morphomil.tables.scores import correlate_scores
 
 if TYPE_CHECKING:
@@ -164,8 +164,8 @@ class ScoredSlide(NamedTuple):
 def scored_slides(run: Run, model: str) -> Iterator[ScoredSlide]:
     """The test slides that an image model has scored, by fold; none before it has."""
     for path in run.fold_files("attention.parquet", model=model):
-        slides = pd.read_parquet(path.parent / "slides.parquet").query("part == 'test'")
-        patches = pd.read_parquet(path)
+        slides = read_parquet(path.parent / "slides.parquet").query("part == 'test'")
+        patches = read_parquet(path)
         for row in slides.to_dict("records"):
             name = str(row["slide_id"])
             of_slide = patches[patches["slide_id"] == name]

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 import pandas as pd
 
 from morphomil.matrix import has_enough_nuclei
+from morphomil.store import read_parquet
 
 if TYPE_CHECKING:
     from morphomil.run.directory import Run
@@ -66,7 +67,7 @@ def flow_table(run: Run) -> pd.DataFrame:
     rows.append(_flow_row("In the histograms", in_bags, patches=sum(enough.values()), lost=lost))
     predictions = run.rank_folder / "predictions.parquet"
     if predictions.is_file():
-        ranked = in_bags[in_bags["patient"].isin(pd.read_parquet(predictions)["patient"])]
+        ranked = in_bags[in_bags["patient"].isin(read_parquet(predictions)["patient"])]
         patches = int(ranked["slide_id"].map(enough).sum())
         lost = _lost_slides(in_bags, ranked, "not in the ranking")
         rows.append(_flow_row("Ranked out of fold", ranked, patches=patches, lost=lost))

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import pandas as pd
 
 from morphomil.segment.reliability import read_accuracy, read_reliability
+from morphomil.store import read_parquet
 from morphomil.tables.flow import analyzed_tissue_mm2, say_share
 from morphomil.tables.methods import describe_segmenter, patch_settings
 
@@ -53,7 +54,7 @@ def _say_patients(run: Run) -> Iterator[str]:
     slides = run.cohort.table().astype({"patient": str, "label": str})
     path = run.rank_folder / "predictions.parquet"
     if path.is_file():
-        known = set(pd.read_parquet(path)["patient"].astype(str))
+        known = set(read_parquet(path)["patient"].astype(str))
     else:
         done = slides["slide_id"].isin(run.done("featurize"))
         known = set(slides.loc[done, "patient"])

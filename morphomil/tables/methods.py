@@ -10,11 +10,14 @@ from typing import TYPE_CHECKING, Any
 import pandas as pd
 
 from morphomil.nuclei.quantities import phrase, say_nuclei
+from morphomil.store import read_csv
 from morphomil.tables.checklist import AUTHOR
 from morphomil.types import FEATURE_NAMES, PatchSettings
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
+
+    import pandas as pd
 
     from morphomil.run.directory import Run
 
@@ -170,7 +173,7 @@ def describe_run(run: Run) -> str:
     if not ranking:
         return describe_nuclei(patches, segmenter=segmenter)
     path = run.rank_folder / "ranking.csv"
-    features = pd.read_csv(path)["feature"].tolist() if path.is_file() else FEATURE_NAMES
+    features = read_csv(path)["feature"].tolist() if path.is_file() else FEATURE_NAMES
     return describe_methods(
         patches,
         segmenter=segmenter,

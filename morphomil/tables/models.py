@@ -23,6 +23,7 @@ from morphomil.stats.performance import (
 from morphomil.stats.predictions import class_columns
 from morphomil.stats.printing import print_multiclass, print_performance
 from morphomil.stats.subgroups import AUC_OF_SUBGROUP
+from morphomil.store import read_csv
 from morphomil.tables.predictions import class_names, has_several_classes, read_predictions
 from morphomil.tables.roc import model_curves
 
@@ -132,7 +133,7 @@ def read_subgroups(run: Run) -> pd.DataFrame | None:
     path = run.tables_folder / "subgroups.csv"
     if not path.is_file():
         return None
-    table = pd.read_csv(path, dtype={"model": str, "variable": str, "subgroup": str})
+    table = read_csv(path, dtype={"model": str, "variable": str, "subgroup": str})
     table = table.reindex(columns=[*AUC_OF_SUBGROUP, "p_value", "p_holm"])
     # The CSV guards text that a spreadsheet would run as a formula.
     return table.assign(subgroup=table["subgroup"].str.removeprefix("'"))
@@ -165,7 +166,7 @@ def _read_by_class(run: Run) -> pd.DataFrame | None:
     if not path.is_file():
         return None
     names = {f"class {number}": name for number, name in enumerate(class_names(run))}
-    printed = print_multiclass(pd.read_csv(path, dtype={"class": str}))
+    printed = print_multiclass(read_csv(path, dtype={"class": str}))
     printed = printed.assign(**{"class": printed["class"].replace(names)})
     first = ["model", "class", "part"]
     return printed[[*first, *(name for name in printed if name not in first)]]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from typing import TYPE_CHECKING
 
 import pandas as pd
@@ -10,6 +9,7 @@ import pandas as pd
 from morphomil.cohort.labels import patient_labels
 from morphomil.errors import InputError
 from morphomil.stats.predictions import PREDICTION_COLUMNS, class_columns
+from morphomil.store import read_json, read_parquet
 
 if TYPE_CHECKING:
     from morphomil.run.directory import Run
@@ -26,10 +26,10 @@ def read_predictions(run: Run) -> pd.DataFrame:
     """
     tables = []
     for path in run.model_files("predictions.parquet"):
-        tables.append(pd.read_parquet(path).assign(model=path.parent.name))
+        tables.append(read_parquet(path).assign(model=path.parent.name))
     ranked = run.rank_folder / "predictions.parquet"
     if ranked.is_file() and not any((table["model"] == "morphometry").any() for table in tables):
-        own = pd.read_parquet(ranked).rename(columns={"probability": "score"})
+        own = read_parquet(ranked).rename(columns={"probability": "score"})
         tables.append(own.assign(model="morphometry", part="test", cutoff=0.5))
     if not tables:
         raise InputError(
@@ -103,7 +103,7 @@ def class_names(run: Run) -> list[str]:
     Empty before there are any.
     """
     for path in run.fold_files("settings.json"):
-        stated = json.loads(path.read_text(encoding="utf-8"))
+        stated = read_json(path)
         if "classes" in stated:
             return [str(name) for name in stated["classes"]]
     about = run.ranking_about()

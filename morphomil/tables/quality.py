@@ -14,7 +14,7 @@ from morphomil.slides.image import open_image
 from morphomil.slides.magnification import CROP_PX, upsampling_factor
 from morphomil.slides.regions import CELL_UM
 from morphomil.slides.tissue import tissue_mask
-from morphomil.store import write_table_csv
+from morphomil.store import read_csv, write_table_csv
 from morphomil.tables.slides import image_regions
 
 if TYPE_CHECKING:
@@ -114,7 +114,7 @@ def read_quality(run: Run) -> pd.DataFrame:
         return pd.DataFrame(columns=[*texts, *numbers])
     types: dict[str, Any] = dict.fromkeys(texts, str)
     missing = {name: [""] for name in numbers}
-    return pd.read_csv(path, dtype=types, keep_default_na=False, na_values=missing)
+    return read_csv(path, dtype=types, keep_default_na=False, na_values=missing)
 
 
 def describe_quality(table: pd.DataFrame) -> tuple[str, ...]:

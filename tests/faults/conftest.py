@@ -1,0 +1,40 @@
+"""A run whose nuclei were imported and measured, in seconds and without a network."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+from imported_run import Imported
+from PIL import Image
+
+
+@pytest.fixture(scope="session")
+def _measured(
+    tmp_path_factory: pytest.TempPathFactory, draw_nuclei: Callable[..., np.ndarray]
+) -> Path:
+    folder = tmp_path_factory.mktemp("imported") / "made"
+    folder.mkdir()
+    rng = np.random.default_rng(1)
+    for number in range(2):
+        pixels = rng.normal(0, 12, (256, 256, 1)) + np.array([200, 130, 180])
+        Image.fromarray(np.clip(pixels, 0, 250).astype(np.uint8)).save(folder / f"s{number}.png")
+        labels = draw_nuclei((256, 256), seed=number)
+        Image.fromarray(labels.astype(np.uint16)).save(folder / f"labels{number}.png")
+    made = Imported(folder)
+    assert not made.segment().failed
+    assert not made.measure().failed
+    return folder
+
+
+@pytest.fixture
+def imported(_measured: Path, tmp_path: Path) -> Imported:
+    """A copy of the measured run and its slides, at a path of the test's own: their identities
+    stay, the cohort is of the new path."""
+    folder = Path(shutil.copytree(_measured, tmp_path / "made"))
+    made = Imported(folder)
+    made.run.save_cohort(made.cohort)
+    return made
