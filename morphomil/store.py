@@ -229,6 +229,25 @@ def read_csv(path: Path, *, mend: str = MAKE_AGAIN, **options: Any) -> pd.DataFr
         return table
 
 
+@contextmanager
+def hdf5_file(path: Path, **options: Any) -> Iterator[Any]:
+    """An open HDF5 file that is written to `path` when the block succeeds (`atomic_path`).
+
+    Raises:
+        OSError: it can't be written; h5py itself says so as a RuntimeError.
+    """
+    import h5py
+
+    try:
+        with atomic_path(path) as partial, h5py.File(partial, "w", **options) as file:
+            yield file
+    except RuntimeError as error:
+        if (stated := re.search(r"errno = (\d+)", str(error))) is None:
+            raise
+        number = int(stated[1])
+        raise OSError(number, os.strerror(number), str(path)) from error
+
+
 def harmed_files(folder: Path, names: str = "") -> list[str]:
     """Which files of a `SHA256SUMS` in this folder aren't what it says; `names` is how those begin
     that are looked at.

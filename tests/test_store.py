@@ -126,3 +126,17 @@ def test_headers_of_columns_are_escaped_like_cells(tmp_path: Path) -> None:
     assert header == ["'=1+1", "'-x", "'@a", "plain"]
     assert row == ["1", "'+1", "-0.5", "'\tx"]
     assert list(table) == ["=1+1", "-x", "@a", "plain"]
+
+
+def test_a_failed_write_of_hdf5_is_an_error_of_the_system(tmp_path: Path) -> None:
+    path = tmp_path / "a.h5"
+    with store.hdf5_file(path) as file:
+        file["x"] = [1, 2]
+    before = path.read_bytes()
+    said = "Can't decrement id ref count (file write failed: ..., errno = 28, error message = ...)"
+    with pytest.raises(OSError, match=r"No space left.*a\.h5"), store.hdf5_file(path):
+        raise RuntimeError(said)
+    with pytest.raises(RuntimeError, match="another"), store.hdf5_file(path):
+        raise RuntimeError("another")
+    assert path.read_bytes() == before
+    assert [p.name for p in tmp_path.iterdir()] == ["a.h5"]

@@ -13,7 +13,7 @@ import pandas as pd
 
 from morphomil.errors import InputError
 from morphomil.run.embeddings import Embeddings
-from morphomil.store import atomic_path, reading, write_table_csv
+from morphomil.store import atomic_path, hdf5_file, reading, write_table_csv
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -108,9 +108,7 @@ def _write(
     attributes: dict[str, Any],
     features: NDArray[np.float32] | None = None,
 ) -> Path:
-    import h5py
-
-    with atomic_path(path) as partial, h5py.File(partial, "w") as file:
+    with hdf5_file(path) as file:
         stored = file.create_dataset("coords", data=coords)
         stored.attrs.update(attributes)
         if features is not None:

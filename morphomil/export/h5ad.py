@@ -16,7 +16,7 @@ from morphomil.matrix import patch_values, slide_values
 from morphomil.nuclei.registry import FEATURES
 from morphomil.nuclei.totals import count_totals
 from morphomil.run.log import versions
-from morphomil.store import atomic_path
+from morphomil.store import hdf5_file
 from morphomil.types import NUCLEUS_TYPES
 
 if TYPE_CHECKING:
@@ -203,9 +203,7 @@ def write_h5ad(
         obsm: arrays with a row per observation.
         uns: text, by name, nested.
     """
-    import h5py
-
-    with atomic_path(path) as partial, h5py.File(partial, "w", track_order=True) as file:
+    with hdf5_file(path, track_order=True) as file:
         _mark(file, "anndata", "0.1.0")
         _write_array(file, "X", values)
         _write_frame(file, "obs", obs)
