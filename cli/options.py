@@ -111,8 +111,8 @@ SETTINGS: dict[type, dict[str, Any]] = {
     },
     SegmenterSettings: {
         "model": typer.Option(
-            help="default, a model folder (of train-segmenter or StarDist), or a StarDist "
-            "pretrained name."
+            help="default, noncommercial (license CC BY-NC-SA), a model folder (of train-segmenter "
+            "or StarDist), or a StarDist pretrained name."
         ),
         "normalize": typer.Option(help="Pixel values for the model; default: its own way."),
         "engine": typer.Option(help="openvino: fast on CPUs; tensorflow: the reference, GPUs."),

@@ -16,7 +16,9 @@ from morphomil.errors import InputError
 from morphomil.segment import segment_image
 from morphomil.segment.agreement import agreement
 from morphomil.segment.annotated import read_annotated
+from morphomil.segment.folders import SHIPPED
 from morphomil.segment.model import WEIGHTS, load_segmenter
+from morphomil.segment.reliability import read_reliability
 from morphomil.types import SegmenterSettings
 
 H5 = "weights_best.h5"
@@ -31,12 +33,30 @@ def test_the_default_model_knows_its_resolutions() -> None:
     assert segmenter.network_mpp(0.1) == 0.25
 
 
-def test_the_default_model_is_small_and_documented() -> None:
-    folder = WEIGHTS / "default"
-    assert (folder / "weights.safetensors").stat().st_size < 12e6
-    assert "CC BY-NC-SA 4.0" in (folder / "README.md").read_text(encoding="utf-8")
-    assert "CC BY-NC-SA 4.0" in (WEIGHTS / "LICENSE").read_text(encoding="utf-8")
-    assert {"image", "labels", "mpp", "split"} <= set(pd.read_csv(folder / "training.csv"))
+def test_the_shipped_models_are_small_documented_and_licensed() -> None:
+    weights = [WEIGHTS / name / "weights.safetensors" for name in SHIPPED]
+    assert sum(path.stat().st_size for path in weights) < 12e6
+    licenses = (WEIGHTS / "LICENSE").read_text(encoding="utf-8")
+    for name, license_name in (("default", "CC BY 4.0"), ("noncommercial", "CC BY-NC-SA 4.0")):
+        assert license_name in licenses.split(f"{name}/")[1]
+        assert license_name in (WEIGHTS / name / "README.md").read_text(encoding="utf-8")
+        table = pd.read_csv(WEIGHTS / name / "training.csv")
+        assert {"image", "labels", "points", "mpp", "split"} <= set(table)
+        assert table["image"].str.contains("monuseg").any() == (name == "noncommercial")
+
+
+@pytest.mark.parametrize("name", SHIPPED)
+def test_the_shipped_models_know_outlines_types_and_their_reliability(name: str) -> None:
+    segmenter = load_segmenter(SegmenterSettings(name))
+    assert segmenter.maps
+    assert segmenter.types is not None
+    assert segmenter.types.temperature != 1
+    assert segmenter.judges
+    table = read_reliability(name)
+    assert len(table)
+    assert table[["bias", "slope", "spearman"]].notna().any(axis=0).all()
+    sha256 = {load_segmenter(SegmenterSettings(one)).sha256 for one in SHIPPED}
+    assert len(sha256) == 2
 
 
 def test_nuclei_of_images_that_it_was_not_trained_on(shared_data: Path) -> None:
