@@ -10,6 +10,7 @@ import numpy as np
 import pandas as pd
 import pytest
 from PIL import Image
+from scipy.ndimage import center_of_mass
 from skimage.draw import ellipse
 from typer.testing import CliRunner
 
@@ -211,3 +212,29 @@ def test_the_command_writes_tables_and_pictures(tmp_path: Path) -> None:
         app, ["evaluate-segmenter", str(tmp_path / "images.csv"), "--out", str(out), "--split", "x"]
     )
     assert "no images with split x" in str(refused.exception)
+
+
+def test_the_command_compares_types_of_points(tmp_path: Path) -> None:
+    from morphomil.cli.main import app
+
+    image = annotated_image(1, side=320, mpp=0.5)
+    Image.fromarray(image.rgb).save(tmp_path / "a.png")
+    names = np.unique(image.labels[image.labels > 0])
+    middles = np.array(center_of_mass(image.labels > 0, image.labels, names)).round().astype(int)
+    points = pd.DataFrame(middles[:, ::-1], columns=["x_px", "y_px"]).assign(type="stroma")
+    points.to_csv(tmp_path / "points.csv", index=False)
+    table = tmp_path / "images.csv"
+    pd.DataFrame([{"image": "a.png", "points": "points.csv", "mpp": 0.5}]).to_csv(
+        table, index=False
+    )
+    out = tmp_path / "out"
+    result = CliRunner().invoke(app, ["evaluate-segmenter", str(table), "--out", str(out)])
+    assert result.exit_code == 0, result.output
+    assert "detection" in result.output
+    scores = pd.read_csv(out / "types.csv").set_index("type")
+    assert scores.loc["detection", "annotated"] == len(names)
+    assert scores.loc["detection", "f1"] > 0.7
+    confused = pd.read_csv(out / "confusion.csv").set_index("annotated")
+    assert confused.loc["stroma"].drop("group").astype(int).sum() == len(names)
+    assert (out / "types.png").stat().st_size > 10_000
+    assert not (out / "images.csv").exists()
