@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
     import pandas as pd
 
-RegionMode = Literal["auto", "annotation", "white", "tissue", "whole"]
+RegionMode = Literal["auto", "annotation", "white", "tissue", "whole", "epithelium"]
 GridMode = Literal["paper", "fit"]
 AnnotationOrigin = Literal["level0", "bounds"]
 """Where an annotation's coordinates begin: at the level-0 origin, or where the scanned part does
@@ -171,7 +171,8 @@ class PatchSettings:
     """The colors of slides with an ICC profile other than sRGB are changed to sRGB first."""
     regions: RegionMode = "auto"
     """Tumor is looked for in this way; `auto` takes the annotation if there is one, else the
-    white-filled crop, else detected tissue."""
+    white-filled crop, else detected tissue; `epithelium` outlines it from the types of the nuclei
+    in the tissue."""
     tumor_classes: str = ""
     """Annotated classes that are tumor, as whole names with commas between; empty: the documented
     list (`slides.annotations.classes.TUMOR_CLASSES`)."""

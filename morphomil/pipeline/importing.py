@@ -18,7 +18,6 @@ from morphomil.pipeline.classifying import classify_unknown
 from morphomil.pipeline.execution import SlideStage, execute
 from morphomil.pipeline.resolution import settle_resolution
 from morphomil.pipeline.segmentation import (
-    RegionOfSlide,
     color_key,
     cut_slide,
     describe_emptiness,
@@ -40,6 +39,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from morphomil.pipeline.execution import Progress, Shard, SlideOutput, StageResult, Step
+    from morphomil.pipeline.finding import RegionOfSlide
     from morphomil.segment.model import Segmenter
     from morphomil.types import Cohort, SegmenterSettings, Slide
 
@@ -82,12 +82,17 @@ def import_nuclei(
         progress: hears of every slide.
 
     Raises:
-        InputError: an image has no file of nuclei, the run directory can't be used, or the
-            segmenter doesn't know types.
+        InputError: an image has no file of nuclei, the run directory can't be used, regions of
+            epithelium are asked for, or the segmenter doesn't know types.
         BusyError: another process works in `out`.
     """
     reading = reading or Reading()
     _check_files(cohort, nuclei)
+    if settings is not None and settings.regions == "epithelium":
+        raise InputError(
+            "--regions epithelium is outlined from nuclei that `morphomil segment` finds; annotate "
+            "the tumor, or take --regions tissue"
+        )
     settings = settle_resolution(cohort, settings or PatchSettings(), mpp)
     run = Run.create(out)
     segmenter = _load_classifier(classify) if classify else None

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections import Counter
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
 
 from morphomil.pipeline.execution import SlideStage, execute
+from morphomil.pipeline.finding import RegionOfSlide, find_in_region
 from morphomil.pipeline.resolution import settle_resolution
 from morphomil.run.directory import Run
 from morphomil.run.ledger import key_of
@@ -18,7 +19,6 @@ from morphomil.slides.masks import (
     BAND_PX,
     IMPLAUSIBLE,
     MIN_AREA_UM2,
-    PAD_PX,
     DrawnNuclei,
     DroppedOutlines,
     MaskFrame,
@@ -28,7 +28,6 @@ from morphomil.slides.masks import (
 from morphomil.slides.patches import cut_patches
 from morphomil.slides.quality import BLURRED_BELOW
 from morphomil.slides.regions import regions_geojson, survey_regions
-from morphomil.slides.stain import fit_normalizer
 from morphomil.store import (
     atomic_path,
     fingerprint,
@@ -47,9 +46,7 @@ if TYPE_CHECKING:
     from morphomil.pipeline.execution import Progress, Shard, SlideOutput, StageResult, Step
     from morphomil.segment.model import Segmenter
     from morphomil.segment.outlines import Outlines
-    from morphomil.slides.image import SlideImage
-    from morphomil.slides.patches import RegionPatches
-    from morphomil.slides.regions import Region
+    from morphomil.slides.regions import Region, Survey
     from morphomil.types import Cohort, Slide
 
 
@@ -77,15 +74,18 @@ def segment(
         progress: hears of every slide.
 
     Raises:
-        InputError: the run directory or the model can't be used.
+        InputError: the run directory or the model can't be used, or regions of epithelium are asked
+            for and the model doesn't know types.
         BusyError: another process works in `out`.
     """
+    from morphomil.pipeline.epithelium import surveyor
     from morphomil.segment.model import load_segmenter
 
     choice = segmenter or SegmenterSettings()
     settings = settle_resolution(cohort, settings or PatchSettings(), mpp)
     run = Run.create(out)
     loaded = load_segmenter(choice)
+    survey = surveyor(settings, loaded)
 
     def key(slide: Slide) -> str:
         files = [
@@ -111,7 +111,7 @@ def segment(
         def draw(part: RegionOfSlide, first_label: int) -> DrawnNuclei:
             return _segment_region(part, loaded, first_label=first_label, step=step)
 
-        return cut_slide(run, slide, settings, mpp=mpp, draw=draw)
+        return cut_slide(run, slide, settings, mpp=mpp, draw=draw, survey=survey)
 
     model = {
         "model_sha256": loaded.sha256,
@@ -142,20 +142,6 @@ def color_key(slide: Slide, settings: PatchSettings) -> list[Any]:
     return [notes] if any(notes) else []
 
 
-@dataclass(frozen=True)
-class RegionOfSlide:
-    """A region whose nuclei are to be drawn."""
-
-    image: SlideImage
-    """The region lies in this image, which is open."""
-    region: Region
-    """Its polygon says which nuclei are its own."""
-    cut: RegionPatches
-    """Its patches have been cut."""
-    frame: MaskFrame
-    """Its masks lie so."""
-
-
 def left_out_of_annotations(run: Run) -> Counter[tuple[str, str]]:
     """How many annotated objects of which class no region holds, and why: (class, reason), over all
     slides of a run."""
@@ -174,11 +160,13 @@ def cut_slide(
     *,
     mpp: float | None,
     draw: Callable[[RegionOfSlide, int], DrawnNuclei],
+    survey: Callable[..., Survey] = survey_regions,
 ) -> SlideOutput:
     """Write a slide's regions, patches and masks; the names of the outputs and the figures of the
     stage.
 
-    `draw` gives the nuclei of a region in its frame, numbered from the given label on.
+    `draw` gives the nuclei of a region in its frame, numbered from the given label on; `survey`
+    finds the regions, called as `survey_regions`.
     """
     import zarr
 
@@ -197,11 +185,11 @@ def cut_slide(
         for number, source in enumerate(slide.images):
             with open_image(source, default_mpp=mpp, icc=settings.icc) as image:
                 notes += [f"{source.path.name}: {note}" for note in image.notes]
-                survey = survey_regions(
+                surveyed = survey(
                     image, source, image_index=number, first_index=len(regions), settings=settings
                 )
-                found = survey.regions
-                left_out += survey.left_out
+                found = surveyed.regions
+                left_out += surveyed.left_out
                 for region in found:
                     first = sum(map(len, tables))
                     cut = cut_patches(
@@ -299,25 +287,11 @@ def _segment_region(
 ) -> DrawnNuclei:
     """The nuclei of a region by the network."""
     from morphomil.segment import large_enough, parted
-    from morphomil.segment.blocks import block_rows
-    from morphomil.segment.detect import find_nuclei
     from morphomil.segment.outlines import join_outlines
     from morphomil.segment.polygons import render
 
-    cut, frame = part.cut, part.frame
-    factor = segmenter.network_mpp(frame.mpp) / frame.mpp
-    downsample = cut.downsample * factor
-    height, width = (round(count * frame.patch_px / factor) for count in (cut.rows, cut.columns))
-    rows = block_rows(height, width, wanted=_wanted_cells(cut, frame.patch_px / factor))
-    read = _reader(part, downsample, normalize_stain=segmenter.settings.normalize_stain)
-    kept = int(cut.table["kept"].sum())
-    found = []
-    drawn = find_nuclei(read, rows, mpp=frame.mpp * factor, segmenter=segmenter)
-    for done, outlines in enumerate(drawn, start=1):
-        if len(outlines):
-            inside = _inside(part.region, cut, outlines, downsample)
-            found.append(inside.scaled(factor).shifted(PAD_PX))
-        step(round(kept * done / len(rows)), kept)
+    frame = part.frame
+    found = list(find_in_region(part, segmenter, step=step))
     plausible, others, reasons = parted(join_outlines(found), mpp=frame.mpp)
     nuclei, least = large_enough(plausible, mpp=frame.mpp, segmenter=segmenter)
     bands = render(nuclei, shape=frame.shape, min_px=least, first_label=first_label, band=BAND_PX)
@@ -329,63 +303,3 @@ def _segment_region(
 def _corners(nuclei: Outlines) -> NDArray[np.float32]:
     """x and y (m, 2) of the vertices in masks, whose pixels' corners are at whole numbers."""
     return np.ascontiguousarray(nuclei.vertices[:, ::-1] + np.float32(0.5))
-
-
-def _reader(
-    part: RegionOfSlide, downsample: float, *, normalize_stain: bool
-) -> Callable[[int, int, int, int], NDArray[np.uint8]]:
-    """Reads a block of a region's patch grid at the network's resolution: row, column, rows and
-    columns in its pixels."""
-    cut = part.cut
-    normalize = (
-        fit_normalizer(_stain_sample(part)) if normalize_stain and cut.table["kept"].any() else None
-    )
-
-    def read(row: int, column: int, rows: int, columns: int) -> NDArray[np.uint8]:
-        x, y = cut.x_px + column * downsample, cut.y_px + row * downsample
-        pixels = part.image.read(x, y, columns, rows, downsample=downsample)
-        return normalize(pixels) if normalize else pixels
-
-    return read
-
-
-STAIN_PATCHES = 16
-"""A region's stains are estimated from this many kept patches, evenly over the region."""
-
-
-def _stain_sample(part: RegionOfSlide) -> NDArray[np.uint8]:
-    """Pixels (n, side, side, 3) of some of a region's patches; an empty region has none."""
-    table, side = part.cut.table, part.frame.patch_px
-    places = table.loc[table["kept"], ["x_px", "y_px"]].to_numpy()
-    chosen = (
-        places[np.unique(np.linspace(0, len(places) - 1, STAIN_PATCHES).astype(int))]
-        if len(places)
-        else places
-    )
-    sample = np.full((len(chosen), side, side, 3), 255, np.uint8)
-    for number, (x, y) in enumerate(chosen):
-        sample[number] = part.frame.read_patch(part.image, x, y)
-    return sample
-
-
-def _wanted_cells(cut: RegionPatches, patch_px: float, *, cell: int = 256) -> NDArray[np.bool_]:
-    """Which cells of 256 network pixels a kept patch touches; `patch_px`: a patch's side in network
-    pixels."""
-    shape = [-(-round(count * patch_px) // cell) for count in (cut.rows, cut.columns)]
-    wanted = np.zeros(shape, bool)
-    for row, column in np.argwhere(cut.kept_cells):
-        top, left = (int(index * patch_px) // cell for index in (row, column))
-        bottom, right = (
-            int(np.ceil(round((index + 1) * patch_px, 6) / cell)) for index in (row, column)
-        )
-        wanted[top:bottom, left:right] = True
-    return wanted
-
-
-def _inside(region: Region, cut: RegionPatches, nuclei: Outlines, downsample: float) -> Outlines:
-    """The nuclei whose center lies in the region."""
-    import shapely
-
-    x = cut.x_px + (nuclei.points[:, 1] + 0.5) * downsample
-    y = cut.y_px + (nuclei.points[:, 0] + 0.5) * downsample
-    return nuclei[shapely.contains_xy(region.polygon, x, y)]

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from morphomil.slides.annotations.classes import Kind
     from morphomil.slides.image import SlideImage
     from morphomil.types import ImageSource, PatchSettings, RegionMode
-RegionSource = Literal["annotation", "white", "tissue", "whole"]
+RegionSource = Literal["annotation", "white", "tissue", "whole", "epithelium"]
 
 
 @dataclass(frozen=True)
@@ -257,11 +257,13 @@ def regions_geojson(regions: Sequence[Region]) -> dict[str, Any]:
 
 
 def _feature(region: Region) -> dict[str, Any]:
-    known = region.source in ("annotation", "white")
-    classification = (
-        {"name": "Tumor", "color": [200, 0, 0]}
-        if known
-        else {"name": "Tissue", "color": [0, 120, 120]}
+    tumor = region.source in ("annotation", "white")
+    name, color = (
+        ("Tumor", [200, 0, 0])
+        if tumor
+        else ("Epithelium", [150, 80, 160])
+        if region.source == "epithelium"
+        else ("Tissue", [0, 120, 120])
     )
     rings = (region.polygon.exterior, *region.polygon.interiors)
     return {
@@ -273,7 +275,7 @@ def _feature(region: Region) -> dict[str, Any]:
         "properties": {
             "objectType": "annotation",
             "name": region.name,
-            "classification": classification,
+            "classification": {"name": name, "color": color},
             "image": region.image,
             "region": region.index,
             "source": region.source,
