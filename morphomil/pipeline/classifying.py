@@ -10,7 +10,7 @@ import numpy as np
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    from morphomil.pipeline.segmentation import RegionOfSlide
+    from morphomil.pipeline.finding import RegionOfSlide
     from morphomil.segment.model import Segmenter
     from morphomil.slides.nuclei_files import Nuclei
 
