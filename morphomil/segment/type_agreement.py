@@ -118,13 +118,14 @@ def confusion(pairs: pd.DataFrame) -> pd.DataFrame:
 
 def calibrate_types(pairs: pd.DataFrame) -> TypeCalibration:
     """The temperature and bias of the least log-loss on matched nuclei (`typed_pairs` of a
-    segmenter that has none: `TypeCalibration()`).
+    segmenter that has none: `TypeCalibration()`). Groups of images weigh the same.
 
     Types that are never annotated keep their bias.
     """
     matched = pairs[(pairs["annotated"] != "") & (pairs["found"] != "")]
     logits = np.log(np.maximum(matched[list(PROBABILITIES)].to_numpy(np.float64), 1e-9))
     truth = matched["annotated"].map(NUCLEUS_TYPES.index).to_numpy(np.intp)
+    weights = 1 / matched.groupby("group")["found"].transform("size").to_numpy(np.float64)
     known = np.isin(np.arange(len(NUCLEUS_TYPES)), truth)
     if known.sum() < 2:
         return TypeCalibration()
@@ -137,7 +138,7 @@ def calibrate_types(pairs: pd.DataFrame) -> TypeCalibration:
     def loss(values: NDArray[np.float64]) -> float:
         temperature, bias = parts(values)
         shares = log_softmax(logits / temperature + bias, axis=1)
-        return float(-shares[np.arange(len(truth)), truth].mean())
+        return float(-np.average(shares[np.arange(len(truth)), truth], weights=weights))
 
     temperature, bias = parts(minimize(loss, np.zeros(1 + known.sum()), method="BFGS").x)
     return TypeCalibration(round(temperature, 4), tuple(bias.round(4).tolist()))
