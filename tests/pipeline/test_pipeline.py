@@ -15,10 +15,12 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
+import zarr
 
 from morphomil import pipeline
 from morphomil.errors import InputError
 from morphomil.nuclei.measure import measure_nuclei
+from morphomil.nuclei.polygons import measure_outlines
 from morphomil.run.directory import Run
 from morphomil.segment import segment_image
 from morphomil.store import digest
@@ -243,28 +245,39 @@ def test_bands_and_stages_measure_what_the_mask_shows(
     clean: Run, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     slide_id = clean.cohort.slides[0].slide_id
-    whole = measure_nuclei(clean.masks(slide_id)[0].labels[:], mpp=0.5).set_index("label")
-    table = (
-        clean.nuclei(slide_id)
-        .query("region == 0" if "region" in clean.nuclei(slide_id) else "label > 0")
-        .set_index("label")
-    )
-    common = table.index.intersection(whole.index)
-    assert len(common) > 100
-    shapes = [name for name in FEATURE_NAMES if name != "density_per_mm2"]
-    pd.testing.assert_frame_equal(
-        table.loc[common, shapes],
-        whole.loc[common, shapes],
-        check_names=False,
-        check_index_type=False,
-        rtol=1e-9,
-    )
+    masks = clean.masks(slide_id)[0]
+    outlines = masks.outlines
+    assert outlines is not None
+    exact = measure_outlines(outlines.vertices[:] - 0.5, outlines.ends, mpp=0.5)
+    exact.index = exact["label"] + outlines.first_label - 1
+    _assert_same_shapes(clean.nuclei(slide_id), exact)
     run = Run(shutil.copytree(clean.path, tmp_path / "run"))
     for module in ("pipeline.segmentation", "slides.masks"):
         monkeypatch.setattr(f"morphomil.{module}.BAND_PX", 300)
     (run.slide_folder(slide_id) / "nuclei.parquet").unlink()
     pipeline.featurize(run)
     pd.testing.assert_frame_equal(run.nuclei(slide_id), clean.nuclei(slide_id), rtol=1e-9)
+    group = zarr.open_group(run.slide_folder(slide_id) / "masks.zarr", mode="r+")
+    del group["0/vertices"], group["0/ends"]
+    (run.slide_folder(slide_id) / "nuclei.parquet").unlink()
+    pipeline.featurize(run)
+    drawn = measure_nuclei(masks.labels[:], mpp=0.5).set_index("label")
+    _assert_same_shapes(run.nuclei(slide_id), drawn)
+
+
+def _assert_same_shapes(nuclei: pd.DataFrame, expected: pd.DataFrame) -> None:
+    """A slide's table against what is measured at once of its first region, by label."""
+    table = nuclei.set_index("label")
+    common = table.index.intersection(expected.index)
+    assert len(common) > 100
+    shapes = [name for name in FEATURE_NAMES if name != "density_per_mm2"]
+    pd.testing.assert_frame_equal(
+        table.loc[common, shapes],
+        expected.loc[common, shapes],
+        check_names=False,
+        check_index_type=False,
+        rtol=1e-9,
+    )
 
 
 def test_real_biopsy_regions(shared_data: Path, tmp_path: Path) -> None:
