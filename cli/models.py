@@ -24,6 +24,10 @@ if TYPE_CHECKING:
     from morphomil.models.settings import TrainSettings
 
 commands = command_group()
+RateOption = Annotated[
+    float | None,
+    typer.Option(parser=parse_rate, metavar="NUMBER", help="Instead of the preset's."),
+]
 BackboneWeightsOption = Annotated[
     Path | None, typer.Option(help="Of the backbone, where `embed` was given some.")
 ]
@@ -83,10 +87,7 @@ def train(
     balanced: BalancedOption = False,
     pool: Annotated[Literal["mean", "max"] | None, typer.Option(help="Of a slide's bags.")] = None,
     epochs: Annotated[int | None, typer.Option(help="At most.", min=1)] = None,
-    learning_rate: Annotated[
-        float | None,
-        typer.Option(parser=parse_rate, metavar="NUMBER", help="Instead of the preset's."),
-    ] = None,
+    learning_rate: RateOption = None,
     seed: Annotated[int, typer.Option(help="Of folds, bags, weights.", min=0)] = 0,
     features_from: FeaturesOption = None,
     quiet: QuietOption = False,

@@ -153,9 +153,14 @@ SETTINGS: dict[type, dict[str, Any]] = {
 """Each field of these settings is an option; its type and default are the field's."""
 
 
+GROUPS: list[typer.Typer] = []
+"""The groups of commands that have been loaded."""
+
+
 def command_group() -> typer.Typer:
     """A group of commands, to be added to the program."""
-    return typer.Typer(no_args_is_help=True, rich_markup_mode="markdown")
+    GROUPS.append(typer.Typer(no_args_is_help=True, rich_markup_mode="markdown"))
+    return GROUPS[-1]
 
 
 def with_settings(**helps: str) -> Callable[[Command], Command]:

@@ -14,6 +14,7 @@ from typing import Any, Literal, get_args, get_origin
 
 import typer
 
+from morphomil.cli.options import GROUPS
 from morphomil.errors import InputError
 
 NAME = "morphomil.yaml"
@@ -66,14 +67,11 @@ def settings_of(function: Callable[..., Any]) -> dict[str, Setting]:
 
 
 def known_settings(project: Callable[..., Any]) -> dict[str, dict[str, Setting]]:
-    """Section -> its settings by name; those of the project are the options of `project`."""
-    from morphomil.cli.app import app
-
-    groups = [group.typer_instance for group in app.registered_groups]
+    """Section -> its settings by name, of the commands that have been loaded; those of the project
+    are the options of `project`."""
     commands = {
         (command.name or getattr(command.callback, "__name__", "")): command.callback
-        for group in groups
-        if group is not None
+        for group in GROUPS
         for command in group.registered_commands
     }
     return {RUN: settings_of(project)} | {
@@ -218,7 +216,7 @@ def _checked(setting: Setting, value: Any) -> Any:
     if not isinstance(value, str | int | float):
         raise InputError(f"takes one value, got {value!r}; put text in quotes")
     if setting.info.parser:
-        setting.info.parser(value)
+        setting.info.parser(str(value))
         return value
     if setting.choices and str(value) not in setting.choices:
         raise InputError(f"is one of {', '.join(setting.choices)}, not {value!r}")

@@ -32,6 +32,12 @@ if TYPE_CHECKING:
     from morphomil.run.directory import Run
 
 commands = command_group()
+ImportArgument = Annotated[
+    Path,
+    typer.Argument(
+        help="Manifest as for segment; its column nuclei names files.", show_default=False
+    ),
+]
 SHOWN_NAMES = 8
 """So many of the names that are unknown are listed."""
 Origin = Literal["level0", "bounds"]
@@ -188,12 +194,7 @@ def _say_estimate(estimate: Estimate, out: Path) -> None:
 )
 @with_settings(working_mpp="um per pixel to cut and measure patches at.")
 def import_nuclei(
-    cohort: Annotated[
-        Path,
-        typer.Argument(
-            help="Manifest as for segment; its column nuclei names files.", show_default=False
-        ),
-    ],
+    cohort: ImportArgument,
     out: OutOption,
     nuclei: NucleiOption = None,
     plane: PlaneOption = None,

@@ -111,6 +111,36 @@ def overview(
         return figure
 
 
+def _color_cells(
+    axes: Axes,
+    patches: pd.DataFrame,
+    numbers: NDArray[np.float64],
+    limits: tuple[float, float] | None,
+    diverging: bool,
+    *,
+    label: str,
+) -> None:
+    """Patches in the colors of their numbers, with a bar."""
+    if diverging and limits is None:
+        reach = float(np.abs(numbers).max())
+        limits = (-reach, reach)
+    norm = color_norm(numbers, limits)
+    cells = squares(
+        patches,
+        array=numbers,
+        cmap=DIVERGING if diverging else SEQUENTIAL,
+        norm=norm,
+        edgecolor="none",
+        alpha=0.8,
+    )
+    axes.add_collection(cells)
+    figure = axes.get_figure()
+    assert figure is not None
+    bar = figure.colorbar(cells, ax=axes, shrink=0.8, label=label, extend=bar_extend(norm, numbers))
+    if diverging:
+        bar.ax.axhline(0, color="black", linewidth=1)
+
+
 def slide_heatmap(
     thumbnail: NDArray[np.uint8],
     patches: pd.DataFrame,
@@ -154,28 +184,8 @@ def slide_heatmap(
             axes.add_collection(squares(patches[~known], **_NO_VALUE))
             handles.append(Patch(**_NO_VALUE, label="patch without a value"))
         if known.any():
-            if diverging and limits is None:
-                reach = float(np.abs(numbers[known]).max())
-                limits = (-reach, reach)
-            norm = color_norm(numbers[known], limits)
-            cells = squares(
-                patches[known],
-                array=numbers[known],
-                cmap=DIVERGING if diverging else SEQUENTIAL,
-                norm=norm,
-                edgecolor="none",
-                alpha=0.8,
-            )
-            axes.add_collection(cells)
-            bar = figure.colorbar(
-                cells,
-                ax=axes,
-                shrink=0.8,
-                label=str(Quantity(label, unit)),
-                extend=bar_extend(norm, numbers[known]),
-            )
-            if diverging:
-                bar.ax.axhline(0, color="black", linewidth=1)
+            said = str(Quantity(label, unit))
+            _color_cells(axes, patches[known], numbers[known], limits, diverging, label=said)
         if handles:
             figure.legend(handles=handles, loc="outside lower center", ncols=3)
         figure.draw_without_rendering()

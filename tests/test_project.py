@@ -30,6 +30,7 @@ def morphomil(*words: str | Path) -> subprocess.CompletedProcess[str]:
 
 @pytest.fixture(scope="module")
 def known():
+
     return known_settings(list_stages)
 
 

@@ -12,7 +12,8 @@ from morphomil.types import CORES
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
 
-Task, Result = TypeVar("Task"), TypeVar("Result")
+Task = TypeVar("Task")
+Result = TypeVar("Result")
 
 
 def map_in_processes(function: Callable[[Task], Result], tasks: Sequence[Task]) -> Iterator[Result]:

@@ -87,13 +87,9 @@ def import_nuclei(
         BusyError: another process works in `out`.
     """
     reading = reading or Reading()
-    _check_files(cohort, nuclei)
-    if settings is not None and settings.regions == "epithelium":
-        raise InputError(
-            "--regions epithelium is outlined from nuclei that `morphomil segment` finds; annotate "
-            "the tumor, or take --regions tissue"
-        )
-    settings = settle_resolution(cohort, settings or PatchSettings(), mpp)
+    settings = settings or PatchSettings()
+    _check_files(cohort, nuclei, settings)
+    settings = settle_resolution(cohort, settings, mpp)
     run = Run.create(out)
     segmenter = _load_classifier(classify) if classify else None
     source = _Source(nuclei, settings, mpp, reading, dict(type_map or {}), segmenter)
@@ -101,18 +97,13 @@ def import_nuclei(
     def work(slide: Slide, step: Step) -> SlideOutput:
         return _import_slide(run, slide, source, step)
 
-    stated = {name: value for name, value in asdict(reading).items() if value not in (None, False)}
-    if type_map:
-        stated["type_map"] = dict(type_map)
-    if segmenter:
-        stated["classify"] = {"model": segmenter.settings.model, "sha256": segmenter.sha256}
     stage = SlideStage(
         "segment",
         run.ledger,
         cohort.slides,
         key=source.key,
         work=work,
-        settings=settings.recorded() | {"mpp": mpp, "model": "imported"} | stated,
+        settings=settings.recorded() | {"mpp": mpp, "model": "imported"} | source.stated(),
         command="import-nuclei",
         emptiness=describe_emptiness,
     )
@@ -136,12 +127,17 @@ def _load_classifier(settings: SegmenterSettings) -> Segmenter:
     return segmenter
 
 
-def _check_files(cohort: Cohort, nuclei: Mapping[Path, Path]) -> None:
-    """Refuse a cohort whose images don't all have a file of nuclei.
+def _check_files(cohort: Cohort, nuclei: Mapping[Path, Path], settings: PatchSettings) -> None:
+    """Refuse a cohort whose images don't all have a file of nuclei, and regions that need more.
 
     Raises:
         InputError: so it is.
     """
+    if settings.regions == "epithelium":
+        raise InputError(
+            "--regions epithelium is outlined from nuclei that `morphomil segment` finds; annotate "
+            "the tumor, or take --regions tissue"
+        )
     images = [image.path for slide in cohort.slides for image in slide.images]
     if missing := [str(path) for path in images if path not in nuclei]:
         raise InputError([f"slide {path} has no file of nuclei" for path in missing])
@@ -224,6 +220,16 @@ class _Source:
     type_map: dict[str, str]
     segmenter: Segmenter | None
     """The types that files don't say are told by it."""
+
+    def stated(self) -> dict[str, Any]:
+        """What of it is recorded beside the settings."""
+        chosen = {k: v for k, v in asdict(self.reading).items() if v not in (None, False)}
+        if self.type_map:
+            chosen["type_map"] = self.type_map
+        if self.segmenter:
+            model = {"model": self.segmenter.settings.model, "sha256": self.segmenter.sha256}
+            chosen["classify"] = model
+        return chosen
 
     def key(self, slide: Slide) -> str:
         """Changes with everything that a slide's masks depend on."""

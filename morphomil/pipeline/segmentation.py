@@ -214,14 +214,23 @@ def cut_slide(
     write_json(folder / "regions.geojson", regions_geojson(regions))
     figures = _count(table, settings, regions=len(regions), nuclei=nuclei)
     figures["files"] = files
+    figures |= _said_of_rest(dropped, left_out)
+    if notes:
+        figures["notes"] = notes
+    return ["patches.parquet", "regions.geojson", "masks.zarr"], figures
+
+
+def _said_of_rest(
+    dropped: Counter[str] | None, left_out: Counter[tuple[str, str]]
+) -> dict[str, Any]:
+    """Figures of the objects that are no nuclei, and of annotated ones that no region holds."""
+    figures: dict[str, Any] = {}
     if dropped is not None:
         figures["implausible"] = dropped.total()
         figures["implausible_by_reason"] = sorted(map(list, dropped.items()))
     if left_out:
         figures["left_out"] = [[*why, count] for why, count in sorted(left_out.items())]
-    if notes:
-        figures["notes"] = notes
-    return ["patches.parquet", "regions.geojson", "masks.zarr"], figures
+    return figures
 
 
 def _count(
