@@ -213,7 +213,7 @@ def test_outlines_have_the_areas_of_the_nuclei(run):
 def test_absent_results_are_sentences(run):
     outcomes = {outcome.name: outcome for outcome in draw_figures(run, formats=("png",))}
     assert list(outcomes) == list(FIGURES)
-    assert {"flow", "matrices", "orientation"} == {
+    assert {"flow", "matrices", "orientation", "composition"} == {
         name for name, found in outcomes.items() if found.paths
     }
     assert "morphomil rank" in outcomes["ranking"].absent

@@ -19,5 +19,5 @@ def test_presets_are_the_papers():
     assert settle_recipe("paper", epochs=3, inner=None) == replace(paper, epochs=3)
     with pytest.raises(InputError, match="choose default, paper, released-code"):
         settle_recipe("best")
-    with pytest.raises(InputError, match="learning rate must be positive"):
+    with pytest.raises(InputError, match="learning rate must be a positive number"):
         ImageRecipe(learning_rate=-1)

@@ -215,7 +215,7 @@ def test_the_command_writes_tables_and_pictures(tmp_path: Path) -> None:
 
 
 def test_the_command_compares_types_of_points(tmp_path: Path) -> None:
-    from morphomil.cli.main import app
+    from morphomil.cli.app import app
 
     image = annotated_image(1, side=320, mpp=0.5)
     Image.fromarray(image.rgb).save(tmp_path / "a.png")

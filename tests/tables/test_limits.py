@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from morphomil import pipeline
 from morphomil.segment.reliability import FIGURES, read_accuracy
 from morphomil.store import write_json, write_parquet
 from morphomil.tables.flow import say_share
@@ -26,6 +27,9 @@ def run(make_run: Callable[..., Run], tmp_path: Path) -> Run:
     patches = made.patches("a")
     patches.loc[0, "kept"] = False
     write_parquet(made.slide_folder("a") / "patches.parquet", patches)
+    outputs = ["patches.parquet", "regions.geojson", "masks.zarr"]
+    made.ledger.mark_done("a", "segment", "dropped", outputs=outputs, figures={})
+    pipeline.featurize(made)
     return made
 
 
@@ -47,7 +51,7 @@ def test_patients_and_tissue_that_was_never_analyzed(run: Run) -> None:
     # 1 of 12 patches
     assert tissue.startswith("Never analyzed: 8.3 % of the tissue in the regions")
     assert "--grid fit loses less" in tissue
-    assert "monuseg at 0.5 µm per pixel PQ 0." in segmenter
+    assert "tnbc at 0.5 µm per pixel PQ 0." in segmenter
     assert "measured isn't stored" in reliability or "compared with annotated" in reliability
 
 
