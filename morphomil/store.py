@@ -231,21 +231,21 @@ def read_csv(path: Path, *, mend: str = MAKE_AGAIN, **options: Any) -> pd.DataFr
 
 @contextmanager
 def hdf5_file(path: Path, **options: Any) -> Iterator[Any]:
-    """An open HDF5 file that is written to `path` when the block succeeds (`atomic_path`).
+    """An open HDF5 file that is written to `path` when the block succeeds (`write_bytes`).
+
+    It is made in memory: a process in which HDF5 itself failed to write crashes when the file is
+    closed.
 
     Raises:
-        OSError: it can't be written; h5py itself says so as a RuntimeError.
+        OSError: it can't be written.
     """
     import h5py
 
-    try:
-        with atomic_path(path) as partial, h5py.File(partial, "w", **options) as file:
-            yield file
-    except RuntimeError as error:
-        if (stated := re.search(r"errno = (\d+)", str(error))) is None:
-            raise
-        number = int(stated[1])
-        raise OSError(number, os.strerror(number), str(path)) from error
+    with h5py.File(str(path), "w", driver="core", backing_store=False, **options) as file:
+        yield file
+        file.flush()
+        image = file.id.get_file_image()
+    write_bytes(path, image)
 
 
 def harmed_files(folder: Path, names: str = "") -> list[str]:

@@ -61,6 +61,9 @@ class Ledger:
         """A slide's entries by stage; none where there is no file.
 
         A stage whose entry is damaged has failed: it is made anew when it runs again.
+
+        Raises:
+            DamagedError: the file can't be read for now; entries made from that would replace it.
         """
         path = self.entries_path(slide_id)
         if not path.exists():
@@ -68,6 +71,8 @@ class Ledger:
         try:
             stored = read_json(path)
         except DamagedError as error:
+            if isinstance(error.__cause__, OSError) and error.__cause__.errno is not None:
+                raise  # the disk fails, not the entry: what it says may be whole
             return {self.stages[0]: {"key": "", "error": str(error)}}
         status = stored if len(self.stages) > 1 else {self.stages[0]: stored}
         if not isinstance(status, dict):

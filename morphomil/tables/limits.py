@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
+from morphomil.nuclei.quantities import feature_quantity
 from morphomil.segment.reliability import read_accuracy, read_reliability
 from morphomil.store import read_parquet
 from morphomil.tables.flow import analyzed_tissue_mm2, say_share
@@ -130,7 +131,10 @@ def _say_reliability(table: pd.DataFrame) -> str:
     )
     slopes = table.groupby("feature", sort=False)["slope"].min()
     shrunk = slopes[slopes < SCALED_BELOW]
-    listed = ", ".join(f"{name} (slope {slope:.2f})" for name, slope in shrunk.items())
+    listed = ", ".join(
+        f"{feature_quantity(str(name)).name.lower()} (slope {slope:.2f})"
+        for name, slope in shrunk.items()
+    )
     said = f"Features were compared with annotated nuclei on {sets}, by the images' means."
     if shrunk.empty:
         return f"{said} No slope is below {SCALED_BELOW:g}."

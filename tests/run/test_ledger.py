@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from morphomil.errors import DamagedError
 from morphomil.run import Ledger, key_of
 from morphomil.store import digest, write_json
 from morphomil.types import Cohort
@@ -36,6 +37,19 @@ def test_results_are_valid_only_for_their_key_and_unharmed(ledger: Ledger) -> No
     assert not ledger.is_done("s1", "segment", "k")
     output.unlink()
     assert not ledger.is_done("s1", "segment", "k")
+
+
+@pytest.mark.skipif(not Path("/proc/self/mem").exists(), reason="no file that can't be read")
+def test_an_entry_that_cannot_be_read_for_now_is_not_replaced(ledger: Ledger) -> None:
+    """Reading the process's memory at 0 is an input/output error, as of a failing disk."""
+    path = ledger.entries_path("s1")
+    path.parent.mkdir(parents=True)
+    path.symlink_to("/proc/self/mem")
+    with pytest.raises(DamagedError, match="Input/output error"):
+        ledger.status("s1")
+    with pytest.raises(DamagedError, match="can't be read"):
+        ledger.mark_failed("s1", ledger.stages[-1], "k", "cause")
+    assert path.is_symlink()
 
 
 @pytest.mark.parametrize("content", ["", "{", "[1]", "null"])
