@@ -91,8 +91,10 @@ def type_scores(pairs: pd.DataFrame, *, seed: int = 0) -> pd.DataFrame:
         `group, mpp, type` ("detection", a type, or "mean" of the types that are annotated),
         `annotated`, `found`, `precision`, `recall`, `f1` with `f1_low` and `f1_high` (95 %
         percentile interval over images), and `f_hovernet`: F_d of the detection and F_c of a type
-        as HoVer-Net's authors weigh them (Graham et al. 2019), in which matched nuclei of all other
-        types that are found as such count as right, and nuclei that are missed or too many half.
+        as HoVer-Net's authors compute them (Graham et al. 2019; `compute_stats.py` of their code):
+        nuclei of the type alone, 2 TP / (2 TP + 2 FP_c + 2 FN_c + FP_d + FN_d), so that a type
+        mistaken counts twice what a nucleus missed, or too many, does. Nuclei of other types don't
+        count as right.
     """
     rng = np.random.default_rng(seed)
     rows = []
@@ -180,15 +182,14 @@ def _figures(counts: NDArray[np.int64], types: list[int]) -> dict[str, dict[str,
     """Scores by name of counts (..., 5, 5)."""
     annotated, found = counts[..., :-1, :].sum(axis=-1), counts[..., :-1].sum(axis=-2)
     matched = counts[..., :-1, :-1].sum(axis=(-2, -1))
-    missed, extra = counts[..., :-1, -1].sum(axis=-1), counts[..., -1, :-1].sum(axis=-1)
     scores = {"detection": _f1(matched, annotated.sum(axis=-1), found.sum(axis=-1))}
     scores["detection"]["f_hovernet"] = scores["detection"]["f1"]
     for k in types:
         right = counts[..., k, k]
         own = _f1(right, annotated[..., k], found[..., k])
-        wrong = counts[..., :-1, k].sum(axis=-1) + counts[..., k, :-1].sum(axis=-1) - 2 * right
-        agreed = 2 * (matched - wrong)
-        own["f_hovernet"] = agreed / np.maximum(agreed + 2 * wrong + missed + extra, 1)
+        mistaken = counts[..., :-1, k].sum(axis=-1) + counts[..., k, :-1].sum(axis=-1) - 2 * right
+        alone = counts[..., -1, k] + counts[..., k, -1]
+        own["f_hovernet"] = 2 * right / np.maximum(2 * right + 2 * mistaken + alone, 1)
         scores[NUCLEUS_TYPES[k]] = own
     f1 = [scores[NUCLEUS_TYPES[k]]["f1"] for k in types]
     nothing = dict.fromkeys(("annotated", "found", "precision", "recall", "f_hovernet"), np.nan)
