@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from matplotlib.collections import LineCollection, PolyCollection
-from matplotlib.colors import Normalize
+from matplotlib.colors import Normalize, to_rgba
 from matplotlib.lines import Line2D
 from matplotlib.offsetbox import AnchoredOffsetbox, AuxTransformBox, TextArea, VPacker
 from matplotlib.patches import Patch, Rectangle
@@ -62,6 +62,12 @@ _TINTED: tuple[dict[str, Any], dict[str, Any]] = (
     {"facecolor": f"{BLUE}50", "edgecolor": "none", "antialiased": False},
     {"facecolor": f"{ORANGE}a0", "edgecolor": "none", "antialiased": False},
 )
+# Beside nuclei in the colors of their types.
+_COLORLESS: tuple[dict[str, Any], dict[str, Any]] = (
+    {"facecolor": "#ffffff30", "edgecolor": "#00000060", "linewidth": 0.2},
+    {"facecolor": "#76767660", "edgecolor": "none", "hatch": "////"},
+)
+_UNKNOWN_TYPE = "black"
 
 
 def overview(
@@ -72,13 +78,16 @@ def overview(
     mpp: float,
     regions: Iterable[BaseGeometry] = (),
     implausible: NDArray[np.float64] | None = None,
+    types: NDArray[np.int8] | None = None,
     title: str = "",
     width_mm: float = ONE_COLUMN_MM,
 ) -> Figure:
     """The thumbnail of one image with region outlines, kept and dropped patches and a scale bar.
 
     `patches` is a PATCHES table of this image, `regions` polygons in its level-0 pixels, `mpp` is
-    um per such pixel; `implausible` are x and y (n, 2) of objects that are no nuclei.
+    um per such pixel; `implausible` are x and y (n, 2) of objects that are no nuclei. `types`
+    (`slides.masks.outlined_types` of the whole image) draws nuclei's outlines in the colors of
+    their types.
     """
     with style():
         figure, axes = _slide_axes(
@@ -89,6 +98,8 @@ def overview(
             patches["side_px"].max() / (thumbnail.shape[1] * level0_px_per_thumb_px) * width_mm
         )
         kept_look, dropped_look = _TINTED if side_mm < OUTLINED_FROM_MM else _OUTLINED
+        if types is not None:
+            kept_look, dropped_look = _COLORLESS
         axes.add_collection(squares(dropped, **dropped_look))
         axes.add_collection(squares(kept, **kept_look))
         show_all(axes, patches)
@@ -96,19 +107,36 @@ def overview(
             Patch(**kept_look, label=f"kept patch ({len(kept):,})"),
             Patch(**dropped_look, label=f"dropped patch ({len(dropped):,})"),
         ]
+        if types is not None:
+            height, width = (side * level0_px_per_thumb_px for side in thumbnail.shape[:2])
+            handles += _draw_types(axes, types, extent=(0, width, height, 0))
         handles += draw_regions(axes, regions)
         if implausible is not None and len(implausible):
             handles += axes.plot(
                 *implausible.T,
-                "o",
+                "x" if types is not None else "o",
                 markersize=1.5,
-                markeredgewidth=0,
-                color=GREEN,
+                markeredgewidth=0.3 if types is not None else 0,
+                color="black" if types is not None else GREEN,
                 label=f"object, no nucleus ({len(implausible):,})",
             )
         figure.legend(handles=handles, loc="outside lower center", ncols=3)
         figure.draw_without_rendering()
         return figure
+
+
+def _draw_types(
+    axes: Axes, types: NDArray[np.int8], *, extent: tuple[float, float, float, float]
+) -> list[Artist]:
+    """Cells of the image in the colors of types; the legend's handles of those that occur."""
+    names = [*TYPE_COLORS, "unknown"]
+    colors = [to_rgba(color) for color in (*TYPE_COLORS.values(), _UNKNOWN_TYPE)]
+    picture = np.array([*colors, (0, 0, 0, 0)], dtype=np.float32)[types]
+    axes.imshow(picture, extent=extent, interpolation="antialiased")
+    return [
+        Line2D([], [], color=colors[number], linewidth=1.5, label=names[number])
+        for number in np.unique(types[types >= 0]).tolist()
+    ]
 
 
 def _color_cells(

@@ -8,15 +8,21 @@ from morphomil.errors import InputError, SlideError
 from morphomil.figures.slide_image import OpenedImage, open_image_of, thumbnail_scale
 from morphomil.figures.slides import overview
 from morphomil.figures.style import render
-from morphomil.slides.masks import implausible_places
+from morphomil.slides.masks import implausible_places, outlined_types
 from morphomil.store import write_bytes
 
 if TYPE_CHECKING:
     from pathlib import Path
 
+    import numpy as np
     from matplotlib.figure import Figure
+    from numpy.typing import NDArray
 
     from morphomil.run.directory import Run
+
+
+OUTLINE_CELLS = 1400
+"""Outlines by type are drawn on so many cells along an image's longer side: two a printed dot."""
 
 
 def draw_overviews(run: Run, *, missed: dict[str, str] | None = None) -> list[Path]:
@@ -43,8 +49,8 @@ def draw_overviews(run: Run, *, missed: dict[str, str] | None = None) -> list[Pa
 
 
 def draw_overview(opened: OpenedImage) -> Figure:
-    """The thumbnail of one image with its regions and patches, and the objects that are no
-    nuclei."""
+    """The thumbnail of one image with its regions and patches, the outlines of nuclei whose types
+    are known, and the objects that are no nuclei."""
     patches = opened.run.patches(opened.slide.slide_id)
     thumbnail = opened.image.thumbnail()
     return overview(
@@ -54,8 +60,20 @@ def draw_overview(opened: OpenedImage) -> Figure:
         mpp=opened.image.mpp,
         regions=opened.regions,
         implausible=implausible_places(opened.run.masks(opened.slide.slide_id), opened.number),
+        types=_outlined_types(opened),
         title=opened.slide.slide_id,
     )
+
+
+def _outlined_types(opened: OpenedImage) -> NDArray[np.int8] | None:
+    """The outlines of the image's nuclei by type; None where nobody knows types."""
+    masks = opened.run.masks(opened.slide.slide_id)
+    if all(own.types is None for own in masks.values()):
+        return None
+    image = opened.image
+    scale = max(image.width, image.height) / OUTLINE_CELLS
+    shape = (round(image.height / scale), round(image.width / scale))
+    return outlined_types(masks, opened.number, shape=shape, scale=scale)
 
 
 def numbered_name(stem: str, number: int) -> str:

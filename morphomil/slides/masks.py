@@ -272,6 +272,19 @@ class RegionMasks:
             return np.full((len(own), len(NUCLEUS_TYPES)), np.nan, np.float32)
         return np.asarray(self.types[own - self.first_label], dtype=np.float32)
 
+    def sample(self, rows: NDArray[np.intp], columns: NDArray[np.intp]) -> NDArray[np.int32]:
+        """The label image (rows, columns) at these rows, ascending, and columns; 0 outside."""
+        height, width = self.frame.shape
+        across = (columns >= 0) & (columns < width)
+        taken = np.zeros((len(rows), len(columns)), np.int32)
+        for top in range(0, height if across.any() else 0, BAND_PX):
+            own = np.flatnonzero((rows >= top) & (rows < min(top + BAND_PX, height)))
+            if len(own):
+                band = self.crop(np.s_[top : top + BAND_PX, columns[across].min() : width])
+                picked = band[rows[own] - top][:, columns[across] - columns[across].min()]
+                taken[np.ix_(own, across)] = picked
+        return taken
+
     def bands(self) -> Iterator[LabelBand]:
         """The label image, `BAND_PX` rows at a time with a halo."""
         height, halo = self.frame.shape[0], self.frame.halo_px
@@ -307,6 +320,37 @@ def has_types(path: Path) -> bool:
     with reading(path):
         group: Any = zarr.open_group(path, mode="r")
         return any("types" in stored for _, stored in group.groups())
+
+
+UNKNOWN_TYPE = len(NUCLEUS_TYPES)
+"""A nucleus of unknown type has this number in `outlined_types`."""
+
+
+def outlined_types(
+    masks: Mapping[int, RegionMasks], image: int, *, shape: tuple[int, int], scale: float
+) -> NDArray[np.int8]:
+    """The outlines of a slide's nuclei on an image, as cells (rows, columns) of `scale` level-0
+    pixels from its corner: numbers of `NUCLEUS_TYPES`, `UNKNOWN_TYPE`, -1 where no outline runs.
+
+    A cell shows the nucleus at its center, and belongs to the outline where a cell beside it shows
+    another one or none: nuclei that are smaller than cells are filled.
+    """
+    picture = np.full(shape, -1, np.int8)
+    for own in masks.values():
+        if own.frame.image != image:
+            continue
+        rows, columns = (
+            np.floor(((np.arange(-1, side + 1) + 0.5) * scale - corner) / own.frame.downsample)
+            for side, corner in zip(shape, (own.frame.y_px, own.frame.x_px), strict=True)
+        )
+        seen = own.sample(rows.astype(np.intp), columns.astype(np.intp))
+        inner = seen[1:-1, 1:-1]
+        beside = (seen[:-2, 1:-1], seen[2:, 1:-1], seen[1:-1, :-2], seen[1:-1, 2:])
+        edge = np.any([inner != other for other in beside], axis=0) & (inner > 0)
+        shares = own.types_of(inner[edge])
+        known = ~np.isnan(shares).any(axis=1)
+        picture[edge] = np.where(known, np.nan_to_num(shares).argmax(axis=1), UNKNOWN_TYPE)
+    return picture
 
 
 def implausible_places(masks: Mapping[int, RegionMasks], image: int) -> NDArray[np.float64]:

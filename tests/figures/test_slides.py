@@ -21,6 +21,7 @@ from morphomil.figures.contributions import contribution_limits
 from morphomil.figures.patch_examples import PatchExample
 from morphomil.figures.slides import overview, slide_heatmap
 from morphomil.figures.style import GRAY
+from morphomil.nuclei.types import TYPE_COLORS
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -70,6 +71,20 @@ def test_patches_of_a_whole_slide_are_tinted() -> None:
     assert not np.array_equal(dropped.get_facecolor(), kept.get_facecolor())
     tints = [patch.get_facecolor() for patch in figure.legends[0].get_patches()]
     assert np.array_equal([kept.get_facecolor()[0], dropped.get_facecolor()[0]], tints)
+
+
+def test_outlines_have_the_colors_of_their_types() -> None:
+    types = np.full((120, 200), -1, np.int8)
+    types[20:30, 40], types[50, 60:90] = 1, 4
+    figure = overview(THUMBNAIL, patches(), types=types, **FRAME)
+    drawn = figure.axes[0].images[1]
+    assert drawn.get_extent() == [0, 3200, 1920, 0]
+    colors = drawn.get_array()
+    assert tuple(colors[25, 40]) == pytest.approx(to_rgba(TYPE_COLORS["lymphocyte"]))
+    assert tuple(colors[50, 70]) == (0, 0, 0, 1)
+    assert (colors[..., 3] > 0).sum() == 40
+    texts = [text.get_text() for text in figure.legends[0].get_texts()]
+    assert texts[2:] == ["lymphocyte", "unknown"]
 
 
 def test_patches_past_the_edge_stay_in_view() -> None:

@@ -13,10 +13,12 @@ from slide_images import noise, opened, png
 from morphomil.slides import masks
 from morphomil.slides.masks import (
     PAD_PX,
+    UNKNOWN_TYPE,
     DrawnNuclei,
     MaskFrame,
     RegionMasks,
     open_masks,
+    outlined_types,
     store_region,
 )
 
@@ -86,6 +88,28 @@ def test_points_fall_in_kept_patches_only() -> None:
     np.testing.assert_array_equal(FRAME.patch_at(inside, grid), [10, 10, 11, -1, 13, 15])
     outside = np.array([[-0.1, 0], [0, -60], [192, 0], [0, 128]]) + PAD_PX
     np.testing.assert_array_equal(FRAME.patch_at(outside, grid), [-1] * 4)
+
+
+def test_outlines_of_nuclei_by_type(tmp_path: Path) -> None:
+    """A square of one type, one of unknown type, seen in cells of mask pixels and in coarse ones
+    on the image; nothing on another image."""
+    labels = np.zeros(FRAME.shape, np.int32)
+    labels[70:80, 90:100], labels[100:104, 90:94] = 1, 2
+    group = zarr.open_group(tmp_path / "masks.zarr", mode="w")
+    types = np.array([[0.1, 0.7, 0.1, 0.1], [np.nan] * 4], np.float32)
+    drawn = DrawnNuclei(2, [(0, labels)], types=types)
+    store_region(group, 0, FRAME, drawn, np.ones((2 * 16, 3 * 16), bool))
+    kept = open_masks(tmp_path / "masks.zarr")
+    shape = (round((FRAME.y_px + FRAME.shape[0] * 2.5) / 2.5), 120)
+    fine = outlined_types(kept, 1, shape=shape, scale=2.5)
+    assert (fine == 1).sum() == 36
+    assert (fine == UNKNOWN_TYPE).sum() == 12
+    rows, columns = np.nonzero(fine == 1)
+    assert (rows.min(), rows.max()) == (70 + 16, 79 + 16)
+    assert (columns.min(), columns.max()) == (90 - 40, 99 - 40)
+    coarse = outlined_types(kept, 1, shape=(24, 12), scale=25)
+    assert ((coarse == 1).sum(), (coarse >= 0).sum()) == (1, 1)
+    assert (outlined_types(kept, 0, shape=shape, scale=2.5) == -1).all()
 
 
 def test_masks_come_back_as_they_were_stored(tmp_path: Path) -> None:
