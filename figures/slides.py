@@ -18,7 +18,6 @@ from morphomil.figures.style import (
     BLUE,
     DIVERGING,
     GRAY,
-    GREEN,
     ONE_COLUMN_MM,
     ORANGE,
     SEQUENTIAL,
@@ -114,10 +113,10 @@ def overview(
         if implausible is not None and len(implausible):
             handles += axes.plot(
                 *implausible.T,
-                "x" if types is not None else "o",
+                "x",
                 markersize=1.5,
-                markeredgewidth=0.3 if types is not None else 0,
-                color="black" if types is not None else GREEN,
+                markeredgewidth=0.4,
+                color="black",
                 label=f"object, no nucleus ({len(implausible):,})",
             )
         figure.legend(handles=handles, loc="outside lower center", ncols=3)

@@ -1,8 +1,4 @@
-"""scverse: .h5ad files, written by AnnData's specification of 0.1.0, so that anndata isn't needed
-to write them.
-
-https://anndata.readthedocs.io/en/stable/fileformat-prose.html
-"""
+"""scverse: .h5ad files of patches, their histograms, slides and nuclei."""
 
 from __future__ import annotations
 
@@ -12,20 +8,22 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 
-from morphomil.matrix import patch_values, slide_values
+from morphomil.export.anndata_format import write_h5ad
+from morphomil.matrix import features_in, patch_values, slide_values
 from morphomil.nuclei.registry import FEATURES
 from morphomil.nuclei.totals import count_totals
 from morphomil.run.log import versions
-from morphomil.store import hdf5_file
+from morphomil.store import read_parquet
 from morphomil.types import NUCLEUS_TYPES
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Iterable, Iterator, Sequence
     from pathlib import Path
 
     from numpy.typing import NDArray
 
     from morphomil.run.directory import Run
+    from morphomil.slides.masks import RegionMasks
     from morphomil.types import Slide
 
 COARSE_BINS = 32
@@ -35,7 +33,8 @@ _TEXT_COLUMNS = ("patient", "label", "split", "site")
 
 
 def write_run(run: Run, slides: Sequence[Slide], folder: Path) -> Iterator[Path]:
-    """`patches.h5ad` and `histograms.h5ad` (obs: kept patches) and `slides.h5ad` (obs: slides).
+    """`patches.h5ad` and `histograms.h5ad` (obs: kept patches), `slides.h5ad` (obs: slides) and
+    `nuclei/STEM.h5ad` of every image (obs: its nuclei, see `nuclei_table`).
 
     X of the patches are each feature's value in the patch (`matrix.patch_values`), of the
     histograms the numbers of nuclei in `COARSE_BINS` bins of every feature, of the slides the
@@ -43,6 +42,8 @@ def write_run(run: Run, slides: Sequence[Slide], folder: Path) -> Iterator[Path]
     image's top left corner, `obsm["spatial_px"]` the same in level-0 pixels. `uns["morphomil"]`
     tells settings and versions.
     """
+    from morphomil.export import file_stems
+
     tables = [_patches(run, slide) for slide in slides]
     table = pd.concat(tables, ignore_index=True)
     names = [name for name, entry in FEATURES.items() if entry.value in table]
@@ -62,11 +63,11 @@ def write_run(run: Run, slides: Sequence[Slide], folder: Path) -> Iterator[Path]
         obs=obs,
         var=_features(names),
         obsm=spatial,
-        uns=_about(run),
+        uns=about(run),
     )
     counts = np.concatenate([_histograms(run, slide, names) for slide in slides])
     yield write_h5ad(
-        folder / "histograms.h5ad", counts, obs=obs, var=_bins(names), obsm=spatial, uns=_about(run)
+        folder / "histograms.h5ad", counts, obs=obs, var=_bins(names), obsm=spatial, uns=about(run)
     )
     rows = [_slide_row(run, slide, names) for slide in slides]
     wide = pd.DataFrame(rows).set_index("slide_id")
@@ -77,8 +78,54 @@ def write_run(run: Run, slides: Sequence[Slide], folder: Path) -> Iterator[Path]
         obs=obs,
         var=_features(names),
         obsm={},
-        uns=_about(run),
+        uns=about(run),
     )
+    stems = file_stems(run)
+    for slide in slides:
+        for number in range(len(slide.images)):
+            path = folder / "nuclei" / f"{stems[slide.slide_id, number]}.h5ad"
+            yield write_h5ad(path, **nuclei_table(run, slide, image=number), uns=about(run))
+
+
+def nuclei_table(run: Run, slide: Slide, *, image: int) -> dict[str, Any]:
+    """The nuclei of one image as `write_h5ad` takes them: `values`, `obs`, `var`, `obsm`.
+
+    Values are the measurements (nuclei, features); `obs` has the nucleus's number in its slide, its
+    patch, type and the probability of every type, what an imported file said, what it contributes
+    to the slide's prediction once ranked, and the slide's columns as in `patches.h5ad`.
+    """
+    nuclei = run.nuclei(slide.slide_id).drop(columns="slide_id")
+    nuclei = nuclei[nuclei["image"] == image].sort_values("label", ignore_index=True)
+    contributions = run.contributions_path(slide.slide_id)
+    if contributions.is_file():
+        added = read_parquet(contributions).drop(columns="patch_id")
+        nuclei = nuclei.merge(added, on="label", how="left")
+    names = list(features_in(nuclei))
+    masks = [own for own in run.masks(slide.slide_id).values() if own.frame.image == image]
+    mpp = masks[0].frame.level0_mpp if masks else np.nan
+    shares = _shares(masks, nuclei["label"].to_numpy())
+    obs = nuclei.drop(columns=[*names, "image", "x_px", "y_px"])
+    obs = obs.rename(columns={"label": "nucleus"}).join(shares)
+    obs = obs.assign(slide_id=slide.slide_id, mpp=mpp, **_clinical(slide))
+    obs.index = pd.Index(slide.slide_id + ":" + obs["nucleus"].astype(str), name="cell")
+    places = nuclei[["x_px", "y_px"]].to_numpy(np.float64)
+    rows = [{"unit": FEATURES[name].unit, "meaning": FEATURES[name].meaning} for name in names]
+    return {
+        "values": nuclei[names].to_numpy(np.float64),
+        "obs": obs,
+        "var": pd.DataFrame(rows, index=pd.Index(names, name="feature")),
+        "obsm": {"spatial": places * mpp, "spatial_px": places},
+    }
+
+
+def _shares(masks: Iterable[RegionMasks], labels: NDArray[np.integer]) -> pd.DataFrame:
+    """`p_epithelial` and so on of these nuclei, missing where unknown."""
+    shares = np.full((len(labels), len(NUCLEUS_TYPES)), np.nan, np.float32)
+    for own in masks:
+        count = len(own.types) if own.types is not None else 0
+        here = (labels >= own.first_label) & (labels < own.first_label + count)
+        shares[here] = own.types_of(labels[here])
+    return pd.DataFrame(shares, columns=[f"p_{name}" for name in NUCLEUS_TYPES])
 
 
 def _patches(run: Run, slide: Slide) -> pd.DataFrame:
@@ -170,7 +217,7 @@ def _bins(names: list[str]) -> pd.DataFrame:
     return pd.DataFrame(rows).set_index("bin")
 
 
-def _about(run: Run) -> dict[str, Any]:
+def about(run: Run) -> dict[str, Any]:
     """Provenance: what `uns["morphomil"]` holds, as text that every reader takes."""
     commands = {name: entry["settings"] for name, entry in run.commands().items()}
     said = {"settings": commands, "versions": versions(), "ranking": run.ranking_about()}
@@ -179,119 +226,3 @@ def _about(run: Run) -> dict[str, Any]:
             name: json.dumps(value, sort_keys=True, default=str) for name, value in said.items()
         }
     }
-
-
-# --------------------------------------------------------------------------------------- the format
-
-
-def write_h5ad(
-    path: Path,
-    values: NDArray[Any],
-    *,
-    obs: pd.DataFrame,
-    var: pd.DataFrame,
-    obsm: dict[str, NDArray[Any]],
-    uns: dict[str, Any],
-) -> Path:
-    """One .h5ad file; returns its path.
-
-    Args:
-        path: to write.
-        values: X, (obs, var).
-        obs: a row per observation, its index their names.
-        var: a row per variable, its index their names.
-        obsm: arrays with a row per observation.
-        uns: text, by name, nested.
-    """
-    with hdf5_file(path, track_order=True) as file:
-        _mark(file, "anndata", "0.1.0")
-        _write_array(file, "X", values)
-        _write_frame(file, "obs", obs)
-        _write_frame(file, "var", var)
-        for name in ("obsm", "varm", "obsp", "varp", "layers", "uns"):
-            _mark(file.create_group(name), "dict", "0.1.0")
-        for name, array in obsm.items():
-            _write_array(file["obsm"], name, array)
-        _write_texts(file["uns"], uns)
-    return path
-
-
-def _mark(item: Any, kind: str, version: str) -> None:
-    item.attrs["encoding-type"] = kind
-    item.attrs["encoding-version"] = version
-
-
-def _write_array(group: Any, name: str, array: NDArray[Any]) -> None:
-    options = {"compression": "gzip", "shuffle": True} if array.size else {}
-    _mark(group.create_dataset(name, data=array, **options), "array", "0.2.0")
-
-
-def _write_strings(group: Any, name: str, texts: list[str]) -> None:
-    import h5py
-
-    safe = [text.replace("\0", "\ufffd").encode("utf-8", "replace").decode() for text in texts]
-    stored = group.create_dataset(
-        name, data=np.array(safe, dtype=object), dtype=h5py.string_dtype("utf-8")
-    )
-    _mark(stored, "string-array", "0.2.0")
-
-
-def _write_frame(file: Any, name: str, table: pd.DataFrame) -> None:
-    group = file.create_group(name, track_order=True)
-    _mark(group, "dataframe", "0.2.0")
-    index = str(table.index.name or "index")
-    group.attrs["_index"] = index
-    columns = [column for column in table.columns if not table[column].isna().all()]
-    keys = _keys([str(column) for column in columns], taken=index)
-    _write_attribute(group, "column-order", keys)
-    _write_strings(group, index, [str(value) for value in table.index])
-    for key, column in zip(keys, columns, strict=True):
-        series = table[column]
-        if pd.api.types.is_bool_dtype(series) or pd.api.types.is_numeric_dtype(series):
-            _write_array(group, key, series.to_numpy())
-        else:
-            _write_categories(group, key, series)
-
-
-def _keys(names: list[str], *, taken: str) -> list[str]:
-    """Names of HDF5 objects: no slashes and no NUL, none twice."""
-    keys: list[str] = []
-    for name in names:
-        key = name.replace("/", "_").replace("\0", "_").strip(".") or "column"
-        while key in keys or key == taken:
-            key += "_"
-        keys.append(key)
-    return keys
-
-
-def _write_attribute(group: Any, name: str, texts: list[str]) -> None:
-    import h5py
-
-    group.attrs.create(
-        name, np.array(texts, dtype=object), shape=(len(texts),), dtype=h5py.string_dtype("utf-8")
-    )
-
-
-def _write_categories(file: Any, name: str, series: pd.Series[Any]) -> None:
-    categories = pd.Categorical(series.map(str, na_action="ignore"))
-    group = file.create_group(name)
-    _mark(group, "categorical", "0.2.0")
-    group.attrs["ordered"] = False
-    _write_array(group, "codes", categories.codes)
-    _write_strings(group, "categories", [str(value) for value in categories.categories])
-
-
-def _write_texts(group: Any, texts: dict[str, Any]) -> None:
-    import h5py
-
-    for name, value in texts.items():
-        if isinstance(value, dict):
-            inner = group.create_group(name)
-            _mark(inner, "dict", "0.1.0")
-            _write_texts(inner, value)
-        else:
-            _mark(
-                group.create_dataset(name, data=str(value), dtype=h5py.string_dtype("utf-8")),
-                "string",
-                "0.2.0",
-            )

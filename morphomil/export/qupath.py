@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from morphomil.matrix import patch_values
+from morphomil.export.qupath_names import nucleus_measurement, patch_measurement
+from morphomil.matrix import by_feature, patch_values
 from morphomil.nuclei.outlines import Outline, trace_outlines
 from morphomil.nuclei.registry import FEATURES
 from morphomil.nuclei.types import TYPE_COLORS, of_type
@@ -138,11 +139,9 @@ def _tiles(
     values = patch_values(of_type(nuclei, run.whose), patches).set_index("patch_id")
     measured = ["nuclei", *(e.value for e in FEATURES.values() if e.value in values)]
     table = patches[patches["image"] == image].set_index("patch_id")
-    table = table.join(values[measured].rename(columns=_patch_column)).join(
-        patch_scores(run, slide.slide_id)
-    )
+    table = table.join(by_feature(values[measured])).join(patch_scores(run, slide.slide_id))
     shown = table.drop(columns=["slide_id", "image", "region", "x_px", "y_px", "side_px", "kept"])
-    names = [str(name) for name in shown]
+    names = [patch_measurement(str(name)) for name in shown]
     frames = zip(
         table.index.tolist(),
         table[["x_px", "y_px", "side_px"]].to_numpy(float).tolist(),
@@ -166,13 +165,6 @@ def _tiles(
                 "measurements": _measurements(dict(zip(names, row, strict=True))),
             },
         }
-
-
-def _patch_column(name: str) -> str:
-    """What a patch's value is (`matrix.patch_values`): a number of nuclei, a median or mean, a
-    ratio of totals, a polarity."""
-    pool = FEATURES[name].pool if name in FEATURES else ()
-    return f"{pool} {name}" if isinstance(pool, str) else name
 
 
 def patch_scores(run: Run, slide_id: str) -> pd.DataFrame:
@@ -203,6 +195,7 @@ def _detections(slide: Slide, masks: RegionMasks, nuclei: pd.DataFrame) -> Itera
         if name not in ("image", "x_px", "y_px")
     ]
     values = nuclei[names].to_numpy(dtype=np.float64)
+    said = [nucleus_measurement(name) for name in names]
     types = _classes(nuclei)
     for outline in _outlines(masks, known):
         place = int(np.searchsorted(known, outline.label))
@@ -214,7 +207,7 @@ def _detections(slide: Slide, masks: RegionMasks, nuclei: pd.DataFrame) -> Itera
             "properties": {
                 "objectType": "detection",
                 "classification": _classification(kind),
-                "measurements": _measurements(dict(zip(names, row, strict=True))),
+                "measurements": _measurements(dict(zip(said, row, strict=True))),
             },
         }
 

@@ -10,11 +10,12 @@ from pathlib import Path
 import anndata
 
 said = {}
-for path in sorted(Path(sys.argv[1]).glob("*.h5ad")):
+folder = Path(sys.argv[1])
+for path in sorted(folder.rglob("*.h5ad")):
     table = anndata.read_h5ad(path)
     table.write_h5ad(path.with_suffix(".again"))
     assert (anndata.read_h5ad(path.with_suffix(".again")).obs == table.obs).to_numpy().sum() > 0
-    said[path.stem] = {
+    said[str(path.relative_to(folder).with_suffix(""))] = {
         "shape": list(table.shape),
         "first": float(table.X[0, 0]),
         "obs_names": list(table.obs_names),

@@ -22,6 +22,7 @@ import shapely
 
 from morphomil.errors import InputError
 from morphomil.export import export_run, file_stems
+from morphomil.export.qupath_names import nucleus_measurement, patch_measurement
 from morphomil.nuclei.registry import FEATURES
 from morphomil.run.directory import Run
 from morphomil.types import FEATURE_NAMES, Cohort, ImageSource, Slide
@@ -74,18 +75,39 @@ def test_every_nucleus_is_a_detection_with_its_measurements(
     assert len({feature["id"] for feature in features}) == len(features)
     for feature in detections:
         said = feature["properties"]["measurements"]
-        row = nuclei.loc[said["label"]]
+        row = nuclei.loc[said["Label"]]
         outline = shapely.geometry.shape(feature["geometry"])
         assert outline.is_valid
         assert outline.area * 0.25**2 == pytest.approx(row["area_um2"], rel=1e-6)
         center = outline.centroid
         assert (center.x, center.y) == pytest.approx((row["x_px"], row["y_px"]), abs=1e-6)
         for name in FEATURE_NAMES:
-            assert said.get(name, np.nan) == pytest.approx(row[name], rel=1e-6, nan_ok=True)
+            measured = said.get(nucleus_measurement(name), np.nan)
+            assert measured == pytest.approx(row[name], rel=1e-6, nan_ok=True)
     places = sorted(
         tuple(shapely.geometry.shape(f["geometry"]).bounds[:2]) for f in of_type(features, "tile")
     )
     assert places == sorted(zip(patches["x_px"], patches["y_px"], strict=True))
+
+
+def test_measurements_are_named_as_qupath_names_them(run: Run, tmp_path: Path) -> None:
+    (path,) = export_run(run, "qupath", out=tmp_path, slides=["plain"])
+    features = read_geojson(path)
+    nucleus = of_type(features, "detection")[0]["properties"]["measurements"]
+    assert {
+        "Nucleus: Area µm^2",
+        "Nucleus: Major axis µm",
+        "Nucleus: Orientation °",
+        "Nucleus: Density per mm^2",
+        "Nucleus: Circularity",
+    } <= set(nucleus)
+    patch = of_type(features, "tile")[0]["properties"]["measurements"]
+    assert {"Nucleus: Area µm^2: Median", "Orientation polarity", "Tissue mm^2"} <= set(patch)
+    assert nucleus_measurement("contribution_area_um2") == "Contribution: Area"
+    assert patch_measurement("type_mixing") == "Nucleus: Mixing of types: Mean"
+    assert (
+        patch_measurement("type_inside_per_mm2") == "Density of lymphocytes inside nests per mm^2"
+    )
 
 
 def test_tiles_carry_the_scores_of_image_models(run: Run, tmp_path: Path) -> None:
@@ -100,9 +122,9 @@ def test_tiles_carry_the_scores_of_image_models(run: Run, tmp_path: Path) -> Non
         f["properties"]["name"]: f["properties"]["measurements"]
         for f in of_type(read_geojson(path), "tile")
     }
-    assert tiles["patch 2"]["attention dl-cnb"] == 0.5
-    assert "attention dl-cnb" not in tiles["patch 0"]
-    assert tiles["patch 0"]["nuclei"] == (copy.nuclei("plain")["patch_id"] == 0).sum()
+    assert tiles["patch 2"]["Attention dl-cnb"] == 0.5
+    assert "Attention dl-cnb" not in tiles["patch 0"]
+    assert tiles["patch 0"]["Nuclei"] == (copy.nuclei("plain")["patch_id"] == 0).sum()
 
 
 def test_equal_runs_give_equal_bytes_and_windows_leave_no_trace(
@@ -146,7 +168,8 @@ def test_no_two_images_share_a_file(tmp_path: Path) -> None:
 
 
 def test_h5ad_by_the_specification(run: Run, hostile: tuple[str, ...], tmp_path: Path) -> None:
-    patches, histograms, slides = export_run(run, "anndata", out=tmp_path)
+    patches, histograms, slides, *nuclei = export_run(run, "anndata", out=tmp_path)
+    assert [path.stem for path in nuclei] == list(file_stems(run).values())
     with h5py.File(patches) as file:
         assert dict(file.attrs) == {"encoding-type": "anndata", "encoding-version": "0.1.0"}
         assert file["X"].shape == (sum(run.patches()["kept"]), 8)
@@ -162,6 +185,13 @@ def test_h5ad_by_the_specification(run: Run, hostile: tuple[str, ...], tmp_path:
     with h5py.File(slides) as file:
         names = [name.decode() for name in file["obs/slide_id"][:]]
         assert names == list(hostile)
+    table = run.nuclei(hostile[0])
+    with h5py.File(nuclei[0]) as file:
+        np.testing.assert_array_equal(file["X"][:], table[list(FEATURE_NAMES)])
+        np.testing.assert_array_equal(file["obs/nucleus"][:], table["label"])
+        np.testing.assert_array_equal(file["obsm/spatial_px"][:], table[["x_px", "y_px"]])
+        np.testing.assert_allclose(file["obsm/spatial"][:], table[["x_px", "y_px"]] * 0.25)
+        assert file["var/unit"]["categories"][0].decode() == "1"
 
 
 @pytest.mark.skipif(
@@ -183,6 +213,9 @@ def test_anndata_reads_and_writes_it(run: Run, hostile: tuple[str, ...], tmp_pat
     assert said["slides"]["age"][:2] == [40, 41]
     assert list(said["patches"]["settings"]) == ["featurize"]
     assert said["histograms"]["shape"] == [4 * len(hostile), 256]
+    names = list(run.nuclei("plain")["label"].astype(str))
+    assert said["nuclei/plain"]["obs_names"] == [f"plain:{name}" for name in names]
+    assert said["nuclei/plain"]["patient"][0] == "=1+1"
     assert said["patches"]["var_names"] == [FEATURES[name].value for name in FEATURE_NAMES]
 
 

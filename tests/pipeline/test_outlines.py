@@ -139,7 +139,7 @@ def _check_exported(run: Run, out: Path) -> None:
     assert len(detections) == len(nuclei)
     for feature in detections:
         outline = shapely.geometry.shape(feature["geometry"])
-        row = nuclei.loc[feature["properties"]["measurements"]["label"]]
+        row = nuclei.loc[feature["properties"]["measurements"]["Label"]]
         assert outline.is_valid
         assert outline.area * 0.5**2 == pytest.approx(row["area_um2"], rel=2e-3)
         assert outline.length * 0.5 == pytest.approx(row["circumference_um"], rel=2e-3)

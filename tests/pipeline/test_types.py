@@ -136,6 +136,14 @@ def test_the_family_is_measured_where_it_is_asked_for(typed: Run, tmp_path: Path
         assert counts.tolist() == [
             (typed.nuclei(name)["type"] == "lymphocyte").sum() for name in typed.done("featurize")
         ]
+    of_a = next(path for path in exported["anndata"] if path.name == "a.h5ad")
+    with h5py.File(of_a) as file:
+        kinds = [name.decode() for name in file["obs/type/categories"][:]]
+        told = [kinds[code] for code in file["obs/type/codes"][:]]
+        assert told == nuclei["type"].tolist()
+        shares = np.stack([file[f"obs/p_{name}"][:] for name in NUCLEUS_TYPES])
+        np.testing.assert_allclose(shares.sum(axis=0), 1, rtol=1e-6)
+        assert [NUCLEUS_TYPES[place] for place in shares.argmax(axis=0)] == told
     pipeline.featurize(typed)
     assert typed.features == FEATURE_NAMES
 
