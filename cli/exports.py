@@ -40,7 +40,7 @@ def compare(
 def export(
     path: RunArgument,
     to: Annotated[
-        Literal["qupath", "anndata", "trident", "clam", "csv"],
+        Literal["qupath", "anndata", "spatialdata", "trident", "clam", "csv"],
         typer.Option(help="Whose files to write."),
     ],
     out: Annotated[
@@ -75,5 +75,10 @@ def _say_files(files: tuple[str, list[Path]], *, quiet: bool) -> None:
     stem, paths = files
     folders = [f"{path.parent.name}/" if len(paths) > 1 else "" for path in paths]
     kinds = ", ".join(f"{into}{path.name}" for into, path in zip(folders, paths, strict=True))
-    size = sum(path.stat().st_size for path in paths)
+    size = sum(
+        part.stat().st_size
+        for path in paths
+        for part in (path.rglob("*") if path.is_dir() else [path])
+        if part.is_file()
+    )
     say(f"{stem}: {kinds} ({size:,} bytes)", quiet=quiet)

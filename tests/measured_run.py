@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -132,6 +133,19 @@ def _store_masks(run: Run, slide: Slide, seed: int, downsample: float) -> None:
     write_json(folder / "regions.geojson", {"type": "FeatureCollection", "features": regions})
     outputs = ["patches.parquet", "regions.geojson", "masks.zarr"]
     run.ledger.mark_done(slide.slide_id, "segment", "known", outputs=outputs, figures={})
+
+
+def add_types(run: Run, slide_id: str, shares: list[float], *, seed: int = 0) -> None:
+    """Give a slide's masks types drawn by their shares, each with probability 0.7."""
+    group: Any = zarr.open_group(run.masks_path(slide_id), mode="a")
+    for _, region in group.groups():
+        count = int(np.max(region["labels"][:]))
+        drawn = np.random.default_rng(seed).choice(4, count, p=shares)
+        types = np.where(np.eye(4)[drawn] == 1, 0.7, 0.1).astype(np.float32)
+        region.create_array("types", data=types)
+        region.attrs["first_label"] = 1
+    outputs = ["patches.parquet", "regions.geojson", "masks.zarr"]
+    run.ledger.mark_done(slide_id, "segment", "typed", outputs=outputs, figures={})
 
 
 @pytest.fixture(scope="session")

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Target", "export_run", "file_stems"]
 
-Target = Literal["qupath", "anndata", "trident", "clam", "csv"]
+Target = Literal["qupath", "anndata", "spatialdata", "trident", "clam", "csv"]
 
 
 def export_run(
@@ -34,7 +34,7 @@ def export_run(
     Args:
         run: with nuclei tables (`featurize`).
         target: qupath: GeoJSON of every image; anndata: `patches.h5ad`, `histograms.h5ad`,
-            `slides.h5ad`; trident and
+            `slides.h5ad`, `nuclei/STEM.h5ad`; spatialdata: `STEM.zarr` of every image; trident and
             clam: HDF5 bags of every image; csv: tables.
         out: folder, `RUN/export/TARGET` if not given.
         slides: names of the slides to export; all measured ones if empty.
@@ -46,11 +46,12 @@ def export_run(
     Raises:
         InputError: nothing is measured, a named slide isn't, or the target is unknown.
     """
-    from morphomil.export import bags, h5ad, qupath, tables
+    from morphomil.export import bags, h5ad, qupath, spatialdata, tables
 
     writers = {
         "qupath": qupath.write_run,
         "anndata": h5ad.write_run,
+        "spatialdata": spatialdata.write_run,
         "trident": bags.write_trident,
         "clam": bags.write_clam,
         "csv": tables.write_run,

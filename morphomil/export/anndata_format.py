@@ -1,11 +1,12 @@
-"""AnnData's format by its specification of 0.1.0, so that anndata isn't needed to write it.
+"""AnnData's format by its specification of 0.1.0, in HDF5 or Zarr, so that anndata isn't needed to
+write it.
 
 https://anndata.readthedocs.io/en/stable/fileformat-prose.html
 """
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypedDict
 
 import numpy as np
 import pandas as pd
@@ -18,36 +19,39 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 
-def write_h5ad(
-    path: Path,
-    values: NDArray[Any],
-    *,
-    obs: pd.DataFrame,
-    var: pd.DataFrame,
-    obsm: dict[str, NDArray[Any]],
-    uns: dict[str, Any],
-) -> Path:
-    """One .h5ad file; returns its path.
+class Annotated(TypedDict):
+    """A matrix of observations by variables with what is known of both."""
 
-    Args:
-        path: to write.
-        values: X, (obs, var).
-        obs: a row per observation, its index their names.
-        var: a row per variable, its index their names.
-        obsm: arrays with a row per observation.
-        uns: text, by name, nested.
-    """
+    values: NDArray[Any]
+    """X, (obs, var)."""
+    obs: pd.DataFrame
+    """A row per observation, its index their names."""
+    var: pd.DataFrame
+    """A row per variable, its index their names."""
+    obsm: dict[str, NDArray[Any]]
+    """Arrays with a row per observation."""
+    uns: dict[str, Any]
+    """Text, by name, nested."""
+
+
+def write_h5ad(path: Path, table: Annotated) -> Path:
+    """One .h5ad file; returns its path."""
     with hdf5_file(path, track_order=True) as file:
-        _mark(file, "anndata", "0.1.0")
-        _write_array(file, "X", values)
-        _write_frame(file, "obs", obs)
-        _write_frame(file, "var", var)
-        for name in ("obsm", "varm", "obsp", "varp", "layers", "uns"):
-            _mark(file.create_group(name), "dict", "0.1.0")
-        for name, array in obsm.items():
-            _write_array(file["obsm"], name, array)
-        _write_texts(file["uns"], uns)
+        write_annotated(file, table)
     return path
+
+
+def write_annotated(group: Any, table: Annotated) -> None:
+    """An h5py or Zarr group becomes the table."""
+    _mark(group, "anndata", "0.1.0")
+    _write_array(group, "X", table["values"])
+    _write_frame(group, "obs", table["obs"])
+    _write_frame(group, "var", table["var"])
+    for name in ("obsm", "varm", "obsp", "varp", "layers", "uns"):
+        _mark(group.create_group(name), "dict", "0.1.0")
+    for name, array in table["obsm"].items():
+        _write_array(group["obsm"], name, array)
+    _write_texts(group["uns"], table["uns"])
 
 
 def _mark(item: Any, kind: str, version: str) -> None:
@@ -55,23 +59,37 @@ def _mark(item: Any, kind: str, version: str) -> None:
     item.attrs["encoding-version"] = version
 
 
+def _is_hdf5(group: Any) -> bool:
+    import h5py
+
+    return isinstance(group, h5py.Group)
+
+
 def _write_array(group: Any, name: str, array: NDArray[Any]) -> None:
-    options = {"compression": "gzip", "shuffle": True} if array.size else {}
-    _mark(group.create_dataset(name, data=array, **options), "array", "0.2.0")
+    if _is_hdf5(group):
+        options = {"compression": "gzip", "shuffle": True} if array.size else {}
+        stored = group.create_dataset(name, data=array, **options)
+    else:
+        stored = group.create_array(name, data=np.ascontiguousarray(array))
+    _mark(stored, "array", "0.2.0")
 
 
 def _write_strings(group: Any, name: str, texts: list[str]) -> None:
     import h5py
 
     safe = [text.replace("\0", "\ufffd").encode("utf-8", "replace").decode() for text in texts]
-    stored = group.create_dataset(
-        name, data=np.array(safe, dtype=object), dtype=h5py.string_dtype("utf-8")
-    )
+    array = np.array(safe, dtype=object)
+    if _is_hdf5(group):
+        stored = group.create_dataset(name, data=array, dtype=h5py.string_dtype("utf-8"))
+    else:
+        stored = group.create_array(name, shape=array.shape, dtype="string")
+        if len(array):
+            stored[:] = array
     _mark(stored, "string-array", "0.2.0")
 
 
 def _write_frame(file: Any, name: str, table: pd.DataFrame) -> None:
-    group = file.create_group(name, track_order=True)
+    group = file.create_group(name, **({"track_order": True} if _is_hdf5(file) else {}))
     _mark(group, "dataframe", "0.2.0")
     index = str(table.index.name or "index")
     group.attrs["_index"] = index
@@ -88,7 +106,7 @@ def _write_frame(file: Any, name: str, table: pd.DataFrame) -> None:
 
 
 def _keys(names: list[str], *, taken: str) -> list[str]:
-    """Names of HDF5 objects: no slashes and no NUL, none twice."""
+    """Names of objects in a group: no slashes and no NUL, none twice."""
     keys: list[str] = []
     for name in names:
         key = name.replace("/", "_").replace("\0", "_").strip(".") or "column"
@@ -101,6 +119,9 @@ def _keys(names: list[str], *, taken: str) -> list[str]:
 def _write_attribute(group: Any, name: str, texts: list[str]) -> None:
     import h5py
 
+    if not _is_hdf5(group):
+        group.attrs[name] = texts
+        return
     group.attrs.create(
         name, np.array(texts, dtype=object), shape=(len(texts),), dtype=h5py.string_dtype("utf-8")
     )
@@ -116,16 +137,20 @@ def _write_categories(file: Any, name: str, series: pd.Series[Any]) -> None:
 
 
 def _write_texts(group: Any, texts: dict[str, Any]) -> None:
-    import h5py
-
     for name, value in texts.items():
         if isinstance(value, dict):
             inner = group.create_group(name)
             _mark(inner, "dict", "0.1.0")
             _write_texts(inner, value)
         else:
-            _mark(
-                group.create_dataset(name, data=str(value), dtype=h5py.string_dtype("utf-8")),
-                "string",
-                "0.2.0",
-            )
+            _mark(_write_text(group, name, str(value)), "string", "0.2.0")
+
+
+def _write_text(group: Any, name: str, text: str) -> Any:
+    import h5py
+
+    if _is_hdf5(group):
+        return group.create_dataset(name, data=text, dtype=h5py.string_dtype("utf-8"))
+    stored = group.create_array(name, shape=(), dtype="string")
+    stored[...] = text
+    return stored

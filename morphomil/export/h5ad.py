@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 
-from morphomil.export.anndata_format import write_h5ad
+from morphomil.export.anndata_format import Annotated, write_h5ad
 from morphomil.matrix import features_in, patch_values, slide_values
 from morphomil.nuclei.registry import FEATURES
 from morphomil.nuclei.totals import count_totals
@@ -57,38 +57,26 @@ def write_run(run: Run, slides: Sequence[Slide], folder: Path) -> Iterator[Path]
         ).astype(np.float64),
     }
     values = table[measured].to_numpy(np.float64)
-    yield write_h5ad(
-        folder / "patches.h5ad",
-        values,
-        obs=obs,
-        var=_features(names),
-        obsm=spatial,
-        uns=about(run),
-    )
+    patches = Annotated(values=values, obs=obs, var=_features(names), obsm=spatial, uns=about(run))
+    yield write_h5ad(folder / "patches.h5ad", patches)
     counts = np.concatenate([_histograms(run, slide, names) for slide in slides])
-    yield write_h5ad(
-        folder / "histograms.h5ad", counts, obs=obs, var=_bins(names), obsm=spatial, uns=about(run)
-    )
+    binned = Annotated(values=counts, obs=obs, var=_bins(names), obsm=spatial, uns=about(run))
+    yield write_h5ad(folder / "histograms.h5ad", binned)
     rows = [_slide_row(run, slide, names) for slide in slides]
     wide = pd.DataFrame(rows).set_index("slide_id")
+    values = wide[measured].to_numpy(np.float64)
     obs = wide.drop(columns=measured)
-    yield write_h5ad(
-        folder / "slides.h5ad",
-        wide[measured].to_numpy(np.float64),
-        obs=obs,
-        var=_features(names),
-        obsm={},
-        uns=about(run),
-    )
+    of_slides = Annotated(values=values, obs=obs, var=_features(names), obsm={}, uns=about(run))
+    yield write_h5ad(folder / "slides.h5ad", of_slides)
     stems = file_stems(run)
     for slide in slides:
         for number in range(len(slide.images)):
             path = folder / "nuclei" / f"{stems[slide.slide_id, number]}.h5ad"
-            yield write_h5ad(path, **nuclei_table(run, slide, image=number), uns=about(run))
+            yield write_h5ad(path, nuclei_table(run, slide, image=number))
 
 
-def nuclei_table(run: Run, slide: Slide, *, image: int) -> dict[str, Any]:
-    """The nuclei of one image as `write_h5ad` takes them: `values`, `obs`, `var`, `obsm`.
+def nuclei_table(run: Run, slide: Slide, *, image: int) -> Annotated:
+    """The nuclei of one image.
 
     Values are the measurements (nuclei, features); `obs` has the nucleus's number in its slide, its
     patch, type and the probability of every type, what an imported file said, what it contributes
@@ -110,12 +98,13 @@ def nuclei_table(run: Run, slide: Slide, *, image: int) -> dict[str, Any]:
     obs.index = pd.Index(slide.slide_id + ":" + obs["nucleus"].astype(str), name="cell")
     places = nuclei[["x_px", "y_px"]].to_numpy(np.float64)
     rows = [{"unit": FEATURES[name].unit, "meaning": FEATURES[name].meaning} for name in names]
-    return {
-        "values": nuclei[names].to_numpy(np.float64),
-        "obs": obs,
-        "var": pd.DataFrame(rows, index=pd.Index(names, name="feature")),
-        "obsm": {"spatial": places * mpp, "spatial_px": places},
-    }
+    return Annotated(
+        values=nuclei[names].to_numpy(np.float64),
+        obs=obs,
+        var=pd.DataFrame(rows, index=pd.Index(names, name="feature")),
+        obsm={"spatial": places * mpp, "spatial_px": places},
+        uns=about(run),
+    )
 
 
 def _shares(masks: Iterable[RegionMasks], labels: NDArray[np.integer]) -> pd.DataFrame:

@@ -8,14 +8,14 @@ import json
 import math
 import uuid
 from contextlib import contextmanager
-from itertools import chain, product
+from itertools import chain
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from morphomil.export.outlines import region_outlines
 from morphomil.export.qupath_names import nucleus_measurement, patch_measurement
 from morphomil.matrix import by_feature, patch_values
-from morphomil.nuclei.outlines import Outline, trace_outlines
 from morphomil.nuclei.registry import FEATURES
 from morphomil.nuclei.types import TYPE_COLORS, of_type
 from morphomil.slides.image import scanned_corner
@@ -26,15 +26,12 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     import pandas as pd
-    from numpy.typing import NDArray
 
-    from morphomil.nuclei.outlines import Rings
+    from morphomil.nuclei.outlines import Outline, Rings
     from morphomil.run.directory import Run
     from morphomil.slides.masks import MaskFrame, RegionMasks
     from morphomil.types import Slide
 
-TILE_PX = 1024
-"""The part of a mask that is worked at a time is this many pixels wide."""
 DECIMALS = 2
 """Coordinates, in level-0 pixels, have this many decimals."""
 _NUCLEUS = {"name": "Nucleus", "color": [0, 114, 178]}
@@ -197,7 +194,7 @@ def _detections(slide: Slide, masks: RegionMasks, nuclei: pd.DataFrame) -> Itera
     values = nuclei[names].to_numpy(dtype=np.float64)
     said = [nucleus_measurement(name) for name in names]
     types = _classes(nuclei)
-    for outline in _outlines(masks, known):
+    for outline in region_outlines(masks, known):
         place = int(np.searchsorted(known, outline.label))
         row, kind = values[place].tolist(), types[place]
         yield {
@@ -227,40 +224,6 @@ def _classes(nuclei: pd.DataFrame) -> list[str]:
     if "said_type" in nuclei:
         types = types.fillna(nuclei["said_type"])
     return types.fillna("").tolist()
-
-
-def _outlines(masks: RegionMasks, known: NDArray[np.int32]) -> Iterator[Outline]:
-    """The outlines of the known labels (sorted), in pixels of the whole mask: those stored, or else
-    along the pixels of the masks, tile by tile.
-
-    A label that earlier tiles of the raster don't show reaches at most the halo further down and to
-    either side.
-    """
-    if masks.outlines is not None:
-        first, count = masks.outlines.first_label, len(masks.outlines.ends)
-        own = known[(known >= first) & (known < first + count)]
-        for label, ring in masks.outlines.rings(own.tolist()):
-            yield Outline(label, [[np.concatenate([ring, ring[:1]])]])
-        return
-    if not len(known):
-        return
-    done = np.zeros(len(known), bool)
-    (height, width), halo = masks.frame.shape, masks.frame.halo_px
-    for top, left in product(range(0, height, TILE_PX), range(0, width, TILE_PX)):
-        first = max(left - halo, 0)
-        window = masks.crop(np.s_[top : top + TILE_PX + halo, first : left + TILE_PX + halo])
-        begun = np.unique(window[:TILE_PX, left - first : left - first + TILE_PX])
-        places = np.minimum(np.searchsorted(known, begun), len(known) - 1)
-        fresh = (known[places] == begun) & ~done[places]
-        begun, places = begun[fresh], places[fresh]
-        if not len(begun):
-            continue
-        done[places] = True
-        for outline in trace_outlines(np.where(np.isin(window, begun), window, 0)):
-            shift = np.array([first, top])
-            yield Outline(
-                outline.label, [[ring + shift for ring in rings] for rings in outline.polygons]
-            )
 
 
 def _geometry(outline: Outline, frame: MaskFrame) -> dict[str, Any]:

@@ -130,12 +130,12 @@ def test_tiles_carry_the_scores_of_image_models(run: Run, tmp_path: Path) -> Non
 def test_equal_runs_give_equal_bytes_and_windows_leave_no_trace(
     run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from morphomil.export import qupath
+    from morphomil.export import outlines
 
     (first,) = export_run(run, "qupath", out=tmp_path / "1", slides=["plain"])
     (second,) = export_run(run, "qupath", out=tmp_path / "2", slides=["plain"])
     assert first.read_bytes() == second.read_bytes()
-    monkeypatch.setattr(qupath, "TILE_PX", 50)
+    monkeypatch.setattr(outlines, "TILE_PX", 50)
     (tiled,) = export_run(run, "qupath", out=tmp_path / "3", slides=["plain"])
     ordered = [
         sorted(read_geojson(path), key=lambda feature: str(feature["id"]))

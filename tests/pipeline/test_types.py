@@ -7,13 +7,12 @@ import json
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import h5py
 import numpy as np
 import pandas as pd
 import pytest
-import zarr
+from measured_run import add_types
 from typer.testing import CliRunner
 
 from morphomil import pipeline
@@ -30,19 +29,6 @@ from morphomil.tables.types import types_of_patients
 from morphomil.types import FEATURE_NAMES, NUCLEI, NUCLEUS_TYPES
 
 TARGETS: tuple[Target, ...] = ("csv", "qupath", "anndata")
-
-
-def add_types(run: Run, slide_id: str, shares: list[float], *, seed: int = 0) -> None:
-    """Give a slide's masks types drawn by their shares, each with probability 0.7."""
-    group: Any = zarr.open_group(run.masks_path(slide_id), mode="a")
-    for _, region in group.groups():
-        count = int(np.max(region["labels"][:]))
-        drawn = np.random.default_rng(seed).choice(4, count, p=shares)
-        types = np.where(np.eye(4)[drawn] == 1, 0.7, 0.1).astype(np.float32)
-        region.create_array("types", data=types)
-        region.attrs["first_label"] = 1
-    outputs = ["patches.parquet", "regions.geojson", "masks.zarr"]
-    run.ledger.mark_done(slide_id, "segment", "typed", outputs=outputs, figures={})
 
 
 @pytest.fixture(scope="module")
