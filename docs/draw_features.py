@@ -10,13 +10,14 @@ from pathlib import Path
 
 import matplotlib.pyplot as plt
 import numpy as np
+from matplotlib.colors import to_rgb
 from matplotlib.lines import Line2D
 from matplotlib.patches import Circle, Ellipse, Polygon
 from skimage.draw import polygon2mask
 from skimage.measure import find_contours
 
 from morphomil.nuclei.measure import measure_nuclei
-from morphomil.nuclei.neighborhood import type_roots
+from morphomil.nuclei.neighborhood import part_tissue, type_roots
 
 BLUE, ORANGE, GREEN, GRAY = "#0072B2", "#D55E00", "#009E73", "0.55"
 SIDE, MPP = 240, 0.05
@@ -104,13 +105,17 @@ def draw_types() -> None:
     types = np.where(in_nest, 0, 2)
     immune = rng.random(len(types)) < np.where(in_nest, 0.07, 0.16)
     types[immune] = 1
-    roots = type_roots(places, types, 50.0)
-    figure, grid_of_axes = plt.subplots(1, 4, figsize=(12.5, 4.2), layout="constrained")
+    tissue = np.ones((100, 100), bool)
+    parts = part_tissue(places, types, 50.0, tissue=tissue, tissue_mpp=2.0)
+    areas = np.full(len(places), 40.0)
+    roots = type_roots(places, types, 50.0, areas_um2=areas, parts=parts)
+    figure, grid_of_axes = plt.subplots(1, 5, figsize=(15, 4.2), layout="constrained")
     titles = (
         "density of a type\nothers of it within 50 µm\n/ tissue there",
         "distance from epithelium\nto the nearest lymphocyte\nand stromal nucleus",
         "lymphocytes by 6 neighbors\nfilled: inside a nest\nring: at its edge, cross: outside",
         "mixing\nshare of unlike neighbors\nminus that by chance",
+        "stroma (green): lymphocytes\nin it per mm², and the share\nthat they cover",
     )
     for axes, title in zip(grid_of_axes, titles, strict=True):
         for number, color in enumerate((BLUE, ORANGE, GRAY)):
@@ -138,6 +143,10 @@ def draw_types() -> None:
         grid_of_axes[3].plot(
             *places[[own, other]].T, color=GREEN if unlike else "black", linewidth=2, zorder=0
         )
+    stroma = np.where(parts.stroma > 0, 0.35, 0.0)
+    grid_of_axes[4].imshow(
+        np.full((*stroma.shape, 3), to_rgb(GREEN)), extent=(0, 200, 200, 0), alpha=stroma, zorder=0
+    )
     figure.legend(
         handles=[
             Line2D([], [], linestyle="", marker="o", color=color, label=name)

@@ -64,9 +64,10 @@ def say_extent(slides: pd.DataFrame) -> list[str]:
     return sentences
 
 
-def say_whose(whose: str, types: pd.DataFrame) -> str:
+def say_whose(whose: str, types: pd.DataFrame, *, meaningless: bool = False) -> str:
     """Whose nuclei the features are, with their composition where types are known (`types`:
-    `tables.types.types_of_patients`); nothing where nobody knows types."""
+    `tables.types.types_of_patients`); nothing where nobody knows types. `meaningless`: the types
+    are the network's, of nuclei that are painted (`tables.types.types_mean_nothing`)."""
     if types.empty:
         return ""
     named = {"epithelial": "epithelial", "lymphocyte": "lymphocytes", "stroma": "stroma"}
@@ -75,12 +76,20 @@ def say_whose(whose: str, types: pd.DataFrame) -> str:
         f"{means[name]:.0%} {words}" for name, words in (named | {"other": "other"}).items()
     )
     mixed = f"by patient on average {listed}"
-    if whose == "all":
-        return f"The features are those of all nuclei, whatever their type ({mixed})."
-    return (
-        f"The features are those of {say_nuclei(whose)} alone, out of all nuclei ({mixed}); "
-        "density counts all nuclei around them, and features of the types those in their names."
-    )
+    if untyped := int(types["untyped"].sum()):
+        mixed += f"; {untyped:,} of {int(types['nuclei'].sum()):,} nuclei have no known type"
+    said = f"The features are those of all nuclei, whatever their type ({mixed})."
+    if whose != "all":
+        said = (
+            f"The features are those of {say_nuclei(whose)} alone, out of all nuclei ({mixed}); "
+            "density counts all nuclei around them, and features of the types those in their names."
+        )
+    if meaningless:
+        said += (
+            " The slides are synthetic and the network learned types from real tissue: its types "
+            "of these nuclei mean nothing."
+        )
+    return said
 
 
 def say_auc(auc: Auc) -> str:

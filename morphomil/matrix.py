@@ -15,7 +15,7 @@ import numpy as np
 import pandas as pd
 
 from morphomil.nuclei.registry import FEATURES
-from morphomil.nuclei.totals import count_totals, ratios
+from morphomil.nuclei.totals import areas, count_totals, ratios
 from morphomil.stats.axial import grouped_polarity, leave_one_out_deviation
 from morphomil.types import FEATURE_NAMES
 
@@ -339,7 +339,7 @@ def slide_values(
     if patches is not None:
         kept = patches[patches["kept"]]
         totals = count_totals(nuclei).reindex(kept["patch_id"], fill_value=0).sum().to_frame().T
-        of_slide = ratios(totals.assign(tissue_mm2=float(kept["tissue_mm2"].sum())), features)
+        of_slide = ratios(totals.join(areas(kept).sum().to_frame().T), features)
         values |= {str(name): float(value) for name, value in of_slide.iloc[0].items()}
     named = {FEATURES[name].value: value for name, value in values.items()}
     return pd.Series(named, dtype=np.float64)
@@ -378,7 +378,7 @@ def patch_values(nuclei: pd.DataFrame, patches: pd.DataFrame) -> pd.DataFrame:
     table = kept.join(grouped.agg({name: _average(name) for name in names}), on="patch_id")
     totals = count_totals(nuclei).reindex(kept["patch_id"], fill_value=0).reset_index(drop=True)
     table.insert(len(kept.columns), "nuclei", totals["nuclei"])
-    pooled = ratios(totals.assign(tissue_mm2=kept["tissue_mm2"]), FEATURES)
+    pooled = ratios(totals.join(areas(kept)), FEATURES)
     table = table.assign(**{name: pooled[name] for name in pooled if name in names})
     for name in names:
         if FEATURES[name].axial:

@@ -393,6 +393,16 @@ PATCHES = Schema(
         ),
     ),
 )
+TISSUE_PARTS = Schema(
+    "tissue parts",
+    (
+        Column("patch_id", "int32", "a kept patch"),
+        Column("nest_mm2", "float64", "its tissue in nests of epithelial nuclei"),
+        Column("stroma_mm2", "float64", "its other tissue"),
+        Column("covered_mm2", "float64", "area of the lymphocytes in that stroma"),
+    ),
+)
+"""`featurize` stores this table where the family `type` is measured."""
 NUCLEI = Schema(
     "nuclei",
     (

@@ -23,7 +23,7 @@ from morphomil.store import write_bytes
 from morphomil.tables.flow import flow_table
 from morphomil.tables.methods import describe_run
 from morphomil.tables.quality import describe_quality, read_quality
-from morphomil.tables.types import types_of_patients
+from morphomil.tables.types import types_mean_nothing, types_of_patients
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -71,7 +71,7 @@ def write_report(
         gallery_note=note_on_slides(run, shown),
         cautions=tuple(_cautions(run, summary)),
         nucleus_classes=len(types) > 0,
-        whose=say_whose(run.whose, types),
+        whose=say_whose(run.whose, types, meaningless=types_mean_nothing(run)),
         types=types_table(types) if len(types) else None,
         methods=(describe_run(run),) if ranking is not None else (),
         settings={

@@ -69,12 +69,18 @@ def neighbor_roots(
     reach = radius_um * (1 + ROUNDING)
     return {
         "neighbors": cKDTree(points).query_ball_point(points, reach, return_length=True) - 1,
-        "nearby_tissue_um2": _disc_areas(
-            x_um / tissue_mpp, y_um / tissue_mpp, tissue, radius_um / tissue_mpp
-        )
-        * tissue_mpp**2,
+        "nearby_tissue_um2": area_around(points, tissue, tissue_mpp, radius_um),
         "radius_um": radius_um,
     }
+
+
+def area_around(
+    points_um: FloatArray, grid: NDArray[Any], cell_um: float, radius_um: float
+) -> FloatArray:
+    """um2 (n,) of what a grid (rows, columns) has shares of, inside the disc around each point
+    (n, 2)."""
+    x, y = points_um.T / cell_um
+    return _disc_areas(x, y, grid, radius_um / cell_um) * cell_um**2
 
 
 def _disc_areas(x: FloatArray, y: FloatArray, tissue: NDArray[Any], radius: float) -> FloatArray:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from scipy.spatial import cKDTree
 
+from morphomil.nuclei.density import area_around
 from morphomil.nuclei.features import ROUNDING
 from morphomil.types import NUCLEUS_TYPES
 
@@ -26,8 +28,17 @@ EPITHELIAL, LYMPHOCYTE, STROMA = (
 )
 
 
+NEST_CELL_UM = 8.0
+"""Tissue is nest or stroma in squares of at most this side: as wide as a nucleus."""
+
+
 def type_roots(
-    points_um: FloatArray, types: NDArray[np.integer], radius_um: float
+    points_um: FloatArray,
+    types: NDArray[np.integer],
+    radius_um: float,
+    *,
+    areas_um2: FloatArray,
+    parts: TissueParts,
 ) -> dict[str, Any]:
     """`TYPE_ROOTS` of the nuclei of a region.
 
@@ -35,17 +46,17 @@ def type_roots(
         points_um: centroids (n, 2), um.
         types: (n,) numbers in `NUCLEUS_TYPES`, -1 where unknown; such nuclei count nowhere.
         radius_um: of the disc for counts.
+        areas_um2: of the nuclei (n,).
+        parts: the region's tissue, as `part_tissue` parts it by these nuclei.
     """
     places = [np.flatnonzero(types == number) for number in range(len(NUCLEUS_TYPES))]
     epithelial, lymphocytes, stroma = (places[n] for n in (EPITHELIAL, LYMPHOCYTE, STROMA))
     typed = np.flatnonzero(types >= 0)
     nest_share = np.full(len(types), np.nan)
-    solid = np.concatenate([epithelial, stroma])
-    _, nearest = _nearest(points_um[solid], points_um[lymphocytes], reach_um=radius_um)
-    of_nest = np.append(types[solid] == EPITHELIAL, False)
-    nest_share[lymphocytes] = _share(of_nest[nearest], nearest < len(solid))
+    nest_share[lymphocytes] = _nest_share(points_um, types, points_um[lymphocytes], radius_um)
     inside = lymphocytes[nest_share[lymphocytes] == 1]
     edge = lymphocytes[(nest_share[lymphocytes] > 0) & (nest_share[lymphocytes] < 1)]
+    in_nest = in_nests(nest_share[lymphocytes])
     sets = {
         "epithelial": epithelial,
         "lymphocyte": lymphocytes,
@@ -53,6 +64,8 @@ def type_roots(
         "typed": typed,
         "inside": inside,
         "edge": edge,
+        "stroma_lymphocyte": lymphocytes[~in_nest],
+        "nest_lymphocyte": lymphocytes[in_nest],
     }
     roots: dict[str, Any] = {
         f"nearby_{name}": _count_near(points_um, chosen, radius_um) for name, chosen in sets.items()
@@ -62,7 +75,85 @@ def type_roots(
         found, _ = _nearest(points_um[others], points_um[epithelial], count=1, reach_um=REACH_UM)
         distance[epithelial] = np.minimum(found[:, 0], REACH_UM)
         roots[f"to_{name}_um"] = distance
+    covered = parts.cover(points_um[lymphocytes[~in_nest]], areas_um2[lymphocytes[~in_nest]])
+    for name, grid in (("stroma", parts.stroma), ("nest", parts.nest), ("covered", covered)):
+        roots[f"nearby_{name}_um2"] = area_around(points_um, grid, parts.cell_um, radius_um)
     return roots | {"nest_share": nest_share} | _mixing(points_um, types, typed, radius_um)
+
+
+@dataclass(frozen=True)
+class TissueParts:
+    """A region's tissue in square cells from its corner (rows, columns): the share of each that is
+    tissue of the stroma, and of nests."""
+
+    stroma: FloatArray
+    nest: FloatArray
+    cell_um: float
+    """A cell is this many um wide."""
+
+    def cover(self, points_um: FloatArray, areas_um2: FloatArray) -> FloatArray:
+        """What nuclei of these centroids (n, 2) and areas (n,) cover, as shares of the cells that
+        hold the centroids."""
+        rows, columns = (
+            np.clip((points_um[:, axis] / self.cell_um).astype(np.intp), 0, side - 1)
+            for axis, side in zip((1, 0), self.stroma.shape, strict=True)
+        )
+        covered = np.zeros(self.stroma.shape)
+        np.add.at(covered, (rows, columns), areas_um2 / self.cell_um**2)
+        return covered
+
+
+def part_tissue(
+    points_um: FloatArray,
+    types: NDArray[np.integer],
+    radius_um: float,
+    *,
+    tissue: NDArray[np.bool_],
+    tissue_mpp: float,
+) -> TissueParts:
+    """Nests and stroma of a region: a cell of its tissue belongs to a nest where most of the
+    nearest epithelial and stromal nuclei around its center are epithelial, else to the stroma, also
+    where there are none.
+
+    Args:
+        points_um: centroids (n, 2), um from the corner of `tissue`.
+        types: (n,) numbers in `NUCLEUS_TYPES`, -1 where unknown.
+        radius_um: nearest nuclei are looked for within it.
+        tissue: (rows, columns).
+        tissue_mpp: um per pixel of `tissue`.
+    """
+    side = _cell_side(tissue.shape, int(NEST_CELL_UM / tissue_mpp))
+    cell_um = side * tissue_mpp
+    rows, columns = (extent // side for extent in tissue.shape)
+    share = tissue.reshape(rows, side, columns, side).mean(axis=(1, 3))
+    cells = np.argwhere(share > 0)
+    nest = np.zeros(share.shape)
+    found = in_nests(_nest_share(points_um, types, (cells[:, ::-1] + 0.5) * cell_um, radius_um))
+    nest[tuple(cells[found].T)] = share[tuple(cells[found].T)]
+    return TissueParts(share - nest, nest, cell_um)
+
+
+def in_nests(nest_share: FloatArray) -> NDArray[np.bool_]:
+    """Which shares of epithelial neighbors say that a place is in a nest; a missing one doesn't."""
+    return np.asarray(nest_share > 0.5)
+
+
+def _cell_side(shape: tuple[int, ...], widest: int) -> int:
+    """The largest side up to `widest` pixels of cells that tile a grid without rest."""
+    return max(
+        side for side in range(1, max(widest, 1) + 1) if all(extent % side == 0 for extent in shape)
+    )
+
+
+def _nest_share(
+    points_um: FloatArray, types: NDArray[np.integer], around_um: FloatArray, reach_um: float
+) -> FloatArray:
+    """The epithelial share of the nearest epithelial and stromal nuclei of each place (m, 2); NaN
+    where there are none."""
+    solid = np.concatenate([np.flatnonzero(types == kind) for kind in (EPITHELIAL, STROMA)])
+    _, nearest = _nearest(points_um[solid], around_um, reach_um=reach_um)
+    of_nest = np.append(types[solid] == EPITHELIAL, False)
+    return _share(of_nest[nearest], nearest < len(solid))
 
 
 def _mixing(

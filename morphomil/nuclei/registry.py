@@ -54,6 +54,11 @@ TYPE_ROOTS = {
     "to_stroma_um": "of an epithelial nucleus, um to the nearest stromal nucleus",
     "nest_share": "of a lymphocyte, share that is epithelial of the nearest epithelial and stromal "
     "nuclei",
+    "nearby_stroma_lymphocyte": "other lymphocytes in the stroma within the radius",
+    "nearby_nest_lymphocyte": "other lymphocytes in nests within the radius",
+    "nearby_stroma_um2": "tissue of the stroma within the radius",
+    "nearby_nest_um2": "tissue of nests within the radius",
+    "nearby_covered_um2": "area of the lymphocytes in the stroma within the radius",
     "unlike_share": "share of another type among the nearest nuclei of known type",
     "unlike_expected": "that share if the types of the region's nuclei were shuffled",
 }

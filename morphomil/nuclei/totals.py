@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+import numpy as np
 import pandas as pd
 
+from morphomil.nuclei.neighborhood import in_nests
 from morphomil.nuclei.registry import FEATURES
 from morphomil.types import NUCLEUS_TYPES
 
@@ -16,7 +18,8 @@ if TYPE_CHECKING:
 def count_totals(nuclei: pd.DataFrame) -> pd.DataFrame:
     """Numbers of nuclei by patch: one row for each `patch_id` that has some; `nuclei` of any type,
     and if the table knows types, those of known type (`typed`) and of each one; lymphocytes
-    `inside` nests and at their `edge`, if the table has `type_nest_share`."""
+    `inside` nests and at their `edge`, and `nest_lymphocyte`, `stroma_lymphocyte`, where most of
+    the neighbors are epithelial and where not, if the table has `type_nest_share`."""
     marks: dict[str, pd.Series[bool]] = {"nuclei": nuclei["patch_id"].notna()}
     if "type" in nuclei:
         marks["typed"] = nuclei["type"].notna()
@@ -24,12 +27,24 @@ def count_totals(nuclei: pd.DataFrame) -> pd.DataFrame:
     if "type_nest_share" in nuclei:
         share = nuclei["type_nest_share"]
         marks |= {"inside": share == 1, "edge": (share > 0) & (share < 1)}
+        within = pd.Series(in_nests(share.to_numpy(np.float64)), share.index)
+        marks["nest_lymphocyte"] = marks["lymphocyte"] & within
+        marks["stroma_lymphocyte"] = marks["lymphocyte"] & ~within
     return pd.DataFrame(marks).groupby(nuclei["patch_id"]).sum().astype("int64")
+
+
+AREAS = ("tissue_mm2", "nest_mm2", "stroma_mm2", "covered_mm2")
+"""Totals that a table of patches may have."""
+
+
+def areas(patches: pd.DataFrame) -> pd.DataFrame:
+    """Those of `AREAS` that a table of patches has, by row."""
+    return patches[[name for name in AREAS if name in patches]]
 
 
 def ratios(totals: pd.DataFrame, features: Iterable[str]) -> pd.DataFrame:
     """Those of the features whose value of a slide or patch is a ratio of its totals, by row;
-    `totals` are those of `count_totals` and perhaps `tissue_mm2`. NaN where the ratio is one to
+    `totals` are those of `count_totals` and perhaps `AREAS`. NaN where the ratio is one to
     nothing; a ratio of what the totals lack is left out."""
     table = pd.DataFrame(index=totals.index)
     for name in features:

@@ -4,7 +4,8 @@ The counts around a nucleus are the paper's density, type by type. Lymphocytes i
 their neighbors: inside nests, at their edge, away from them (after Yuan 2015, J R Soc Interface 12,
 20141153, who parts them by the density of cancer cells). Distance to the nearest nucleus of a type:
 Barua et al. 2018, Lung Cancer 117, 73. Unlike neighbors against chance: join counts (Cliff & Ord
-1981, Spatial Processes).
+1981, Spatial Processes). Lymphocytes in the stroma and the share of it that they cover: the
+guidelines for tumor-infiltrating lymphocytes (Salgado et al. 2015, Ann Oncol 26, 259).
 """
 
 from __future__ import annotations
@@ -38,6 +39,61 @@ for _name, (_title, _meaning) in _COUNTED.items():
         step=FEATURES["density_per_mm2"].step,
         title=f"Density of {_title}",
     )(density)
+
+
+LEAST_SHARE = 0.1
+"""A density within stroma or nests is missing where they have less than this share of the disc."""
+
+
+@feature(
+    "type_stroma_lymphocyte_per_mm2",
+    of=("nearby_stroma_lymphocyte", "nearby_stroma_um2", "radius_um"),
+    unit="1/mm2",
+    low=0,
+    high=30000,
+    meaning="other lymphocytes in the stroma within 50 um per mm2 of stroma there",
+    family="type",
+    pool=("stroma_lymphocyte", "stroma_mm2"),
+    title="Density of lymphocytes in the stroma",
+)
+@feature(
+    "type_nest_lymphocyte_per_mm2",
+    of=("nearby_nest_lymphocyte", "nearby_nest_um2", "radius_um"),
+    unit="1/mm2",
+    low=0,
+    high=30000,
+    meaning="other lymphocytes in nests within 50 um per mm2 of nests there",
+    family="type",
+    pool=("nest_lymphocyte", "nest_mm2"),
+    title="Density of lymphocytes in nests",
+)
+def density_in_part(count: FloatArray, part_um2: FloatArray, radius_um: float) -> FloatArray:
+    """Nuclei per mm2 of a part of the tissue; NaN where it has less than a tenth of the disc."""
+    return 1e6 * _per_part(count, part_um2, radius_um)
+
+
+@feature(
+    "type_stroma_cover",
+    of=("nearby_covered_um2", "nearby_stroma_um2", "radius_um"),
+    unit="1",
+    low=0,
+    high=1,
+    meaning="area of the lymphocytes in the stroma within 50 um per area of stroma there",
+    family="type",
+    pool=("covered_mm2", "stroma_mm2"),
+    title="Share of stroma that lymphocytes cover",
+)
+def cover(covered_um2: FloatArray, stroma_um2: FloatArray, radius_um: float) -> FloatArray:
+    """Area of lymphocytes' nuclei per area of stroma; NaN where it has less than a tenth of the
+    disc."""
+    return _per_part(covered_um2, stroma_um2, radius_um)
+
+
+def _per_part(amount: FloatArray, part_um2: FloatArray, radius_um: float) -> FloatArray:
+    shares = np.full(len(amount), np.nan)
+    enough = part_um2 >= LEAST_SHARE * np.pi * radius_um**2
+    np.divide(amount, part_um2, out=shares, where=enough)
+    return shares
 
 
 @feature(

@@ -13,7 +13,7 @@ from morphomil.matrix import count_nuclei
 from morphomil.nuclei.density import DENSITY_RADIUS_UM, neighbor_roots
 from morphomil.nuclei.feature_files import feature_files
 from morphomil.nuclei.measure import evaluate_features, measure_roots
-from morphomil.nuclei.neighborhood import type_roots
+from morphomil.nuclei.neighborhood import LYMPHOCYTE, in_nests, part_tissue, type_roots
 from morphomil.nuclei.polygons import outline_roots
 from morphomil.nuclei.registry import FEATURES, features_of
 from morphomil.nuclei.types import most_probable, of_type
@@ -25,11 +25,14 @@ from morphomil.store import (
     atomic_path,
     write_parquet,
 )
-from morphomil.types import NUCLEI, WhoseNuclei
+from morphomil.types import NUCLEI, TISSUE_PARTS, WhoseNuclei
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from numpy.typing import NDArray
+
+    from morphomil.nuclei.neighborhood import TissueParts
     from morphomil.pipeline.execution import Progress, Shard, SlideOutput, StageResult, Step
     from morphomil.run.directory import Run
     from morphomil.slides.masks import LabelBand, RegionMasks
@@ -164,14 +167,16 @@ def _featurize_slide(run: Run, slide_id: str, choice: _Choice, step: Step) -> Sl
     import zarr
 
     folder = run.slide_folder(slide_id)
-    patches = run.patches(slide_id)
+    patches = run.cut_patches(slide_id)
     if choice.needs_types and not has_types(run.masks_path(slide_id)):
         raise SlideError(f"the nuclei of slide {slide_id} have no types; {_WHERE_FROM}")
     masks = run.masks(slide_id)
-    tables = []
+    tables, parts = [], []
     for done, (region, of_region) in enumerate(masks.items(), start=1):
         own = patches[patches["region"] == region]
-        tables.append(_measure_region(of_region, own, choice.families))
+        measured, of_tissue = _measure_region(of_region, own, choice.families)
+        tables.append(measured)
+        parts.append(of_tissue)
         step(done, len(masks))
     nuclei = pd.concat(tables) if tables else pd.DataFrame()
     nuclei = (
@@ -195,6 +200,11 @@ def _featurize_slide(run: Run, slide_id: str, choice: _Choice, step: Step) -> Sl
             chunks=tuple(max(1, min(64, side)) for side in counts.shape[:2]) + counts.shape[2:],
         )
         group.attrs.update({"features": list(choice.features), "patch_id": kept.tolist()})
+    outputs = ["nuclei.parquet", "counts.zarr"]
+    if "type" in choice.families:
+        found = pd.concat([TISSUE_PARTS.empty(), *parts])
+        write_parquet(folder / "tissue_parts.parquet", TISSUE_PARTS.check(found))
+        outputs.append("tissue_parts.parquet")
     tissue = float(patches.loc[patches["kept"], "tissue_mm2"].sum())
     figures: dict[str, Any] = {
         "nuclei": len(nuclei),
@@ -211,7 +221,7 @@ def _featurize_slide(run: Run, slide_id: str, choice: _Choice, step: Step) -> Sl
             "nuclei_of_type": int((nuclei["type"] == choice.whose).sum()),
             "untyped": int(nuclei["type"].isna().sum()),
         }
-    return ["nuclei.parquet", "counts.zarr"], figures
+    return outputs, figures
 
 
 def _further(features: Sequence[str]) -> list[str]:
@@ -220,9 +230,9 @@ def _further(features: Sequence[str]) -> list[str]:
 
 def _measure_region(
     masks: RegionMasks, patches: pd.DataFrame, families: Sequence[str]
-) -> pd.DataFrame:
+) -> tuple[pd.DataFrame, pd.DataFrame]:
     """The nuclei of a region whose centroid lies in a kept patch, with features and level-0
-    coordinates."""
+    coordinates; and the parts of its tissue (`TISSUE_PARTS`), where types are asked about."""
     frame = masks.frame
     roots = _shape_roots(masks)
     centers = roots[["x_px", "y_px"]].to_numpy() + 0.5
@@ -231,14 +241,35 @@ def _measure_region(
     inside = patch_ids >= 0
     centers = centers[inside]
     x_um, y_um = frame.to_grid_um(centers).T
-    neighbors = neighbor_roots(x_um, y_um, *masks.analyzed_tissue(grid), DENSITY_RADIUS_UM)
+    tissue, tissue_mpp = masks.analyzed_tissue(grid)
+    neighbors = neighbor_roots(x_um, y_um, tissue, tissue_mpp, DENSITY_RADIUS_UM)
     types = most_probable(masks.types_of(roots.loc[inside, "label"]))
+    parted = TISSUE_PARTS.empty()
     if "type" in families:
-        points = np.column_stack([x_um, y_um])
-        neighbors |= type_roots(points, types["type"].cat.codes.to_numpy(), DENSITY_RADIUS_UM)
+        points, codes = np.column_stack([x_um, y_um]), types["type"].cat.codes.to_numpy()
+        parts = part_tissue(points, codes, DENSITY_RADIUS_UM, tissue=tissue, tissue_mpp=tissue_mpp)
+        areas = roots.loc[inside, "pixels"].to_numpy() * frame.mpp**2
+        neighbors |= type_roots(points, codes, DENSITY_RADIUS_UM, areas_um2=areas, parts=parts)
+        covering = (codes == LYMPHOCYTE) & ~in_nests(neighbors["nest_share"])
+        covered = pd.Series(areas[covering] * 1e-6).groupby(patch_ids[inside][covering]).sum()
+        parted = _by_patch(parts, grid, frame.patch_px * frame.mpp).assign(covered_mm2=covered)
+        parted = parted.fillna({"covered_mm2": 0.0}).rename_axis("patch_id").reset_index()
     table = evaluate_features(roots[inside], mpp=frame.mpp, neighbors=neighbors, families=families)
     table[["x_px", "y_px"]] = frame.to_level0(centers)
-    return table.assign(patch_id=patch_ids[inside], image=frame.image).join(types)
+    return table.assign(patch_id=patch_ids[inside], image=frame.image).join(types), parted
+
+
+def _by_patch(parts: TissueParts, grid: NDArray[np.intp], patch_um: float) -> pd.DataFrame:
+    """`nest_mm2` and `stroma_mm2` by the number of the kept patch of a `patch_grid`."""
+    rows, columns = (
+        ((np.arange(side) + 0.5) * parts.cell_um / patch_um).astype(np.intp)
+        for side in parts.nest.shape
+    )
+    sizes = {"nest_mm2": parts.nest, "stroma_mm2": parts.stroma}
+    scale = parts.cell_um**2 * 1e-6
+    table = pd.DataFrame({name: part.ravel() * scale for name, part in sizes.items()})
+    sums = table.groupby(grid[np.ix_(rows, columns)].ravel()).sum()
+    return sums[sums.index >= 0]
 
 
 def _shape_roots(masks: RegionMasks) -> pd.DataFrame:

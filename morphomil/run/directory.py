@@ -27,7 +27,7 @@ from morphomil.store import (
     split_image_number,
     write_parquet,
 )
-from morphomil.types import NUCLEI, PATCHES
+from morphomil.types import NUCLEI, PATCHES, TISSUE_PARTS
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -246,10 +246,26 @@ class Run:
         return {name: cause for name, cause in causes.items() if cause}
 
     def patches(self, slide_id: str | None = None) -> pd.DataFrame:
-        """A slide's patches (schema `PATCHES`); without a name those of every segmented slide.
+        """A slide's patches (schema `PATCHES`, and where the family `type` is measured
+        `TISSUE_PARTS`); without a name those of every segmented slide.
 
         Raises:
             InputError: the slide isn't in the run, or not segmented.
+        """
+        patches = self.cut_patches(slide_id)
+        name = "tissue_parts.parquet"
+        if slide_id is None or name not in self._outputs(slide_id, "featurize"):
+            return patches
+        path = self._output(slide_id, "featurize", name)
+        with reading(path):
+            parts = TISSUE_PARTS.check(read_parquet(path))
+        return patches.merge(parts, on="patch_id", how="left", validate="one_to_one")
+
+    def cut_patches(self, slide_id: str | None = None) -> pd.DataFrame:
+        """`patches` as `segment` wrote them, whatever was measured since.
+
+        Raises:
+            InputError: as `patches`.
         """
         return self._table("patches", slide_id, PATCHES, stage="segment")
 
@@ -287,10 +303,14 @@ class Run:
         """What the file that a slide's nuclei were imported from says of each: `label`, `type`,
         `type_probability`, `detection_probability`, as far as it has them; None where it has none
         or the nuclei were segmented here."""
-        outputs = self.ledger.status(slide_id).get("segment", {}).get("outputs", {})
+        outputs = self._outputs(slide_id, "segment")
         if SAID_FILE not in outputs:
             return None
         return read_parquet(self._output(slide_id, "segment", SAID_FILE))
+
+    def _outputs(self, slide_id: str, stage: str) -> dict[str, str]:
+        """The digests of what a stage has left of a slide, by name; none where it hasn't worked."""
+        return dict(self.ledger.status(slide_id).get(stage, {}).get("outputs", {}))
 
     def _output(self, slide_id: str, stage: str, name: str) -> Path:
         """Where an output of a stage lies, which isn't damaged."""

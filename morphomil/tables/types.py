@@ -40,6 +40,16 @@ def types_of_patients(run: Run) -> pd.DataFrame:
     return table
 
 
+def types_mean_nothing(run: Run) -> bool:
+    """Whether slides of the run are synthetic (`phantom.write_cohort`), and it was the network,
+    which knows real tissue, that said the types of their nuclei."""
+    made = run.segmented_with()
+    if made.get("model") == "imported" and "classify" not in made:
+        return False
+    images = [image.path for slide in run.cohort.slides for image in slide.images]
+    return any((path.parent.parent / "truth" / "phantom.json").is_file() for path in images)
+
+
 def types_of_groups(patients: pd.DataFrame) -> pd.DataFrame:
     """The mean share of each type over a group's patients (`types_of_patients`).
 

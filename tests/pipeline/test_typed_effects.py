@@ -94,7 +94,13 @@ def test_the_density_of_lymphocytes_ranks_above_that_of_all(tmp_path: Path) -> N
     assert effect_on(run, "type_lymphocyte_per_mm2") > 0.8
     assert abs(effect_on(run, "type_epithelial_per_mm2")) < 0.4
     ranking = pipeline.rank(run, seed=0, positive="1", quick=True).table.set_index("feature")
-    typed = ["type_lymphocyte_share", "type_lymphocyte_per_mm2"]  # attention goes to one of them
+    assert effect_on(run, "type_stroma_cover") > 0.8
+    typed = [  # attention goes to one of them
+        "type_lymphocyte_share",
+        "type_lymphocyte_per_mm2",
+        "type_stroma_lymphocyte_per_mm2",
+        "type_stroma_cover",
+    ]
     assert ranking.loc[typed, "rank"].min() < ranking.loc["density_per_mm2", "rank"]
     order = ranking["shapley_rank"]
     assert order["type_lymphocyte_per_mm2"] < order["density_per_mm2"]
@@ -102,4 +108,4 @@ def test_the_density_of_lymphocytes_ranks_above_that_of_all(tmp_path: Path) -> N
     (pictures,) = draw_gallery(run, list(run.cohort.slides[:1]), "area_um2", positive="1")
     titles = [picture.title for picture in pictures.pictures]
     assert {"Nuclei by type", "The same patches by type"} <= set(titles)
-    assert len(ranking) == 18
+    assert len(ranking) == 21

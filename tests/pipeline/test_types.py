@@ -19,7 +19,7 @@ from morphomil import pipeline
 from morphomil.cli.app import app
 from morphomil.errors import InputError
 from morphomil.export import Target, export_run
-from morphomil.matrix import count_nuclei, slide_values
+from morphomil.matrix import count_nuclei, patch_values, slide_values
 from morphomil.models.morphometry import Morphometry
 from morphomil.models.settings import TrainSettings
 from morphomil.nuclei.registry import features_of
@@ -85,6 +85,28 @@ def test_one_type_is_counted_and_all_are_kept(untyped: Run, typed: Run) -> None:
     check_features(typed)
 
 
+def check_parts(run: Run, slide_id: str) -> None:
+    """Lymphocytes in stroma and nests, by slide and by patch, against the stored table."""
+    nuclei, patches = run.nuclei(slide_id), run.patches(slide_id)
+    counted = run.counted_nuclei(slide_id)
+    values = slide_values(counted, patches, features=run.features)
+    np.testing.assert_allclose(
+        patches["nest_mm2"] + patches["stroma_mm2"], patches["tissue_mm2"], rtol=1e-6
+    )
+    in_nest = nuclei["type_nest_share"] > 0.5
+    own = nuclei[(nuclei["type"] == "lymphocyte") & ~in_nest]
+    stroma = patches["stroma_mm2"].sum()
+    assert values["type_stroma_lymphocyte_per_mm2_total"] == pytest.approx(len(own) / stroma)
+    share = own["area_um2"].sum() / 1e6 / stroma
+    assert values["type_stroma_cover_total"] == pytest.approx(share)
+    assert 0 < share < 0.5
+    of_patches = patch_values(counted, patches).set_index("patch_id")
+    first = patches.iloc[0]
+    expected = own.loc[own["patch_id"] == first["patch_id"], "area_um2"].sum() / 1e6
+    found = of_patches.loc[first["patch_id"], "type_stroma_cover_total"]
+    assert found == pytest.approx(expected / first["stroma_mm2"])
+
+
 def test_the_family_is_measured_where_it_is_asked_for(typed: Run, tmp_path: Path) -> None:
     assert features_of() == FEATURE_NAMES
     pipeline.featurize(typed, nuclei="epithelial", families=["type"])
@@ -101,6 +123,7 @@ def test_the_family_is_measured_where_it_is_asked_for(typed: Run, tmp_path: Path
     tissue = typed.patches("a")["tissue_mm2"].sum()
     number = (nuclei["type"] == "stroma").sum()
     assert values["type_stroma_per_mm2_total"] == pytest.approx(number / tissue)
+    check_parts(typed, "c")
     assert (nuclei.loc[nuclei["type"] == "epithelial", "type_to_stroma_um"] < 60).all()
     assert (typed.nuclei("b")["type_to_lymphocyte_um"].dropna() == 200).all()
     check_features(typed)
@@ -132,6 +155,7 @@ def test_the_family_is_measured_where_it_is_asked_for(typed: Run, tmp_path: Path
         assert [NUCLEUS_TYPES[place] for place in shares.argmax(axis=0)] == told
     pipeline.featurize(typed)
     assert typed.features == FEATURE_NAMES
+    assert "stroma_mm2" not in typed.patches("a")
 
 
 def test_tables_of_before_types_are_read(untyped: Run) -> None:

@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+from functools import partial
+from pathlib import Path
+from types import SimpleNamespace
+
 import numpy as np
 import pandas as pd
 import pytest
 
 from morphomil.figures.report.tables import types_table
 from morphomil.figures.sentences import say_whose
-from morphomil.tables.types import types_of_groups, types_of_patients
+from morphomil.tables.types import types_mean_nothing, types_of_groups, types_of_patients
+from morphomil.types import Cohort, ImageSource, Slide
 
 
 class Measured:
@@ -42,7 +47,26 @@ def test_slides_of_a_patient_are_counted_together() -> None:
     said = say_whose("lymphocyte", table)
     assert "lymphocytes alone" in said
     assert "45% epithelial, 40% lymphocytes, 15% stroma, 0% other" in said
+    assert "10 of 310 nuclei have no known type" in said
+    assert "mean nothing" not in said
+    assert say_whose("all", table, meaningless=True).endswith("these nuclei mean nothing.")
     assert say_whose("all", table.iloc[:0]) == ""
+
+
+@pytest.mark.parametrize("synthetic", [True, False])
+def test_types_that_a_network_says_of_painted_nuclei(synthetic: bool, tmp_path: Path) -> None:
+    image = tmp_path / "slides" / "P001.tif"
+    slide = Slide("P001", "P001", "1", (ImageSource(image),))
+    if synthetic:
+        (tmp_path / "truth").mkdir()
+        (tmp_path / "truth" / "phantom.json").touch()
+    for made, network in (
+        ({"model": "default"}, True),
+        ({"model": "imported"}, False),
+        ({"model": "imported", "classify": {"model": "default"}}, True),
+    ):
+        run = SimpleNamespace(cohort=Cohort((slide,)), segmented_with=partial(dict, made))
+        assert types_mean_nothing(run) is (synthetic and network)  # type: ignore[arg-type]
 
 
 def test_groups_have_intervals() -> None:
