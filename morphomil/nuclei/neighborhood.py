@@ -128,7 +128,8 @@ def part_tissue(
     share = tissue.reshape(rows, side, columns, side).mean(axis=(1, 3))
     cells = np.argwhere(share > 0)
     nest = np.zeros(share.shape)
-    found = in_nests(_nest_share(points_um, types, (cells[:, ::-1] + 0.5) * cell_um, radius_um))
+    centers = np.asarray((cells[:, ::-1] + 0.5) * cell_um, np.float64)
+    found = in_nests(_nest_share(points_um, types, centers, radius_um))
     nest[tuple(cells[found].T)] = share[tuple(cells[found].T)]
     return TissueParts(share - nest, nest, cell_um)
 
