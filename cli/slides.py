@@ -38,6 +38,8 @@ ImportArgument = Annotated[
         help="Manifest as for segment; its column nuclei names files.", show_default=False
     ),
 ]
+WAIT_S = 3600.0
+"""So long one part of a run waits while another writes the cohort's tables."""
 SHOWN_NAMES = 8
 """So many of the names that are unknown are listed."""
 Origin = Literal["level0", "bounds"]
@@ -133,7 +135,7 @@ def segment(
             shard=part,
             progress=display,
         )
-        draw_overviews(run, missed=missed)
+        draw_overviews(run, shard=part, missed=missed)
     _say_left_out(run, quiet=quiet)
     _note_missed(missed)
     _finish(result)
@@ -219,7 +221,7 @@ def import_nuclei(
     from morphomil.slides.nuclei_files import Reading
     from morphomil.slides.nuclei_files.type_map import parse_type_map
 
-    types = parse_type_map(type_map)
+    types, part = parse_type_map(type_map), parse_shard(shard)
     slides = read_cohort(
         cohort,
         covariates,
@@ -241,10 +243,10 @@ def import_nuclei(
             reading=Reading(plane, cells_as_nuclei, origin),
             type_map=types,
             classify=SegmenterSettings() if classify else None,
-            shard=parse_shard(shard),
+            shard=part,
             progress=display,
         )
-        draw_overviews(run, missed=missed)
+        draw_overviews(run, shard=part, missed=missed)
     _say_left_out(run, quiet=quiet)
     _say_nuclei(run, quiet=quiet)
     _note_missed(missed)
@@ -292,8 +294,6 @@ def featurize(
     from morphomil.cli.progress import Display
     from morphomil.nuclei.feature_files import load_features
     from morphomil.run.directory import Run
-    from morphomil.tables.quality import write_quality
-    from morphomil.tables.types import write_types
 
     part, families = parse_shard(shard), parse_families(features)
     if features_from is not None:
@@ -304,11 +304,25 @@ def featurize(
             run, nuclei=nuclei, families=families, shard=part, progress=display
         )
     say_losses(run, "segment", quiet=quiet)
-    for sentence in write_quality(run)[1]:
-        note(sentence)
-    write_types(run)
+    _write_cohort_tables(run)
     _finish(result)
     say(f"Nuclei tables: {path}/slides/*/nuclei.parquet. Next: morphomil rank {path}", quiet=quiet)
+
+
+def _write_cohort_tables(run: Run) -> None:
+    """What is plausible, and of which types: once every slide is measured, be it in parts, by who
+    measured the last one."""
+    from morphomil.run.claims import Part
+    from morphomil.tables.quality import write_quality
+    from morphomil.tables.types import write_types
+
+    measured = run.figures("featurize").set_index("slide_id")["state"]
+    if (measured[run.done("segment")] == "missing").any():
+        return
+    with run.lock(Part("tables"), wait=WAIT_S):
+        for sentence in write_quality(run)[1]:
+            note(sentence)
+        write_types(run)
 
 
 @commands.command(

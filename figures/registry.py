@@ -66,16 +66,18 @@ def draw_figures(
 
     Raises:
         InputError: a name in `only` is unknown, or its results are absent or can't be read.
+        BusyError: another process works in the run directory.
     """
     if unknown := [name for name in only if name not in FIGURES]:
         raise InputError(
             f"there is no figure {', '.join(unknown)}; the figures are {', '.join(FIGURES)}"
         )
-    for name in only or FIGURES:
-        outcome = draw_figure(run, name, look=look, formats=formats)
-        if only and outcome.absent:
-            raise InputError(f"figure {name}: {outcome.absent}")
-        yield outcome
+    with run.lock():
+        for name in only or FIGURES:
+            outcome = draw_figure(run, name, look=look, formats=formats)
+            if only and outcome.absent:
+                raise InputError(f"figure {name}: {outcome.absent}")
+            yield outcome
 
 
 def draw_figure(

@@ -8,10 +8,12 @@ from morphomil.errors import InputError, SlideError
 from morphomil.figures.slide_image import OpenedImage, open_image_of, thumbnail_scale
 from morphomil.figures.slides import overview
 from morphomil.figures.style import render
+from morphomil.pipeline.execution import Shard
 from morphomil.slides.masks import implausible_places, outlined_types
 from morphomil.store import write_bytes
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
     from pathlib import Path
 
     import numpy as np
@@ -19,17 +21,31 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from morphomil.run.directory import Run
+    from morphomil.types import Slide
 
 
 OUTLINE_CELLS = 1400
 """Outlines by type are drawn on so many cells along an image's longer side: two a printed dot."""
 
 
-def draw_overviews(run: Run, *, missed: dict[str, str] | None = None) -> list[Path]:
-    """An `overview.png` in the folder of every segmented slide, empty ones too, that lacks one;
-    `missed` receives the slides that can't be read now, and why."""
+def draw_overviews(
+    run: Run, *, shard: Shard = Shard(), missed: dict[str, str] | None = None
+) -> list[Path]:
+    """An `overview.png` in the folder of every segmented slide of a part of the run, empty ones
+    too, that lacks one; `missed` receives the slides that can't be read now, and why.
+
+    Raises:
+        BusyError: another process works on these slides.
+    """
+    with run.lock(shard.part("segment")):
+        return _draw(
+            run, [slide for slide in run.cohort.slides if shard.holds(slide.slide_id)], missed
+        )
+
+
+def _draw(run: Run, slides: Sequence[Slide], missed: dict[str, str] | None) -> list[Path]:
     drawn = []
-    for slide in run.cohort.slides:
+    for slide in slides:
         if run.ledger.state(slide.slide_id, "segment") not in ("done", "empty"):
             continue
         folder = run.slide_folder(slide.slide_id)

@@ -19,6 +19,7 @@ from morphomil.figures.report.tables import (
     types_table,
 )
 from morphomil.figures.sentences import read_auc, say_statement, say_whose
+from morphomil.run.claims import with_lock
 from morphomil.store import write_bytes
 from morphomil.tables.flow import flow_table
 from morphomil.tables.methods import describe_run
@@ -32,6 +33,7 @@ if TYPE_CHECKING:
     from morphomil.run.directory import Run
 
 
+@with_lock
 def write_report(
     run: Run, *, progress: Progress | None = None, missed: dict[str, str] | None = None
 ) -> Path:
@@ -42,6 +44,7 @@ def write_report(
 
     Raises:
         InputError: nothing is measured yet.
+        BusyError: another process works in the run directory.
     """
     slides = slides_table(run)
     ranking = _read(run, "ranking")

@@ -45,6 +45,7 @@ def export_run(
 
     Raises:
         InputError: nothing is measured, a named slide isn't, or the target is unknown.
+        BusyError: another process works in the run directory.
     """
     from morphomil.export import bags, h5ad, qupath, spatialdata, tables
 
@@ -58,11 +59,13 @@ def export_run(
     }
     if target not in writers:
         raise InputError(f"exports go to {', '.join(get_args(Target))}; got {target!r}")
-    written = []
-    for path in writers[target](run, _chosen(run, slides), out or run.export_folder(target)):
-        if on_file:
-            on_file(path)
-        written.append(path)
+    folder, written = out or run.export_folder(target), []
+    reading = not folder.resolve().is_relative_to(run.path.resolve())
+    with run.lock(reading=reading):
+        for path in writers[target](run, _chosen(run, slides), folder):
+            if on_file:
+                on_file(path)
+            written.append(path)
     return written
 
 

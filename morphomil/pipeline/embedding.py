@@ -53,7 +53,7 @@ def embed(
     from morphomil.types import EmbedSettings
 
     settings = settings or EmbedSettings()
-    slides = segmented_slides(run)
+    slides = segmented_slides(run, shard)
     loaded = encoder or load_encoder(settings, weights=weights)
     pooled = not encoder and settings.pooling != "own"
     name = f"{loaded.name}-{settings.pooling}" if pooled else loaded.name

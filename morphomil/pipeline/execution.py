@@ -9,12 +9,14 @@ from dataclasses import dataclass, field
 from threading import Event, Lock
 from typing import TYPE_CHECKING, Any, Protocol
 
-from morphomil.errors import NO_ROOM, InputError, MorphomilError
+from morphomil.errors import NO_ROOM, BusyError, InputError, MorphomilError
+from morphomil.run.claims import Part
 from morphomil.types import CORES
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
+    from morphomil.run.claims import Claim
     from morphomil.run.directory import Run
     from morphomil.run.ledger import Ledger
     from morphomil.types import Cohort, Slide
@@ -84,10 +86,9 @@ class Shard:
         if not 1 <= self.index <= self.count:
             raise InputError(f"a shard is i/n with 1 <= i <= n, got {self.index}/{self.count}")
 
-    @property
-    def lock_name(self) -> str:
-        """Shards of one run may work side by side."""
-        return "" if self.count == 1 else f".{self.index}of{self.count}"
+    def part(self, stage: str) -> Part:
+        """What a stage on this shard has to itself; shards of one run may work side by side."""
+        return Part() if self.count == 1 else Part(stage, self.index, self.count)
 
     def holds(self, slide_id: str) -> bool:
         """Whether a slide belongs to this part."""
@@ -140,23 +141,26 @@ def execute(
     """
     begun, shard = time.monotonic(), shard or Shard()
     run.log.entries()  # one that is damaged is told before the work, not after it
-    with run.lock(shard.lock_name):
+    with run.lock(shard.part(stage.name)) as claim:
         if cohort is not None:
             run.save_cohort(cohort)
         slides = [slide for slide in stage.slides if shard.holds(slide.slide_id)]
-        result = _work_slides(stage, slides, progress or Silence())
+        result = _work_slides(stage, slides, progress or Silence(), claim)
         run.record(stage.command or stage.name, stage.settings, seconds=time.monotonic() - begun)
     return result
 
 
-def segmented_slides(run: Run) -> list[Slide]:
-    """The slides of a run that have masks with nuclei, for the stages that read them.
+def segmented_slides(run: Run, shard: Shard | None = None) -> list[Slide]:
+    """The slides of a run, or of a part of it, that have masks with nuclei, for the stages that
+    read them; a part may have none.
 
     Raises:
         InputError: nothing is segmented yet, or no slide has nuclei.
     """
-    segmented = set(run.done("segment"))
-    if not segmented:
+    part = shard or Shard()
+    slides = [slide for slide in run.cohort.slides if part.holds(slide.slide_id)]
+    segmented = set(run.ledger.done(slides, "segment"))
+    if not segmented and part.count == 1:
         causes = [f"slide {name}: {cause}" for name, cause in run.losses("segment").items()]
         raise InputError(
             [
@@ -165,14 +169,16 @@ def segmented_slides(run: Run) -> list[Slide]:
                 *causes[:LISTED_CAUSES],
             ]
         )
-    return [slide for slide in run.cohort.slides if slide.slide_id in segmented]
+    return [slide for slide in slides if slide.slide_id in segmented]
 
 
 class _Stopped(BaseException):
     """The stage ends early; what the slide has so far is dropped."""
 
 
-def _work_slides(stage: SlideStage, slides: Sequence[Slide], progress: Progress) -> StageResult:
+def _work_slides(
+    stage: SlideStage, slides: Sequence[Slide], progress: Progress, claim: Claim
+) -> StageResult:
     """Work as many slides side by side as there are cores: one is read while another waits for its
     network."""
     speaking, stopping = Lock(), Event()
@@ -186,6 +192,7 @@ def _work_slides(stage: SlideStage, slides: Sequence[Slide], progress: Progress)
         def step(done: int, total: int) -> None:
             if stopping.is_set():
                 raise _Stopped
+            claim.check()
             with speaking:
                 progress.step(slide.slide_id, done, total)
 
@@ -228,7 +235,7 @@ def _work_slide(
                 slide_id, stage.name, key, outputs=outputs, figures=figures, empty=empty
             )
     except Exception as error:
-        if isinstance(error, OSError) and error.errno in NO_ROOM:
+        if isinstance(error, BusyError) or (isinstance(error, OSError) and error.errno in NO_ROOM):
             raise
         known = isinstance(error, MorphomilError)
         cause = str(error) if known else _say_unexpected(error)

@@ -69,8 +69,9 @@ def featurize(
             and no slide's nuclei have any.
         BusyError: another process works in the run directory.
     """
-    slides = segmented_slides(run)
-    _check_choice(run, slides, nuclei, families)
+    slides = segmented_slides(run, shard)
+    alone = shard is None or shard.count == 1
+    _check_choice(run, slides if alone else [], nuclei, families)
     choice = _Choice(nuclei, tuple(families))
     versions = [file.sha256 for file in feature_files()]
 

@@ -5,9 +5,10 @@ exports that are made from their results; all write through `store`, to places t
 What a stage has done for a slide stands in a `Ledger` last of all, and everybody else only reads.
 """
 
+from morphomil.run.claims import Part
 from morphomil.run.directory import Run
 from morphomil.run.embeddings import Embeddings, embedded_backbones
 from morphomil.run.ledger import Ledger, key_of
 from morphomil.run.log import CommandLog
 
-__all__ = ["CommandLog", "Embeddings", "Ledger", "Run", "embedded_backbones", "key_of"]
+__all__ = ["CommandLog", "Embeddings", "Ledger", "Part", "Run", "embedded_backbones", "key_of"]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import difflib
-from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
@@ -12,9 +11,10 @@ import numpy as np
 import pandas as pd
 
 from morphomil.cohort.table import cohort_from_table, cohort_table
-from morphomil.errors import NO_ROOM, BusyError, InputError, SlideError
+from morphomil.errors import DamagedError, InputError, SlideError
 from morphomil.nuclei.registry import features_of
 from morphomil.nuclei.types import of_type
+from morphomil.run.claims import Part, alone, working_in
 from morphomil.run.ledger import Ledger
 from morphomil.run.log import CommandLog
 from morphomil.store import (
@@ -30,11 +30,12 @@ from morphomil.store import (
 from morphomil.types import NUCLEI, PATCHES, TISSUE_PARTS
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from contextlib import AbstractContextManager
     from pathlib import Path
 
     from numpy.typing import NDArray
 
+    from morphomil.run.claims import Claim
     from morphomil.slides.image import SlideImage
     from morphomil.slides.masks import RegionMasks
     from morphomil.types import Cohort, Schema, Slide
@@ -88,12 +89,23 @@ class Run:
         return run
 
     def _is_run(self) -> bool:
-        return (self.path / "cohort.parquet").is_file() or (self.path / ".lock").is_file()
+        return (self.path / "cohort.parquet").is_file() or any(self.path.glob(".lock*"))
 
     def save_cohort(self, cohort: Cohort) -> None:
-        """Store the cohort that the run is about; a changed manifest replaces it."""
-        write_parquet(self.path / "cohort.parquet", cohort_table(cohort))
-        self.__dict__.pop("cohort", None)
+        """Store the cohort that the run is about; a changed manifest replaces it.
+
+        Parts of a run that start together write it once.
+        """
+        self.path.mkdir(parents=True, exist_ok=True)
+        with alone(self.path):
+            self.__dict__.pop("cohort", None)
+            try:
+                known = self.cohort == cohort
+            except DamagedError:
+                known = False
+            if not known:
+                write_parquet(self.path / "cohort.parquet", cohort_table(cohort))
+                self.__dict__.pop("cohort", None)
 
     @cached_property
     def cohort(self) -> Cohort:
@@ -106,37 +118,12 @@ class Run:
         with reading(path):
             return cohort_from_table(read_parquet(path))
 
-    @contextmanager
-    def lock(self, name: str = "", *, wait: float = 0) -> Iterator[None]:
-        """The right to write; held by one process at a time (by one per `name` with shards).
-
-        Raises:
-            BusyError: another process holds it.
-            InputError: the run directory can't be written, or has no room left.
-        """
-        from filelock import FileLock, Timeout
-
-        lock = FileLock(self.path / f".lock{name}", timeout=wait)
-        try:
-            self.path.mkdir(parents=True, exist_ok=True)
-            lock.acquire()
-        except Timeout:
-            raise BusyError(
-                f"another morphomil process works in {self.path}; wait for it or name another --out"
-            ) from None
-        except OSError as error:
-            raise InputError(f"run directory {self.path} can't be written: {error}") from error
-        try:
-            yield
-        except OSError as error:
-            if error.errno not in NO_ROOM:
-                raise
-            raise InputError(
-                f"run directory {self.path} can't be written: {error}; what is finished is kept, "
-                "and the same command goes on from there once there is room"
-            ) from error
-        finally:
-            lock.release()
+    def lock(
+        self, part: Part = Part(), *, wait: float | None = None, reading: bool = False
+    ) -> AbstractContextManager[Claim]:
+        """The right to work in the run; held by one process at a time, with parts by one for each
+        (`claims.working_in`)."""
+        return working_in(self.path, part, wait=wait, reading=reading)
 
     def slide_folder(self, slide_id: str) -> Path:
         """Where a slide's regions, patches, masks and nuclei lie."""
@@ -493,5 +480,5 @@ class Run:
 
     def record(self, command: str, settings: dict[str, Any], *, seconds: float) -> None:
         """Add a finished command to run.json: settings, versions, duration."""
-        with self.lock(".record", wait=30):
+        with alone(self.path):
             self.log.add(command, settings, seconds=seconds)

@@ -16,6 +16,7 @@ from scipy.stats import t
 from morphomil.errors import InputError
 from morphomil.matrix import patch_values
 from morphomil.nuclei.registry import FEATURES
+from morphomil.run.claims import with_lock
 from morphomil.stats import benjamini_hochberg, holm
 from morphomil.store import read_parquet, write_table_csv
 from morphomil.tables.scores import correlate_scores
@@ -226,6 +227,7 @@ def image_models(run: Run) -> list[str]:
     return sorted({path.parts[-3] for path in run.fold_files("attention.parquet")})
 
 
+@with_lock
 def write_alongside(run: Run, predictions: pd.DataFrame) -> list[Path]:
     """Write `alongside/` of the run; nothing of what lacks (one model only, no image model, nothing
     measured).

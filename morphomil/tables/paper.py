@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
+from morphomil.run.claims import with_lock
 from morphomil.stats.characteristics import characteristics_table
 from morphomil.stats.multiclass_tables import (
     confusion_counts,
@@ -44,12 +45,14 @@ SUBGROUP_VALUES = 8
 """A variable with more values makes no subgroups; numbers are cut at their median."""
 
 
+@with_lock
 def compare(run: Run) -> list[Path]:
     """Write `tables/` of the run: each table as CSV, LaTeX and HTML, all of them in `tables.xlsx`
     (all digits) and `tables.docx` (as printed); `methods.md`, `references.bib`, `checklist.md`.
 
     Raises:
         InputError: the run has no predictions.
+        BusyError: another process works in the run directory.
     """
     predictions, patients = read_predictions(run), patients_table(run)
     folder = run.tables_folder
