@@ -25,7 +25,7 @@ test-others:
 
 # The campaign of faults, whole; `make test` takes a sample of it.
 test-faults: $(VENV)/.installed-test
-	MORPHOMIL_FAULTS=full $(BIN)/python -m pytest -q tests/faults tests/figures/test_serving.py
+	MORPHOMIL_FAULTS=full $(BIN)/python -m pytest -q tests/faults tests/viewer/test_serving.py
 
 # SpatialData's own reader takes 1.2 GB, so `make test` goes without it.
 test-spatialdata: $(VENV)/.installed-test .venv-spatialdata/.installed

@@ -64,8 +64,8 @@ def view(
     import webbrowser
     from tempfile import TemporaryDirectory
 
-    from morphomil.figures.serving import make_server
     from morphomil.store import write_bytes
+    from morphomil.viewer.serving import make_server
 
     with (
         make_server(open_measured(path, features_from), port=port) as server,

@@ -19,7 +19,6 @@ from morphomil.figures.slides import (
     COLOR_BAR_MM,
     draw_scale_bar,
     pale,
-    region_rings,
     show_all,
     squares,
 )
@@ -32,6 +31,7 @@ from morphomil.figures.style import (
     style,
 )
 from morphomil.store import write_bytes, write_table_csv
+from morphomil.tables.slides import region_rings
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence

@@ -26,6 +26,7 @@ from morphomil.figures.style import (
 )
 from morphomil.nuclei.quantities import Quantity
 from morphomil.nuclei.types import TYPE_COLORS
+from morphomil.tables.slides import region_rings
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -303,13 +304,6 @@ def draw_regions(axes: Axes, regions: Iterable[BaseGeometry]) -> list[Artist]:
         LineCollection(rings, color="black", linewidth=1, path_effects=casing), autolim=False
     )
     return [Line2D([], [], color="black", linewidth=1, label=f"region ({count})")]
-
-
-def region_rings(regions: Iterable[BaseGeometry]) -> tuple[int, list[NDArray[np.float64]]]:
-    """How many polygons the regions are, and the rings of all, holes too, as (n, 2) x, y."""
-    polygons = [part for region in regions for part in getattr(region, "geoms", [region])]
-    rings = [np.asarray(r.coords)[:, :2] for p in polygons for r in (p.exterior, *p.interiors)]
-    return len(polygons), rings
 
 
 def show_all(axes: Axes, patches: pd.DataFrame) -> None:

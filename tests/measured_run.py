@@ -50,10 +50,15 @@ def _draw_nuclei(
 
 
 def _make_run(
-    path: Path, slide_ids: tuple[str, ...] = HOSTILE, *, images: int = 1, downsample: float = 2.0
+    path: Path,
+    slide_ids: tuple[str, ...] = HOSTILE,
+    *,
+    images: int = 1,
+    downsample: float = 2.0,
+    typed: bool = False,
 ) -> Run:
     """A measured run: per slide `images` files with one region of 2 x 2 patches each, nuclei of
-    known shape."""
+    known shape; `typed`, of random types."""
     run = Run.create(path)
     slides = tuple(
         Slide(
@@ -71,12 +76,12 @@ def _make_run(
     )
     run.save_cohort(Cohort(slides))
     for seed, slide in enumerate(slides):
-        _store_masks(run, slide, seed, downsample)
+        _store_masks(run, slide, seed, downsample, typed=typed)
     assert len(pipeline.featurize(run).done) == len(slides)
     return run
 
 
-def _store_masks(run: Run, slide: Slide, seed: int, downsample: float) -> None:
+def _store_masks(run: Run, slide: Slide, seed: int, downsample: float, *, typed: bool) -> None:
     folder = run.slide_folder(slide.slide_id)
     group = zarr.open_group(folder / "masks.zarr", mode="w")
     side, first, tables, regions = 128, 1, [], []
@@ -84,7 +89,7 @@ def _store_masks(run: Run, slide: Slide, seed: int, downsample: float) -> None:
         labels = _draw_nuclei(
             (2 * side + 2 * PAD_PX, 2 * side + 2 * PAD_PX), first=first, seed=seed + image
         )
-        first = int(labels.max()) + 1
+        first_label, first = first, int(labels.max()) + 1
         x, y = 100.0, 60.0
         frame = MaskFrame(
             shape=labels.shape,
@@ -95,12 +100,15 @@ def _store_masks(run: Run, slide: Slide, seed: int, downsample: float) -> None:
             patch_px=side,
             image=image,
         )
-        drawn = DrawnNuclei(len(np.unique(labels)) - 1, [(0, labels)])
-        store_region(group, image, frame, drawn, np.ones((side // 2, side // 2), bool))
+        shares = np.random.default_rng(seed).dirichlet(np.ones(4), first - first_label)
+        types = shares.astype(np.float32) if typed else None
+        drawn = DrawnNuclei(first - first_label, [(0, labels)], types=types)
+        tissue = np.ones((side // 2, side // 2), bool)
+        store_region(group, image, frame, drawn, tissue, first_label=first_label)
         width = side * downsample
         for row, column in np.ndindex(2, 2):
             place = {"x_px": x + column * width, "y_px": y + row * width, "side_px": width}
-            shares = {
+            measures = {
                 "blank_fraction": 0.0,
                 "tissue_mm2": (side * 0.5e-3) ** 2,
                 "ink_fraction": 0.0,
@@ -112,7 +120,7 @@ def _store_masks(run: Run, slide: Slide, seed: int, downsample: float) -> None:
                 "image": image,
                 "region": image,
             }
-            tables.append(names | place | shares | {"kept": True})
+            tables.append(names | place | measures | {"kept": True})
         ring = [
             [x, y],
             [x + 2 * width, y],

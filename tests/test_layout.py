@@ -35,6 +35,7 @@ ORDER = [
     "export",
     "phantom",
     "doctor",
+    "viewer",
     "figures",
     "notebook",
     "cli",

@@ -58,6 +58,25 @@ def trace_outlines(labels: NDArray[Any]) -> Iterator[Outline]:
         )
 
 
+def trace_rings(
+    labels: NDArray[Any],
+) -> tuple[NDArray[np.int32], NDArray[np.int64], NDArray[np.int64]]:
+    """The outer rings of all labels, as one array: corners x, y (m, 2) in pixels, where each ring
+    ends in them, and its label. `trace_outlines` says what a ring is; one that touches itself at a
+    corner stays whole."""
+    points, ends, owners, _ = _trace(np.pad(np.ascontiguousarray(labels, dtype=np.int64), 1))
+    if not len(ends):
+        return points, ends, owners
+    starts = np.concatenate([[0], ends[:-1]])
+    following = np.arange(1, len(points) + 1)
+    following[ends - 1] = starts
+    x, y = points.astype(np.int64).T
+    outer = np.add.reduceat(x * y[following] - x[following] * y, starts) > 0
+    sizes = np.diff(ends, prepend=0)
+    kept: NDArray[np.int32] = points[np.repeat(outer, sizes)]
+    return kept, np.cumsum(sizes[outer]), owners[outer]
+
+
 def _split(ring: NDArray[np.float64]) -> Rings:
     """The simple rings of one that passes a corner twice."""
     parts: Rings = []

@@ -4,12 +4,16 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+import numpy as np
 import pandas as pd
 from shapely.geometry import shape
 
 from morphomil.cohort.labels import describe_losses
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from numpy.typing import NDArray
     from shapely.geometry.base import BaseGeometry
 
     from morphomil.run.directory import Run
@@ -19,6 +23,13 @@ def image_regions(run: Run, slide_id: str, image: int) -> list[BaseGeometry]:
     """The regions on one of a slide's images, level-0 pixels."""
     features = run.regions(slide_id)
     return [shape(f["geometry"]) for f in features if f["properties"]["image"] == image]
+
+
+def region_rings(regions: Iterable[BaseGeometry]) -> tuple[int, list[NDArray[np.float64]]]:
+    """How many polygons the regions are, and the rings of all, holes too, as (n, 2) x, y."""
+    polygons = [part for region in regions for part in getattr(region, "geoms", [region])]
+    rings = [np.asarray(r.coords)[:, :2] for p in polygons for r in (p.exterior, *p.interiors)]
+    return len(polygons), rings
 
 
 def empty_patches(run: Run, slide_id: str) -> int:

@@ -1,16 +1,12 @@
-"""The report and the slide browser in a real browser: no console errors, no foreign request,
-layers, zoom, keys."""
+"""The report in a real browser: no console errors, no foreign request; and what it draws."""
 
 from __future__ import annotations
 
-import importlib.util
 import json
 import os
 import shutil
-import sys
-import threading
-from pathlib import Path
 
+import chromium
 import numpy as np
 import pandas as pd
 import pytest
@@ -23,26 +19,15 @@ from morphomil.errors import InputError
 from morphomil.figures.registry import FIGURES, draw_figures
 from morphomil.figures.report import gallery
 from morphomil.figures.report.write import write_report
-from morphomil.figures.serving import make_server
-from morphomil.figures.viewer import SlideBrowser
 from morphomil.run.directory import Run
 from morphomil.store import write_json, write_parquet
 from morphomil.tables.attention import attended_patches
+from morphomil.tables.ranges import patch_quantities
 from morphomil.types import SegmenterSettings
 
-HERE = Path(__file__).parent
 HOSTILE = "<img src=x onerror=alert(1)>"
 
 
-def sibling(name):
-    spec = importlib.util.spec_from_file_location(f"figures_{name}", HERE / f"{name}.py")
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[spec.name] = module
-    spec.loader.exec_module(module)
-    return module
-
-
-chromium = sibling("browser")
 needs_chromium = pytest.mark.skipif(chromium.PROGRAM is None, reason="no Chromium on this machine")
 
 
@@ -62,15 +47,6 @@ def run(tmp_path_factory):
     pipeline.segment(read_manifest(manifest).cohort, folder / "run", segmenter=SegmenterSettings())
     pipeline.featurize(run)
     return run
-
-
-@pytest.fixture(scope="module")
-def server(run):
-    with make_server(run) as server:
-        thread = threading.Thread(target=server.serve_forever, daemon=True)
-        thread.start()
-        yield server
-        server.shutdown()
 
 
 @pytest.fixture
@@ -113,101 +89,6 @@ def test_tables_of_the_report_sort_by_keyboard(run, browser):
         browser.press("Enter", number=13, text="\r")
         values = browser.ask(slides.format(column))
         assert len(values) == 2 and values[0] != values[1] and values == expected(values)
-
-
-@needs_chromium
-def test_slide_browser_zooms_switches_layers_and_obeys_keys(server, browser, tmp_path):
-    browser.open(server.address)
-    layers = "document.querySelector('canvas.layers').dataset"
-    browser.wait(f"Number({layers}.heatmap) > 0")
-    assert browser.ask(f"Number({layers}.patches)") == 0
-    browser.wait("document.getElementById('status').textContent.includes('is open')")
-    zoomed_out = float(browser.ask(f"{layers}.zoom"))
-    browser.ask("document.querySelector('.openseadragon-canvas').focus()")
-    browser.press("2", code="Digit2", number=50, text="2")
-    browser.wait(f"Number({layers}.patches) > 0 && document.getElementById('patches').checked")
-    browser.press("1", code="Digit1", number=49, text="1")
-    browser.wait(f"Number({layers}.heatmap) === 0")
-    for _ in range(4):
-        browser.press("+", code="NumpadAdd", number=107, text="+")
-    browser.wait(f"Number({layers}.zoom) > {zoomed_out * 1.5} && Number({layers}.nuclei) > 10")
-    browser.wait("viewer.world.getItemAt(0).getFullyLoaded()")
-    browser.screenshot(tmp_path / "zoomed.png")
-    seen = np.asarray(Image.open(tmp_path / "zoomed.png").convert("RGB"), dtype=float)[
-        100:800, 400:1200
-    ]
-    assert np.ptp(seen.mean(axis=(0, 1))) > 5, "the tissue is not pink: no tiles are drawn"
-    center = "document.querySelector('canvas.layers').dataset.zoom"
-    browser.press("3", code="Digit3", number=51, text="3")
-    browser.wait(f"Number({layers}.nuclei) === 0")
-    browser.press("0", code="Digit0", number=48, text="0")
-    browser.wait(f"Math.abs(Number({center}) - {zoomed_out}) < 0.01")
-    assert browser.problems == []
-    own = f"http://127.0.0.1:{server.server_port}/"
-    assert server.token not in browser.ask("location.href")
-    assert all(url.startswith((own, "data:", "blob:")) for url in browser.requests)
-
-
-@needs_chromium
-def test_every_control_is_reached_by_tab_and_hostile_slides_open(server, browser):
-    browser.open(server.address)
-    browser.wait("document.getElementById('status').textContent.includes('is open')")
-    reached = set()
-    for _ in range(30):
-        browser.press("Tab", number=9)
-        reached.add(browser.ask("document.activeElement.id || document.activeElement.className"))
-    assert {
-        "slide",
-        "heatmap",
-        "value",
-        "patches",
-        "nuclei",
-        "feature",
-        "in",
-        "out",
-        "home",
-    } <= reached
-    assert any("openseadragon-canvas" in name for name in reached)
-    browser.ask(
-        "document.getElementById('slide').value = '1', "
-        "document.getElementById('slide').dispatchEvent(new Event('change'))"
-    )
-    browser.wait(f"document.title.includes({json.dumps(HOSTILE)})")
-    assert browser.ask("document.querySelectorAll('[onerror]').length") == 0
-    assert browser.problems == []
-
-
-def test_tiles_make_up_the_slide(run):
-    slides = SlideBrowser(run)
-    about = slides.describe(0, 0)
-    with slides._open(0, 0) as image:
-        whole = image.read(0, 0, about["width"], about["height"], downsample=1)
-    slides._images.clear()
-    top = int(np.ceil(np.log2(max(whole.shape[:2]))))
-    import io
-
-    for column, row in ((0, 0), (2, 1)):
-        tile = np.asarray(Image.open(io.BytesIO(slides.tile(0, 0, top, column, row))))
-        own = whole[row * 256 : (row + 1) * 256, column * 256 : (column + 1) * 256]
-        assert tile.shape == own.shape
-        assert np.abs(tile.astype(float) - own).mean() < 4
-    with pytest.raises(LookupError):
-        slides.tile(0, 0, top, 500, 0)
-
-
-def test_outlines_have_the_areas_of_the_nuclei(run):
-    slides = SlideBrowser(run)
-    nuclei = run.nuclei(slides.slides[0].slide_id)
-    patch = int(nuclei["patch_id"].mode()[0])
-    mpp = slides.describe(0, 0)["mpp"]
-    areas = []
-    for shape in slides.outlines(0, patch):
-        ring = np.array(shape["ring"]).reshape(-1, 2)
-        x, y = ring.T
-        areas.append(abs(np.dot(x, np.roll(y, -1)) - np.dot(y, np.roll(x, -1))) / 2 * mpp**2)
-    stated = nuclei.loc[nuclei["patch_id"] == patch, "area_um2"]
-    assert len(areas) >= len(stated)
-    assert sum(areas) == pytest.approx(stated.sum(), rel=0.03)
 
 
 def test_absent_results_are_sentences(run):
@@ -362,20 +243,13 @@ def test_attention_is_that_of_the_median_patient_out_of_fold(run, tmp_path):
     assert "no explanation" in found.drawing.caption
     texts = [text.get_text() for text in found.drawing.figure.findobj(Text)]
     assert f"1  patch {drawn['patch_id'].iloc[0]}: 2 x" in texts
-    about = SlideBrowser(Run(tmp_path / "run")).describe(0, 0)
-    shown = {
-        p["patch_id"]: v
-        for p, v in zip(about["patches"], about["values"]["attention dl-cnb"], strict=True)
-    }
-    most = {
-        patch: value
-        for patch, value in shown.items()
-        if value is not None and value > 1.2 / len(drawn)
-    }
+    patches = patch_quantities(Run(tmp_path / "run"), slides[0]).set_index("patch_id")
+    shown = patches["attention dl-cnb"].dropna()
+    most = shown[shown > 1.2 / len(drawn)].to_dict()
     assert most == {
         drawn["patch_id"].iloc[0]: pytest.approx(1.5 / len(drawn), rel=1e-4)
     }  # mean of both folds
-    assert {patch for patch, value in shown.items() if value is not None} == set(kept[slides[0]])
+    assert set(shown.index) == set(kept[slides[0]])
 
 
 def test_of_a_patient_with_several_slides_the_one_with_most_patches_is_attended(run, tmp_path):

@@ -15,7 +15,6 @@ from scipy import ndimage
 
 from morphomil import pipeline
 from morphomil.export import export_run
-from morphomil.figures.viewer import SlideBrowser
 from morphomil.nuclei.measure import evaluate_features, measure_roots
 from morphomil.segment.model import Segmenter
 from morphomil.slides.masks import (
@@ -28,6 +27,7 @@ from morphomil.slides.masks import (
     store_region,
 )
 from morphomil.types import Cohort, ImageSource, PatchSettings, Slide
+from morphomil.viewer import SlideBrowser
 
 if TYPE_CHECKING:
     from pathlib import Path

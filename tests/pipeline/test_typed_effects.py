@@ -11,13 +11,13 @@ from PIL import Image
 
 from morphomil import pipeline
 from morphomil.figures.report.gallery import draw_gallery
-from morphomil.figures.viewer import SlideBrowser
 from morphomil.matrix import slide_values
 from morphomil.phantom.plan import Plan, plan_slide
 from morphomil.phantom.settings import Effect, PhantomSettings
 from morphomil.run.directory import Run
 from morphomil.stats.mann_whitney import mann_whitney
 from morphomil.types import Cohort, ImageSource, PatchSettings, Slide
+from morphomil.viewer import SlideBrowser
 
 PATIENTS = 16
 SMALL = PhantomSettings(

@@ -30,6 +30,10 @@ class Browser:
             "--disable-gpu",
             "--hide-scrollbars",
             "--no-first-run",
+            "--disable-quic",
+            "--disable-background-networking",
+            "--disable-component-update",
+            "--disable-sync",
         ]
         words += ["--remote-debugging-pipe", f"--user-data-dir={profile}", "about:blank"]
 
@@ -120,10 +124,8 @@ class Browser:
         scheme = [{"name": "prefers-color-scheme", "value": "dark" if dark else "light"}]
         self.call("Emulation.setEmulatedMedia", features=scheme)
         self.call("Page.navigate", url=address)
-        self.wait(
-            f"location.href.startsWith({json.dumps(address[:60])}) && document.readyState "
-            "=== 'complete'"
-        )
+        begin = json.dumps(address.partition("?")[0])  # pages may drop what follows
+        self.wait(f"location.href.startsWith({begin}) && document.readyState === 'complete'")
 
     def ask(self, script: str) -> Any:
         """The value of an expression in the page."""

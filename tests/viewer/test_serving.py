@@ -13,9 +13,9 @@ from typing import NamedTuple
 import pytest
 
 from morphomil.errors import DamagedError, InputError
-from morphomil.figures import serving
-from morphomil.figures.serving import SlideServer, make_server
 from morphomil.run import Run
+from morphomil.viewer import serving
+from morphomil.viewer.serving import SlideServer, make_server
 
 
 class Answer(NamedTuple):
