@@ -57,30 +57,55 @@ def view(
     browser: Annotated[
         bool, typer.Option("--browser/--no-browser", help="Open the page in the web browser.")
     ] = True,
+    reviewer: Annotated[
+        str | None,
+        typer.Option(help="Whose reviews of nuclei are stored; default: the name of your account."),
+    ] = None,
+    blind: Annotated[
+        bool, typer.Option("--blind", help="Hide the labels of the slides from the reviewer.")
+    ] = False,
+    at: Annotated[
+        str, typer.Option(help="Where to open: a link to a view, or what follows its #.")
+    ] = "",
     features_from: FeaturesOption = None,
 ) -> None:
-    """Browse the slides with deep zoom, heatmaps, patches and nuclear outlines; served to this
-    machine only."""
+    """Browse the slides with deep zoom, outlines of nuclei, heatmaps; review nuclei one by one;
+    served to this machine only."""
     import webbrowser
     from tempfile import TemporaryDirectory
+    from urllib.parse import quote
 
     from morphomil.store import write_bytes
+    from morphomil.viewer import Reviewer
     from morphomil.viewer.serving import make_server
 
+    run, who = open_measured(path, features_from), Reviewer(reviewer or _account(), blind)
+    link = f"#{quote(at.rpartition('#')[2], safe='=&%+')}" if at else ""
     with (
-        make_server(open_measured(path, features_from), port=port) as server,
+        make_server(run, port=port, reviewer=who) as server,
         TemporaryDirectory(prefix="morphomil-") as private,
     ):
-        say(f"Slides: {server.address} (this machine only; end with Ctrl-C)")
+        address = server.address + link
+        say(f"Slides: {address} (this machine only; end with Ctrl-C)")
         if browser:  # through a file: others see the words that a program was started with
             page = Path(private) / "view.html"
-            write_bytes(page, _REDIRECT.format(address=server.address).encode())
+            write_bytes(page, _REDIRECT.format(address=address).encode())
             webbrowser.open(page.as_uri())
         try:
             server.serve_forever()
         except interruption.Interrupted:
             interruption.forget()
             say("Ended.")
+
+
+def _account() -> str:
+    """The name of the account that the program runs in; "" where the system knows none."""
+    import getpass
+
+    try:
+        return getpass.getuser()
+    except (OSError, KeyError, ImportError):
+        return ""
 
 
 @commands.command(epilog="Example: `morphomil report run`")

@@ -86,7 +86,7 @@ def nucleus_quantities(run: Run, slide_id: str) -> dict[str, NDArray[np.float64]
     path = run.contributions_path(slide_id)
     if path.is_file():
         shares = read_parquet(path)
-        own = [name for name in shares if name.startswith("contribution")]
+        own = [str(name) for name in shares if str(name).startswith("contribution")]
         found |= {name: 100 * shares[name].to_numpy(np.float64) for name in own}
     return found
 

@@ -118,7 +118,7 @@ class SlideBrowser:
         with self._lock:
             opened = self._open(slide, image)
             mpp = opened.mpp
-            about = {"width": opened.width, "height": opened.height, "mpp": mpp}
+            about: dict[str, Any] = {"width": opened.width, "height": opened.height, "mpp": mpp}
         regions = image_regions(self.run, self.slides[slide].slide_id, image)
         _, rings = region_rings(regions)
         self.cohort.start()
@@ -292,7 +292,8 @@ class SlideBrowser:
     def _all_nuclei(self, slide: int) -> SlideNuclei:
         if self.slides[slide].slide_id not in self._measured:
             raise LookupError(f"{self.slides[slide].slide_id} has no measured nuclei")
-        return self._get(self._nuclei, slide)
+        nuclei: SlideNuclei = self._get(self._nuclei, slide)
+        return nuclei
 
     # Reviews -------------------------------------------------------------------------------------
 
@@ -310,7 +311,11 @@ class SlideBrowser:
         )
         names = ["label", "image", "x", "y", "reviewer", "time", "decision", "type"]
         shown = table[names].astype(object)
-        return [dict(row) for row in shown.where(shown.notna(), None).to_dict("records")]
+        listed: list[dict[str, Any]] = [
+            {str(name): value for name, value in row.items()}
+            for row in shown.where(shown.notna(), None).to_dict("records")
+        ]
+        return listed
 
     def review(self, slide: int, asked: Any) -> list[dict[str, Any]]:
         """Store the reviewer's decision as the page sends it: `label`, `decision`, and `type` and

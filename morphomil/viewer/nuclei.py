@@ -77,7 +77,7 @@ def read_nuclei(run: Run, slide_id: str) -> SlideNuclei:
     columns: list[str] = list(features_in(table))
     if path.is_file():
         shares = read_parquet(path).drop(columns="patch_id").set_index("label")
-        columns += [name for name in shares if name.startswith(CONTRIBUTION)]
+        columns += [str(name) for name in shares if str(name).startswith(CONTRIBUTION)]
         table = table.join(100 * shares, on="label")
     table = table.sort_values("label")
     codes = table["type"].cat.codes.to_numpy(np.int64)

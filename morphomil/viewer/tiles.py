@@ -63,7 +63,8 @@ def outline_tile(
     left, top = (TILE_PX * scale * at for at in (column, row))
     chosen = rings.within(left, top, TILE_PX * scale)
     vertices, ends = rings.take(chosen, tolerance=TOLERANCE_PX * scale if level else 0.0)
-    placed = np.rint((vertices - np.float32([left, top])) * np.float32(SUBPIXELS / scale))
+    corner = np.array([left, top], np.float32)
+    placed = np.rint((vertices - corner) * np.float32(SUBPIXELS / scale))
     own = rings.row[chosen]
     parts = (
         np.array([0, len(chosen), len(vertices), len(TYPES)], "<u4"),

@@ -4,6 +4,7 @@ foreign request."""
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -180,9 +181,10 @@ def test_colors_by_a_feature_are_those_of_its_value(
     browser.ask("document.getElementById('feature').value = '0'")
     browser.ask("document.getElementById('feature').dispatchEvent(new Event('input'))")
     browser.wait("document.getElementById('nuclei-bar').textContent.includes('Area')")
-    low, high = page.slides.cohort.nuclei.limits("area_um2") or (0, 0)
-    said = text(browser, "nuclei-bar")
-    assert f"≤ {low:.3g}" in said and f"≥ {high:.3g}" in said
+    limits = page.slides.cohort.nuclei.limits("area_um2")
+    ticks = browser.ask("[...document.querySelectorAll('#nuclei-bar span')].map(s => s.innerText)")
+    said = [float(tick.strip("≤≥ ")) for tick in ticks]
+    assert [said[0], said[2]] == pytest.approx(limits, rel=5e-3)
     assert browser.problems == []
 
 
@@ -197,7 +199,12 @@ def test_touch_and_small_screens(page: SlideServer, browser: chromium.Browser, d
     at = on_screen(browser, x, y)
     browser.call("Emulation.setTouchEmulationEnabled", enabled=True)
     touch = [{"x": at[0], "y": at[1]}]
-    browser.call("Input.dispatchTouchEvent", type="touchStart", touchPoints=touch)
-    browser.call("Input.dispatchTouchEvent", type="touchEnd", touchPoints=[])
-    browser.wait("!document.getElementById('nucleus').hidden")
+    hidden = "document.getElementById('nucleus').hidden"
+    for _ in range(20):  # a slow machine makes a long press of a tap
+        browser.call("Input.dispatchTouchEvent", type="touchStart", touchPoints=touch)
+        browser.call("Input.dispatchTouchEvent", type="touchEnd", touchPoints=[])
+        time.sleep(0.5)
+        if not browser.ask(hidden):
+            break
+    browser.wait(f"!{hidden}")
     assert browser.problems == []

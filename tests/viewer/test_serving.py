@@ -14,7 +14,8 @@ import pytest
 
 from morphomil.errors import DamagedError, InputError
 from morphomil.run import Run
-from morphomil.viewer import serving
+from morphomil.run.reviews import read_reviews
+from morphomil.viewer import Reviewer, serving
 from morphomil.viewer.serving import SlideServer, make_server
 
 
@@ -87,7 +88,7 @@ def test_the_address_opens_the_page_and_its_cookie_the_rest(server: SlideServer)
 
 
 def test_nobody_else_reads_anything(server: SlideServer) -> None:
-    for path in ("/", "/slides.json", "/viewer.js", "/x", "/slides/0/0/tiles/0/0_0.jpg"):
+    for path in ("/", "/slides.json", "/page/main.js", "/x", "/slides/0/0/tiles/0/0_0.jpg"):
         for headers in ({}, {"Cookie": f"{server.cookie}=wrong"}, {"Cookie": f"x={server.token}"}):
             refused = ask(server, path, **headers)
             assert refused.status == 403
@@ -128,7 +129,7 @@ def test_requests_have_bounds(server: SlideServer) -> None:
     own = cookie(server)
     assert ask(server, "/slides.json", Cookie=own, Content_Length="5").status == 413
     assert ask(server, "/slides.json", Cookie=own, Transfer_Encoding="chunked").status == 413
-    assert ask(server, "/slides.json", method="POST", Cookie=own).status == 501
+    assert ask(server, "/slides.json", method="PUT", Cookie=own).status == 501
     head = f"GET /slides.json HTTP/1.1\r\nHost: 127.0.0.1:{server.server_port}\r\n".encode()
     assert say(server, b"GET /" + b"x" * 70_000 + b" HTTP/1.1\r\n\r\n").startswith(b"HTTP/1.1 414")
     wide = b"X: " + b"x" * 40_000 + b"\r\n"
@@ -165,14 +166,15 @@ def test_damaged_results_are_a_sentence(run: Run, server: SlideServer) -> None:
     content = table.read_bytes()
     table.write_bytes(content[: len(content) // 2])
     try:
-        answer = ask(server, "/slides/0/nuclei/0.json", Cookie=cookie(server))
+        answer = ask(server, "/slides/0/nuclei/40.json", Cookie=cookie(server))
         assert answer.status == 500
         assert answer.error.startswith(f"{table} is damaged")
     finally:
         table.write_bytes(content)
-    answer = ask(server, "/slides/0/nuclei/0.json", Cookie=cookie(server))
+    answer = ask(server, "/slides/0/nuclei/40.json", Cookie=cookie(server))
     assert answer.status == 200
-    assert len(json.loads(answer.content)) > 5
+    assert json.loads(answer.content)["label"] == 40
+    assert ask(server, "/slides/0/nuclei/9999.json", Cookie=cookie(server)).status == 404
 
 
 def test_a_damaged_run_is_told_before_serving(run: Run, tmp_path: Path) -> None:
@@ -181,3 +183,79 @@ def test_a_damaged_run_is_told_before_serving(run: Run, tmp_path: Path) -> None:
     (tmp_path / "cohort.parquet").write_bytes(b"PAR1")
     with pytest.raises(DamagedError, match=r"cohort\.parquet is damaged"):
         make_server(Run.open(tmp_path))
+
+
+def send(
+    server: SlideServer, value: object, path: str = "/slides/0/reviews.json", **changed: str
+) -> Answer:
+    """The answer to a review as the page sends it, but for the headers that are named."""
+    host = f"127.0.0.1:{server.server_port}"
+    headers = {"Cookie": cookie(server), "Origin": f"http://{host}", "Host": host}
+    headers |= {"Content-Type": "application/json"}
+    headers |= {name.replace("_", "-"): text for name, text in changed.items()}
+    body = value if isinstance(value, bytes) else json.dumps(value).encode()
+    connection = http.client.HTTPConnection("127.0.0.1", server.server_port, timeout=30)
+    kept = {name: text for name, text in headers.items() if text}
+    connection.request("POST", path, body=body, headers=kept)
+    answer = connection.getresponse()
+    found = Answer(answer.status, answer.read(), dict(answer.getheaders()))
+    connection.close()
+    return found
+
+
+ACCEPT = {"label": 40, "decision": "accept"}
+
+
+def test_only_the_page_of_this_server_writes_reviews(server: SlideServer, run: Run) -> None:
+    port = server.server_port
+    refused = [
+        {"Cookie": ""},
+        {"Cookie": f"{server.cookie}=wrong"},
+        {"Origin": ""},
+        {"Origin": "null"},
+        {"Origin": "http://evil.example"},
+        {"Origin": f"http://localhost:{port}"},  # another site than the host that is asked
+        {"Origin": f"https://127.0.0.1:{port}"},
+        {"Content_Type": "text/plain"},
+        {"Content_Type": "application/x-www-form-urlencoded"},
+        {"Host": "evil.example"},
+    ]
+    for changed in refused:
+        assert send(server, ACCEPT, **changed).status == 403, changed
+    token = f"/slides/0/reviews.json?token={server.token}"
+    assert send(server, ACCEPT, path=token, Cookie="").status == 403
+    assert ask(server, "/slides/0/reviews.json", method="POST").status == 403
+    assert not (run.slide_folder("plain") / "reviews.parquet").exists()
+
+
+def test_reviews_are_bounded_and_checked(server: SlideServer, run: Run) -> None:
+    assert send(server, b" " * 5000).status == 413
+    assert send(server, ACCEPT, Content_Length="x").status == 411
+    assert send(server, ACCEPT, path="/slides/9/reviews.json").status == 404
+    assert send(server, ACCEPT, path="/slides.json").status == 404
+    assert send(server, {"label": 9999, "decision": "accept"}).status == 404
+    for wrong in (b"{", b"[]", {"label": "40", "decision": "accept"}, {"label": 40},
+                  {"label": 40, "decision": "maybe"}, {"label": 40, "decision": "retype"},
+                  {"label": 40, "decision": "accept", "type": "stroma"},
+                  {"label": 40, "decision": "accept", "random_rank": 10**9},
+                  {"label": 40, "decision": "retype", "type": "<b>"}):  # fmt: skip
+        answer = send(server, wrong)
+        assert answer.status == 400, wrong
+        assert answer.error
+    nobody = send(server, ACCEPT)
+    assert (nobody.status, "--reviewer NAME" in nobody.error) == (400, True)
+    assert not (run.slide_folder("plain") / "reviews.parquet").exists()
+
+
+def test_a_reviewer_s_decisions_are_stored(run: Run) -> None:
+    with make_server(run, reviewer=Reviewer("Dr. A", blind=True)) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        assert send(server, ACCEPT).status == 200
+        answer = send(server, {"label": 41, "decision": "retype", "type": "stroma"})
+        shown = json.loads(ask(server, "/slides.json", Cookie=cookie(server)).content)
+        server.shutdown()
+    assert [one["decision"] for one in json.loads(answer.content)] == ["accept", "retype"]
+    assert shown[0]["label"] is None
+    table = read_reviews(run, "plain")
+    assert table["blind"].all() and set(table["reviewer"]) == {"Dr. A"}
+    (run.slide_folder("plain") / "reviews.parquet").unlink()
