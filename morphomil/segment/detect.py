@@ -121,7 +121,7 @@ def find_nuclei(
     of candidates and maps and a few blocks of pixels are held in memory.
     """
     settled = settled_rows(read, rows, mpp=mpp, segmenter=segmenter)
-    for outlines in outline_rows(settled, mpp=mpp, level=segmenter.edge_logit):
+    for outlines in outline_rows(settled, mpp=mpp, level=segmenter.edge_logit(mpp)):
         if outlines.types is None or segmenter.types is None:
             yield outlines
         else:

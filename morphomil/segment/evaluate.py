@@ -3,6 +3,7 @@ suit it best."""
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -374,17 +375,19 @@ def tune_thresholds(
 
 def tune_edge(
     validation: Sequence[AnnotatedImage], segmenter: Segmenter
-) -> tuple[float, pd.DataFrame]:
-    """The logit of the outlines at which nuclei of the validation images are as large as annotated.
+) -> tuple[tuple[tuple[float, float], ...], pd.DataFrame]:
+    """The logit of the outlines, at each resolution of the segmenter, at which nuclei of the
+    validation images are as large as annotated.
 
     Areas are those of the outlines, and the pixels of the finest labels that there are; of pairs
-    with IoU above 0.5, each image at its own and at half resolution. Groups and resolutions weigh
-    the same; between the levels that were tried the bias is interpolated.
+    with IoU above 0.5 that lie inside the image whole, each image at its own and at half
+    resolution. An image counts for the nearest resolution, there groups weigh the same; between
+    the levels that were tried the bias is interpolated.
 
     Returns:
-        The logit (0 without a map, or without a pair), and the table of what was tried:
-        `edge_logit`, `group`, `mpp`, `area_bias` (mean over images of the relative difference of
-        the mean areas).
+        `Segmenter.edge_logits` (0 without a map, or without a pair), and the table of what was
+        tried: `edge_logit`, `group`, `mpp`, `area_bias` (mean over images of the relative
+        difference of the mean areas).
     """
     rows, segmenter = [], replace(segmenter, judges=False)
     for image in (level for whole in validation for level in whole.levels()):
@@ -405,21 +408,29 @@ def tune_edge(
     columns = ["edge_logit", "group", "mpp", "area_bias"]
     tried = pd.DataFrame(rows, columns=columns)
     table = tried.groupby(columns[:3], as_index=False).mean()
-    mean = table.groupby("edge_logit")["area_bias"].mean().dropna()
-    # the bias falls with the level
-    best = float(np.interp(0.0, -mean.to_numpy(), mean.index.to_numpy())) if len(mean) else 0.0
-    return round(best, 3), table
+    known = segmenter.resolutions_mpp or (0.5,)
+    nearest = table["mpp"].map(lambda mpp: min(known, key=lambda own: abs(math.log(own / mpp))))
+    edges = []
+    for mpp, own in table.groupby(nearest):
+        mean = own.groupby("edge_logit")["area_bias"].mean().dropna()
+        if len(mean):  # the bias falls with the level
+            level = np.interp(0.0, -mean.to_numpy(), mean.index.to_numpy())
+            edges.append((float(mpp), round(float(level), 3)))
+    return tuple(edges) or ((known[0], 0.0),), table
 
 
 def _area_bias(image: AnnotatedImage, outlines: Outlines) -> float:
-    """Mean area of the outlines against that of the annotated nuclei that they match, minus 1."""
+    """Mean area of the outlines against that of the annotated nuclei that they match, minus 1; of
+    nuclei that are whole."""
     annotated = image.finest
     finer = annotated.shape[0] // image.labels.shape[0]
     fine = outlines.scaled(finer)
     shape = (annotated.shape[0], annotated.shape[1])
     drawn = render(fine, shape=shape, min_px=MIN_AREA_UM2 * (finer / image.mpp) ** 2)
-    pairs = overlaps(annotated, np.concatenate([labels for _, labels in drawn]))
-    matched = pairs.iou > 0.5
+    labels = np.concatenate([part for _, part in drawn])
+    pairs = overlaps(annotated, labels)
+    cut = _on_the_rim(annotated, labels)
+    matched = (pairs.iou > 0.5) & ~np.isin(pairs.annotated, cut[0]) & ~np.isin(pairs.found, cut[1])
     if not matched.any():
         return float("nan")
     found = measure_outlines(fine.vertices, fine.ends, mpp=1.0)["area_um2"].to_numpy()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, get_args
@@ -38,7 +39,7 @@ class ModelFiles:
     weights: Path
     """Its arrays lie here; one of `WEIGHT_NAMES`."""
     config: dict[str, Any]
-    thresholds: dict[str, float]
+    thresholds: dict[str, Any]
     about: dict[str, Any]
     """`resolutions_mpp`, `normalize`, possibly `stain`."""
     ranges: dict[str, tuple[float, float]]
@@ -113,8 +114,27 @@ def _wrong_thresholds(thresholds: Mapping[str, Any]) -> Iterable[str]:
         value = thresholds.get(name)
         if not _is_number(value) or not 0 < float(thresholds[name]) < 1:
             yield f"thresholds.json must give {name}, a number between 0 and 1; got {value!r}"
-    if not _is_number(edge := thresholds.get("edge_logit", 0.0)):
-        yield f"edge_logit in thresholds.json must be a number; got {edge!r}"
+    edge = thresholds.get("edge_logit", 0.0)
+    levels = edge if isinstance(edge, dict) and edge else {"0.5": edge}
+    if not all(_is_resolution(mpp) and _is_number(level) for mpp, level in levels.items()):
+        yield (
+            "edge_logit in thresholds.json must be a number, or one for each um per pixel as in "
+            f'{{"0.25": 0.1, "0.5": 0.2}}; got {edge!r}'
+        )
+
+
+def _is_resolution(text: str) -> bool:
+    try:
+        return 0 < float(text) < math.inf
+    except ValueError:
+        return False
+
+
+def edge_levels(thresholds: Mapping[str, Any]) -> tuple[tuple[float, float], ...]:
+    """Um per pixel, rising, and the logit of an outline there; one number holds for all."""
+    edge = thresholds.get("edge_logit", 0.0)
+    levels = edge if isinstance(edge, dict) else {"0.5": edge}
+    return tuple(sorted((float(mpp), float(level)) for mpp, level in levels.items()))
 
 
 def _wrong_about(about: Mapping[str, Any]) -> Iterable[str]:

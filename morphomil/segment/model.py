@@ -30,6 +30,7 @@ from morphomil.segment.folders import (
     ModelFiles,
     check_finite,
     design_of,
+    edge_levels,
     read_model_folder,
     read_network,
 )
@@ -98,8 +99,9 @@ class Segmenter:
     """Pixel values enter this network so; the settings may leave it to the model."""
     maps: bool = False
     """The network says pixel by pixel what is nucleus; else the star polygons are the outlines."""
-    edge_logit: float = 0.0
-    """An outline is where the map of what is nucleus passes this."""
+    edge_logits: tuple[tuple[float, float], ...] = ((0.5, 0.0),)
+    """An outline is where the map of what is nucleus passes the second at the first, um per pixel
+    in rising order (`edge_logit`)."""
     types: TypeCalibration | None = None
     """What makes probabilities of its logits of types; None: the network doesn't know types."""
     stain: str = ""
@@ -118,6 +120,12 @@ class Segmenter:
             return mpp
         nearest = min(self.resolutions_mpp, key=lambda known: abs(math.log(known / mpp)))
         return mpp if 1 / 1.2 <= mpp / nearest <= 1.2 else nearest
+
+    def edge_logit(self, mpp: float) -> float:
+        """The level of the outlines at a network's resolution: between two that are known linear in
+        its logarithm, beyond them that of the nearest."""
+        known, levels = zip(*self.edge_logits, strict=True)
+        return float(np.interp(np.log(mpp), np.log(known), levels))
 
     def predict(self, rgb: NDArray[np.uint8], *, margin: int = 0) -> Prediction:
         """What the network says of a block (H, W, 3).
@@ -235,7 +243,7 @@ def load_segmenter(
         prob_threshold=float(stored.thresholds["prob"]),
         nms_threshold=float(stored.thresholds["nms"]),
         maps=stored.maps,
-        edge_logit=float(stored.thresholds.get("edge_logit", 0.0)),
+        edge_logits=edge_levels(stored.thresholds),
         types=stored.types,
         resolutions_mpp=tuple(float(mpp) for mpp in about["resolutions_mpp"]),
         normalize=about["normalize"],

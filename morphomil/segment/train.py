@@ -368,10 +368,11 @@ def train_from_table(
     thresholds, scores = tune_thresholds(outlined, segmenter)
     write_table_csv(out / "thresholds.csv", scores)
     tuned = replace(segmenter, prob_threshold=thresholds["prob"], nms_threshold=thresholds["nms"])
-    edge, tried = tune_edge(outlined, tuned)
+    edges, tried = tune_edge(outlined, tuned)
     write_table_csv(out / "edges.csv", tried)
-    write_json(out / "thresholds.json", thresholds | {"edge_logit": edge})
+    levels = {f"{mpp:g}": level for mpp, level in edges}
+    write_json(out / "thresholds.json", thresholds | {"edge_logit": levels})
     if segmenter.types is not None and any(image.typed for image in images["val"]):
-        pairs = typed_pairs(images["val"], replace(tuned, edge_logit=edge))
+        pairs = typed_pairs(images["val"], replace(tuned, edge_logits=edges))
         write_json(out / CALIBRATION, asdict(calibrate_types(pairs)))
     return out

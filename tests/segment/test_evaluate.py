@@ -176,13 +176,14 @@ def test_the_edge_is_tuned_to_the_size() -> None:
         return tuple(part[None].astype(np.float32) for part in parts)
 
     segmenter = Segmenter("", network, 2, 16, 0.4, 0.4, (), "unit", maps=True)
-    level, table = tune_edge([image], segmenter)
+    ((_, level),), table = tune_edge([image], segmenter)
     assert level == pytest.approx(0.8, abs=0.15)
     assert set(table.columns) == {"edge_logit", "group", "mpp", "area_bias"}
     unmapped = replace(
         segmenter, network=lambda pixels, margin: network(pixels, margin)[:2], maps=False
     )
-    assert tune_edge([image], unmapped)[0] == 0
+    assert tune_edge([image], unmapped)[0] == ((0.5, 0.0),)
+    assert tune_edge([image], replace(segmenter, resolutions_mpp=(0.25, 0.55)))[0][0][0] == 0.55
 
 
 def test_the_command_writes_tables_and_pictures(tmp_path: Path) -> None:
