@@ -21,10 +21,11 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 DAMPING = np.array([1, 0.4, 0.3, 0.2, 0.4, 0.3, 0.4])
 """Without evidence the numbers of `VIEWS` are heard in these proportions."""
-PRIOR = np.array([1, 0.5, 0.3, 0.2, 0.5, 0.5, 0.5])
+PRIOR = np.array([1, 0.25, 0.15, 0.1, 0.25, 0.25, 0.25])
 """Before the data the numbers of `VIEWS` have these odds to carry the label."""
-PAIR_PRIOR = 0.5
-"""Before the data the product of two features' locations has these odds to carry the label."""
+PAIR_PRIOR = 0.1
+"""Before the data the product of two features' locations has these odds to carry the label; there
+are many more of them."""
 NONE_PRIOR = 2.5
 """Before the data these are the odds that nothing carries the label."""
 TEMPER = 0.7
