@@ -40,10 +40,10 @@ def summarize(study: StudyCohort) -> pd.DataFrame:
     numbered = study.nuclei.assign(patch_id=slide * patches + study.nuclei["patch_id"])
     counts = count_nuclei(numbered, np.arange(len(ids) * patches), features=FEATURE_NAMES)
     place = {name: slice(i * patches, (i + 1) * patches) for i, name in enumerate(ids)}
-    load = SummarizedCounts(lambda name: counts[:, place[name]], FEATURE_NAMES)
+    load = SummarizedCounts(lambda name: counts[:, place[name]], FEATURE_NAMES, study.cohort)
     for name in ids:
         load(name)
-    return load.of_patients(study.cohort)
+    return load.of_patients()
 
 
 def scan(

@@ -220,14 +220,20 @@ def fit_edges(
 
 
 def fit_edges_to_counts(
-    totals: NDArray[Any], *, features: Sequence[str], orientation: Orientation = "relative"
+    totals: NDArray[Any],
+    *,
+    features: Sequence[str],
+    orientation: Orientation = "relative",
+    chosen: NDArray[np.bool_] | None = None,
 ) -> Edges:
-    """`fit_edges` from counts on the fine grid, summed per training patient: (patients, features,
-    1024)."""
+    """`fit_edges` from counts on the fine grid, summed per patient: (patients, features, 1024), of
+    all patients or those chosen (patients,), who train."""
+    training = np.arange(len(totals)) if chosen is None else np.flatnonzero(chosen)
     bins = {}
     for number, name in enumerate(features):
         low, high = _grid_range(name, orientation)
-        of_patients = totals[:, number][totals[:, number].any(axis=-1)]
+        of_patients = totals[training, number]
+        of_patients = of_patients[of_patients.any(axis=-1)]
         if FEATURES[name].fixed_edges or not len(of_patients):
             bins[name] = Binning(low, high, 0, FINE_BINS // BINS)
             continue

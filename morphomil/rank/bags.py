@@ -10,14 +10,12 @@ import numpy as np
 from morphomil.bags import BAG_SIZE, draw_bags
 from morphomil.errors import RefusedError
 from morphomil.matrix import (
-    FINE_BINS,
     has_enough_nuclei,
-    mean_rows,
     rebin,
-    relative_frequencies,
 )
 from morphomil.nuclei.registry import FEATURES
 from morphomil.rank.instances import InstanceBags
+from morphomil.rank.patch_sums import mean_shares
 from morphomil.rank.representation import patch_moments, read_patches
 
 if TYPE_CHECKING:
@@ -30,13 +28,13 @@ if TYPE_CHECKING:
     from morphomil.types import Reading
 MAX_BAGS = 20
 """A slide has at most so many bags in training, 200 patches; more patches make no bag better."""
+MAX_DRAWN = 10_000
+"""All slides together have at most about so many, a slide at least one: of 501 slides and more
+each has fewer, and memory doesn't grow with their patches."""
 LEFT_OUT_WITHOUT = "a patch of enough measured nuclei"
 """Slides are left out that lack this."""
 NOT_MEASURED = "measured nuclei"
 """Slides that aren't in the table of nuclei, or not measured, lack this."""
-
-
-_Bag = tuple["NDArray[np.float32]", "NDArray[np.float64]"]
 
 
 class Counts(Protocol):
@@ -82,58 +80,88 @@ class PatientBags:
     patients: tuple[str, ...]
     drawn: FineBags
     whole: FineBags
-    totals: NDArray[np.int64]  # (patients, features, fine bins)
+    totals: NDArray[np.uint32]  # (patients, features, fine bins)
 
     @classmethod
     def collect(cls, load: Counts, cohort: pd.DataFrame, *, seed: int) -> PatientBags:
         """Read each slide once, in the order of patient and slide id."""
-        slides, patients, owners = [], [], []
-        rows: list[list[_Bag]] = []
-        totals: dict[str, NDArray[np.int64]] = {}
+        most = min(MAX_BAGS, max(MAX_DRAWN // max(len(cohort), 1), 1))
+        slides: list[str] = []
+        patients: list[str] = []
+        totals = _Rows(len(cohort), np.uint32)
+        drawn, whole = _BagsToCome(most * len(cohort)), _BagsToCome(len(cohort))
         for row in cohort.sort_values(["patient", "slide_id"]).to_dict("records"):
             counts = load(row["slide_id"])
             counts = counts[:, has_enough_nuclei(counts)]
             if not counts.shape[1]:
                 continue
             slides.append(str(row["slide_id"]))
-            if row["patient"] not in totals:
+            of_slide = counts.sum(axis=1, dtype=np.uint32)
+            if patients[-1:] == [row["patient"]]:
+                totals.filled[-1] += of_slide
+            else:
                 patients.append(row["patient"])
-                totals[row["patient"]] = np.zeros((len(counts), FINE_BINS), np.int64)
-            totals[row["patient"]] += counts.sum(axis=1, dtype=np.int64)
-            drawn = draw_bags(counts.shape[1], bags=MAX_BAGS, seed_key=(seed, row["slide_id"]))
-            frequencies, moments = relative_frequencies(counts), patch_moments(counts)
-            chosen = [np.arange(counts.shape[1]), *drawn]
-            rows.append(
-                [(mean_rows(frequencies[:, bag]), read_patches(moments[:, bag])) for bag in chosen]
-            )
-            owners.append(len(patients) - 1)
-        if not rows:
+                totals.add(of_slide[None])
+            chosen = draw_bags(counts.shape[1], bags=most, seed_key=(seed, row["slide_id"]))
+            moments = patch_moments(counts)
+            for kind, members in ((drawn, chosen), (whole, [np.arange(counts.shape[1])])):
+                read = [read_patches(moments[:, bag]) for bag in members]
+                kind.add(mean_shares(counts, members), read, owner=len(patients) - 1)
+        if not slides:
             raise RefusedError(
                 f"no slide has a patch with enough nuclei; {BAG_SIZE} patches of 5 "
                 "nuclei make a bag"
             )
-        whole = _weigh([one[:1] for one in rows], owners)
-        stacked = np.stack([totals[name] for name in patients])
-        return cls(
-            tuple(slides),
-            tuple(patients),
-            _weigh([one[1:] for one in rows], owners),
-            whole,
-            stacked,
-        )
+        return cls(tuple(slides), tuple(patients), drawn.weighed(), whole.weighed(), totals.filled)
 
     def members(self, names: Iterable[str]) -> NDArray[np.bool_]:
         """Which patients are named."""
         return np.isin(np.array(self.patients, dtype=object), list(names))
 
 
-def _weigh(rows: list[list[_Bag]], owners: list[int]) -> FineBags:
-    """Bags of each slide, of which a patient's slides and a slide's bags weigh alike."""
-    patient = np.repeat(owners, [len(bags) for bags in rows])
-    weight = np.concatenate([np.full(len(bags), 1 / len(bags)) for bags in rows])
-    weight /= np.bincount(patient, weight)[patient]
-    fine, patches = zip(*(bag for bags in rows for bag in bags), strict=True)
-    return FineBags(patient, weight, np.stack(fine, axis=1), np.stack(patches, axis=1))
+class _Rows:
+    """Histograms (rows, features, fine bins), in memory that the system gives as they come."""
+
+    def __init__(self, room: int, kind: type) -> None:
+        self.room, self.kind, self.used = room, kind, 0
+        self.values: NDArray[Any] = np.empty(0)
+
+    @property
+    def filled(self) -> NDArray[Any]:
+        return self.values[: self.used]
+
+    def add(self, rows: NDArray[Any]) -> None:
+        if not self.used:
+            self.values = np.empty((self.room, *rows.shape[1:]), self.kind)
+        self.values[self.used : self.used + len(rows)] = rows
+        self.used += len(rows)
+
+
+class _BagsToCome:
+    """Bags, slide by slide."""
+
+    def __init__(self, room: int) -> None:
+        self.fine = _Rows(room, np.float32)
+        self.patches: list[NDArray[np.float64]] = []
+        self.owners: list[int] = []
+        self.sizes: list[int] = []
+
+    def add(
+        self, fine: NDArray[np.floating], patches: list[NDArray[np.float64]], *, owner: int
+    ) -> None:
+        """A slide's bags."""
+        self.fine.add(fine)
+        self.patches += patches
+        self.owners.append(owner)
+        self.sizes.append(len(patches))
+
+    def weighed(self) -> FineBags:
+        """A patient's slides and a slide's bags weigh alike."""
+        patient = np.repeat(self.owners, self.sizes)
+        weight = np.repeat(1 / np.array(self.sizes), self.sizes)
+        weight /= np.bincount(patient, weight)[patient]
+        fine = np.moveaxis(self.fine.filled, 1, 0)
+        return FineBags(patient, weight, fine, np.stack(self.patches, axis=1))
 
 
 def by_patient(values: NDArray[np.float64], bags: InstanceBags) -> NDArray[np.float64]:

@@ -98,7 +98,7 @@ class FoldTask:
         self.test = bags.members(fold.test)
         self.validation = bags.members(fold.val)
         self.training = bags.members(fold.train)
-        self.edges = fit_edges_to_counts(bags.totals[self.training], features=features)
+        self.edges = fit_edges_to_counts(bags.totals, features=features, chosen=self.training)
         drawn, whole = (of.instances(self.edges, reading) for of in (bags.drawn, bags.whole))
         self.learning_bags = fill_absent(
             drawn.of_patients(self.training | self.validation),

@@ -205,7 +205,7 @@ def rank_counts(
         on_estimate: hears the seconds that the training still to come will take, once the first
             model is trained.
     """
-    counts = SummarizedCounts(load, features)
+    counts = SummarizedCounts(load, features, cohort.astype({"patient": str}))
     study = Study.of(counts, values, cohort, settings)
     bags, classes = study.bags, study.classes
     plan = TrainingPlan.of(features, settings)
@@ -218,7 +218,7 @@ def rank_counts(
     predictions.insert(2, "group", predictions["patient"].map(study.labels))
     of_patients = study.patient_values(values)
     compared = compare_features(of_patients, features, classes=classes, design=study.design)
-    summaries = counts.of_patients(study.cohort)
+    summaries = counts.of_patients()
     scan = study.scan(summaries, features, seed=settings.seed)
     baselines = study.compare_baselines(predictions, of_patients, summaries, settings)
     pooled = PooledOutcomes(plan, outcomes, predictions, classes=classes, seed=settings.seed)

@@ -17,7 +17,8 @@ from numpy.polynomial.legendre import Legendre, leggauss
 from numpy.polynomial.polynomial import polyint, polyval
 from scipy.special import comb
 
-from morphomil.matrix import FINE_BINS, MIN_NUCLEI
+from morphomil.matrix import MIN_NUCLEI
+from morphomil.rank.patch_sums import PatchSums
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -188,14 +189,11 @@ def patch_moments(counts: NDArray[Any]) -> NDArray[np.float64]:
         (features, patches, 3); NaN where a patch has fewer than 5 values of the feature, which
         would say little about either.
     """
-    cumulative = np.cumsum(counts, axis=-1, dtype=np.float64)
-    count = cumulative[..., -1]
-    size = np.maximum(count, 1)
-    mean = FINE_BINS + 0.5 - cumulative.sum(axis=-1) / size
-    spread = (cumulative * (count[..., None] - cumulative)).sum(axis=-1)
-    spread /= size * np.maximum(count - 1, 1)
-    moments = np.stack([mean, spread, count], axis=-1)
-    moments[count < MIN_NUCLEI] = np.nan
+    sums = PatchSums.of(counts)
+    size = np.maximum(sums.count, 1)
+    spread = sums.differences / (size * np.maximum(sums.count - 1, 1))
+    moments = np.stack([sums.total / size, spread, sums.count], axis=-1)
+    moments[sums.count < MIN_NUCLEI] = np.nan
     return moments
 
 

@@ -12,6 +12,7 @@ patches: those four summaries are missing of an axis.
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -20,6 +21,7 @@ import pandas as pd
 
 from morphomil.matrix import FINE_BINS, MIN_NUCLEI, has_enough_nuclei
 from morphomil.nuclei.registry import FEATURES
+from morphomil.rank.patch_sums import PatchSums, mean_shares
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -62,35 +64,47 @@ class _SlideSummary:
 
 class SummarizedCounts:
     """Counts that remember what they were: a slide is read once, for the bags and for its
-    summaries."""
+    patient's summaries."""
 
-    def __init__(self, load: Counts, features: Sequence[str]) -> None:
-        """`load` gives the counts, `features` are their names."""
+    def __init__(self, load: Counts, features: Sequence[str], cohort: pd.DataFrame) -> None:
+        """`load` gives the counts, `features` are their names; `cohort` has `slide_id` and
+        `patient`."""
         self.load, self.features = load, tuple(features)
-        self.slides: dict[str, _SlideSummary] = {}
+        self.patient = dict(zip(cohort["slide_id"].astype(str), cohort["patient"], strict=True))
+        self.awaited = Counter(self.patient.values())
+        self.slides: dict[str, dict[str, _SlideSummary]] = {}
+        self.patients: dict[str, NDArray[np.float64]] = {}
 
     def __call__(self, slide_id: str) -> NDArray[Any]:
-        """The counts of one slide."""
+        """The counts of one slide of the cohort; each is asked for once."""
         counts = self.load(slide_id)
+        patient = self.patient[str(slide_id)]
+        own = self.slides.setdefault(patient, {})
         kept = counts[:, has_enough_nuclei(counts)]
         if kept.shape[1]:
-            self.slides[str(slide_id)] = _summarize_slide(kept)
+            own[str(slide_id)] = _summarize_slide(kept)
+        self.awaited[patient] -= 1
+        if not self.awaited[patient]:
+            self._summarize(patient)
         return counts
 
-    def of_patients(self, cohort: pd.DataFrame) -> pd.DataFrame:
+    def _summarize(self, patient: str) -> None:
+        """Only the ten numbers of a patient whose slides are known stay in memory."""
+        if slides := self.slides.pop(patient):
+            self.patients[patient] = _summarize_patient([slides[name] for name in sorted(slides)])
+
+    def of_patients(self) -> pd.DataFrame:
         """The summaries of the slides that have been asked for: a row per patient, sorted, columns
         `FEATURE.SUMMARY`.
 
-        `cohort` has `slide_id` and `patient`. In the features' units; NaN where a patient has no
-        value, of summaries between patches fewer than two patches of 5 values, and where a feature
-        is an axis and the summary one of `OF_PATCHES`.
+        In the features' units; NaN where a patient has no value, of summaries between patches fewer
+        than two patches of 5 values, and where a feature is an axis and the summary one of
+        `OF_PATCHES`.
         """
-        known = cohort[cohort["slide_id"].astype(str).isin(self.slides)]
-        rows, patients = [], []
-        for patient, own in known.groupby("patient", sort=True):
-            patients.append(patient)
-            slides = [self.slides[str(slide_id)] for slide_id in sorted(own["slide_id"])]
-            rows.append(_summarize_patient(slides))
+        for patient in list(self.slides):
+            self._summarize(patient)
+        patients = sorted(self.patients)
+        rows = [self.patients[patient] for patient in patients]
         low, high = np.array([_range(name) for name in self.features]).T[:, None, :, None]
         is_sd = np.isin(SUMMARIES, ("sd_within", "sd_between"))
         values = np.stack(rows) * ((high - low) / FINE_BINS) + np.where(is_sd, 0.0, low)
@@ -115,15 +129,11 @@ def _range(feature: str) -> tuple[float, float]:
 
 def _summarize_slide(counts: NDArray[Any]) -> _SlideSummary:
     """Of (features, patches, fine bins) that have nuclei enough."""
-    middles = np.arange(FINE_BINS) + 0.5
-    exact = counts.astype(np.float64)
-    n, total, squares = np.moveaxis(
-        exact @ np.stack([np.ones(FINE_BINS), middles, middles**2], axis=1), -1, 0
-    )
-    mean = total / np.maximum(n, 1)
-    variance = (squares - n * mean**2).clip(0) / np.maximum(n - 1, 1)
-    share = np.divide(1.0, n, out=np.zeros_like(n), where=n > 0)
-    pooled = (share[:, None] @ exact)[:, 0] / np.maximum((n > 0).sum(axis=1), 1)[:, None]
+    sums = PatchSums.of(counts)
+    n = sums.count
+    mean = sums.total / np.maximum(n, 1)
+    variance = (sums.squares - n * mean**2).clip(0) / np.maximum(n - 1, 1)
+    (pooled,) = mean_shares(counts, [np.arange(counts.shape[1])])
     return _SlideSummary(pooled, n, mean, variance)
 
 

@@ -31,17 +31,18 @@ def nuclei_of(rng, slide, *, patches=12, per_patch=40, between=6.0):
 
 def summarize(nuclei, cohort=None, features=NAMES):
     parts = dict(list(nuclei.groupby("slide_id")))
+    if cohort is None:
+        cohort = pd.DataFrame({"slide_id": list(parts), "patient": list(parts)})
     counts = SummarizedCounts(
         lambda name: count_nuclei(
             parts[name], np.unique(parts[name]["patch_id"]), features=features
         ),
         features,
+        cohort,
     )
-    for name in parts:
+    for name in cohort["slide_id"]:
         counts(name)
-    if cohort is None:
-        cohort = pd.DataFrame({"slide_id": list(parts), "patient": list(parts)})
-    return counts.of_patients(cohort)
+    return counts.of_patients()
 
 
 def test_summaries_are_those_of_the_nuclei():
