@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import pandas as pd
+from scipy.stats import rankdata
 
 from morphomil.seeds import generator
 
@@ -29,6 +30,8 @@ RESAMPLES = 2000
 """Patients and seeds are resampled so often for intervals."""
 SEED_DRAWS = 20
 """So many of these resample the seeds, each with as many resamples of patients."""
+MANY_PAIRS = 40_000
+"""In a fold with more pairs of two classes (200 patients each), pairs aren't listed."""
 LEAST_PROBABILITY = 1e-6
 """Probabilities are clipped to this before the logarithm."""
 _CHUNK = 32
@@ -181,12 +184,12 @@ def scored_classes(classes: int) -> range:
 def pair_wins(probability: NDArray[np.float64], labels: NDArray[np.int64]) -> NDArray[np.float64]:
     """How many pairs of a patient of a class and one of the others have the probabilities of this
     class in the right order, ties half; (coalitions, patients, classes) -> (coalitions, scored
-    classes)."""
+    classes). By ranks (Mann & Whitney 1947)."""
     wins = []
     for label in scored_classes(probability.shape[-1]):
-        of_class = probability[..., label]
-        ours, theirs = of_class[:, labels == label, None], of_class[:, None, labels != label]
-        wins.append(((ours > theirs) + 1.0 * (ours >= theirs)).sum(axis=(1, 2)) / 2)
+        ours = labels == label
+        sums = rankdata(probability[..., label], axis=1)[:, ours].sum(axis=1)
+        wins.append(sums - ours.sum() * (ours.sum() + 1) / 2)
     return np.stack(wins, axis=-1)
 
 
@@ -233,8 +236,10 @@ def contrast_auc(
 
     Arguments as `contrast_log_likelihood`, `folds` of the patients. Patients are resampled within
     fold and class. The sums are taken of each pair's wins first, so that a resample costs no more
-    for many coalitions. Where a coalition's probability is the same for all of a fold, as that of
-    no member, its AUC is 0.5.
+    for many coalitions. In a fold of more than `MANY_PAIRS` pairs a resample changes the sum by what
+    its patients add on their own (the first term of Hoeffding's decomposition; the next is smaller
+    by the root of their number). Where a coalition's probability is the same for all of a fold, as
+    that of no member, its AUC is 0.5.
 
     Raises:
         ValueError: no fold has both classes.
@@ -286,13 +291,19 @@ def _macro_of_blocks(
         place, pairs, total = classes - 1 - label, 0, 0.0
         for number, block in enumerate(blocks):
             ours, rest = block[place], np.concatenate(block[:place] + block[place + 1 :])
-            wins = _contrast_wins(probability[..., label], ours, rest, contrasts)
             pairs += len(ours) * len(rest)
+            many = len(ours) * len(rest) > MANY_PAIRS
+            if drawn is None or many:
+                of_ours, of_rest = _contrast_sums(probability[..., label], ours, rest, contrasts)
+                total = total + of_ours.sum(axis=1)
             if drawn is None:
-                total = total + wins.sum(axis=(1, 2))
                 continue
             counts = drawn[number]
             theirs = np.concatenate(counts[:place] + counts[place + 1 :], axis=1)
+            if many:
+                total = total + (counts[place] - 1) @ of_ours.T + (theirs - 1) @ of_rest.T
+                continue
+            wins = _contrast_wins(probability[..., label], ours, rest, contrasts)
             total = total + np.einsum("bp,rpn,bn->br", counts[place], wins, theirs, optimize=True)
         if pairs:
             areas.append(total / pairs)
@@ -313,6 +324,21 @@ def _contrast_wins(
         wins = 0.5 * ((ours > theirs) + 1.0 * (ours >= theirs))
         sums += np.tensordot(contrasts[:, some], wins, axes=1)
     return sums
+
+
+def _contrast_sums(
+    probability: NDArray[np.float64],
+    positive: NDArray[np.intp],
+    negative: NDArray[np.intp],
+    contrasts: NDArray[np.float64],
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Weighted sums of the wins of each positive over all negatives, (rows, positives), and of all
+    positives over each negative, (rows, negatives), by ranks."""
+    above, below = probability[:, positive], probability[:, negative]
+    both = rankdata(np.concatenate([above, below], axis=1), axis=1)
+    of_above = both[:, : len(positive)] - rankdata(above, axis=1)
+    of_below = len(positive) - (both[:, len(positive) :] - rankdata(below, axis=1))
+    return contrasts @ of_above, contrasts @ of_below
 
 
 def _draw_seeds(seeds: int, rng: np.random.Generator) -> list[tuple[NDArray[np.int64], int]]:

@@ -8,6 +8,7 @@ from itertools import permutations
 import numpy as np
 import pytest
 
+from morphomil.rank import shapley
 from morphomil.rank.shapley import (
     EXACT_FEATURES,
     Coalitions,
@@ -168,6 +169,16 @@ def test_the_interval_of_the_auc_is_that_of_a_resampled_cohort(answers):
     shares = contrast_auc(one, labels, folds, exact.weights, seed=0)
     np.testing.assert_allclose(shares.low, low, atol=0.02)
     np.testing.assert_allclose(shares.high, high, atol=0.02)
+
+
+def test_without_a_list_of_pairs_the_interval_is_nearly_the_same(answers, monkeypatch):
+    exact, probability, labels, folds = answers
+    listed = contrast_auc(probability, labels, folds, exact.weights, seed=0)
+    monkeypatch.setattr(shapley, "MANY_PAIRS", 0)
+    summed = contrast_auc(probability, labels, folds, exact.weights, seed=0)
+    np.testing.assert_allclose(summed.value, listed.value, atol=1e-12)
+    for one, other in ((summed.low, listed.low), (summed.high, listed.high)):
+        np.testing.assert_allclose(one, other, atol=0.02)  # of ten patients a fold and class
 
 
 def test_log_likelihood_is_shared_per_patient_and_on_average(answers):
