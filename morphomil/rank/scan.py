@@ -78,7 +78,7 @@ def scan_features(
     features: Sequence[str],
     seed: int,
     strata: ArrayLike | None = None,
-    labelings: NDArray[np.int64] | None = None,
+    labelings: NDArray[np.integer] | None = None,
     classes: Classes = TWO_GROUPS,
 ) -> FeatureScan:
     """Compare the ten summaries of every feature between groups (`stats.scan.scan_columns`).

@@ -236,10 +236,10 @@ def contrast_auc(
 
     Arguments as `contrast_log_likelihood`, `folds` of the patients. Patients are resampled within
     fold and class. The sums are taken of each pair's wins first, so that a resample costs no more
-    for many coalitions. In a fold of more than `MANY_PAIRS` pairs a resample changes the sum by what
-    its patients add on their own (the first term of Hoeffding's decomposition; the next is smaller
-    by the root of their number). Where a coalition's probability is the same for all of a fold, as
-    that of no member, its AUC is 0.5.
+    for many coalitions. In a fold of more than `MANY_PAIRS` pairs a resample changes the sum by
+    what its patients add on their own (the first term of Hoeffding's decomposition; the next is
+    smaller by the root of their number). Where a coalition's probability is the same for all of a
+    fold, as that of no member, its AUC is 0.5.
 
     Raises:
         ValueError: no fold has both classes.

@@ -23,6 +23,8 @@ if TYPE_CHECKING:
 
 PERMUTATIONS = 9999
 """A scan permutes the labels so often."""
+_CHUNK = 500
+"""So many labelings are counted at once, which keeps memory small for thousands of patients."""
 _ALIKE = 1e-9  # statistics of two labelings this near to each other, relatively, count as equal
 
 
@@ -61,10 +63,11 @@ def draw_labelings(
     seed: int,
     strata: ArrayLike | None = None,
     permutations: int = PERMUTATIONS,
-) -> NDArray[np.int64]:
-    """The labels (row 0) and permutations of them within strata, (permutations + 1, patients)."""
+) -> NDArray[np.integer]:
+    """The labels (row 0) and permutations of them within strata, (permutations + 1, patients), in
+    as few bytes as they need."""
     truth = np.asarray(labels).astype(np.int64)
-    rows = np.tile(truth, (permutations + 1, 1))
+    rows = np.tile(truth.astype(np.min_scalar_type(truth.max(initial=0))), (permutations + 1, 1))
     rng = generator("scan", seed)
     codes = _codes(strata, n=len(truth))
     for stratum in range(codes.max(initial=0) + 1):
@@ -75,7 +78,7 @@ def draw_labelings(
 
 def scan_columns(
     values: ArrayLike,
-    labelings: NDArray[np.int64],
+    labelings: NDArray[np.integer],
     *,
     families: ArrayLike | None = None,
     strata: ArrayLike | None = None,
@@ -108,12 +111,13 @@ def scan_columns(
     groups = _check_scan(table, labelings, owner)
     codes = _codes(strata, n=len(table))
     scores = _RankScores.of(table, codes)
+    chunks = [labelings[start : start + _CHUNK] for start in range(0, len(labelings), _CHUNK)]
     if groups == 2:
-        statistics = scores.two_groups(labelings)
+        statistics = np.concatenate([scores.two_groups(chunk) for chunk in chunks])
     elif ordered:
         statistics = scores.trend(labelings, table, groups)
     else:
-        statistics = scores.several_groups(labelings, groups)
+        statistics = np.concatenate([scores.several_groups(chunk, groups) for chunk in chunks])
     # One group alone among those with a value: nothing to compare.
     present = np.stack([scores.known[labelings[0] == k].any(axis=0) for k in range(groups)])
     tested = present.sum(axis=0) > 1
@@ -205,7 +209,7 @@ class _RankScores:
             squares.append((own**2).sum(axis=0))
         return cls(scores, known, strata, np.stack(sizes), np.stack(squares))
 
-    def two_groups(self, labelings: NDArray[np.int64]) -> NDArray[np.float64]:
+    def two_groups(self, labelings: NDArray[np.integer]) -> NDArray[np.float64]:
         """z, (labelings, columns)."""
         marks = labelings.astype(np.float64)
         variance = np.zeros((len(marks), self.scores.shape[1]))
@@ -215,7 +219,7 @@ class _RankScores:
             variance += positives * (n - positives) * _over(squares, n * (n - 1))
         return _over(marks @ self.scores, np.sqrt(variance))
 
-    def several_groups(self, labelings: NDArray[np.int64], groups: int) -> NDArray[np.float64]:
+    def several_groups(self, labelings: NDArray[np.integer], groups: int) -> NDArray[np.float64]:
         """Kruskal-Wallis's H or its stratified form, (labelings, columns)."""
         marks = np.stack([labelings == k for k in range(groups)]).astype(np.float64)
         sums = marks @ self.scores  # (groups, labelings, columns)
@@ -239,7 +243,7 @@ class _RankScores:
         return np.asarray((own * np.linalg.solve(covariance, own[..., None])[..., 0]).sum(axis=-1))
 
     def trend(
-        self, labelings: NDArray[np.int64], table: NDArray[np.float64], groups: int
+        self, labelings: NDArray[np.integer], table: NDArray[np.float64], groups: int
     ) -> NDArray[np.float64]:
         """Jonckheere-Terpstra over its standard deviation in all labelings, (labelings,
         columns)."""
@@ -255,7 +259,11 @@ class _RankScores:
         return _over(total, total.std(axis=0))
 
     def effect(
-        self, labels: NDArray[np.int64], statistic: NDArray[np.float64], groups: int, ordered: bool
+        self,
+        labels: NDArray[np.integer],
+        statistic: NDArray[np.float64],
+        groups: int,
+        ordered: bool,
     ) -> NDArray[np.float64]:
         """Delta or D over the pairs of all strata, or epsilon squared."""
         if groups > 2 and not ordered:
@@ -289,7 +297,7 @@ def _pairs(
 
 
 def _check_scan(
-    table: NDArray[np.float64], labelings: NDArray[np.int64], families: NDArray[Any]
+    table: NDArray[np.float64], labelings: NDArray[np.integer], families: NDArray[Any]
 ) -> int:
     """How many groups there are."""
     if table.ndim != 2 or labelings.ndim != 2 or labelings.shape[1] != len(table):
