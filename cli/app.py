@@ -12,6 +12,7 @@ import typer
 from morphomil.cli import (
     checks,
     cohorts,
+    embedding,
     exports,
     figures,
     interruption,
@@ -37,7 +38,18 @@ app = typer.Typer(
     "4 refused (leakage, or statistics that can't be had); 5 run directory busy; 130 interrupted.",
 )
 
-for group in (project, slides, models, ranking, figures, exports, synthetic, checks, segmenter):
+for group in (
+    project,
+    slides,
+    embedding,
+    models,
+    ranking,
+    figures,
+    exports,
+    synthetic,
+    checks,
+    segmenter,
+):
     app.add_typer(group.commands)
 app.add_typer(
     cohorts.commands, name="cohort", help="Manifests from the folders of public data sets."

@@ -1,4 +1,4 @@
-"""Commands that work slide by slide: segment, import-nuclei, featurize, embed."""
+"""Commands that work slide by slide: segment, import-nuclei, featurize."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from morphomil.cli.options import (
     with_settings,
 )
 from morphomil.cli.runs import FeaturesOption, say_losses
-from morphomil.types import EmbedSettings, PatchSettings, Pooling, SegmenterSettings, WhoseNuclei
+from morphomil.types import PatchSettings, SegmenterSettings, WhoseNuclei
 
 if TYPE_CHECKING:
     from morphomil.pipeline.estimation import Estimate
@@ -71,17 +71,6 @@ TypeMapOption = Annotated[
 ClassifyOption = Annotated[
     bool,
     typer.Option("--classify", help="Tell the types that the files don't say from the pixels."),
-]
-BackboneOption = Annotated[
-    str,
-    typer.Option(
-        help="efficientnet-lite0 (no download), alexnet, vgg16_bn, resnet50, densenet121, "
-        "inception_v3."
-    ),
-]
-EncoderOption = Annotated[
-    str | None,
-    typer.Option(help="Your own: FILE.py:FUNCTION, (n, side, side, 3) uint8 to (n, F)."),
 ]
 
 
@@ -323,67 +312,6 @@ def _write_cohort_tables(run: Run) -> None:
         for sentence in write_quality(run)[1]:
             note(sentence)
         write_types(run)
-
-
-@commands.command(
-    epilog="Example: `morphomil embed run --backbone vgg16_bn --weights vgg16_bn.pth --pool max`"
-)
-def embed(
-    path: RunArgument,
-    backbone: BackboneOption = EmbedSettings.backbone,
-    weights: Annotated[
-        Path | None,
-        typer.Option(
-            help="The backbone's weights (.pth or .safetensors), where there is no network."
-        ),
-    ] = None,
-    pool: Annotated[
-        Pooling,
-        typer.Option(help="Of the last maps; own: flattened or averaged, as trained."),
-    ] = EmbedSettings.pooling,
-    size: Annotated[
-        int, typer.Option(help="Patches are resized to this side: 256 or 224.")
-    ] = EmbedSettings.size,
-    keep_outside: Annotated[
-        bool,
-        typer.Option(
-            "--keep-outside", help="Don't paint white what lies outside the tumor region."
-        ),
-    ] = False,
-    encoder: EncoderOption = None,
-    shard: ShardOption = "1/1",
-    quiet: QuietOption = False,
-) -> None:
-    """Turn every kept patch into the deep features that the image model learns from."""
-    from morphomil import pipeline
-    from morphomil.cli.progress import Display
-    from morphomil.image_model.backbones import load_function
-    from morphomil.run.directory import Run
-    from morphomil.run.embeddings import embedded_backbones
-
-    settings = EmbedSettings(backbone, size, pool, "keep" if keep_outside else "white")
-    run = Run.open(path)
-    with Display(quiet=quiet) as display:
-        store, result = pipeline.embed(
-            run,
-            settings=settings,
-            weights=weights,
-            encoder=load_function(encoder) if encoder else None,
-            shard=parse_shard(shard),
-            progress=display,
-        )
-    say_losses(run, "segment", quiet=quiet)
-    _finish(result)
-    row = embedded_backbones(run).set_index("backbone").loc[store.backbone]
-    say(
-        f"{row['features']:,} features and {row['bytes_per_patch'] / 1024:.1f} KiB a patch.",
-        quiet=quiet,
-    )
-    say(
-        f"Features: {path}/embeddings/{store.backbone}. "
-        f"Next: morphomil train {path} --model dl-cnb",
-        quiet=quiet,
-    )
 
 
 def _finish(result: StageResult) -> None:

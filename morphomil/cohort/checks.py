@@ -24,9 +24,15 @@ _SAYS_NO_PIXEL_SIZE = (".jpg", ".jpeg", ".png")
 
 
 def check_row(
-    row: Row, folder: Path, mpp: float | None, *, missing_labels: Collection[str]
+    row: Row,
+    folder: Path,
+    mpp: float | None,
+    *,
+    missing_labels: Collection[str],
+    images: bool = True,
 ) -> list[str]:
-    """What is wrong with a row by itself, a sentence for each problem."""
+    """What is wrong with a row by itself, a sentence for each problem; without `images` slides
+    needn't be there."""
     problems = [f"{name} is empty" for name in ("slide", "patient") if not row.get(name)]
     problems += [
         f"{name} {row.cells[name]!r} stands for an unknown one; name it, or remove the row"
@@ -42,7 +48,7 @@ def check_row(
         )
     if (split := row.get("split")) and split not in SPLITS:
         problems.append(f"split is train, val or test, not {split!r}")
-    if slide := row.get("slide"):
+    if images and (slide := row.get("slide")):
         problems += _path_problems("slide", folder, slide)
     if annotation := row.get("annotation"):
         problems += _path_problems("annotation", folder, annotation)
@@ -50,7 +56,7 @@ def check_row(
         problems.append(f"annotation_origin is level0 or bounds, not {origin!r}")
     if stated := row.get("mpp"):
         problems += mpp_problems(stated, "mpp")
-    elif slide and mpp is None and slide.casefold().endswith(_SAYS_NO_PIXEL_SIZE):
+    elif images and slide and mpp is None and slide.casefold().endswith(_SAYS_NO_PIXEL_SIZE):
         problems.append(
             f"{slide} can't state its pixel size; fill the column mpp, or give --mpp, um per pixel"
         )

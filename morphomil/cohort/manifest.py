@@ -55,6 +55,7 @@ def read_manifest(
     drop_missing: bool = False,
     elsewhere: Sequence[str] = (),
     distinct_ids: bool = False,
+    images: bool = True,
 ) -> Manifest:
     """The cohort of a manifest: one row per slide, or several region images under one `slide_id`.
 
@@ -63,7 +64,8 @@ def read_manifest(
     bounds), `mpp`, `site` and the named covariates, which become numbers where all their cells are.
     Ids stay text, in one spelling (`names.clean_name`); near-equal ones are refused unless
     `distinct_ids`. JPEG and PNG hold no pixel size, so they need a cell `mpp`, or `mpp` for the
-    whole cohort. Columns `elsewhere` are read by others (`read_paths`).
+    whole cohort. Columns `elsewhere` are read by others (`read_paths`). Without `images` slides
+    needn't be there.
 
     Raises:
         InputError: all problems of the file, with their lines.
@@ -92,13 +94,15 @@ def read_manifest(
     problems = [
         f"line {row.line}: {problem}"
         for row in rows
-        for problem in check_row(row, path.parent, mpp, missing_labels=missing_labels)
+        for problem in check_row(
+            row, path.parent, mpp, missing_labels=missing_labels, images=images
+        )
     ]
     read = read_covariates(rows, covariates)
     slides = group_rows(rows)
     problems += (
         read.problems
-        + check_files(rows, path.parent)
+        + (check_files(rows, path.parent) if images else [])
         + check_slides(slides, covariates)
         + check_patients(rows, missing_labels)
     )
@@ -107,7 +111,7 @@ def read_manifest(
     leaks = find_leaks(rows)
     if problems:
         raise InputError([f"{path}: {problem}" for problem in problems + leaks])
-    copies, copy_notes = find_copies(rows, path.parent)
+    copies, copy_notes = find_copies(rows, path.parent) if images else ([], [])
     if leaks + copies:
         raise RefusedError("leakage across splits: " + "; ".join(leaks + copies))
     cohort = Cohort(

@@ -94,8 +94,8 @@ def load_backbone(settings: EmbedSettings, *, weights: Path | None = None) -> tu
         InputError: no such backbone, or its weights can't be had.
     """
     backbone = build_backbone(settings)
-    state = _read_weights(weights) if weights else _ready_weights(settings.backbone)
-    _load(backbone.network, state, source=str(weights or settings.backbone))
+    state = read_weights(weights) if weights else _ready_weights(settings.backbone)
+    load_state(backbone.network, state, source=str(weights or settings.backbone))
     return backbone, digest_state(state)
 
 
@@ -255,7 +255,7 @@ def _ready_weights(backbone: str) -> dict[str, Tensor]:
         ) from error
 
 
-def _read_weights(path: Path) -> dict[str, Tensor]:
+def read_weights(path: Path) -> dict[str, Tensor]:
     """A state dictionary; pickled files are read as tensors and nothing else.
 
     Raises:
@@ -283,7 +283,7 @@ def _read_weights(path: Path) -> dict[str, Tensor]:
 _CLASSIFIERS = ("classifier.", "fc.", "_fc.", "AuxLogits.")
 
 
-def _load(network: nn.Module, state: dict[str, Tensor], *, source: str) -> None:
+def load_state(network: nn.Module, state: dict[str, Tensor], *, source: str) -> None:
     """Load a state dictionary whose classifier is ignored.
 
     Raises:

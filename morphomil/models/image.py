@@ -134,7 +134,7 @@ class Image:
         for slide_id, patient, reading in self.read_slides(fold, inputs, patients):
             place = {"slide_id": slide_id, "patient": patient}
             slides.append(place | dict(enumerate(reading.probability)))
-            patches.append(patch_table(inputs.run, slide_id, reading))
+            patches.append(self.patch_table(inputs.run, slide_id, reading))
         of_slides = pd.DataFrame(slides)
         of_patients = of_slides.drop(columns="slide_id").groupby("patient").mean()
         return Prediction(of_patients, of_slides, pd.concat(patches, ignore_index=True))
@@ -158,6 +158,54 @@ class Image:
                     model, inputs.data, number, recipe=facts.recipe, seed=facts.model_seed
                 )
                 yield slide_id, patient, reading
+
+    def patch_table(self, run: Run, slide_id: str, reading: SlideReading) -> pd.DataFrame:
+        """One row per kept patch, or per tile of another program that the features are of:
+        `slide_id, patch_id` (missing of such a tile), `bag` (-1: in none), `bag_attention,
+        attention, occlusion`, and `tile`, the tile's number."""
+        tiles = _rows_of(run, self.settings).tiles(slide_id)
+        if tiles is None:
+            patches = run.patches(slide_id).query("kept")["patch_id"].to_numpy(np.int32)
+            whose: dict[str, Any] = {"patch_id": patches}
+        else:
+            missing = np.full(len(tiles), np.nan, np.float32)
+            whose = {"patch_id": missing, "tile": tiles["tile"].to_numpy(np.int32)}
+        return pd.DataFrame(
+            {
+                "slide_id": slide_id,
+                **whose,
+                "bag": reading.bag.astype(np.int32),
+                "bag_attention": reading.bag_attention,
+                "attention": reading.attention,
+                "occlusion": reading.occlusion,
+            }
+        )
+
+    def places(self, run: Run, slide_id: str) -> pd.DataFrame:
+        """Where the rows of `patch_table` lie, in its order: `patch_id` (or the tile's number),
+        `image, x_px, y_px, side_px`.
+
+        Raises:
+            InputError: nobody knows where tiles of another program lie.
+            SlideError: they are in um, and the slide that says the pixel size can't be read.
+        """
+        tiles = _rows_of(run, self.settings).tiles(slide_id)
+        if tiles is None:
+            return run.patches(slide_id).query("kept")
+        if tiles[["x", "y", "side"]].isna().any(axis=None):
+            raise InputError(
+                f"slide {slide_id}: the file of its features doesn't say where its tiles lie or "
+                "how large they are, so there is no map"
+            )
+        parts = []
+        for image, own in tiles.groupby("image"):
+            scale = 1.0
+            if (own["unit"] == "um").any():
+                with run.open_image(slide_id, int(str(image))) as opened:
+                    scale = 1 / opened.mpp
+            columns = {f"{name}_px": own[name] * scale for name in ("x", "y", "side")}
+            parts.append(own[["tile", "image"]].assign(**columns))
+        return pd.concat(parts).rename(columns={"tile": "patch_id"}).sort_values("patch_id")
 
     def differences(self, run: Run, origin: Run) -> list[str]:
         """In the features' making."""
@@ -246,25 +294,17 @@ class ImageClinical:
         encoded = inputs.encode(fold.record.covariates.encoder)
         return self.image.read_slides(fold, encoded, patients, slides)
 
+    def patch_table(self, run: Run, slide_id: str, reading: SlideReading) -> pd.DataFrame:
+        """As the image model."""
+        return self.image.patch_table(run, slide_id, reading)
+
+    def places(self, run: Run, slide_id: str) -> pd.DataFrame:
+        """As the image model."""
+        return self.image.places(run, slide_id)
+
     def differences(self, run: Run, origin: Run) -> list[str]:
         """As the image model."""
         return self.image.differences(run, origin)
-
-
-def patch_table(run: Run, slide_id: str, reading: SlideReading) -> pd.DataFrame:
-    """One row per kept patch: `slide_id, patch_id, bag` (-1: in none),
-    `bag_attention, attention, occlusion`."""
-    patches = run.patches(slide_id).query("kept")["patch_id"].to_numpy()
-    return pd.DataFrame(
-        {
-            "slide_id": slide_id,
-            "patch_id": patches.astype(np.int32),
-            "bag": reading.bag.astype(np.int32),
-            "bag_attention": reading.bag_attention,
-            "attention": reading.attention,
-            "occlusion": reading.occlusion,
-        }
-    )
 
 
 def restore_image_model(fold: TrainedFold, run: Run, settings: TrainSettings) -> ImageModel:

@@ -9,7 +9,7 @@ import numpy as np
 
 from morphomil.errors import InputError
 from morphomil.image_model.windows import attend_windows, windows_per_side
-from morphomil.models.image import Image, ImageClinical, embeddings_of, patch_scorer, patch_table
+from morphomil.models.image import Image, ImageClinical, embeddings_of, patch_scorer
 from morphomil.models.trained import open_fold, settings_of, trained_folds
 
 if TYPE_CHECKING:
@@ -22,10 +22,17 @@ if TYPE_CHECKING:
     from morphomil.run.directory import Run
 
 
+_SCORES = ("bag", "bag_attention", "attention", "occlusion")
+
+
 @dataclass(frozen=True)
 class SlideMap:
-    """A slide as its model reads it; `patches` are the kept ones (schema PATCHES) with `bag`,
-    `bag_attention`, `attention` (sums to 1) and `occlusion` (`image_model.model.SlideReading`)."""
+    """A slide as its model reads it.
+
+    `patches` are the kept ones (schema PATCHES), or the tiles of another program (`Image.places`),
+    with `bag`, `bag_attention`, `attention` (sums to 1) and `occlusion`
+    (`image_model.model.SlideReading`).
+    """
 
     slide_id: str
     patient: str
@@ -87,14 +94,14 @@ def _maps_of_fold(
     wanted = record.patients("test") if only_test else record.patients()
     readings = model.read_slides(opened.fold, opened.inputs, wanted, slides)
     for slide_id, patient, reading in readings:
-        scores = patch_table(run, slide_id, reading).drop(columns=["slide_id"])
-        patches = run.patches(slide_id).query("kept")
+        scores = model.patch_table(run, slide_id, reading)[[*_SCORES]]
+        patches = model.places(run, slide_id).reset_index(drop=True)
         yield SlideMap(
             slide_id,
             patient,
             record.fold,
             float(reading.probability[-1]),
-            patches.merge(scores, on="patch_id", validate="one_to_one"),
+            patches.join(scores),
             None if refine is None else refine(slide_id),
         )
 

@@ -33,7 +33,7 @@ from morphomil.store import identity, safe_name, write_parquet
 from morphomil.types import NUCLEUS_TYPES, PatchSettings
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Iterator, Mapping, Sequence
     from pathlib import Path
 
     from numpy.typing import NDArray
@@ -180,14 +180,49 @@ def find_files(cohort: Cohort, folder: Path) -> dict[Path, Path]:
     Raises:
         InputError: the folder doesn't exist, or an image has no file or several in it.
     """
+    found, missing, several = matching_files(cohort, folder, ENDINGS)
+    problems = [
+        f"{name} has more than one file of nuclei: {', '.join(path.name for path in paths)}"
+        for name, paths in several.items()
+    ]
+    problems += [
+        f"{name} has no file of nuclei in {folder}, such as {stem}.geojson"
+        for name, stem in missing.items()
+    ]
+    if problems:
+        raise InputError(problems)
+    return found
+
+
+def matching_files(
+    cohort: Cohort, folder: Path, endings: Sequence[str], *, below: bool = False
+) -> tuple[dict[Path, Path], dict[str, str], dict[str, list[Path]]]:
+    """The file of every image of a cohort: named like the image, or like the slide if it has one
+    image.
+
+    Args:
+        cohort: the slides.
+        folder: holds the files.
+        endings: in any case, of files that count.
+        below: files in its folders count too.
+
+    Returns:
+        The file by image; the names of images that have none, with the name that one would have;
+        those that have several, with them.
+
+    Raises:
+        InputError: the folder doesn't exist.
+    """
     if not folder.is_dir():
         raise InputError(f"{folder} is no folder")
     by_stem: dict[str, list[Path]] = {}
-    for path in sorted(folder.iterdir()):
-        for ending in ENDINGS:
+    for path in sorted(folder.rglob("*") if below else folder.iterdir()):
+        for ending in endings:
             if path.name.casefold().endswith(ending):
                 by_stem.setdefault(path.name[: -len(ending)], []).append(path)
-    file_of_image, problems = {}, []
+    found: dict[Path, Path] = {}
+    missing: dict[str, str] = {}
+    several: dict[str, list[Path]] = {}
     for slide in cohort.slides:
         for image in slide.images:
             alone = len(slide.images) == 1
@@ -195,18 +230,12 @@ def find_files(cohort: Cohort, folder: Path) -> dict[Path, Path]:
             stems = sorted({image.path.stem} | names_of_slide)
             files = [path for stem in stems for path in by_stem.get(stem, ())]
             if len(files) == 1:
-                file_of_image[image.path] = files[0]
+                found[image.path] = files[0]
             elif files:
-                names = ", ".join(path.name for path in files)
-                problems.append(f"{image.path.name} has more than one file of nuclei: {names}")
+                several[image.path.name] = files
             else:
-                problems.append(
-                    f"{image.path.name} has no file of nuclei in {folder}, such as "
-                    f"{stems[0]}.geojson"
-                )
-    if problems:
-        raise InputError(problems)
-    return file_of_image
+                missing[image.path.name] = stems[0]
+    return found, missing, several
 
 
 @dataclass(frozen=True)

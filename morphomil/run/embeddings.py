@@ -9,7 +9,7 @@ import numpy as np
 
 from morphomil.errors import InputError
 from morphomil.run.ledger import Ledger
-from morphomil.store import atomic_path, safe_name
+from morphomil.store import atomic_path, read_parquet, reading, safe_name, write_parquet
 from morphomil.types import DEFAULT_BACKBONE, EmbedSettings
 
 if TYPE_CHECKING:
@@ -51,6 +51,26 @@ class Embeddings:
     def features_path(self, slide_id: str) -> Path:
         """A slide's features: (kept patches, F) float16, rows in the order of its kept patches."""
         return self.folder / f"{safe_name(slide_id)}.npy"
+
+    def tiles_path(self, slide_id: str) -> Path:
+        """Where the tiles of another program lie that a slide's features are of."""
+        return self.folder / f"{safe_name(slide_id)}.tiles.parquet"
+
+    def tiles(self, slide_id: str) -> pd.DataFrame | None:
+        """The tiles of another program that the rows of a slide's features are of: `tile` (from 0),
+        `image`, `x, y, side` in `unit` (px of level 0, or um), NaN where unknown; None where the
+        rows are the slide's kept patches.
+
+        Raises:
+            DamagedError: they are damaged.
+        """
+        path = self.tiles_path(slide_id)
+        if path.name not in self.outputs(slide_id):
+            return None
+        again = "run morphomil import-features again"
+        path = self.ledger.output(slide_id, "embed", path.name, mend=again)
+        with reading(path):
+            return read_parquet(path)
 
     def stored(self, slide_id: str) -> Path:
         """A slide's features, `features_path`, which aren't damaged.
@@ -103,7 +123,8 @@ class Embeddings:
         recorded = self.made_with()
         if "backbone" not in recorded:
             raise InputError(
-                f"features {self.backbone} come from a function, and this needs those of a backbone"
+                f"features {self.backbone} come from a function or another program, and this "
+                "needs those of a backbone"
             )
         return EmbedSettings(**{part.name: recorded[part.name] for part in fields(EmbedSettings)})
 
@@ -112,6 +133,12 @@ class Embeddings:
         path = self.features_path(slide_id)
         with atomic_path(path) as partial, partial.open("wb") as stream:
             np.save(stream, features, allow_pickle=False)
+        return path.name
+
+    def save_tiles(self, slide_id: str, tiles: pd.DataFrame) -> str:
+        """Write the tiles that a slide's features are of (`tiles`); the file's name."""
+        path = self.tiles_path(slide_id)
+        write_parquet(path, tiles)
         return path.name
 
     def made_key(self) -> str:

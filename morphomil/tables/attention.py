@@ -223,8 +223,15 @@ def attended_patches(run: Run, model: str, patient: str) -> pd.DataFrame:
 
 
 def image_models(run: Run) -> list[str]:
-    """Models of the run that say where on the slide they look."""
-    return sorted({path.parts[-3] for path in run.fold_files("attention.parquet")})
+    """Models of the run that say at which of its patches they look; those that read tiles of
+    another program don't."""
+    return sorted(
+        {
+            path.parts[-3]
+            for path in run.fold_files("attention.parquet")
+            if "tile" not in read_parquet(path)
+        }
+    )
 
 
 @with_lock

@@ -20,7 +20,9 @@ if TYPE_CHECKING:
 
 
 def image_regions(run: Run, slide_id: str, image: int) -> list[BaseGeometry]:
-    """The regions on one of a slide's images, level-0 pixels."""
+    """The regions on one of a slide's images, level-0 pixels; none before it is segmented."""
+    if run.ledger.state(slide_id, "segment") not in ("done", "empty"):
+        return []
     features = run.regions(slide_id)
     return [shape(f["geometry"]) for f in features if f["properties"]["image"] == image]
 
