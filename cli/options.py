@@ -148,6 +148,10 @@ SETTINGS: dict[type, dict[str, Any]] = {
         "allow_missing": typer.Option(
             help="Rank these features though it tells labels apart who lacks them."
         ),
+        "only_reviewed": typer.Option(
+            "--only-reviewed",
+            help="Only slides with reviewed nuclei (of view), without those that were rejected.",
+        ),
     },
 }
 """Each field of these settings is an option; its type and default are the field's."""

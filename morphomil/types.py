@@ -254,6 +254,8 @@ class RankSettings:
     allow_missing: str = ""
     """Features, with commas between, that are ranked though it tells the labels apart which
     patients lack them."""
+    only_reviewed: bool = False
+    """Of a run: only slides with reviews, their nuclei as the reviewers say."""
 
     @property
     def label_order(self) -> tuple[str, ...]:

@@ -102,7 +102,7 @@ class ReportData:
     `statement` how the ways of ranking agree, `interaction` which pair of features tells more
     together; `cautions` are further sentences of the summary.
     `whose` says whose nuclei the features are; `types`: composition by group, label, patients and
-    a text with the interval for each type.
+    a text with the interval for each type. `reviews`: agreement of reviewers by slide, texts.
     `performance` and `comparison`: any tables of the models. `pictures` are all further figures,
     `absent` sentences on those that could not be drawn.
     """
@@ -137,6 +137,7 @@ class ReportData:
     nucleus_classes: bool = False
     whose: str = ""
     types: pd.DataFrame | None = None
+    reviews: pd.DataFrame | None = None
     methods: tuple[str, ...] = ()
     settings: Mapping[str, Any] = field(default_factory=dict)
     versions: Mapping[str, str] = field(default_factory=dict)

@@ -109,6 +109,9 @@ def render_report(data: ReportData) -> str:
         types=None
         if data.types is None
         else _print_table(data.types, "Share of each type of nuclei, by group"),
+        reviews=None
+        if data.reviews is None
+        else _print_table(data.reviews, "Agreement of reviewers with the segmentation"),
         ranking=None if data.ranking is None else _print_ranking(data.ranking, data),
         scan=None
         if data.scan is None

@@ -76,6 +76,33 @@ def types_table(patients: pd.DataFrame) -> pd.DataFrame:
     return wide
 
 
+def reviews_table(agreement: pd.DataFrame) -> pd.DataFrame:
+    """Agreement of reviewers with the segmentation as printed, from
+    `tables.reviews.agreement_of_reviewers`."""
+
+    def share(row: dict[Any, Any], name: str, whole: str) -> str:
+        if not row[whole]:
+            return ""
+        low, high = row[f"{name}_low"], row[f"{name}_high"]
+        return f"{row[name]} of {row[whole]}: {row[f'{name}_share']:.0%} [{low:.0%}, {high:.0%}]"
+
+    return pd.DataFrame(
+        {
+            "slide_id": row["slide_id"],
+            "reviewer": row["reviewer"],
+            "label hidden": bool(row["blind"]),
+            "random sample: nuclei [95 %]": share(row, "nuclei", "sampled"),
+            "of the stated type [95 %]": share(row, "types", "typed"),
+            "skipped": row["skipped"],
+            "chosen: rejected, retyped": f"{row['chosen_rejected']}, {row['chosen_retyped']} of "
+            f"{row['chosen']}"
+            if row["chosen"]
+            else "",
+        }
+        for row in agreement.to_dict("records")
+    )
+
+
 def limits_section(run: Run) -> LimitsSection:
     """What the run can't say (`tables.limits`)."""
     limits = describe_limits(run)

@@ -15,6 +15,7 @@ from morphomil.figures.report.tables import (
     cohort_table,
     limits_section,
     model_tables,
+    reviews_table,
     slides_table,
     types_table,
 )
@@ -24,6 +25,7 @@ from morphomil.store import write_bytes
 from morphomil.tables.flow import flow_table
 from morphomil.tables.methods import describe_run
 from morphomil.tables.quality import describe_quality, read_quality
+from morphomil.tables.reviews import agreement_of_reviewers, write_agreement
 from morphomil.tables.types import types_mean_nothing, types_of_patients
 
 if TYPE_CHECKING:
@@ -52,6 +54,8 @@ def write_report(
     top = str(ranking["feature"].iloc[0]) if ranking is not None else "area_um2"
     commands = run.commands()
     types = types_of_patients(run)
+    agreement = agreement_of_reviewers(run)
+    write_agreement(run)
     shown = choose_slides(run)
     data = ReportData(
         title=f"Nuclear morphology of {len(slides)} slides",
@@ -76,6 +80,7 @@ def write_report(
         nucleus_classes=len(types) > 0,
         whose=say_whose(run.whose, types, meaningless=types_mean_nothing(run)),
         types=types_table(types) if len(types) else None,
+        reviews=reviews_table(agreement) if len(agreement) else None,
         methods=(describe_run(run),) if ranking is not None else (),
         settings={
             f"{c['command']}: {name}": value

@@ -35,6 +35,7 @@ if TYPE_CHECKING:
     from morphomil.nuclei.neighborhood import TissueParts
     from morphomil.pipeline.execution import Progress, Shard, SlideOutput, StageResult, Step
     from morphomil.run.directory import Run
+    from morphomil.run.reviews import Corrections
     from morphomil.slides.masks import LabelBand, RegionMasks
     from morphomil.types import Slide
 
@@ -164,21 +165,45 @@ def _describe_emptiness(figures: dict[str, Any]) -> str:
     )
 
 
-def _featurize_slide(run: Run, slide_id: str, choice: _Choice, step: Step) -> SlideOutput:
-    import zarr
+def measure_slide(
+    run: Run, slide_id: str, corrections: Corrections
+) -> tuple[pd.DataFrame, pd.DataFrame | None]:
+    """The nuclei of a slide (schema `NUCLEI`) measured as the run was, but as its reviewers say:
+    without those that they reject, which then are nobody's neighbors either, and with their types;
+    and the parts of the tissue (`TISSUE_PARTS`) where the family `type` is measured.
 
-    folder = run.slide_folder(slide_id)
+    Raises:
+        DamagedError: the masks or patches are damaged.
+    """
+    families = {FEATURES[name].family for name in run.features} - {""}
+    choice = _Choice(run.whose, tuple(sorted(families)))
+    nuclei, parts = _measure_slide(run, slide_id, choice, corrections=corrections)
+    return nuclei, _tissue_parts(parts) if "type" in families else None
+
+
+def _tissue_parts(parts: list[pd.DataFrame]) -> pd.DataFrame:
+    return TISSUE_PARTS.check(pd.concat([TISSUE_PARTS.empty(), *parts]))
+
+
+def _measure_slide(
+    run: Run,
+    slide_id: str,
+    choice: _Choice,
+    *,
+    step: Step | None = None,
+    corrections: Corrections | None = None,
+) -> tuple[pd.DataFrame, list[pd.DataFrame]]:
+    """A slide's nuclei, and the parts of each region's tissue."""
     patches = run.cut_patches(slide_id)
-    if choice.needs_types and not has_types(run.masks_path(slide_id)):
-        raise SlideError(f"the nuclei of slide {slide_id} have no types; {_WHERE_FROM}")
     masks = run.masks(slide_id)
     tables, parts = [], []
     for done, (region, of_region) in enumerate(masks.items(), start=1):
         own = patches[patches["region"] == region]
-        measured, of_tissue = _measure_region(of_region, own, choice.families)
+        measured, of_tissue = _measure_region(of_region, own, choice.families, corrections)
         tables.append(measured)
         parts.append(of_tissue)
-        step(done, len(masks))
+        if step is not None:
+            step(done, len(masks))
     nuclei = pd.concat(tables) if tables else pd.DataFrame()
     nuclei = (
         NUCLEI.check(nuclei.assign(slide_id=slide_id).sort_values("label"))
@@ -189,6 +214,17 @@ def _featurize_slide(run: Run, slide_id: str, choice: _Choice, step: Step) -> Sl
     if said is not None:
         said = said.rename(columns={name: f"said_{name}" for name in ("type", "type_probability")})
         nuclei = nuclei.merge(said, on="label", how="left", validate="one_to_one")
+    return nuclei, parts
+
+
+def _featurize_slide(run: Run, slide_id: str, choice: _Choice, step: Step) -> SlideOutput:
+    import zarr
+
+    folder = run.slide_folder(slide_id)
+    patches = run.cut_patches(slide_id)
+    if choice.needs_types and not has_types(run.masks_path(slide_id)):
+        raise SlideError(f"the nuclei of slide {slide_id} have no types; {_WHERE_FROM}")
+    nuclei, parts = _measure_slide(run, slide_id, choice, step=step)
     kept = patches.loc[patches["kept"], "patch_id"].to_numpy()
     counted = of_type(nuclei, choice.whose)
     counts = count_nuclei(counted, kept, features=choice.features)
@@ -203,8 +239,7 @@ def _featurize_slide(run: Run, slide_id: str, choice: _Choice, step: Step) -> Sl
         group.attrs.update({"features": list(choice.features), "patch_id": kept.tolist()})
     outputs = ["nuclei.parquet", "counts.zarr"]
     if "type" in choice.families:
-        found = pd.concat([TISSUE_PARTS.empty(), *parts])
-        write_parquet(folder / "tissue_parts.parquet", TISSUE_PARTS.check(found))
+        write_parquet(folder / "tissue_parts.parquet", _tissue_parts(parts))
         outputs.append("tissue_parts.parquet")
     tissue = float(patches.loc[patches["kept"], "tissue_mm2"].sum())
     figures: dict[str, Any] = {
@@ -230,12 +265,17 @@ def _further(features: Sequence[str]) -> list[str]:
 
 
 def _measure_region(
-    masks: RegionMasks, patches: pd.DataFrame, families: Sequence[str]
+    masks: RegionMasks,
+    patches: pd.DataFrame,
+    families: Sequence[str],
+    corrections: Corrections | None = None,
 ) -> tuple[pd.DataFrame, pd.DataFrame]:
     """The nuclei of a region whose centroid lies in a kept patch, with features and level-0
     coordinates; and the parts of its tissue (`TISSUE_PARTS`), where types are asked about."""
     frame = masks.frame
     roots = _shape_roots(masks)
+    if corrections is not None:
+        roots = roots[~roots["label"].isin(corrections.rejected)].reset_index(drop=True)
     centers = roots[["x_px", "y_px"]].to_numpy() + 0.5
     grid = frame.patch_grid(patches)
     patch_ids = frame.patch_at(centers, grid)
@@ -244,7 +284,10 @@ def _measure_region(
     x_um, y_um = frame.to_grid_um(centers).T
     tissue, tissue_mpp = masks.analyzed_tissue(grid)
     neighbors = neighbor_roots(x_um, y_um, tissue, tissue_mpp, DENSITY_RADIUS_UM)
-    types = most_probable(masks.types_of(roots.loc[inside, "label"]))
+    labels = roots.loc[inside, "label"].reset_index(drop=True)
+    types = most_probable(masks.types_of(labels))
+    if corrections is not None:
+        types = corrections.retyped(labels, types)
     parted = TISSUE_PARTS.empty()
     if "type" in families:
         points, codes = np.column_stack([x_um, y_um]), types["type"].cat.codes.to_numpy()

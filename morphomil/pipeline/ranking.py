@@ -12,11 +12,13 @@ import pandas as pd
 
 from morphomil.bags import BAG_SIZE
 from morphomil.errors import InputError
-from morphomil.matrix import by_feature, slide_values
+from morphomil.matrix import by_feature
 from morphomil.pipeline.execution import Progress, Silence
+from morphomil.pipeline.reviewed import RankedNuclei, ranked_nuclei
 from morphomil.run.features import check_features
 from morphomil.run.ledger import key_of
 from morphomil.run.log import versions
+from morphomil.run.reviews import reviews_key
 from morphomil.store import (
     write_json,
     write_parquet,
@@ -66,18 +68,18 @@ def rank(
     from morphomil.rank.ranking import rank_counts
 
     settings = replace(settings, **changes)
-    measured = run.done("featurize")
-    if not measured:
+    if not run.done("featurize"):
         raise InputError(f"{run.path} has no measured slides; run: morphomil featurize {run.path}")
     check_features(run)
     check_columns(run.cohort.table(), settings)
     listener = progress or Silence()
     begun = time.monotonic()
     with run.lock():
-        values = pd.DataFrame([_slide_values(run, slide_id) for slide_id in measured])
+        nuclei = ranked_nuclei(run, only_reviewed=settings.only_reviewed)
+        values = pd.DataFrame([nuclei.values(slide_id) for slide_id in nuclei.slides])
         listener.start("rank", settings.folds)
         ranking = rank_counts(
-            lambda slide_id: run.counts(slide_id).counts,
+            lambda slide_id: nuclei.counts(slide_id).counts,
             values,
             run.cohort.table(),
             features=run.features,
@@ -85,6 +87,7 @@ def rank(
             on_fold=lambda done, total: listener.end(f"fold {done}", "done", f"of {total}"),
             on_estimate=on_estimate,
         )
+        ranking = replace(ranking, notes=(*nuclei.notes, *ranking.notes))
         context, said = _explain(run, ranking)
         summary = _summarize(ranking, seeds=settings.models_per_fold, permutations=settings.tested)
         _write_ranking(
@@ -96,13 +99,13 @@ def rank(
         store_ranked_folds(run, ranking, seed=settings.seed)
         shutil.rmtree(run.contributions_folder, ignore_errors=True)  # of an earlier ranking
         if not settings.quick:
-            _write_contributions(run, ranking, seed=settings.seed)
+            _write_contributions(nuclei, ranking, seed=settings.seed)
         used: dict[str, Any] = _say_classes(ranking)
         used |= {"folds": settings.folds, "seed": settings.seed}
         used |= {"quick": settings.quick, "permutations": settings.tested}
         used |= {"strata": settings.strata, "adjust": settings.adjust}
         used |= {"folds_by": settings.folds_by}
-        used |= {"reading": settings.reading}
+        used |= {"reading": settings.reading, "only_reviewed": settings.only_reviewed}
         used["asked"] = _asked(run, settings) if not ranking.failed else {}
         run.record("rank", used, seconds=time.monotonic() - begun)
     return ranking
@@ -123,13 +126,10 @@ def is_ranked(run: Run, settings: RankSettings) -> bool:
 def _asked(run: Run, settings: RankSettings) -> dict[str, Any]:
     """What a ranking is made of."""
     cohort = run.cohort.table().to_json(orient="values")
-    return asdict(settings) | {"cohort": key_of(cohort), "measured": run.measured_key()}
-
-
-def _slide_values(run: Run, slide_id: str) -> dict[str, Any]:
-    nuclei, patches = run.counted_nuclei(slide_id), run.patches(slide_id)
-    values = slide_values(nuclei, patches, features=run.features)
-    return {"slide_id": slide_id} | dict(values)
+    asked = asdict(settings) | {"cohort": key_of(cohort), "measured": run.measured_key()}
+    if not asked.pop("only_reviewed"):  # so that rankings from before there were reviews stand
+        return asked
+    return asked | {"reviews": reviews_key(run)}
 
 
 def _summarize(ranking: Ranking, *, seeds: int, permutations: int) -> dict[str, Any]:
@@ -215,7 +215,7 @@ def _say_design(ranking: Ranking) -> dict[str, Any]:
 
 
 def _attribute_slides(
-    run: Run, ranking: Ranking, *, seed: int
+    ranked: RankedNuclei, ranking: Ranking, *, seed: int
 ) -> Iterator[tuple[str, pd.DataFrame, NDArray[np.float64]]]:
     """Every ranked slide with what each nucleus in its bag adds to its probability, by the model
     that didn't see its patient, and with the curves of deleting and inserting its patches."""
@@ -224,13 +224,13 @@ def _attribute_slides(
     predicted = ranking.predictions.set_index("patient")
     fold = predicted["fold"]
     shown = pd.Series(ranking.classes.shown(predicted["label"].to_numpy()), predicted.index)
-    slides = run.cohort.table().astype({"patient": str})
+    slides = ranked.run.cohort.table().astype({"patient": str})
     for row in slides[slides["patient"].isin(fold.index)].to_dict("records"):
         slide_id = str(row["slide_id"])
         if slide_id not in ranking.slides:
             continue
-        nuclei = run.counted_nuclei(slide_id)
-        nuclei = nuclei[nuclei["patch_id"].isin(run.counts(slide_id).patch_id)]
+        nuclei = ranked.nuclei(slide_id)
+        nuclei = nuclei[nuclei["patch_id"].isin(ranked.counts(slide_id).patch_id)]
         model = ranking.models[str(fold[row["patient"]])]
         known = ranking.design.covariates
         covariates = None if known is None else known.loc[[row["patient"]]]
@@ -264,13 +264,13 @@ def _write_ranking(run: Run, ranking: Ranking, summary: dict[str, Any]) -> None:
     write_json(run.rank_folder / "about.json", summary)
 
 
-def _write_contributions(run: Run, ranking: Ranking, *, seed: int) -> None:
+def _write_contributions(nuclei: RankedNuclei, ranking: Ranking, *, seed: int) -> None:
     """Write what the nuclei contribute, and the patches' curves as further rows of
     `faithfulness.csv`."""
     from morphomil.rank.robustness import measure_faithfulness
 
-    curves = []
-    for slide_id, contributions, of_slide in _attribute_slides(run, ranking, seed=seed):
+    curves, run = [], nuclei.run
+    for slide_id, contributions, of_slide in _attribute_slides(nuclei, ranking, seed=seed):
         write_parquet(run.contributions_path(slide_id), contributions)
         curves.append(of_slide)
     of_patches = measure_faithfulness(np.stack(curves, axis=-1), seed=seed)

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Literal, NamedTuple, get_args
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, get_args
 
 import pandas as pd
 
 from morphomil.errors import InputError
+from morphomil.run.claims import Part, working_in
 from morphomil.run.ledger import key_of
 from morphomil.seeds import generator
-from morphomil.store import read_parquet, write_parquet
+from morphomil.store import digest, read_parquet, write_parquet
 from morphomil.types import NUCLEUS_TYPES, Column, Schema
 
 if TYPE_CHECKING:
@@ -21,6 +22,8 @@ if TYPE_CHECKING:
 
     from morphomil.run.directory import Run
 
+WAIT_S = 10.0
+"""So long another process that adds a review is waited for."""
 Decision = Literal["accept", "reject", "retype", "withdraw"]
 DECISIONS: tuple[Decision, ...] = get_args(Decision)
 """It is a nucleus of the stated type; it is none, or badly outlined; it is one of another type; the
@@ -95,6 +98,52 @@ def read_reviews(run: Run, slide_id: str) -> pd.DataFrame:
     return last[last["decision"] != "withdraw"].reset_index(drop=True)
 
 
+class Corrections(NamedTuple):
+    """What the reviewers of a slide say together, where it differs from what was found."""
+
+    rejected: list[int]
+    """The nuclei that more than half of their reviewers reject."""
+    types: dict[int, str]
+    """The types of others of which more than half of those who don't reject say another one than
+    was found."""
+
+    def retyped(self, labels: pd.Series[Any], types: pd.DataFrame) -> pd.DataFrame:
+        """`type` and `type_probability` of these labels (same index) with the reviewers' types,
+        whose probability isn't known."""
+        said = labels.map(self.types)
+        known = said.notna().to_numpy()
+        return types.assign(
+            type=types["type"].where(~known, said.to_numpy()),
+            type_probability=types["type_probability"].where(~known),
+        )
+
+
+def agree_on(reviews: pd.DataFrame) -> Corrections:
+    """The corrections of one slide's reviews (`read_reviews`), by majority."""
+    rejected, types = [], {}
+    for label, own in reviews.groupby("label", sort=True):
+        kept = own[own["decision"] != "reject"]
+        if 2 * len(kept) < len(own):
+            rejected.append(int(str(label)))
+            continue
+        said = kept["type"].astype(object).where(kept["type"].notna(), kept["found_type"])
+        votes = said.dropna().value_counts()
+        if len(votes) and 2 * votes.iloc[0] > len(kept) and votes.index[0] in set(kept["type"]):
+            types[int(str(label))] = str(votes.index[0])
+    return Corrections(rejected, types)
+
+
+def reviewed_slides(run: Run) -> list[str]:
+    """The measured slides with nuclei that somebody has reviewed."""
+    return [name for name in run.done("featurize") if len(read_reviews(run, name))]
+
+
+def reviews_key(run: Run) -> str:
+    """Changes with every decision."""
+    paths = {name: reviews_path(run, name) for name in run.done("featurize")}
+    return key_of({name: digest(path) for name, path in paths.items() if path.is_file()})
+
+
 def add_review(
     run: Run, slide_id: str, review: Review, *, reviewer: str, found_type: str | None, blind: bool
 ) -> None:
@@ -123,7 +172,7 @@ def add_review(
         "masks": masks_key(run, slide_id),
         **review._asdict(),
     }
-    with run.lock(".reviews", wait=10):
+    with working_in(run.slide_folder(slide_id), Part("reviews"), wait=WAIT_S):
         before = read_decisions(run, slide_id)
         table = pd.concat([before, REVIEWS.check(pd.DataFrame([row]))], ignore_index=True)
         write_parquet(reviews_path(run, slide_id), REVIEWS.check(table))

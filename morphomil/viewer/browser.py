@@ -79,7 +79,7 @@ class SlideBrowser:
         self.cohort = CohortRanges(run)
         self._images: dict[tuple[int, int], SlideImage] = {}
         self._lock = threading.Lock()
-        self._loading = threading.RLock()
+        self._loading, self._writing = threading.RLock(), threading.Lock()
         keep = lru_cache(maxsize=KEPT_SLIDES)
         self._nuclei: Callable[[int], SlideNuclei] = keep(self._read_nuclei)
         self._on_image: Callable[[int, int], SlideNuclei] = keep(self._read_image)
@@ -341,14 +341,15 @@ class SlideBrowser:
         decided = asked["decision"], asked.get("type")
         if decided == ("retype", found):
             decided = "accept", None
-        add_review(
-            self.run,
-            slide_id,
-            Review(asked["label"], *decided, rank),
-            reviewer=self.reviewer.name,
-            found_type=found if found in NUCLEUS_TYPES else None,
-            blind=self.reviewer.blind,
-        )
+        with self._writing:
+            add_review(
+                self.run,
+                slide_id,
+                Review(asked["label"], *decided, rank),
+                reviewer=self.reviewer.name,
+                found_type=found if found in NUCLEUS_TYPES else None,
+                blind=self.reviewer.blind,
+            )
         return self.reviews(slide)
 
     # Reading -------------------------------------------------------------------------------------
