@@ -163,6 +163,19 @@ class Browser:
         )
         self.call("Input.dispatchKeyEvent", type="keyUp", **keys)
 
+    def click(self, x: float, y: float) -> None:
+        """Move the mouse there and click."""
+        for kind in ("mouseMoved", "mousePressed", "mouseReleased"):
+            button = {} if kind == "mouseMoved" else {"button": "left", "clickCount": 1}
+            self.call("Input.dispatchMouseEvent", type=kind, x=x, y=y, **button)
+
+    def tap(self, x: float, y: float) -> None:
+        """Touch there for a moment."""
+        self.call("Emulation.setTouchEmulationEnabled", enabled=True)
+        points = [{"x": x, "y": y}]
+        self.call("Input.dispatchTouchEvent", type="touchStart", touchPoints=points)
+        self.call("Input.dispatchTouchEvent", type="touchEnd", touchPoints=[])
+
     def screenshot(self, path: Path) -> None:
         """What the page shows, as PNG."""
         path.write_bytes(

@@ -121,7 +121,7 @@ class SlideBrowser:
             about: dict[str, Any] = {"width": opened.width, "height": opened.height, "mpp": mpp}
         regions = image_regions(self.run, self.slides[slide].slide_id, image)
         _, rings = region_rings(regions)
-        self.cohort.start()
+        self.cohort.start(at_once=False)
         about |= {"tile": IMAGE_TILE_PX, "regions": [_flat(np.asarray(ring)) for ring in rings]}
         if self.slides[slide].slide_id not in self._measured:
             return about | {"nuclei": 0, "columns": [], "types": [], "levels": 0}

@@ -23,8 +23,8 @@ if TYPE_CHECKING:
     from morphomil.run.directory import Run
 
 
-HEAD_START_SECONDS = 1.0
-"""The first slide's tiles are asked for before anything of the others is read."""
+HEAD_START_SECONDS = 5.0
+"""The first slide is shown before anything of the others is read, unless somebody asks for it."""
 
 
 class CohortRanges:
@@ -37,12 +37,14 @@ class CohortRanges:
         self.nuclei, self.patches = Ranges(), Ranges()
         self.unread: list[str] = []
         """Slides whose results are damaged."""
-        self._done, self._ended = threading.Event(), threading.Event()
+        self._asked, self._done, self._ended = (threading.Event() for _ in range(3))
         self._begun = threading.Lock()
         self._thread: threading.Thread | None = None
 
-    def start(self) -> None:
+    def start(self, *, at_once: bool = True) -> None:
         """Read in a thread of its own, once."""
+        if at_once:
+            self._asked.set()
         with self._begun:
             if self._thread is None:
                 self._thread = threading.Thread(target=self._read, daemon=True)
@@ -51,6 +53,7 @@ class CohortRanges:
     def close(self) -> None:
         """End reading after the slide at hand."""
         self._ended.set()
+        self._asked.set()
         with self._begun:
             if self._thread is not None:
                 self._thread.join()
@@ -66,7 +69,7 @@ class CohortRanges:
         return self._done.wait(seconds)
 
     def _read(self) -> None:
-        self._ended.wait(HEAD_START_SECONDS)
+        self._asked.wait(HEAD_START_SECONDS)
         for slide_id in self.slides:
             if self._ended.is_set():
                 return

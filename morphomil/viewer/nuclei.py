@@ -79,7 +79,8 @@ def read_nuclei(run: Run, slide_id: str) -> SlideNuclei:
         shares = read_parquet(path).drop(columns="patch_id").set_index("label")
         columns += [str(name) for name in shares if str(name).startswith(CONTRIBUTION)]
         table = table.join(100 * shares, on="label")
-    table = table.sort_values("label")
+    if not table["label"].is_monotonic_increasing:
+        table = table.sort_values("label")
     codes = table["type"].cat.codes.to_numpy(np.int64)
     values = np.full((len(columns), len(table)), np.nan, np.float32)
     for number, name in enumerate(columns):

@@ -40,19 +40,24 @@ MISSING = 255
 
 
 def count_levels(nuclei: SlideNuclei, *, mpp: float) -> int:
-    """How many levels have outlines: those on which nuclei are large enough and not too many."""
-    level = 0
-    while mpp * 2**level <= COARSEST_UM and _fullest(nuclei.place, level) <= MOST_OUTLINES:
+    """How many levels have outlines: those on which nuclei are large enough and not too many; level
+    0 has them always."""
+    counts, level = _count_tiles(nuclei.place), 0
+    while mpp * 2**level <= COARSEST_UM and counts.max(initial=0) <= MOST_OUTLINES:
         level += 1
+        counts = np.pad(counts, [(0, side % 2) for side in counts.shape])
+        rows, columns = counts.shape
+        counts = counts.reshape(rows // 2, 2, columns // 2, 2).sum(axis=(1, 3))
     return max(level, 1)
 
 
-def _fullest(place: NDArray[np.float64], level: int) -> int:
-    """The most nuclei that a tile of a level has."""
+def _count_tiles(place: NDArray[np.float64]) -> NDArray[np.int64]:
+    """How many nuclei each tile (rows, columns) of level 0 has."""
     if not len(place):
-        return 0
-    column, row = (place // (TILE_PX * 2**level)).astype(np.int64).clip(0).T
-    return int(np.bincount(row * (int(column.max()) + 1) + column).max())
+        return np.zeros((1, 1), np.int64)
+    column, row = (place.astype(np.int64) // TILE_PX).clip(0).T
+    rows, columns = int(row.max()) + 1, int(column.max()) + 1
+    return np.bincount(row * columns + column, minlength=rows * columns).reshape(rows, columns)
 
 
 def outline_tile(
