@@ -5,7 +5,7 @@ TORCH_INDEX ?=
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo test test-faults test-spatialdata test-torch test-others lint docs clean
+.PHONY: demo test test-cluster test-faults test-spatialdata test-torch test-others lint docs clean
 
 demo: $(VENV)/.installed
 	$(BIN)/morphomil demo --out demo
@@ -30,6 +30,11 @@ test-faults: $(VENV)/.installed-test
 # SpatialData's own reader takes 1.2 GB, so `make test` goes without it.
 test-spatialdata: $(VENV)/.installed-test .venv-spatialdata/.installed
 	$(BIN)/python -m pytest -q tests/export/test_spatialdata.py
+
+# An analysis through Snakemake: on this machine, and, as root on Debian, through a real SLURM.
+test-cluster: $(VENV)/.installed-cluster
+	$(BIN)/python -m pytest -q tests/cluster
+	$(BIN)/python tests/cluster/try_slurm.py build/slurm
 
 lint: $(VENV)/.installed-test build/types/morphomil
 	$(BIN)/ruff check .
@@ -59,6 +64,10 @@ $(VENV)/.installed: pyproject.toml | $(VENV)/.torch
 $(VENV)/.installed-test: pyproject.toml | $(VENV)/.torch
 	$(BIN)/python -m pip install --quiet --editable '.[test,docs]'
 	touch $@ $(VENV)/.installed
+
+$(VENV)/.installed-cluster: pyproject.toml $(VENV)/.installed-test
+	$(BIN)/python -m pip install --quiet --editable '.[cluster]'
+	touch $@
 
 # Other people's readers of our exports; anndata asks for an older pandas than ours.
 .venv-readers/.installed:

@@ -11,6 +11,7 @@ import typer
 
 from morphomil.cli import (
     checks,
+    cluster,
     cohorts,
     embedding,
     exports,
@@ -51,6 +52,9 @@ for group in (
     segmenter,
 ):
     app.add_typer(group.commands)
+app.add_typer(
+    cluster.commands, name="cluster", help="An analysis on a cluster, by Snakemake (docs/cluster)."
+)
 app.add_typer(
     cohorts.commands, name="cohort", help="Manifests from the folders of public data sets."
 )

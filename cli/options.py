@@ -50,7 +50,11 @@ SlideOption = Annotated[
     list[str] | None, typer.Option(help="Only this slide; may be given several times.")
 ]
 ShardOption = Annotated[
-    str, typer.Option(help="Work on part i of n, as in 2/8, for job arrays.", metavar="i/n")
+    str,
+    typer.Option(
+        help="Work on part i of n, as in 2/8, for job arrays; or of a plan of `morphomil cluster`.",
+        metavar="i/n|i/FILE",
+    ),
 ]
 QuietOption = Annotated[
     bool, typer.Option("--quiet", "-q", help="Print only problems and where the results are.")
@@ -239,15 +243,18 @@ def parse_families(text: str) -> tuple[str, ...]:
 
 
 def parse_shard(text: str) -> Shard:
-    """The part of a cohort that `i/n` names.
+    """The part of a cohort that `i/n` names, or `i/FILE`, a plan.
 
     Raises:
-        InputError: it isn't so written, or there is no such part.
+        InputError: it isn't so written, or there is no such part or plan.
     """
     from morphomil.pipeline.execution import Shard
+    from morphomil.pipeline.planning import read_plan
 
-    try:
-        index, count = map(int, text.split("/"))
-    except ValueError:
-        raise InputError(f"--shard is i/n, as in 2/8; got {text!r}") from None
-    return Shard(index, count)
+    index, _, rest = text.partition("/")
+    if not (index.isdecimal() and rest):
+        raise InputError(f"--shard is i/n, as in 2/8, or i/plan.csv; got {text!r}")
+    if rest.isdecimal():
+        return Shard(int(index), int(rest))
+    parts = read_plan(Path(rest))
+    return Shard(int(index), max(parts.values(), default=1), parts)

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from morphomil.cohort.matching import Matched, Outcomes
+    from morphomil.types import Cohort
 
 commands = command_group()
 SHOWN_ROWS = 50
@@ -250,7 +251,7 @@ def run(project: ProjectArgument, quiet: QuietOption = False) -> None:
         )
     sections = read_settings(folder / NAME, known_settings(list_stages))
     stages = list_stages(**sections.get("run", {}))
-    _validate(folder / stages[0][1], sections, quiet=quiet)
+    validate(folder / stages[0][1], sections, quiet=quiet)
     incomplete = False
     for words in stages:
         if words[0] == "rank" and _is_ranked(folder / words[1], sections.get("rank", {})):
@@ -284,8 +285,9 @@ def run_command(
     return done.returncode
 
 
-def _validate(manifest: Path, sections: Sections, *, quiet: bool) -> None:
-    """Refuse, before any work, a manifest or labels that a later stage would refuse."""
+def validate(manifest: Path, sections: Sections, *, quiet: bool) -> Cohort:
+    """The cohort; before any work a manifest or labels are refused that a later stage would
+    refuse."""
     from morphomil.cohort.labels import order_classes, patient_labels
     from morphomil.cohort.manifest import read_manifest
     from morphomil.pipeline.resolution import check_pixel_sizes
@@ -305,6 +307,7 @@ def _validate(manifest: Path, sections: Sections, *, quiet: bool) -> None:
     counts = labels.value_counts().sort_index()
     listed = ", ".join(f"{count} {label}" for label, count in counts.items())
     say(f"{manifest}: {len(cohort)} slides of {len(labels)} patients ({listed})", quiet=quiet)
+    return cohort
 
 
 def _rank_settings(section: dict[str, Any]) -> RankSettings:

@@ -293,14 +293,15 @@ def featurize(
             run, nuclei=nuclei, families=families, shard=part, progress=display
         )
     say_losses(run, "segment", quiet=quiet)
-    _write_cohort_tables(run)
+    if part.plan is None:
+        write_cohort_tables(run)
     _finish(result)
     say(f"Nuclei tables: {path}/slides/*/nuclei.parquet. Next: morphomil rank {path}", quiet=quiet)
 
 
-def _write_cohort_tables(run: Run) -> None:
+def write_cohort_tables(run: Run) -> None:
     """What is plausible, and of which types: once every slide is measured, be it in parts, by who
-    measured the last one."""
+    measured the last one; parts of a plan leave it to `morphomil cluster gather`."""
     from morphomil.run.claims import Part
     from morphomil.tables.quality import write_quality
     from morphomil.tables.types import write_types

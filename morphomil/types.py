@@ -40,8 +40,10 @@ Probabilities of types stand in this order."""
 WhoseNuclei = Literal["all", "epithelial", "lymphocyte", "stroma"]
 """Whose nuclei make the matrices."""
 CORES = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-"""This process may use so many processors: as many slides, and blocks, are worked side by
-side."""
+if os.environ.get("MORPHOMIL_CORES", "").isdecimal():
+    CORES = max(1, min(CORES, int(os.environ["MORPHOMIL_CORES"])))
+"""This process may use so many processors, fewer where `MORPHOMIL_CORES` says so: as many slides,
+and blocks, are worked side by side."""
 
 
 @dataclass(frozen=True)

@@ -1,8 +1,8 @@
 """Whether two run directories hold the same results: `python tests/compare_runs.py ONE OTHER`.
 
-Files are compared byte by byte. Left out is only what no two runs share: times, versions, and the
-folder that a run stands in. Prints every file that differs, or that one of the two lacks; exit
-status 1 if there is any.
+Files are compared byte by byte. Left out is only what no two runs share: times, versions, how often
+a command ran, and the folder that a run stands in. Prints every file that differs, or that one of
+the two lacks; exit status 1 if there is any.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ import json
 import re
 import sys
 from pathlib import Path
+from typing import Any
 
 LEFT_OUT = {"seconds", "finished", "versions", "at"}
 """Keys of JSON files and columns of `test_log.csv` that tell when and by what a result was made."""
@@ -28,6 +29,8 @@ def content(path: Path, run: Path) -> bytes:
     """What counts of a file."""
     if path.suffix == ".json":
         told = _without_times(json.loads(path.read_text(encoding="utf-8")))
+        if path == run / "run.json":
+            told = _commands(told)
         return _elsewhere(json.dumps(told, sort_keys=True).encode(), run)
     if path.name == "test_log.csv":
         lines = path.read_text(encoding="utf-8").splitlines()
@@ -35,6 +38,12 @@ def content(path: Path, run: Path) -> bytes:
         return "\n".join(_without_cell(line, place) for line in lines).encode()
     raw = path.read_bytes()
     return _elsewhere(raw, run) if path.suffix in {".html", ".csv", ".tex", ".txt", ".md"} else raw
+
+
+def _commands(log: Any) -> object:
+    """What the last of each command was; parts of a stage log it each, in the order of their
+    ends."""
+    return {entry["command"]: entry for entry in log["commands"]}
 
 
 def _without_times(value: object) -> object:

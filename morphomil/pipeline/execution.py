@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from morphomil.errors import NO_ROOM, BusyError, InputError, MorphomilError
 from morphomil.run.claims import Part
+from morphomil.run.ledger import key_of
 from morphomil.types import CORES
 
 if TYPE_CHECKING:
@@ -77,10 +78,13 @@ class StageResult:
 
 @dataclass(frozen=True)
 class Shard:
-    """Part `index` of `count` of a cohort, from 1; a slide's part depends on its id alone."""
+    """Part `index` of `count` of a cohort, from 1; a slide's part depends on its id alone, or is
+    what a plan says."""
 
     index: int = 1
     count: int = 1
+    plan: dict[str, int] | None = None
+    """Slide id -> its part (`planning.read_plan`)."""
 
     def __post_init__(self) -> None:
         if not 1 <= self.index <= self.count:
@@ -88,10 +92,18 @@ class Shard:
 
     def part(self, stage: str) -> Part:
         """What a stage on this shard has to itself; shards of one run may work side by side."""
-        return Part() if self.count == 1 else Part(stage, self.index, self.count)
+        name = key_of(self.plan)[:8] if self.plan is not None else ""
+        return Part(stage, self.index, self.count, name) if self.is_part else Part()
+
+    @property
+    def is_part(self) -> bool:
+        """Whether others work on other slides."""
+        return self.count > 1 or self.plan is not None
 
     def holds(self, slide_id: str) -> bool:
         """Whether a slide belongs to this part."""
+        if self.plan is not None:
+            return self.plan.get(slide_id) == self.index
         number = int.from_bytes(hashlib.blake2b(slide_id.encode(), digest_size=8).digest(), "big")
         return number % self.count == self.index - 1
 
@@ -160,7 +172,7 @@ def segmented_slides(run: Run, shard: Shard | None = None) -> list[Slide]:
     part = shard or Shard()
     slides = [slide for slide in run.cohort.slides if part.holds(slide.slide_id)]
     segmented = set(run.ledger.done(slides, "segment"))
-    if not segmented and part.count == 1:
+    if not segmented and not part.is_part:
         causes = [f"slide {name}: {cause}" for name, cause in run.losses("segment").items()]
         raise InputError(
             [

@@ -71,8 +71,7 @@ def featurize(
         BusyError: another process works in the run directory.
     """
     slides = segmented_slides(run, shard)
-    alone = shard is None or shard.count == 1
-    _check_choice(run, slides if alone else [], nuclei, families)
+    _check_choice(run, [] if shard and shard.is_part else slides, nuclei, families)
     choice = _Choice(nuclei, tuple(families))
     versions = [file.sha256 for file in feature_files()]
 
