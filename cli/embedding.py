@@ -11,6 +11,7 @@ from morphomil.cli.cohorts import read_cohort
 from morphomil.cli.messages import end_if_incomplete, note, say
 from morphomil.cli.options import (
     CovariatesOption,
+    DeviceOption,
     DistinctIdsOption,
     DropMissingOption,
     OutOption,
@@ -71,6 +72,7 @@ def embed(
         ),
     ] = False,
     encoder: EncoderOption = None,
+    device: DeviceOption = "auto",
     shard: ShardOption = "1/1",
     quiet: QuietOption = False,
 ) -> None:
@@ -87,7 +89,8 @@ def embed(
             run,
             settings=settings,
             weights=weights,
-            encoder=load_encoder_named(encoder, weights) if encoder else None,
+            encoder=load_encoder_named(encoder, weights, device=device) if encoder else None,
+            device=device,
             shard=parse_shard(shard),
             progress=display,
         )
@@ -156,7 +159,10 @@ def import_features(
 def _say_features(store: Embeddings, *, quiet: bool) -> None:
     from morphomil.run.embeddings import embedded_backbones
 
-    row = embedded_backbones(store.run).set_index("backbone").loc[store.backbone]
+    made = embedded_backbones(store.run).set_index("backbone")
+    if store.backbone not in made.index:  # a part without slides that have nuclei
+        return
+    row = made.loc[store.backbone]
     say(
         f"{row['features']:,} features and {row['bytes_per_patch'] / 1024:.1f} KiB a patch.",
         quiet=quiet,

@@ -9,6 +9,7 @@ import typer
 
 from morphomil.cli.messages import end_if_failed, note, say
 from morphomil.cli.options import (
+    DeviceOption,
     PositiveOption,
     QuietOption,
     RunArgument,
@@ -73,6 +74,7 @@ def train(
     ] = "",
     finetune: FinetuneOption = False,
     weights: BackboneWeightsOption = None,
+    device: DeviceOption = "auto",
     covariates: Annotated[
         str, typer.Option(help="Of the clinical models, comma-separated; default: all.")
     ] = "",
@@ -110,6 +112,7 @@ def train(
         backbone=backbone,
         finetune=finetune,
         weights=str(weights or ""),
+        device=device,
         covariates=parse_names(covariates),
         allow_leakage=parse_names(allow_leakage),
         split=split,

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any, get_type_hints
 import typer
 
 from morphomil.errors import InputError
-from morphomil.types import NATIVE, PatchSettings, RankSettings, SegmenterSettings
+from morphomil.types import NATIVE, Device, PatchSettings, RankSettings, SegmenterSettings
 
 if TYPE_CHECKING:
     from morphomil.pipeline.execution import Shard
@@ -48,6 +48,10 @@ POSITIVE_HELP = "The label that counts as positive (1 where labels are 0/1)."
 PositiveOption = Annotated[str | None, typer.Option(help=POSITIVE_HELP)]
 SlideOption = Annotated[
     list[str] | None, typer.Option(help="Only this slide; may be given several times.")
+]
+DeviceOption = Annotated[
+    Device,
+    typer.Option(help="Where the backbone computes; auto: on a CUDA GPU if there is one."),
 ]
 ShardOption = Annotated[
     str,

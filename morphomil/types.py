@@ -39,6 +39,8 @@ inflammation; a spindle cell of stroma (fibroblast, endothelium, smooth muscle);
 Probabilities of types stand in this order."""
 WhoseNuclei = Literal["all", "epithelial", "lymphocyte", "stroma"]
 """Whose nuclei make the matrices."""
+Device = Literal["auto", "cpu", "cuda"]
+"""Where a network computes; auto: on a CUDA GPU if there is one, else on the processor."""
 CORES = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 if os.environ.get("MORPHOMIL_CORES", "").isdecimal():
     CORES = max(1, min(CORES, int(os.environ["MORPHOMIL_CORES"])))

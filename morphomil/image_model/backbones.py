@@ -18,9 +18,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from morphomil.errors import InputError
+from morphomil.image_model.device import torch_device
 from morphomil.plugins import load_python
 from morphomil.run.embeddings import pixels_name
-from morphomil.types import DEFAULT_BACKBONE, EmbedSettings, Pooling
+from morphomil.types import DEFAULT_BACKBONE, Device, EmbedSettings, Pooling
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -61,15 +62,17 @@ class LoadedEncoder:
     """Of weights or source."""
 
 
-def load_encoder(settings: EmbedSettings, *, weights: Path | None = None) -> LoadedEncoder:
+def load_encoder(
+    settings: EmbedSettings, *, weights: Path | None = None, device: Device = "auto"
+) -> LoadedEncoder:
     """A backbone as a function of patches (`load_backbone`).
 
     Raises:
-        InputError: no such backbone, or its weights can't be had.
+        InputError: no such backbone or device, or its weights can't be had.
     """
     import torch
 
-    backbone, sha256 = load_backbone(settings, weights=weights)
+    backbone, sha256 = load_backbone(settings, weights=weights, device=device)
     backbone.requires_grad_(False)
 
     def encode(patches: NDArray[np.uint8]) -> NDArray[np.float32]:
@@ -82,24 +85,27 @@ def load_encoder(settings: EmbedSettings, *, weights: Path | None = None) -> Loa
     return LoadedEncoder(settings.backbone, encode, sha256)
 
 
-def load_backbone(settings: EmbedSettings, *, weights: Path | None = None) -> tuple[nn.Module, str]:
+def load_backbone(
+    settings: EmbedSettings, *, weights: Path | None = None, device: Device = "auto"
+) -> tuple[nn.Module, str]:
     """A backbone (`build_backbone`) with weights from `weights`, its package, or torchvision's
     download; their SHA-256.
 
     Args:
         settings: which backbone, at which size.
         weights: a state dictionary of torchvision (`.pth`, read as tensors only) or `.safetensors`.
+        device: where it computes.
 
     Raises:
-        InputError: no such backbone, or its weights can't be had.
+        InputError: no such backbone or device, or its weights can't be had.
     """
-    backbone = build_backbone(settings)
+    backbone = build_backbone(settings, device=device)
     state = read_weights(weights) if weights else _ready_weights(settings.backbone)
     load_state(backbone.network, state, source=str(weights or settings.backbone))
     return backbone, digest_state(state)
 
 
-def build_backbone(settings: EmbedSettings) -> Any:
+def build_backbone(settings: EmbedSettings, *, device: Device = "auto") -> Any:
     """A module with random weights: patches uint8 (n, size, size, 3), or flat, -> features float32
     (n, F).
 
@@ -107,7 +113,7 @@ def build_backbone(settings: EmbedSettings) -> Any:
     gives features in main memory wherever it is itself. `features` is F.
 
     Raises:
-        InputError: no such backbone.
+        InputError: no such backbone or device.
     """
     if settings.backbone not in BACKBONES:
         raise InputError(f"no backbone named {settings.backbone!r}; choose {', '.join(BACKBONES)}")
@@ -139,8 +145,8 @@ def build_backbone(settings: EmbedSettings) -> Any:
             )
             return features.float().cpu()
 
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    return Backbone().eval().to(memory_format=torch.channels_last).to(device)
+    place = torch_device(device)
+    return Backbone().eval().to(memory_format=torch.channels_last).to(place)
 
 
 def load_function(spec: str) -> LoadedEncoder:

@@ -19,6 +19,7 @@ from morphomil.image_model.backbones import (
     load_state,
     read_weights,
 )
+from morphomil.image_model.device import torch_device
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -26,6 +27,8 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
     from torch import Tensor, nn
+
+    from morphomil.types import Device
 
 _IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
 _BIOPTIMUS = ((0.707223, 0.578729, 0.703617), (0.211883, 0.230117, 0.177517))
@@ -134,14 +137,16 @@ PRESETS = {
 """`embed --encoder` knows these."""
 
 
-def load_encoder_named(spec: str, weights: Path | None) -> LoadedEncoder:
+def load_encoder_named(
+    spec: str, weights: Path | None, *, device: Device = "auto"
+) -> LoadedEncoder:
     """An encoder by its preset's name, or the function that `FILE.py:FUNCTION` names.
 
     Raises:
         InputError: it is neither, or can't be loaded (`load_preset`, `backbones.load_function`).
     """
     if spec.casefold() in PRESETS:
-        return load_preset(spec.casefold(), weights)
+        return load_preset(spec.casefold(), weights, device=device)
     if ":" not in spec:
         raise InputError(
             f"no encoder is called {spec!r}; there are {', '.join(PRESETS)}, or your own as "
@@ -150,13 +155,16 @@ def load_encoder_named(spec: str, weights: Path | None) -> LoadedEncoder:
     return load_function(spec)
 
 
-def load_preset(name: str, weights: Path | None, *, preset: Preset | None = None) -> LoadedEncoder:
+def load_preset(
+    name: str, weights: Path | None, *, preset: Preset | None = None, device: Device = "auto"
+) -> LoadedEncoder:
     """An encoder of others as a function of patches.
 
     Args:
         name: one of `PRESETS`.
         weights: the authors' folder, or the file of weights in it.
         preset: in place of the one of this name.
+        device: where it computes.
 
     Raises:
         InputError: there are no such weights, they are another network's, or a package that builds
@@ -175,7 +183,7 @@ def load_preset(name: str, weights: Path | None, *, preset: Preset | None = None
         load_state(network, state, source=str(path))
         sha256 = digest_state(state)
         read = network
-    return LoadedEncoder(name, _encode(network, read, chosen), sha256)
+    return LoadedEncoder(name, _encode(network, read, chosen, device), sha256)
 
 
 def build_network(preset: Preset) -> Any:
@@ -240,17 +248,17 @@ def _load_conch(path: Path) -> tuple[Any, str]:
 
 
 def _encode(
-    network: nn.Module, read: Callable[[Tensor], Tensor], preset: Preset
+    network: nn.Module, read: Callable[[Tensor], Tensor], preset: Preset, device: Device
 ) -> Callable[[NDArray[np.uint8]], NDArray[np.float32]]:
     """Patches (n, side, side, 3) uint8 -> features (n, F)."""
     import torch
 
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    network.eval().requires_grad_(False).to(device)
-    mean, sd = (torch.tensor(part, device=device).view(1, 3, 1, 1) for part in preset.pixels)
+    place = torch_device(device)
+    network.eval().requires_grad_(False).to(place)
+    mean, sd = (torch.tensor(part, device=place).view(1, 3, 1, 1) for part in preset.pixels)
 
     def encode(patches: NDArray[np.uint8]) -> NDArray[np.float32]:
-        pixels = torch.from_numpy(prepare(patches, preset)).to(device).permute(0, 3, 1, 2)
+        pixels = torch.from_numpy(prepare(patches, preset)).to(place).permute(0, 3, 1, 2)
         with torch.inference_mode():
             tokens = read((pixels.float() / 255 - mean) / sd)
             if preset.pooled_from:

@@ -316,7 +316,9 @@ def restore_image_model(fold: TrainedFold, run: Run, settings: TrainSettings) ->
     from morphomil.image_model.model import ImageModel
 
     backbone = (
-        build_backbone(embeddings_of(run, settings).settings()) if settings.finetune else None
+        build_backbone(embeddings_of(run, settings).settings(), device=settings.device)
+        if settings.finetune
+        else None
     )
     recipe = fold.record.image.recipe
     return ImageModel.from_weights(fold.weights, recipe=recipe, backbone=backbone)
@@ -393,7 +395,7 @@ def load_start(run: Run, settings: TrainSettings) -> nn.Module:
     """
     features = embeddings_of(run, settings)
     weights = Path(settings.weights) if settings.weights else None
-    backbone, sha256 = load_backbone(features.settings(), weights=weights)
+    backbone, sha256 = load_backbone(features.settings(), weights=weights, device=settings.device)
     if sha256 != features.made_with()["sha256"]:
         raise InputError(
             f"features {features.backbone} were made with other weights; name their file with "

@@ -9,6 +9,7 @@ from morphomil.errors import InputError
 
 if TYPE_CHECKING:
     from morphomil.cohort.splits import SplitMode
+    from morphomil.types import Device
 MODELS = ("clinical", "dl-cnb", "dl-cnb+c", "morphometry", "morphometry+clinical")
 """The models have these names, as `morphomil train` takes them."""
 IMAGE_MODELS = ("dl-cnb", "dl-cnb+c")
@@ -30,6 +31,8 @@ class TrainSettings:
     `embed` used."""
     weights: str = ""
     """File of the backbone's weights, where `embed` had one."""
+    device: Device = "auto"
+    """Where the backbone learns; the model behind it is small, and learns on the processor."""
     covariates: tuple[str, ...] = ()
     """Of the clinical models; empty: all that the cohort has."""
     allow_leakage: tuple[str, ...] = ()

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from morphomil.pipeline.execution import Progress, Shard, SlideOutput, StageResult, Step
     from morphomil.run.directory import Run
     from morphomil.run.embeddings import Embeddings
-    from morphomil.types import EmbedSettings, Slide
+    from morphomil.types import Device, EmbedSettings, Slide
 
 
 def embed(
@@ -28,6 +28,7 @@ def embed(
     settings: EmbedSettings | None = None,
     weights: Path | None = None,
     encoder: LoadedEncoder | None = None,
+    device: Device = "auto",
     shard: Shard | None = None,
     progress: Progress | None = None,
 ) -> tuple[Embeddings, StageResult]:
@@ -40,11 +41,12 @@ def embed(
         settings: which backbone, from pixels prepared how.
         weights: of the backbone, where they can't be downloaded.
         encoder: any other source of features, in place of a backbone (`image_model.LoadedEncoder`).
+        device: where the backbone computes.
         shard: the part of the cohort to work on.
         progress: hears of every slide.
 
     Raises:
-        InputError: nothing is segmented yet, or the weights can't be had.
+        InputError: nothing is segmented yet, the weights can't be had, or there is no such device.
         BusyError: another process works in the run directory.
     """
     from morphomil.image_model.backbones import LoadedEncoder, load_encoder
@@ -54,7 +56,7 @@ def embed(
 
     settings = settings or EmbedSettings()
     slides = segmented_slides(run, shard)
-    loaded = encoder or load_encoder(settings, weights=weights)
+    loaded = encoder or load_encoder(settings, weights=weights, device=device)
     pooled = not encoder and settings.pooling != "own"
     name = f"{loaded.name}-{settings.pooling}" if pooled else loaded.name
     embeddings = Embeddings(run, name)

@@ -40,6 +40,8 @@ GUARD_WAIT_S = 600.0
 """So long the guard is waited for: it is held for moments only, but perhaps by one that ended."""
 RESTS_ON = {"featurize": "segment", "embed": "segment"}
 """A stage reads what that other one writes for the same slides."""
+_CAN_ASK = os.name == "posix"
+"""Elsewhere asking a process whether it is there would end it; its signs are watched instead."""
 _NOT_OURS = (errno.EACCES, errno.EPERM, errno.EROFS)
 _NAME = re.compile(r"\.lock(?:\.([a-z]+)\.(\d+)of(\d+)(?:\.([0-9a-f]{8}))?)?")
 P = ParamSpec("P")
@@ -314,7 +316,7 @@ def _put_up(path: Path, token: str) -> bool:
             return _content(path) == text.encode()  # a network's answer may get lost
         return False
     except OSError as error:
-        if error.errno not in (errno.EPERM, errno.ENOSYS, errno.EOPNOTSUPP):
+        if _CAN_ASK and error.errno not in (errno.EPERM, errno.ENOSYS, errno.EOPNOTSUPP):
             raise
         return _create(path, token)
     return True
@@ -356,7 +358,7 @@ def _state_of(path: Path, seen: dict[Path, tuple[bytes, float]], *, unsaid: _Sta
     if earlier != content:
         seen[path] = (content, time.monotonic())
     owner = _parse(content)
-    if owner and all(owner[name] == value for name, value in _here().items()):
+    if owner and _CAN_ASK and all(owner[name] == value for name, value in _here().items()):
         return "alive" if _is_running(owner) else "ended"
     if not owner and unsaid == "ended":
         return "ended"

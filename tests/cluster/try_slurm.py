@@ -1,6 +1,6 @@
 """Run as a program: an analysis through a real SLURM, with kills, compared with one machine's.
 
-    python tests/cluster/try_slurm.py FOLDER [--kills 10] [--slides 10] [--demo]
+    python tests/cluster/try_slurm.py FOLDER [--kills 10] [--slides 12] [--demo]
 
 Installs and starts SLURM here (root), makes a cohort of phantoms, one of whose slides can't be
 read, does the whole analysis with `morphomil run`, and again by `snakemake --profile slurm`. Jobs
@@ -30,7 +30,7 @@ from morphomil.phantom.files import write_cohort
 from morphomil.phantom.settings import PhantomSettings
 
 PROGRAM = str(Path(sys.executable).with_name("morphomil"))
-SMALL = PhantomSettings(width_px=900, height_px=700)
+SMALL = PhantomSettings(width_px=700, height_px=600)
 PARTS = 3
 FEW_MB = 400
 """Segmenting needs more."""
@@ -93,7 +93,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("folder", type=Path)
     parser.add_argument("--kills", type=int, default=10)
-    parser.add_argument("--slides", type=int, default=10)
+    parser.add_argument("--slides", type=int, default=12)
     parser.add_argument("--demo", action="store_true", help="Slides as large as the demo's.")
     arguments = parser.parse_args()
     if not slurm.may_run():
