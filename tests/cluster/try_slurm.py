@@ -1,6 +1,6 @@
 """Run as a program: an analysis through a real SLURM, with kills, compared with one machine's.
 
-    python tests/cluster/try_slurm.py FOLDER [--kills 10] [--slides 12] [--demo]
+    python tests/cluster/try_slurm.py FOLDER [--kills 10] [--slides 12] [--demo] [--slides-only]
 
 Installs and starts SLURM here (root), makes a cohort of phantoms, one of whose slides can't be
 read, does the whole analysis with `morphomil run`, and again by `snakemake --profile slurm`. Jobs
@@ -61,11 +61,11 @@ def make_folder(folder: Path, manifest: Path) -> None:
     config.write_text(re.sub(r"(train: \{)", r"\1partition: gpu, ", text))
 
 
-def drive(folder: Path, kills: int) -> dict[str, int]:
+def drive(folder: Path, kills: int, targets: list[str]) -> dict[str, int]:
     """Let the driver work until it ends well, while jobs and drivers are killed; what was done."""
     chance, counts = random.Random(1), {"jobs killed": 0, "drivers killed": 0, "drivers": 0}
     words = [sys.executable, "-m", "snakemake", "--profile", "slurm", "--retries", "9"]
-    words += ["--slurm-status-command", "squeue"]
+    words += ["--slurm-status-command", "squeue", *targets]
     while True:
         counts["drivers"] += 1
         with (folder / f"driver{counts['drivers']}.log").open("w") as log:
@@ -89,12 +89,34 @@ def drive(folder: Path, kills: int) -> dict[str, int]:
             raise SystemExit(f"the driver ended with {driver.returncode}: {log.name}")
 
 
+def work_alone(folder: Path, manifest: Path, *, slides_only: bool) -> None:
+    """The same analysis by one machine.
+
+    Raises:
+        SystemExit: it ends otherwise than with status 3, which stands for the broken slide.
+    """
+    run = folder / "run"
+    stages = [["run", folder]]
+    if slides_only:
+        settings = ["--settings", folder / "morphomil.yaml"]
+        stages = [[*settings, "segment", manifest, "--out", run], [*settings, "featurize", run]]
+    log = folder.with_suffix(".log")
+    with log.open("w") as stream:
+        ends = [
+            subprocess.run([PROGRAM, *words], stdout=stream, stderr=stream, check=False).returncode
+            for words in stages
+        ]
+    if ends not in ([3], [3, 0]):
+        raise SystemExit(f"one machine's run ended with {ends}: {log}")
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("folder", type=Path)
     parser.add_argument("--kills", type=int, default=10)
     parser.add_argument("--slides", type=int, default=12)
     parser.add_argument("--demo", action="store_true", help="Slides as large as the demo's.")
+    parser.add_argument("--slides-only", action="store_true", help="End before the ranking.")
     arguments = parser.parse_args()
     if not slurm.may_run():
         raise SystemExit("only root can start SLURM, on a Debian")
@@ -106,14 +128,11 @@ def main() -> None:
     for each in (one, many):
         make_folder(each, manifest)
     begun = time.monotonic()
-    with (folder / "one.log").open("w") as log:
-        alone = subprocess.run([PROGRAM, "run", one], stdout=log, stderr=log, check=False)
-    if alone.returncode != 3:
-        raise SystemExit(f"one machine's run ended with {alone.returncode}: {log.name}")
+    work_alone(one, manifest, slides_only=arguments.slides_only)
     print(f"one machine: {time.monotonic() - begun:.0f} s, status 3, as a slide is broken")
     begun = time.monotonic()
     with slurm.running(folder / "slurm", cpus=os.cpu_count() or 1):
-        counts = drive(many, arguments.kills)
+        counts = drive(many, arguments.kills, ["done/gather"] if arguments.slides_only else [])
     told = ", ".join(f"{name} {count}" for name, count in counts.items())
     print(f"SLURM: {time.monotonic() - begun:.0f} s; {told}")
     lines = differences(one / "run", many / "run")
