@@ -5,10 +5,15 @@ TORCH_INDEX ?=
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo test test-cluster test-faults test-spatialdata test-torch test-others lint docs clean
+.PHONY: demo pictures test test-cluster test-faults test-spatialdata test-torch test-others lint docs clean
 
 demo: $(VENV)/.installed
 	$(BIN)/morphomil demo --out demo
+
+# The pictures of the pages, from one run of the demo.
+pictures: demo
+	$(BIN)/python docs/draw_features.py
+	$(BIN)/python docs/draw_pictures.py demo/run
 
 # TensorFlow and torch don't share a process, so their tests don't either; the two run side by side.
 TORCH_TESTS := tests/rank tests/models tests/image_model tests/segment/test_train.py tests/export/test_bags.py

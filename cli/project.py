@@ -45,6 +45,16 @@ def list_stages(
             "morphometry+clinical."
         ),
     ] = "",
+    nuclei: Annotated[
+        Path | None,
+        typer.Option(help="Folder of another program's nuclei, to import instead of segmenting."),
+    ] = None,
+    deep_features: Annotated[
+        Path | None,
+        typer.Option(
+            help="Folder of another program's deep features, to import instead of embedding."
+        ),
+    ] = None,
     features_file: Annotated[
         Path | None, typer.Option(help="File.py that adds features of one's own.")
     ] = None,
@@ -56,13 +66,12 @@ def list_stages(
     for name in names:
         check_model(name)
     own = ["--features-from", str(features_file)] if features_file else []
-    stages = [
-        ["segment", str(manifest), "--out", path],
-        ["featurize", path, *own],
-        ["rank", path, *own],
-    ]
+    slides = [str(manifest), "--out", path]
+    first = ["import-nuclei", *slides, "--nuclei", str(nuclei)] if nuclei else ["segment", *slides]
+    stages = [first, ["featurize", path, *own], ["rank", path, *own]]
     if any(name in IMAGE_MODELS for name in names):
-        stages.append(["embed", path])
+        elsewhere = ["import-features", *slides, "--features", str(deep_features)]
+        stages.append(elsewhere if deep_features else ["embed", path])
     stages += [["train", path, "--model", name, *own] for name in names]
     if names:
         stages.append(["predict", path, *own])
@@ -251,7 +260,7 @@ def run(project: ProjectArgument, quiet: QuietOption = False) -> None:
         )
     sections = read_settings(folder / NAME, known_settings(list_stages))
     stages = list_stages(**sections.get("run", {}))
-    validate(folder / stages[0][1], sections, quiet=quiet)
+    validate(folder / stages[0][1], sections, first=stages[0][0], quiet=quiet)
     incomplete = False
     for words in stages:
         if words[0] == "rank" and _is_ranked(folder / words[1], sections.get("rank", {})):
@@ -285,21 +294,22 @@ def run_command(
     return done.returncode
 
 
-def validate(manifest: Path, sections: Sections, *, quiet: bool) -> Cohort:
+def validate(manifest: Path, sections: Sections, *, first: str = "segment", quiet: bool) -> Cohort:
     """The cohort; before any work a manifest or labels are refused that a later stage would
-    refuse."""
+    refuse. `first` is the stage that reads the manifest."""
     from morphomil.cohort.labels import order_classes, patient_labels
     from morphomil.cohort.manifest import read_manifest
     from morphomil.pipeline.resolution import check_pixel_sizes
     from morphomil.rank.classes import Classes
 
-    segment = sections.get("segment", {})
+    given = sections.get(first, {})
     options: dict[str, Any] = {
-        name: segment[name] for name in ("mpp", "drop_missing", "distinct_ids") if name in segment
+        name: given[name] for name in ("mpp", "drop_missing", "distinct_ids") if name in given
     }
-    covariates = parse_names(segment.get("covariates", ""))
-    cohort = read_manifest(manifest, covariates=covariates, **options).cohort
-    check_pixel_sizes(cohort, segment.get("mpp"))
+    covariates = parse_names(given.get("covariates", ""))
+    elsewhere = ("nuclei",) if first == "import-nuclei" else ()
+    cohort = read_manifest(manifest, covariates=covariates, elsewhere=elsewhere, **options).cohort
+    check_pixel_sizes(cohort, given.get("mpp"))
     labels = patient_labels(cohort.table())
     Classes.of(labels, _rank_settings(sections.get("rank", {})))
     if sections.get("run", {}).get("models"):

@@ -18,7 +18,10 @@ from morphomil.cli.options import GROUPS
 from morphomil.errors import InputError
 
 NAME = "morphomil.yaml"
-COMMANDS = ("segment", "featurize", "rank", "embed", "train", "figures")
+COMMANDS = (
+    *("segment", "import-nuclei", "featurize", "rank"),
+    *("embed", "import-features", "train", "figures"),
+)
 """Each has a section, with a key for every option."""
 RUN = "run"
 """The section on the project itself, before the others."""

@@ -24,8 +24,8 @@ def demo(
     slides: Annotated[int, typer.Option(min=10)] = 24,
     quiet: QuietOption = False,
 ) -> None:
-    """Run the whole method on synthetic slides of which one feature differs by group; the slides
-    come into OUT/cohort, the results into OUT/run."""
+    """Run the whole method, ranking and image model, on synthetic slides of which one feature
+    differs by group; the slides come into OUT/cohort, the results into OUT/run."""
     manifest = _phantom(
         out / "cohort", slides=slides, effect="density_per_mm2", shift=2.5, seed=0, quiet=quiet
     )
@@ -34,6 +34,10 @@ def demo(
         ["segment", manifest, "--out", directory],
         ["featurize", directory],
         ["rank", directory],
+        ["embed", directory],
+        ["train", directory, "--model", "dl-cnb"],
+        ["predict", directory, "--model", "dl-cnb"],
+        ["compare", directory],
         ["report", directory],
     ):
         if status := run_command([str(word) for word in words], folder=Path(), quiet=quiet):

@@ -10,6 +10,7 @@ import pandas as pd
 import pytest
 import yaml
 
+from morphomil.cli.app import app
 from morphomil.cli.project import list_stages
 from morphomil.cli.settings_file import known_settings, read_settings, write_text
 from morphomil.errors import InputError
@@ -30,7 +31,8 @@ def morphomil(*words: str | Path) -> subprocess.CompletedProcess[str]:
 
 @pytest.fixture(scope="module")
 def known():
-
+    """Of all commands, which are known once the program is loaded."""
+    assert app.registered_groups
     return known_settings(list_stages)
 
 
@@ -117,6 +119,9 @@ def test_the_stages_of_models_stand_between_ranking_and_tables():
     assert [words[0] for words in both[3:6]] == ["embed", "train", "train"]
     with pytest.raises(InputError, match="no model named 'dlcnb'"):
         list_stages(models="dlcnb")
+    imported = list_stages(models="dl-cnb", nuclei=Path("labels"), deep_features=Path("uni"))
+    assert imported[0] == ["import-nuclei", "cohort.csv", "--out", "run", "--nuclei", "labels"]
+    assert imported[3][:1] + imported[3][-2:] == ["import-features", "--features", "uni"]
 
 
 def test_a_column_that_nobody_names_is_asked_for(cohort, tmp_path):
