@@ -9,7 +9,9 @@ from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
+from morphomil.models.settings import IMAGE_MODELS
 from morphomil.nuclei.quantities import phrase, say_nuclei
+from morphomil.nuclei.registry import FEATURES
 from morphomil.store import read_csv
 from morphomil.tables.checklist import AUTHOR
 from morphomil.types import FEATURE_NAMES, PatchSettings
@@ -231,6 +233,10 @@ def references(run: Run, *, models: bool) -> str:
     if models:
         keys += ["delong1988", "ledell2015", "clopper1934", "mercaldo2007", "vickers2006"]
         keys += ["collins2024"]
+    if any(FEATURES[name].family == "type" for name in run.features if name in FEATURES):
+        keys += ["salgado2015"]
+    if any(run.model_folder(name).is_dir() for name in IMAGE_MODELS):
+        keys += ["xu2021"]
     text = Path(__file__).with_name("references.bib").read_text(encoding="utf-8")
     entries = [entry.strip() for entry in text.split("\n\n") if entry.strip()]
     cited = [entry for entry in entries if entry.split("{")[1].split(",")[0] in keys]

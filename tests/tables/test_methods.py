@@ -6,7 +6,9 @@ from dataclasses import fields
 from typing import TYPE_CHECKING
 
 import pandas as pd
+from measured_run import add_types
 
+from morphomil import pipeline
 from morphomil.run.directory import Run
 from morphomil.tables.checklist import Facts, checklist_page, read_items
 from morphomil.tables.facts import collect_facts
@@ -15,6 +17,7 @@ from morphomil.tables.methods import (
     describe_run,
     describe_segmenter,
     methods_page,
+    references,
 )
 from morphomil.tables.predictions import patients_table
 from morphomil.types import FEATURE_NAMES, PatchSettings
@@ -87,6 +90,21 @@ def test_the_page_beside_the_tables_holds_the_report_s_paragraph(
     facts = collect_facts(run, patients, predictions, tables=())
     assert facts.preparation.startswith("patches of 128 pixels")
     assert "stain" not in facts.preparation
+
+
+def test_references_are_those_of_what_was_done(
+    make_run: Callable[..., Run], tmp_path: Path
+) -> None:
+    run = make_run(tmp_path / "run", ("a", "b"))
+    assert "salgado2015" not in references(run, models=False)
+    add_types(run, "a", [0.4, 0.3, 0.2, 0.1])
+    add_types(run, "b", [0.4, 0.3, 0.2, 0.1])
+    pipeline.featurize(run, families=["type"])
+    run.model_folder("dl-cnb").mkdir(parents=True)
+    cited = references(run, models=True)
+    for key in ("salgado2015", "xu2021", "delong1988"):
+        assert cited.count(f"{{{key},") == 1
+    assert cited.count("{") == cited.count("}")
 
 
 def test_what_a_run_can_t_know_is_the_author_s(
