@@ -22,6 +22,9 @@ FolderOption = Annotated[
 def demo(
     out: FolderOption = Path("demo"),
     slides: Annotated[int, typer.Option(min=10)] = 24,
+    image_model: Annotated[
+        bool, typer.Option(help="Train the image model too, a third of the time.")
+    ] = True,
     quiet: QuietOption = False,
 ) -> None:
     """Run the whole method, ranking and image model, on synthetic slides of which one feature
@@ -29,19 +32,26 @@ def demo(
     manifest = _phantom(
         out / "cohort", slides=slides, effect="density_per_mm2", shift=2.5, seed=0, quiet=quiet
     )
-    directory = out / "run"
-    for words in (
-        ["segment", manifest, "--out", directory],
-        ["featurize", directory],
-        ["rank", directory],
-        ["embed", directory],
-        ["train", directory, "--model", "dl-cnb"],
-        ["predict", directory, "--model", "dl-cnb"],
-        ["compare", directory],
-        ["report", directory],
-    ):
+    for words in _stages(manifest, out / "run", image_model=image_model):
         if status := run_command([str(word) for word in words], folder=Path(), quiet=quiet):
             sys.exit(status)
+
+
+def _stages(manifest: Path, run: Path, *, image_model: bool) -> list[list[str | Path]]:
+    """The commands of the demo, in order."""
+    beside: list[list[str | Path]] = [
+        ["embed", run],
+        ["train", run, "--model", "dl-cnb"],
+        ["predict", run, "--model", "dl-cnb"],
+        ["compare", run],
+    ]
+    return [
+        ["segment", manifest, "--out", run],
+        ["featurize", run],
+        ["rank", run],
+        *(beside if image_model else []),
+        ["report", run],
+    ]
 
 
 @commands.command(

@@ -19,6 +19,7 @@ from PIL import Image
 
 from morphomil.cli.app import app
 from morphomil.cli.cohorts import read_cohort
+from morphomil.cli.synthetic import _stages
 from morphomil.run.directory import Run
 from morphomil.segment.train import TrainSettings
 from morphomil.types import PatchSettings, RankSettings, SegmenterSettings
@@ -52,6 +53,17 @@ def test_the_demo_finds_the_planted_feature(demo: Path) -> None:
     assert about["auc"] > 0.7
     predictions = pd.read_parquet(demo / "run" / "rank" / "predictions.parquet")
     assert len(predictions) == predictions["patient"].nunique() == 24
+
+
+def test_the_demo_ends_with_the_image_model_and_its_comparison() -> None:
+    """Its stages are those of the tour, whose blocks are run."""
+    stages = _stages(Path("cohort.csv"), Path("run"), image_model=True)
+    names = [words[0] for words in stages]
+    assert names[3:] == ["embed", "train", "predict", "compare", "report"]
+    tour = (Path(__file__).parents[1] / "docs" / "tour.md").read_text(encoding="utf-8")
+    block = next(part for part in tour.split("```") if "morphomil segment cohort.csv" in part)
+    assert [line.split()[1] for line in block.strip().splitlines()] == names
+    assert len(_stages(Path("cohort.csv"), Path("run"), image_model=False)) == 4
 
 
 def test_the_demo_leaves_figures_and_a_report(demo: Path) -> None:
