@@ -71,10 +71,12 @@ def drive(folder: Path, kills: int, targets: list[str]) -> dict[str, int]:
         with (folder / f"driver{counts['drivers']}.log").open("w") as log:
             driver = subprocess.Popen(words, cwd=folder, stdout=log, stderr=log)
             while driver.poll() is None:
-                time.sleep(chance.uniform(10, 40))
+                time.sleep(chance.uniform(20, 60))
                 killed = counts["jobs killed"] + counts["drivers killed"]
                 if killed >= kills:
                     driver.wait()
+                elif not (folder / "done" / "validate").exists():
+                    continue  # the kills are meant for the work on slides and after it
                 elif killed % 4 == 3:
                     driver.send_signal(signal.SIGKILL)
                     driver.wait()
