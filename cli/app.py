@@ -26,7 +26,7 @@ from morphomil.cli import (
 )
 from morphomil.cli.messages import fail
 from morphomil.cli.settings_file import NAME, known_settings, read_settings
-from morphomil.errors import NO_ROOM, ExitStatus, MorphomilError
+from morphomil.errors import NO_ROOM, ExitStatus, MorphomilError, tells_of_memory
 
 GOES_ON = "what is finished is kept, and the same command goes on from there"
 
@@ -110,7 +110,7 @@ def _describe(error: Exception) -> tuple[str, ExitStatus]:
     """A sentence on what ended a command, and the exit status that stands for it."""
     if isinstance(error, MorphomilError):
         return str(error), error.exit_status
-    if isinstance(error, MemoryError):
+    if tells_of_memory(error):
         return f"the memory is full ({error or 'no size given'}); {GOES_ON}", ExitStatus.BAD_INPUT
     if isinstance(error, OSError):
         place = ""

@@ -11,6 +11,27 @@ NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
 """Errors of the system that every further write would meet too."""
 
 
+_NO_MEMORY = (
+    "bad_alloc",
+    "bad allocation",
+    "cannot allocate memory",
+    "can't allocate memory",
+    "failed to map segment",
+    "can't start new thread",
+    "out of memory",
+)
+
+
+def tells_of_memory(error: BaseException) -> bool:
+    """Whether memory was full, in whichever words a library says so."""
+    if isinstance(error, MemoryError) or getattr(error, "errno", None) == errno.ENOMEM:
+        return True
+    said = str(error).lower()
+    return any(words in said for words in _NO_MEMORY) or (
+        error.__cause__ is not None and tells_of_memory(error.__cause__)
+    )
+
+
 class ExitStatus(IntEnum):
     """What a command's exit status means (documented in the user guide)."""
 

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 
-from morphomil.errors import DamagedError, InputError
+from morphomil.errors import DamagedError, InputError, tells_of_memory
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -83,9 +83,11 @@ def reading(path: Path, *, mend: str = MAKE_AGAIN) -> Iterator[None]:
     end = f"; {mend}" if mend else ""
     try:
         yield
-    except (InputError, MemoryError):
+    except InputError:
         raise
     except Exception as error:
+        if tells_of_memory(error):
+            raise
         if not path.exists():
             raise DamagedError(f"{path} is missing{end}") from error
         if isinstance(error, OSError) and error.errno is not None:

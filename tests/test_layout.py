@@ -16,6 +16,7 @@ ORDER = [
     "errors",
     "types",
     "store",
+    "compiled",
     "plugins",
     "seeds",
     "stats",

@@ -4,6 +4,7 @@ draw side by side."""
 from __future__ import annotations
 
 from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
 from multiprocessing import get_all_start_methods, get_context
 from typing import TYPE_CHECKING, TypeVar
 
@@ -18,10 +19,23 @@ Result = TypeVar("Result")
 
 def map_in_processes(function: Callable[[Task], Result], tasks: Sequence[Task]) -> Iterator[Result]:
     """The results in the order of the tasks. Processes are forked, so that they know the features
-    of the user's own; where that can't be, or there is one core, all is done here."""
-    workers = min(CORES, len(tasks))
-    if workers < 2 or "fork" not in get_all_start_methods():
-        yield from map(function, tasks)
-        return
-    with ProcessPoolExecutor(workers, get_context("fork")) as pool:
-        yield from pool.map(function, tasks)
+    of the user's own; where that can't be (no semaphores without /dev/shm), or there is one core,
+    all is done here, and so is the rest where a process was killed, as for its memory."""
+    workers, known = min(CORES, len(tasks)), 0
+    pool = _open_pool(workers) if workers > 1 and "fork" in get_all_start_methods() else None
+    if pool is not None:
+        with pool:
+            try:
+                for result in pool.map(function, tasks):
+                    known += 1
+                    yield result
+            except BrokenProcessPool:
+                pass
+    yield from map(function, tasks[known:])
+
+
+def _open_pool(workers: int) -> ProcessPoolExecutor | None:
+    try:
+        return ProcessPoolExecutor(workers, get_context("fork"))
+    except (OSError, ImportError):
+        return None

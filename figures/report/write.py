@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-import pandas as pd
-
 from morphomil.figures.report.data import ReportData
 from morphomil.figures.report.figures import draw_report_figures
 from morphomil.figures.report.gallery import choose_slides, draw_gallery, note_on_slides
@@ -21,7 +19,7 @@ from morphomil.figures.report.tables import (
 )
 from morphomil.figures.sentences import read_auc, say_statement, say_whose
 from morphomil.run.claims import with_lock
-from morphomil.store import write_bytes
+from morphomil.store import read_csv, write_bytes
 from morphomil.tables.flow import flow_table
 from morphomil.tables.methods import describe_run
 from morphomil.tables.quality import describe_quality, read_quality
@@ -30,6 +28,8 @@ from morphomil.tables.types import types_mean_nothing, types_of_patients
 
 if TYPE_CHECKING:
     from pathlib import Path
+
+    import pandas as pd
 
     from morphomil.pipeline.execution import Progress
     from morphomil.run.directory import Run
@@ -87,9 +87,7 @@ def write_report(
             for c in commands.values()
             for name, value in c["settings"].items()
         },
-        versions=max(commands.values(), key=lambda c: c["finished"])["versions"]
-        if commands
-        else {},
+        versions=run.log.newest().get("versions", {}),
         **model_tables(run),
         **draw_report_figures(run, ranking, progress=progress),
     )
@@ -116,4 +114,4 @@ def _cautions(run: Run, summary: dict[str, Any]) -> list[str]:
 
 def _read(run: Run, name: str) -> pd.DataFrame | None:
     path = run.rank_folder / f"{name}.csv"
-    return pd.read_csv(path) if path.is_file() else None
+    return read_csv(path) if path.is_file() else None

@@ -16,6 +16,7 @@ from morphomil.cohort.encoding import ClinicalEncoder
 from morphomil.errors import DamagedError, InputError
 from morphomil.image_model.recipe import ImageRecipe
 from morphomil.matrix import Edges
+from morphomil.run.ledger import key_of
 from morphomil.seeds import generator
 from morphomil.stats.roc import youden_cutoff
 from morphomil.store import (
@@ -133,7 +134,7 @@ class FoldRecord:
     """The command; folds of `rank` have no cut-off or predictions of their own."""
 
     def to_json(self) -> dict[str, Any]:
-        """As stored."""
+        """As stored, with a checksum of the rest."""
         stored: dict[str, Any] = {
             "model": self.model,
             "fold": self.fold,
@@ -144,7 +145,8 @@ class FoldRecord:
         if self.trained_by != "train":
             stored |= {"trained_by": self.trained_by}
         stored |= self.facts.to_json() | {"cutoff": self.cutoff}
-        return stored | {"outputs": self.outputs, "key": self.key}
+        stored |= {"outputs": self.outputs, "key": self.key}
+        return stored | {"sum": key_of(stored)}
 
     @classmethod
     def from_json(cls, stored: dict[str, Any]) -> FoldRecord:
@@ -152,7 +154,11 @@ class FoldRecord:
 
         Raises:
             KeyError: something is missing.
+            ValueError: it isn't what its checksum says.
         """
+        rest = {name: value for name, value in stored.items() if name != "sum"}
+        if stored.get("sum") not in (None, key_of(rest)):
+            raise ValueError("its content isn't what was written")
         return cls(
             stored["model"],
             stored["fold"],
@@ -259,9 +265,14 @@ def read_fold(folder: Path, record: FoldRecord) -> TrainedFold:
     """The fold with its weights.
 
     Raises:
-        DamagedError: the weights are missing, or not those that were written.
+        DamagedError: the weights are missing, or not those that the record is of.
     """
-    return TrainedFold(record, read_arrays(folder / WEIGHTS))
+    path = folder / WEIGHTS
+    weights = read_arrays(path)
+    with reading(path):
+        if digest(path) != record.weights_sha256:
+            raise ValueError("its weights aren't those of this fold")
+    return TrainedFold(record, weights)
 
 
 def is_done(folder: Path, key: str) -> bool:

@@ -5,8 +5,9 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
-from morphomil.errors import InputError
+from morphomil.errors import DamagedError, InputError
 from morphomil.models.fold import (
+    PREDICTIONS,
     RECORD,
     FoldRecord,
     read_fold,
@@ -16,6 +17,7 @@ from morphomil.models.image import embeddings_of
 from morphomil.models.registry import model_of
 from morphomil.models.settings import MODELS, TrainSettings, check_model
 from morphomil.run.ledger import key_of
+from morphomil.store import read_parquet
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -68,7 +70,7 @@ def trained_folds(run: Run, model: str) -> list[FoldRecord]:
     """The records of a model's folds, whether `train` or `rank` made them.
 
     Raises:
-        InputError: there are none.
+        InputError: there are none, or not all: the training was interrupted, or a record is gone.
     """
     check_model(model)
     records = _records(run, model)
@@ -76,7 +78,28 @@ def trained_folds(run: Run, model: str) -> list[FoldRecord]:
         raise InputError(
             f"{run.path} has no trained {model}; run: morphomil train {run.path} --model {model}"
         )
+    _check_complete(run, model, records)
     return records
+
+
+def _check_complete(run: Run, model: str, records: Sequence[FoldRecord]) -> None:
+    """Refuse a model without all of its folds, which their common predictions name."""
+    home, by_rank = run.model_folder(model), records[0].trained_by == "rank"
+    again = f"morphomil {'rank' if by_rank else 'train'} {run.path}"
+    again += "" if by_rank else f" --model {model}"
+    path = (run.rank_folder if by_rank else home) / PREDICTIONS
+    if not path.exists():
+        if by_rank:
+            return
+        raise InputError(f"the training of {model} in {run.path} isn't finished; run: {again}")
+    stated, found = set(read_parquet(path)["fold"]), {record.fold for record in records}
+    if lost := sorted(stated - found):
+        raise DamagedError(
+            f"{home / lost[0] / RECORD} is missing, of {len(lost)} of the {len(stated)} folds of "
+            f"{model}; run: {again}"
+        )
+    if found - stated:
+        raise InputError(f"the training of {model} in {run.path} isn't finished; run: {again}")
 
 
 def _records(run: Run, model: str) -> list[FoldRecord]:

@@ -6,9 +6,9 @@ import math
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from numba import njit
 from scipy.spatial import cKDTree
 
+from morphomil.compiled import compiled
 from morphomil.nuclei.features import ROUNDING, density
 from morphomil.nuclei.registry import NEIGHBOR_ROOTS, FloatArray
 
@@ -101,7 +101,7 @@ def _row_integrals(grid: NDArray[Any]) -> FloatArray:
     return np.cumsum(integrals, axis=1, out=integrals)
 
 
-@njit(cache=True)
+@compiled()
 def _disc_sums(x: FloatArray, y: FloatArray, integrals: FloatArray, radius: float) -> FloatArray:
     """Sum of a grid inside discs: each row counts over the disc's mean chord in that row, so a full
     disc is exact."""
@@ -120,14 +120,14 @@ def _disc_sums(x: FloatArray, y: FloatArray, integrals: FloatArray, radius: floa
     return sums
 
 
-@njit(cache=True)
+@compiled()
 def _half_segment(height: float, radius: float) -> float:
     """Integral of half the chord, sqrt(r^2 - t^2), for t from 0 to `height`."""
     t = min(max(height, -radius), radius)
     return (t * math.sqrt(radius * radius - t * t) + radius * radius * math.asin(t / radius)) / 2
 
 
-@njit(cache=True)
+@compiled()
 def _integral_to(integrals: FloatArray, position: float) -> float:
     """Integral of a row up to a position between pixel borders."""
     inside = min(max(position, 0.0), len(integrals) - 1.0)

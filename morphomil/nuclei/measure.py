@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
-from numba import njit
 
+from morphomil.compiled import compiled
 from morphomil.nuclei.density import DENSITY_RADIUS_UM, check_positive, neighbor_roots
 from morphomil.nuclei.registry import FEATURES, SHAPE_ROOTS, FloatArray, evaluate, features_of
 
@@ -118,7 +118,7 @@ def _checked(labels: NDArray[Any]) -> NDArray[Any]:
     return checked
 
 
-@njit(cache=True)
+@compiled()
 def _scan_runs(labels: NDArray[Any]) -> tuple[NDArray[np.int32], NDArray[Any]]:
     """Row-wise runs of equal label, in image order: (row, start, stop, straight exits, diagonal
     exits), and the labels.
@@ -158,7 +158,7 @@ def _scan_runs(labels: NDArray[Any]) -> tuple[NDArray[np.int32], NDArray[Any]]:
     return runs, values
 
 
-@njit(cache=True)
+@compiled()
 def _count_runs(labels: NDArray[Any]) -> int:
     count = 0
     for y in range(labels.shape[0]):
@@ -170,13 +170,13 @@ def _count_runs(labels: NDArray[Any]) -> int:
     return count
 
 
-@njit(cache=True)
+@compiled()
 def _is_label(labels: NDArray[Any], y: int, x: int, label: int) -> bool:
     """Whether the pixel has this label; outside the image none has."""
     return bool(0 <= x < labels.shape[1] and y < labels.shape[0] and labels[y, x] == label)
 
 
-@njit(cache=True)
+@compiled()
 def _measure_runs(runs: NDArray[np.int32], ends: NDArray[np.int64]) -> FloatArray:
     """x, y, pixels, variances, covariance, exits of straight and of diagonal grid lines, and the
     smallest rectangle, of each nucleus; `runs` is sorted by nucleus, then by row, and `ends` says
@@ -220,7 +220,7 @@ def _measure_runs(runs: NDArray[np.int32], ends: NDArray[np.int64]) -> FloatArra
     return roots
 
 
-@njit(cache=True)
+@compiled()
 def _corner_hull(runs: NDArray[np.int32]) -> NDArray[np.int64]:
     """Convex hull (vertices, xy) of the corners of one nucleus' pixels, by A. M. Andrew's monotone
     chains (1979)."""
@@ -248,13 +248,13 @@ def _corner_hull(runs: NDArray[np.int32]) -> NDArray[np.int64]:
     return hull[:size]
 
 
-@njit(cache=True)
+@compiled()
 def _turn(a: NDArray[np.int64], b: NDArray[np.int64], x: int, y: int) -> int:
     """Cross product of a -> b and a -> (x, y); negative where the hull stays convex."""
     return int((b[0] - a[0]) * (y - a[1]) - (b[1] - a[1]) * (x - a[0]))
 
 
-@njit(cache=True)
+@compiled()
 def _smallest_rectangle(hull: NDArray[np.int64]) -> float:
     """Area of the smallest rectangle around a convex polygon: one side lies on an edge (Freeman &
     Shapira 1975)."""

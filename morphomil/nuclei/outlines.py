@@ -6,7 +6,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from numba import njit
+
+from morphomil.compiled import compiled
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -123,7 +124,7 @@ _ACROSS = np.array([[-1, 1], [1, 1], [1, -1], [-1, -1]])
 _END = np.array([[0, 1], [1, 1], [1, 0], [0, 0]])
 
 
-@njit(cache=True, nogil=True)  # type: ignore[untyped-decorator, unused-ignore]
+@compiled(nogil=True)
 def _trace(
     labels: NDArray[np.int64],
 ) -> tuple[NDArray[np.int32], NDArray[np.int64], NDArray[np.int64], NDArray[np.bool_]]:
@@ -202,7 +203,7 @@ def fill_polygons(
     fill_rings(canvas, points, ring_ends, ends, np.asarray(numbers, dtype=np.int32))
 
 
-@njit(cache=True, nogil=True)  # type: ignore[untyped-decorator, unused-ignore]
+@compiled(nogil=True)
 def fill_rings(
     canvas: NDArray[np.int32],
     points: NDArray[np.float64],

@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
-from numba import njit
 
+from morphomil.compiled import compiled
 from morphomil.nuclei.density import check_positive
 from morphomil.nuclei.measure import evaluate_features
 from morphomil.nuclei.registry import SHAPE_ROOTS
@@ -63,7 +63,7 @@ def outline_roots(vertices: NDArray[Any], ends: NDArray[np.integer]) -> pd.DataF
     return pd.DataFrame({"label": np.arange(1, len(stops) + 1)} | columns)
 
 
-@njit(cache=True, nogil=True)  # type: ignore[untyped-decorator, unused-ignore]
+@compiled(nogil=True)
 def _measure_rings(points: NDArray[np.float64], ends: NDArray[np.int64]) -> NDArray[np.float64]:
     """The shape roots of each ring but `mpp`, in the order of `SHAPE_ROOTS`.
 
@@ -103,7 +103,7 @@ def _measure_rings(points: NDArray[np.float64], ends: NDArray[np.int64]) -> NDAr
     return roots
 
 
-@njit(cache=True, nogil=True)  # type: ignore[untyped-decorator, unused-ignore]
+@compiled(nogil=True)
 def _hull(points: NDArray[np.float64]) -> NDArray[np.float64]:
     """Convex hull (vertices, xy), no three on a line, by A. M. Andrew's monotone chains (1979)."""
     order = np.argsort(points[:, 0], kind="mergesort")
@@ -134,7 +134,7 @@ def _hull(points: NDArray[np.float64]) -> NDArray[np.float64]:
     return hull[: max(size, 1)]
 
 
-@njit(cache=True, nogil=True)  # type: ignore[untyped-decorator, unused-ignore]
+@compiled(nogil=True)
 def _smallest_rectangle(hull: NDArray[np.float64]) -> float:
     """Area of the smallest rectangle around a convex polygon: one side lies on an edge (Freeman &
     Shapira 1975), the others touch it where rotating calipers do (Toussaint 1983).
@@ -161,7 +161,7 @@ def _smallest_rectangle(hull: NDArray[np.float64]) -> float:
     return float(smallest)
 
 
-@njit(cache=True, nogil=True)  # type: ignore[untyped-decorator, unused-ignore]
+@compiled(nogil=True)
 def _advance(hull: NDArray[np.float64], k: int, dx: float, dy: float) -> int:
     """The first vertex from k on beyond which the polygon no longer goes along (dx, dy)."""
     count = len(hull)

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from threading import Event, Lock
 from typing import TYPE_CHECKING, Any, Protocol
 
-from morphomil.errors import NO_ROOM, BusyError, InputError, MorphomilError
+from morphomil.errors import NO_ROOM, BusyError, InputError, MorphomilError, tells_of_memory
 from morphomil.run.claims import Part
 from morphomil.run.ledger import key_of
 from morphomil.types import CORES
@@ -262,6 +262,8 @@ def _work_slide(
 
 def _say_unexpected(error: Exception) -> str:
     """Of an error that no sentence foresees: what it says, and its kind for a report."""
+    if tells_of_memory(error):
+        return f"the memory is full ({error or 'no size given'}); give this slide a larger machine"
     return f"unexpected, please report it: {error or 'no message'} ({type(error).__name__})"
 
 

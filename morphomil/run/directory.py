@@ -387,11 +387,7 @@ class Run:
     def segmented_with(self) -> dict[str, Any]:
         """Settings of the command that made the masks: `segment`, or `import-nuclei` (`model` is
         then "imported")."""
-        commands = self.commands()
-        entries = [commands[name] for name in ("segment", "import-nuclei") if name in commands]
-        if not entries:
-            return {}
-        return dict(max(entries, key=lambda entry: str(entry["finished"]))["settings"])
+        return dict(self.log.newest("segment", "import-nuclei").get("settings", {}))
 
     def masks(self, slide_id: str) -> dict[int, RegionMasks]:
         """A slide's masks by region, from 0: `labels` and `tissue`, read as they are sliced, and

@@ -55,6 +55,12 @@ class CommandLog:
         """The last entry for each command."""
         return {entry["command"]: entry for entry in self.entries()}
 
+    def newest(self, *commands: str) -> dict[str, Any]:
+        """The last entry of any of these commands, of all where none is named; empty where there
+        is none. The order of the log says which is last: clocks are set back."""
+        entries = [e for e in self.entries() if not commands or e["command"] in commands]
+        return entries[-1] if entries else {}
+
     def add(self, command: str, settings: dict[str, Any], *, seconds: float) -> None:
         """Add a command that has just finished."""
         entry = {

@@ -16,8 +16,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from numba import njit
 
+from morphomil.compiled import compiled
 from morphomil.segment.outlines import Outlines, join_outlines
 
 if TYPE_CHECKING:
@@ -78,7 +78,7 @@ def trace_contours(
     )
 
 
-@njit(cache=True, nogil=True)  # type: ignore[untyped-decorator, unused-ignore]
+@compiled(nogil=True)
 def _deepest(
     points: NDArray[np.float64],
     dist: NDArray[np.float32],
@@ -112,7 +112,7 @@ def _deepest(
     return side
 
 
-@njit(cache=True, nogil=True)  # type: ignore[untyped-decorator, unused-ignore]
+@compiled(nogil=True)
 def _trace(
     points: NDArray[np.float64],
     dist: NDArray[np.float32],
@@ -172,12 +172,12 @@ def _trace(
     return vertices[:used], ends
 
 
-@njit(cache=True, nogil=True)  # type: ignore[untyped-decorator, unused-ignore]
+@compiled(nogil=True)
 def _span(center: float, reach: float, size: int) -> tuple[int, int]:
     return max(int(np.floor(center - reach)), 0), min(int(np.ceil(center + reach)) + 1, size)
 
 
-@njit(cache=True, nogil=True)  # type: ignore[untyped-decorator, unused-ignore]
+@compiled(nogil=True)
 def _tilts(dist: NDArray[np.float32]) -> NDArray[np.float32]:
     """Cosine of the angle between the middle of two rays and the normal of the edge between their
     ends (n, rays)."""
@@ -192,7 +192,7 @@ def _tilts(dist: NDArray[np.float32]) -> NDArray[np.float32]:
     return tilt
 
 
-@njit(cache=True, nogil=True, inline="always")  # type: ignore[untyped-decorator, unused-ignore]
+@compiled(nogil=True, inline="always")
 def _outside(dist: NDArray[np.float32], tilt: NDArray[np.float32], i: int, y: Any, x: Any) -> Any:
     """How far (y, x) from the center of polygon i lies outside of it (negative: inside), about.
 
@@ -229,7 +229,7 @@ def _outside(dist: NDArray[np.float32], tilt: NDArray[np.float32], i: int, y: An
     return (np.sqrt(y * y + x * x) - edge) * tilt[i, k]
 
 
-@njit(cache=True, nogil=True)  # type: ignore[untyped-decorator, unused-ignore]
+@compiled(nogil=True)
 def _grow(
     points: NDArray[np.float64],
     dist: NDArray[np.float32],
@@ -295,7 +295,7 @@ def _grow(
 _AHEAD = np.array([[0, 1], [1, 0], [0, -1], [-1, 0]])
 
 
-@njit(cache=True, nogil=True)  # type: ignore[untyped-decorator, unused-ignore]
+@compiled(nogil=True)
 def follow(
     field: NDArray[np.float32], top: int, left: int, vertices: NDArray[np.float64], used: int
 ) -> int:

@@ -218,6 +218,24 @@ def read_network(files: ModelFiles, design: own.Design) -> own.Folded:
     return own.fold_norms(arrays, design)
 
 
+def check_start(start: str) -> None:
+    """Refuse what training can't start from: "random", "imagenet", a shipped model's name, or a
+    model folder of the shipped architecture.
+
+    Raises:
+        InputError: the folder lacks weights, is damaged, or of another architecture.
+    """
+    if start in ("random", "imagenet"):
+        return
+    try:
+        files = read_model_folder(WEIGHTS / start if start in SHIPPED else Path(start), tuned=False)
+        if files.config["backbone"] != own.BACKBONE or files.weights.suffix != ".safetensors":
+            raise InputError(f"{files.folder} is of another architecture ({own.BACKBONE} is asked)")
+        read_network(files, design_of(files))
+    except (InputError, ValueError) as error:
+        raise InputError(f"training can't start from {start!r}: {error}") from error
+
+
 def _shapes(design: own.Design) -> dict[str, tuple[int, ...]]:
     """The arrays of a design: what `network.fold_norms` takes."""
     norms = ("norm.weight", "norm.bias", "norm.running_mean", "norm.running_var")

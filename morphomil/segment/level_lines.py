@@ -6,8 +6,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 import numpy as np
-from numba import njit
 
+from morphomil.compiled import compiled
 from morphomil.nuclei.polygons import outline_roots
 from morphomil.segment.contours import follow
 from morphomil.segment.polygons import keep_largest_parts
@@ -55,7 +55,7 @@ def _with_areas(
     return np.asarray(middle + (vertices - middle) * np.repeat(scale, counts)[:, None])
 
 
-@njit(cache=True, nogil=True)  # type: ignore[untyped-decorator, unused-ignore]
+@compiled(nogil=True)
 def _trace_labels(
     labels: NDArray[np.int32], places: NDArray[np.int64], count: int
 ) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
@@ -96,7 +96,7 @@ def _trace_labels(
     return vertices[:used], ends
 
 
-@njit(cache=True, nogil=True)  # type: ignore[untyped-decorator, unused-ignore]
+@compiled(nogil=True)
 def _smoothed(field: NDArray[np.float32]) -> NDArray[np.float32]:
     """Each pixel with its neighbors, 1, 2, 1 in both directions; the rim is 0."""
     across, result = np.zeros_like(field), np.zeros_like(field)
@@ -105,7 +105,7 @@ def _smoothed(field: NDArray[np.float32]) -> NDArray[np.float32]:
     return result
 
 
-@njit(cache=True, nogil=True)  # type: ignore[untyped-decorator, unused-ignore]
+@compiled(nogil=True)
 def _connected(field: NDArray[np.float32]) -> NDArray[np.float32]:
     """The field with only the pixels above 0 that are 4-connected with its highest one; others
     become barely negative."""

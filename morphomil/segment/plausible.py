@@ -12,8 +12,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 import numpy as np
-from numba import njit
 
+from morphomil.compiled import compiled
 from morphomil.slides.masks import IMPLAUSIBLE
 
 if TYPE_CHECKING:
@@ -144,7 +144,7 @@ def judge(evidence: NDArray[np.float32], areas_um2: NDArray[np.floating]) -> NDA
     return reasons
 
 
-@njit(cache=True, nogil=True)  # type: ignore[untyped-decorator, unused-ignore]
+@compiled(nogil=True)
 def _measure(
     rgb: NDArray[np.uint8],
     labels: NDArray[np.int32],

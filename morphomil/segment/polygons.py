@@ -7,8 +7,8 @@ from functools import cache
 from typing import TYPE_CHECKING
 
 import numpy as np
-from numba import njit
 
+from morphomil.compiled import compiled
 from morphomil.segment.blocks import BLOCK_PX
 
 if TYPE_CHECKING:
@@ -83,7 +83,7 @@ LAYERS = 4
 """So many accepted polygons may cover a pixel; further ones don't count there."""
 
 
-@njit(cache=True, nogil=True)  # type: ignore[untyped-decorator, unused-ignore]
+@compiled(nogil=True)
 def _survivors(
     points: NDArray[np.float32], dist: NDArray[np.float32], threshold: float
 ) -> NDArray[np.bool_]:
@@ -146,7 +146,7 @@ def _survivors(
     return kept
 
 
-@njit(cache=True, nogil=True)  # type: ignore[untyped-decorator, unused-ignore]
+@compiled(nogil=True)
 def _scan(
     corners: NDArray[np.float64],
     height: int,
@@ -249,7 +249,7 @@ def draw(
     return canvas
 
 
-@njit(cache=True, nogil=True)  # type: ignore[untyped-decorator, unused-ignore]
+@compiled(nogil=True)
 def _fill(
     canvas: NDArray[np.int32],
     vertices: NDArray[np.float64],
@@ -271,7 +271,7 @@ def _fill(
             canvas[spans[n, 0], spans[n, 1] : spans[n, 2]] = numbers[i]
 
 
-@njit(cache=True, nogil=True)  # type: ignore[untyped-decorator, unused-ignore]
+@compiled(nogil=True)
 def keep_largest_parts(labels: NDArray[np.int32], min_px: float = 0) -> NDArray[np.int32]:
     """The label image with only the largest 4-connected part of each label, if it has `min_px`
     pixels or more.
@@ -328,7 +328,7 @@ def keep_largest_parts(labels: NDArray[np.int32], min_px: float = 0) -> NDArray[
     return result
 
 
-@njit(cache=True, nogil=True)  # type: ignore[untyped-decorator, unused-ignore]
+@compiled(nogil=True)
 def _root(parent: NDArray[np.int32], i: int) -> int:
     while parent[i] != i:
         parent[i] = parent[parent[i]]

@@ -5,7 +5,6 @@ The patches and their targets come from `samples`, the same ones when a training
 
 from __future__ import annotations
 
-import csv
 import hashlib
 import json
 import math
@@ -15,18 +14,25 @@ from dataclasses import asdict, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import pandas as pd
 
 from morphomil.errors import InputError
 from morphomil.segment.annotated import read_annotated, read_table
 from morphomil.segment.engines import activation_ranges
 from morphomil.segment.evaluate import tune_edge, tune_thresholds
-from morphomil.segment.folders import CALIBRATION
+from morphomil.segment.folders import CALIBRATION, check_start
 from morphomil.segment.model import load_segmenter
 from morphomil.segment.network import BACKBONE, fold_norms
 from morphomil.segment.samples import PatchSampler, TrainSettings
 from morphomil.segment.type_agreement import calibrate_types, typed_pairs
-from morphomil.store import write_arrays, write_json, write_table_csv
+from morphomil.store import (
+    read_arrays,
+    read_json,
+    reading,
+    write_arrays,
+    write_bytes,
+    write_json,
+    write_table_csv,
+)
 from morphomil.types import SegmenterSettings
 
 if TYPE_CHECKING:
@@ -45,6 +51,8 @@ LOSSES = (
     *("loss", "probability_loss", "distance_loss", "nucleus_loss", "seam_loss"),
     "type_loss",
 )
+LOG_COLUMNS = (*LOSSES, *(f"val_{name}" for name in LOSSES))
+CHECKPOINT = "checkpoint.safetensors"
 
 
 def train_segmenter(
@@ -82,22 +90,23 @@ def train_segmenter(
 
     Raises:
         InputError: `out` holds a training and `resume` isn't set, or one with other settings or
-            images; or `settings.start` can't be used.
+            images, or damaged files of one; or `settings.start` can't be used.
     """
     import torch
 
     from morphomil.segment.torch_network import TorchNetwork
 
-    _claim_folder(out, settings, _digest([*train, *validation]), resume=resume)
+    check_start(settings.start)
     torch.manual_seed(settings.seed)
     network = TorchNetwork(settings.design, start=settings.start)
+    _claim_folder(out, settings, _digest([*train, *validation]), resume=resume)
     average = TorchNetwork(settings.design).requires_grad_(False).eval()
     average.load_state_dict(network.state_dict())
     optimizer = _optimizer(network, settings)
+    first = _resume(out, network, average, optimizer, epochs=settings.epochs)
     total = settings.epochs * settings.steps_per_epoch
     checked = PatchSampler(validation, settings)
     held_out = [checked.batch(2**31, index) for index in range(8)]
-    first = _resume(out, network, average, optimizer)
     sampler = PatchSampler(train, settings)
     batches = _batches(sampler, range(first * settings.steps_per_epoch, total), settings)
     rarity = torch.from_numpy(sampler.type_weights)
@@ -274,19 +283,21 @@ def _digest(images: Sequence[AnnotatedImage]) -> str:
 
 
 def _claim_folder(out: Path, settings: TrainSettings, images: str, *, resume: bool) -> None:
-    path = out / "settings.json"
-    stated = asdict(settings) | {"images_sha256": images}
-    if path.exists():
-        if not resume:
-            raise InputError(f"{out} holds a training already; --resume goes on with it")
-        earlier = json.loads(path.read_text())
-        known = earlier.pop("images_sha256", None)
-        if earlier != json.loads(json.dumps(asdict(settings))):
-            raise InputError(f"{out} holds a training with other settings; name another folder")
-        if known != images:
-            raise InputError(f"{out} holds a training on other images; name another folder")
-    else:
-        write_json(path, stated)
+    path, another = out / "settings.json", "name another folder with --out"
+    if not path.exists():
+        if (out / CHECKPOINT).exists():
+            raise InputError(f"{out} holds a training without its settings.json; {another}")
+        write_json(path, asdict(settings) | {"images_sha256": images})
+        return
+    if not resume:
+        raise InputError(f"{out} holds a training already; --resume goes on with it")
+    with reading(path, mend=another):
+        earlier = dict(read_json(path, mend=another))
+    known = earlier.pop("images_sha256", None)
+    if earlier != json.loads(json.dumps(asdict(settings))):
+        raise InputError(f"{out} holds a training with other settings; {another}")
+    if known != images:
+        raise InputError(f"{out} holds a training on other images; {another}")
 
 
 def _checkpoint(
@@ -300,21 +311,40 @@ def _checkpoint(
     arrays |= {f"average/{name}": value for name, value in average.arrays().items()}
     for index, state in optimizer.state_dict()["state"].items():
         arrays |= {f"optimizer/{index}/{name}": value.numpy() for name, value in state.items()}
-    write_arrays(out / "checkpoint.safetensors", arrays | {"epoch": np.array(epoch)})
+    write_arrays(out / CHECKPOINT, arrays | {"epoch": np.array(epoch)})
 
 
 def _resume(
-    out: Path, network: TorchNetwork, average: TorchNetwork, optimizer: torch.optim.Optimizer
+    out: Path,
+    network: TorchNetwork,
+    average: TorchNetwork,
+    optimizer: torch.optim.Optimizer,
+    *,
+    epochs: int,
 ) -> int:
     """Load the last checkpoint, if any; the epoch to go on with."""
-    path = out / "checkpoint.safetensors"
-    if not path.exists():
-        return 0
-    import torch
-    from safetensors.numpy import load_file
+    path, epoch = out / CHECKPOINT, 0
+    if path.exists():
+        mend = "remove it, and --resume trains from the first epoch on"
+        with reading(path, mend=mend):
+            arrays = read_arrays(path, mend=mend)
+            epoch = int(arrays.pop("epoch"))
+            if not 0 <= epoch <= epochs:
+                raise ValueError(f"{epoch} epochs")
+            _take_over(arrays, network, average, optimizer)
+    _cut_log(out / "log.csv", epoch)
+    return epoch
 
-    arrays = load_file(path)
-    epoch = int(arrays.pop("epoch"))
+
+def _take_over(
+    arrays: dict[str, NDArray[Any]],
+    network: TorchNetwork,
+    average: TorchNetwork,
+    optimizer: torch.optim.Optimizer,
+) -> None:
+    """Load what `_checkpoint` wrote; raises whatever is wrong with other arrays."""
+    import torch
+
     parts: dict[str, dict[str, NDArray[Any]]] = {"network": {}, "average": {}, "optimizer": {}}
     for name, value in arrays.items():
         part, _, rest = name.partition("/")
@@ -326,18 +356,36 @@ def _resume(
         index, _, key = name.partition("/")
         state["state"].setdefault(int(index), {})[key] = torch.from_numpy(value)
     optimizer.load_state_dict(state)
-    log = pd.read_csv(out / "log.csv")
-    write_table_csv(out / "log.csv", log[log["epoch"] < epoch])
-    return epoch
+    for weights, known in optimizer.state.items():
+        if {known[name].shape for name in ("exp_avg", "exp_avg_sq")} != {weights.shape}:
+            raise ValueError("the optimizer's state belongs to another network")
+
+
+def _cut_log(path: Path, epoch: int) -> None:
+    """Forget what the log says of epochs from this one on; one that is gone is begun anew."""
+    if not path.exists():
+        return
+    mend = "remove it: the training goes on, and its log begins there"
+    with reading(path, mend=mend):
+        head, *lines = path.read_text(encoding="utf-8").splitlines()
+        if head != _log_line("epoch", LOG_COLUMNS):
+            raise ValueError("other columns")
+        rows = [[float(value) for value in line.split(",")] for line in lines]
+        if any(len(row) != 1 + len(LOG_COLUMNS) for row in rows):
+            raise ValueError("a line of another length")
+    kept = [line for line, row in zip(lines, rows, strict=True) if row[0] < epoch]
+    write_bytes(path, "".join(f"{line}\n" for line in (head, *kept)).encode())
 
 
 def _append_log(path: Path, epoch: int, figures: dict[str, float]) -> None:
-    new = not path.exists()
-    with path.open("a", newline="") as file:
-        writer = csv.writer(file)
-        if new:
-            writer.writerow(["epoch", *figures])
-        writer.writerow([epoch, *(f"{value:.5f}" for value in figures.values())])
+    head = _log_line("epoch", LOG_COLUMNS) + "\n"
+    known = path.read_text(encoding="utf-8") if path.exists() else head
+    line = _log_line(epoch, [f"{figures[name]:.5f}" for name in LOG_COLUMNS])
+    write_bytes(path, f"{known}{line}\n".encode())
+
+
+def _log_line(first: str | int, others: Sequence[str]) -> str:
+    return ",".join([str(first), *others])
 
 
 def train_from_table(

@@ -284,6 +284,5 @@ def how_tested(tested: pd.DataFrame) -> str:
 
 def software(run: Run) -> dict[str, str]:
     """The versions of Python and packages that the last command ran with; empty before any."""
-    last: dict[str, Any] = max(run.commands().values(), key=lambda c: c["finished"], default={})
-    versions = last.get("versions", {})
+    versions = run.log.newest().get("versions", {})
     return {name: version for name, version in versions.items() if name != "machine"}

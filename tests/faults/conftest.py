@@ -1,14 +1,18 @@
-"""A run whose nuclei were imported and measured, in seconds and without a network."""
+"""Runs of known nuclei, made in seconds and without a network; the library that makes operations
+fail."""
 
 from __future__ import annotations
 
 import shutil
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
 from imported_run import Imported
+from modelled_run import Modelled
 from PIL import Image
 
 
@@ -38,3 +42,36 @@ def imported(_measured: Path, tmp_path: Path) -> Imported:
     made = Imported(folder)
     made.run.save_cohort(made.cohort)
     return made
+
+
+@pytest.fixture(scope="session")
+def _prepared(
+    tmp_path_factory: pytest.TempPathFactory, draw_nuclei: Callable[..., np.ndarray]
+) -> Path:
+    folder = tmp_path_factory.mktemp("modelled") / "made"
+    folder.mkdir()
+    made = Modelled(folder)
+    made.draw(draw_nuclei)
+    made.prepare()
+    return folder
+
+
+@pytest.fixture
+def modelled(_prepared: Path, tmp_path: Path) -> Modelled:
+    """A copy of a run that models can be trained on, at a path of the test's own."""
+    made = Modelled(Path(shutil.copytree(_prepared, tmp_path / "modelled")))
+    made.run.save_cohort(made.cohort)
+    return made
+
+
+@pytest.fixture(scope="session")
+def shim(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The library that makes operations fail."""
+    compiler = shutil.which("cc") or shutil.which("gcc")
+    if compiler is None or not sys.platform.startswith("linux"):
+        pytest.skip("no C compiler, or no Linux")
+    library = tmp_path_factory.mktemp("shim") / "shim.so"
+    source = Path(__file__).with_name("shim.c")
+    words = [compiler, "-O2", "-shared", "-fPIC", "-o", library, source, "-ldl"]
+    subprocess.run(words, check=True)
+    return library

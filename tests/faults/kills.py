@@ -1,10 +1,10 @@
-"""Run as a program: all stages, killed at random moments, and two processes at once.
+"""Run as a program: the stages of a kind, killed at random moments, and two processes at once.
 
-    python kills.py FOLDER COUNT
+    python kills.py KIND FOLDER COUNT
 
-FOLDER holds a cohort (`imported_run.Imported`). Children that share what this process has loaded
-work on one run after the other and are killed, COUNT times; every run is then worked to its end and
-must have the bytes of one that was left alone. Prints JSON: the kills, the runs, the problems.
+FOLDER holds a run of a KIND of `stages`. Children that share what this process has loaded work on
+it one after the other and are killed, COUNT times; every run is then worked to its end and must
+have the bytes of one that was left alone. Prints JSON: the kills, the runs, the problems.
 """
 
 from __future__ import annotations
@@ -18,20 +18,19 @@ import sys
 import time
 from pathlib import Path
 
-from imported_run import Imported
-from operations import STAGES, contents
+from stages import KINDS, Kind, Place, contents
 
 from morphomil.errors import BusyError
 
 
-def work(made: Imported) -> int:
+def work(kind: Kind, made: Place) -> int:
     """All stages in a child, whose process id is returned; it ends with 0, or 5 if it is told that
     another process works there."""
     child = os.fork()
     if child:
         return child
     try:
-        for stage in STAGES.values():
+        for stage in kind.stages.values():
             stage(made)
     except BusyError:
         os._exit(5)
@@ -45,45 +44,54 @@ def wait(child: int) -> int:
     return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
 
 
-def finish(made: Imported, expected: dict[str, str], what: str) -> list[str]:
+def finish(kind: Kind, made: Place, expected: dict[str, str], what: str) -> list[str]:
     """Work a run to its end; what is wrong with it."""
-    if status := wait(work(made)):
+    if status := wait(work(kind, made)):
         return [f"{what}: status {status}"]
     found = contents(made.folder / "run")
     return [] if found == expected else [f"{what}: {sorted(found.items() ^ expected.items())[:3]}"]
 
 
-def examine(folder: Path, count: int) -> dict[str, object]:
-    made, run, chance = Imported(folder), folder / "run", random.Random(1)
+def examine(kind: Kind, made: Place, count: int) -> dict[str, object]:
+    run, before, chance = made.folder / "run", made.folder / "before", random.Random(1)
+    run.rename(before)
     problems: list[str] = []
+
+    def begin() -> None:
+        shutil.rmtree(run, ignore_errors=True)
+        if not kind.begins:
+            shutil.copytree(before, run)
+
     for _ in range(2):  # the first one also compiles
-        shutil.rmtree(run)
+        begin()
         begun = time.monotonic()
-        assert wait(work(made)) == 0
+        assert wait(work(kind, made)) == 0
         seconds = time.monotonic() - begun
     expected = contents(run)
-    shutil.rmtree(run)
+    begin()
     runs = 0
     for number in range(count):
-        child = work(made)
+        child = work(kind, made)
         time.sleep(chance.uniform(0, 1.1) * seconds)
         os.kill(child, signal.SIGKILL)
         ended = wait(child)
         if ended not in (0, -signal.SIGKILL):
             problems.append(f"kill {number}: status {ended}")
         if ended == 0 or number % 4 == 3 or number == count - 1:
-            problems += finish(made, expected, f"kill {number}")
-            shutil.rmtree(run)
+            problems += finish(kind, made, expected, f"kill {number}")
+            begin()
             runs += 1
-    for number in range(max(2, count // 20)):
-        first, second = work(made), work(made)
+    for number in range(max(1, count // 20)):
+        first, second = work(kind, made), work(kind, made)
         ends = {wait(first), wait(second)}
         if not ends <= {0, 5}:
             problems.append(f"two at once {number}: {ends}")
-        problems += finish(made, expected, f"two at once {number}")
-        shutil.rmtree(run)
+        problems += finish(kind, made, expected, f"two at once {number}")
+        begin()
     return {"kills": count, "runs": runs, "problems": problems}
 
 
 if __name__ == "__main__":
-    print(json.dumps(examine(Path(sys.argv[1]).resolve(), int(sys.argv[2]))))
+    chosen = KINDS[sys.argv[1]]
+    place = chosen.place(Path(sys.argv[2]).resolve())
+    print(json.dumps(examine(chosen, place, int(sys.argv[3]))))

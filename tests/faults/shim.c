@@ -5,9 +5,11 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <limits.h>
+#include <semaphore.h>
 #include <stdarg.h>
 #include <stdatomic.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 #include <sys/syscall.h>
 #include <sys/types.h>
@@ -103,4 +105,18 @@ int rename(const char *from, const char *to) {
 }
 int renameat(int from_at, const char *from, int to_at, const char *to) {
   return fails(is_below(from)) ? -1 : REAL(renameat)(from_at, from, to_at, to);
+}
+
+/* A machine without /dev/shm has no named semaphores. */
+sem_t *sem_open(const char *name, int flags, ...) {
+  va_list rest;
+  va_start(rest, flags);
+  mode_t mode = va_arg(rest, mode_t);
+  unsigned value = va_arg(rest, unsigned);
+  va_end(rest);
+  if (getenv("FAULT_NO_SEMAPHORES")) {
+    errno = ENOSYS;
+    return SEM_FAILED;
+  }
+  return REAL(sem_open)(name, flags, mode, value);
 }

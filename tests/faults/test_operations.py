@@ -1,57 +1,72 @@
 """Every stage with its n-th operation on files failing, and killed at random moments (faults 41, 43
-and 45). `MORPHOMIL_FAULTS=full` tries them all."""
+and 45). `MORPHOMIL_FAULTS=full` tries them all, `exhaustive` all with every error."""
 
 from __future__ import annotations
 
 import json
 import os
-import shutil
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 from imported_run import Imported
+from modelled_run import Modelled
+from stages import KINDS
 
 HERE = Path(__file__).parent
-FULL = os.environ.get("MORPHOMIL_FAULTS") == "full"
-STEP = 1 if FULL else 24
-"""Every so many operations one fails."""
-KILLS = 200 if FULL else 8
+DEPTH = os.environ.get("MORPHOMIL_FAULTS", "sample")
+TRIES = {"sample": 5, "full": 0, "exhaustive": -1}[DEPTH]
+"""So many operations of each stage fail; 0: all."""
+KILLS = {"imported": 6, "modelled": 2}
+if DEPTH != "sample":
+    KILLS = {"imported": 100, "segmented": 40, "modelled": 60}
 
 
-@pytest.fixture(scope="session")
-def shim(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The library that makes operations fail."""
-    compiler = shutil.which("cc") or shutil.which("gcc")
-    if compiler is None or not sys.platform.startswith("linux"):
-        pytest.skip("no C compiler, or no Linux")
-    library = tmp_path_factory.mktemp("shim") / "shim.so"
-    words = [compiler, "-O2", "-shared", "-fPIC", "-o", library, HERE / "shim.c", "-ldl"]
-    subprocess.run(words, check=True)
-    return library
+@pytest.fixture
+def place(request: pytest.FixtureRequest) -> Callable[[str], Path]:
+    """The folder of a run of a kind."""
+
+    def folder(kind: str) -> Path:
+        made: Imported | Modelled = request.getfixturevalue(
+            "modelled" if kind == "modelled" else "imported"
+        )
+        return made.folder
+
+    return folder
+
+
+def report(program: str, *words: str | Path, **environment: str) -> list[dict[str, object]]:
+    """What a program of this folder prints, a line of JSON each."""
+    paths = os.pathsep.join(map(str, (HERE.parent, HERE)))
+    done = subprocess.run(
+        [sys.executable, HERE / program, *words],
+        capture_output=True,
+        text=True,
+        env=os.environ | {"PYTHONPATH": paths, "OMP_NUM_THREADS": "1"} | environment,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    return [json.loads(line) for line in done.stdout.splitlines()]
 
 
 @pytest.mark.timeout(7200)
-def test_every_failing_operation_leaves_a_run_that_goes_on(shim: Path, imported: Imported) -> None:
-    words = [sys.executable, HERE / "operations.py", imported.folder, str(STEP)]
-    environment = os.environ | {"LD_PRELOAD": str(shim), "PYTHONPATH": str(HERE.parent)}
-    done = subprocess.run(words, capture_output=True, text=True, env=environment, check=False)
-    assert done.returncode == 0, done.stderr
-    found = [json.loads(line) for line in done.stdout.splitlines()]
-    assert [stage["stage"] for stage in found] == ["import-nuclei", "featurize", "embed", "export"]
+@pytest.mark.parametrize("kind", KINDS)
+def test_every_failing_operation_leaves_a_run_that_goes_on(
+    kind: str, shim: Path, place: Callable[[str], Path]
+) -> None:
+    found = report("operations.py", kind, place(kind), str(TRIES), LD_PRELOAD=str(shim))
+    assert [stage["stage"] for stage in found] == list(KINDS[kind].stages)
     for stage in found:
-        assert stage["operations"] > 20, stage
-        assert stage["tried"] >= stage["operations"] // STEP
-    assert [problem for stage in found for problem in stage["problems"]] == []
+        assert int(str(stage["operations"])) > 20, stage
+        print(stage["stage"], "operations", stage["operations"], "tried", stage["tried"])
+    assert {str(stage["stage"]): stage["problems"] for stage in found if stage["problems"]} == {}
 
 
 @pytest.mark.timeout(7200)
-def test_killed_at_random_moments_and_two_at_once(imported: Imported) -> None:
-    words = [sys.executable, HERE / "kills.py", imported.folder, str(KILLS)]
-    environment = os.environ | {"PYTHONPATH": str(HERE.parent)}
-    done = subprocess.run(words, capture_output=True, text=True, env=environment, check=False)
-    assert done.returncode == 0, done.stderr
-    found = json.loads(done.stdout)
-    assert found["kills"] == KILLS
+@pytest.mark.parametrize("kind", KILLS)
+def test_killed_at_random_moments_and_two_at_once(kind: str, place: Callable[[str], Path]) -> None:
+    (found,) = report("kills.py", kind, place(kind), str(KILLS[kind]))
+    assert found["kills"] == KILLS[kind]
     assert found["problems"] == []

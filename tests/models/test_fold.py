@@ -10,8 +10,10 @@ import pandas as pd
 import pytest
 
 from morphomil.errors import InputError
-from morphomil.models.fold import is_done, read_record
-from morphomil.models.trained import trained_models
+from morphomil.models.fold import is_done, read_fold, read_record
+from morphomil.models.predict import predict_run
+from morphomil.models.trained import trained_folds, trained_models
+from morphomil.run.directory import Run
 
 
 def test_a_fold_leaves_what_was_promised(trained):
@@ -66,3 +68,42 @@ def test_a_harmed_fold_is_not_done_and_a_record_that_lacks_something_says_what(t
     (folder / "settings.json").write_text("{}")
     assert read_record(folder) is None
     assert not is_done(folder, record.key)
+
+
+def test_a_fold_that_is_gone_or_altered_is_not_left_out_in_silence(trained, tmp_path):
+    path = shutil.copytree(trained.path, tmp_path / "run")
+    run, record = Run(path), path / "models" / "clinical" / "fold1" / "settings.json"
+    whole = record.read_bytes()
+    record.unlink()
+    with pytest.raises(InputError, match=r"fold1/settings\.json is missing, of 1 of the 3 folds"):
+        predict_run(run, "clinical")
+    record.parent.rename(tmp_path / "aside")
+    with pytest.raises(InputError, match=r"of 1 of the 3 folds of clinical; run: morphomil train"):
+        trained_folds(run, "clinical")
+    (tmp_path / "aside").rename(record.parent)
+    for changed in (
+        whole.replace(b'"cutoff": 0.', b'"cutoff": 0.0'),
+        whole.replace(b'"seed": 0', b'"seed": 1'),
+        whole[: len(whole) // 2],
+        b"[]",
+    ):
+        assert changed != whole
+        record.write_bytes(changed)
+        with pytest.raises(InputError, match=r"fold1/settings\.json is damaged"):
+            predict_run(run, "clinical")
+    record.write_bytes(whole)
+    assert predict_run(run, "clinical").skipped == ("fold0", "fold1", "fold2")
+    shutil.copytree(record.parent, record.parent.with_name("fold9"))
+    (record.parents[1] / "predictions.parquet").unlink()
+    with pytest.raises(InputError, match="isn't finished; run: morphomil train"):
+        predict_run(run, "clinical")
+
+
+def test_weights_of_another_fold_are_told(trained, tmp_path):
+    home = shutil.copytree(trained.model_folder("dl-cnb"), tmp_path / "dl-cnb")
+    shutil.copy(home / "fold0" / "weights.safetensors", home / "fold1" / "weights.safetensors")
+    record = read_record(home / "fold1")
+    assert record.weights_sha256 != read_record(home / "fold0").weights_sha256
+    read_fold(home / "fold0", read_record(home / "fold0"))
+    with pytest.raises(InputError, match="weights aren't those of this fold"):
+        read_fold(home / "fold1", record)
