@@ -97,19 +97,33 @@ def reading(path: Path, *, mend: str = MAKE_AGAIN) -> Iterator[None]:
 
 
 def read_json(path: Path, *, mend: str = MAKE_AGAIN) -> Any:
-    """What a JSON file holds.
+    """What a JSON file holds, without its checksum.
 
     Raises:
-        DamagedError: it is missing, or no JSON.
+        DamagedError: it is missing, no JSON, or not what its checksum says.
     """
     with reading(path, mend=mend):
-        return json.loads(path.read_text(encoding="utf-8"))
+        value = json.loads(path.read_text(encoding="utf-8"))
+        stated = value.pop(SUM, None) if isinstance(value, dict) else None
+        if stated is not None and stated != _sum_json(value):
+            raise ValueError("its content isn't what was written")
+        return value
 
 
-def write_json(path: Path, value: Any) -> None:
-    """Write `value` as JSON, keys in the given order, NaN refused."""
+def write_json(path: Path, value: Any, *, seal: bool = False) -> None:
+    """Write `value` as JSON, keys in the given order, NaN refused; an object that people don't
+    change, with a checksum (`seal`)."""
+    content = value | {SUM: _sum_json(value)} if seal else value
     with atomic_path(path) as partial:
-        partial.write_text(json.dumps(value, indent=1, allow_nan=False) + "\n", encoding="utf-8")
+        partial.write_text(json.dumps(content, indent=1, allow_nan=False) + "\n", encoding="utf-8")
+
+
+SUM = "sum"
+"""The checksum of all else in a JSON object has this name."""
+
+
+def _sum_json(value: dict[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()
 
 
 def write_table_csv(path: Path, table: pd.DataFrame) -> None:

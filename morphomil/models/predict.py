@@ -180,7 +180,7 @@ def predict_elsewhere(run: Run, model: str, origin: Run) -> Scoring:
         "cutoff": cutoff,
         "key": key,
     }
-    write_json(home / EXTERNAL / "about.json", summary)
+    write_json(home / EXTERNAL / "about.json", summary, seal=True)
     return Scoring((EXTERNAL,), (), ())
 
 

@@ -261,7 +261,7 @@ def _write_ranking(run: Run, ranking: Ranking, summary: dict[str, Any]) -> None:
     for stem in ("predictions", "attention", "shapley", "patient_values"):
         write_parquet(run.rank_folder / f"{stem}.parquet", getattr(ranking, stem))
     write_parquet(run.rank_folder / "summaries.parquet", ranking.scan.summaries)
-    write_json(run.rank_folder / "about.json", summary)
+    write_json(run.rank_folder / "about.json", summary, seal=True)
 
 
 def _write_contributions(nuclei: RankedNuclei, ranking: Ranking, *, seed: int) -> None:

@@ -141,7 +141,7 @@ class Ledger:
         status = self.status(slide_id)
         kept = {name: status[name] for name in earlier if name in status}
         content = kept | {stage: entry} if len(self.stages) > 1 else entry
-        write_json(self.entries_path(slide_id), content)
+        write_json(self.entries_path(slide_id), content, seal=True)
 
     def done(self, slides: Iterable[Slide], stage: str) -> list[str]:
         """Which of the slides a stage has results for, in their order; none of the empty ones."""

@@ -70,7 +70,8 @@ class CommandLog:
             "seconds": round(seconds, 1),
             "finished": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
         }
-        write_json(self.path, self._read() | {"commands": [*self.entries(), entry]})
+        content = self._read() | {"commands": [*self.entries(), entry]}
+        write_json(self.path, content, seal=True)
 
     def _read(self) -> dict[str, Any]:
         if not self.path.exists():

@@ -287,7 +287,7 @@ def _claim_folder(out: Path, settings: TrainSettings, images: str, *, resume: bo
     if not path.exists():
         if (out / CHECKPOINT).exists():
             raise InputError(f"{out} holds a training without its settings.json; {another}")
-        write_json(path, asdict(settings) | {"images_sha256": images})
+        write_json(path, asdict(settings) | {"images_sha256": images}, seal=True)
         return
     if not resume:
         raise InputError(f"{out} holds a training already; --resume goes on with it")

@@ -3,6 +3,7 @@ to 62)."""
 
 from __future__ import annotations
 
+import csv
 import json
 import os
 import shutil
@@ -12,14 +13,19 @@ from typing import Any
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from imported_run import Imported
 
 from morphomil.cohort.manifest import read_manifest
 from morphomil.errors import DamagedError, InputError, MorphomilError
 from morphomil.run import CommandLog, Ledger
 from morphomil.segment.folders import WEIGHTS, design_of, read_model_folder
 from morphomil.slides.annotations import read_annotation
+from morphomil.slides.image import open_image
+from morphomil.slides.nuclei_files import read_nuclei
+from morphomil.slides.regions import find_regions
+from morphomil.types import ImageSource, PatchSettings
 
-EXAMPLES = 20_000 if os.environ.get("MORPHOMIL_FAULTS") == "full" else 60
+EXAMPLES = 3_000 if os.environ.get("MORPHOMIL_FAULTS", "sample") != "sample" else 60
 bounded = settings(
     max_examples=EXAMPLES,
     deadline=None,
@@ -84,6 +90,64 @@ def test_any_model_folder(name: str, tree: dict[str, Any], tmp_path: Path) -> No
 
 
 @bounded
+@given(
+    place=st.sampled_from(
+        [(file, name)
+         for file, names in {
+             "config": ("rays", "widths", "outline", "types", "backbone"),
+             "morphomil": ("resolutions_mpp", "normalize", "stain"),
+             "thresholds": ("prob", "nms", "edge_logit"),
+             "ranges": ("decoder2a", "no layer"),
+         }.items()
+         for name in names]
+    ),
+    tree=TREES,
+)  # fmt: skip
+def test_any_changed_value_of_a_model(place: tuple[str, str], tree: Any, tmp_path: Path) -> None:
+    folder, (file, name) = tmp_path / "model", place
+    shutil.copytree(WEIGHTS / "default", folder, dirs_exist_ok=True)
+    known = json.loads((folder / f"{file}.json").read_text())
+    (folder / f"{file}.json").write_text(json.dumps(known | {name: tree}))
+    try:
+        files = read_model_folder(folder)
+        if files.config["backbone"] == "efficientnet-lite0":
+            design_of(files)
+    except InputError as error:
+        assert str(folder) in str(error)
+    shutil.rmtree(folder)
+
+
+@bounded
+@given(data=st.data(), tree=TREES)
+def test_any_changed_value_of_what_a_run_keeps(
+    data: st.DataObject, tree: Any, imported: Imported
+) -> None:
+    """Whatever is changed in its log or its ledger is told, or read as nothing was changed."""
+    run = imported.run
+    path = data.draw(st.sampled_from([run.path / "run.json", run.ledger.entries_path("s0")]))
+    whole = path.read_bytes()
+    stored = json.loads(whole)
+    branch: Any = stored
+    while True:
+        keys = sorted(branch) if isinstance(branch, dict) else range(len(branch))
+        key = data.draw(st.sampled_from(list(keys)))
+        if not isinstance(branch[key], dict | list) or not branch[key] or data.draw(st.booleans()):
+            break
+        branch = branch[key]
+    branch[key] = tree
+    path.write_text(json.dumps(stored))
+    try:
+        for read in (run.segmented_with, lambda: run.features, lambda: run.whose):
+            assert isinstance(read(), dict | tuple | str)
+        assert run.figures("segment")["state"].isin(["done", "failed"]).all()
+        assert set(run.losses("featurize")) <= {"s0"}
+        run.nuclei("s0")
+    except InputError as error:
+        assert str(path) in str(error) or "slide s0" in str(error)
+    path.write_bytes(whole)
+
+
+@bounded
 @given(tree=TREES | OBJECTS)
 def test_any_annotation_as_json(tree: Any, tmp_path: Path) -> None:
     path = tmp_path / "a.geojson"
@@ -128,3 +192,82 @@ def test_any_manifest(content: bytes | str, tmp_path: Path) -> None:
         read_manifest(path)
     except MorphomilError as error:
         assert "m.csv" in str(error)
+
+
+NUMBERS = (
+    st.integers(-300, 600)
+    | st.sampled_from([0, 256, 1e308, -1e308, 1e-308, float("nan"), float("inf"), 2**53])
+    | st.floats()
+)
+RINGS = st.lists(st.lists(NUMBERS, min_size=1, max_size=3), max_size=6).map(
+    lambda ring: ring + ring[:1]
+)
+SHAPES = st.sampled_from(
+    ["Point", "MultiPoint", "LineString", "Polygon", "MultiPolygon", "GeometryCollection", "Circle"]
+)
+GEOMETRIES = st.fixed_dictionaries(
+    {"type": SHAPES, "coordinates": st.recursive(RINGS, lambda inner: st.lists(inner, max_size=3))}
+)
+NAMED = st.fixed_dictionaries(
+    {"type": st.just("Feature"), "geometry": GEOMETRIES | TREES},
+    optional={
+        "properties": st.dictionaries(
+            st.sampled_from(["classification", "name", "objectType", "isLocked", "measurements"]),
+            TREES | st.just({"name": "Tumor"}) | st.sampled_from(["Tumor", "annotation"]),
+            max_size=3,
+        ),
+        "nucleusGeometry": GEOMETRIES,
+    },
+)
+
+
+@bounded
+@given(features=st.lists(NAMED, max_size=4), as_list=st.booleans())
+def test_any_shapes(features: list[Any], as_list: bool, imported: Imported) -> None:
+    """As the annotation of a slide and as its nuclei."""
+    path = imported.folder / "shapes.geojson"
+    tree = features if as_list else {"type": "FeatureCollection", "features": features}
+    path.write_text(json.dumps(tree))
+    source = ImageSource(imported.image(0), annotation=path, mpp=0.5)
+    settings = PatchSettings(patch_px=128, regions="annotation")
+    with open_image(source) as image:
+        for read in (
+            lambda: find_regions(image, source, image_index=0, first_index=0, settings=settings),
+            lambda: read_nuclei(path, image),
+        ):
+            try:
+                read()
+            except MorphomilError as error:
+                assert "shapes.geojson" in str(error)
+
+
+CELLS = st.sampled_from(
+    ["", " ", "s0.png", "s1.png", "gone.svs", "../s0.png", "/", "0", "1", "01", "nan", "-1", "1e9",
+     "train", "val", "Test", "level0", "p", "P", "é", "=1+1", "0,25", "\0", "a" * 300, "\u202e"]
+) | st.text(max_size=6)  # fmt: skip
+HEADS = st.lists(
+    st.sampled_from(
+        ["slide", "patient", "label", "slide_id", "split", "annotation", "annotation_origin", "mpp",
+         "site", "age", "Slide", "", "label "]
+    ),
+    min_size=1, max_size=9,
+)  # fmt: skip
+
+
+@bounded
+@given(head=HEADS, data=st.data(), options=st.dictionaries(
+    st.sampled_from(["drop_missing", "distinct_ids"]), st.booleans()))  # fmt: skip
+def test_any_cells_of_a_manifest(
+    head: list[str], data: st.DataObject, options: dict[str, bool], imported: Imported
+) -> None:
+    rows = data.draw(st.lists(st.lists(CELLS, min_size=1, max_size=len(head) + 1), max_size=4))
+    path = imported.folder / "m.csv"
+    with path.open("w", encoding="utf-8", newline="") as stream:
+        csv.writer(stream, delimiter=data.draw(st.sampled_from([",", ";", "\t"]))).writerows(
+            [["slide", "patient", "label", *head], *rows]
+        )
+    covariates = ("age",) if "age" in head else ()
+    try:
+        read_manifest(path, covariates=covariates, mpp=0.5, **options)
+    except MorphomilError as error:
+        assert str(error)

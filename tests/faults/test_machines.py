@@ -13,6 +13,7 @@ import pytest
 from imported_run import Imported
 
 from morphomil.errors import tells_of_memory
+from morphomil.store import read_json
 
 ENTRY = "from morphomil.cli.main import run; run()"
 
@@ -139,7 +140,7 @@ def test_a_clock_that_was_set_back(imported: Imported) -> None:
     """Files and commands of the future: the order of the log tells which came last."""
     run = imported.run
     log = run.path / "run.json"
-    stored = json.loads(log.read_text())
+    stored = read_json(log)
     for entry in stored["commands"]:
         entry["finished"] = "2099-01-01T00:00:00+0000"
     of_network = dict(stored["commands"][0], command="segment")

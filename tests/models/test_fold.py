@@ -14,6 +14,7 @@ from morphomil.models.fold import is_done, read_fold, read_record
 from morphomil.models.predict import predict_run
 from morphomil.models.trained import trained_folds, trained_models
 from morphomil.run.directory import Run
+from morphomil.store import read_json
 
 
 def test_a_fold_leaves_what_was_promised(trained):
@@ -52,8 +53,7 @@ def test_the_record_is_read_as_it_was_written(trained):
     for model in ("clinical", "dl-cnb", "dl-cnb+c"):
         for path in trained.fold_files("settings.json", model=model):
             record = read_record(path.parent)
-            text = json.dumps(record.to_json(), indent=1, allow_nan=False) + "\n"
-            assert text == path.read_text()
+            assert json.loads(json.dumps(record.to_json())) == read_json(path)
             assert is_done(path.parent, record.key)
             assert not is_done(path.parent, "other")
 

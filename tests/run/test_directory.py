@@ -64,7 +64,7 @@ def test_every_command_is_logged(run: Run) -> None:
     run.record("rank", {"seed": 0}, seconds=2)
     run.record("segment", {"mpp": 0.25}, seconds=3)
     content = json.loads((run.path / "run.json").read_text())
-    assert list(content) == ["schema", "commands"]
+    assert list(content) == ["schema", "commands", "sum"]
     assert [entry["command"] for entry in run.log.entries()] == ["segment", "rank", "segment"]
     assert content["commands"] == run.log.entries()
     assert run.log.entries()[0]["seconds"] == 1.3

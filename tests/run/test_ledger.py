@@ -128,12 +128,14 @@ def test_entries_are_stored_as_documented(tmp_path: Path) -> None:
     single = Ledger(tmp_path / "vgg", "{slide}.json", ("embed",))
     several.mark_done("s1", "featurize", "k", outputs=[], figures={"patches": 3})
     single.mark_done("../s1", "embed", "k", outputs=[], figures={"patches": 3})
-    assert json.loads((tmp_path / "slides" / "s1" / "status.json").read_text()) == {
-        "featurize": done
-    }
+    stored = json.loads((tmp_path / "slides" / "s1" / "status.json").read_text())
+    assert len(stored.pop("sum")) == 64
+    assert stored == {"featurize": done}
     (path,) = (tmp_path / "vgg").iterdir()
     assert path == single.entries_path("../s1")
-    assert json.loads(path.read_text()) == done
+    assert json.loads(path.read_text()) == done | {
+        "sum": "f9740de7ab3ed8c7870e3d79a3411415ed21cd3da94f0f4523fb097e429cb664"
+    }
     assert single.status("../s1") == {"embed": done}
 
 

@@ -16,7 +16,7 @@ from morphomil.errors import InputError
 from morphomil.segment.annotated import AnnotatedImage
 from morphomil.segment.network import Design
 from morphomil.segment.train import TrainSettings, train_segmenter
-from morphomil.store import read_arrays, write_arrays
+from morphomil.store import read_arrays, read_json, write_arrays
 
 TINY = TrainSettings(
     design=Design(rays=8, widths=(8, 8, 8)),
@@ -52,7 +52,7 @@ def test_a_damaged_training_is_told_before_it_goes_on(
         train_segmenter(*images, good, settings=TINY, on_epoch=_interrupt)
     whole = train_segmenter(*images, tmp_path / "whole", settings=TINY)
     arrays = read_arrays(good / "checkpoint.safetensors")
-    known = json.loads((good / "settings.json").read_text())
+    known = read_json(good / "settings.json")
     head, line = (good / "log.csv").read_text().splitlines()
     checkpoint = (good / "checkpoint.safetensors").read_bytes()
     cases: list[tuple[str, object, str]] = [
