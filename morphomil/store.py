@@ -238,11 +238,19 @@ def read_csv(path: Path, *, mend: str = MAKE_AGAIN, **options: Any) -> pd.DataFr
     """A stored CSV; `options` are those of `pandas.read_csv`.
 
     Raises:
-        DamagedError: it is missing, or no such table.
+        DamagedError: it is missing, no table, or not what `INDEX` beside it says.
     """
     with reading(path, mend=mend):
+        index = path.with_name(INDEX)
+        stated = read_json(index, mend=mend).get("files", {}) if index.exists() else {}
+        if path.name in stated and digest(path) != stated[path.name]:
+            raise ValueError("its content isn't what was written")
         table: pd.DataFrame = pd.read_csv(path, encoding="utf-8", **options)
         return table
+
+
+INDEX = "about.json"
+"""Where a folder has this file, its `files` are the digests of tables that were written with it."""
 
 
 @contextmanager

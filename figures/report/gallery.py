@@ -33,7 +33,7 @@ from morphomil.nuclei.quantities import feature_quantity, patient_quantity
 from morphomil.pipeline.execution import Silence
 from morphomil.run.directory import Run
 from morphomil.run.log import versions
-from morphomil.store import read_json, write_bytes, write_json
+from morphomil.store import digest, read_json, write_bytes, write_json
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -152,9 +152,8 @@ def _draw_slide(task: _Task) -> list[str]:
     slide = run.slide(task.slide_id)
     folder = run.slide_figures_folder(slide.slide_id)
     key, listed = _key_of(run, slide, task), folder / "drawn.json"
-    known = _read_drawn(listed)
-    if known.get("key") == key and all((folder / name).is_file() for name in known["files"]):
-        return list(known["files"])
+    if known := _read_drawn(listed, key):
+        return known
     table = patch_values(run.counted_nuclei(slide.slide_id), run.patches(slide.slide_id))
     values, files = by_feature(table), []
     for number in range(len(slide.images)):
@@ -177,18 +176,20 @@ def _draw_slide(task: _Task) -> list[str]:
         for name, figure in figures.items():
             files.append(numbered_name(name, number))
             write_bytes(folder / files[-1], render(figure, "png", dpi=150))
-    write_json(listed, {"key": key, "files": files})
+    sums = {name: digest(folder / name) for name in files}
+    write_json(listed, {"key": key, "files": sums}, seal=True)
     return files
 
 
-def _read_drawn(listed: Path) -> dict[str, Any]:
-    """What was drawn, and from what; nothing where that can't be read."""
+def _read_drawn(listed: Path, key: str) -> list[str]:
+    """The names of what was drawn from the same; none where one of them is damaged or gone."""
     try:
         known = read_json(listed)
-    except DamagedError:
-        return {}
-    whole = isinstance(known, dict) and isinstance(known.get("files"), list)
-    return known if whole else {}
+        files = known["files"].items() if known["key"] == key else ()
+        whole = all(digest(listed.with_name(name)) == sha for name, sha in files)
+    except (DamagedError, OSError, LookupError, TypeError, AttributeError):
+        return []
+    return [name for name, _ in files] if whole else []
 
 
 def _key_of(run: Run, slide: Slide, task: _Task) -> str:

@@ -3,6 +3,7 @@ draw side by side."""
 
 from __future__ import annotations
 
+import signal
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from multiprocessing import get_all_start_methods, get_context
@@ -36,6 +37,12 @@ def map_in_processes(function: Callable[[Task], Result], tasks: Sequence[Task]) 
 
 def _open_pool(workers: int) -> ProcessPoolExecutor | None:
     try:
-        return ProcessPoolExecutor(workers, get_context("fork"))
+        return ProcessPoolExecutor(workers, get_context("fork"), _leave_signals)
     except (OSError, ImportError):
         return None
+
+
+def _leave_signals() -> None:
+    """The process that waits for these says that a signal came."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)

@@ -20,6 +20,8 @@ from morphomil.run.ledger import key_of
 from morphomil.run.log import versions
 from morphomil.run.reviews import reviews_key
 from morphomil.store import (
+    INDEX,
+    digest,
     write_json,
     write_parquet,
     write_table_csv,
@@ -90,16 +92,14 @@ def rank(
         ranking = replace(ranking, notes=(*nuclei.notes, *ranking.notes))
         context, said = _explain(run, ranking)
         summary = _summarize(ranking, seeds=settings.models_per_fold, permutations=settings.tested)
-        _write_ranking(
-            run,
-            ranking,
-            summary | {"context": list(said), "measured": run.measured_key(), "nuclei": run.whose},
-        )
+        summary |= {"context": list(said), "measured": run.measured_key(), "nuclei": run.whose}
+        _write_ranking(run, ranking)
         write_table_csv(run.rank_folder / "context.csv", context)
         store_ranked_folds(run, ranking, seed=settings.seed)
         shutil.rmtree(run.contributions_folder, ignore_errors=True)  # of an earlier ranking
         if not settings.quick:
             _write_contributions(nuclei, ranking, seed=settings.seed)
+        _write_index(run, summary)
         used: dict[str, Any] = _say_classes(ranking)
         used |= {"folds": settings.folds, "seed": settings.seed}
         used |= {"quick": settings.quick, "permutations": settings.tested}
@@ -248,8 +248,8 @@ def _attribute_slides(
         yield slide_id, contributions.reset_index(drop=True), curves
 
 
-def _write_ranking(run: Run, ranking: Ranking, summary: dict[str, Any]) -> None:
-    """Write the tables that the ranking rests on, and its summary."""
+def _write_ranking(run: Run, ranking: Ranking) -> None:
+    """Write the tables that the ranking rests on."""
     correlation = ranking.correlation.rename_axis("feature").reset_index()
     printed = {"ranking": ranking.table, "correlation": correlation}
     printed["interactions"] = ranking.interactions.table
@@ -261,7 +261,12 @@ def _write_ranking(run: Run, ranking: Ranking, summary: dict[str, Any]) -> None:
     for stem in ("predictions", "attention", "shapley", "patient_values"):
         write_parquet(run.rank_folder / f"{stem}.parquet", getattr(ranking, stem))
     write_parquet(run.rank_folder / "summaries.parquet", ranking.scan.summaries)
-    write_json(run.rank_folder / "about.json", summary, seal=True)
+
+
+def _write_index(run: Run, summary: dict[str, Any]) -> None:
+    """Write what the ranking is about, last of all: tables of another ranking don't fit it."""
+    files = {path.name: digest(path) for path in sorted(run.rank_folder.glob("*.csv"))}
+    write_json(run.rank_folder / INDEX, summary | {"files": files}, seal=True)
 
 
 def _write_contributions(nuclei: RankedNuclei, ranking: Ranking, *, seed: int) -> None:
