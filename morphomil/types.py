@@ -149,6 +149,8 @@ class SegmenterSettings:
             raise InputError("the tensorflow engine runs in float32")
 
 
+MAX_PATCH_PX = 8192
+"""A larger patch is no patch, and no memory holds it."""
 NATIVE = 0.0
 """As a working resolution this stands for the cohort's own; `--working-mpp native`."""
 
@@ -186,9 +188,10 @@ class PatchSettings:
             raise InputError(
                 f"working resolution must be 0.05 to 5 um/px, got {self.working_mpp:g}"
             )
-        if self.patch_px < 64 or self.patch_px % 4:
+        if not 64 <= self.patch_px <= MAX_PATCH_PX or self.patch_px % 4:
             raise InputError(
-                f"patch side must be a multiple of 4 and at least 64 px, got {self.patch_px}"
+                f"patch side must be a multiple of 4 from 64 to {MAX_PATCH_PX} px, "
+                f"got {self.patch_px}"
             )
         if not 0 < self.max_blank <= 1:
             raise InputError(
@@ -260,6 +263,12 @@ class RankSettings:
     patients lack them."""
     only_reviewed: bool = False
     """Of a run: only slides with reviews, their nuclei as the reviewers say."""
+
+    def __post_init__(self) -> None:
+        """Refuse numbers that nothing can be made of."""
+        for name, least in (("seed", 0), ("folds", 2), ("permutations", 0)):
+            if (value := getattr(self, name)) < least:
+                raise InputError(f"{name} must be at least {least}, got {value}")
 
     @property
     def label_order(self) -> tuple[str, ...]:
