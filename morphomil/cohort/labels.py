@@ -95,4 +95,7 @@ def _letters_and_numbers(name: str) -> tuple[list[tuple[int, int, str]], str]:
     """To sort by: numbers by size and before letters; other signs count only where all else is the
     same."""
     parts = re.findall(r"\d+|[^\W\d]+", name)
-    return [(0, int(part), "") if part.isdecimal() else (1, 0, part) for part in parts], name
+    return [
+        (0, int(part), "") if part.isdecimal() and len(part) < 300 else (1, 0, part)
+        for part in parts
+    ], name

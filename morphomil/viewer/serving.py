@@ -234,7 +234,7 @@ class _Handler(BaseHTTPRequestHandler):
         self._check(slide, 0)
         try:
             asked = json.loads(body)
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             raise InputError("a review is JSON") from error
         return _as_json(self.server.slides.review(slide, asked)), _JSON
 

@@ -4,6 +4,7 @@ with a sentence or not at all, and goes on."""
 from __future__ import annotations
 
 import http.client
+import json
 import os
 import socket
 import threading
@@ -14,10 +15,17 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from morphomil.figures.serving import SlideServer, make_server
 from morphomil.run import Run
+from morphomil.viewer.serving import SlideServer, make_server
 
 EXAMPLES = 5_000 if os.environ.get("MORPHOMIL_FAULTS", "sample") != "sample" else 60
+
+bounded = settings(
+    max_examples=EXAMPLES,
+    deadline=None,
+    derandomize=EXAMPLES < 100,
+    suppress_health_check=[HealthCheck.function_scoped_fixture],
+)
 
 
 @pytest.fixture(scope="module")
@@ -46,9 +54,19 @@ PARTS = st.sampled_from(
      "0.json", "0_0.jpg", "plain", "~", "etc/passwd", "a" * 200]
 )  # fmt: skip
 PATHS = st.one_of(
-    st.builds("/slides/{}/{}/tiles/{}/{}_{}.jpg".format, *[NUMBERS] * 5),
-    st.builds("/slides/{}/{}.json".format, NUMBERS, NUMBERS),
-    st.builds("/slides/{}/nuclei/{}.json".format, NUMBERS, NUMBERS),
+    *(
+        st.builds(path.format, *[NUMBERS] * path.count("{}"))
+        for path in (
+            "/slides/{}/{}/tiles/{}/{}_{}.jpg",
+            "/slides/{}/{}/outlines/{}/{}_{}.bin",
+            "/slides/{}/{}/values/{}/{}/{}_{}.bin",
+            "/slides/{}/{}.json",
+            "/slides/{}/{}/patches.json",
+            "/slides/{}/nuclei/{}.json",
+            "/slides/{}/gallery/high/{}/{}.json",
+            "/slides/{}/reviews.json",
+        )
+    ),
     st.lists(PARTS, max_size=7).map(lambda parts: "/" + "/".join(parts)),
     st.text(max_size=12),
 )
@@ -70,12 +88,7 @@ METHODS = st.sampled_from(
 )
 
 
-@settings(
-    max_examples=EXAMPLES,
-    deadline=None,
-    derandomize=EXAMPLES < 100,
-    suppress_health_check=[HealthCheck.function_scoped_fixture],
-)
+@bounded
 @given(
     method=METHODS, path=PATHS, query=QUERIES, headers=HEADERS, known=st.booleans(),
     version=st.sampled_from(["HTTP/1.1"] * 5 + ["HTTP/1.0", "HTTP/9.9", "HTTP", ""]),
@@ -94,6 +107,35 @@ def test_any_request(
     assert b"Traceback" not in answer
     if not known:
         assert b"200 OK" not in answer
+
+
+TREES = st.recursive(
+    st.none() | st.booleans() | st.integers(-(2**70), 2**70) | st.floats() | st.text(max_size=4),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=3), inner),
+    max_leaves=4,
+)
+REVIEWS = st.fixed_dictionaries(
+    {"label": TREES | st.just(40), "decision": TREES | st.sampled_from(["accept", "retype"])},
+    optional={"type": TREES, "random_rank": TREES, "reviewer": TREES},
+)
+BODIES = (TREES | REVIEWS).map(lambda tree: json.dumps(tree).encode()) | st.sampled_from(
+    [b"[" * 4000, b"\xff", b"", b"{" * 9, b"1e999", b'{"label": NaN, "decision": "accept"}']
+)
+
+
+@bounded
+@given(body=BODIES, slide=NUMBERS)
+def test_any_review(body: bytes, slide: str, server: SlideServer) -> None:
+    host = f"127.0.0.1:{server.server_port}"
+    lines = [
+        f"POST /slides/{slide}/reviews.json HTTP/1.1", f"Host: {host}",
+        f"Origin: http://{host}", f"Cookie: {server.cookie}={server.token}",
+        "Content-Type: application/json", f"Content-Length: {len(body)}", "Connection: close",
+    ]  # fmt: skip
+    answer = talk(server, "\r\n".join(lines).encode() + b"\r\n\r\n" + body)
+    assert server.wrong == []  # type: ignore[attr-defined]
+    assert answer.startswith(b"HTTP/1.1 ")
+    assert b"internal error" not in answer, answer
 
 
 def talk(server: SlideServer, request: bytes) -> bytes:

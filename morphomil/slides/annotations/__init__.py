@@ -100,6 +100,8 @@ def read_annotation(path: Path, *, tumor_classes: str = "") -> Annotation:
     except RecursionError as error:
         raise InputError(f"annotation {path} is nested too deeply to be an annotation") from error
     except (
+        ArithmeticError,
+        shapely.errors.ShapelyError,
         ValueError,
         TypeError,
         LookupError,
