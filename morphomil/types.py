@@ -149,8 +149,6 @@ class SegmenterSettings:
             raise InputError("the tensorflow engine runs in float32")
 
 
-MAX_PATCH_PX = 8192
-"""A larger patch is no patch, and no memory holds it."""
 NATIVE = 0.0
 """As a working resolution this stands for the cohort's own; `--working-mpp native`."""
 
@@ -188,11 +186,8 @@ class PatchSettings:
             raise InputError(
                 f"working resolution must be 0.05 to 5 um/px, got {self.working_mpp:g}"
             )
-        if not 64 <= self.patch_px <= MAX_PATCH_PX or self.patch_px % 4:
-            raise InputError(
-                f"patch side must be a multiple of 4 from 64 to {MAX_PATCH_PX} px, "
-                f"got {self.patch_px}"
-            )
+        if not 64 <= self.patch_px <= 8192 or self.patch_px % 4:
+            raise InputError(f"patch side must be a multiple of 4, 64 to 8192, got {self.patch_px}")
         if not 0 < self.max_blank <= 1:
             raise InputError(
                 f"max blank share must be above 0 and at most 1, got {self.max_blank:g}"

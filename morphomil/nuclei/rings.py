@@ -5,13 +5,14 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from numba import njit
+
+from morphomil.compiled import compiled
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 
-@njit(cache=True, nogil=True)  # type: ignore[untyped-decorator, unused-ignore]
+@compiled(nogil=True)
 def box_rings(points: NDArray[Any], ends: NDArray[np.int64]) -> NDArray[np.float32]:
     """Smallest x, smallest y, largest x, largest y (n, 4) of rings: vertices (m, 2) one after the
     other, and where each ring ends in them."""
@@ -28,7 +29,7 @@ def box_rings(points: NDArray[Any], ends: NDArray[np.int64]) -> NDArray[np.float
     return boxes
 
 
-@njit(cache=True, nogil=True)  # type: ignore[untyped-decorator, unused-ignore]
+@compiled(nogil=True)
 def take_rings(
     points: NDArray[Any], ends: NDArray[np.int64], chosen: NDArray[np.int64], tolerance: float
 ) -> tuple[NDArray[np.float32], NDArray[np.int64]]:

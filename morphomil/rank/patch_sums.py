@@ -8,8 +8,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
-from numba import njit
 
+from morphomil.compiled import compiled
 from morphomil.matrix import FINE_BINS
 
 if TYPE_CHECKING:
@@ -49,7 +49,7 @@ def mean_shares(counts: NDArray[Any], bags: Sequence[NDArray[np.integer]]) -> ND
     return np.asarray(_mean_shares(counts, np.concatenate(bags).astype(np.int64), ends))
 
 
-@njit(cache=True, nogil=True)  # type: ignore[untyped-decorator, unused-ignore]
+@compiled(nogil=True)
 def _sums(counts: NDArray[Any]) -> NDArray[np.float64]:
     """Number, sum and sum of squares of the bins' numbers, and sum of their differences."""
     features, patches, bins = counts.shape
@@ -74,7 +74,7 @@ def _sums(counts: NDArray[Any]) -> NDArray[np.float64]:
     return sums
 
 
-@njit(cache=True, nogil=True)  # type: ignore[untyped-decorator, unused-ignore]
+@compiled(nogil=True)
 def _mean_shares(
     counts: NDArray[Any], members: NDArray[np.int64], ends: NDArray[np.int64]
 ) -> NDArray[np.float64]:
