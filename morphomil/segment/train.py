@@ -142,8 +142,7 @@ def train_segmenter(
         _checkpoint(out, epoch + 1, network, average, optimizer)
         if on_epoch is not None:
             on_epoch(epoch, figures)
-    _write_model(out, average, sampler, settings)
-    return out
+    return _write_model(out, average, sampler, settings)
 
 
 def _optimizer(network: TorchNetwork, settings: TrainSettings) -> torch.optim.Optimizer:
@@ -177,7 +176,7 @@ def _approach(average: TorchNetwork, network: TorchNetwork, share: float) -> Non
 
 def _write_model(
     out: Path, network: TorchNetwork, sampler: PatchSampler, settings: TrainSettings
-) -> None:
+) -> Path:
     """What the trained network is loaded from; ranges for 8 bits are those of some patches."""
     write_json(out / "config.json", {"backbone": BACKBONE, **asdict(settings.design)})
     write_arrays(out / "weights.safetensors", network.arrays())
@@ -191,6 +190,7 @@ def _write_model(
         out / "morphomil.json",
         {"resolutions_mpp": list(settings.augment.target_mpp), "normalize": "unit"},
     )
+    return out
 
 
 def _batches(sampler: PatchSampler, steps: range, settings: TrainSettings) -> Iterator[Batch]:
