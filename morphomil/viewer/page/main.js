@@ -241,7 +241,10 @@ function follow() {
   const view = readLink(), slide = slides.findIndex(({ name }) => name === view.slide);
   if (view.slide !== null && slide < 0) say(`There is no slide ${view.slide}.`);
   const wanted = Math.max(slide, 0), image = view.image < slides[wanted].images ? view.image : 0;
-  return show(wanted, image, slide < 0 ? {} : view);
+  const open = state.about && viewer.world.getItemCount() && state.slide === wanted && state.image === image;
+  if (!open) return show(wanted, image, slide < 0 ? {} : view);
+  if (view.mpp) goTo(view.x, view.y, view.mpp);
+  return view.nucleus === null ? null : panel.choose(view.nucleus);
 }
 
 async function start() {
