@@ -309,7 +309,7 @@ class SlideBrowser:
         table = table.assign(
             image=nuclei.image[rows], x=nuclei.place[rows, 0], y=nuclei.place[rows, 1]
         )
-        names = ["label", "image", "x", "y", "reviewer", "time", "decision", "type"]
+        names = ["label", "image", "x", "y", "reviewer", "time", "decision", "type", "random_rank"]
         shown = table[names].astype(object)
         listed: list[dict[str, Any]] = [
             {str(name): value for name, value in row.items()}

@@ -149,6 +149,9 @@ def test_a_reviewer_decides_with_keys(page: SlideServer, painted: Run, browser: 
     press(browser, "u")
     browser.wait("document.getElementById('decision').textContent.startsWith('Not reviewed')")
     assert order[2] not in read_reviews(painted, "plain")["label"].tolist()
+    opened(browser, page)  # who comes back goes on where the sample was left
+    press(browser, "n")
+    browser.wait(f"document.getElementById('nucleus-name').textContent === 'Nucleus {order[2]}'")
     assert not browser.problems
 
 

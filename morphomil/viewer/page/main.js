@@ -136,7 +136,7 @@ function drawBars(heat, density) {
   if (drawBars.last === key) return;
   drawBars.last = key;
   drawBar(at("heat-bar"), heat);
-  const cells = { name: "Nuclei per mm²: too many for outlines, zoom in", limits: [0, 10000], colors: (x) => `rgb(${DENSITY.join(" ")} / ${0.12 + 0.74 * x})` };
+  const cells = { name: "Nuclei per mm²: too many for outlines, zoom in", limits: [0, 10000], colors: (x) => `rgb(${DENSITY.join(" ")} / ${0.04 + 0.45 * x})` };
   drawBar(at("nuclei-bar"), !at("nuclei").checked ? null : density ? cells : state.bar);
 }
 
@@ -162,7 +162,7 @@ function drawNow() {
   if (at("regions").checked) drawRings(context, view, state.about.regions, { line: "#1b1f24", casing: "rgb(255 255 255 / .7)", width: 1.6, dash: [9, 5] });
   if (state.hover) drawRings(context, view, [state.hover.ring], { line: "#000000", casing: "#ffffff", width: 2 });
   if (panel.chosen?.image === state.image) drawRings(context, view, panel.chosen.rings, { line: "#E69F00", casing: "#000000", width: 3 });
-  if (at("nuclei").checked) counts.reviews = drawReviews(context, view, panel.reviews.filter((one) => one.image === state.image));
+  if (at("nuclei").checked) counts.reviews = drawReviews(context, view, panel.seen(state.image));
   Object.assign(layers.dataset, counts, { zoom: viewer.viewport.getZoom(true).toFixed(4) });
   drawBars(heat, outlines.isDensity(view.target) && state.about.nuclei > 0);
   drawScale(view.scale);

@@ -63,10 +63,22 @@ export class NucleusPanel {
 
   async step(by) {
     if (!this.columns?.length) return;
-    const end = at("gallery").value, rank = Math.max((this.rank ?? (by > 0 ? -1 : 0)) + by, 0);
+    const end = at("gallery").value, rank = Math.max((this.rank ?? this.done(end, by)) + by, 0);
     await this.read(`/slides/${this.slide}/gallery/${end}/${at("gallery-of").value}/${rank}.json`);
     if (this.chosen?.rank === rank) this.rank = rank;
     this.sayGallery();
+  }
+
+  /** Where one has come to, as far as that is known: the last of the sample that one has decided on. */
+  done(end, by) {
+    const mine = this.reviews.filter((one) => one.reviewer === this.run.reviewer && one.random_rank !== null);
+    return end === "random" && by > 0 ? Math.max(-1, ...mine.map((one) => one.random_rank)) : Math.min(-by, 0);
+  }
+
+  /** Reviews that may be seen: one's own, and those of others on nuclei that one has decided on. */
+  seen(image) {
+    const decided = new Set(this.reviews.filter((one) => one.reviewer === this.run.reviewer).map((one) => one.label));
+    return this.reviews.filter((one) => one.image === image && decided.has(one.label));
   }
 
   sayGallery() {

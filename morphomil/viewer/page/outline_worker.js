@@ -119,7 +119,7 @@ function drawCells(canvas, context, { cells, types, counts }, style, um) {
   for (let cell = 0; cell < cells * cells; cell += 1) {
     let count = 0;
     for (let type = 0; type < types; type += 1) if (!style.hidden[type]) count += counts[type * cells * cells + cell];
-    image.data.set([r, g, b, count ? 30 + 190 * Math.min(count / full, 1) : 0], 4 * cell);
+    image.data.set([r, g, b, count ? 10 + 115 * Math.min(count / full, 1) : 0], 4 * cell);
   }
   const small = new OffscreenCanvas(cells, cells);
   small.getContext("2d").putImageData(image, 0, 0);
