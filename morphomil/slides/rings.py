@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
@@ -59,5 +59,7 @@ def _trace_bands(masks: RegionMasks) -> Iterator[Rings]:
         yield Rings(owners[own], _place(masks, kept), np.cumsum(sizes[own]))
 
 
-def _place(masks: RegionMasks, points: NDArray[np.generic]) -> NDArray[np.float32]:
-    return masks.frame.to_level0(points).astype(np.float32)
+def _place(masks: RegionMasks, points: NDArray[Any]) -> NDArray[np.float32]:
+    """As `MaskFrame.to_level0`, in single precision: 1/100 of a pixel on the largest slides."""
+    corner = np.array([masks.frame.x_px, masks.frame.y_px], np.float32)
+    return points.astype(np.float32) * np.float32(masks.frame.downsample) + corner

@@ -146,8 +146,11 @@ def load_rings(run: Run, slide_id: str, image: int, labels: NDArray[np.int64]) -
             for part in read_rings(masks):
                 at = np.searchsorted(labels, part.labels).clip(max=max(len(labels) - 1, 0))
                 known = labels[at] == part.labels if len(labels) else np.zeros(len(at), bool)
-                vertices, stops = take_rings(part.vertices, part.ends, np.flatnonzero(known), 0.0)
-                file.write(vertices.tobytes())
+                vertices, stops = part.vertices, part.ends
+                if not known.all():
+                    chosen = np.flatnonzero(known)
+                    vertices, stops = take_rings(vertices, stops, chosen, 0.0)
+                file.write(np.ascontiguousarray(vertices).data)
                 rows.append(at[known])
                 boxes.append(box_rings(vertices, stops))
                 ends.append(stops + count)
