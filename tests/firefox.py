@@ -50,7 +50,7 @@ class Firefox:
         self.call("WebDriver:NewSession", capabilities={"alwaysMatch": {}})
 
     def _connect(self, port: Path) -> socket.socket:
-        end = time.monotonic() + 90
+        end = time.monotonic() + 240
         while time.monotonic() < end:
             if port.is_file() and (text := port.read_text().strip()):
                 try:
