@@ -132,7 +132,7 @@ def _draw_types(
     names = [*TYPE_COLORS, "unknown"]
     colors = [to_rgba(color) for color in (*TYPE_COLORS.values(), _UNKNOWN_TYPE)]
     picture = np.array([*colors, (0, 0, 0, 0)], dtype=np.float32)[types]
-    axes.imshow(picture, extent=extent, interpolation="antialiased")
+    axes.imshow(picture, extent=extent, interpolation="nearest")
     return [
         Line2D([], [], color=colors[number], linewidth=1.5, label=names[number])
         for number in np.unique(types[types >= 0]).tolist()

@@ -24,8 +24,9 @@ if TYPE_CHECKING:
     from morphomil.types import Slide
 
 
-OUTLINE_CELLS = 1400
-"""Outlines by type are drawn on so many cells along an image's longer side: two a printed dot."""
+OUTLINE_CELLS = 800
+"""Outlines by type are drawn on so many cells along an image's longer side: about a printed dot
+each, so that their colors are pure."""
 
 
 def draw_overviews(
