@@ -56,6 +56,14 @@ def train_segmenter(
             help="Of the decoder; the encoder learns at 0.3 of it.",
         ),
     ] = 1e-3,
+    heads_only: Annotated[
+        bool,
+        typer.Option(
+            "--heads-only",
+            help="Train the heads of outlines and types alone: the nuclei that the first weights "
+            "find stay the same.",
+        ),
+    ] = False,
     seed: Annotated[int, typer.Option(min=0)] = 1,
     resume: Annotated[
         bool, typer.Option("--resume", help="Go on with an interrupted training in the folder.")
@@ -73,6 +81,7 @@ def train_segmenter(
         steps_per_epoch=steps,
         batch=batch,
         learning_rate=learning_rate,
+        heads_only=heads_only,
         seed=seed,
     )
     with Display(quiet=quiet) as display:

@@ -62,6 +62,8 @@ class TrainSettings:
     learning_rate: float = 1e-3
     encoder_share: float = 0.3
     """Learning rate of the encoder, as a share."""
+    heads_only: bool = False
+    """Only the heads of outlines and types learn; which nuclei are found stays as `start` has it."""
     weight_decay: float = 1e-3
     average: float = 0.998
     """Decay of the moving average of the weights, per step."""

@@ -112,6 +112,8 @@ def train_segmenter(
     rarity = torch.from_numpy(sampler.type_weights)
     for epoch in range(first, settings.epochs):
         network.train()
+        if settings.heads_only:
+            _freeze_all_but_heads(network)
         sums = np.zeros(len(LOSSES))
         for step in range(epoch * settings.steps_per_epoch, (epoch + 1) * settings.steps_per_epoch):
             for group in optimizer.param_groups:
@@ -143,6 +145,16 @@ def train_segmenter(
         if on_epoch is not None:
             on_epoch(epoch, figures)
     return _write_model(out, average, sampler, settings)
+
+
+HEADS = ("layers.outline", "layers.types")
+
+
+def _freeze_all_but_heads(network: TorchNetwork) -> None:
+    """Neither weights nor the norms' statistics of the encoder, decoder and polygons change."""
+    for name, module in network.named_modules():
+        if not name.startswith(HEADS) and not any(module.children()):
+            module.eval().requires_grad_(False)
 
 
 def _optimizer(network: TorchNetwork, settings: TrainSettings) -> torch.optim.Optimizer:

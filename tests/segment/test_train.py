@@ -10,6 +10,7 @@ import numpy as np
 import pandas as pd
 import pytest
 from PIL import Image
+from safetensors.numpy import load_file
 from skimage.draw import disk
 
 from morphomil.errors import InputError
@@ -148,7 +149,6 @@ def test_finer_labels_are_read_and_halved(tmp_path: Path) -> None:
 def test_an_interrupted_training_goes_on_to_the_same_weights(
     annotated: AnnotatedImage, tmp_path: Path
 ) -> None:
-    from safetensors.numpy import load_file
 
     def interrupt(epoch: int, figures: dict[str, float]) -> None:
         raise KeyboardInterrupt
@@ -200,7 +200,6 @@ def test_training_starts_from_imagenet_or_a_model_or_says_why_not(
     )
     tuned = replace(short, start=str(tmp_path / "first"))
     train_segmenter([annotated], [annotated], tmp_path / "second", settings=tuned)
-    from safetensors.numpy import load_file
 
     one, other = (
         load_file(tmp_path / name / "weights.safetensors") for name in ("first", "second")
@@ -216,6 +215,30 @@ def test_training_starts_from_imagenet_or_a_model_or_says_why_not(
         train_segmenter(
             [annotated], [annotated], tmp_path / "fourth", settings=replace(short, start="default")
         )
+
+
+def test_heads_learn_alone(annotated: AnnotatedImage, tmp_path: Path) -> None:
+    design = Design(rays=8, widths=(8, 8, 8), outline=8, types=8)
+    plain = replace(TINY, design=replace(design, outline=0, types=0))
+    first = load_file(
+        train_segmenter([annotated], [annotated], tmp_path / "first", settings=plain)
+        / "weights.safetensors"
+    )
+    settings = replace(
+        TINY, design=design, start=str(tmp_path / "first"), heads_only=True, epochs=1
+    )
+    own = load_file(
+        train_segmenter([annotated], [annotated], tmp_path / "own", settings=settings)
+        / "weights.safetensors"
+    )
+    assert all(np.array_equal(own[name], value) for name, value in first.items())
+    random = replace(settings, epochs=1, steps_per_epoch=1, learning_rate=0.0)
+    before = load_file(
+        train_segmenter([annotated], [annotated], tmp_path / "before", settings=random)
+        / "weights.safetensors"
+    )
+    new = [name for name in own if name not in first and name.endswith("conv.weight")]
+    assert any(not np.array_equal(own[name], before[name]) for name in new)
 
 
 def test_a_smaller_kernel_is_the_middle_of_imagenets() -> None:
