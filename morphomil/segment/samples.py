@@ -63,7 +63,7 @@ class TrainSettings:
     encoder_share: float = 0.3
     """Learning rate of the encoder, as a share."""
     heads_only: bool = False
-    """Only the heads of outlines and types learn; which nuclei are found stays as `start` has it."""
+    """Only the heads of outlines and types learn; the nuclei found stay those of `start`."""
     weight_decay: float = 1e-3
     average: float = 0.998
     """Decay of the moving average of the weights, per step."""
