@@ -111,9 +111,7 @@ def train_segmenter(
     batches = _batches(sampler, range(first * settings.steps_per_epoch, total), settings)
     rarity = torch.from_numpy(sampler.type_weights)
     for epoch in range(first, settings.epochs):
-        network.train()
-        if settings.heads_only:
-            _freeze_all_but_heads(network)
+        _begin_epoch(network, heads_only=settings.heads_only)
         sums = np.zeros(len(LOSSES))
         for step in range(epoch * settings.steps_per_epoch, (epoch + 1) * settings.steps_per_epoch):
             for group in optimizer.param_groups:
@@ -150,10 +148,12 @@ def train_segmenter(
 HEADS = ("layers.outline", "layers.types")
 
 
-def _freeze_all_but_heads(network: TorchNetwork) -> None:
-    """Neither weights nor the norms' statistics of the encoder, decoder and polygons change."""
+def _begin_epoch(network: TorchNetwork, *, heads_only: bool) -> None:
+    """Everything learns; or neither weights nor the norms' statistics of the encoder, the decoder
+    and the polygons change."""
+    network.train()
     for name, module in network.named_modules():
-        if not name.startswith(HEADS) and not any(module.children()):
+        if heads_only and not name.startswith(HEADS) and not any(module.children()):
             module.eval().requires_grad_(False)
 
 
