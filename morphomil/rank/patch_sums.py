@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 class PatchSums(NamedTuple):
     """Of each patch's values x, in fine bins from the first one's start, (features, patches)."""
 
-    count: NDArray[np.float64]
+    n: NDArray[np.float64]
     total: NDArray[np.float64]
     """Sum of x, the middle of its bin."""
     squares: NDArray[np.float64]

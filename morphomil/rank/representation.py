@@ -190,10 +190,10 @@ def patch_moments(counts: NDArray[Any]) -> NDArray[np.float64]:
         would say little about either.
     """
     sums = PatchSums.of(counts)
-    size = np.maximum(sums.count, 1)
-    spread = sums.differences / (size * np.maximum(sums.count - 1, 1))
-    moments = np.stack([sums.total / size, spread, sums.count], axis=-1)
-    moments[sums.count < MIN_NUCLEI] = np.nan
+    size = np.maximum(sums.n, 1)
+    spread = sums.differences / (size * np.maximum(sums.n - 1, 1))
+    moments = np.stack([sums.total / size, spread, sums.n], axis=-1)
+    moments[sums.n < MIN_NUCLEI] = np.nan
     return moments
 
 

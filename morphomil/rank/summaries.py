@@ -130,7 +130,7 @@ def _range(feature: str) -> tuple[float, float]:
 def _summarize_slide(counts: NDArray[Any]) -> _SlideSummary:
     """Of (features, patches, fine bins) that have nuclei enough."""
     sums = PatchSums.of(counts)
-    n = sums.count
+    n = sums.n
     mean = sums.total / np.maximum(n, 1)
     variance = (sums.squares - n * mean**2).clip(0) / np.maximum(n - 1, 1)
     (pooled,) = mean_shares(counts, [np.arange(counts.shape[1])])
