@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -15,6 +16,7 @@ from morphomil.types import SegmenterSettings
 if TYPE_CHECKING:
     import pandas as pd
 
+    from morphomil.cli.progress import Display
     from morphomil.segment.annotated import AnnotatedImage
     from morphomil.segment.evaluate import Evaluation
     from morphomil.segment.model import Segmenter
@@ -92,13 +94,14 @@ def train_segmenter(
             root=root,
             settings=settings,
             resume=resume,
-            on_epoch=lambda epoch, figures: display.end(
-                f"epoch {epoch + 1}",
-                "done",
-                f"loss {figures['loss']:.4f}, validation {figures['val_loss']:.4f}",
-            ),
+            on_epoch=partial(_say_epoch, display),
         )
     say(f"Model: {out}. Use it with: morphomil segment COHORT --out RUN --model {out}", quiet=quiet)
+
+
+def _say_epoch(display: Display, epoch: int, figures: dict[str, float]) -> None:
+    losses = f"loss {figures['loss']:.4f}, validation {figures['val_loss']:.4f}"
+    display.end(f"epoch {epoch + 1}", "done", losses)
 
 
 @commands.command(
