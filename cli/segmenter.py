@@ -26,6 +26,15 @@ RootOption = Annotated[
     Path | None, typer.Option(help="Folder that the table's paths start from; default: its own.")
 ]
 
+HeadsOption = Annotated[
+    bool,
+    typer.Option(
+        "--heads-only",
+        help="Train the heads of outlines and types alone: the nuclei that the first weights find "
+        "stay the same.",
+    ),
+]
+
 
 @commands.command(
     name="train-segmenter",
@@ -58,14 +67,7 @@ def train_segmenter(
             help="Of the decoder; the encoder learns at 0.3 of it.",
         ),
     ] = 1e-3,
-    heads_only: Annotated[
-        bool,
-        typer.Option(
-            "--heads-only",
-            help="Train the heads of outlines and types alone: the nuclei that the first weights "
-            "find stay the same.",
-        ),
-    ] = False,
+    heads_only: HeadsOption = False,
     seed: Annotated[int, typer.Option(min=0)] = 1,
     resume: Annotated[
         bool, typer.Option("--resume", help="Go on with an interrupted training in the folder.")
