@@ -194,6 +194,7 @@ def build_network(preset: Preset) -> Any:
     """
     try:
         import timm
+        from timm.layers.mlp import SwiGLUPacked
     except ImportError as error:
         raise InputError(
             "encoders of others are built by timm, which isn't installed: pip install "
@@ -203,7 +204,7 @@ def build_network(preset: Preset) -> Any:
 
     options = {"num_classes": 0, "dynamic_img_size": True} | preset.options
     if preset.gated_mlp:
-        options |= dict(zip(_SWIGLU, (timm.layers.SwiGLUPacked, torch.nn.SiLU), strict=True))
+        options |= dict(zip(_SWIGLU, (SwiGLUPacked, torch.nn.SiLU), strict=True))
     return timm.create_model(preset.architecture, pretrained=False, **options)
 
 
