@@ -4,8 +4,8 @@
 
 In the cohorts of `confounding_study.py`, the features are put in order by Rao's statistic of their
 location within sites, by the largest statistic of their seven numbers, and by the evidence that the
-model's gates rest on (of all patients, with each site's share of positives), with its prior odds
-and with smaller ones for pairs of features and for the other numbers.
+model's gates rest on (of all patients, with each site's share of positives), with its prior odds,
+with those it had before, and with smaller ones for pairs of features and for the other numbers.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
     from study_cohorts import StudyCohort
 FEATURES = tuple(SCALES)
-PRIORS = ((PAIR_PRIOR, 1.0), (PAIR_PRIOR, 0.2), (0.1, 1.0), (0.1, 0.2), (0.0, 0.1))
+PRIORS = ((PAIR_PRIOR, 1.0), (0.5, 2.0), (PAIR_PRIOR, 2.0), (PAIR_PRIOR, 0.4), (0.0, 0.2))
 """Prior odds of a pair, and what those of all numbers but the location are multiplied by."""
 
 
