@@ -84,7 +84,7 @@ def test_contributions_go_to_qupath_and_into_figures(demo: Path, tmp_path: Path)
     (path,) = tmp_path.glob("*.geojson.gz")
     features = json.loads(gzip.decompress(path.read_bytes()))["features"]
     sent = [
-        feature["properties"]["measurements"].get("contribution")
+        feature["properties"]["measurements"].get("Contribution")
         for feature in features
         if feature["properties"].get("objectType") == "detection"
     ]
