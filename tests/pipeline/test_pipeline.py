@@ -259,7 +259,7 @@ def test_bands_and_stages_measure_what_the_mask_shows(
     pipeline.featurize(run)
     pd.testing.assert_frame_equal(run.nuclei(slide_id), clean.nuclei(slide_id), rtol=1e-9)
     patches = clean.patches(slide_id).query("region == 0")
-    by_pixels = measurement._measure_region(replace(masks, outlines=None), patches, ())
+    by_pixels, _ = measurement._measure_region(replace(masks, outlines=None), patches, ())
     drawn = measure_nuclei(masks.labels[:], mpp=0.5).set_index("label")
     _assert_same_shapes(by_pixels, drawn)
 

@@ -204,7 +204,7 @@ def test_every_product_of_the_decoder_is_of_eight_bits() -> None:
     eight_bits = [
         kind for kind, kernel in kernels if kernel.lower().endswith("i8") and "onvolution" in kind
     ]
-    assert sorted(eight_bits) == 10 * ["Convolution"] + 3 * ["Deconvolution"], kernels
+    assert sorted(eight_bits) == 11 * ["Convolution"] + 3 * ["Deconvolution"], kernels
 
 
 def test_weights_that_do_not_fit_are_refused() -> None:
