@@ -8,6 +8,7 @@ import json
 import os
 import shutil
 import subprocess
+import sys
 import time
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,16 @@ from typing import Any
 PROGRAM = (
     shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 )
+
+
+_PLACE = """
+import fcntl, os, sys
+commands, answers = (fcntl.fcntl(int(text), fcntl.F_DUPFD, 10) for text in sys.argv[1:3])
+os.dup2(commands, 3)
+os.dup2(answers, 4)
+os.execv(sys.argv[3], sys.argv[3:])
+"""
+"""Chromium reads commands from descriptor 3 and answers on 4."""
 
 
 class Browser:
@@ -37,16 +48,11 @@ class Browser:
         ]
         words += ["--remote-debugging-pipe", f"--user-data-dir={profile}", "about:blank"]
 
-        # Chromium reads commands from descriptor 3 and answers on 4.
-        def place() -> None:
-            commands, answers = os.dup(to_browser), os.dup(from_browser)
-            os.dup2(commands, 3)
-            os.dup2(answers, 4)
-
+        # through another process: code of ours between fork and exec can lock up in a process with
+        # as many threads as TensorFlow starts
         self._process = subprocess.Popen(
-            words,
-            preexec_fn=place,
-            close_fds=False,
+            [sys.executable, "-c", _PLACE, str(to_browser), str(from_browser), *words],
+            pass_fds=(to_browser, from_browser),
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,
         )
