@@ -89,7 +89,8 @@ class Run:
         return run
 
     def _is_run(self) -> bool:
-        return (self.path / "cohort.parquet").is_file() or any(self.path.glob(".lock*"))
+        known = ("cohort.parquet", "run.json")  # one of them may be lost
+        return any((self.path / name).is_file() for name in known) or any(self.path.glob(".lock*"))
 
     def save_cohort(self, cohort: Cohort) -> None:
         """Store the cohort that the run is about; a changed manifest replaces it.

@@ -92,7 +92,7 @@ def test_a_damaged_cohort_is_named_and_written_anew(harm: Harm, imported: Import
     path = imported.run.path / "cohort.parquet"
     before = path.read_bytes()
     harm(path)
-    run = Run(imported.run.path)
+    run = Run(path.parent)
     with pytest.raises(DamagedError, match=r"cohort\.parquet .*; run the command that made it"):
         _ = run.cohort
     if path.is_dir():

@@ -77,7 +77,7 @@ def test_report_opens_offline_without_errors(run, browser, tmp_path, dark):
 def test_tables_of_the_report_sort_by_keyboard(run, browser):
     browser.open(write_report(run).as_uri())
     slides = (
-        "[...document.querySelectorAll('#segmentation tbody tr')].map(r => "
+        "[...document.querySelector('#segmentation table').tBodies[0].rows].map(r => "
         "Number(r.cells[{}].dataset.key))"
     )
     column = browser.ask(

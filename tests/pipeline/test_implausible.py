@@ -17,7 +17,6 @@ from morphomil.figures.patch_examples import read_example
 from morphomil.figures.report.overviews import draw_overviews
 from morphomil.figures.report.tables import slides_table
 from morphomil.figures.slides import overview
-from morphomil.figures.style import GREEN
 from morphomil.segment.model import Segmenter
 from morphomil.slides.masks import IMPLAUSIBLE, implausible_places
 from morphomil.tables.quality import quality_table, read_quality, write_quality
@@ -102,7 +101,7 @@ def test_they_stand_in_the_tables(segmented: tuple[Run, int]) -> None:
     assert slides_table(run)["implausible"].tolist() == [3]
 
 
-def test_they_are_drawn_in_green(segmented: tuple[Run, int]) -> None:
+def test_they_are_drawn_as_crosses(segmented: tuple[Run, int]) -> None:
     run, _ = segmented
     assert draw_overviews(run)[0].stat().st_size > 1000
     places = implausible_places(run.masks("slide"), 0)
@@ -110,7 +109,7 @@ def test_they_are_drawn_in_green(segmented: tuple[Run, int]) -> None:
     figure = overview(
         rgb, run.patches("slide"), level0_px_per_thumb_px=1, mpp=0.5, implausible=places
     )
-    dots = [line for line in figure.axes[0].lines if line.get_color() == GREEN]
+    dots = [line for line in figure.axes[0].lines if line.get_marker() == "x"]
     np.testing.assert_allclose(np.array(dots[0].get_data()).T, places)
     masks = run.masks("slide")[0]
     with run.open_image("slide", 0) as image:

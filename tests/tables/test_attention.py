@@ -186,7 +186,6 @@ def test_morphometry_and_clinical_data_in_one_model(demo, tmp_path):
     Run.open(run.path).ledger.mark_done(
         "P001", "featurize", "other", outputs=["nuclei.parquet"], figures={"nuclei": 1}
     )
-    shutil.rmtree(home / "fold1")
     (home / "test_log.csv").unlink()
     done = subprocess.run(
         [program, "predict", run.path], capture_output=True, text=True, check=False
