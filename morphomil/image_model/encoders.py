@@ -7,6 +7,7 @@ Networks, tokens and pixels are those of the model cards, as TRIDENT (mahmoodlab
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from functools import partial
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
@@ -174,8 +175,8 @@ def load_preset(
     path = _find_weights(name, chosen, weights)
     if name == "conch":
         network, sha256 = _load_conch(path)
-        read: Callable[[Tensor], Tensor] = lambda x: network.encode_image(  # noqa: E731
-            x, proj_contrast=False, normalize=False
+        read: Callable[[Tensor], Tensor] = partial(
+            network.encode_image, proj_contrast=False, normalize=False
         )
     else:
         network = build_network(chosen)

@@ -20,6 +20,7 @@ from morphomil.segment import evaluate
 from morphomil.segment.annotated import AnnotatedImage
 from morphomil.segment.evaluate import evaluate_segmenter, tune_edge, tune_thresholds
 from morphomil.segment.model import Segmenter
+from morphomil.segment.outlines import Outlines
 from morphomil.types import FEATURE_NAMES
 
 
@@ -184,6 +185,46 @@ def test_the_edge_is_tuned_to_the_size() -> None:
     )
     assert tune_edge([image], unmapped)[0] == ((0.5, 0.0),)
     assert tune_edge([image], replace(segmenter, resolutions_mpp=(0.25, 0.55)))[0][0][0] == 0.55
+
+
+def test_the_edge_is_tuned_at_each_resolution() -> None:
+    """Maps whose edge lies 0.4 pixels too far out in fine images, 0.8 in coarse ones."""
+    from scipy.ndimage import distance_transform_edt
+    from stardist.geometry import star_dist
+
+    images = [annotated_image(0, side=256, mpp=mpp) for mpp in (0.4, 0.5)]
+    off = iter((0.4, 0.8))
+
+    def network(pixels: np.ndarray, margin: int) -> tuple[np.ndarray, ...]:
+        labels = images[0].labels
+        inside = distance_transform_edt(labels) - 0.5
+        outside = distance_transform_edt(labels == 0) - 0.5
+        logit = np.where(labels > 0, inside, -outside) + next(off)
+        probability = np.where(inside > 0.5 * inside.max(), 0.5, 0.0)
+        rays = star_dist(labels, 16, grid=(2, 2))
+        parts = probability[::2, ::2, None], rays, logit
+        return tuple(part[None].astype(np.float32) for part in parts)
+
+    segmenter = Segmenter("", network, 2, 16, 0.4, 0.4, (0.4, 0.5), "unit", maps=True)
+    levels, _ = tune_edge(images, segmenter)
+    assert [mpp for mpp, _ in levels] == [0.4, 0.5]
+    assert [level for _, level in levels] == pytest.approx([0.4, 0.8], abs=0.15)
+    tuned = replace(segmenter, edge_logits=((0.25, -1.0), (0.5, 1.0)))
+    asked = [tuned.edge_logit(mpp) for mpp in (0.1, 0.25, 0.125**0.5, 0.5, 2)]
+    assert asked == pytest.approx([-1, -1, 0, 1, 1])
+
+
+def test_a_nucleus_on_the_rim_says_nothing_of_the_edge() -> None:
+    """Its other part isn't seen."""
+    labels = np.zeros((60, 60), np.int32)
+    labels[20:40, 20:40], labels[0:10, 20:40] = 1, 2
+    corners = np.array([[[19.5, 19.5], [19.5, 39.5], [39.5, 39.5], [39.5, 19.5]]] * 2, np.float32)
+    corners[1, :, 0] = [-0.5, -0.5, 13.5, 13.5]
+    outlines = Outlines(
+        corners.mean(axis=1), np.ones(2, np.float32), corners.reshape(-1, 2), np.array([4, 8])
+    )
+    image = AnnotatedImage("a", np.zeros((60, 60, 3), np.uint8), labels, 0.5, "")
+    assert evaluate._area_bias(image, outlines) == pytest.approx(0, abs=1e-6)
 
 
 def test_the_command_writes_tables_and_pictures(tmp_path: Path) -> None:
