@@ -128,6 +128,8 @@ def init(
             f"{folder} has {', '.join(there)}; name another --folder, or replace with --force"
         )
     run, manifest = out.absolute(), manifest.absolute()
+    if not manifest.is_file():
+        raise InputError(f"manifest {manifest} can't be read: there is no such file")
     sections = _settings(folder, manifest, run, mpp)
     cohort = validate(manifest, sections, quiet=True)
     estimate = _estimate(cohort, run, sections)

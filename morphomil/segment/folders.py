@@ -218,14 +218,20 @@ def read_network(files: ModelFiles, design: own.Design) -> own.Folded:
     return own.fold_norms(arrays, design)
 
 
-def check_start(start: str) -> None:
+def check_start(start: str, *, heads_only: bool = False) -> None:
     """Refuse what training can't start from: "random", "imagenet", a shipped model's name, or a
     model folder of the shipped architecture.
 
     Raises:
-        InputError: the folder lacks weights, is damaged, or of another architecture.
+        InputError: the folder lacks weights, is damaged, or of another architecture; or heads alone
+            are to learn on a network that finds no nuclei.
     """
     if start in ("random", "imagenet"):
+        if heads_only:
+            raise InputError(
+                f"--heads-only needs a model that finds nuclei to start from, not {start!r}: "
+                "--start default, noncommercial or a model folder"
+            )
         return
     try:
         files = read_model_folder(WEIGHTS / start if start in SHIPPED else Path(start), tuned=False)

@@ -96,7 +96,7 @@ def train_segmenter(
 
     from morphomil.segment.torch_network import TorchNetwork
 
-    check_start(settings.start)
+    check_start(settings.start, heads_only=settings.heads_only)
     torch.manual_seed(settings.seed)
     network = TorchNetwork(settings.design, start=settings.start)
     _claim_folder(out, settings, _digest([*train, *validation]), resume=resume)

@@ -232,6 +232,14 @@ def test_heads_learn_alone(annotated: AnnotatedImage, tmp_path: Path) -> None:
         / "weights.safetensors"
     )
     assert all(np.array_equal(own[name], value) for name, value in first.items())
+    with pytest.raises(InputError, match="--heads-only needs a model that finds nuclei"):
+        train_segmenter(
+            [annotated],
+            [annotated],
+            tmp_path / "none",
+            settings=replace(settings, start="imagenet"),
+        )
+    assert not (tmp_path / "none").exists()
     random = replace(settings, epochs=1, steps_per_epoch=1, learning_rate=0.0)
     before = load_file(
         train_segmenter([annotated], [annotated], tmp_path / "before", settings=random)
