@@ -37,6 +37,16 @@ def demo(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return out
 
 
+@pytest.fixture(autouse=True)
+def one_framework() -> Iterator[None]:
+    """TensorFlow and torch end a process that loads both, sooner or later: the test that loads the
+    second fails. The Makefile's list has the tests that load torch."""
+    frameworks = {"tensorflow", "torch"}
+    had_both = frameworks <= sys.modules.keys()
+    yield
+    assert had_both or not frameworks <= sys.modules.keys(), "tensorflow and torch in one process"
+
+
 @pytest.fixture
 def registry() -> Iterator[dict[str, Feature]]:
     """The registry of features, to which a test may add: afterwards it is as it was."""
