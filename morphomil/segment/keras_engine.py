@@ -17,8 +17,9 @@ if TYPE_CHECKING:
 
 def import_tensorflow() -> None:
     """Import TensorFlow without the notes that it writes to the process's standard error before
-    logging is set up."""
+    logging is set up, and so that it takes of a GPU's memory what it needs, not all there is."""
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+    os.environ.setdefault("TF_FORCE_GPU_ALLOW_GROWTH", "true")
     with tempfile.TemporaryFile() as notes:
         stderr = os.dup(2)
         try:

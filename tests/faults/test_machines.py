@@ -1,5 +1,5 @@
 """Machines that lack something: shared memory, a home to write to, memory, a clock that only goes
-forward (faults 43, 44, 63, 66 and 70)."""
+forward (faults 43, 44, 63, 64, 66 and 70)."""
 
 from __future__ import annotations
 
@@ -134,6 +134,21 @@ def test_full_memory_is_called_so_in_whichever_words_it_is_said(error: Exception
     assert not tells_of_memory(wrapped)
     wrapped.__cause__ = error
     assert tells_of_memory(wrapped)
+
+
+def test_tensorflow_takes_of_a_gpu_what_it_needs() -> None:
+    """Unless the user wants it otherwise: by the variable that TensorFlow reads when it starts."""
+    code = (
+        "import os, sys\n"
+        "from morphomil.segment.keras_engine import import_tensorflow\n"
+        "import_tensorflow()\n"
+        "print('tensorflow' in sys.modules, os.environ['TF_FORCE_GPU_ALLOW_GROWTH'])\n"
+        "os.environ['TF_FORCE_GPU_ALLOW_GROWTH'] = 'false'\n"
+        "import_tensorflow()\n"
+        "print(os.environ['TF_FORCE_GPU_ALLOW_GROWTH'])"
+    )
+    done = python(code)
+    assert done.stdout.split() == ["True", "true", "false"], done.stderr
 
 
 def test_a_clock_that_was_set_back(imported: Imported) -> None:
