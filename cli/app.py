@@ -5,9 +5,10 @@ from __future__ import annotations
 import os
 import sys
 from pathlib import Path
-from typing import Annotated, NoReturn
+from typing import Annotated, Any, NoReturn
 
 import typer
+from typer.core import TyperGroup
 
 from morphomil.cli import (
     checks,
@@ -30,7 +31,20 @@ from morphomil.errors import NO_ROOM, ExitStatus, MorphomilError, tells_of_memor
 
 GOES_ON = "what is finished is kept, and the same command goes on from there"
 
+
+class _Commands(TyperGroup):
+    """What is said of an unusable value is a sentence for users, without its class in Python."""
+
+    def invoke(self, ctx: Any) -> Any:
+        try:
+            return super().invoke(ctx)
+        except typer.BadParameter as error:
+            error.message = error.message.removeprefix("Value error, ")
+            raise
+
+
 app = typer.Typer(
+    cls=_Commands,
     no_args_is_help=True,
     pretty_exceptions_enable=False,
     rich_markup_mode="markdown",

@@ -73,14 +73,15 @@ def view(
     served to this machine only."""
     import webbrowser
     from tempfile import TemporaryDirectory
-    from urllib.parse import quote
 
     from morphomil.store import write_bytes
     from morphomil.viewer import Reviewer
+    from morphomil.viewer.links import read_view
     from morphomil.viewer.serving import make_server
 
     run, who = open_measured(path, features_from), Reviewer(reviewer or _account(), blind)
-    link = f"#{quote(at.rpartition('#')[2], safe='=&%+')}" if at else ""
+    slides = [slide.slide_id for slide in run.cohort.slides]
+    link = f"#{read_view(at, slides)}" if at else ""
     with (
         make_server(run, port=port, reviewer=who) as server,
         TemporaryDirectory(prefix="morphomil-") as private,

@@ -119,6 +119,7 @@ def test_every_command_has_help_with_an_example() -> None:
         (["report", "nowhere"], 2, "no run directory"),
         (["segment"], 2, "cohort"),
         (["conquer"], 2, "conquer"),
+        (["featurize", "run", "--nuclei", "some"], 2, "'--nuclei': 'some' is not one of"),
     ],
 )
 def test_bad_calls_are_told_in_a_sentence(words: list[str], status: int, message: str) -> None:
