@@ -127,7 +127,7 @@ def evaluate_segmenter(
         bool,
         typer.Option(
             "--write-reliability",
-            help="Store the table of features as reliability.json beside the model.",
+            help="Store accuracy and the table of features as reliability.json beside the model.",
         ),
     ] = False,
     quiet: QuietOption = False,
@@ -155,7 +155,8 @@ def evaluate_segmenter(
     if outlined:
         result = _evaluate_outlines(outlined, segmenter, out, halve=halve, quiet=quiet)
         if write_reliability:
-            say(f"Reliability: {store_reliability(result.reliability, segmenter)}", quiet=quiet)
+            stored = store_reliability(result.reliability, result.summary, segmenter)
+            say(f"Reliability: {stored}", quiet=quiet)
     if typed:
         _evaluate_types(images, segmenter, out, quiet=quiet)
     say(f"Tables and pictures: {out}", quiet=quiet)

@@ -137,20 +137,33 @@ def reliability_path(model: str) -> Path:
     return folder / FILE
 
 
-def write_reliability(table: pd.DataFrame, segmenter: Segmenter) -> Path:
-    """Store the table of `reliability_table` beside the segmenter's model; the file's path.
+ACCURACY = ("pq", "aji")
+"""The scores of the outlines that are stored."""
+
+
+def write_reliability(table: pd.DataFrame, summary: pd.DataFrame, segmenter: Segmenter) -> Path:
+    """Store what an evaluation says beside the segmenter's model; the file's path.
+
+    Args:
+        table: of the features (`reliability_table`).
+        summary: of the outlines (`Evaluation.summary`), of which PQ and AJI are kept.
+        segmenter: that was evaluated.
 
     Raises:
         InputError: the model has no folder.
     """
     path = reliability_path(segmenter.settings.model)
-    rows = [
-        {name: None if value != value else value for name, value in row.items()}
+    accuracy = summary[summary["score"].isin(ACCURACY)]
+    said = {"model_sha256": segmenter.sha256, "precision": segmenter.precision}
+    write_json(path, said | {"accuracy": _records(accuracy), "features": _records(table)})
+    return path
+
+
+def _records(table: pd.DataFrame) -> list[dict[str, Any]]:
+    return [
+        {str(name): None if value != value else value for name, value in row.items()}
         for row in table.round(5).to_dict("records")
     ]
-    said = {"model_sha256": segmenter.sha256, "precision": segmenter.precision, "features": rows}
-    write_json(path, said)
-    return path
 
 
 def read_reliability(model: str) -> pd.DataFrame:
@@ -161,16 +174,21 @@ def read_reliability(model: str) -> pd.DataFrame:
     return pd.DataFrame(read_json(path)["features"])
 
 
-def read_accuracy(model: str) -> pd.DataFrame:
-    """How a model of `train-segmenter` did on its validation images at the thresholds that were
-    chosen with them: `group, mpp, pq, aji`, a row per data set and resolution; no rows where its
-    folder doesn't say."""
+def read_accuracy(model: str) -> tuple[pd.DataFrame, bool]:
+    """How well a model outlines nuclei: `group, mpp, pq, aji`, a row per data set and resolution;
+    and whether on images that it was evaluated with (`write_reliability`), not with those that its
+    thresholds were chosen with; no rows where its folder doesn't say."""
     folder = model_folder(model)
-    table, chosen = folder / "thresholds.csv", folder / "thresholds.json"
+    evaluated, table, chosen = (
+        folder / name for name in (FILE, "thresholds.csv", "thresholds.json")
+    )
+    columns = ["group", "mpp", *ACCURACY]
+    scores = read_json(evaluated).get("accuracy") if evaluated.is_file() else None
+    if scores:
+        wide = pd.DataFrame(scores).pivot_table("mean", ["group", "mpp"], "score").reset_index()
+        return wide[columns].rename_axis(columns=None), True
     if not table.is_file() or not chosen.is_file():
-        return pd.DataFrame(columns=["group", "mpp", "pq", "aji"])
-    scores = read_csv(table)
-    thresholds = read_json(chosen)
-    near = [np.isclose(scores[name], thresholds[name]) for name in ("prob", "nms")]
-    found = scores.loc[near[0] & near[1], ["group", "mpp", "pq", "aji"]]
-    return found.reset_index(drop=True)
+        return pd.DataFrame(columns=columns), False
+    tuned, thresholds = read_csv(table), read_json(chosen)
+    near = [np.isclose(tuned[name], thresholds[name]) for name in ("prob", "nms")]
+    return tuned.loc[near[0] & near[1], columns].reset_index(drop=True), False

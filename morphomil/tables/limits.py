@@ -92,18 +92,19 @@ def _say_tissue(run: Run) -> Iterator[str]:
 
 
 def _say_accuracy(made: dict[str, Any]) -> str:
-    """Of the segmenter, on the images that its thresholds were tuned with."""
+    """Of the segmenter, on annotated images."""
     name = describe_segmenter(made)
-    table = read_accuracy(str(made["model"]))
+    table, evaluated = read_accuracy(str(made["model"]))
     if table.empty:
         return f"Segmenter: {name}. How accurate it is isn't stored with it."
     found = ", ".join(
         f"{row['group']} at {row['mpp']:g} µm per pixel PQ {row['pq']:.2f}, AJI {row['aji']:.2f}"
         for row in table.to_dict("records")
     )
+    which = "annotated images" if evaluated else "the images that its thresholds were chosen with"
     return (
-        f"Segmenter: {name}. On the images that its thresholds were chosen with: {found}. On other "
-        "tissues, stains and scanners it may do worse."
+        f"Segmenter: {name}. On {which}: {found}. On other tissues, stains and scanners it may do "
+        "worse."
     )
 
 

@@ -16,6 +16,7 @@ from morphomil.nuclei.polygons import measure_outlines
 from morphomil.segment.level_lines import label_outlines
 from morphomil.segment.model import Segmenter
 from morphomil.segment.reliability import (
+    read_accuracy,
     read_reliability,
     reliability_path,
     reliability_table,
@@ -89,12 +90,19 @@ def test_it_is_stored_beside_the_model(tmp_path: Path) -> None:
     segmenter = Segmenter("abc", lambda *_: (), 2, 16, 0.5, 0.4, (), "unit")
     settings = SegmenterSettings(model=str(tmp_path))
     table = reliability_table(*made_up())
-    path = write_reliability(table, replace(segmenter, settings=settings))
+    scores = {"pq": 0.61234567, "dq": 0.8, "aji": 0.65}
+    summary = pd.DataFrame(
+        [{"group": "x", "mpp": 0.5, "images": 2, "score": s, "mean": m} for s, m in scores.items()]
+    ).assign(low=np.nan)
+    path = write_reliability(table, summary, replace(segmenter, settings=settings))
     assert path == tmp_path / "reliability.json"
     stored = read_reliability(str(tmp_path))
     assert list(stored.columns) == list(table.columns)
     pd.testing.assert_frame_equal(stored, table.round(5), check_dtype=False)
     assert read_reliability(str(tmp_path / "other")).empty
+    accuracy, evaluated = read_accuracy(str(tmp_path))
+    assert evaluated
+    assert accuracy.to_dict("records") == [{"group": "x", "mpp": 0.5, "pq": 0.61235, "aji": 0.65}]
     with pytest.raises(InputError, match="has no folder"):
         reliability_path("2D_versatile_he")
 

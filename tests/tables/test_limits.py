@@ -86,10 +86,34 @@ def test_features_that_shrink_differences_are_named(run: Run, tmp_path: Path) ->
 
 
 def test_accuracy_is_that_at_the_chosen_thresholds(tmp_path: Path) -> None:
-    assert read_accuracy(str(tmp_path)).empty
+    assert read_accuracy(str(tmp_path))[0].empty
     (tmp_path / "thresholds.json").write_text(json.dumps({"prob": 0.5, "nms": 0.2}))
     lines = ["prob,nms,group,mpp,pq,aji", "0.5,0.2,x,0.25,0.6,0.5", "0.5,0.3,x,0.25,0.9,0.9"]
     (tmp_path / "thresholds.csv").write_text("\n".join(lines))
-    assert read_accuracy(str(tmp_path)).to_dict("records") == [
-        {"group": "x", "mpp": 0.25, "pq": 0.6, "aji": 0.5}
+    table, evaluated = read_accuracy(str(tmp_path))
+    assert table.to_dict("records") == [{"group": "x", "mpp": 0.25, "pq": 0.6, "aji": 0.5}]
+    assert not evaluated
+
+
+def test_accuracy_of_an_evaluation_comes_first(run: Run, tmp_path: Path) -> None:
+    """The outlines as they are measured, not the polygons that thresholds are chosen with."""
+    rows = [
+        {"group": "y", "mpp": 0.5, "images": 3, "score": score, "mean": mean}
+        for score, mean in (("pq", 0.7), ("aji", 0.65))
     ]
+    write_json(tmp_path / "reliability.json", {"features": [], "accuracy": rows})
+    table, evaluated = read_accuracy(str(tmp_path))
+    assert table.to_dict("records") == [{"group": "y", "mpp": 0.5, "pq": 0.7, "aji": 0.65}]
+    assert evaluated
+    run.record("segment", {"model": str(tmp_path), "working_mpp": 0.5}, seconds=0)
+    assert "On annotated images: y at 0.5 µm per pixel PQ 0.70, AJI 0.65." in " ".join(
+        describe_limits(run).sentences
+    )
+
+
+@pytest.mark.parametrize("model", ["default", "noncommercial"])
+def test_shipped_models_say_how_accurate_they_are(model: str) -> None:
+    table, evaluated = read_accuracy(model)
+    assert evaluated
+    assert {"tnbc", "consep"} <= set(table["group"])
+    assert table[["pq", "aji"]].gt(0.4).all(axis=None)
