@@ -39,7 +39,9 @@ def read(drawn: StudyCohort) -> tuple[NDArray[np.float32], NDArray[np.int64], ND
 
     cohort = drawn.cohort.sort_values("patient")
     bags = PatientBags.collect(load, cohort, seed=0)
-    whole = bags.whole.instances(fit_edges_to_counts(bags.totals, features=FEATURES), "quantiles")
+    whole = bags.whole.instances(
+        fit_edges_to_counts(bags.totals.blocks(), features=FEATURES), "quantiles"
+    )
     labels, second = cohort["label"].to_numpy(np.int64), (cohort["site"] == "B").to_numpy()
     return Scaler.fit(whole).standardize(whole.values), labels, second
 

@@ -21,8 +21,9 @@ import numpy as np
 from study_cohorts import KINDS, StudyCohort, draw_cohort
 
 from morphomil.matrix import count_nuclei
+from morphomil.rank.patch_sums import SlideSums
 from morphomil.rank.scan import ALPHA, FeatureScan, scan_features
-from morphomil.rank.summaries import SummarizedCounts
+from morphomil.rank.summaries import PatientSummaries
 from morphomil.stats.scan import draw_labelings
 from morphomil.types import FEATURE_NAMES
 
@@ -40,10 +41,10 @@ def summarize(study: StudyCohort) -> pd.DataFrame:
     numbered = study.nuclei.assign(patch_id=slide * patches + study.nuclei["patch_id"])
     counts = count_nuclei(numbered, np.arange(len(ids) * patches), features=FEATURE_NAMES)
     place = {name: slice(i * patches, (i + 1) * patches) for i, name in enumerate(ids)}
-    load = SummarizedCounts(lambda name: counts[:, place[name]], FEATURE_NAMES, study.cohort)
+    summaries = PatientSummaries(FEATURE_NAMES, study.cohort)
     for name in ids:
-        load(name)
-    return load.of_patients()
+        summaries.add(name, SlideSums.of(counts[:, place[name]]))
+    return summaries.of_patients()
 
 
 def scan(

@@ -20,7 +20,7 @@ from morphomil.stats.axial import grouped_polarity, leave_one_out_deviation
 from morphomil.types import FEATURE_NAMES
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Iterable, Iterator, Sequence
 
     from numpy.typing import ArrayLike, NDArray
 
@@ -216,28 +216,35 @@ def fit_edges(
     for _, of_patient in nuclei.groupby(owner, sort=True):
         counts = [_count_all(slide, names, orientation)[1] for _, slide in _each_slide(of_patient)]
         totals.append(np.sum([part.sum(axis=1, dtype=np.int64) for part in counts], axis=0))
-    return fit_edges_to_counts(np.stack(totals), features=names, orientation=orientation)
+    return fit_edges_to_counts([np.stack(totals)], features=names, orientation=orientation)
 
 
 def fit_edges_to_counts(
-    totals: NDArray[Any],
+    totals: Iterable[NDArray[Any]],
     *,
     features: Sequence[str],
     orientation: Orientation = "relative",
     chosen: NDArray[np.bool_] | None = None,
 ) -> Edges:
-    """`fit_edges` from counts on the fine grid, summed per patient: (patients, features, 1024), of
-    all patients or those chosen (patients,), who train."""
-    training = np.arange(len(totals)) if chosen is None else np.flatnonzero(chosen)
+    """`fit_edges` from counts on the fine grid, summed per patient: blocks (patients, features,
+    1024), one after the other, of all patients or those chosen (patients,), who train."""
+    shares = np.zeros((len(features), FINE_BINS))  # sums over patients
+    patients = np.zeros(len(features))
+    start = 0
+    for block in totals:
+        own = block if chosen is None else block[chosen[start : start + len(block)]]
+        start += len(block)
+        count = own.sum(axis=-1, keepdims=True)
+        patients += (count > 0).sum(axis=(0, 2))
+        for row in own / np.maximum(count, 1):
+            shares += row
     bins = {}
     for number, name in enumerate(features):
         low, high = _grid_range(name, orientation)
-        of_patients = totals[training, number]
-        of_patients = of_patients[of_patients.any(axis=-1)]
-        if FEATURES[name].fixed_edges or not len(of_patients):
+        if FEATURES[name].fixed_edges or not patients[number]:
             bins[name] = Binning(low, high, 0, FINE_BINS // BINS)
             continue
-        share = np.cumsum((of_patients / of_patients.sum(axis=-1, keepdims=True)).mean(axis=0))
+        share = np.cumsum(shares[number] / patients[number])
         first, last = np.searchsorted(share + _SHARE_SLACK, np.array(PERCENTILES) / 100)
         width = -(-(int(last) - int(first) + 1) // BINS)
         start = int(first) - (width * BINS - (int(last) - int(first) + 1)) // 2

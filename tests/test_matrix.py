@@ -160,7 +160,7 @@ def test_edges_weigh_patients_equally_and_are_the_same_from_counts():
         sum(count_nuclei(slide, range(4)).sum(axis=1) for _, slide in part.groupby("slide_id"))
         for _, part in nuclei.groupby("patient")
     ]
-    assert fit_edges_to_counts(np.stack(totals), features=FEATURE_NAMES) == edges
+    assert fit_edges_to_counts([np.stack(totals)], features=FEATURE_NAMES) == edges
     assert edges.values("area_um2")[0] < few["area_um2"].quantile(
         0.1
     )  # its 20 nuclei are half of the weight

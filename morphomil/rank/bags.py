@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections import deque
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -9,22 +11,22 @@ import numpy as np
 
 from morphomil.bags import BAG_SIZE, draw_bags
 from morphomil.errors import RefusedError
-from morphomil.matrix import (
-    has_enough_nuclei,
-    rebin,
-)
+from morphomil.matrix import BINS, rebin
 from morphomil.nuclei.registry import FEATURES
 from morphomil.rank.instances import InstanceBags
-from morphomil.rank.patch_sums import mean_shares
-from morphomil.rank.representation import patch_moments, read_patches
+from morphomil.rank.patch_sums import SlideSums
+from morphomil.rank.representation import moments_of_sums, read_patches
+from morphomil.rank.spool import Spool
+from morphomil.types import CORES
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Iterator, Sequence
 
     import pandas as pd
     from numpy.typing import NDArray
 
     from morphomil.matrix import Edges
+    from morphomil.rank.summaries import PatientSummaries
     from morphomil.types import Reading
 MAX_BAGS = 20
 """A slide has at most so many bags in training, 200 patches; more patches make no bag better."""
@@ -57,14 +59,19 @@ class FineBags:
 
     patient: NDArray[np.int64]  # (bags,), sorted
     weight: NDArray[np.float64]  # (bags,): a patient's sum to 1
-    fine: NDArray[np.float32]  # (features, bags, fine bins)
+    fine: Spool  # of (features, fine bins), float32
     patches: NDArray[np.float64]  # (features, bags, views), `representation.read_patches`
 
     def instances(self, edges: Edges, reading: Reading) -> InstanceBags:
         """The bags on a fold's edges, as a model reads them."""
         patches = np.where(reads_patches(edges)[:, None, None], self.patches, np.nan)
+        binned = np.empty((len(patches), len(self.fine), BINS), np.float32)
+        start = 0
+        for block in self.fine.blocks():
+            binned[:, start : start + len(block)] = rebin(np.moveaxis(block, 1, 0), edges)
+            start += len(block)
         return InstanceBags.of(
-            np.moveaxis(rebin(self.fine, edges), 0, 1),
+            np.moveaxis(binned, 0, 1),
             np.moveaxis(patches, 0, 1) if reading == "quantiles" else None,
             patient=self.patient,
             weight=self.weight,
@@ -80,68 +87,99 @@ class PatientBags:
     patients: tuple[str, ...]
     drawn: FineBags
     whole: FineBags
-    totals: NDArray[np.uint32]  # (patients, features, fine bins)
+    totals: Spool  # by patient (features, fine bins), uint32
+    nuclei: NDArray[np.int64]  # (patients, features): how many have a value
 
     @classmethod
-    def collect(cls, load: Counts, cohort: pd.DataFrame, *, seed: int) -> PatientBags:
-        """Read each slide once, in the order of patient and slide id."""
+    def collect(
+        cls,
+        load: Counts,
+        cohort: pd.DataFrame,
+        *,
+        seed: int,
+        summaries: PatientSummaries | None = None,
+    ) -> PatientBags:
+        """Read each slide once, in the order of patient and slide id; the summaries hear of it."""
         most = min(MAX_BAGS, max(MAX_DRAWN // max(len(cohort), 1), 1))
         slides: list[str] = []
         patients: list[str] = []
-        totals = _Rows(len(cohort), np.uint32)
-        drawn, whole = _BagsToCome(most * len(cohort)), _BagsToCome(len(cohort))
-        for row in cohort.sort_values(["patient", "slide_id"]).to_dict("records"):
-            counts = load(row["slide_id"])
-            counts = counts[:, has_enough_nuclei(counts)]
-            if not counts.shape[1]:
+        totals, drawn, whole = _TotalsToCome(), _BagsToCome(), _BagsToCome()
+        table = cohort.sort_values(["patient", "slide_id"])
+        for row, read in zip(
+            table.to_dict("records"), _read_ahead(load, list(table["slide_id"])), strict=True
+        ):
+            if summaries is not None:
+                summaries.add(row["slide_id"], read)
+            if not read.patches:
                 continue
             slides.append(str(row["slide_id"]))
-            of_slide = counts.sum(axis=1, dtype=np.uint32)
-            if patients[-1:] == [row["patient"]]:
-                totals.filled[-1] += of_slide
-            else:
+            if new := patients[-1:] != [row["patient"]]:
                 patients.append(row["patient"])
-                totals.add(of_slide[None])
-            chosen = draw_bags(counts.shape[1], bags=most, seed_key=(seed, row["slide_id"]))
-            moments = patch_moments(counts)
-            for kind, members in ((drawn, chosen), (whole, [np.arange(counts.shape[1])])):
-                read = [read_patches(moments[:, bag]) for bag in members]
-                kind.add(mean_shares(counts, members), read, owner=len(patients) - 1)
+            totals.add(read.counts.sum(axis=1, dtype=np.uint32), new=new)
+            chosen = draw_bags(read.patches, bags=most, seed_key=(seed, row["slide_id"]))
+            moments = moments_of_sums(read.sums)
+            for kind, members, shares in (
+                (drawn, chosen, read.mean_shares(chosen)),
+                (whole, [slice(None)], read.pooled[None]),
+            ):
+                views = [read_patches(moments[:, bag]) for bag in members]
+                kind.add(shares, views, owner=len(patients) - 1)
         if not slides:
             raise RefusedError(
                 f"no slide has a patch with enough nuclei; {BAG_SIZE} patches of 5 "
                 "nuclei make a bag"
             )
-        return cls(tuple(slides), tuple(patients), drawn.weighed(), whole.weighed(), totals.filled)
+        bags = drawn.weighed(), whole.weighed()
+        return cls(tuple(slides), tuple(patients), *bags, *totals.finished())
 
     def members(self, names: Iterable[str]) -> NDArray[np.bool_]:
         """Which patients are named."""
         return np.isin(np.array(self.patients, dtype=object), list(names))
 
 
-class _Rows:
-    """Histograms (rows, features, fine bins), in memory that the system gives as they come."""
+def _read_ahead(load: Counts, slides: Sequence[str]) -> Iterator[SlideSums]:
+    """The slides in order; as many are read side by side as there are cores."""
+    with ThreadPoolExecutor(CORES) as pool:
+        coming: deque[Future[SlideSums]] = deque()
+        for slide_id in slides:
+            coming.append(pool.submit(lambda name: SlideSums.of(load(name)), slide_id))
+            if len(coming) > CORES:
+                yield coming.popleft().result()
+        while coming:
+            yield coming.popleft().result()
 
-    def __init__(self, room: int, kind: type) -> None:
-        self.room, self.kind, self.used = room, kind, 0
-        self.values: NDArray[Any] = np.empty(0)
 
-    @property
-    def filled(self) -> NDArray[Any]:
-        return self.values[: self.used]
+class _TotalsToCome:
+    """Counts of patients, slide by slide."""
 
-    def add(self, rows: NDArray[Any]) -> None:
-        if not self.used:
-            self.values = np.empty((self.room, *rows.shape[1:]), self.kind)
-        self.values[self.used : self.used + len(rows)] = rows
-        self.used += len(rows)
+    def __init__(self) -> None:
+        self.rows = Spool(np.uint32)
+        self.nuclei: list[NDArray[np.int64]] = []
+        self.own: NDArray[np.uint32] | None = None  # of the patient whose slides come
+
+    def add(self, of_slide: NDArray[np.uint32], *, new: bool) -> None:
+        """A slide's counts (features, fine bins), of a new patient or the last one."""
+        if new:
+            self._close()
+        self.own = of_slide if self.own is None else self.own + of_slide
+
+    def _close(self) -> None:
+        if self.own is not None:
+            self.rows.add(self.own[None])
+            self.nuclei.append(self.own.sum(axis=-1, dtype=np.int64))
+        self.own = None
+
+    def finished(self) -> tuple[Spool, NDArray[np.int64]]:
+        """All patients."""
+        self._close()
+        return self.rows, np.stack(self.nuclei)
 
 
 class _BagsToCome:
     """Bags, slide by slide."""
 
-    def __init__(self, room: int) -> None:
-        self.fine = _Rows(room, np.float32)
+    def __init__(self) -> None:
+        self.fine = Spool(np.float32)
         self.patches: list[NDArray[np.float64]] = []
         self.owners: list[int] = []
         self.sizes: list[int] = []
@@ -160,8 +198,7 @@ class _BagsToCome:
         patient = np.repeat(self.owners, self.sizes)
         weight = np.repeat(1 / np.array(self.sizes), self.sizes)
         weight /= np.bincount(patient, weight)[patient]
-        fine = np.moveaxis(self.fine.filled, 1, 0)
-        return FineBags(patient, weight, fine, np.stack(self.patches, axis=1))
+        return FineBags(patient, weight, self.fine, np.stack(self.patches, axis=1))
 
 
 def by_patient(values: NDArray[np.float64], bags: InstanceBags) -> NDArray[np.float64]:

@@ -22,7 +22,7 @@ from morphomil.seeds import generator
 from morphomil.stats.conditional import permute_conditionally
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Callable, Iterable, Sequence
 
     from numpy.typing import NDArray
 
@@ -33,8 +33,9 @@ if TYPE_CHECKING:
     from morphomil.rank.offset import CovariateModel
     from morphomil.rank.shapley import Coalitions
     from morphomil.types import Reading
-REPLICATES = 50
-"""This many models are trained at once: more need more memory and are no faster."""
+REPLICATES, PATIENTS = 50, 400
+"""This many models of so many training patients are trained at once, of more patients fewer: more
+need more memory and are no faster."""
 
 
 @dataclass(frozen=True)
@@ -88,17 +89,21 @@ class FoldTask:
         seed: int,
         reading: Reading = "quantiles",
         covariates: pd.DataFrame | None = None,
+        check: Callable[[], None] = lambda: None,
     ) -> None:
         """`classes` says each patient's, by name, from 0 (or whether it is positive); `covariates`,
-        one row for each, are adjusted for."""
-        self.fold, self.seed = fold, seed
+        one row for each, are adjusted for; `check` is called in every step of training
+        (`training.train_morphometry`)."""
+        self.fold, self.seed, self.check = fold, seed, check
         self.patients = pd.Index(bags.patients, dtype=object)
         self.labels = classes[list(bags.patients)].to_numpy().astype(np.int64)
         self.classes = int(self.labels.max()) + 1
         self.test = bags.members(fold.test)
         self.validation = bags.members(fold.val)
         self.training = bags.members(fold.train)
-        self.edges = fit_edges_to_counts(bags.totals, features=features, chosen=self.training)
+        self.edges = fit_edges_to_counts(
+            bags.totals.blocks(), features=features, chosen=self.training
+        )
         drawn, whole = (of.instances(self.edges, reading) for of in (bags.drawn, bags.whole))
         self.learning_bags = fill_absent(
             drawn.of_patients(self.training | self.validation),
@@ -115,6 +120,12 @@ class FoldTask:
             rng = generator("covariates", seed, fold.name)
             known = covariates.loc[list(bags.patients)]
             self.covariates = FoldCovariates.of(known, self.training, rng=rng)
+
+    @property
+    def at_once(self) -> int:
+        """So many models are trained at once."""
+        patients = int((self.training | self.validation).sum())
+        return models_at_once(patients)
 
     def evaluate(self, seeds: int, coalitions: Coalitions) -> FoldResult:
         """Train a model per seed; predict the test patients whole and in every coalition."""
@@ -181,7 +192,7 @@ class FoldTask:
         """
         parts = []
         for seed_sets in np.array_split(
-            np.arange(len(kept)), max(1, len(kept) * seeds // REPLICATES)
+            np.arange(len(kept)), max(1, len(kept) * seeds // self.at_once)
         ):
             trained = self._train(
                 np.tile(self.labels, (seeds * len(seed_sets), 1)),
@@ -197,7 +208,7 @@ class FoldTask:
         """Train one model per labeling (labelings, patients), all with the same luck; sums over
         test patients."""
         attention, likelihood, wins = [], [], []
-        for some in np.array_split(labelings, -(-len(labelings) // REPLICATES)):
+        for some in np.array_split(labelings, -(-len(labelings) // self.at_once)):
             trained = self._train(some, replicates=[0] * len(some))
             prediction = self._predict_test(trained, some)
             of_patients = by_patient(prediction.attention, self.test_bags)
@@ -234,6 +245,7 @@ class FoldTask:
             available=available,
             streams=np.asarray(replicates, dtype=np.int64),
             offset=self._offsets(labels),
+            check=self.check,
         )
 
     def _offsets(self, labels: NDArray[np.int64]) -> NDArray[np.float64] | None:
@@ -284,6 +296,11 @@ class FoldTask:
             offset=self._test_offset(labels[None]),
         )
         return class_means(probability, self.test_bags)
+
+
+def models_at_once(patients: int) -> int:
+    """So many models are trained at once of this many patients."""
+    return max(REPLICATES // 5, REPLICATES * PATIENTS // max(PATIENTS, patients))
 
 
 def probability_columns(probability: NDArray[np.float64]) -> dict[str, NDArray[np.float64]]:

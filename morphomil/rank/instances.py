@@ -14,6 +14,8 @@ if TYPE_CHECKING:
 
     from morphomil.types import Reading
 
+_AT_ONCE = 1024  # bags that are read together, which bounds memory
+
 
 @dataclass(frozen=True)
 class InstanceBags:
@@ -54,8 +56,15 @@ class InstanceBags:
     ) -> InstanceBags:
         """Bags of mean histograms (bags, features, bins), read as quantile functions with the views
         of their patches (bags, features, views), or as histograms without."""
+        values = [
+            read_instances(
+                histograms[start : start + _AT_ONCE],
+                None if patches is None else patches[start : start + _AT_ONCE],
+            ).astype(np.float32)
+            for start in range(0, max(len(histograms), 1), _AT_ONCE)
+        ]
         return cls(
-            read_instances(histograms, patches).astype(np.float32),
+            np.concatenate(values),
             np.asarray(np.any(histograms, axis=-1)),
             histograms,
             patient,

@@ -16,13 +16,13 @@ import numpy as np
 import pandas as pd
 
 from morphomil.rank.robustness import null_p
-from morphomil.rank.shapley import contrast_auc
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from numpy.typing import NDArray
 
+    from morphomil.rank.contrasts import AucContrasts
     from morphomil.rank.shapley import Coalitions
 SYNERGISTIC, REDUNDANT = "synergistic", "redundant"
 """What a pair is called by the sign of its index."""
@@ -94,23 +94,17 @@ def pair_scores(coalitions: Coalitions, auc: NDArray[np.float64]) -> NDArray[np.
 def find_interactions(
     coalitions: Coalitions,
     features: Sequence[str],
-    probability: NDArray[np.float64],
+    auc: AucContrasts,
     *,
-    labels: NDArray[np.int64],
-    folds: NDArray[np.object_],
     null_auc: NDArray[np.float64] | None,
-    seed: int,
 ) -> Interactions:
     """The interaction of every pair, tested against permuted labels.
 
     Args:
         coalitions: of the features.
         features: their names.
-        probability: (seeds, coalitions, patients, classes).
-        labels: (patients,).
-        folds: (patients,).
+        auc: of the models' answers.
         null_auc: (labelings, coalitions) with the true labels in row 0 (`chance.PooledNull`).
-        seed: of the resamples.
     """
     if coalitions.steps is not None:
         reason = (
@@ -126,7 +120,7 @@ def find_interactions(
     together = np.zeros_like(weights)
     together[np.arange(len(pairs)), [bits[i] + bits[j] for i, j in pairs]] = 1
     contrasts = np.concatenate([weights, alone, together])
-    estimate = contrast_auc(probability, labels, folds, contrasts, seed=seed)
+    estimate = auc.estimate(contrasts)
     single, joint = estimate.value[len(pairs) : -len(pairs)] - 0.5, estimate.value[-len(pairs) :]
     p, p_any = np.full((2, len(pairs)), np.nan)
     if null_auc is not None:

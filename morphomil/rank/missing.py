@@ -44,12 +44,16 @@ _RIDGE = 1.0  # in patients: keeps the regression steady where features go toget
 
 
 def compare_missingness(
-    totals: NDArray[Any], labels: pd.Series[Any], *, features: Sequence[str], classes: Classes
+    count: NDArray[np.int64],
+    labels: pd.Series[Any],
+    *,
+    features: Sequence[str],
+    classes: Classes,
 ) -> pd.DataFrame:
     """How many patients of each group lack a feature.
 
     Args:
-        totals: counts of nuclei by patient (patients, features, bins), in the order of `labels`.
+        count: nuclei with a value by patient (patients, features), in the order of `labels`.
         labels: by patient.
         features: names.
         classes: the labels.
@@ -61,8 +65,6 @@ def compare_missingness(
         value), `lacking_p_value` (Mann-Whitney or Kruskal-Wallis of these shares), `p_holm`,
         `lacking_p_holm`. Of three and more groups the columns end in the labels.
     """
-
-    count = np.asarray(totals).sum(axis=-1, dtype=np.int64)  # (patients, features)
     absent, lacking = count == 0, 1 - count / np.maximum(count.max(axis=1, keepdims=True), 1)
     groups = {
         suffix: (labels == name).to_numpy() for name, suffix in _suffixes(classes.names).items()

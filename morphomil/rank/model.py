@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING
+from threading import Event
+from typing import TYPE_CHECKING, TypeVar
 
 import numpy as np
 import pandas as pd
@@ -15,9 +17,10 @@ from torch import nn
 from morphomil.rank.instances import Scaler
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Callable, Iterator, Sequence
 
     from numpy.typing import NDArray
+Part, Result = TypeVar("Part"), TypeVar("Result")
 COALITION_BAGS = 64
 """The coalitions of so many bags are evaluated at once, which bounds memory."""
 
@@ -350,3 +353,28 @@ def one_thread() -> Iterator[None]:
         yield
     finally:
         torch.set_num_threads(threads)
+
+
+class _Stopped(BaseException):
+    """Nobody waits for a part any more."""
+
+
+def side_by_side(
+    work: Callable[[Part, Callable[[], None]], Result], parts: Sequence[Part], *, workers: int
+) -> Iterator[Result]:
+    """What the work makes of each part, in order; so many at a time, each with one thread.
+
+    `work` calls what it is given beside the part now and then, which raises when another part has
+    failed or the program is to end.
+    """
+    stopping = Event()
+
+    def check() -> None:
+        if stopping.is_set():
+            raise _Stopped
+
+    with one_thread(), ThreadPoolExecutor(workers) as pool:
+        try:
+            yield from pool.map(work, parts, [check] * len(parts))
+        finally:
+            stopping.set()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -10,6 +11,7 @@ import pandas as pd
 from morphomil.nuclei.registry import FEATURES
 from morphomil.rank.chance import PooledNull
 from morphomil.rank.classes import out_of_fold_auc, out_of_fold_difference
+from morphomil.rank.contrasts import AucContrasts, contrast_log_likelihood
 from morphomil.rank.interactions import find_interactions, pair_scores
 from morphomil.rank.robustness import (
     TOP,
@@ -19,12 +21,7 @@ from morphomil.rank.robustness import (
     null_p,
     rank_distribution,
 )
-from morphomil.rank.shapley import (
-    contrast_auc,
-    contrast_log_likelihood,
-    log_likelihood,
-    scored_classes,
-)
+from morphomil.rank.shapley import log_likelihood, scored_classes
 from morphomil.seeds import generator
 
 if TYPE_CHECKING:
@@ -76,6 +73,11 @@ class PooledOutcomes:
         probability = np.ascontiguousarray(mean[:, np.arange(len(shown)), shown])
         # (features, patients)
         self.contributions = plan.coalitions.weights @ probability
+
+    @cached_property
+    def auc_contrasts(self) -> AucContrasts:
+        """Sums over coalitions, with the same resamples for all tables."""
+        return AucContrasts(self.coalitions, self.labels, self.folds, seed=self.seed)
 
     def auc(self, *, features: bool) -> AucInterval:
         """Of all features, or of none, from pairs within folds."""
@@ -198,17 +200,14 @@ class PooledOutcomes:
         return find_interactions(
             self.plan.coalitions,
             self.plan.features,
-            self.coalitions,
-            labels=self.labels,
-            folds=self.folds,
+            self.auc_contrasts,
             null_auc=None if self.null is None else self.null.auc,
-            seed=self.seed,
         )
 
     def _share(self, weights: NDArray[np.float64]) -> dict[str, Any]:
         """Shapley values of players, and their order by the AUC."""
         loss = contrast_log_likelihood(self.coalitions, self.labels, weights, seed=self.seed)
-        area = contrast_auc(self.coalitions, self.labels, self.folds, weights, seed=self.seed)
+        area = self.auc_contrasts.estimate(weights)
         rank = np.empty(len(weights), np.int64)
         rank[np.argsort(-area.value, kind="stable")] = np.arange(1, len(weights) + 1)
         return (

@@ -1,4 +1,4 @@
-"""One pass over a slide's histogram counts: the sums that bags, summaries and patches rest on.
+"""A slide's histogram counts, read once: the sums that bags, summaries and patches rest on.
 
 Counts are whole numbers, so sums of them are exact, whatever their order.
 """
@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 
 from morphomil.compiled import compiled
-from morphomil.matrix import FINE_BINS
+from morphomil.matrix import FINE_BINS, MIN_NUCLEI
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -37,16 +37,47 @@ class PatchSums(NamedTuple):
         return cls(count, total + count / 2, squares + total + count / 4, differences)
 
 
-def mean_shares(counts: NDArray[Any], bags: Sequence[NDArray[np.integer]]) -> NDArray[np.float64]:
+class SlideSums(NamedTuple):
+    """What a ranking takes from the patches of a slide that have nuclei enough."""
+
+    counts: NDArray[Any]  # (features, patches, fine bins)
+    sums: PatchSums
+    pooled: NDArray[np.float64]
+    """(features, fine bins): mean of the patches' shares, 0 where no patch has a value."""
+
+    @classmethod
+    def of(cls, counts: NDArray[Any]) -> SlideSums:
+        """From the counts of all patches (features, patches, fine bins)."""
+        sums = PatchSums.of(counts)
+        enough = sums.n.max(axis=0, initial=0) >= MIN_NUCLEI
+        if not enough.all():
+            counts, sums = counts[:, enough], PatchSums(*(part[:, enough] for part in sums))
+        (pooled,) = mean_shares(counts, [np.arange(counts.shape[1])], n=sums.n)
+        return cls(counts, sums, pooled)
+
+    @property
+    def patches(self) -> int:
+        """How many there are."""
+        return int(self.counts.shape[1])
+
+    def mean_shares(self, bags: Sequence[NDArray[np.integer]]) -> NDArray[np.float64]:
+        """The mean histogram of each bag, numbers of these patches: (bags, features, fine bins)."""
+        return mean_shares(self.counts, bags, n=self.sums.n)
+
+
+def mean_shares(
+    counts: NDArray[Any], bags: Sequence[NDArray[np.integer]], *, n: NDArray[np.float64]
+) -> NDArray[np.float64]:
     """The mean histogram of each bag: (bags, features, fine bins), rows sum to 1, or are 0 where a
     bag has no value.
 
     Args:
         counts: (features, patches, fine bins).
         bags: numbers of patches; those without a value of a feature are left out there.
+        n: (features, patches), `PatchSums.n` of the counts.
     """
     ends = np.cumsum([len(bag) for bag in bags])
-    return np.asarray(_mean_shares(counts, np.concatenate(bags).astype(np.int64), ends))
+    return np.asarray(_mean_shares(counts, n, np.concatenate(bags).astype(np.int64), ends))
 
 
 @compiled(nogil=True)
@@ -76,26 +107,26 @@ def _sums(counts: NDArray[Any]) -> NDArray[np.float64]:
 
 @compiled(nogil=True)
 def _mean_shares(
-    counts: NDArray[Any], members: NDArray[np.int64], ends: NDArray[np.int64]
+    counts: NDArray[Any],
+    n: NDArray[np.float64],
+    members: NDArray[np.int64],
+    ends: NDArray[np.int64],
 ) -> NDArray[np.float64]:
-    features, patches, bins = counts.shape
+    features, _, bins = counts.shape
     shares = np.zeros((len(ends), features, bins))
     for f in range(features):
-        total = np.zeros(patches)
-        for p in range(patches):
-            for b in range(bins):
-                total[p] += counts[f, p, b]
         start = 0
         for k in range(len(ends)):
             present = 0
             for place in range(start, ends[k]):
                 p = members[place]
-                if total[p] == 0:
+                total = n[f, p]
+                if total == 0:
                     continue
                 present += 1
                 for b in range(bins):
                     if counts[f, p, b]:
-                        shares[k, f, b] += counts[f, p, b] / total[p]
+                        shares[k, f, b] += counts[f, p, b] / total
             start = ends[k]
             shares[k, f] /= max(present, 1)
     return shares

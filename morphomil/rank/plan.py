@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from morphomil.rank.folds import REPLICATES
+from morphomil.rank.folds import models_at_once
 from morphomil.rank.robustness import families_of
 from morphomil.rank.shapley import Coalitions
 
@@ -81,21 +81,21 @@ class TrainingPlan:
         labelings: NDArray[np.int64],
         *,
         on_estimate: Callable[[float], None] | None,
-        folds: int,
+        rounds: int,
     ) -> FoldOutcome:
         """Train everything in a fold; after the first models `on_estimate` hears how many seconds
-        all that is to come, in this many folds, will take."""
+        all that is to come, in so many folds one after the other, will take."""
         import_module("morphomil.rank.training")  # loads PyTorch for seconds, once: no pace
         begun = time.monotonic()
         if not self.tests:
             result, beside = task.evaluate_beside(self.seeds, labelings, self.coalitions)
             if on_estimate:
-                on_estimate((folds - 1) * (time.monotonic() - begun))
+                on_estimate((rounds - 1) * (time.monotonic() - begun))
             return FoldOutcome(result, None, beside if len(labelings) > 1 else None)
         result = task.evaluate(self.seeds, self.coalitions)
         if on_estimate:
             seconds = time.monotonic() - begun
-            on_estimate(self._estimate(task, result, labelings, seconds=seconds, folds=folds))
+            on_estimate(self._estimate(task, result, labelings, seconds=seconds, rounds=rounds))
         ablated = None if self.kept is None else task.ablate(self.seeds, self.kept)
         null = task.permute(labelings, self.coalitions) if len(labelings) > 1 else None
         return FoldOutcome(result, ablated, null)
@@ -107,7 +107,7 @@ class TrainingPlan:
         labelings: NDArray[np.int64],
         *,
         seconds: float,
-        folds: int,
+        rounds: int,
     ) -> float:
         """The seconds of all training that is to come, from those of the first models."""
         models = 0 if self.kept is None else self.seeds * len(self.kept)
@@ -115,10 +115,12 @@ class TrainingPlan:
         patients = int((task.training | task.validation).sum())
         steps = result.model.log.groupby("replicate")["step"].max()
         pace = seconds / (STEP_COST * steps.max() + patients * steps.sum())
-        more = folds * _work(models, patients) + (folds - 1) * _work(self.seeds, patients)
+        more = rounds * _work(models, patients) + (rounds - 1) * _work(self.seeds, patients)
         return float(pace * more)
 
 
 def _work(models: int, patients: int) -> float:
     """Of training so many models, in steps of one model by one patient."""
-    return STEP_COST * MOST_STEPS * -(-models // REPLICATES) + STEPS * models * patients
+    return (
+        STEP_COST * MOST_STEPS * -(-models // models_at_once(patients)) + STEPS * models * patients
+    )

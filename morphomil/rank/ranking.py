@@ -23,9 +23,9 @@ from morphomil.rank.outcomes import PooledOutcomes
 from morphomil.rank.plan import TrainingPlan
 from morphomil.rank.robustness import compare_orders, say_agreement
 from morphomil.rank.study import Study
-from morphomil.rank.summaries import SummarizedCounts
+from morphomil.rank.summaries import PatientSummaries
 from morphomil.stats.correlation import correlate_features
-from morphomil.types import RankSettings
+from morphomil.types import CORES, RankSettings
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -205,8 +205,8 @@ def rank_counts(
         on_estimate: hears the seconds that the training still to come will take, once the first
             model is trained.
     """
-    counts = SummarizedCounts(load, features, cohort.astype({"patient": str}))
-    study = Study.of(counts, values, cohort, settings)
+    of_slides = PatientSummaries(features, cohort.astype({"patient": str}))
+    study = Study.of(load, values, cohort, settings, summaries=of_slides)
     bags, classes = study.bags, study.classes
     plan = TrainingPlan.of(features, settings)
     labelings = study.permute(settings)
@@ -218,7 +218,7 @@ def rank_counts(
     predictions.insert(2, "group", predictions["patient"].map(study.labels))
     of_patients = study.patient_values(values)
     compared = compare_features(of_patients, features, classes=classes, design=study.design)
-    summaries = counts.of_patients()
+    summaries = of_slides.of_patients()
     scan = study.scan(summaries, features, seed=settings.seed)
     baselines = study.compare_baselines(predictions, of_patients, summaries, settings)
     pooled = PooledOutcomes(plan, outcomes, predictions, classes=classes, seed=settings.seed)
@@ -277,24 +277,37 @@ def _train_folds(
     Raises:
         TrainingError: none could.
     """
-    folds, bags, codes = study.folds, study.bags, study.codes
-    outcomes: dict[str, FoldOutcome] = {}
-    failed: dict[str, str] = {}
-    for number, fold in enumerate(folds, start=1):
+    from morphomil.rank.model import side_by_side  # loads PyTorch
+
+    folds, codes = study.folds, study.codes
+    workers = min(CORES, len(folds))
+
+    def train(fold: Fold, check: Callable[[], None]) -> FoldOutcome | TrainingError:
         try:
             task = FoldTask(
                 fold,
-                bags,
+                study.bags,
                 codes,
                 features=plan.features,
                 seed=settings.seed,
                 reading=settings.reading,
                 covariates=study.design.covariates,
+                check=check,
             )
-            report = on_estimate if number == 1 else None
-            outcomes[fold.name] = plan.run(task, labelings, on_estimate=report, folds=len(folds))
+            report = on_estimate if fold is folds[0] else None
+            rounds = -(-len(folds) // workers)
+            return plan.run(task, labelings, on_estimate=report, rounds=rounds)
         except TrainingError as error:
-            failed[fold.name] = str(error)
+            return error
+
+    outcomes: dict[str, FoldOutcome] = {}
+    failed: dict[str, str] = {}
+    results = side_by_side(train, folds, workers=workers)
+    for number, (fold, result) in enumerate(zip(folds, results, strict=True), start=1):
+        if isinstance(result, TrainingError):
+            failed[fold.name] = str(result)
+        else:
+            outcomes[fold.name] = result
         if on_fold:
             on_fold(number, len(folds))
     if not outcomes:

@@ -180,16 +180,17 @@ def spread_influence(values: NDArray[np.float64], group: NDArray[np.intp]) -> ND
 
 
 def patch_moments(counts: NDArray[Any]) -> NDArray[np.float64]:
-    """Mean and spread (second L-moment) of each patch's nuclei, in fine bins, and their number.
+    """`moments_of_sums` of counts (features, patches, fine bins)."""
+    return moments_of_sums(PatchSums.of(counts))
 
-    Args:
-        counts: (features, patches, fine bins).
+
+def moments_of_sums(sums: PatchSums) -> NDArray[np.float64]:
+    """Mean and spread (second L-moment) of each patch's nuclei, in fine bins, and their number.
 
     Returns:
         (features, patches, 3); NaN where a patch has fewer than 5 values of the feature, which
         would say little about either.
     """
-    sums = PatchSums.of(counts)
     size = np.maximum(sums.n, 1)
     spread = sums.differences / (size * np.maximum(sums.n - 1, 1))
     moments = np.stack([sums.total / size, spread, sums.n], axis=-1)

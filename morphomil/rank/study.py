@@ -26,10 +26,11 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from morphomil.cohort.splits import Fold
+    from morphomil.rank.bags import Counts
     from morphomil.rank.baselines import Baselines
     from morphomil.rank.outcomes import PooledOutcomes
     from morphomil.rank.scan import FeatureScan
-    from morphomil.rank.summaries import SummarizedCounts
+    from morphomil.rank.summaries import PatientSummaries
     from morphomil.rank.verdict import Verdict
     from morphomil.stats.roc import AucInterval
     from morphomil.types import RankSettings
@@ -55,25 +56,27 @@ class Study:
     @classmethod
     def of(
         cls,
-        load: SummarizedCounts,
+        load: Counts,
         values: pd.DataFrame,
         cohort: pd.DataFrame,
         settings: RankSettings,
+        *,
+        summaries: PatientSummaries,
     ) -> Study:
-        """As `rank_counts` takes them."""
+        """As `rank_counts` takes them; the summaries hear of each slide that is read."""
         cohort = cohort.assign(
             label=cohort["label"].astype(str), patient=cohort["patient"].astype(str)
         )
         check_columns(cohort, settings)
         classes = Classes.of(cohort["label"], settings)
         measured = cohort[cohort["slide_id"].isin(values["slide_id"])]
-        bags = PatientBags.collect(load, measured, seed=settings.seed)
+        bags = PatientBags.collect(load, measured, seed=settings.seed, summaries=summaries)
         used = cohort[cohort["slide_id"].isin(bags.slides)]
         labels = patient_labels(used)
         missing = compare_missingness(
-            bags.totals,
+            bags.nuclei,
             labels[list(bags.patients)],
-            features=load.features,
+            features=summaries.features,
             classes=classes,
         )
         lacking = refuse_telling_absence(missing, classes.names, allowed=settings.may_be_missing)

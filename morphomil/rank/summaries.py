@@ -14,21 +14,20 @@ from __future__ import annotations
 
 from collections import Counter
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pandas as pd
 
-from morphomil.matrix import FINE_BINS, MIN_NUCLEI, has_enough_nuclei
+from morphomil.matrix import FINE_BINS, MIN_NUCLEI
 from morphomil.nuclei.registry import FEATURES
-from morphomil.rank.patch_sums import PatchSums, mean_shares
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from numpy.typing import NDArray
 
-    from morphomil.rank.bags import Counts
+    from morphomil.rank.patch_sums import SlideSums
 
 QUANTILES = {"q10": 0.1, "q25": 0.25, "median": 0.5, "q75": 0.75, "q90": 0.9}
 TAIL = 0.1
@@ -62,31 +61,27 @@ class _SlideSummary:
     variance: NDArray[np.float64]  # (features, patches), over n - 1
 
 
-class SummarizedCounts:
-    """Counts that remember what they were: a slide is read once, for the bags and for its
-    patient's summaries."""
+class PatientSummaries:
+    """The summaries of patients, from their slides as they are read one by one."""
 
-    def __init__(self, load: Counts, features: Sequence[str], cohort: pd.DataFrame) -> None:
-        """`load` gives the counts, `features` are their names; `cohort` has `slide_id` and
+    def __init__(self, features: Sequence[str], cohort: pd.DataFrame) -> None:
+        """`features` are the names of those that are counted; `cohort` has `slide_id` and
         `patient`."""
-        self.load, self.features = load, tuple(features)
+        self.features = tuple(features)
         self.patient = dict(zip(cohort["slide_id"].astype(str), cohort["patient"], strict=True))
         self.awaited = Counter(self.patient.values())
         self.slides: dict[str, dict[str, _SlideSummary]] = {}
         self.patients: dict[str, NDArray[np.float64]] = {}
 
-    def __call__(self, slide_id: str) -> NDArray[Any]:
-        """The counts of one slide of the cohort; each is asked for once."""
-        counts = self.load(slide_id)
+    def add(self, slide_id: str, read: SlideSums) -> None:
+        """A slide of the cohort; each comes once."""
         patient = self.patient[str(slide_id)]
         own = self.slides.setdefault(patient, {})
-        kept = counts[:, has_enough_nuclei(counts)]
-        if kept.shape[1]:
-            own[str(slide_id)] = _summarize_slide(kept)
+        if read.patches:
+            own[str(slide_id)] = _summarize_slide(read)
         self.awaited[patient] -= 1
         if not self.awaited[patient]:
             self._summarize(patient)
-        return counts
 
     def _summarize(self, patient: str) -> None:
         """Only the ten numbers of a patient whose slides are known stay in memory."""
@@ -94,7 +89,7 @@ class SummarizedCounts:
             self.patients[patient] = _summarize_patient([slides[name] for name in sorted(slides)])
 
     def of_patients(self) -> pd.DataFrame:
-        """The summaries of the slides that have been asked for: a row per patient, sorted, columns
+        """The summaries of the slides that have come: a row per patient, sorted, columns
         `FEATURE.SUMMARY`.
 
         In the features' units; NaN where a patient has no value, of summaries between patches fewer
@@ -127,14 +122,11 @@ def _range(feature: str) -> tuple[float, float]:
     return float(entry.low), float(entry.high)
 
 
-def _summarize_slide(counts: NDArray[Any]) -> _SlideSummary:
-    """Of (features, patches, fine bins) that have nuclei enough."""
-    sums = PatchSums.of(counts)
-    n = sums.n
-    mean = sums.total / np.maximum(n, 1)
-    variance = (sums.squares - n * mean**2).clip(0) / np.maximum(n - 1, 1)
-    (pooled,) = mean_shares(counts, [np.arange(counts.shape[1])])
-    return _SlideSummary(pooled, n, mean, variance)
+def _summarize_slide(read: SlideSums) -> _SlideSummary:
+    n = read.sums.n
+    mean = read.sums.total / np.maximum(n, 1)
+    variance = (read.sums.squares - n * mean**2).clip(0) / np.maximum(n - 1, 1)
+    return _SlideSummary(read.pooled, n, mean, variance)
 
 
 def _summarize_patient(slides: list[_SlideSummary]) -> NDArray[np.float64]:

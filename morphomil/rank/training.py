@@ -22,7 +22,7 @@ from morphomil.rank.model import (
 from morphomil.seeds import generator
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
     from numpy.typing import NDArray
 
@@ -33,6 +33,8 @@ VALIDATION_BAGS = 4
 """Each patient has so many bags in the loss that ends training."""
 COMPACT_BELOW = 0.75
 """Replicates that have stopped leave the batch once fewer than this share still learns."""
+STEP_PATIENTS = 2000
+"""A step takes so many training patients at most, drawn anew where there are more."""
 
 
 def train_morphometry(
@@ -45,16 +47,18 @@ def train_morphometry(
     available: NDArray[np.bool_] | None = None,
     streams: NDArray[np.int64] | None = None,
     offset: NDArray[np.float64] | None = None,
+    check: Callable[[], None] = lambda: None,
 ) -> TrainedMorphometry:
     """Train one model per row of `validation`, all at once.
 
-    In each step every training patient is represented by one of its bags, drawn by weight, so
-    patients count alike. The loss is the cross-entropy of the whole bag plus that of a coalition of
-    its instances, one instance in every other step. Instances that must speak for themselves keep
-    the classifier's scale, and then the whole bag gains by attending to those that carry evidence;
-    without this, attention is indifferent, as the classifier can rescale. Each replicate keeps the
-    weights with the smallest validation loss: with few validation patients the log-loss is smoother
-    than the AUC. What becomes of a replicate doesn't depend on the others.
+    In each step every training patient, or `STEP_PATIENTS` of them, is represented by one of its
+    bags, drawn by weight, so patients count alike. The loss is the cross-entropy of the whole bag
+    plus that of a coalition of its instances, one instance in every other step. Instances that must
+    speak for themselves keep the classifier's scale, and then the whole bag gains by attending to
+    those that carry evidence; without this, attention is indifferent, as the classifier can
+    rescale. Each replicate keeps the weights with the smallest validation loss: with few validation
+    patients the log-loss is smoother than the AUC. What becomes of a replicate doesn't depend on
+    the others.
 
     Args:
         bags: of the training and validation patients; the scaler is fitted to all of them.
@@ -69,6 +73,7 @@ def train_morphometry(
             see the same bags and coalitions; by default each has its own.
         offset: (replicates, patients, classes), added to the logits, so that the model learns what
             its features say beyond it.
+        check: is called in every step, to raise where nobody waits for the models any more.
 
     Raises:
         TrainingError: the loss is not a number.
@@ -88,7 +93,7 @@ def train_morphometry(
             offset=offset,
             rng=rng,
         )
-        log = training.run()
+        log = training.run(check)
     return TrainedMorphometry(training.model, scaler, log, available)
 
 
@@ -187,7 +192,7 @@ class _BatchTraining:
         )
         return torch.from_numpy(gates)
 
-    def run(self) -> pd.DataFrame:
+    def run(self, check: Callable[[], None]) -> pd.DataFrame:
         """Train; the model keeps each replicate's best weights."""
         recipe = self.recipe
         optimizer = _AdamW(
@@ -201,6 +206,7 @@ class _BatchTraining:
         )
         rows: list[pd.DataFrame] = []
         for step in range(1, recipe.steps + 1):
+            check()
             loss = self._training_loss(step)  # (replicates,)
             optimizer.step(torch.autograd.grad(loss.sum(), optimizer.parameters))
             if step % recipe.check_every:
@@ -242,16 +248,24 @@ class _BatchTraining:
         )
 
     def _training_loss(self, step: int) -> torch.Tensor:
-        position = self._draw(self.train.shape[1], dtype=torch.float64)
-        embedded, score = self.model.read(self._bags_at(self.train, position))
-        targets = self.labels.gather(1, self.train)
+        patients = self._training_patients()
+        position = self._draw(patients.shape[1], dtype=torch.float64)
+        embedded, score = self.model.read(self._bags_at(patients, position))
+        targets = self.labels.gather(1, patients)
         coalition = self._draw_coalitions(*score.shape[1:], single=step % 2 == 0)
         whole = score if self.available is None else score.masked_fill(~self.available, -torch.inf)
         loss = torch.zeros(len(score))
         for scores in (whole, score.masked_fill(~coalition, -torch.inf)):
             pooled = (torch.softmax(scores, dim=-1).unsqueeze(-2) @ embedded).squeeze(-2)
-            loss = loss + self._loss(self._shift(self.model.decide(pooled), self.train), targets)
+            loss = loss + self._loss(self._shift(self.model.decide(pooled), patients), targets)
         return loss
+
+    def _training_patients(self) -> torch.Tensor:
+        """Those of a step, (replicates, n)."""
+        if self.train.shape[1] <= STEP_PATIENTS:
+            return self.train
+        luck = self._draw(self.train.shape[1])
+        return self.train.gather(1, luck.topk(STEP_PATIENTS, sorted=False).indices)
 
     def _validation_loss(self) -> torch.Tensor:
         """Of bags spread evenly over each patient's weights."""

@@ -52,7 +52,7 @@ def histograms_table(run: Run) -> pd.DataFrame:
             for names in patients.values()
         ]
     )
-    edges = fit_edges_to_counts(totals, features=features)
+    edges = fit_edges_to_counts([totals], features=features)
     starts = [_inner_edges(edges.bins[name], step=FEATURES[name].step) for name in features]
     tables = []
     for patient, names in patients.items():

@@ -8,8 +8,9 @@ from trait_cohort import ONLY_MODELS, synthetic_cohort
 from morphomil.errors import InputError
 from morphomil.matrix import by_feature
 from morphomil.rank.classes import Classes
+from morphomil.rank.contrasts import AucContrasts
 from morphomil.rank.ranking import rank_nuclei
-from morphomil.rank.shapley import Coalitions, contrast_auc, log_likelihood, pair_wins
+from morphomil.rank.shapley import Coalitions, log_likelihood, pair_wins
 from morphomil.stats import compare_groups
 from morphomil.stats.combined_auc import macro_auc
 from morphomil.types import RankSettings
@@ -120,7 +121,7 @@ def test_shapley_values_of_three_classes_are_counted_from_every_coalition():
     folds = np.repeat(np.array(["a", "b", "c"]), 20)
     probability = rng.dirichlet(np.ones(3), (2, 8, 60))
     areas = [macro_auc(labels, row, folds) for row in probability.mean(axis=0)]
-    found = contrast_auc(probability, labels, folds, exact.weights, seed=0)
+    found = AucContrasts(probability, labels, folds, seed=0).estimate(exact.weights)
     np.testing.assert_allclose(found.value, exact.weights @ areas, atol=1e-10)
     one = probability[0]
     np.testing.assert_allclose(

@@ -9,6 +9,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from morphomil.rank.contrasts import AucContrasts
 from morphomil.rank.interactions import find_interactions, pair_weights, say_interactions
 from morphomil.rank.shapley import Coalitions
 
@@ -70,11 +71,8 @@ def test_a_pair_that_tells_together_is_first_and_said_so_only_if_it_does(sign):
     found = find_interactions(
         coalitions,
         ("area_um2", "circularity", "density_per_mm2"),
-        probability if sign > 0 else 1 - probability,
-        labels=labels,
-        folds=folds,
+        AucContrasts(probability if sign > 0 else 1 - probability, labels, folds, seed=0),
         null_auc=null,
-        seed=0,
     )
     top = found.table.iloc[0]
     assert list(top[["first", "second"]]) == ["area_um2", "circularity"]
@@ -90,9 +88,8 @@ def test_what_is_said_without_a_test_without_a_find_and_of_too_many_features():
     coalitions, labels, probability = xor_like()
     folds = np.zeros(60, object)
     names = ("area_um2", "circularity", "density_per_mm2")
-    quick = find_interactions(
-        coalitions, names, probability, labels=labels, folds=folds, null_auc=None, seed=0
-    )
+    auc = AucContrasts(probability, labels, folds, seed=0)
+    quick = find_interactions(coalitions, names, auc, null_auc=None)
     assert quick.table["p_any"].isna().all()
     assert "takes permuted labels" in quick.statement
     nothing = quick.table.assign(p_any=[0.4, 0.9, 1.0])
@@ -100,15 +97,7 @@ def test_what_is_said_without_a_test_without_a_find_and_of_too_many_features():
     stand_in = quick.table.assign(p_any=0.01, index=-0.1, sign="redundant", together=0.1)
     said = say_interactions(stand_in.assign(first_alone=0.2, second_alone=0.2))
     assert "one stands in for the other" in said
-    many = find_interactions(
-        Coalitions.sample(13, seed=0),
-        ("f",) * 13,
-        probability,
-        labels=labels,
-        folds=folds,
-        null_auc=None,
-        seed=0,
-    )
+    many = find_interactions(Coalitions.sample(13, seed=0), ("f",) * 13, auc, null_auc=None)
     assert many.table.empty
     assert isinstance(many.table, pd.DataFrame)
     assert "with 13 features not all coalitions are evaluated" in many.statement

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import io
+import tempfile
+
 import numpy as np
 import pandas as pd
 import pytest
 
 from morphomil.matrix import FINE_BINS
-from morphomil.rank import bags
+from morphomil.rank import bags, spool
 
 
 @pytest.mark.parametrize(("most", "expected"), [(9, 3), (5, 1), (1, 1)])
@@ -22,6 +25,32 @@ def test_many_slides_have_fewer_bags_each(
     assert np.bincount(found.drawn.patient).tolist() == [2 * expected, expected]
     assert np.bincount(found.drawn.patient, found.drawn.weight) == pytest.approx([1, 1])
     assert np.bincount(found.whole.patient).tolist() == [2, 1]
-    np.testing.assert_array_equal(found.totals[0], counts[:2].sum(axis=(0, 2)))
-    np.testing.assert_array_equal(found.totals[1], counts[2].sum(axis=1))
-    assert found.drawn.fine.sum(axis=-1) == pytest.approx(1)
+    totals = np.concatenate(list(found.totals.blocks()))
+    np.testing.assert_array_equal(totals[0], counts[:2].sum(axis=(0, 2)))
+    np.testing.assert_array_equal(totals[1], counts[2].sum(axis=1))
+    np.testing.assert_array_equal(found.nuclei, totals.sum(axis=-1))
+    fine = np.concatenate(list(found.drawn.fine.blocks()))
+    assert fine.sum(axis=-1) == pytest.approx(1)
+
+
+@pytest.mark.parametrize("room", ["memory", "file", "no file", "full disk"])
+def test_rows_come_back_from_wherever_they_were_put(
+    monkeypatch: pytest.MonkeyPatch, room: str
+) -> None:
+    if room != "memory":
+        monkeypatch.setattr(spool, "HELD_BYTES", 0)
+    if room == "no file":
+        monkeypatch.setattr(tempfile, "tempdir", "/nowhere")
+    if room == "full disk":
+        monkeypatch.setattr(spool, "TemporaryFile", lambda **_: io.FileIO("/dev/full", "r+"))
+    monkeypatch.setattr(spool, "BLOCK_BYTES", 100)  # four rows of six float32
+    rows = np.random.default_rng(0).random((23, 2, 3))
+    kept = spool.Spool(np.float32)
+    for part in np.split(rows, [1, 2, 13, 13]):
+        kept.add(part)
+    assert len(kept) == 23
+    for _ in range(2):
+        back = list(kept.blocks())
+        np.testing.assert_array_equal(np.concatenate(back), rows.astype(np.float32))
+    assert {len(block) for block in back[:-1]} == {4}
+    assert (kept._file is not None) == (room in ("file", "full disk"))

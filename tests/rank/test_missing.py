@@ -38,7 +38,7 @@ def instances(nuclei, cohort):
     slides = dict(iter(nuclei.groupby("slide_id")))
     cohort = cohort.astype({"label": str})
     bags = PatientBags.collect(lambda name: count_nuclei(slides[name], range(6)), cohort, seed=0)
-    edges = fit_edges_to_counts(bags.totals, features=FEATURE_NAMES)
+    edges = fit_edges_to_counts(bags.totals.blocks(), features=FEATURE_NAMES)
     return bags, bags.drawn.instances(edges, "quantiles")
 
 
@@ -112,7 +112,7 @@ def test_who_lacks_a_feature_is_counted_by_group():
     bags, _ = instances(nuclei, cohort)
     labels = cohort.set_index("patient")["label"].astype(str).sort_index()
     classes = Classes(("0", "1"))
-    table = compare_missingness(bags.totals, labels, features=FEATURE_NAMES, classes=classes)
+    table = compare_missingness(bags.nuclei, labels, features=FEATURE_NAMES, classes=classes)
     row = table.set_index("feature").loc[DENSITY]
     n, gone = int(row["n_positive"]), int(row["absent_positive"])
     assert (n, gone, row["absent_reference"]) == ((labels == "1").sum(), round(0.6 * n), 0)

@@ -13,6 +13,8 @@ from scipy.fft import dct
 
 from morphomil.errors import TrainingError
 from morphomil.mil import AttentionMIL
+from morphomil.rank import training
+from morphomil.rank.contrasts import AucContrasts, contrast_log_likelihood
 from morphomil.rank.instances import InstanceBags, Scaler
 from morphomil.rank.model import (
     MorphometryMIL,
@@ -21,7 +23,7 @@ from morphomil.rank.model import (
     scale,
     smooth,
 )
-from morphomil.rank.shapley import Coalitions, contrast_auc, contrast_log_likelihood
+from morphomil.rank.shapley import Coalitions
 from morphomil.rank.training import _AdamW, train_morphometry
 from morphomil.stats import within_fold_auc
 
@@ -371,6 +373,30 @@ def test_replicates_are_trained_as_if_alone_and_streams_share_their_luck(trained
         np.testing.assert_allclose(twice.weights()[name][0], alone.weights()[name][0], atol=1e-5)
 
 
+def test_of_many_patients_each_step_takes_some(monkeypatch):
+    """Others in each step, the same for models of one stream, and what is planted is learned."""
+    bags, labels = random_bags(4, planted=1)
+    taken = []
+    draw = training._BatchTraining._training_patients
+
+    def listen(self):
+        taken.append(draw(self))
+        return taken[-1]
+
+    monkeypatch.setattr(training._BatchTraining, "_training_patients", listen)
+    monkeypatch.setattr(training, "STEP_PATIENTS", 20)
+    rows = np.repeat(validation_rows(labels, replicates=1), 2, axis=0)
+    model = train_morphometry(bags, labels, validation=rows, seed=0, streams=np.zeros(2, np.int64))
+    assert {step.shape for step in taken} == {(2, 20)}
+    for step in taken:
+        np.testing.assert_array_equal(step[0], step[1])
+        assert len(set(step[0].tolist())) == 20
+    assert set(np.concatenate([step[0] for step in taken])) == set(np.flatnonzero(~rows[0]))
+    score = model.predict(bags.values).probability[0, :, 1]
+    truth = labels[bags.patient]
+    assert (score[truth == 1][:, None] > score[truth == 0]).mean() > 0.85
+
+
 def test_stored_weights_give_the_same_answers(trained):
     bags, _, model = trained
     again = restore_morphometry(load(save(model.weights())))
@@ -396,7 +422,9 @@ def test_a_thousand_bags_in_all_coalitions_take_less_than_ten_seconds():
     coalitions = Coalitions.exact(8)
     begun = time.process_time()  # of all threads, so that a busy machine doesn't count
     answers = model.predict_coalitions(bags.values, coalitions.members, empty=np.array([0.5, 0.5]))
-    area = contrast_auc(answers, labels, np.repeat(np.arange(5), 200), coalitions.weights, seed=0)
+    area = AucContrasts(answers, labels, np.repeat(np.arange(5), 200), seed=0).estimate(
+        coalitions.weights
+    )
     contrast_log_likelihood(answers, labels, coalitions.weights, seed=0)
     assert time.process_time() - begun < 2 * 10
     full = answers[:, -1, :, 1].mean(axis=0)

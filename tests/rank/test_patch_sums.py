@@ -4,7 +4,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from morphomil.matrix import FINE_BINS, mean_rows, relative_frequencies
-from morphomil.rank.patch_sums import PatchSums, mean_shares
+from morphomil.rank.patch_sums import PatchSums, SlideSums, mean_shares
 
 
 def drawn_counts(seed, kind=np.uint16):
@@ -30,8 +30,21 @@ def test_sums_are_those_of_the_values(seed, kind):
 def test_shares_of_a_bag_are_the_mean_of_its_patches(bag):
     counts = drawn_counts(0)
     bags = [np.array(bag, np.int64), np.arange(3)]
-    shares = mean_shares(counts, bags)
+    shares = mean_shares(counts, bags, n=PatchSums.of(counts).n)
     assert shares.shape == (2, 3, FINE_BINS)
     for own, found in zip(bags, shares, strict=True):
         expected = mean_rows(relative_frequencies(counts)[:, own])
         np.testing.assert_allclose(found, expected, rtol=1e-6)
+
+
+def test_a_slide_is_read_without_its_sparse_patches():
+    counts = drawn_counts(1)
+    counts[:, 3] = 0
+    counts[0, 3, :4] = 1
+    read = SlideSums.of(counts)
+    kept = np.delete(counts, 3, axis=1)
+    np.testing.assert_array_equal(read.counts, kept)
+    for found, expected in zip(read.sums, PatchSums.of(kept), strict=True):
+        np.testing.assert_array_equal(found, expected)
+    np.testing.assert_array_equal(read.pooled, read.mean_shares([np.arange(5)])[0])
+    assert SlideSums.of(counts[:, 3:4]).patches == 0

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from trait_cohort import synthetic_cohort
 
-from morphomil.rank import plan, training
+from morphomil.rank import plan, ranking, training
 from morphomil.rank.plan import STEP_COST
 from morphomil.rank.ranking import rank_nuclei
 
@@ -27,6 +27,7 @@ def test_the_estimate_foretells_all_training_that_follows(trait, monkeypatch):
         return trained
 
     monkeypatch.setattr(training, "train_morphometry", train_and_move_the_clock)
+    monkeypatch.setattr(ranking, "CORES", 1)  # one clock for one fold at a time
     monkeypatch.setattr(plan, "time", SimpleNamespace(monotonic=lambda: clock[0]))
     rank_nuclei(
         nuclei,

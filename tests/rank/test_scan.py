@@ -9,8 +9,9 @@ import pytest
 from morphomil.matrix import FINE_BINS, count_nuclei
 from morphomil.nuclei.registry import FEATURES
 from morphomil.rank.classes import Classes
+from morphomil.rank.patch_sums import SlideSums
 from morphomil.rank.scan import say_difference, say_findings, scan_features
-from morphomil.rank.summaries import SUMMARIES, SummarizedCounts, summary_columns
+from morphomil.rank.summaries import SUMMARIES, PatientSummaries, summary_columns
 from morphomil.stats.scan import draw_labelings
 
 NAMES = ("area_um2", "circularity")
@@ -33,16 +34,12 @@ def summarize(nuclei, cohort=None, features=NAMES):
     parts = dict(list(nuclei.groupby("slide_id")))
     if cohort is None:
         cohort = pd.DataFrame({"slide_id": list(parts), "patient": list(parts)})
-    counts = SummarizedCounts(
-        lambda name: count_nuclei(
-            parts[name], np.unique(parts[name]["patch_id"]), features=features
-        ),
-        features,
-        cohort,
-    )
+    summaries = PatientSummaries(features, cohort)
     for name in cohort["slide_id"]:
-        counts(name)
-    return counts.of_patients()
+        patches = np.unique(parts[name]["patch_id"])
+        counts = count_nuclei(parts[name], patches, features=features)
+        summaries.add(name, SlideSums.of(counts))
+    return summaries.of_patients()
 
 
 def test_summaries_are_those_of_the_nuclei():

@@ -8,12 +8,11 @@ from itertools import permutations
 import numpy as np
 import pytest
 
-from morphomil.rank import shapley
+from morphomil.rank import contrasts
+from morphomil.rank.contrasts import AucContrasts, contrast_log_likelihood
 from morphomil.rank.shapley import (
     EXACT_FEATURES,
     Coalitions,
-    contrast_auc,
-    contrast_log_likelihood,
     log_likelihood,
 )
 from morphomil.stats import within_fold_auc
@@ -139,14 +138,14 @@ def test_auc_is_shared_as_counted_from_every_coalition(answers):
         [within_fold_auc(labels, row, folds) for row in probability.mean(axis=0)[..., 1]]
     )
     assert areas[0] == 0.5
-    shares = contrast_auc(probability, labels, folds, exact.weights, seed=0)
+    shares = AucContrasts(probability, labels, folds, seed=0).estimate(exact.weights)
     np.testing.assert_allclose(shares.value, exact.weights @ areas, atol=1e-10)
     assert shares.value.sum() == pytest.approx(areas[-1] - 0.5, abs=1e-6)
     assert shares.value.argmax() == 0
     assert shares.low[0] > 0.1
     assert ((shares.low < shares.value) & (shares.value < shares.high)).all()
     with pytest.raises(ValueError, match="two classes within a fold"):
-        contrast_auc(probability, labels, np.arange(60), exact.weights, seed=0)
+        AucContrasts(probability, labels, np.arange(60), seed=0).estimate(exact.weights)
 
 
 def test_the_interval_of_the_auc_is_that_of_a_resampled_cohort(answers):
@@ -166,16 +165,16 @@ def test_the_interval_of_the_auc_is_that_of_a_resampled_cohort(answers):
         areas = [within_fold_auc(labels[cases], row[cases], folds[cases]) for row in one[0, ..., 1]]
         drawn.append(exact.weights @ areas)
     low, high = np.percentile(drawn, (2.5, 97.5), axis=0)
-    shares = contrast_auc(one, labels, folds, exact.weights, seed=0)
+    shares = AucContrasts(one, labels, folds, seed=0).estimate(exact.weights)
     np.testing.assert_allclose(shares.low, low, atol=0.02)
     np.testing.assert_allclose(shares.high, high, atol=0.02)
 
 
 def test_without_a_list_of_pairs_the_interval_is_nearly_the_same(answers, monkeypatch):
     exact, probability, labels, folds = answers
-    listed = contrast_auc(probability, labels, folds, exact.weights, seed=0)
-    monkeypatch.setattr(shapley, "MANY_PAIRS", 0)
-    summed = contrast_auc(probability, labels, folds, exact.weights, seed=0)
+    listed = AucContrasts(probability, labels, folds, seed=0).estimate(exact.weights)
+    monkeypatch.setattr(contrasts, "MANY_PAIRS", 0)
+    summed = AucContrasts(probability, labels, folds, seed=0).estimate(exact.weights)
     np.testing.assert_allclose(summed.value, listed.value, atol=1e-12)
     for one, other in ((summed.low, listed.low), (summed.high, listed.high)):
         np.testing.assert_allclose(one, other, atol=0.02)  # of ten patients a fold and class

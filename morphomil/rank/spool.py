@@ -1,0 +1,85 @@
+"""Rows that come one after the other, perhaps more of them than memory should hold."""
+
+from __future__ import annotations
+
+import os
+from tempfile import TemporaryFile
+from typing import IO, TYPE_CHECKING, Any
+from weakref import finalize
+
+import numpy as np
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from numpy.typing import DTypeLike, NDArray
+HELD_BYTES = 2**26
+"""So many bytes of rows are held in memory; further ones go to a temporary file."""
+BLOCK_BYTES = 2**22
+"""Rows are put away and read in blocks of about so many bytes."""
+
+
+class Spool:
+    """Arrays of one shape, in the order in which they are added.
+
+    Blocks that no temporary file takes (none can be made, the disk is full) stay in memory. Several
+    threads may read.
+    """
+
+    def __init__(self, kind: DTypeLike) -> None:
+        """Of numbers of this kind, to which others are cast."""
+        self._kind = np.dtype(kind)
+        self._filling: NDArray[Any] = np.empty(0, self._kind)
+        self._used = 0  # rows of the block that is being filled
+        self._away: list[NDArray[Any] | int] = []
+        """Full blocks, or where they begin in the file."""
+        self._file: IO[bytes] | None = None
+
+    def __len__(self) -> int:
+        return len(self._away) * len(self._filling) + self._used
+
+    def add(self, rows: NDArray[Any]) -> None:
+        """Further rows (n, ...)."""
+        if not len(self):
+            size = max(1, BLOCK_BYTES // max(1, rows[0].size * self._kind.itemsize))
+            self._filling = np.empty((size, *rows.shape[1:]), self._kind)
+        start = 0
+        while start < len(rows):
+            some = rows[start : start + len(self._filling) - self._used]
+            self._filling[self._used : self._used + len(some)] = some
+            self._used, start = self._used + len(some), start + len(some)
+            if self._used == len(self._filling):
+                self._away.append(self._put_away(self._filling))
+                self._used = 0
+
+    def _put_away(self, block: NDArray[Any]) -> NDArray[Any] | int:
+        """Where it is from now on."""
+        if (len(self._away) + 1) * block.nbytes > HELD_BYTES:
+            try:
+                if self._file is None:  # it lives as long as the rows
+                    self._file = TemporaryFile(prefix="morphomil-rows-", buffering=0)  # noqa: SIM115
+                    finalize(self, self._file.close)
+                place = self._file.seek(0, os.SEEK_END)
+                if self._file.write(block.data) == block.nbytes:
+                    return place
+            except OSError:
+                pass
+        return block.copy()
+
+    def blocks(self) -> Iterator[NDArray[Any]]:
+        """All rows in order, some at a time."""
+        for block in self._away:
+            yield block if isinstance(block, np.ndarray) else self._read(block)
+        if self._used:
+            yield self._filling[: self._used]
+
+    def _read(self, place: int) -> NDArray[Any]:
+        block = np.empty_like(self._filling)
+        view = block.data.cast("B")
+        done = 0
+        while self._file is not None and done < len(view):
+            got = os.preadv(self._file.fileno(), [view[done:]], place + done)
+            if not got:
+                raise OSError(f"the temporary file of {len(self)} rows has been cut short")
+            done += got
+        return block
