@@ -92,10 +92,11 @@ class _OpenVINOOperations:
             filters = _quantized(filters, -largest, largest, levels=255)
         elif halved:
             x, filters = ops.convert(x, "bf16"), ops.convert(filters, "bf16")
-        pad, stride = [layer.kernel // 2] * 2, [layer.stride] * 2
+        pad, stride = [layer.kernel // 2 if layer.padded else 0] * 2, [layer.stride] * 2
         if enlarge:
+            cut = [1 if layer.padded else 2] * 2
             found = ops.convolution_backprop_data(
-                x, filters, [2, 2], pads_begin=[1, 1], pads_end=[1, 1], dilations=[1, 1]
+                x, filters, [2, 2], pads_begin=cut, pads_end=cut, dilations=[1, 1]
             )
         else:
             convolution = ops.group_convolution if layer.depthwise else ops.convolution

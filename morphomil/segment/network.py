@@ -96,8 +96,7 @@ class Heads(NamedTuple, Generic[T]):
 
 @dataclass(frozen=True)
 class Layer:
-    """A convolution with zero padding of kernel // 2, batch norm (or a bias, in the heads), and an
-    activation."""
+    """A convolution, batch norm (or a bias, in the heads), and an activation."""
 
     name: str
     filters: int
@@ -106,6 +105,9 @@ class Layer:
     depthwise: bool = False
     norm: bool = True
     activation: Activation = "relu"
+    padded: bool = True
+    """With kernel // 2 zeros around what it gets, else what it gives is smaller by so much on each
+    side."""
 
 
 class Operations(Protocol[T]):
@@ -173,26 +175,23 @@ def forward(ops: Operations[T], x: T, design: Design, *, margin: int = 0) -> Hea
         levels.append(x)
     stem, half, quarter, eighth, _, x = levels
     x = ops.crop(x, margin // 16 - 2) if margin else x
-    spare = 2 if design.outline or design.types else 0
     decoded = []
-    for scale, skips, rim, left in (
-        (2, [eighth], 4, 2),
-        (1, [quarter], 4, 1 + spare // 2),
-        (0, [half, stem], 2 + spare, spare),
-    ):
-        # two 3 x 3 convolutions spoil two pixels of the rim; what is left is the next step's,
-        # doubled
+    for scale, skips in ((2, [eighth]), (1, [quarter]), (0, [half, stem])):
+        # with a margin x has two pixels to spare, four once it is enlarged, of which two 3 x 3
+        # convolutions without padding take two
         if margin:
-            skips = [ops.crop(skip, margin // 2 ** (scale + 1) - rim) for skip in skips]
-        x = ops.join(x, skips, Layer(f"decoder{scale}a", design.widths[scale]))
-        x = ops.conv(x, Layer(f"decoder{scale}b", design.widths[scale]))
-        x = ops.crop(x, rim - left) if margin else x
+            skips = [ops.crop(skip, margin // 2 ** (scale + 1) - 4) for skip in skips]
+        width, padded = design.widths[scale], not margin
+        x = ops.join(x, skips, Layer(f"decoder{scale}a", width, padded=padded))
+        x = ops.conv(x, Layer(f"decoder{scale}b", width, padded=padded))
         decoded.append(x)
     outline = _outline_head(ops, x, pixels, design, margin=margin)
     types = _types_head(ops, decoded[1], design, margin=margin)
-    x = ops.crop(x, spare) if margin else x
-    probability = ops.conv(x, Layer("probability", 1, kernel=1, norm=False, activation="none"))
-    distance = ops.conv(x, Layer("distance", design.rays, kernel=1, norm=False, activation="none"))
+    last = [
+        ops.conv(x, Layer(name, filters, kernel=1, norm=False, activation="none"))
+        for name, filters in (("probability", 1), ("distance", design.rays))
+    ]
+    probability, distance = (ops.crop(part, 2) for part in last) if margin else last
     return Heads(probability, distance, outline, types)
 
 
@@ -203,10 +202,12 @@ def _outline_head(ops: Operations[T], x: T, pixels: T, design: Design, *, margin
         return None
     if margin:
         pixels = ops.crop(pixels, margin - 4)
-    maps = ops.beside(x, ops.fold(pixels), Layer("outline_a", design.outline))
-    last = Layer("outline", 4 * len(OUTLINE_MAPS), norm=False, activation="none")
-    maps = ops.conv(maps, last)
-    return ops.unfold(ops.crop(maps, 2) if margin else maps)
+    padded = not margin
+    maps = ops.beside(x, ops.fold(pixels), Layer("outline_a", design.outline, padded=padded))
+    last = Layer(
+        "outline", 4 * len(OUTLINE_MAPS), norm=False, activation="none", padded=padded
+    )
+    return ops.unfold(ops.conv(maps, last))
 
 
 def _types_head(ops: Operations[T], x: T, design: Design, *, margin: int) -> T | None:
@@ -214,8 +215,7 @@ def _types_head(ops: Operations[T], x: T, design: Design, *, margin: int) -> T |
     if not design.types:
         return None
     for name in ("types_a", "types_b"):
-        x = ops.conv(x, Layer(name, design.types))
-    x = ops.crop(x, 2) if margin else x
+        x = ops.conv(x, Layer(name, design.types, padded=not margin))
     return ops.conv(x, Layer("types", len(NUCLEUS_TYPES), kernel=1, norm=False, activation="none"))
 
 
