@@ -23,6 +23,7 @@ import os
 import tempfile
 import time
 from collections import defaultdict
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -30,9 +31,8 @@ import numpy as np
 import zarr
 
 from morphomil.pipeline import segmentation
-from morphomil.segment import detect, polygons
+from morphomil.segment import detect, model, polygons
 from morphomil.segment.agreement import overlaps
-from morphomil.segment.model import load_segmenter, load_stardist
 from morphomil.slides.image import SlideImage, open_image
 from morphomil.types import CORES, Cohort, ImageSource, SegmenterSettings, Slide
 
@@ -62,7 +62,7 @@ def clocked(name: str, function: Callable[..., Any]) -> Callable[..., Any]:
 
 def segment(cohort: Cohort, folder: Path, settings: SegmenterSettings) -> tuple[Run, float]:
     """A run of the stage with the segmenter loaded, and its seconds."""
-    load_segmenter(settings)
+    model.load_segmenter(settings)
     begun = time.perf_counter()
     run, result = segmentation.segment(cohort, folder, segmenter=settings)
     if result.failed:
@@ -71,7 +71,7 @@ def segment(cohort: Cohort, folder: Path, settings: SegmenterSettings) -> tuple[
 
 
 def stardist_patches(
-    cohort: Cohort, tables: dict[str, pd.DataFrame], model: Any, folder: Path, *, limit: int
+    cohort: Cohort, tables: dict[str, pd.DataFrame], reference: Any, folder: Path, *, limit: int
 ) -> Iterator[float]:
     """Seconds for each patch."""
     group = zarr.open_group(folder, mode="w")
@@ -90,7 +90,7 @@ def stardist_patches(
             for number, (x, y) in enumerate(patches[["x_px", "y_px"]].to_numpy()[:limit]):
                 begun = time.perf_counter()
                 rgb = image.read(x, y, side, side, downsample=downsample).astype(np.float32) / 255
-                stored[number] = model.predict_instances(rgb)[0]
+                stored[number] = reference.predict_instances(rgb)[0]
                 yield time.perf_counter() - begun
 
 
@@ -125,6 +125,8 @@ def read_arguments() -> argparse.Namespace:
 def main() -> None:
     """Print the table."""
     args = read_arguments()
+    # the library keeps four segmenters; a fifth would be compiled anew in every timed run
+    model.load_segmenter = cache(model.load_segmenter.__wrapped__)
     cohort = Cohort(
         tuple(Slide(p.stem, p.stem, "0", (ImageSource(p, mpp=args.mpp),)) for p in args.images)
     )
@@ -140,8 +142,8 @@ def main() -> None:
     if args.memory:
         watch_memory(cohort, engines["openvino"], args.memory)
         return
-    models = [args.model, *([args.baseline] if args.baseline else [])]
-    references = {f"predict_instances, {model}": load_stardist(model) for model in models}
+    names = [args.model, *([args.baseline] if args.baseline else [])]
+    references = {f"predict_instances, {name}": model.load_stardist(name) for name in names}
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         runs = {
@@ -151,12 +153,12 @@ def main() -> None:
         tables = {s.slide_id: runs["openvino"].patches(s.slide_id) for s in cohort.slides}
         count = sum(int(table["kept"].sum()) for table in tables.values())
         seconds: dict[str, list[float]] = defaultdict(list)
-        for model in references.values():
-            model.predict_instances(np.zeros((256, 256, 3), np.float32))
+        for reference in references.values():
+            reference.predict_instances(np.zeros((256, 256, 3), np.float32))
         for repeat in range(args.repeats):
-            for key, model in references.items():
+            for key, reference in references.items():
                 place = folder / "stardist"
-                each = list(stardist_patches(cohort, tables, model, place, limit=args.patches))
+                each = list(stardist_patches(cohort, tables, reference, place, limit=args.patches))
                 seconds[key].append(float(np.mean(each)))
             for key, settings in engines.items():
                 spent = segment(cohort, folder / key / str(repeat), settings)[1]

@@ -26,7 +26,10 @@ if TYPE_CHECKING:
 
 COMPILED_SHAPES = 9
 """Sizes of images kept compiled."""
+Span = tuple[Any, Any]
+"""The lowest and the highest value."""
 Ranges = dict[str, tuple[float, float]]
+"""What enters each layer, by `_name_of_part`."""
 
 
 class _OpenVINOOperations:
@@ -45,52 +48,53 @@ class _OpenVINOOperations:
     def conv(self, x: Any, layer: Layer) -> Any:
         self.entering[layer.name] = [x]
         return _activated(
-            self._with_bias(self._product(x, self.folded[layer.name][0], layer), layer), layer
+            self._with_bias(self._product([x], self.folded[layer.name][0], layer), layer), layer
         )
 
     def join(self, x: Any, skips: list[Any], layer: Layer) -> Any:
         from openvino import opset13 as ops
 
         self.entering[layer.name] = [x, *skips]
-        weight, channels = (
-            self.folded[layer.name][0],
-            x.output(0).get_partial_shape()[1].get_length(),
-        )
-        larger = self._product(x, _of_twice_the_size(weight[:, :channels]), layer, enlarge=True)
-        rest = self._with_bias(
-            self._product(ops.concat(skips, 1), weight[:, channels:], layer), layer
-        )
-        return _activated(ops.add(rest, larger), layer)
+        own, rest = self._split(layer, x)
+        larger = self._product([x], _of_twice_the_size(own), layer, enlarge=True)
+        same = self._with_bias(self._product(skips, rest, layer, first=1), layer)
+        return _activated(ops.add(same, larger), layer)
+
+    def _split(self, layer: Layer, x: Any) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+        """The layer's weights for the channels of x, and for those that follow."""
+        own, rest = np.split(self.folded[layer.name][0], [_channels(x)], axis=1)
+        return own, rest
 
     def _product(
         self,
-        x: Any,
+        parts: list[Any],
         weight: NDArray[np.float32],
         layer: Layer,
         *,
         enlarge: bool = False,
-        span: tuple[float, float] | None = None,
+        first: int = 0,
+        spans: list[Span] | None = None,
     ) -> Any:
-        """x convolved, without bias and activation; `enlarge`: at twice its size, `weight` of
-        `_of_twice_the_size`; `span`: what x holds, if not the layer's range."""
+        """The channels of all parts convolved, without bias and activation; `enlarge`: at twice
+        their size, `weight` of `_of_twice_the_size`; `first`: of what enters the layer, the number
+        of the first part; `spans`: what each part holds, if the ranges don't say."""
         from openvino import opset13 as ops
 
-        filters: Any = ops.constant(
-            np.ascontiguousarray(weight[:, None] if layer.depthwise else weight)
-        )
-        halved = self.half and layer.name.startswith(DECODER)
-        if layer.name in self.ranges:
-            low, high = span or self.ranges[layer.name]
-            x = _quantized(
-                x,
-                np.float32(low).reshape(1, 1, 1, 1),
-                np.float32(high).reshape(1, 1, 1, 1),
-                levels=256,
-            )
+        eight_bits = layer.name in self.ranges
+        halved = self.half and not eight_bits and layer.name.startswith(DECODER)
+        if eight_bits:
+            numbers = range(first, first + len(parts))
+            spans = spans or [self._span(layer, number) for number in numbers]
+            parts, weight = _in_eight_bits(parts, spans, weight)
             of_one_filter = (0, 2, 3) if enlarge else (1, 2, 3)
             largest = np.maximum(np.abs(weight).max(axis=of_one_filter, keepdims=True), 1e-9)
-            filters = _quantized(filters, -largest, largest, levels=255)
-        elif halved:
+            filters = _quantized(ops.constant(weight), (-largest, largest), levels=255)
+        else:
+            filters = ops.constant(
+                np.ascontiguousarray(weight[:, None] if layer.depthwise else weight)
+            )
+        x = ops.concat(parts, 1) if len(parts) > 1 else parts[0]
+        if halved:
             x, filters = ops.convert(x, "bf16"), ops.convert(filters, "bf16")
         pad, stride = [layer.kernel // 2 if layer.padded else 0] * 2, [layer.stride] * 2
         if enlarge:
@@ -102,6 +106,11 @@ class _OpenVINOOperations:
             convolution = ops.group_convolution if layer.depthwise else ops.convolution
             found = convolution(x, filters, stride, pad, pad, [1, 1])
         return ops.convert(found, "f32") if halved else found
+
+    def _span(self, layer: Layer, number: int) -> Span:
+        """The range of a part of what enters a layer; models of earlier versions have one range
+        for all parts."""
+        return self.ranges.get(_name_of_part(layer.name, number), self.ranges[layer.name])
 
     def _with_bias(self, x: Any, layer: Layer) -> Any:
         from openvino import opset13 as ops
@@ -130,13 +139,11 @@ class _OpenVINOOperations:
         from openvino import opset13 as ops
 
         self.entering[layer.name] = [x]
-        weight, channels = (
-            self.folded[layer.name][0],
-            x.output(0).get_partial_shape()[1].get_length(),
+        own, rest = self._split(layer, x)
+        found = ops.add(
+            self._product([x], own, layer), self._product([skip], rest, layer, spans=[PIXEL_SPAN])
         )
-        own = self._product(x, weight[:, :channels], layer)
-        rest = self._product(skip, weight[:, channels:], layer, span=PIXEL_SPAN)
-        return _activated(self._with_bias(ops.add(own, rest), layer), layer)
+        return _activated(self._with_bias(found, layer), layer)
 
     def unfold(self, x: Any) -> Any:
         """Nothing: `_nucleus` has half as much to unfold."""
@@ -166,11 +173,37 @@ def _of_twice_the_size(weight: NDArray[np.float32]) -> NDArray[np.float32]:
     return np.asarray(np.einsum("ak,bl,oikl->ioab", _SHARED, _SHARED, weight), np.float32)
 
 
-def _quantized(x: Any, low: NDArray[np.float32], high: NDArray[np.float32], *, levels: int) -> Any:
+def _channels(x: Any) -> int:
+    return int(x.output(0).get_partial_shape()[1].get_length())
+
+
+def _in_eight_bits(
+    parts: list[Any], spans: list[tuple[float, float]], weight: NDArray[np.float32]
+) -> tuple[list[Any], NDArray[np.float32]]:
+    """The parts quantized, each on its own range, but all in the first one's scale, as products of
+    8 bits need it; and the weights (filters, inputs, k, k), from which the scales are taken
+    again."""
+    if any(low < 0 for low, _ in spans):
+        spans = [_eight_bit_span(min(low, -1e-9), high) for low, high in spans]
+    common, quantized, scaled, begun = spans[0], [], weight.copy(), 0
+    for part, span in zip(parts, spans, strict=True):
+        quantized.append(_quantized(part, span, common, levels=256))
+        end = begun + _channels(part)
+        scaled[:, begun:end] *= np.float32(span[1] / common[1])
+        begun = end
+    return quantized, scaled
+
+
+def _quantized(x: Any, span: Span, becomes: Span | None = None, *, levels: int) -> Any:
+    """x in so many levels from the first to the second of `span`, which become those of
+    `becomes`."""
     from openvino import opset13 as ops
 
-    ends = [ops.constant(low), ops.constant(high)]
-    return ops.fake_quantize(x, *ends, *ends, levels)
+    ends = [
+        ops.constant(np.asarray(end, np.float32).reshape(np.shape(end) or (1, 1, 1, 1)))
+        for end in (*span, *(becomes or span))
+    ]
+    return ops.fake_quantize(x, *ends, levels)
 
 
 def openvino_graph(
@@ -225,9 +258,10 @@ def _openvino_nodes(
 PIXEL_SPAN = (-128 / 127, 1.0)
 """Of pixels in [-1, 1], with zero as one of its 256 levels."""
 DECODER = ("decoder", "outline", "types_")
-"""Layers that 8 bits, or bfloat16, are for begin so: two thirds of the work. The same in the
-encoder, whose layers are thin, costs three times as many nuclei that differ from the reference with
-8 bits, four and more with bfloat16."""
+"""Layers that bfloat16 is for begin so: two thirds of the work. In the encoder, whose layers are
+thin, it costs four times and more as many nuclei that differ from the reference."""
+EIGHT_BITS = (*DECODER, "probability", "distance")
+"""Layers that 8 bits are for begin so. In the encoder they cost three times as many."""
 
 
 def activation_ranges(
@@ -248,7 +282,7 @@ def activation_ranges(
     operations = _OpenVINOOperations(folded)
     pixels, _ = _openvino_nodes(operations, design)
     entering = {
-        name: parts for name, parts in operations.entering.items() if name.startswith(DECODER)
+        name: parts for name, parts in operations.entering.items() if name.startswith(EIGHT_BITS)
     }
     model = openvino.Model(
         [ops.result(part) for parts in entering.values() for part in parts], [pixels], "entering"
@@ -258,17 +292,22 @@ def activation_ranges(
     )
     lows, highs = [], []
     for image in images:
-        outputs = iter(run(image).to_tuple())
-        ends = [
-            [np.quantile(next(outputs), (1e-5, 1 - 1e-5)) for _ in parts]
-            for parts in entering.values()
-        ]
-        lows.append([min(float(low) for low, _ in parts) for parts in ends])
-        highs.append([max(float(high) for _, high in parts) for parts in ends])
-    spans = zip(
-        entering, np.min(lows, axis=0).tolist(), np.max(highs, axis=0).tolist(), strict=True
-    )
+        ends = [np.quantile(part, (1e-5, 1 - 1e-5)) for part in run(image).to_tuple()]
+        lows.append([float(low) for low, _ in ends])
+        highs.append([float(high) for _, high in ends])
+    names = [
+        _name_of_part(name, number)
+        for name, parts in entering.items()
+        for number in range(len(parts))
+    ]
+    spans = zip(names, np.min(lows, axis=0).tolist(), np.max(highs, axis=0).tolist(), strict=True)
     return {name: _eight_bit_span(low, high) for name, low, high in spans}
+
+
+def _name_of_part(layer: str, number: int) -> str:
+    """A layer's range of the first of several things that enter it has its name, the others one
+    with their number."""
+    return f"{layer}.{number}" if number else layer
 
 
 def _eight_bit_span(low: float, high: float) -> tuple[float, float]:
@@ -298,6 +337,17 @@ def openvino_graph_of(keras_model: Any, *, grid: int, margin: int = 0) -> Any:
     return openvino.Model(inner, model.get_parameters(), "trimmed")
 
 
+def _of_bytes(model: Any) -> Any:
+    """The model, which takes values from 0 to 1, as one that takes 0 to 255."""
+    import openvino
+    from openvino.preprocess import PrePostProcessor
+
+    adapted = PrePostProcessor(model)
+    adapted.input().tensor().set_element_type(openvino.Type.u8)
+    adapted.input().preprocess().convert_element_type(openvino.Type.f32).scale(255.0)
+    return adapted.build()
+
+
 def multiplied_in(precision: Precision) -> Literal["float32", "bfloat16"]:
     """What the processor multiplies: "auto" is bfloat16 where it has it (AVX512-BF16, AMX), else
     float32.
@@ -320,7 +370,8 @@ def openvino_network(graph: Callable[[int], Any], *, precision: Precision) -> tu
     """The network compiled for this machine's CPU, and the precision of what in it states none
     (`multiplied_in`).
 
-    `graph` gives the graph that leaves out so many pixels of margin.
+    `graph` gives the graph that leaves out so many pixels of margin. The network takes uint8 from 0
+    to 255 as well.
 
     Each size of image is compiled on its own (a fifth of a second), which runs a quarter faster
     than one graph for all. Each call may come from another thread: there are as many streams as
@@ -343,19 +394,19 @@ def openvino_network(graph: Callable[[int], Any], *, precision: Precision) -> tu
     compiling, own, trimmed = Lock(), local(), lru_cache(graph)
 
     @lru_cache(maxsize=COMPILED_SHAPES)
-    def compiled(height: int, width: int, margin: int) -> Any:
+    def compiled(height: int, width: int, margin: int, kind: str) -> Any:
         fixed = trimmed(margin).clone()
         fixed.reshape([1, height, width, 3])
-        return core.compile_model(fixed, "CPU", settings)
+        return core.compile_model(_of_bytes(fixed) if kind == "u" else fixed, "CPU", settings)
 
-    def request(height: int, width: int, margin: int) -> Any:
+    def request(*which: Any) -> Any:
         with compiling:
-            return compiled(height, width, margin).create_infer_request()
+            return compiled(*which).create_infer_request()
 
-    def network(pixels: NDArray[np.float32], margin: int = 0) -> tuple[NDArray[np.float32], ...]:
+    def network(pixels: NDArray[Any], margin: int = 0) -> tuple[NDArray[np.float32], ...]:
         if not hasattr(own, "request"):
             own.request = lru_cache(maxsize=COMPILED_SHAPES)(request)
-        found = own.request(*pixels.shape[1:3], margin).infer(
+        found = own.request(*pixels.shape[1:3], margin, pixels.dtype.kind).infer(
             pixels, share_inputs=True, share_outputs=True
         )
         return tuple(found.to_tuple())

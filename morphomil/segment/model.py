@@ -110,6 +110,8 @@ class Segmenter:
     """Objects that are no nuclei are told apart (`plausible`)."""
     precision: str = "float32"
     """The network computes in this precision; the settings may leave it to the machine."""
+    takes_bytes: bool = False
+    """The network takes uint8 as well, from 0 to 255 in place of 0 to 1."""
     settings: SegmenterSettings = SegmenterSettings()
     """The segmenter was loaded by these."""
 
@@ -133,8 +135,9 @@ class Segmenter:
         It holds until the same thread calls again. `margin` is 0 or a multiple of 16 pixels from 32
         on.
         """
+        block: NDArray[Any]
         if self.normalize == "unit":
-            block = np.divide(rgb, np.float32(255), dtype=np.float32)
+            block = rgb if self.takes_bytes else np.divide(rgb, np.float32(255), dtype=np.float32)
         else:
             low, high = np.percentile(rgb, (1, 99.8), axis=(0, 1), keepdims=True)
             block = ((rgb - low) / np.maximum(high - low, 1)).astype(np.float32)
@@ -161,7 +164,7 @@ def _without_margin(part: NDArray[Any], margin: int, height: int) -> NDArray[Any
 
 
 def _predict_mirrored(
-    network: Network, block: NDArray[np.float32], down: int, across: int
+    network: Network, block: NDArray[Any], down: int, across: int
 ) -> tuple[NDArray[np.float32], ...]:
     """What the network says of the mirrored block, mirrored back.
 
@@ -171,7 +174,7 @@ def _predict_mirrored(
     """
     axes = [axis for axis, turn in enumerate((down, across)) if turn]
 
-    def mirror(image: NDArray[np.float32]) -> NDArray[np.float32]:
+    def mirror(image: NDArray[Any]) -> NDArray[Any]:
         return np.roll(np.flip(image, tuple(axes)), [1] * len(axes), axes) if axes else image
 
     probability, distance, *maps = network(np.ascontiguousarray(mirror(block))[None])
@@ -250,6 +253,7 @@ def load_segmenter(
         stain=about.get("stain", ""),
         judges=_judges(about, settings),
         precision=precision,
+        takes_bytes=settings.engine == "openvino",
         settings=settings,
     )
 

@@ -14,7 +14,7 @@ its center, as StarDist's classes are (Weigert & Schmidt 2022). `forward` is gen
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Generic, Literal, NamedTuple, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, Literal, NamedTuple, Protocol, TypeVar
 
 import numpy as np
 
@@ -56,13 +56,11 @@ less far, so that a block needs less context.
 class Network(Protocol):
     """A network ready to run; safe to call from several threads."""
 
-    def __call__(
-        self, pixels: NDArray[np.float32], margin: int = 0
-    ) -> tuple[NDArray[np.float32], ...]:
-        """(1, H, W, 3) -> probability (1, h, w, 1), distances in pixels (1, h, w, rays) and, where
-        the network has them, the logit of nucleus (1, H, W) and those of `NUCLEUS_TYPES` (1, H /
-        4, W / 4, 4), without the margin. The first is the map `nucleus` of `OUTLINE_MAPS` less what
-        of `seam` is positive, within `LOGITS`.
+    def __call__(self, pixels: NDArray[Any], margin: int = 0) -> tuple[NDArray[np.float32], ...]:
+        """float32 (1, H, W, 3) in [0, 1] -> probability (1, h, w, 1), distances in pixels (1, h, w,
+        rays) and, where the network has them, the logit of nucleus (1, H, W) and those of
+        `NUCLEUS_TYPES` (1, H / 4, W / 4, 4), without the margin. The first is the map `nucleus` of
+        `OUTLINE_MAPS` less what of `seam` is positive, within `LOGITS`.
 
         `margin` is a number of pixels on each side, 0 or a multiple of 16 from 32 on. The results
         may lie in memory of the network's own: they hold until the same thread calls again.
@@ -204,9 +202,7 @@ def _outline_head(ops: Operations[T], x: T, pixels: T, design: Design, *, margin
         pixels = ops.crop(pixels, margin - 4)
     padded = not margin
     maps = ops.beside(x, ops.fold(pixels), Layer("outline_a", design.outline, padded=padded))
-    last = Layer(
-        "outline", 4 * len(OUTLINE_MAPS), norm=False, activation="none", padded=padded
-    )
+    last = Layer("outline", 4 * len(OUTLINE_MAPS), norm=False, activation="none", padded=padded)
     return ops.unfold(ops.conv(maps, last))
 
 
