@@ -10,10 +10,11 @@ BIN := $(VENV)/bin
 demo: $(VENV)/.installed
 	$(BIN)/morphomil demo --out demo
 
-# The pictures of the pages, from one run of the demo.
-pictures: demo
+# The pictures of the pages, from one run of the demo and a small real slide.
+pictures: demo .slides/cmu_small_region.svs
 	$(BIN)/python docs/draw_features.py
 	$(BIN)/python docs/draw_pictures.py demo/run
+	$(BIN)/python docs/draw_viewer.py .slides/cmu_small_region.svs
 
 # TensorFlow and torch don't share a process, so their tests don't either; the two run side by side.
 TORCH_TESTS := tests/rank tests/models tests/image_model tests/segment/test_train.py \

@@ -92,7 +92,8 @@ async function cohort() {
 }
 
 const cohortNote = ({ slides: n, measured }) =>
-  `2nd to 98th percentile of the cohort (${n === measured ? n : `${n} of ${measured}`} slides, each counting alike)`;
+  measured === 1 ? "2nd to 98th percentile of the slide" :
+    `2nd to 98th percentile of the cohort (${n === measured ? n : `${n} of ${measured}`} slides, each counting alike)`;
 
 async function restyle() {
   const by = at("feature").value, byType = by === "type", column = by === "" || byType ? null : Number(by);
