@@ -124,6 +124,7 @@ SETTINGS: dict[type, dict[str, Any]] = {
         ),
         "normalize": typer.Option(help="Pixel values for the model; default: its own way."),
         "engine": typer.Option(help="openvino: fast on CPUs; tensorflow: the reference, GPUs."),
+        "device": typer.Option(help="auto: a CUDA GPU where there is one, else cpu."),
         "precision": typer.Option(help="Of openvino; auto: int8 with the shipped weights."),
         "accurate": typer.Option(
             "--accurate", help="Average four mirrored predictions; 4 x the time."

@@ -121,6 +121,10 @@ class SegmenterSettings:
     says, else `unit` for folders and `percentile` for pretrained names."""
     engine: Engine = "openvino"
     """openvino is fast on CPUs; tensorflow is the reference and runs on GPUs that it sees."""
+    device: Device = "auto"
+    """"cuda": a GPU, on which models of the shipped architecture run in torch in float32, Keras
+    models by the tensorflow engine; "auto": that where torch sees a GPU and no precision is asked
+    for, else the processor. Results differ by rounding, so that the device is part of no key."""
     precision: Precision = "auto"
     """The openvino engine computes in it; "auto" is int8 for models that carry the ranges for it,
     as the shipped one does, else bfloat16 where the processor has it, else float32. Models of the
@@ -141,12 +145,15 @@ class SegmenterSettings:
             "normalize": (None, *get_args(Normalize)),
             "engine": get_args(Engine),
             "precision": get_args(Precision),
+            "device": get_args(Device),
         }
         for name, known in choices.items():
             if (value := getattr(self, name)) not in known:
                 raise InputError(f"{name} is one of {', '.join(map(str, known))}, got {value!r}")
         if self.engine == "tensorflow" and self.precision not in ("auto", "float32"):
             raise InputError("the tensorflow engine runs in float32")
+        if self.device == "cuda" and self.precision not in ("auto", "float32"):
+            raise InputError("a GPU computes in float32; leave out --precision, or --device cuda")
 
 
 NATIVE = 0.0

@@ -19,6 +19,7 @@ ORDER = [
     "compiled",
     "plugins",
     "seeds",
+    "device",
     "stats",
     "cohort",
     "nuclei",

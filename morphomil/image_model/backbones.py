@@ -17,8 +17,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from morphomil.device import torch_device
 from morphomil.errors import InputError
-from morphomil.image_model.device import torch_device
 from morphomil.plugins import load_python
 from morphomil.run.embeddings import pixels_name
 from morphomil.types import DEFAULT_BACKBONE, Device, EmbedSettings, Pooling

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
+from morphomil.device import torch_device
 from morphomil.errors import InputError
 from morphomil.image_model.backbones import (
     LoadedEncoder,
@@ -20,7 +21,6 @@ from morphomil.image_model.backbones import (
     load_state,
     read_weights,
 )
-from morphomil.image_model.device import torch_device
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -6,6 +6,7 @@ import os
 import tempfile
 from typing import TYPE_CHECKING, Any
 
+from morphomil.errors import InputError
 from morphomil.segment.network import LOGITS, Design, Layer, forward
 
 if TYPE_CHECKING:
@@ -13,6 +14,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from morphomil.segment.network import Folded, Network
+    from morphomil.types import Device
 
 
 def import_tensorflow() -> None:
@@ -126,20 +128,29 @@ def keras_network(folded: Folded, design: Design) -> Any:
     return model
 
 
-def tensorflow_network(keras_model: Any, *, heads: int = 2) -> Network:
+def tensorflow_network(keras_model: Any, *, heads: int = 2, device: Device = "auto") -> Network:
     """A Keras model with the outputs of StarDist, or of `keras_network`, of which the first `heads`
-    are wanted, compiled; on a GPU where TensorFlow sees one."""
+    are wanted, compiled; on a GPU where TensorFlow sees one, unless the device is the processor.
+
+    Raises:
+        InputError: a GPU is asked for, and TensorFlow sees none.
+    """
     import tensorflow as tf
 
+    if device == "cuda" and not tf.config.list_physical_devices("GPU"):
+        raise InputError("TensorFlow sees no CUDA GPU here; use --device cpu or auto")
+    place = "/CPU:0" if device == "cpu" else None
     compiled = tf.function(
         lambda block: keras_model(block, training=False)[:heads],
         input_signature=[tf.TensorSpec((None, None, None, 3), tf.float32)],
     )
 
     def network(pixels: NDArray[np.float32], margin: int = 0) -> tuple[NDArray[np.float32], ...]:
+        with tf.device(place):
+            found = compiled(pixels)
         return tuple(
             _without_margin(part.numpy(), margin * part.shape[1] // pixels.shape[1])
-            for part in compiled(pixels)
+            for part in found
         )
 
     return network

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 from safetensors.numpy import load_file
 
+from morphomil.device import has_cuda_driver, torch_device
 from morphomil.errors import InputError
 from morphomil.segment import network as own
 from morphomil.segment.engines import (
@@ -36,11 +37,13 @@ from morphomil.segment.folders import (
 )
 from morphomil.segment.keras_engine import import_tensorflow, keras_network, tensorflow_network
 from morphomil.segment.plausible import RULES
+from morphomil.store import read_arrays
 from morphomil.types import NUCLEUS_TYPES, SegmenterSettings
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    import torch
     from numpy.typing import NDArray
 
     from morphomil.segment.network import Network
@@ -205,6 +208,8 @@ class _Stored:
     keras: Callable[[], Any]
     graph: Callable[[str, int], Any]
     """The OpenVINO graph for a precision, that leaves out a margin."""
+    torch: Callable[[torch.device], Network] | None = None
+    """The network in torch on a device; None: it isn't of the shipped architecture."""
     maps: bool = False
     types: TypeCalibration | None = None
     mixed: tuple[str, ...] = ()
@@ -262,11 +267,36 @@ def _judges(about: dict[str, Any], settings: SegmenterSettings) -> bool:
     return about.get("stain") == "H&E" and settings.implausible == "drop"
 
 
+def _on_gpu(stored: _Stored, settings: SegmenterSettings) -> bool:
+    """Whether the network is to run in torch on a GPU: where that is asked for, or there is one and
+    nothing says otherwise.
+
+    Raises:
+        InputError: it is asked for, and the model can't.
+    """
+    if settings.device == "cuda":
+        if stored.torch is None:
+            raise InputError(
+                f"model {settings.model!r} is a Keras model, which runs on GPUs by "
+                "--engine tensorflow"
+            )
+        return True
+    if settings.device == "cpu" or stored.torch is None or settings.precision != "auto":
+        return False
+    if not has_cuda_driver():
+        return False
+    return torch_device("auto").type == "cuda"
+
+
 def _start_engine(stored: _Stored, settings: SegmenterSettings) -> tuple[Network, str]:
-    """The network on the engine of the settings, and the precision that it computes in."""
+    """The network on the engine and device of the settings, and the precision that it computes
+    in."""
     if settings.engine == "tensorflow":
         heads = 2 + stored.maps + (stored.types is not None)
-        return tensorflow_network(stored.keras(), heads=heads), "float32"
+        return tensorflow_network(stored.keras(), heads=heads, device=settings.device), "float32"
+    if _on_gpu(stored, settings):
+        assert stored.torch is not None
+        return stored.torch(torch_device("cuda")), "float32 on CUDA"
     precision = settings.precision
     if precision == "int8" or (precision == "auto" and "int8" in stored.mixed):
         if "int8" not in stored.mixed:
@@ -333,6 +363,12 @@ def _load_folder(model: str, *, tuned: bool = True) -> _Stored:
         return _of_keras(files.sha256, built, files.config, files.thresholds, files.about)
     design, ranges = design_of(files), files.ranges
     folded = read_network(files, design)
+
+    def in_torch(device: torch.device) -> Network:
+        from morphomil.segment.torch_engine import torch_network
+
+        return torch_network(read_arrays(files.weights), design, device)
+
     return _Stored(
         files.sha256,
         own.GRID,
@@ -348,6 +384,7 @@ def _load_folder(model: str, *, tuned: bool = True) -> _Stored:
             half=precision == "bfloat16",
             margin=margin,
         ),
+        torch=in_torch,
         maps=design.outline > 0,
         types=TypeCalibration(**files.types) if design.types else None,
         mixed=("int8", "bfloat16") if ranges else ("bfloat16",),

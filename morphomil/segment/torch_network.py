@@ -1,4 +1,4 @@
-"""The network in torch, for training."""
+"""The network in torch, for training and for GPUs."""
 
 from __future__ import annotations
 
@@ -44,9 +44,9 @@ class TorchNetwork(nn.Module):
         elif start != "random":
             self._load_folder(start)
 
-    def forward(self, pixels: Tensor) -> Heads[Tensor]:
-        """Logits and logarithms, in bfloat16 under autocast."""
-        return forward(self, pixels.permute(0, 3, 1, 2) * 2 - 1, self.design)
+    def forward(self, pixels: Tensor, margin: int = 0) -> Heads[Tensor]:
+        """Logits and logarithms, in bfloat16 under autocast, without the margin (pixels)."""
+        return forward(self, pixels.permute(0, 3, 1, 2) * 2 - 1, self.design, margin=margin)
 
     def conv(self, x: Tensor, layer: Layer) -> Tensor:
         """As `network.Operations`."""

@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 import torch
 
+from morphomil.device import torch_device
 from morphomil.errors import InputError
 from morphomil.image_model.backbones import load_encoder
-from morphomil.image_model.device import torch_device
 from morphomil.types import EmbedSettings
 
 GPU = torch.cuda.is_available()

@@ -1,7 +1,9 @@
-"""On which device networks of patches compute: the processor, or a GPU."""
+"""On which device networks compute: the processor, or a GPU."""
 
 from __future__ import annotations
 
+import shutil
+from pathlib import Path
 from typing import TYPE_CHECKING, get_args
 
 from morphomil.errors import InputError
@@ -9,6 +11,15 @@ from morphomil.types import Device
 
 if TYPE_CHECKING:
     import torch
+
+
+DRIVER = Path("/proc/driver/nvidia/version")
+"""NVIDIA's driver on Linux."""
+
+
+def has_cuda_driver() -> bool:
+    """Whether there may be a CUDA GPU; without a driver torch needn't be loaded to know."""
+    return DRIVER.exists() or shutil.which("nvidia-smi") is not None
 
 
 def torch_device(name: Device) -> torch.device:
