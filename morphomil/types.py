@@ -122,9 +122,8 @@ class SegmenterSettings:
     engine: Engine = "openvino"
     """openvino is fast on CPUs; tensorflow is the reference and runs on GPUs that it sees."""
     device: Device = "auto"
-    """"cuda": a GPU, on which models of the shipped architecture run in torch in float32, Keras
-    models by the tensorflow engine; "auto": that where torch sees a GPU and no precision is asked
-    for, else the processor. Results differ by rounding, so that the device is part of no key."""
+    """On a GPU the shipped architecture runs in torch, in float32 (auto: unless a precision is
+    asked for), Keras models by the tensorflow engine. Part of no key: rounding alone differs."""
     precision: Precision = "auto"
     """The openvino engine computes in it; "auto" is int8 for models that carry the ranges for it,
     as the shipped one does, else bfloat16 where the processor has it, else float32. Models of the
@@ -133,8 +132,7 @@ class SegmenterSettings:
     accurate: bool = False
     """The predictions of four mirrorings are averaged, which takes four times as long."""
     normalize_stain: bool = False
-    """The stains of an image, or of each region of a slide, are brought to a reference first
-    (`slides.stain.fit_normalizer`; Macenko et al. 2009)."""
+    """The stains of an image or region are brought to a reference first (`slides.stain`)."""
     implausible: Implausible = "drop"
     """Objects that are no nuclei of H&E (fat, red cells, pigment, ink, folds, what is out of focus;
     `segment.plausible`) are dropped and counted, by models that are for H&E; or kept."""
@@ -150,10 +148,9 @@ class SegmenterSettings:
         for name, known in choices.items():
             if (value := getattr(self, name)) not in known:
                 raise InputError(f"{name} is one of {', '.join(map(str, known))}, got {value!r}")
-        if self.engine == "tensorflow" and self.precision not in ("auto", "float32"):
-            raise InputError("the tensorflow engine runs in float32")
-        if self.device == "cuda" and self.precision not in ("auto", "float32"):
-            raise InputError("a GPU computes in float32; leave out --precision, or --device cuda")
+        for name, exact in (("engine", "tensorflow"), ("device", "cuda")):
+            if getattr(self, name) == exact and self.precision not in ("auto", "float32"):
+                raise InputError(f"{name} {exact} computes in float32, not {self.precision}")
 
 
 NATIVE = 0.0
@@ -195,12 +192,9 @@ class PatchSettings:
             )
         if not 64 <= self.patch_px <= 8192 or self.patch_px % 4:
             raise InputError(f"patch side must be a multiple of 4, 64 to 8192, got {self.patch_px}")
-        if not 0 < self.max_blank <= 1:
-            raise InputError(
-                f"max blank share must be above 0 and at most 1, got {self.max_blank:g}"
-            )
-        if not 0 < self.max_ink <= 1:
-            raise InputError(f"max ink share must be above 0 and at most 1, got {self.max_ink:g}")
+        for name, most in (("blank", self.max_blank), ("ink", self.max_ink)):
+            if not 0 < most <= 1:
+                raise InputError(f"max {name} share must be above 0 and at most 1, got {most:g}")
         if self.grid not in get_args(GridMode):
             raise InputError(f"grid is one of {', '.join(get_args(GridMode))}, got {self.grid!r}")
 

@@ -69,7 +69,7 @@ def test_a_gpu_that_is_asked_for_must_be_there(monkeypatch: pytest.MonkeyPatch) 
 
 
 def test_what_does_not_go_together_is_refused() -> None:
-    with pytest.raises(InputError, match="a GPU computes in float32"):
+    with pytest.raises(InputError, match="device cuda computes in float32, not int8"):
         SegmenterSettings(device="cuda", precision="int8")
     with pytest.raises(InputError, match="device is one of auto, cpu, cuda"):
         SegmenterSettings(device="tpu")  # type: ignore[arg-type]
