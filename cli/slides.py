@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
@@ -97,7 +98,7 @@ def segment(
     """Find the nuclei in the tumor patches of every slide."""
     from morphomil import pipeline
     from morphomil.cli.progress import Display
-    from morphomil.figures.report.overviews import draw_overviews
+    from morphomil.figures.report.overviews import draw_overviews, draw_slide
     from morphomil.pipeline.estimation import estimate_segment
 
     slides = read_cohort(
@@ -123,6 +124,7 @@ def segment(
             segmenter=segmenter,
             shard=part,
             progress=display,
+            leave=partial(draw_slide, missed=missed),
         )
         draw_overviews(run, shard=part, missed=missed)
     _say_left_out(run, quiet=quiet)
@@ -205,7 +207,7 @@ def import_nuclei(
     segmenting."""
     from morphomil.cli.progress import Display
     from morphomil.cohort.manifest import read_paths
-    from morphomil.figures.report.overviews import draw_overviews
+    from morphomil.figures.report.overviews import draw_overviews, draw_slide
     from morphomil.pipeline import importing
     from morphomil.slides.nuclei_files import Reading
     from morphomil.slides.nuclei_files.type_map import parse_type_map
@@ -234,6 +236,7 @@ def import_nuclei(
             classify=SegmenterSettings() if classify else None,
             shard=part,
             progress=display,
+            leave=partial(draw_slide, missed=missed),
         )
         draw_overviews(run, shard=part, missed=missed)
     _say_left_out(run, quiet=quiet)

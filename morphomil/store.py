@@ -335,9 +335,18 @@ def fingerprint(path: Path) -> str:
         return hashlib.sha256("\n".join(files).encode()).hexdigest()
     size = path.stat().st_size
     with path.open("rb") as stream:
-        head = stream.read(2**20)
-        stream.seek(max(size - 2**20, 0))
-        return hashlib.sha256(b"%d" % size + head + stream.read()).hexdigest()
+        head = stream.read(END_BYTES)
+        stream.seek(max(size - END_BYTES, 0))
+        return hash_ends(size, head, stream.read())
+
+
+END_BYTES = 2**20
+"""A file is told by so many bytes at its beginning and at its end."""
+
+
+def hash_ends(size: int, head: bytes, tail: bytes) -> str:
+    """The fingerprint of a file of this size, with these ends."""
+    return hashlib.sha256(b"%d" % size + head + tail).hexdigest()
 
 
 MAX_NAME_BYTES = 100

@@ -9,15 +9,14 @@ from __future__ import annotations
 import math
 import os
 from dataclasses import asdict, dataclass, field
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
 from morphomil.errors import InputError
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     import pandas as pd
+
+    from morphomil.places import Place
 
 RegionMode = Literal["auto", "annotation", "white", "tissue", "whole", "epithelium"]
 GridMode = Literal["paper", "fit"]
@@ -57,8 +56,8 @@ class ImageSource:
     format has it.
     """
 
-    path: Path
-    annotation: Path | None = None
+    path: Place
+    annotation: Place | None = None
     mpp: float | None = None
     annotation_origin: AnnotationOrigin | None = None
 

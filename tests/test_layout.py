@@ -14,8 +14,9 @@ import pytest
 ROOT = Path(__file__).parents[1]
 ORDER = [
     "errors",
-    "types",
     "store",
+    "places",
+    "types",
     "compiled",
     "plugins",
     "seeds",

@@ -31,6 +31,7 @@ from morphomil.figures.style import render
 from morphomil.matrix import by_feature, patch_values
 from morphomil.nuclei.quantities import feature_quantity, patient_quantity
 from morphomil.pipeline.execution import Silence
+from morphomil.places import stamp
 from morphomil.run.directory import Run
 from morphomil.run.log import versions
 from morphomil.store import digest, read_json, write_bytes, write_json
@@ -196,11 +197,8 @@ def _key_of(run: Run, slide: Slide, task: _Task) -> str:
     """Changes with everything that a slide's pictures are drawn from."""
     folder = run.slide_folder(slide.slide_id)
     inputs = [folder / "nuclei.parquet", folder / "patches.parquet", folder / "regions.geojson"]
-    inputs += [run.contributions_path(slide.slide_id), *(image.path for image in slide.images)]
-    stamps = [
-        (file.stat().st_mtime_ns, file.stat().st_size) if file.is_file() else None
-        for file in inputs
-    ]
+    inputs += [run.contributions_path(slide.slide_id)]
+    stamps = [stamp(place) for place in (*inputs, *(image.path for image in slide.images))]
     said = repr((versions(), str(slide.label), run.whose, task, stamps))
     return hashlib.sha256(said.encode()).hexdigest()
 

@@ -45,23 +45,26 @@ def draw_overviews(
 
 
 def _draw(run: Run, slides: Sequence[Slide], missed: dict[str, str] | None) -> list[Path]:
-    drawn = []
-    for slide in slides:
-        if run.ledger.state(slide.slide_id, "segment") not in ("done", "empty"):
+    return [path for slide in slides for path in draw_slide(run, slide, missed=missed)]
+
+
+def draw_slide(run: Run, slide: Slide, *, missed: dict[str, str] | None = None) -> list[Path]:
+    """The overviews of one slide, as `draw_overviews` draws them; the caller works on it."""
+    if run.ledger.state(slide.slide_id, "segment") not in ("done", "empty"):
+        return []
+    drawn, folder = [], run.slide_folder(slide.slide_id)
+    for number in range(len(slide.images)):
+        path = folder / numbered_name("overview", number)
+        if path.exists():  # results that are made anew take it with them
             continue
-        folder = run.slide_folder(slide.slide_id)
-        for number in range(len(slide.images)):
-            path = folder / numbered_name("overview", number)
-            if path.exists():  # results that are made anew take it with them
-                continue
-            try:
-                with open_image_of(run, slide, number) as opened:
-                    write_bytes(path, render(draw_overview(opened), "png", dpi=200))
-            except (SlideError, InputError) as error:
-                if missed is not None:
-                    missed[slide.slide_id] = str(error)
-                continue
-            drawn.append(path)
+        try:
+            with open_image_of(run, slide, number) as opened:
+                write_bytes(path, render(draw_overview(opened), "png", dpi=200))
+        except (SlideError, InputError) as error:
+            if missed is not None:
+                missed[slide.slide_id] = str(error)
+            continue
+        drawn.append(path)
     return drawn
 
 

@@ -7,13 +7,29 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, get_args
 
+from morphomil import store
 from morphomil.cohort.names import say_near_equal, says_nothing
 from morphomil.cohort.spreadsheet import Row, list_some, quote
-from morphomil.store import fingerprint, safe_name, split_image_number
+from morphomil.errors import InputError
+from morphomil.places import (
+    Address,
+    Known,
+    cache_folder,
+    fingerprint,
+    is_address,
+    look_at_all,
+    read_place,
+    split_image_number,
+    too_large,
+    without_secrets,
+)
+from morphomil.store import safe_name
 from morphomil.types import AnnotationOrigin, Split
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Mapping, Sequence
+
+    from morphomil.places import Place
 
 SPLITS = get_args(Split)
 ORIGINS = get_args(AnnotationOrigin)
@@ -58,16 +74,19 @@ def check_row(
         problems += mpp_problems(stated, "mpp")
     elif images and slide and mpp is None and slide.casefold().endswith(_SAYS_NO_PIXEL_SIZE):
         problems.append(
-            f"{slide} can't state its pixel size; fill the column mpp, or give --mpp, um per pixel"
+            f"{without_secrets(slide)} can't state its pixel size; fill the column mpp, or give "
+            "--mpp, um per pixel"
         )
     return problems
 
 
 def _path_problems(kind: str, folder: Path, text: str) -> list[str]:
+    if is_address(text):
+        return _address_problems(kind, text)
     path = folder / text
     try:
         if kind == "slide":
-            path, _ = split_image_number(path)
+            path, _ = store.split_image_number(path)
             if path.is_dir() and any(map(_is_dicom, path.iterdir())):
                 return []
         if path.is_file():
@@ -81,6 +100,40 @@ def _path_problems(kind: str, folder: Path, text: str) -> list[str]:
         f"{kind} {text!r} {what}{' (write / between folders)' if chr(92) in text else ''}; "
         f"looked in {folder}"
     ]
+
+
+def _address_problems(kind: str, text: str) -> list[str]:
+    try:
+        Address(text)
+    except InputError as error:
+        return [f"{kind} {problem}" for problem in error.problems]
+    return []
+
+
+def look_elsewhere(rows: list[Row]) -> tuple[list[str], dict[Place, int]]:
+    """Problems of files elsewhere, which are asked for side by side, and the bytes of the others.
+
+    Raises:
+        InputError: there is nowhere to copy them to.
+    """
+    lines = defaultdict(list)
+    for row in rows:
+        for column in ("slide", "annotation"):
+            text = row.get(column)
+            if text and is_address(text) and not _address_problems(column, text):
+                lines[Address(text).file].append(row.line)
+    if not lines:
+        return [], {}
+    cache_folder()
+    problems: list[str] = []
+    sizes: dict[Place, int] = {}
+    for address, said in look_at_all(lines).items():
+        problem = too_large(address, said.size) if isinstance(said, Known) else str(said)
+        if problem:
+            problems.append(f"line {list_some(lines[address])}: {problem}")
+        elif isinstance(said, Known):
+            sizes[address] = said.size
+    return problems, sizes
 
 
 def _is_dicom(path: Path) -> bool:
@@ -110,9 +163,11 @@ def check_files(rows: list[Row], folder: Path) -> list[str]:
     for row in rows:
         if slide := row.get("slide"):
             try:
-                lines[(folder / slide).resolve()].append(row.line)
+                elsewhere = is_address(slide)
+                path = Path(without_secrets(slide)) if elsewhere else (folder / slide).resolve()
             except (OSError, ValueError):
                 continue
+            lines[path].append(row.line)
     return [
         f"lines {list_some(same)} name the same file {path.name}"
         for path, same in lines.items()
@@ -133,7 +188,7 @@ def slide_id_of(row: Row) -> str:
     """The row's slide id, else its file's stem with the image's number."""
     if name := row.get("slide_id"):
         return name
-    path, number = split_image_number(Path(row.cells["slide"]))
+    path, number = store.split_image_number(Path(without_secrets(row.cells["slide"])))
     return path.stem if number is None else f"{path.stem}-{number}"
 
 
@@ -199,18 +254,21 @@ def find_leaks(rows: list[Row]) -> list[str]:
     return leaks
 
 
-def find_copies(rows: list[Row], folder: Path) -> tuple[list[str], list[str]]:
+def find_copies(
+    rows: list[Row], folder: Path, known: Mapping[Place, int]
+) -> tuple[list[str], list[str]]:
     """Leaks and notes about copies of one file under several names; only files of equal size are
-    looked into."""
+    looked into. `known` are the bytes of files elsewhere."""
     sizes = defaultdict(list)
     for row in rows:
-        path, number = split_image_number(folder / row.cells["slide"])
-        if number is None and path.is_file():  # images of one file are no copies
-            sizes[path.stat().st_size].append(row)
+        place, number = split_image_number(read_place(row.cells["slide"], folder))
+        if number is None and (place in known or (isinstance(place, Path) and place.is_file())):
+            size = place.stat().st_size if isinstance(place, Path) else known[place]
+            sizes[size].append(row)  # images of one file are no copies
     copies = defaultdict(list)
     for same in (same for same in sizes.values() if len(same) > 1):
         for row in same:
-            copies[fingerprint(folder / row.cells["slide"])].append(row)
+            copies[fingerprint(read_place(row.cells["slide"], folder))].append(row)
     leaks, notes = [], []
     for same in (same for same in copies.values() if len(same) > 1):
         lines = list_some([row.line for row in same])

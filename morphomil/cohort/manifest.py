@@ -15,6 +15,7 @@ from morphomil.cohort.checks import (
     find_leaks,
     find_near_equal,
     group_rows,
+    look_elsewhere,
     mpp_problems,
 )
 from morphomil.cohort.covariates import read_covariates
@@ -31,11 +32,14 @@ from morphomil.cohort.spreadsheet import (
     read_cells,
 )
 from morphomil.errors import InputError, RefusedError
+from morphomil.places import read_place
 from morphomil.types import Cohort, ImageSource, Slide
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
     from pathlib import Path
+
+    from morphomil.places import Place
 
 
 @dataclass(frozen=True)
@@ -59,8 +63,8 @@ def read_manifest(
 ) -> Manifest:
     """The cohort of a manifest: one row per slide, or several region images under one `slide_id`.
 
-    Columns `slide` (path from the manifest's folder), `patient`, `label`; optional `slide_id`,
-    `split` (train, val, test), `annotation`, `annotation_origin` (level0,
+    Columns `slide` (path from the manifest's folder, or an address elsewhere), `patient`, `label`;
+    optional `slide_id`, `split` (train, val, test), `annotation`, `annotation_origin` (level0,
     bounds), `mpp`, `site` and the named covariates, which become numbers where all their cells are.
     Ids stay text, in one spelling (`names.clean_name`); near-equal ones are refused unless
     `distinct_ids`. JPEG and PNG hold no pixel size, so they need a cell `mpp`, or `mpp` for the
@@ -109,9 +113,11 @@ def read_manifest(
     if not distinct_ids:
         problems += find_near_equal(rows, read.categories)
     leaks = find_leaks(rows)
+    elsewhere_problems, known = look_elsewhere(rows) if images else ([], {})
+    problems += elsewhere_problems
     if problems:
         raise InputError([f"{path}: {problem}" for problem in problems + leaks])
-    copies, copy_notes = find_copies(rows, path.parent) if images else ([], [])
+    copies, copy_notes = find_copies(rows, path.parent, known) if images else ([], [])
     if leaks + copies:
         raise RefusedError("leakage across splits: " + "; ".join(leaks + copies))
     cohort = Cohort(
@@ -144,9 +150,9 @@ def _clean_rows(rows: list[Row], covariates: Sequence[str]) -> tuple[list[Row], 
     ], notes
 
 
-def read_paths(path: Path, column: str) -> dict[Path, Path]:
-    """Image file -> the path in a further column of its row, from the manifest's folder; rows
-    without one left out.
+def read_paths(path: Path, column: str) -> dict[Place, Place]:
+    """Image file -> the path or address in a further column of its row, from the manifest's folder;
+    rows without one left out.
 
     Raises:
         InputError: the manifest can't be read, or has no such column.
@@ -158,7 +164,7 @@ def read_paths(path: Path, column: str) -> dict[Path, Path]:
             f"{list_columns(header)}"
         )
     return {
-        (path.parent / row.cells["slide"]).absolute(): (path.parent / row.cells[column]).absolute()
+        read_place(row.cells["slide"], path.parent): read_place(row.cells[column], path.parent)
         for row in rows
         if row.get(column)
     }
@@ -184,8 +190,8 @@ def _slide(name: str, rows: list[Row], folder: Path, values: dict[str, dict[int,
     first = rows[0]
     images = tuple(
         ImageSource(
-            (folder / row.cells["slide"]).absolute(),
-            (folder / row.cells["annotation"]).absolute() if row.get("annotation") else None,
+            read_place(row.cells["slide"], folder),
+            read_place(row.cells["annotation"], folder) if row.get("annotation") else None,
             float(row.cells["mpp"]) if row.get("mpp") else None,
             row.get("annotation_origin"),  # type: ignore[arg-type]
         )

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
 import pandas as pd
 
+from morphomil.places import read_place
 from morphomil.types import Cohort, ImageSource, Slide
 
 BASE_COLUMNS = ("slide_id", "patient", "label", "split", "site", "slide", "annotation", "mpp")
@@ -48,7 +48,7 @@ def cohort_from_table(table: pd.DataFrame) -> Cohort:
         origins = columns.get(ORIGIN, [None] * len(rows))
         paths = zip(columns["slide"], columns["annotation"], columns["mpp"], origins, strict=True)
         images = tuple(
-            ImageSource(Path(path), note and Path(note), mpp, origin)
+            ImageSource(read_place(path), note and read_place(note), mpp, origin)
             for path, note, mpp, origin in paths
         )
         first = {name: values[0] for name, values in columns.items()}

@@ -86,5 +86,6 @@ def embed(
         key=key,
         work=work,
         settings=source | {"name": name, "sha256": loaded.sha256},
+        reads=lambda slide: [image.path for image in slide.images],
     )
     return embeddings, execute(run, stage, shard=shard, progress=progress)

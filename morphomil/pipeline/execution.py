@@ -10,6 +10,7 @@ from threading import Event, Lock
 from typing import TYPE_CHECKING, Any, Protocol
 
 from morphomil.errors import NO_ROOM, BusyError, InputError, MorphomilError, tells_of_memory
+from morphomil.pipeline.ahead import Ahead, Stopped
 from morphomil.run.claims import Part
 from morphomil.run.ledger import key_of
 from morphomil.types import CORES
@@ -17,6 +18,7 @@ from morphomil.types import CORES
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
+    from morphomil.places import Place
     from morphomil.run.claims import Claim
     from morphomil.run.directory import Run
     from morphomil.run.ledger import Ledger
@@ -128,6 +130,10 @@ class SlideStage:
     """The run's log names the command so; empty: like the stage."""
     emptiness: Callable[[dict[str, Any]], str] = lambda figures: ""
     """Why there is nothing in a result of these figures, with the counts; "" where there is."""
+    reads: Callable[[Slide], Sequence[Place]] = lambda slide: ()
+    """The files that the work reads; those elsewhere are copied ahead of it."""
+    leave: Callable[[Slide], object] = lambda slide: None
+    """What else is to be done with a slide while copies of its files are there."""
 
 
 def execute(
@@ -184,10 +190,6 @@ def segmented_slides(run: Run, shard: Shard | None = None) -> list[Slide]:
     return [slide for slide in slides if slide.slide_id in segmented]
 
 
-class _Stopped(BaseException):
-    """The stage ends early; what the slide has so far is dropped."""
-
-
 def _work_slides(
     stage: SlideStage, slides: Sequence[Slide], progress: Progress, claim: Claim
 ) -> StageResult:
@@ -203,18 +205,27 @@ def _work_slides(
 
         def step(done: int, total: int) -> None:
             if stopping.is_set():
-                raise _Stopped
+                raise Stopped
             claim.check()
             with speaking:
                 progress.step(slide.slide_id, done, total)
 
+        def leave() -> None:
+            with speaking:
+                stage.leave(slide)
+
         step(0, 1)
-        state, message = _work_slide(stage, slide, begin=begin, step=step)
+        state, message = _work_slide(stage, slide, ahead, begin=begin, step=step, leave=leave)
         with speaking:
             progress.end(slide.slide_id, state, message)
         return state, message
 
-    with ThreadPoolExecutor(CORES) as pool:
+    def look(slide: Slide) -> tuple[str, bool]:
+        key = stage.key(slide)
+        return key, stage.ledger.is_done(slide.slide_id, stage.name, key)
+
+    ahead = Ahead(slides, look=look, reads=stage.reads, stopping=stopping)
+    with ahead, ThreadPoolExecutor(CORES) as pool:
         try:
             names = [slide.slide_id for slide in slides]
             outcomes = dict(zip(names, pool.map(one, slides), strict=True))
@@ -229,23 +240,32 @@ def _work_slides(
 
 
 def _work_slide(
-    stage: SlideStage, slide: Slide, *, begin: Callable[[], None], step: Step
+    stage: SlideStage,
+    slide: Slide,
+    ahead: Ahead,
+    *,
+    begin: Callable[[], None],
+    step: Step,
+    leave: Callable[[], None],
 ) -> tuple[str, str]:
     """A slide's state (done, skipped, empty, failed) after its work, and what is said of it."""
     slide_id, begun, key = slide.slide_id, time.monotonic(), ""
     try:
-        key = stage.key(slide)
-        if stage.ledger.is_done(slide_id, stage.name, key):
-            entry = stage.ledger.status(slide_id)[stage.name]
-            outputs, figures, made = list(entry["outputs"]), entry["figures"], False
-        else:
-            begin()
-            (outputs, figures), made = stage.work(slide, step), True
-        empty = stage.emptiness(figures)
-        if made or (empty and stage.ledger.state(slide_id, stage.name) != "empty"):
-            stage.ledger.mark_done(
-                slide_id, stage.name, key, outputs=outputs, figures=figures, empty=empty
-            )
+        with ahead.ready(slide) as ready:
+            key, made = ready.key, not ready.done
+            if made:
+                begin()
+                outputs, figures = stage.work(slide, step)
+            else:
+                entry = stage.ledger.status(slide_id)[stage.name]
+                outputs, figures = list(entry["outputs"]), entry["figures"]
+            empty = stage.emptiness(figures)
+            if made or (empty and stage.ledger.state(slide_id, stage.name) != "empty"):
+                stage.ledger.mark_done(
+                    slide_id, stage.name, key, outputs=outputs, figures=figures, empty=empty
+                )
+            if ready.copied:
+                leave()
     except Exception as error:
         if isinstance(error, BusyError) or (isinstance(error, OSError) and error.errno in NO_ROOM):
             raise

@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from morphomil.pipeline.execution import Progress, SlideOutput, StageResult, Step
+    from morphomil.places import Place
     from morphomil.types import Cohort, Slide
 
 SHOWN = 3
@@ -39,7 +40,7 @@ SHOWN = 3
 class Foreign:
     """Files of features of a cohort's images that go together."""
 
-    files: dict[Path, FeatureFile]
+    files: dict[Place, FeatureFile]
     """By image."""
     absent: tuple[str, ...]
     """These slides have none."""
@@ -81,7 +82,7 @@ def find_features(
             f"{len(missing)} of {total} images have no file of features in {folder}, such as "
             f"{listed} (--allow-absent leaves them out)"
         )
-    files: dict[Path, FeatureFile] = {}
+    files: dict[Place, FeatureFile] = {}
     for image, path in found.items():
         try:
             files[image] = describe_features(path, table=table)
@@ -106,7 +107,7 @@ def _all_files(folder: Path) -> list[Path]:
     return [path for ending in ENDINGS for path in folder.rglob(f"*{ending}")]
 
 
-def _mixtures(files: Mapping[Path, FeatureFile]) -> list[str]:
+def _mixtures(files: Mapping[Place, FeatureFile]) -> list[str]:
     """Sentences on what differs between files that must agree in it."""
     problems = []
     for words, name in (("programs", "layout"), ("encoders", "encoder"), ("tiles", "tile")):

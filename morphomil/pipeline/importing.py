@@ -6,6 +6,7 @@ A run made so goes through `featurize` and `rank` like one of `segment`.
 from __future__ import annotations
 
 from collections import Counter
+from contextlib import ExitStack
 from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -21,32 +22,35 @@ from morphomil.pipeline.segmentation import (
     color_key,
     cut_slide,
     describe_emptiness,
+    files_of,
     settings_key,
 )
+from morphomil.places import Address, identity, local_copy, look_at_all
 from morphomil.run.directory import SAID_FILE, Run
 from morphomil.run.ledger import key_of
 from morphomil.segment.polygons import keep_largest_parts
 from morphomil.slides.masks import BAND_PX, MIN_AREA_UM2, DrawnNuclei, MaskFrame
 from morphomil.slides.nuclei_files import Nuclei, Reading, depends_on, read_nuclei
 from morphomil.slides.nuclei_files.type_map import DEFAULT_MAP, map_types
-from morphomil.store import identity, safe_name, write_parquet
+from morphomil.store import safe_name, write_parquet
 from morphomil.types import NUCLEUS_TYPES, PatchSettings
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping, Sequence
+    from collections.abc import Callable, Iterator, Mapping, Sequence
     from pathlib import Path
 
     from numpy.typing import NDArray
 
     from morphomil.pipeline.execution import Progress, Shard, SlideOutput, StageResult, Step
     from morphomil.pipeline.finding import RegionOfSlide
+    from morphomil.places import Place
     from morphomil.segment.model import Segmenter
     from morphomil.types import Cohort, SegmenterSettings, Slide
 
 
 def import_nuclei(
     cohort: Cohort,
-    nuclei: Mapping[Path, Path],
+    nuclei: Mapping[Place, Place],
     out: Path,
     *,
     settings: PatchSettings | None = None,
@@ -56,6 +60,7 @@ def import_nuclei(
     classify: SegmenterSettings | None = None,
     shard: Shard | None = None,
     progress: Progress | None = None,
+    leave: Callable[[Run, Slide], object] = lambda run, slide: None,
 ) -> tuple[Run, StageResult]:
     """Tumor regions and patches of every slide, with masks from files instead of a segmenter.
 
@@ -80,6 +85,7 @@ def import_nuclei(
         classify: the nuclei that have no type by that get one from the pixels, by this segmenter.
         shard: the part of the cohort to work on.
         progress: hears of every slide.
+        leave: is called for each slide whose files lie elsewhere, before their copies go.
 
     Raises:
         InputError: an image has no file of nuclei, the run directory can't be used, regions of
@@ -106,6 +112,8 @@ def import_nuclei(
         settings=settings.recorded() | {"mpp": mpp, "model": "imported"} | source.stated(),
         command="import-nuclei",
         emptiness=describe_emptiness,
+        reads=source.reads,
+        leave=lambda slide: leave(run, slide),
     )
     return run, execute(run, stage, cohort=cohort, shard=shard, progress=progress)
 
@@ -127,7 +135,7 @@ def _load_classifier(settings: SegmenterSettings) -> Segmenter:
     return segmenter
 
 
-def _check_files(cohort: Cohort, nuclei: Mapping[Path, Path], settings: PatchSettings) -> None:
+def _check_files(cohort: Cohort, nuclei: Mapping[Place, Place], settings: PatchSettings) -> None:
     """Refuse a cohort whose images don't all have a file of nuclei, and regions that need more.
 
     Raises:
@@ -142,8 +150,13 @@ def _check_files(cohort: Cohort, nuclei: Mapping[Path, Path], settings: PatchSet
     if missing := [str(path) for path in images if path not in nuclei]:
         raise InputError([f"slide {path} has no file of nuclei" for path in missing])
     files = {nuclei[path] for path in images}
-    if gone := sorted(str(file) for file in files if not depends_on(file)[0].is_file()):
-        raise InputError([f"file of nuclei {path} doesn't exist" for path in gone])
+    here = [file for file in files if not isinstance(file, Address)]
+    gone = sorted(str(file) for file in here if not depends_on(file)[0].is_file())
+    problems = [f"file of nuclei {path} doesn't exist" for path in gone]
+    known = look_at_all(file for file in files if isinstance(file, Address))
+    problems += [f"nuclei: {said}" for said in known.values() if isinstance(said, Exception)]
+    if problems:
+        raise InputError(problems)
 
 
 def unmapped_types(run: Run) -> Counter[str]:
@@ -173,7 +186,7 @@ ENDINGS = (
 """`find_files` takes files that end so, in any case."""
 
 
-def find_files(cohort: Cohort, folder: Path) -> dict[Path, Path]:
+def find_files(cohort: Cohort, folder: Path) -> dict[Place, Path]:
     """The file of nuclei of every image of a cohort: named like the image, or like the slide if it
     has one image.
 
@@ -196,7 +209,7 @@ def find_files(cohort: Cohort, folder: Path) -> dict[Path, Path]:
 
 def matching_files(
     cohort: Cohort, folder: Path, endings: Sequence[str], *, below: bool = False
-) -> tuple[dict[Path, Path], dict[str, str], dict[str, list[Path]]]:
+) -> tuple[dict[Place, Path], dict[str, str], dict[str, list[Path]]]:
     """The file of every image of a cohort: named like the image, or like the slide if it has one
     image.
 
@@ -220,7 +233,7 @@ def matching_files(
         for ending in endings:
             if path.name.casefold().endswith(ending):
                 by_stem.setdefault(path.name[: -len(ending)], []).append(path)
-    found: dict[Path, Path] = {}
+    found: dict[Place, Path] = {}
     missing: dict[str, str] = {}
     several: dict[str, list[Path]] = {}
     for slide in cohort.slides:
@@ -242,7 +255,7 @@ def matching_files(
 class _Source:
     """What nuclei are read from, and how."""
 
-    files: Mapping[Path, Path]
+    files: Mapping[Place, Place]
     settings: PatchSettings
     mpp: float | None
     reading: Reading
@@ -263,11 +276,10 @@ class _Source:
     def key(self, slide: Slide) -> str:
         """Changes with everything that a slide's masks depend on."""
         origins = [image.annotation_origin for image in slide.images]
-        paths = [
-            [image.path, *depends_on(self.files[image.path]), image.annotation]
-            for image in slide.images
+        files = [
+            [place and identity(place) for place in (image.path, *nuclei, image.annotation)]
+            for image, nuclei in zip(slide.images, self._nuclei_of(slide), strict=True)
         ]
-        files = [[path and identity(path) for path in files] for files in paths]
         return key_of(
             "import-nuclei",
             settings_key(self.settings),
@@ -281,6 +293,16 @@ class _Source:
             *([self.segmenter.sha256, self.segmenter.precision] if self.segmenter else []),
         )
 
+    def _nuclei_of(self, slide: Slide) -> Iterator[Sequence[Place]]:
+        """The files that the nuclei of each image are read from."""
+        for image in slide.images:
+            file = self.files[image.path]
+            yield [file] if isinstance(file, Address) else depends_on(file)
+
+    def reads(self, slide: Slide) -> list[Place]:
+        """All files that a slide is made from."""
+        return [*files_of(slide), *(file for files in self._nuclei_of(slide) for file in files)]
+
 
 @dataclass
 class _Import:
@@ -288,6 +310,8 @@ class _Import:
 
     source: _Source
     step: Step
+    copies: ExitStack
+    """Copies of files elsewhere are held by it."""
     _read: dict[int, Nuclei] = field(default_factory=dict)
     _used: int = 0
     _small: int = 0
@@ -298,9 +322,8 @@ class _Import:
         """A region's nuclei, numbered from `first_label` on."""
         number = part.frame.image
         if number not in self._read:
-            self._read[number] = read_nuclei(
-                self.source.files[part.image.path], part.image, self.source.reading
-            )
+            file = self.copies.enter_context(local_copy(self.source.files[part.image.path]))
+            self._read[number] = read_nuclei(file, part.image, self.source.reading)
         nuclei = self._read[number]
         inside = np.flatnonzero(shapely.contains_xy(part.region.polygon, nuclei.centers))
         self._used += len(inside)
@@ -386,8 +409,9 @@ def _numbers(labels: NDArray[np.int32]) -> NDArray[np.int32]:
 
 
 def _import_slide(run: Run, slide: Slide, source: _Source, step: Step) -> SlideOutput:
-    work = _Import(source, step)
-    outputs, figures = cut_slide(run, slide, source.settings, mpp=source.mpp, draw=work.draw)
+    with ExitStack() as copies:
+        work = _Import(source, step, copies)
+        outputs, figures = cut_slide(run, slide, source.settings, mpp=source.mpp, draw=work.draw)
     said = work.said()
     if len(said.columns):
         write_parquet(run.slide_folder(slide.slide_id) / SAID_FILE, said)

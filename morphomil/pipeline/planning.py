@@ -9,12 +9,13 @@ from typing import TYPE_CHECKING
 import pandas as pd
 
 from morphomil.errors import InputError
-from morphomil.store import read_csv, split_image_number, write_table_csv
+from morphomil.places import size_of
+from morphomil.store import read_csv, write_table_csv
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from morphomil.types import Cohort, Slide
+    from morphomil.types import Cohort
 
 
 def plan_parts(cohort: Cohort, *, seconds: float, minutes: float) -> pd.DataFrame:
@@ -31,7 +32,10 @@ def plan_parts(cohort: Cohort, *, seconds: float, minutes: float) -> pd.DataFram
     Returns:
         One row per slide, in the cohort's order: `slide_id`, `part` (from 1), `seconds`.
     """
-    sizes = {slide.slide_id: _bytes_of(slide) for slide in cohort.slides}
+    sizes = {
+        slide.slide_id: 1 + sum(size_of(image.path) for image in slide.images)
+        for slide in cohort.slides
+    }
     total = sum(sizes.values())
     shares = {name: seconds * size / total for name, size in sizes.items()}
     count = min(len(shares), max(1, math.ceil(seconds / (60 * minutes))))
@@ -42,16 +46,6 @@ def plan_parts(cohort: Cohort, *, seconds: float, minutes: float) -> pd.DataFram
         heapq.heappush(loads, (load + shares[name], parts[name]))
     rows = [(name, parts[name], round(share, 1)) for name, share in shares.items()]
     return pd.DataFrame(rows, columns=["slide_id", "part", "seconds"])
-
-
-def _bytes_of(slide: Slide) -> int:
-    """How large a slide's files are; a file that isn't there is said when it is to be read."""
-    total = 1
-    for image in slide.images:
-        path, _ = split_image_number(image.path)
-        files = path.iterdir() if path.is_dir() else [path]
-        total += sum(file.stat().st_size for file in files if file.is_file())
-    return total
 
 
 def write_plan(path: Path, plan: pd.DataFrame) -> None:

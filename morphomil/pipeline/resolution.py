@@ -6,12 +6,12 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from morphomil.errors import InputError, SlideError
+from morphomil.places import Address
 from morphomil.slides.image import open_image
 from morphomil.types import NATIVE, PatchSettings
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
+    from morphomil.places import Place
     from morphomil.types import Cohort
 
 COARSEST_MPP = 0.6
@@ -20,14 +20,20 @@ REFERENCE_MPP = 0.5
 """At the native resolution a patch is as large as `patch_px` pixels of this many um."""
 
 
-def check_pixel_sizes(cohort: Cohort, mpp: float | None) -> dict[Path, float]:
-    """um per pixel of every image that can be opened, before any work.
+def check_pixel_sizes(cohort: Cohort, mpp: float | None) -> dict[Place, float]:
+    """um per pixel of every image that can be opened, before any work; of those elsewhere, which
+    aren't copied for it, what the manifest says.
 
     Raises:
         InputError: images of unknown or contradicted pixel size, all at once.
     """
-    problems, sizes = [], {}
+    problems: list[str] = []
+    sizes: dict[Place, float] = {}
     for source in (image for slide in cohort.slides for image in slide.images):
+        if isinstance(source.path, Address):
+            if source.mpp is not None:
+                sizes[source.path] = source.mpp
+            continue
         try:
             with open_image(source, default_mpp=mpp, icc=False) as image:
                 sizes[source.path] = image.mpp
@@ -57,6 +63,13 @@ def settle_resolution(cohort: Cohort, settings: PatchSettings, mpp: float | None
     sizes = check_pixel_sizes(cohort, mpp)
     if settings.working_mpp != NATIVE:
         return settings
+    images = [image.path for slide in cohort.slides for image in slide.images]
+    if unknown := [path for path in images if isinstance(path, Address) and path not in sizes]:
+        raise InputError(
+            f"the native resolution of a cohort is its coarsest image's, and {unknown[0]} isn't "
+            "copied to learn its own: fill the manifest's column mpp, or give --working-mpp as a "
+            "number"
+        )
     if not sizes:  # no image can be opened, as each slide will say
         return replace(settings, working_mpp=REFERENCE_MPP)
     coarsest = max(sizes, key=lambda path: sizes[path])

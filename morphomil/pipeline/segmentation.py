@@ -12,6 +12,7 @@ import pandas as pd
 from morphomil.pipeline.execution import SlideStage, execute
 from morphomil.pipeline.finding import RegionOfSlide, find_in_region
 from morphomil.pipeline.resolution import settle_resolution
+from morphomil.places import fingerprint, identity
 from morphomil.run.directory import Run
 from morphomil.run.ledger import key_of
 from morphomil.slides.image import how_read, open_image
@@ -28,13 +29,7 @@ from morphomil.slides.masks import (
 from morphomil.slides.patches import cut_patches
 from morphomil.slides.quality import BLURRED_BELOW
 from morphomil.slides.regions import regions_geojson, survey_regions
-from morphomil.store import (
-    atomic_path,
-    fingerprint,
-    identity,
-    write_json,
-    write_parquet,
-)
+from morphomil.store import atomic_path, write_json, write_parquet
 from morphomil.types import PATCHES, PatchSettings, SegmenterSettings
 
 if TYPE_CHECKING:
@@ -44,10 +39,11 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from morphomil.pipeline.execution import Progress, Shard, SlideOutput, StageResult, Step
+    from morphomil.places import Place
     from morphomil.segment.model import Segmenter
     from morphomil.segment.outlines import Outlines
     from morphomil.slides.regions import Region, Survey
-    from morphomil.types import Cohort, Slide
+    from morphomil.types import Cohort, ImageSource, Slide
 
 
 def segment(
@@ -59,6 +55,7 @@ def segment(
     segmenter: SegmenterSettings | None = None,
     shard: Shard | None = None,
     progress: Progress | None = None,
+    leave: Callable[[Run, Slide], object] = lambda run, slide: None,
 ) -> tuple[Run, StageResult]:
     """Tumor regions, patches and masks of every slide.
 
@@ -72,6 +69,7 @@ def segment(
         segmenter: which model, run how.
         shard: the part of the cohort to work on.
         progress: hears of every slide.
+        leave: is called for each slide whose files lie elsewhere, before their copies go.
 
     Raises:
         InputError: the run directory or the model can't be used, or regions of epithelium are asked
@@ -88,22 +86,13 @@ def segment(
     survey = surveyor(settings, loaded)
 
     def key(slide: Slide) -> str:
-        files = [
-            [
-                identity(image.path),
-                image.annotation and fingerprint(image.annotation),
-                image.mpp or mpp,
-                *([image.annotation_origin] if image.annotation_origin else []),
-            ]
-            for image in slide.images
-        ]
         return key_of(
             "segment",
             settings_key(settings),
             loaded.sha256,
             choice.engine,
             choice.precision,
-            files,
+            [_image_key(image, mpp) for image in slide.images],
             *color_key(slide, settings),
         )
 
@@ -126,8 +115,26 @@ def segment(
         work=work,
         settings=settings.recorded() | {"mpp": mpp} | asdict(choice) | model,
         emptiness=describe_emptiness,
+        reads=files_of,
+        leave=lambda slide: leave(run, slide),
     )
     return run, execute(run, stage, cohort=cohort, shard=shard, progress=progress)
+
+
+def _image_key(image: ImageSource, mpp: float | None) -> list[Any]:
+    """Changes with an image, its annotation, and what is said of them."""
+    return [
+        identity(image.path),
+        image.annotation and fingerprint(image.annotation),
+        image.mpp or mpp,
+        *([image.annotation_origin] if image.annotation_origin else []),
+    ]
+
+
+def files_of(slide: Slide) -> list[Place]:
+    """The images and annotations that a slide is made from."""
+    places = [place for image in slide.images for place in (image.path, image.annotation)]
+    return [place for place in places if place is not None]
 
 
 def settings_key(settings: PatchSettings) -> dict[str, Any]:

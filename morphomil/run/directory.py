@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 from dataclasses import dataclass
 from functools import cached_property
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -14,27 +15,26 @@ from morphomil.cohort.table import cohort_from_table, cohort_table
 from morphomil.errors import DamagedError, InputError, SlideError
 from morphomil.nuclei.registry import features_of
 from morphomil.nuclei.types import of_type
+from morphomil.places import identity, split_image_number
 from morphomil.run.claims import Part, alone, working_in
 from morphomil.run.ledger import Ledger
 from morphomil.run.log import CommandLog
 from morphomil.store import (
-    identity,
     read_csv,
     read_json,
     read_parquet,
     reading,
     safe_name,
-    split_image_number,
     write_parquet,
 )
 from morphomil.types import NUCLEI, PATCHES, TISSUE_PARTS
 
 if TYPE_CHECKING:
     from contextlib import AbstractContextManager
-    from pathlib import Path
 
     from numpy.typing import NDArray
 
+    from morphomil.places import Place
     from morphomil.run.claims import Claim
     from morphomil.slides.image import SlideImage
     from morphomil.slides.masks import RegionMasks
@@ -427,9 +427,10 @@ class Run:
             images[image], default_mpp=made.get("mpp"), icc=bool(made.get("icc", True))
         )
 
-    def _check_unchanged(self, slide_id: str, image: int, path: Path) -> None:
+    def _check_unchanged(self, slide_id: str, image: int, path: Place) -> None:
         """Refuse an image that is missing, or isn't the one that the masks were made from."""
-        if not split_image_number(path)[0].exists():
+        file, _ = split_image_number(path)
+        if isinstance(file, Path) and not file.exists():
             raise SlideError(f"slide {slide_id}: {path} is missing; bring it back to its place")
         segmented = self.ledger.status(slide_id).get("segment", {})
         known = segmented.get("figures", {}).get("files", [])

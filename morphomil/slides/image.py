@@ -8,17 +8,19 @@ Flat images (JPEG, PNG, TIFF without tiles) are the exception: they are decoded 
 from __future__ import annotations
 
 import math
+from contextlib import ExitStack
 from functools import lru_cache
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from morphomil.errors import InputError, SlideError
+from morphomil import store
+from morphomil.errors import SlideError
+from morphomil.places import Address, local_copy, naming, split_image_number
 from morphomil.slides.color import open_profile
 from morphomil.slides.decoders import OpenedFile, open_file
 from morphomil.slides.levels import CELL_PX, Pixels
 from morphomil.slides.pixel_size import settle_mpp
-from morphomil.store import split_image_number
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -27,6 +29,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
+    from morphomil.places import Place
     from morphomil.slides.color import Profile
     from morphomil.types import ImageSource
 
@@ -47,16 +50,18 @@ class SlideImage:
 
     def __init__(
         self,
-        path: Path,
+        path: Place,
         pixels: Pixels,
         mpp: float,
         *,
         profile: Profile | None = None,
         notes: tuple[str, ...] = (),
+        copy: Path,
+        until: ExitStack,
     ) -> None:
-        """See `open_image`."""
+        """See `open_image`; `copy` is the file that is read, `until` what ends with the image."""
         self.path, self.mpp, self.notes = path, mpp, notes
-        self._pixels, self._profile = pixels, profile
+        self._pixels, self._profile, self._copy, self._until = pixels, profile, copy, until
         self.properties: dict[str, str] = getattr(pixels, "properties", {})
         """What OpenSlide says of the file; empty where another decoder reads it."""
         self.downsamples = tuple(level.downsample for level in pixels.levels)
@@ -75,7 +80,7 @@ class SlideImage:
     ) -> None:
         """Close the file."""
         self._cell.cache_clear()
-        self._pixels.close()
+        self._until.close()
 
     def read(
         self, x: float, y: float, width: int, height: int, *, downsample: float
@@ -151,7 +156,8 @@ class SlideImage:
         return np.asarray(source.resize((width, height), Resampling.HAMMING, box=down))
 
     def _decode(self, level: int, column: int, row: int) -> NDArray[np.uint8]:
-        cell = self._pixels.cell(level, column, row)
+        with naming(self.path, self._copy):
+            cell = self._pixels.cell(level, column, row)
         return self._profile(cell) if self._profile else cell
 
     def _crop(self, level: int, left: int, top: int, width: int, height: int) -> NDArray[np.uint8]:
@@ -169,55 +175,76 @@ class SlideImage:
         return crop
 
 
-def scanned_corner(path: Path) -> tuple[float, float]:
+def scanned_corner(place: Place) -> tuple[float, float]:
     """Where the scanned part of a file's canvas begins, level-0 pixels: OpenSlide's bounds; (0, 0)
-    where the canvas is all scanned, or the file can't be opened (any more)."""
+    where the canvas is all scanned, or the file can't be opened (any more).
+
+    Raises:
+        SlideError: a file elsewhere can't be reached.
+    """
     import openslide
 
-    try:
-        if openslide.OpenSlide.detect_format(path) is None:
+    with local_copy(place) as path:
+        try:
+            if openslide.OpenSlide.detect_format(path) is None:
+                return 0.0, 0.0
+            with openslide.OpenSlide(path) as slide:
+                x, y = (float(slide.properties.get(f"openslide.bounds-{axis}", 0)) for axis in "xy")
+        except (openslide.OpenSlideError, OSError):
             return 0.0, 0.0
-        with openslide.OpenSlide(path) as slide:
-            x, y = (float(slide.properties.get(f"openslide.bounds-{axis}", 0)) for axis in "xy")
-    except (openslide.OpenSlideError, OSError):
-        return 0.0, 0.0
     return x, y
 
 
 def open_image(
     source: ImageSource, *, default_mpp: float | None = None, icc: bool = True
 ) -> SlideImage:
-    """Open an image file; flat images are decoded at the first read.
+    """Open an image file; flat images are decoded at the first read. One elsewhere is copied first,
+    and the copy is held for as long as the image is open.
 
     The pixel size is the manifest's, else the file's, else `default_mpp`
     (`pixel_size.settle_mpp`). With `icc`, the colors of a file with an ICC profile other than sRGB
     become those in sRGB. `notes` of the image say what was chosen in the file and changed.
 
     Raises:
-        SlideError: the file can't be opened, isn't an RGB image, or would be read wrong.
+        SlideError: the file can't be reached or opened, isn't an RGB image, or would be read wrong.
         InputError: the pixel size is unknown or contradicted.
     """
-    opened, profile, notes = _open(source, icc=icc)
-    try:
+    with ExitStack() as stack:
+        copy = stack.enter_context(local_copy(source.path))
+        opened, profile, notes = _open(copy, split_image_number(source.path)[1], icc=icc)
+        stack.callback(opened.pixels.close)
         mpp = settle_mpp(source, stated=opened.sizes, default=default_mpp)
-    except InputError:
-        opened.pixels.close()
-        raise
-    return SlideImage(source.path, opened.pixels, mpp, profile=profile, notes=notes)
+        return SlideImage(
+            source.path,
+            opened.pixels,
+            mpp,
+            profile=profile,
+            notes=notes,
+            copy=copy,
+            until=stack.pop_all(),
+        )
 
 
 def how_read(source: ImageSource, *, icc: bool = True) -> tuple[str, ...]:
-    """The notes that an image has once it is open; none of a file that can't be read."""
+    """The notes that an image has once it is open; none of a file that can't be read.
+
+    A file elsewhere isn't copied to learn them: what is asked for stands for them, as it is always
+    read in the same way.
+    """
+    if isinstance(source.path, Address):
+        return (f"color profiles are {'applied' if icc else 'disregarded'}",)
+    path, number = store.split_image_number(source.path)
     try:
-        opened, _, notes = _open(source, icc=icc)
+        opened, _, notes = _open(path, number, icc=icc)
     except SlideError:
         return ()
     opened.pixels.close()
     return notes
 
 
-def _open(source: ImageSource, *, icc: bool) -> tuple[OpenedFile, Profile | None, tuple[str, ...]]:
-    path, number = split_image_number(source.path)
+def _open(
+    path: Path, number: int | None, *, icc: bool
+) -> tuple[OpenedFile, Profile | None, tuple[str, ...]]:
     opened = open_file(path, number)
     try:
         profile = open_profile(path, opened.profile) if icc else None

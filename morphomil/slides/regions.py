@@ -12,6 +12,7 @@ import numpy as np
 import shapely
 
 from morphomil.errors import InputError, SlideError
+from morphomil.places import local_copy
 from morphomil.slides.annotations import read_annotation
 from morphomil.slides.annotations.placement import Frame, place
 from morphomil.slides.quality import is_white
@@ -94,7 +95,8 @@ def survey_regions(
             "names no annotation"
         )
     if mode in ("auto", "annotation") and source.annotation is not None:
-        annotation = read_annotation(source.annotation, tumor_classes=settings.tumor_classes)
+        with local_copy(source.annotation) as path:
+            annotation = read_annotation(path, tumor_classes=settings.tumor_classes)
         named, left_out = _annotated(image, source, annotation, settings.tumor_classes)
         origin = "annotation"
     elif mode == "whole":

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -12,8 +13,6 @@ from morphomil.store import write_table_csv
 from morphomil.types import NUCLEUS_TYPES
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     from morphomil.run.directory import Run
 
 SEED = 0
@@ -47,7 +46,10 @@ def types_mean_nothing(run: Run) -> bool:
     if made.get("model") == "imported" and "classify" not in made:
         return False
     images = [image.path for slide in run.cohort.slides for image in slide.images]
-    return any((path.parent.parent / "truth" / "phantom.json").is_file() for path in images)
+    return any(
+        isinstance(path, Path) and (path.parent.parent / "truth" / "phantom.json").is_file()
+        for path in images
+    )
 
 
 def types_of_groups(patients: pd.DataFrame) -> pd.DataFrame:
