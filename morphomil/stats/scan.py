@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 import pandas as pd
 
+from morphomil.compiled import compiled
 from morphomil.seeds import generator
 from morphomil.stats.ordering import Ordering
 from morphomil.stats.roc import normal_interval
@@ -72,7 +73,9 @@ def draw_labelings(
     codes = _codes(strata, n=len(truth))
     for stratum in range(codes.max(initial=0) + 1):
         members = codes == stratum
-        rows[1:, members] = rng.permuted(rows[1:, members], axis=1)
+        for start in range(1, len(rows), _CHUNK):
+            some = np.ix_(range(start, min(start + _CHUNK, len(rows))), np.flatnonzero(members))
+            rows[some] = rng.permuted(rows[some], axis=1)
     return rows
 
 
@@ -248,14 +251,13 @@ class _RankScores:
         """Jonckheere-Terpstra over its standard deviation in all labelings, (labelings,
         columns)."""
         total = np.zeros((len(labelings), table.shape[1]))
-        lower = [(labelings == k).astype(np.float32) for k in range(groups - 1)]
-        higher = [(labelings > k).astype(np.float32) for k in range(groups - 1)]
-        within = self.strata[:, None] == self.strata
+        rows = np.ascontiguousarray(labelings)
         for column, values in enumerate(table.T):
-            weight = within / (self.n[self.strata, column] + 1)[:, None]
-            above = weight * np.sign(np.nan_to_num(values - values[:, None]))
-            for low, high in zip(lower, higher, strict=True):
-                total[:, column] += ((low @ above.astype(np.float32)) * high).sum(axis=1)
+            for stratum, n in enumerate(self.n[:, column]):
+                own = np.flatnonzero((self.strata == stratum) & self.known[:, column])
+                order = own[np.argsort(values[own], kind="stable")]
+                ties = np.flatnonzero(np.diff(values[order], prepend=np.nan) != 0)
+                total[:, column] += _ordered_pairs(rows, order, ties, groups) / (n + 1)
         return _over(total, total.std(axis=0))
 
     def effect(
@@ -294,6 +296,31 @@ def _pairs(
     ranks = rankdata(np.where(known, values, np.nan), axis=0, nan_policy="omit")
     sums = np.where(known & high[:, None], ranks - (n + m + 1) / 2, 0.0).sum(axis=0)
     return 2 * sums, (n * m).astype(np.float64)
+
+
+@compiled(nogil=True)
+def _ordered_pairs(
+    labelings: NDArray[np.integer], order: NDArray[np.intp], ties: NDArray[np.intp], groups: int
+) -> NDArray[np.float64]:
+    """Pairs of patients of whom the one of the higher group has the higher value, less those the
+    other way round, of each labeling. `order` numbers the patients by value, equal ones from a
+    place in `ties` to the next."""
+    found = np.zeros(len(labelings))
+    ends = np.append(ties[1:], len(order))
+    for row in range(len(labelings)):
+        before = np.zeros(groups, np.int64)  # patients of each group with lower values
+        score = 0
+        for block in range(len(ties)):
+            for place in range(ties[block], ends[block]):
+                own = labelings[row, order[place]]
+                for group in range(own):
+                    score += before[group]
+                for group in range(own + 1, groups):
+                    score -= before[group]
+            for place in range(ties[block], ends[block]):
+                before[labelings[row, order[place]]] += 1
+        found[row] = score
+    return found
 
 
 def _check_scan(

@@ -11,6 +11,7 @@ import numpy as np
 from scipy.special import ndtri
 from scipy.stats import norm, rankdata
 
+from morphomil.compiled import compiled
 from morphomil.stats.intervals import clopper_pearson_limits, tail_share
 from morphomil.stats.ordering import Spread
 from morphomil.stats.roc import logit_interval
@@ -160,23 +161,81 @@ def _pooled_variance(samples: list[NDArray[np.float64]]) -> float:
 
 def _shift(parts: list[Part], *, level: float) -> tuple[float, float, float]:
     """Weighted median of the differences within strata, and the limits that the test leaves."""
-    difference, weight, variance = [], [], 0.0
-    for group, rest in parts:
-        m, k = len(group), len(rest)
-        difference.append((group[:, None] - rest).ravel())
-        weight.append(np.full(m * k, 1 / (m + k + 1)))
-        variance += m * k / (12 * (m + k + 1))
-    differences, weights = np.concatenate(difference), np.concatenate(weight)
-    middle = weights.sum() / 2
+    sizes = np.array([(len(group), len(rest)) for group, rest in parts], dtype=np.float64)
+    m, k = sizes.T
+    middle = float((m * k / (m + k + 1)).sum()) / 2
+    variance = float((m * k / (12 * (m + k + 1))).sum())
     bound = middle + float(ndtri(tail_share(level))) * math.sqrt(variance)
-    center = (_reach(differences, weights, middle) - _reach(-differences, weights, middle)) / 2
-    low, high = (sign * _reach(sign * differences, weights, bound) for sign in (1, -1))
-    return center, low, high
+    up = _Differences.of(parts)
+    down = _Differences.of([(rest, group) for group, rest in parts])
+    return (up.reach(middle) - down.reach(middle)) / 2, up.reach(bound), -down.reach(bound)
 
 
-def _reach(values: NDArray[np.float64], weights: NDArray[np.float64], bound: float) -> float:
-    """The largest of the smallest values whose weights add up to the bound at most; the smallest if
-    none does."""
-    order = np.argsort(values, kind="stable")
-    held = np.cumsum(weights[order]) <= bound * (1 + 1e-12)
-    return float(values[order[max(int(held.sum()) - 1, 0)]])
+@dataclass(frozen=True)
+class _Differences:
+    """All differences between the two samples of each stratum, which are never listed."""
+
+    first: NDArray[np.float64]
+    second: NDArray[np.float64]
+    """Sorted within strata: the differences are first - second."""
+    ends: NDArray[np.int64]
+    """(strata, 2): where each one's values end in the two."""
+    weight: NDArray[np.float64]  # (strata,), of a difference
+
+    @classmethod
+    def of(cls, parts: list[Part]) -> _Differences:
+        first, second = (np.concatenate([np.sort(part[side]) for part in parts]) for side in (0, 1))
+        sizes = np.array([(len(one), len(other)) for one, other in parts])
+        return cls(first, second, np.cumsum(sizes, axis=0), 1 / (sizes.sum(axis=1) + 1))
+
+    def reach(self, bound: float) -> float:
+        """The largest of the smallest differences whose weights add up to the bound at most; the
+        smallest if none does. By bisection; of a difference that is there several times the first
+        stratum's decides whether it still fits."""
+        limit = bound * (1 + 1e-12)
+        _, _, least, _ = self._split(-math.inf)
+        held, most, _, _ = self._split(math.inf)
+        if held <= limit:
+            return most
+        low, high = least, most  # differences up to `high` weigh too much
+        while True:
+            center = low + (high - low) / 2
+            if center == high:  # the two are neighbors
+                center = low
+            held, below, above, stratum = self._split(center)
+            if held > limit:
+                high = below
+                if high == least:
+                    return least
+            elif above == high:
+                return above if held + self.weight[stratum] <= limit else below
+            else:
+                low = center
+
+    def _split(self, limit: float) -> tuple[float, float, float, int]:
+        """The weight of the differences up to a limit, the largest of them, the smallest beyond and
+        its first stratum."""
+        counts, below, above, stratum = _split(self.first, self.second, self.ends, limit)
+        return float(self.weight @ counts), below, above, stratum
+
+
+@compiled(nogil=True)
+def _split(
+    first: NDArray[np.float64], second: NDArray[np.float64], ends: NDArray[np.int64], limit: float
+) -> tuple[NDArray[np.int64], float, float, int]:
+    counts = np.zeros(len(ends), np.int64)
+    below, above, stratum = -np.inf, np.inf, 0
+    start, begin = 0, 0
+    for s in range(len(ends)):
+        stop, end = ends[s]
+        j = begin  # the first of `second` that is large enough; it grows with i
+        for i in range(start, stop):
+            while j < end and first[i] - second[j] > limit:
+                j += 1
+            counts[s] += end - j
+            if j < end:
+                below = max(below, first[i] - second[j])
+            if j > begin and first[i] - second[j - 1] < above:
+                above, stratum = first[i] - second[j - 1], s
+        start, begin = stop, end
+    return counts, below, above, stratum

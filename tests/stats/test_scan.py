@@ -192,6 +192,31 @@ def test_ordered_groups_give_jonckheere_terpstra(columns):
     assert scan.statistic[0] == pytest.approx((more - mean) / np.sqrt(variance), rel=0.03)
 
 
+def test_pairs_of_ordered_groups_are_those_counted_one_by_one():
+    """With ties, missing values and strata; labelings that count alike are told to do so."""
+    rng = np.random.default_rng(4)
+    labels, strata = rng.permutation(np.arange(18) % 3), np.repeat([0, 1], [11, 7])
+    values = np.round(rng.normal(size=(18, 4)) + 0.5 * labels[:, None], 1)
+    values[2, 0] = values[5, 3] = np.nan
+    labelings = draw_labelings(labels, seed=0, strata=strata, permutations=400)
+    scan = scan_columns(values, labelings, strata=strata, ordered=True)
+    for column, x in enumerate(values.T):
+        size = np.array([(~np.isnan(x[strata == s])).sum() for s in (0, 1)])
+        sums = np.array(
+            [
+                sum(
+                    np.sign(np.nan_to_num(x[j] - x[i])) * np.sign(row[j] - row[i]) / (size[s] + 1)
+                    for s in (0, 1)
+                    for i, j in combinations(np.flatnonzero(strata == s), 2)
+                )
+                for row in labelings.astype(int)
+            ]
+        )
+        assert scan.statistic[column] == pytest.approx(sums[0] / sums.std(), rel=1e-12)
+        least = abs(sums[0]) * (1 - 1e-9)
+        assert scan.columns.p_value[column] == (np.abs(sums) >= least).mean()
+
+
 def test_two_ordered_groups_are_two_groups(columns):
     labels = np.arange(40) % 2
     labelings = draw_labelings(labels, seed=0, permutations=99)

@@ -80,6 +80,38 @@ def test_what_only_strata_differ_in_is_not_found_and_the_shift_is_theirs():
     assert moved.shift == pytest.approx(test.shift + 0.7, abs=1e-9)
 
 
+@pytest.mark.parametrize("digits", [0, 1, 8])
+def test_the_shift_is_that_of_all_differences_in_a_list(digits):
+    """By sorting them with their weights, whatever ties there are within strata and between."""
+
+    def reach(values, weights, bound):
+        order = np.argsort(values, kind="stable")
+        held = np.cumsum(weights[order]) <= bound * (1 + 1e-12)
+        return values[order[max(int(held.sum()) - 1, 0)]]
+
+    for seed in range(60):
+        rng = np.random.default_rng(seed)
+        sizes = [tuple(rng.integers(1, 9, 2)) for _ in range(rng.integers(1, 5))]
+        x, member, strata = drawn(seed, sizes, tied=False)
+        x = np.round(x, digits) * (seed % 7 > 0)
+        parts = [(x[(strata == s) & member], x[(strata == s) & ~member]) for s in np.unique(strata)]
+        differences = np.concatenate([(one[:, None] - rest).ravel() for one, rest in parts])
+        weights = np.concatenate(
+            [np.full(len(one) * len(rest), 1 / (len(one) + len(rest) + 1)) for one, rest in parts]
+        )
+        m, k = np.array(sizes, dtype=float).T
+        middle = weights.sum() / 2
+        bound = middle - 1.959963984540054 * np.sqrt((m * k / (12 * (m + k + 1))).sum())
+        test = van_elteren(x, member, strata)
+        expected = [
+            (reach(differences, weights, middle) - reach(-differences, weights, middle)) / 2,
+            reach(differences, weights, bound),
+            -reach(-differences, weights, bound),
+        ]
+        found = (test.shift, test.shift_low, test.shift_high)
+        np.testing.assert_allclose(found, expected, atol=1e-12, rtol=0)
+
+
 def test_strata_of_one_group_and_missing_values_count_nowhere():
     x, member, strata = drawn(4, [(6, 5), (4, 7)], tied=False)
     test = van_elteren(x, member, strata)
