@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from morphomil.pipeline.estimation import Estimate
     from morphomil.pipeline.execution import StageResult
     from morphomil.run.directory import Run
+    from morphomil.types import Slide
 
 commands = command_group()
 ImportArgument = Annotated[
@@ -98,7 +99,7 @@ def segment(
     """Find the nuclei in the tumor patches of every slide."""
     from morphomil import pipeline
     from morphomil.cli.progress import Display
-    from morphomil.figures.report.overviews import draw_overviews, draw_slide
+    from morphomil.figures.report.overviews import draw_overviews
     from morphomil.pipeline.estimation import estimate_segment
 
     slides = read_cohort(
@@ -124,7 +125,7 @@ def segment(
             segmenter=segmenter,
             shard=part,
             progress=display,
-            leave=partial(draw_slide, missed=missed),
+            leave=partial(_leave, missed=missed),
         )
         draw_overviews(run, shard=part, missed=missed)
     _say_left_out(run, quiet=quiet)
@@ -207,7 +208,7 @@ def import_nuclei(
     segmenting."""
     from morphomil.cli.progress import Display
     from morphomil.cohort.manifest import read_paths
-    from morphomil.figures.report.overviews import draw_overviews, draw_slide
+    from morphomil.figures.report.overviews import draw_overviews
     from morphomil.pipeline import importing
     from morphomil.slides.nuclei_files import Reading
     from morphomil.slides.nuclei_files.type_map import parse_type_map
@@ -236,7 +237,7 @@ def import_nuclei(
             classify=SegmenterSettings() if classify else None,
             shard=part,
             progress=display,
-            leave=partial(draw_slide, missed=missed),
+            leave=partial(_leave, missed=missed),
         )
         draw_overviews(run, shard=part, missed=missed)
     _say_left_out(run, quiet=quiet)
@@ -300,6 +301,15 @@ def featurize(
         write_cohort_tables(run)
     _finish(result)
     say(f"Nuclei tables: {path}/slides/*/nuclei.parquet. Next: morphomil rank {path}", quiet=quiet)
+
+
+def _leave(run: Run, slide: Slide, *, missed: dict[str, str]) -> None:
+    """What later commands would need the pixels of a slide elsewhere for, while a copy is there."""
+    from morphomil.figures.report.overviews import draw_slide
+    from morphomil.tables.quality import keep_measures
+
+    draw_slide(run, slide, missed=missed)
+    keep_measures(run, slide)
 
 
 def write_cohort_tables(run: Run) -> None:

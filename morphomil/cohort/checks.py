@@ -17,6 +17,7 @@ from morphomil.places import (
     cache_folder,
     fingerprint,
     is_address,
+    is_dicom,
     look_at_all,
     read_place,
     split_image_number,
@@ -87,7 +88,7 @@ def _path_problems(kind: str, folder: Path, text: str) -> list[str]:
     try:
         if kind == "slide":
             path, _ = store.split_image_number(path)
-            if path.is_dir() and any(map(_is_dicom, path.iterdir())):
+            if path.is_dir() and any(map(is_dicom, path.iterdir())):
                 return []
         if path.is_file():
             if path.suffix.casefold() == ".mrxs" and not path.with_suffix("").is_dir():
@@ -134,13 +135,6 @@ def look_elsewhere(rows: list[Row]) -> tuple[list[str], dict[Place, int]]:
         elif isinstance(said, Known):
             sizes[address] = said.size
     return problems, sizes
-
-
-def _is_dicom(path: Path) -> bool:
-    if not path.is_file():
-        return False
-    with path.open("rb") as stream:
-        return stream.read(132)[128:] == b"DICM"
 
 
 def mpp_problems(text: str, name: str) -> list[str]:

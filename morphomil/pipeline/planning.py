@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import pandas as pd
 
 from morphomil.errors import InputError
-from morphomil.places import size_of
+from morphomil.places import sizes_of
 from morphomil.store import read_csv, write_table_csv
 
 if TYPE_CHECKING:
@@ -32,8 +32,9 @@ def plan_parts(cohort: Cohort, *, seconds: float, minutes: float) -> pd.DataFram
     Returns:
         One row per slide, in the cohort's order: `slide_id`, `part` (from 1), `seconds`.
     """
+    of_files = sizes_of(image.path for slide in cohort.slides for image in slide.images)
     sizes = {
-        slide.slide_id: 1 + sum(size_of(image.path) for image in slide.images)
+        slide.slide_id: 1 + sum(of_files[image.path] for image in slide.images)
         for slide in cohort.slides
     }
     total = sum(sizes.values())

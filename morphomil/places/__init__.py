@@ -5,12 +5,13 @@ from morphomil.places.address import (
     Address,
     Place,
     is_address,
+    is_dicom,
     read_place,
     split_image_number,
     without_secrets,
 )
 from morphomil.places.cache import cache_folder, held, local_copy, naming, too_large
-from morphomil.places.identity import fingerprint, identity, size_of, stamp
+from morphomil.places.identity import fingerprint, identity, sizes_of, stamp
 from morphomil.places.remote import Known, look_at_all
 
 __all__ = [
@@ -22,11 +23,12 @@ __all__ = [
     "held",
     "identity",
     "is_address",
+    "is_dicom",
     "local_copy",
     "look_at_all",
     "naming",
     "read_place",
-    "size_of",
+    "sizes_of",
     "split_image_number",
     "stamp",
     "too_large",

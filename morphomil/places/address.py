@@ -73,6 +73,14 @@ def is_address(text: str) -> bool:
     return _LIKE_ADDRESS.match(text) is not None
 
 
+def is_dicom(path: Path) -> bool:
+    """Whether a path is a file of a DICOM slide, which may have others beside it."""
+    if not path.is_file():
+        return False
+    with path.open("rb") as stream:
+        return stream.read(132)[128:] == b"DICM"
+
+
 def read_place(text: str, folder: Path | None = None) -> Place:
     """The place that a text names; a path counts from the folder, and becomes absolute.
 

@@ -10,7 +10,6 @@ lives: what one left that ended is removed by the next.
 
 from __future__ import annotations
 
-import atexit
 import hashlib
 import os
 import re
@@ -21,6 +20,7 @@ import uuid
 from collections import Counter
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
+from multiprocessing.util import Finalize
 from pathlib import Path
 from threading import RLock
 from typing import TYPE_CHECKING
@@ -146,6 +146,10 @@ def cache_folder() -> Path:
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         with _alone(folder):
             (folder / "copies").mkdir(exist_ok=True)
+            second = folder / "second"
+            second.unlink(missing_ok=True)
+            os.link(folder / "lock", second)
+            second.unlink()
     except (OSError, RuntimeError) as error:
         raise InputError(
             f"slides elsewhere are copied to {folder}, which can't be used ({error}); name a "
@@ -211,6 +215,34 @@ class _Desk:
         for want in wanted:
             if problem := too_large(want.address, want.known.size):
                 raise SlideError(problem)
+        with self._using():
+            missing = self._wait(wanted, patience_s, stopped)
+        try:
+            with self._using():
+                for want in missing:
+                    self._make(want, stopped)
+            yield
+        finally:
+            with self._using():
+                self._give_back(wanted, remove=remove)
+
+    @contextmanager
+    def _using(self) -> Iterator[None]:
+        """A disk that fails is the cache's, not the run's."""
+        try:
+            yield
+        except InterruptedError:
+            raise
+        except OSError as error:
+            raise SlideError(
+                f"slides elsewhere can't be copied to {self.root}: {error}; make room there, or "
+                f"name another folder with {FOLDER}"
+            ) from error
+
+    def _wait(
+        self, wanted: list[_Wanted], patience_s: float, stopped: Callable[[], bool]
+    ) -> list[_Wanted]:
+        """Hold what is there, and room for the rest, as soon as there is any."""
         begun = time.monotonic()
         while (missing := self._take(wanted)) is None:
             if stopped():
@@ -221,12 +253,7 @@ class _Desk:
                     f"in use; let {SIZE} say more, or try again later"
                 )
             time.sleep(LOOK_AGAIN_S)
-        try:
-            for want in missing:
-                self._make(want, stopped)
-            yield
-        finally:
-            self._give_back(wanted, remove=remove)
+        return missing
 
     def _take(self, wanted: list[_Wanted]) -> list[_Wanted] | None:
         """Hold what is there and room for the rest, which is returned; None: others are to be
@@ -332,7 +359,7 @@ def _desk() -> _Desk:
             with _alone(root):
                 own.mkdir()
                 desk = _desks[root, process] = _Desk(root, own, _locked(own / "alive"))
-            atexit.register(lambda: desk.clear() if os.getpid() == process else None)
+            Finalize(None, desk.clear, exitpriority=0)  # at the end of a pool's process too
         return _desks[root, process]
 
 

@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from morphomil import store
 from morphomil.errors import MorphomilError
-from morphomil.places.address import Place, split_image_number
-from morphomil.places.remote import look, read_fingerprint
+from morphomil.places.address import Address, Place, split_image_number
+from morphomil.places.remote import Known, look, look_at_all, read_fingerprint
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
 
 
 def fingerprint(place: Place) -> str:
@@ -21,8 +25,7 @@ def fingerprint(place: Place) -> str:
     """
     if isinstance(place, Path):
         return store.fingerprint(place)
-    known = read_fingerprint(place.file)
-    return known if place.number is None else f"{known}#{place.number}"
+    return _fingerprint(place)[0]
 
 
 def identity(place: Place) -> str:
@@ -34,7 +37,13 @@ def identity(place: Place) -> str:
     """
     if isinstance(place, Path):
         return store.identity(place)
-    return f"{fingerprint(place)} {look(place.file).version}"
+    told, known = _fingerprint(place)
+    return f"{told} {known.version}"
+
+
+def _fingerprint(address: Address) -> tuple[str, Known]:
+    told, known = read_fingerprint(address.file)
+    return (told if address.number is None else f"{told}#{address.number}"), known
 
 
 def stamp(place: Place) -> tuple[int | str, int] | None:
@@ -49,13 +58,16 @@ def stamp(place: Place) -> tuple[int | str, int] | None:
     return known.version, known.size
 
 
-def size_of(place: Place) -> int:
-    """Bytes of a file, or of a folder's files; 0 where there is none, or none can be reached."""
-    place, _ = split_image_number(place)
-    if isinstance(place, Path):
-        files = place.iterdir() if place.is_dir() else [place]
-        return sum(file.stat().st_size for file in files if file.is_file())
-    try:
-        return look(place).size
-    except MorphomilError:
-        return 0
+def sizes_of(places: Iterable[Place]) -> dict[Place, int]:
+    """Bytes of files, or of folders' files; 0 where there is none, or it can't be reached."""
+    files = {place: split_image_number(place)[0] for place in places}
+    elsewhere = look_at_all(file for file in files.values() if isinstance(file, Address))
+    sizes = {}
+    for place, file in files.items():
+        if isinstance(file, Path):
+            parts = file.iterdir() if file.is_dir() else [file]
+            sizes[place] = sum(part.stat().st_size for part in parts if part.is_file())
+        else:
+            known = elsewhere[file]
+            sizes[place] = known.size if isinstance(known, Known) else 0
+    return sizes

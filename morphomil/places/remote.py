@@ -73,7 +73,7 @@ def look_at_all(addresses: Iterable[Address]) -> dict[Address, Known | Morphomil
         if len(unreached) >= TRIES:
             return SlideError(f"{address} isn't asked for, as {unreached[0]} can't be reached")
         try:
-            return _ask(address)
+            return look(address)
         except MorphomilError as error:
             if isinstance(error, _TransientError):
                 unreached.append(address)
@@ -84,16 +84,16 @@ def look_at_all(addresses: Iterable[Address]) -> dict[Address, Known | Morphomil
         return dict(zip(asked, pool.map(one, asked), strict=True))
 
 
-def read_fingerprint(address: Address) -> str:
-    """Size, first and last MiB, as of a file on a disk; where the server gives no parts of files,
-    the version stands for the last MiB.
+def read_fingerprint(address: Address) -> tuple[str, Known]:
+    """Size, first and last MiB, as of a file on a disk, and what the server says of it; where it
+    gives no parts of files, the version stands for the last MiB.
 
     Raises:
         SlideError: it doesn't exist, or can't be reached.
         InputError: the package for it isn't installed.
     """
 
-    def ask() -> str:
+    def ask() -> tuple[str, Known]:
         known = _ask(address)
         with _speaking(address):
             options = {"block_size": END_BYTES, "cache_type": "none", "size": known.size}
@@ -104,7 +104,7 @@ def read_fingerprint(address: Address) -> str:
                     tail = stream.read(END_BYTES)
                 except ValueError:  # the server gives whole files only
                     tail = known.version.encode()
-        return hash_ends(known.size, head, tail)
+        return hash_ends(known.size, head, tail), known
 
     return _trying(ask)
 

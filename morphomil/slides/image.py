@@ -16,7 +16,7 @@ import numpy as np
 
 from morphomil import store
 from morphomil.errors import SlideError
-from morphomil.places import Address, local_copy, naming, split_image_number
+from morphomil.places import Address, is_dicom, local_copy, naming, split_image_number
 from morphomil.slides.color import open_profile
 from morphomil.slides.decoders import OpenedFile, open_file
 from morphomil.slides.levels import CELL_PX, Pixels
@@ -211,6 +211,11 @@ def open_image(
     """
     with ExitStack() as stack:
         copy = stack.enter_context(local_copy(source.path))
+        if isinstance(source.path, Address) and is_dicom(copy):
+            raise SlideError(
+                f"slide {source.path}: a DICOM slide is several files, and only single files are "
+                "copied from elsewhere; bring its folder to a disk"
+            )
         opened, profile, notes = _open(copy, split_image_number(source.path)[1], icc=icc)
         stack.callback(opened.pixels.close)
         mpp = settle_mpp(source, stated=opened.sizes, default=default_mpp)

@@ -8,13 +8,13 @@ import numpy as np
 import pandas as pd
 import shapely
 
-from morphomil.errors import MorphomilError
+from morphomil.errors import DamagedError, MorphomilError
 from morphomil.nuclei.features import AREA_LIMITS_UM2
 from morphomil.slides.image import open_image
 from morphomil.slides.magnification import CROP_PX, upsampling_factor
 from morphomil.slides.regions import CELL_UM
 from morphomil.slides.tissue import tissue_mask
-from morphomil.store import read_csv, write_table_csv
+from morphomil.store import read_csv, read_json, write_json, write_table_csv
 from morphomil.tables.slides import image_regions
 
 if TYPE_CHECKING:
@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 
     from morphomil.run.directory import Run
     from morphomil.slides.image import SlideImage
+    from morphomil.types import Slide
 
 MEASURES = {
     "tissue_share": "tissue in the regions",
@@ -173,7 +174,40 @@ def _say_given(odd: pd.DataFrame) -> str:
     return f" (of {shown} it came from {' and '.join(origins[name] for name in given)})"
 
 
+KEPT_FILE = "quality.json"
+"""In the folder of a slide whose files lie elsewhere: what was measured while copies were there."""
+
+
+def keep_measures(run: Run, slide: Slide) -> None:
+    """Measure a slide that is segmented, for tables that are made when its files are gone again."""
+    slide_id = slide.slide_id
+    if run.ledger.state(slide_id, "segment") != "done":
+        return
+    row = _measure_slide(run, slide_id)
+    if "region_mm2" in row:  # its files could be read
+        key = run.ledger.status(slide_id)["segment"]["key"]
+        kept = {name: None if value != value else value for name, value in row.items()}
+        path = run.slide_folder(slide_id) / KEPT_FILE
+        write_json(path, {"key": key, "measures": kept}, seal=True)
+
+
+def _kept_measures(run: Run, slide_id: str) -> dict[str, Any]:
+    """What `keep_measures` has kept of these results; empty if nothing."""
+    path = run.slide_folder(slide_id) / KEPT_FILE
+    if not path.is_file():
+        return {}
+    try:
+        stored = read_json(path)
+    except DamagedError:
+        return {}
+    if stored.get("key") != run.ledger.status(slide_id).get("segment", {}).get("key"):
+        return {}
+    return {name: np.nan if value is None else value for name, value in stored["measures"].items()}
+
+
 def _measure_slide(run: Run, slide_id: str) -> dict[str, Any]:
+    if kept := _kept_measures(run, slide_id):
+        return kept
     patches = run.patches(slide_id)
     patches = patches[patches["kept"]]
     row: dict[str, Any] = {"sharpness": float(patches["sharpness"].median())}

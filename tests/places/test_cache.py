@@ -3,19 +3,21 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 import subprocess
 import sys
 import threading
 import time
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
+from multiprocessing import get_context
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
 
 from morphomil.errors import InputError, SlideError
-from morphomil.places import Address, held, local_copy
+from morphomil.places import Address, cache_folder, held, local_copy
 
 if TYPE_CHECKING:
     from stores import Web
@@ -160,6 +162,29 @@ def test_giving_up_leaves_nothing(web: Web, cache: Path) -> None:
         pass
     assert copied(cache) == {"1.svs"}  # it may serve the next one
     assert not [path for path in cache.glob("*/process-*/*") if path.name != "alive"]
+
+
+def test_a_pool_of_processes_leaves_nothing(web: Web, cache: Path) -> None:
+    addresses = put(web, "1.svs", "2.svs", "3.svs")
+    with ProcessPoolExecutor(2, get_context("fork")) as pool:
+        assert list(pool.map(size_of_copy, addresses * 2)) == [BYTES] * 6
+    assert [path.name for path in cache.rglob("*") if path.is_file()] == ["lock"]
+
+
+def size_of_copy(address: Address) -> int:
+    with local_copy(address) as path:
+        return path.stat().st_size
+
+
+def test_a_folder_that_cant_be_used_is_told(web: Web, cache: Path) -> None:
+    (address,) = put(web, "1.svs")
+    with local_copy(address):
+        pass
+    (machine,) = cache.iterdir()
+    shutil.rmtree(machine / "copies")
+    (machine / "copies").write_text("in the way")
+    with pytest.raises(InputError, match=r"can't be used .* name a folder on a disk"):
+        cache_folder()
 
 
 def test_a_forked_process_has_copies_of_its_own(web: Web, cache: Path) -> None:

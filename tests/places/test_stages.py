@@ -8,7 +8,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -22,13 +22,18 @@ from slide_images import annotate, pyramid
 from morphomil import pipeline
 from morphomil.cohort import read_manifest
 from morphomil.cohort.manifest import read_paths
-from morphomil.errors import SlideError
+from morphomil.errors import InputError, SlideError
 from morphomil.figures.report.overviews import draw_overviews
 from morphomil.image_model.embed import patch_pixels
 from morphomil.pipeline.execution import StageResult
 from morphomil.pipeline.importing import import_nuclei
+from morphomil.pipeline.planning import plan_parts
+from morphomil.pipeline.resolution import settle_resolution
+from morphomil.places import Address
 from morphomil.run import Run
-from morphomil.types import PatchSettings
+from morphomil.slides import open_image
+from morphomil.tables.quality import write_quality
+from morphomil.types import NATIVE, Cohort, ImageSource, PatchSettings
 
 if TYPE_CHECKING:
     from conftest import Bucket
@@ -148,6 +153,26 @@ def test_a_slide_that_cant_be_had_stops_no_other(two: Two) -> None:
     assert "cache" not in result.failed["s2"]  # the copy isn't what the user has
 
 
+def test_what_needs_a_file_before_the_work(two: Two) -> None:
+    """Sizes are asked for; pixel sizes aren't, and a part of a slide is none."""
+    cohort = read_manifest(two.manifest("there")).cohort
+    plans = [
+        plan_parts(read_manifest(two.manifest(name)).cohort, seconds=60, minutes=0.4)
+        for name in ("here", "there")
+    ]
+    pd.testing.assert_frame_equal(*plans)
+    native = replace(SETTINGS, working_mpp=NATIVE)
+    with pytest.raises(InputError, match=r"s3://slides/s0.tif isn't copied .* column mpp"):
+        settle_resolution(cohort, native, 0.5)
+    stated = [
+        replace(slide, images=(replace(slide.images[0], mpp=0.5),)) for slide in cohort.slides
+    ]
+    assert settle_resolution(Cohort(tuple(stated)), native, None).working_mpp == 0.5
+    (two.web.folder / "part").write_bytes(bytes(128) + b"DICM")
+    with pytest.raises(SlideError, match="a DICOM slide is several files"):
+        open_image(ImageSource(Address(f"{two.web.url}/part"), mpp=0.5))
+
+
 def test_a_command_resumes_after_a_kill_and_leaves_no_copy(two: Two, cache: Path) -> None:
     two.make("here")
     words = ["import-nuclei", two.manifest("there"), "--out", two.folder / "killed"]
@@ -166,7 +191,12 @@ def test_a_command_resumes_after_a_kill_and_leaves_no_copy(two: Two, cache: Path
     pipeline.featurize(Run(two.folder / "killed"))
     made, here = results(two.folder / "killed"), results(two.folder / "run-here")
     assert [made.pop(f"slides/s{n}/overview.png")[1:4] for n in range(3)] == [b"PNG"] * 3
+    assert all(made.pop(f"slides/s{n}/quality.json") for n in range(3))
     assert made == here
     assert [path.name for path in cache.rglob("*") if path.is_file()] == ["lock"]
+    two.web.sent.clear()
+    tables = [write_quality(Run(two.folder / name))[0] for name in ("killed", "run-here")]
+    assert tables[0].read_bytes() == tables[1].read_bytes()
+    assert not two.web.sent
     for path in (two.folder / "killed").rglob("*"):
         assert not path.is_file() or b"testing-secret" not in path.read_bytes()
