@@ -50,8 +50,8 @@ segment: {{threads: {threads}, memory_mb: {segment_mb}}}
 featurize: {{threads: {threads}, memory_mb: {segment_mb}}}
 embed: {{threads: {threads}, memory_mb: {segment_mb}, partition: "", gres: ""}}
 gather: {{memory_mb: 4000, minutes: {gather}}}
-# {slides} slides, about {patches} patches.
-rank: {{threads: {threads}, memory_mb: {rank_mb}, minutes: {rank}}}
+# {slides} slides, about {patches} patches. rank trains in so many jobs (parts) before the last one.
+rank: {{threads: {threads}, memory_mb: {rank_mb}, minutes: {rank}, parts: 5}}
 train: {{threads: {threads}, memory_mb: {rank_mb}, minutes: {rank}}}
 predict: {{memory_mb: {rank_mb}, minutes: {rank}}}
 compare: {{memory_mb: {rank_mb}, minutes: 30}}

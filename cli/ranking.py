@@ -2,8 +2,18 @@
 
 from __future__ import annotations
 
+from typing import Annotated
+
+import typer
+
 from morphomil.cli.messages import end_if_failed, say
-from morphomil.cli.options import QuietOption, RunArgument, command_group, with_settings
+from morphomil.cli.options import (
+    QuietOption,
+    RunArgument,
+    command_group,
+    parse_shard,
+    with_settings,
+)
 from morphomil.cli.runs import FeaturesOption, open_measured
 from morphomil.types import RankSettings
 
@@ -41,6 +51,13 @@ def rank(
     path: RunArgument,
     settings: RankSettings = RankSettings(seed=0),
     features_from: FeaturesOption = None,
+    shard: Annotated[
+        str,
+        typer.Option(
+            help="Train part i of n only, as in 2/8, for job arrays; then rank without --shard.",
+            metavar="i/n",
+        ),
+    ] = "1/1",
     quiet: QuietOption = False,
 ) -> None:
     """Rank the features by attention and Shapley value in a model that sees only them, with effect
@@ -48,7 +65,12 @@ def rank(
     from morphomil import pipeline
     from morphomil.cli.progress import Display
 
-    run = open_measured(path, features_from)
+    run, part = open_measured(path, features_from), parse_shard(shard)
+    if part.is_part:
+        with Display(quiet=quiet) as display:
+            pipeline.rank_part(run, part, settings=settings, progress=display)
+        say(f"Part {shard} is trained. Next: morphomil rank {path}, without --shard", quiet=quiet)
+        return
     with Display(quiet=quiet) as display:
         ranking = pipeline.rank(
             run,

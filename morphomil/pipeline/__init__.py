@@ -5,7 +5,7 @@ from morphomil.pipeline.execution import Progress, Shard, Silence, StageResult
 from morphomil.pipeline.importing import import_nuclei
 from morphomil.pipeline.measurement import featurize
 from morphomil.pipeline.modeling import heatmap, predict, train
-from morphomil.pipeline.ranking import rank
+from morphomil.pipeline.ranking import rank, rank_part
 from morphomil.pipeline.resolution import check_pixel_sizes
 from morphomil.pipeline.segmentation import segment
 
@@ -21,6 +21,7 @@ __all__ = [
     "import_nuclei",
     "predict",
     "rank",
+    "rank_part",
     "segment",
     "train",
 ]

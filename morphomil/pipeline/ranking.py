@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 import time
+from contextlib import suppress
 from dataclasses import asdict, replace
 from typing import TYPE_CHECKING, Any
 
@@ -11,7 +12,7 @@ import numpy as np
 import pandas as pd
 
 from morphomil.bags import BAG_SIZE
-from morphomil.errors import InputError
+from morphomil.errors import DamagedError, InputError
 from morphomil.matrix import by_feature
 from morphomil.pipeline.execution import Progress, Silence
 from morphomil.pipeline.reviewed import RankedNuclei, ranked_nuclei
@@ -22,6 +23,9 @@ from morphomil.run.reviews import reviews_key
 from morphomil.store import (
     INDEX,
     digest,
+    read_arrays,
+    safe_name,
+    write_arrays,
     write_json,
     write_parquet,
     write_table_csv,
@@ -35,6 +39,8 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
+    from morphomil.pipeline.execution import Shard
+    from morphomil.rank.plan import Arrays
     from morphomil.rank.ranking import Ranking
     from morphomil.run.directory import Run
 
@@ -56,7 +62,8 @@ def rank(
     `predictions.parquet`, `attention.parquet`, `shapley.parquet`, `patient_values.parquet` and
     `summaries.parquet` with `about.json`, and each fold's model to `models/morphometry/FOLD/`.
     Unless `quick`, also what every nucleus contributes (`attribution.attribute_nuclei`), to
-    `rank/nuclei/SLIDE.parquet`. `on_estimate` hears how many seconds the training will take;
+    `rank/nuclei/SLIDE.parquet`. What was trained before it was interrupted, or in parts
+    (`rank_part`), isn't trained again. `on_estimate` hears how many seconds the training will take;
     `changes` are fields of the settings.
 
     Raises:
@@ -66,14 +73,10 @@ def rank(
         BusyError: another process works in the run directory.
     """
     from morphomil.models.ranked import store_ranked_folds
-    from morphomil.rank.design import check_columns
     from morphomil.rank.ranking import rank_counts
 
     settings = replace(settings, **changes)
-    if not run.done("featurize"):
-        raise InputError(f"{run.path} has no measured slides; run: morphomil featurize {run.path}")
-    check_features(run)
-    check_columns(run.cohort.table(), settings)
+    _check_measured(run, settings)
     listener = progress or Silence()
     begun = time.monotonic()
     with run.lock():
@@ -88,6 +91,7 @@ def rank(
             settings=settings,
             on_fold=lambda done, total: listener.end(f"fold {done}", "done", f"of {total}"),
             on_estimate=on_estimate,
+            recall=_StoredPieces(run, settings),
         )
         ranking = replace(ranking, notes=(*nuclei.notes, *ranking.notes))
         context, said = _explain(run, ranking)
@@ -108,7 +112,78 @@ def rank(
         used |= {"reading": settings.reading, "only_reviewed": settings.only_reviewed}
         used["asked"] = _asked(run, settings) if not ranking.failed else {}
         run.record("rank", used, seconds=time.monotonic() - begun)
+        shutil.rmtree(run.rank_parts_folder, ignore_errors=True)
     return ranking
+
+
+def rank_part(
+    run: Run,
+    part: Shard,
+    *,
+    settings: RankSettings,
+    progress: Progress | None = None,
+) -> None:
+    """Train part i of n of what a ranking trains beside each fold's first models, in
+    `rank/parts/`, where `rank` with the same settings finds it. Parts may be made side by side, on
+    several machines, in any order; `rank` makes what is missing.
+
+    Raises:
+        InputError, RefusedError: as `rank`; or the part is one of a plan of slides.
+        BusyError: another process works in the run directory, or on this part.
+    """
+    from morphomil.rank.ranking import train_pieces
+
+    if part.plan:
+        raise InputError("a ranking's parts are i/n, as in 2/8, not those of a plan of slides")
+    _check_measured(run, settings)
+    listener = progress or Silence()
+    with run.lock(part.part("rank")):
+        nuclei = ranked_nuclei(run, only_reviewed=settings.only_reviewed)
+        values = pd.DataFrame([nuclei.values(slide_id) for slide_id in nuclei.slides])
+
+        def tell(done: int, total: int) -> None:
+            if not done:
+                listener.start("rank", total)
+            else:
+                listener.end(f"training {done}", "done", f"of {total}")
+
+        train_pieces(
+            lambda slide_id: nuclei.counts(slide_id).counts,
+            values,
+            run.cohort.table(),
+            features=run.features,
+            settings=settings,
+            recall=_StoredPieces(run, settings),
+            part=(part.index, part.count),
+            on_piece=tell,
+        )
+
+
+def _check_measured(run: Run, settings: RankSettings) -> None:
+    from morphomil.rank.design import check_columns
+
+    if not run.done("featurize"):
+        raise InputError(f"{run.path} has no measured slides; run: morphomil featurize {run.path}")
+    check_features(run)
+    check_columns(run.cohort.table(), settings)
+
+
+class _StoredPieces:
+    """Trains pieces of a ranking once (`rank.plan.Recall`): each is a file below `rank/parts/`, in
+    a folder for everything that the ranking is made of."""
+
+    def __init__(self, run: Run, settings: RankSettings) -> None:
+        key = key_of("rank", _asked(run, settings), versions()["morphomil"])
+        self.folder = run.rank_parts_folder / key
+
+    def __call__(self, name: str, make: Callable[[], Arrays]) -> Arrays:
+        path = self.folder / f"{safe_name(name)}.safetensors"
+        if path.is_file():
+            with suppress(DamagedError):  # made anew
+                return read_arrays(path)
+        arrays = make()
+        write_arrays(path, arrays)
+        return arrays
 
 
 def is_ranked(run: Run, settings: RankSettings) -> bool:

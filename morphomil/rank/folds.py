@@ -71,6 +71,18 @@ class NullResult:
     """(labelings, coalitions, scored classes): pairs of the fold's test patients in the right order
     (`shapley.pair_wins`); None, as the likelihood, where only attention was asked for."""
 
+    def arrays(self) -> dict[str, NDArray[np.float64]]:
+        """Those that there are, by name."""
+        return {name: value for name, value in vars(self).items() if value is not None}
+
+    @classmethod
+    def joined(cls, parts: Sequence[NullResult]) -> NullResult | None:
+        """Results of further labelings, one after the other; None of none."""
+        if not parts:
+            return None
+        stored = [part.arrays() for part in parts]
+        return cls(**{name: np.concatenate([one[name] for one in stored]) for name in stored[0]})
+
 
 class FoldTask:
     """One fold, ready to train: edges, bags and labels.
@@ -122,10 +134,9 @@ class FoldTask:
             self.covariates = FoldCovariates.of(known, self.training, rng=rng)
 
     @property
-    def at_once(self) -> int:
-        """So many models are trained at once."""
-        patients = int((self.training | self.validation).sum())
-        return models_at_once(patients)
+    def learning(self) -> int:
+        """So many patients are learned from, or end training."""
+        return int((self.training | self.validation).sum())
 
     def evaluate(self, seeds: int, coalitions: Coalitions) -> FoldResult:
         """Train a model per seed; predict the test patients whole and in every coalition."""
@@ -190,37 +201,29 @@ class FoldTask:
         They start from the same weights, see the same bags and stop by the same patients as those
         of `evaluate`.
         """
-        parts = []
-        for seed_sets in np.array_split(
-            np.arange(len(kept)), max(1, len(kept) * seeds // self.at_once)
-        ):
-            trained = self._train(
-                np.tile(self.labels, (seeds * len(seed_sets), 1)),
-                replicates=np.tile(np.arange(seeds), len(seed_sets)).tolist(),
-                available=np.repeat(kept[seed_sets], seeds, axis=0),
-            )
-            prediction = self._predict_test(trained, self.labels[None])
-            probability = class_means(prediction.probability, self.test_bags)
-            parts.append(probability.reshape(len(seed_sets), seeds, -1, self.classes))
-        return np.concatenate(parts).swapaxes(0, 1)
+        trained = self._train(
+            np.tile(self.labels, (seeds * len(kept), 1)),
+            replicates=np.tile(np.arange(seeds), len(kept)).tolist(),
+            available=np.repeat(kept, seeds, axis=0),
+        )
+        prediction = self._predict_test(trained, self.labels[None])
+        probability = class_means(prediction.probability, self.test_bags)
+        return probability.reshape(len(kept), seeds, -1, self.classes).swapaxes(0, 1)
 
     def permute(self, labelings: NDArray[np.int64], coalitions: Coalitions) -> NullResult:
         """Train one model per labeling (labelings, patients), all with the same luck; sums over
         test patients."""
-        attention, likelihood, wins = [], [], []
-        for some in np.array_split(labelings, -(-len(labelings) // self.at_once)):
-            trained = self._train(some, replicates=[0] * len(some))
-            prediction = self._predict_test(trained, some)
-            of_patients = by_patient(prediction.attention, self.test_bags)
-            attention.append(of_patients.sum(axis=1))
-            for number, labels in enumerate(some):
-                probability = self._predict_coalitions(trained.part([number]), coalitions, labels)[
-                    0
-                ]
-                truth = labels[self.test]
-                likelihood.append(log_likelihood(probability, truth).sum(axis=1))
-                wins.append(pair_wins(probability, truth))
-        return NullResult(np.concatenate(attention), np.stack(likelihood), np.stack(wins))
+        trained = self._train(labelings, replicates=[0] * len(labelings))
+        prediction = self._predict_test(trained, labelings)
+        attention = by_patient(prediction.attention, self.test_bags).sum(axis=1)
+        likelihood, wins = [], []
+        for number, labels in enumerate(labelings):
+            part = trained.part([number])
+            probability = self._predict_coalitions(part, coalitions, labels)[0]
+            truth = labels[self.test]
+            likelihood.append(log_likelihood(probability, truth).sum(axis=1))
+            wins.append(pair_wins(probability, truth))
+        return NullResult(attention, np.stack(likelihood), np.stack(wins))
 
     def _train(
         self,

@@ -3,23 +3,25 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from importlib import import_module
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 import numpy as np
+from numpy.typing import NDArray
 
-from morphomil.rank.folds import models_at_once
+from morphomil.rank.folds import NullResult, models_at_once
 from morphomil.rank.robustness import families_of
 from morphomil.rank.shapley import Coalitions
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
-    from numpy.typing import NDArray
-
-    from morphomil.rank.folds import FoldResult, FoldTask, NullResult
+    from morphomil.rank.folds import FoldResult, FoldTask
     from morphomil.types import RankSettings
+Arrays = dict[str, NDArray[Any]]
+Recall = Callable[[str, Callable[[], Arrays]], Arrays]
+"""What is stored under a name, else made now (and stored)."""
 STEPS, MOST_STEPS = 85, 180
 """For the estimate, a model takes this many steps until it stops, and the last of a full batch this
 many."""
@@ -27,6 +29,25 @@ STEP_COST = 300
 """For the estimate, a step takes as long, whatever its batch, as one model takes for this many
 training patients (processor time of batches of 5, 50 and 90 models of 80 patients on an x86 server:
 290 to 390). Only the ratio counts: how fast the machine is, the first models tell."""
+
+
+def make_anew(name: str, make: Callable[[], Arrays]) -> Arrays:
+    """`Recall` where nothing is stored."""
+    return make()
+
+
+class Piece(NamedTuple):
+    """A batch of a fold's trainings, whose result is arrays: wherever it is made, the same ones."""
+
+    kind: Literal["ablation", "null"]
+    number: int
+    rows: NDArray[np.intp]
+    """Of `TrainingPlan.kept`, or of the labelings."""
+
+    @property
+    def name(self) -> str:
+        """Its own within the fold."""
+        return f"{self.kind}-{self.number}"
 
 
 @dataclass(frozen=True)
@@ -82,9 +103,11 @@ class TrainingPlan:
         *,
         on_estimate: Callable[[float], None] | None,
         rounds: int,
+        recall: Recall = make_anew,
     ) -> FoldOutcome:
         """Train everything in a fold; after the first models `on_estimate` hears how many seconds
-        all that is to come, in so many folds one after the other, will take."""
+        all that is to come, in so many folds one after the other, will take. Pieces that `recall`
+        knows aren't trained again."""
         import_module("morphomil.rank.training")  # loads PyTorch for seconds, once: no pace
         begun = time.monotonic()
         if not self.tests:
@@ -96,9 +119,37 @@ class TrainingPlan:
         if on_estimate:
             seconds = time.monotonic() - begun
             on_estimate(self._estimate(task, result, labelings, seconds=seconds, rounds=rounds))
-        ablated = None if self.kept is None else task.ablate(self.seeds, self.kept)
-        null = task.permute(labelings, self.coalitions) if len(labelings) > 1 else None
-        return FoldOutcome(result, ablated, null)
+        made: dict[str, list[Arrays]] = {"ablation": [], "null": []}
+        for piece in self.pieces(task.learning, len(labelings)):
+            make = partial(self.make, piece, task, labelings)
+            made[piece.kind].append(recall(f"{task.fold.name}-{piece.name}", make))
+        ablated = [part["probability"] for part in made["ablation"]]
+        return FoldOutcome(
+            result,
+            np.concatenate(ablated, axis=1) if ablated else None,
+            NullResult.joined([NullResult(**part) for part in made["null"]]),
+        )
+
+    def pieces(self, patients: int, labelings: int) -> list[Piece]:
+        """What is trained in a fold with so many training patients beside its first models."""
+        if not self.tests:
+            return []
+        at_once, pieces = models_at_once(patients), []
+        if self.kept is not None:
+            parts = max(1, len(self.kept) * self.seeds // at_once)
+            split = np.array_split(np.arange(len(self.kept)), parts)
+            pieces += [Piece("ablation", k, rows) for k, rows in enumerate(split)]
+        if labelings > 1:
+            split = np.array_split(np.arange(labelings), -(-labelings // at_once))
+            pieces += [Piece("null", k, rows) for k, rows in enumerate(split)]
+        return pieces
+
+    def make(self, piece: Piece, task: FoldTask, labelings: NDArray[np.int64]) -> Arrays:
+        """Train a piece of a fold."""
+        if piece.kind == "ablation":
+            assert self.kept is not None
+            return {"probability": task.ablate(self.seeds, self.kept[piece.rows])}
+        return task.permute(labelings[piece.rows], self.coalitions).arrays()
 
     def _estimate(
         self,
@@ -112,7 +163,7 @@ class TrainingPlan:
         """The seconds of all training that is to come, from those of the first models."""
         models = 0 if self.kept is None else self.seeds * len(self.kept)
         models += len(labelings) if len(labelings) > 1 else 0
-        patients = int((task.training | task.validation).sum())
+        patients = task.learning
         steps = result.model.log.groupby("replicate")["step"].max()
         pace = seconds / (STEP_COST * steps.max() + patients * steps.sum())
         more = rounds * _work(models, patients) + (rounds - 1) * _work(self.seeds, patients)

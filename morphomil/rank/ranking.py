@@ -6,6 +6,7 @@ Everything shown of a patient comes from models that didn't see the patient (`fo
 
 from __future__ import annotations
 
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
@@ -20,7 +21,7 @@ from morphomil.rank.design import say_covariates
 from morphomil.rank.folds import FoldTask
 from morphomil.rank.inputs import check_inputs
 from morphomil.rank.outcomes import PooledOutcomes
-from morphomil.rank.plan import TrainingPlan
+from morphomil.rank.plan import TrainingPlan, make_anew
 from morphomil.rank.robustness import compare_orders, say_agreement
 from morphomil.rank.study import Study
 from morphomil.rank.summaries import PatientSummaries
@@ -39,7 +40,7 @@ if TYPE_CHECKING:
     from morphomil.rank.design import Design
     from morphomil.rank.folds import FoldModel
     from morphomil.rank.interactions import Interactions
-    from morphomil.rank.plan import FoldOutcome
+    from morphomil.rank.plan import Arrays, FoldOutcome, Piece, Recall
     from morphomil.rank.scan import FeatureScan
     from morphomil.rank.verdict import Verdict
     from morphomil.stats.roc import AucInterval
@@ -191,6 +192,7 @@ def rank_counts(
     settings: RankSettings,
     on_fold: Callable[[int, int], None] | None = None,
     on_estimate: Callable[[float], None] | None = None,
+    recall: Recall = make_anew,
 ) -> Ranking:
     """Rank the features of slides whose counts are stored; see `rank_nuclei`.
 
@@ -204,6 +206,7 @@ def rank_counts(
         on_fold: hears (done, total).
         on_estimate: hears the seconds that the training still to come will take, once the first
             model is trained.
+        recall: knows pieces of the training that were made before (`train_pieces`).
     """
     of_slides = PatientSummaries(features, cohort.astype({"patient": str}))
     study = Study.of(load, values, cohort, settings, summaries=of_slides)
@@ -211,7 +214,13 @@ def rank_counts(
     plan = TrainingPlan.of(features, settings)
     labelings = study.permute(settings)
     outcomes, failed = _train_folds(
-        plan, study, labelings, settings=settings, on_fold=on_fold, on_estimate=on_estimate
+        plan,
+        study,
+        labelings,
+        settings=settings,
+        on_fold=on_fold,
+        on_estimate=on_estimate,
+        recall=recall,
     )
     results = [outcome.result for outcome in outcomes.values()]
     predictions = pd.concat([result.predictions for result in results], ignore_index=True)
@@ -257,6 +266,75 @@ def rank_counts(
     )
 
 
+def train_pieces(
+    load: Counts,
+    values: pd.DataFrame,
+    cohort: pd.DataFrame,
+    *,
+    features: tuple[str, ...],
+    settings: RankSettings,
+    recall: Recall,
+    part: tuple[int, int] = (1, 1),
+    on_piece: Callable[[int, int], None] | None = None,
+) -> None:
+    """Train part i of n of what `rank_counts` trains beside each fold's first models, for `recall`
+    to store; `on_piece` hears (done, total), and the other arguments are its. A fold that fails is
+    left to `rank_counts`, which says why.
+    """
+    from morphomil.rank.model import side_by_side  # loads PyTorch
+
+    of_slides = PatientSummaries(features, cohort.astype({"patient": str}))
+    study = Study.of(load, values, cohort, settings, summaries=of_slides)
+    plan, labelings = TrainingPlan.of(features, settings), study.permute(settings)
+    pieces = [
+        (fold, piece)
+        for fold in study.folds
+        for piece in plan.pieces(study.learning(fold), len(labelings))
+    ][part[0] - 1 :: part[1]]
+    folds = list({fold.name: fold for fold, _ in pieces}.values())
+
+    def train(fold: Fold, check: Callable[[], None]) -> int:
+        task, own = None, [piece for other, piece in pieces if other.name == fold.name]
+        for piece in own:
+
+            def make(piece: Piece = piece) -> Arrays:
+                nonlocal task
+                task = task or _task(study, fold, plan, settings, check=check)
+                return plan.make(piece, task, labelings)
+
+            with suppress(TrainingError):
+                recall(f"{fold.name}-{piece.name}", make)
+        return len(own)
+
+    done = 0
+    if on_piece:
+        on_piece(done, len(pieces))
+    for made in side_by_side(train, folds, workers=min(CORES, len(folds) or 1)):
+        done += made
+        if on_piece:
+            on_piece(done, len(pieces))
+
+
+def _task(
+    study: Study,
+    fold: Fold,
+    plan: TrainingPlan,
+    settings: RankSettings,
+    *,
+    check: Callable[[], None],
+) -> FoldTask:
+    return FoldTask(
+        fold,
+        study.bags,
+        study.codes,
+        features=plan.features,
+        seed=settings.seed,
+        reading=settings.reading,
+        covariates=study.design.covariates,
+        check=check,
+    )
+
+
 def _name_values(table: pd.DataFrame) -> pd.DataFrame:
     """The ranking with the column `value` after `feature`."""
     table.insert(2, "value", [FEATURES[name].value for name in table["feature"]])
@@ -271,6 +349,7 @@ def _train_folds(
     settings: RankSettings,
     on_fold: Callable[[int, int], None] | None,
     on_estimate: Callable[[float], None] | None,
+    recall: Recall,
 ) -> tuple[dict[str, FoldOutcome], dict[str, str]]:
     """The outcome of each fold that could be trained, and why the others couldn't.
 
@@ -279,24 +358,15 @@ def _train_folds(
     """
     from morphomil.rank.model import side_by_side  # loads PyTorch
 
-    folds, codes = study.folds, study.codes
+    folds = study.folds
     workers = min(CORES, len(folds))
 
     def train(fold: Fold, check: Callable[[], None]) -> FoldOutcome | TrainingError:
         try:
-            task = FoldTask(
-                fold,
-                study.bags,
-                codes,
-                features=plan.features,
-                seed=settings.seed,
-                reading=settings.reading,
-                covariates=study.design.covariates,
-                check=check,
-            )
+            task = _task(study, fold, plan, settings, check=check)
             report = on_estimate if fold is folds[0] else None
             rounds = -(-len(folds) // workers)
-            return plan.run(task, labelings, on_estimate=report, rounds=rounds)
+            return plan.run(task, labelings, on_estimate=report, rounds=rounds, recall=recall)
         except TrainingError as error:
             return error
 

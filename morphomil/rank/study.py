@@ -96,6 +96,11 @@ class Study:
         """Each patient's class, sorted by patient."""
         return self.classes.codes(self.labels)
 
+    def learning(self, fold: Fold) -> int:
+        """So many patients a fold's models learn from, or stop by."""
+        members = self.bags.members(fold.train) | self.bags.members(fold.val)
+        return int(members.sum())
+
     def patient_values(self, values: pd.DataFrame) -> pd.DataFrame:
         """Of each patient `patient, label` and its value of each feature, from those of slides."""
         used = by_feature(values[values["slide_id"].isin(self.bags.slides)])

@@ -40,6 +40,8 @@ GUARD_WAIT_S = 600.0
 """So long the guard is waited for: it is held for moments only, but perhaps by one that ended."""
 RESTS_ON = {"featurize": "segment", "embed": "segment"}
 """A stage reads what that other one writes for the same slides."""
+ALL_SLIDES = {"rank"}
+"""Parts of these read what is written for every slide."""
 _CAN_ASK = os.name == "posix"
 """Elsewhere asking a process whether it is there would end it; its signs are watched instead."""
 _NOT_OURS = (errno.EACCES, errno.EPERM, errno.EROFS)
@@ -81,6 +83,8 @@ class Part:
         """Whether the two can't be worked on at the same time."""
         one, two = self.work, other.work
         if not (one and two):
+            return True
+        if one != two and ALL_SLIDES & {one, two}:
             return True
         if one != two and RESTS_ON.get(one) != two and RESTS_ON.get(two) != one:
             return False

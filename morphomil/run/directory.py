@@ -140,6 +140,11 @@ class Run:
         """Where the nuclei's contributions to the ranking's predictions lie."""
         return self.rank_folder / "nuclei"
 
+    @property
+    def rank_parts_folder(self) -> Path:
+        """Where parts of a ranking's training lie until it is whole."""
+        return self.rank_folder / "parts"
+
     def contributions_path(self, slide_id: str) -> Path:
         """What each nucleus of a slide contributes to its prediction."""
         return self.contributions_folder / f"{safe_name(slide_id)}.parquet"

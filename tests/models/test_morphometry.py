@@ -16,16 +16,26 @@ import pytest
 import zarr
 
 from morphomil import pipeline
-from morphomil.errors import InputError, RefusedError
+from morphomil.errors import BusyError, InputError, RefusedError
 from morphomil.matrix import count_nuclei
 from morphomil.models.settings import TrainSettings
 from morphomil.models.trained import trained_folds, trained_models
+from morphomil.pipeline import Shard
+from morphomil.run.claims import Part
 from morphomil.run.directory import Run
 from morphomil.stats import auc
 from morphomil.stats.combined_auc import macro_auc
-from morphomil.store import write_parquet
+from morphomil.store import write_arrays, write_parquet
 from morphomil.tables.predictions import read_predictions
-from morphomil.types import FEATURE_NAMES, NUCLEI, PATCHES, Cohort, ImageSource, Slide
+from morphomil.types import (
+    FEATURE_NAMES,
+    NUCLEI,
+    PATCHES,
+    Cohort,
+    ImageSource,
+    RankSettings,
+    Slide,
+)
 
 PROGRAM = Path(sys.executable).with_name("morphomil")
 PATCHES_PER_SLIDE, NUCLEI_PER_PATCH = 6, 20
@@ -303,3 +313,86 @@ def test_a_column_that_is_not_there_ends_with_status_2(ranked):
     done = morphomil("rank", ranked.path, "--quick", "--strata", "scanner")
     assert done.returncode == 2
     assert "--strata scanner: the cohort has no such column" in done.stderr
+
+
+def ranked_files(run: Run) -> dict[str, bytes]:
+    return {
+        str(path.relative_to(run.path)): path.read_bytes()
+        for folder in (run.rank_folder, run.model_folder("morphometry"))
+        for path in sorted(folder.rglob("*"))
+        if path.is_file()
+    }
+
+
+@pytest.fixture
+def trainings(monkeypatch) -> list[int]:
+    """How many models each training had; the one at which -1 stands is interrupted."""
+    from morphomil.rank import training
+
+    train, heard = training.train_morphometry, []
+
+    def count(bags, labels, **options):
+        if heard and heard[-1] == -1:
+            raise KeyboardInterrupt
+        heard.append(len(options["streams"]))
+        return train(bags, labels, **options)
+
+    monkeypatch.setattr(training, "train_morphometry", count)
+    return heard
+
+
+IN_PARTS = RankSettings(0, folds=2, permutations=3)
+
+
+@pytest.fixture(scope="module")
+def at_once(tmp_path_factory) -> Run:
+    """Ranked in one go."""
+    run = make_run(tmp_path_factory.mktemp("whole") / "run", seed=0, prefix="p")
+    pipeline.rank(run, settings=IN_PARTS)
+    return run
+
+
+def test_a_ranking_in_parts_is_the_same_and_trains_nothing_twice(at_once, tmp_path, trainings):
+    settings, parts = IN_PARTS, make_run(tmp_path / "parts", seed=0, prefix="p")
+    for index in (3, 1, 2):
+        pipeline.rank_part(parts, Shard(index, 3), settings=settings)
+    stored = sorted(parts.rank_parts_folder.rglob("*.safetensors"))
+    assert len(stored) == len(trainings) == 4  # ablation and null of two folds
+    trainings.clear()
+    stored[0].write_bytes(stored[0].read_bytes()[:-9])
+    pipeline.rank(parts, settings=settings)
+    assert len(trainings) == 3  # the first models of two folds, and what was damaged
+    assert ranked_files(parts) == ranked_files(at_once)
+    assert not parts.rank_parts_folder.exists()
+
+
+def test_an_interrupted_ranking_goes_on_where_it_stopped(at_once, tmp_path, trainings, monkeypatch):
+    monkeypatch.setattr("morphomil.rank.ranking.CORES", 1)
+    run = make_run(tmp_path / "run", seed=0, prefix="p")
+    with monkeypatch.context() as broken, pytest.raises(KeyboardInterrupt):
+        broken.setattr(
+            "morphomil.pipeline.ranking.write_arrays",
+            lambda path, arrays: (write_arrays(path, arrays), trainings.append(-1)),
+        )
+        pipeline.rank(run, settings=IN_PARTS)
+    trainings.clear()
+    pipeline.rank(run, settings=IN_PARTS)
+    assert len(trainings) == 5  # the first models of two folds, and three of four pieces
+    assert ranked_files(run) == ranked_files(at_once)
+
+
+def test_parts_of_other_settings_or_slides_are_not_taken(tmp_path, trainings):
+    run = make_run(tmp_path / "run", seed=0, prefix="p")
+    settings = replace(IN_PARTS, ablation=False)
+    pipeline.rank_part(run, Shard(1, 2), settings=settings)
+    made = len(trainings)
+    pipeline.rank_part(run, Shard(1, 2), settings=settings)
+    assert len(trainings) == made
+    pipeline.rank_part(run, Shard(1, 2), settings=replace(settings, seed=1))
+    assert len(trainings) == 2 * made
+    with pytest.raises(InputError, match="not those of a plan"):
+        pipeline.rank_part(run, Shard(1, 2, {"p0": 1}), settings=settings)
+    with run.lock(Part("segment", 1, 2)), pytest.raises(BusyError):
+        pipeline.rank_part(run, Shard(2, 2), settings=settings)
+    with run.lock(Part("rank", 1, 2)):
+        pipeline.rank_part(run, Shard(2, 2), settings=settings)
