@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -22,7 +22,8 @@ if TYPE_CHECKING:
 def torch_network(
     arrays: Mapping[str, NDArray[np.float32]], design: Design, device: torch.device
 ) -> Network:
-    """The architecture with stored weights, ready to run on a device.
+    """The architecture with stored weights, ready to run on a device; it takes uint8 as well, from 0
+    to 255 in place of 0 to 1.
 
     The same block gives the same numbers each time; those of another engine differ by rounding
     (`tests/segment/test_torch_engine.py`: at most 1e-3 of a logit).
@@ -34,8 +35,9 @@ def torch_network(
         torch.backends.cudnn.deterministic = True
 
     @torch.inference_mode()
-    def network(pixels: NDArray[np.float32], margin: int = 0) -> tuple[NDArray[np.float32], ...]:
-        heads = trained(torch.from_numpy(np.ascontiguousarray(pixels)).to(device), margin)
+    def network(pixels: NDArray[Any], margin: int = 0) -> tuple[NDArray[np.float32], ...]:
+        given = torch.from_numpy(np.ascontiguousarray(pixels)).to(device)
+        heads = trained(given / 255 if given.dtype == torch.uint8 else given, margin)
         parts = [_last(heads.probability).sigmoid(), _last(heads.distance).exp()]
         if heads.outline is not None:
             nucleus, seam = heads.outline.unbind(1)

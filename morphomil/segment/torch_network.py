@@ -52,6 +52,8 @@ class TorchNetwork(nn.Module):
         """As `network.Operations`."""
         module = self.layers[layer.name]
         x = module["conv"](x)  # type: ignore[index]
+        if not layer.padded:
+            x = self.crop(x, layer.kernel // 2)
         if layer.norm:
             x = module["norm"](x)  # type: ignore[index]
         if layer.activation == "relu6":

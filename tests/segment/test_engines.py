@@ -352,7 +352,7 @@ def test_whole_images_as_stardist_itself_segments_them(
 
 
 def test_what_does_not_go_together_is_refused(shared_data: Path) -> None:
-    with pytest.raises(InputError, match="runs in float32"):
+    with pytest.raises(InputError, match="engine tensorflow computes in float32"):
         SegmenterSettings(engine="tensorflow", precision="bfloat16")
     with pytest.raises(InputError, match="no folder with a config"):
         load_segmenter(SegmenterSettings("nowhere"))

@@ -42,6 +42,11 @@ def test_it_computes_what_openvino_does(place: str, margin: int) -> None:
     for got, expected in zip(network(PIXELS, margin), exact.network(PIXELS, margin), strict=True):
         assert got.shape == expected.shape
         np.testing.assert_allclose(got, expected, rtol=1e-3, atol=1e-3)
+    levels = (PIXELS * 255).astype(np.uint8)
+    for got, expected in zip(
+        network(levels, margin), network(levels / np.float32(255), margin), strict=True
+    ):
+        np.testing.assert_allclose(got, expected, rtol=1e-5, atol=1e-5)
     again = network(PIXELS, margin)
     for got, expected in zip(network(PIXELS, margin), again, strict=True):
         np.testing.assert_array_equal(got, expected)
