@@ -213,15 +213,7 @@ def rank_counts(
     bags, classes = study.bags, study.classes
     plan = TrainingPlan.of(features, settings)
     labelings = study.permute(settings)
-    outcomes, failed = _train_folds(
-        plan,
-        study,
-        labelings,
-        settings=settings,
-        on_fold=on_fold,
-        on_estimate=on_estimate,
-        recall=recall,
-    )
+    outcomes, failed = _train_folds(plan, study, labelings, settings, recall, on_fold, on_estimate)
     results = [outcome.result for outcome in outcomes.values()]
     predictions = pd.concat([result.predictions for result in results], ignore_index=True)
     predictions.insert(2, "group", predictions["patient"].map(study.labels))
@@ -345,11 +337,10 @@ def _train_folds(
     plan: TrainingPlan,
     study: Study,
     labelings: NDArray[np.int64],
-    *,
     settings: RankSettings,
+    recall: Recall,
     on_fold: Callable[[int, int], None] | None,
     on_estimate: Callable[[float], None] | None,
-    recall: Recall,
 ) -> tuple[dict[str, FoldOutcome], dict[str, str]]:
     """The outcome of each fold that could be trained, and why the others couldn't.
 

@@ -22,8 +22,8 @@ if TYPE_CHECKING:
 def torch_network(
     arrays: Mapping[str, NDArray[np.float32]], design: Design, device: torch.device
 ) -> Network:
-    """The architecture with stored weights, ready to run on a device; it takes uint8 as well, from 0
-    to 255 in place of 0 to 1.
+    """The architecture with stored weights, ready to run on a device; uint8 is taken as well, from
+    0 to 255 in place of 0 to 1.
 
     The same block gives the same numbers each time; those of another engine differ by rounding
     (`tests/segment/test_torch_engine.py`: at most 1e-3 of a logit).
