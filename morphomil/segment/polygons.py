@@ -76,7 +76,16 @@ def suppress(candidates: Polygons, *, threshold: float) -> Polygons:
         return candidates
     order = np.lexsort((candidates.points[:, 1], candidates.points[:, 0], -candidates.prob))
     ranked = candidates[order]
-    return ranked[_survivors(ranked.points, ranked.dist, threshold)]
+    reach = ranked.dist.max() + 2
+    low, high = (
+        np.floor(edge(ranked.points, axis=0) + away).astype(int)
+        for edge, away in ((np.min, -reach), (np.max, reach + 1))
+    )
+    # from numpy, which gives pages that are touched first: the upper layers hardly are
+    canvas = np.zeros((LAYERS, *(high - low)), np.int32)
+    return ranked[
+        _survivors(ranked.points - low.astype(np.float64), ranked.dist, threshold, canvas)
+    ]
 
 
 LAYERS = 4
@@ -85,36 +94,37 @@ LAYERS = 4
 
 @compiled(nogil=True)
 def _survivors(
-    points: NDArray[np.float32], dist: NDArray[np.float32], threshold: float
+    points: NDArray[np.float64],
+    dist: NDArray[np.float32],
+    threshold: float,
+    canvas: NDArray[np.int32],
 ) -> NDArray[np.bool_]:
     """Which of the polygons, most probable first, share no more than `threshold` with an accepted
     one before them.
 
-    Accepted polygons are drawn into a canvas of a few layers, so each polygon is compared with what
-    lies under its own pixels only.
+    Accepted polygons are drawn into a canvas of a few layers (`LAYERS`, H, W), zeros before, so
+    each polygon is compared with what lies under its own pixels only.
     """
     count, rays = dist.shape
     sines, cosines = (
         np.sin(np.arange(rays) * (2 * np.pi / rays)),
         np.cos(np.arange(rays) * (2 * np.pi / rays)),
     )
-    reach = dist.max() + 2
-    top, left = int(np.floor(points[:, 0].min() - reach)), int(np.floor(points[:, 1].min() - reach))
-    height, width = (
-        int(points[:, 0].max() + reach) + 1 - top,
-        int(points[:, 1].max() + reach) + 1 - left,
-    )
-    canvas = np.zeros((LAYERS, height, width), np.int32)  # the upper ones are hardly touched
-    corners, rows = np.empty((rays, 2)), int(2 * reach + 2)
+    _, height, width = canvas.shape
+    inscribed = np.cos(np.pi / rays)
+    corners, rows = np.empty((rays, 2)), int(2 * dist.max() + 6)
     crossings, counts = np.empty((rows, rays)), np.empty(rows, np.int64)
     spans = np.empty((rows * (rays // 2 + 1), 3), np.int64)
     areas, shared = np.zeros(count + 1, np.int64), np.zeros(count + 1, np.int64)
     under = np.empty(count, np.int64)
     kept = np.zeros(count, np.bool_)
     for i in range(count):
+        y, x = points[i]
+        if _hidden_at_center(y, x, inscribed * dist[i].min(), canvas[0], areas, threshold):
+            continue
         for k in range(rays):
-            corners[k, 0] = points[i, 0] - top + dist[i, k] * sines[k]
-            corners[k, 1] = points[i, 1] - left + dist[i, k] * cosines[k]
+            corners[k, 0] = y + dist[i, k] * sines[k]
+            corners[k, 1] = x + dist[i, k] * cosines[k]
         number, area = _scan(corners, height, width, crossings, counts, spans)
         found, hidden = 0, area == 0
         for n in range(number):
@@ -144,6 +154,35 @@ def _survivors(
                         canvas[layer, row, column] = i + 1
                         break
     return kept
+
+
+@compiled(nogil=True)
+def _hidden_at_center(
+    y: float,
+    x: float,
+    radius: float,
+    canvas: NDArray[np.int32],
+    areas: NDArray[np.int64],
+    threshold: float,
+) -> bool:
+    """Whether a polygon shares more than `threshold` with the accepted one at its center (y, x), as
+    far as the disc around it tells that lies inside of the polygon.
+
+    So most candidates are told without their pixels being listed.
+    """
+    other = canvas[round(y), round(x)]
+    radius -= 1e-3  # what lies on the edge is left to others
+    limit = threshold * areas[other]
+    if other == 0 or np.pi * radius * radius < limit or radius <= 0:
+        return False
+    shared = 0
+    for row in range(int(np.ceil(y - radius)), int(np.floor(y + radius)) + 1):
+        half = np.sqrt(radius * radius - (row - y) * (row - y))
+        for pixel in canvas[row, int(np.ceil(x - half)) : int(np.floor(x + half)) + 1]:
+            shared += pixel == other
+        if shared > limit:
+            return True
+    return False
 
 
 @compiled(nogil=True)
