@@ -12,8 +12,8 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 BLOCK_PX = 512
-"""A block is this many network pixels high, a multiple of every network's `multiple`, and up to
-half as wide again."""
+"""A block is this many network pixels high, a multiple of every network's `multiple`, and as wide
+or half as wide again; or it is one cell."""
 MARGIN_PX = 96
 """The network sees this many pixels around a block: more than the largest nucleus, and most of what
 the shipped network looks at."""
@@ -37,9 +37,9 @@ def block_rows(
 ) -> list[list[Block]]:
     """Blocks that cover the cells wanted, row by row of `BLOCK_PX`, in the widths that cost least.
 
-    A block is as high as the wanted cells in it are, up to `BLOCK_PX`, and up to half as wide
-    again: a wide block has less context for its size, and one with unwanted cells does what nobody
-    needs.
+    A wide block has less context for its size, and one with unwanted cells does what nobody needs.
+    There are three sizes only where the image's are multiples of a cell's: each is a network of its
+    own in memory.
 
     Args:
         height: of the image, network pixels.
@@ -51,47 +51,58 @@ def block_rows(
         cell = BLOCK_PX
         wanted = np.ones((-(-height // cell), -(-width // cell)), bool)
     deep = BLOCK_PX // cell
+
+    def block(top: int, left: int, tall: int, wide: int) -> Block:
+        row, column = top * cell, left * cell
+        return Block(row, column, min(tall * cell, height - row), min(wide * cell, width - column))
+
     rows = []
     for top in range(0, len(wanted), deep):
-        blocks = []
-        row, context = wanted[top : top + deep], 2 * MARGIN_PX / cell
-        for left, right in _cheapest_cuts(row, widest=3 * deep // 2, context=context):
-            used = top + np.flatnonzero(wanted[top : top + deep, left:right].any(axis=1))
-            first, end = int(used[0]) * cell, min((int(used[-1]) + 1) * cell, height)
-            blocks.append(
-                Block(first, left * cell, end - first, min(right * cell, width) - left * cell)
-            )
+        row, blocks = wanted[top : top + deep], []
+        for left, right in _cheapest_cuts(row, deep=deep, context=2 * MARGIN_PX / cell):
+            if right - left < deep:
+                for down in np.flatnonzero(row[:, left]).tolist():
+                    blocks.append(block(top + down, left, 1, 1))
+            else:
+                blocks.append(block(top, left, deep, right - left))
         rows.append(blocks)
     return rows
 
 
-DECODER_COST = 2
+DECODER_COST = 4
 """The decoder, which sees a block without its context, costs so many times what the encoder does
 per pixel (measured)."""
 
 
 def _cheapest_cuts(
-    wanted: NDArray[np.bool_], *, widest: int, context: float
+    wanted: NDArray[np.bool_], *, deep: int, context: float
 ) -> list[tuple[int, int]]:
     """Spans of columns (first, end) that hold all wanted cells of a row of blocks and cost least
-    together.
+    together: single columns, whose wanted cells are blocks of their own, and blocks of full height.
 
     Args:
         wanted: bool (cells of a block's height, columns).
-        widest: cells.
+        deep: cells of a full height, which may be more than there are.
         context: of a block, both sides together, cells.
     """
+
+    def cost(tall: int, wide: int) -> float:
+        return (tall + context) * (wide + context) + DECODER_COST * tall * wide
+
+    widths = range(deep, 3 * deep // 2 + 1) if len(wanted) == deep else range(0)
+    counts = wanted.sum(axis=0).tolist()
     least: list[tuple[float, int]] = [(0.0, 0)]
-    """For the columns before each: the least cost, and where the last block begins; there itself:
+    """For the columns before each: the least cost, and where the last span begins; there itself:
     unwanted column."""
-    for end in range(1, wanted.shape[1] + 1):
-        choices = [] if wanted[:, end - 1].any() else [(least[end - 1][0], end)]
-        for start in range(max(end - widest, 0), end):
-            used = np.flatnonzero(wanted[:, start:end].any(axis=1))
-            if len(used):
-                tall, wide = int(used[-1] + 1 - used[0]), end - start
-                cost = (tall + context) * (wide + context) + DECODER_COST * tall * wide
-                choices.append((least[start][0] + cost, start))
+    for end, count in enumerate(counts, start=1):
+        if count:
+            choices = [(least[end - 1][0] + count * cost(1, 1), end - 1)]
+        else:
+            choices = [(least[end - 1][0], end)]
+        for wide in widths:
+            if wide <= end:
+                start = end - wide
+                choices.append((least[start][0] + cost(deep, wide), start))
         least.append(min(choices))
     spans, end = [], wanted.shape[1]
     while end:

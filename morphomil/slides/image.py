@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from contextlib import ExitStack
-from functools import lru_cache
+from functools import lru_cache, partial
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -34,8 +34,12 @@ if TYPE_CHECKING:
     from morphomil.types import ImageSource
 
 CACHED_CELLS = 320
-"""This many cells of 512 x 512 are kept in memory: 250 MB, two rows of a slide 80,000 pixels
-wide."""
+"""At most so many cells of 512 x 512 of a level are kept in memory: 250 MB."""
+CELLS_BESIDE = 64
+"""So many are kept of a level whose rows are too wide for `ROWS_OF_CELLS` of them: enough for areas
+side by side."""
+ROWS_OF_CELLS = 4
+"""Rows of areas of 1,400 pixels overlap in cells of so many rows."""
 BLOCK_PX = 1024
 """The source area that one resampling works on is this many pixels wide: Pillow takes positions in
 it as 32-bit floats."""
@@ -66,7 +70,10 @@ class SlideImage:
         """What OpenSlide says of the file; empty where another decoder reads it."""
         self.downsamples = tuple(level.downsample for level in pixels.levels)
         _, self.width, self.height = pixels.levels[0]
-        self._cell = lru_cache(CACHED_CELLS)(self._decode)
+        self._cells = [
+            lru_cache(_cells_kept(level.width))(partial(self._decode, number))
+            for number, level in enumerate(pixels.levels)
+        ]
 
     def __enter__(self) -> Self:
         """The image; leaving the block closes the file."""
@@ -79,7 +86,8 @@ class SlideImage:
         trace: TracebackType | None,
     ) -> None:
         """Close the file."""
-        self._cell.cache_clear()
+        for level in self._cells:
+            level.cache_clear()
         self._until.close()
 
     def read(
@@ -168,11 +176,17 @@ class SlideImage:
             for column in range(
                 max(left, 0) // CELL_PX, math.ceil(min(left + width, columns) / CELL_PX)
             ):
-                cell = self._cell(level, column, row)
+                cell = self._cells[level](column, row)
                 x, y = column * CELL_PX - left, row * CELL_PX - top
                 part = cell[max(-y, 0) : height - y, max(-x, 0) : width - x]
                 crop[max(y, 0) :, max(x, 0) :][: part.shape[0], : part.shape[1]] = part
         return crop
+
+
+def _cells_kept(width: int) -> int:
+    """So many cells of a level that is so wide are kept in memory."""
+    needed = ROWS_OF_CELLS * math.ceil(width / CELL_PX)
+    return max(needed, CELLS_BESIDE) if needed <= CACHED_CELLS else CELLS_BESIDE
 
 
 def scanned_corner(place: Place) -> tuple[float, float]:

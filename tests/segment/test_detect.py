@@ -203,8 +203,8 @@ def test_blocks_are_trimmed_to_what_is_wanted(rows: int, columns: int, seed: int
         b for row in block_rows(rows * 256 - 30, columns * 256 - 30, wanted=wanted) for b in row
     ):
         assert block.row % 256 == block.column % 256 == 0
-        assert block.height <= 512
-        assert block.width <= 768
+        cells = -(-block.height // 256), -(-block.width // 256)
+        assert cells in {(1, 1), (2, 2), (2, 3)}, "each size is a network of its own in memory"
         covered[
             block.row // 256 : -(-(block.row + block.height) // 256),
             block.column // 256 : -(-(block.column + block.width) // 256),
@@ -216,24 +216,22 @@ def test_blocks_are_trimmed_to_what_is_wanted(rows: int, columns: int, seed: int
 @settings(max_examples=60, deadline=None)
 @given(st.integers(1, 7), st.integers(0, 2**14 - 1))
 def test_no_other_widths_of_blocks_cost_less(columns: int, flags: int) -> None:
-    """Against every way to cut a row of blocks: 4.4 ms per cell with context, 9.2 ms per cell of
-    its own (measured)."""
+    """Against every way to cut a row into columns of single cells and blocks of two rows: 4.3 ms
+    per cell with context, 16.7 ms per cell of its own (measured)."""
     wanted = np.array([flags >> bit & 1 for bit in range(2 * columns)], bool).reshape(2, columns)
 
     context = 2 * MARGIN_PX / 256
 
     def cost(height: int, width: int) -> float:
-        return (height + context) * (width + context) + 2 * height * width
+        return (height + context) * (width + context) + 4 * height * width
 
     def cost_of_cuts(ends: tuple[int, ...]) -> float:
         total = 0.0
         for start, end in pairwise((0, *ends, columns)):
-            used_rows, used_columns = (
-                np.flatnonzero(wanted[:, start:end].any(axis=axis)) for axis in (1, 0)
-            )
-            if len(used_rows):
-                height, width = (int(used[-1] - used[0]) + 1 for used in (used_rows, used_columns))
-                total += cost(height, width) if width <= 3 else np.inf
+            if end - start == 1:
+                total += wanted[:, start].sum() * cost(1, 1)
+            else:
+                total += cost(2, end - start) if end - start <= 3 else np.inf
         return total
 
     cuts = chain.from_iterable(combinations(range(1, columns), number) for number in range(columns))
