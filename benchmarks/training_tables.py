@@ -27,7 +27,7 @@ from PIL import Image
 from morphomil.nuclei.outlines import fill_polygons
 from morphomil.segment import find_outlines, large_enough
 from morphomil.segment.model import load_segmenter
-from morphomil.segment.polygons import render
+from morphomil.segment.polygons import render_whole
 from morphomil.types import SegmenterSettings
 
 FINER = 2
@@ -66,7 +66,7 @@ def found_labels(rgb: np.ndarray, points: np.ndarray, model: str) -> np.ndarray:
     shape = (FINER * rgb.shape[0], FINER * rgb.shape[1])
 
     def drawn(nuclei: object) -> np.ndarray:
-        return np.concatenate([band for _, band in render(nuclei, shape=shape, min_px=1)])
+        return render_whole(nuclei, shape=shape, min_px=1)
 
     column, row = (points * FINER).astype(int).T
     confirmed = np.zeros(len(fine) + 1, bool)

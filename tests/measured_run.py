@@ -102,7 +102,7 @@ def _store_masks(run: Run, slide: Slide, seed: int, downsample: float, *, typed:
         )
         shares = np.random.default_rng(seed).dirichlet(np.ones(4), first - first_label)
         types = shares.astype(np.float32) if typed else None
-        drawn = DrawnNuclei(first - first_label, [(0, labels)], types=types)
+        drawn = DrawnNuclei(first - first_label, [(0, 0, labels)], types=types)
         tissue = np.ones((side // 2, side // 2), bool)
         store_region(group, image, frame, drawn, tissue, first_label=first_label)
         width = side * downsample

@@ -17,6 +17,7 @@ ORDER = [
     "store",
     "places",
     "types",
+    "spool",
     "compiled",
     "plugins",
     "seeds",

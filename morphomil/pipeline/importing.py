@@ -333,7 +333,7 @@ class _Import:
         tiny = nuclei.areas_px[inside] * part.image.mpp**2 < MIN_AREA_UM2
         return DrawnNuclei(
             len(inside),
-            self._bands(nuclei, inside, tiny, part.frame, first_label),
+            self._pieces(nuclei, inside, tiny, part.frame, first_label),
             types=self._types(nuclei, inside, part),
         )
 
@@ -351,14 +351,14 @@ class _Import:
             classify_unknown(part, nuclei, chosen, types, segmenter=self.source.segmenter)
         return types
 
-    def _bands(
+    def _pieces(
         self,
         nuclei: Nuclei,
         chosen: NDArray[np.intp],
         tiny: NDArray[np.bool_],
         frame: MaskFrame,
         first_label: int,
-    ) -> Iterator[tuple[int, NDArray[np.int32]]]:
+    ) -> Iterator[tuple[int, int, NDArray[np.int32]]]:
         """The masks of the chosen nuclei in a region's frame, band by band; the dropped ones are
         counted at the end."""
         (height, width), halo = frame.shape, frame.halo_px
@@ -373,7 +373,7 @@ class _Import:
             drawn, kept = _numbers(canvas[halo : halo + rows]), _numbers(band)
             shown[kept - first_label] = True
             dropped[np.setdiff1d(drawn, kept) - first_label] = True
-            yield top, band
+            yield top, 0, band
             self.step(top + rows, height)
         dropped[:-1] |= tiny
         self._small += int((dropped & ~shown).sum())

@@ -41,7 +41,7 @@ if TYPE_CHECKING:
     from morphomil.pipeline.execution import Progress, Shard, SlideOutput, StageResult, Step
     from morphomil.places import Place
     from morphomil.segment.model import Segmenter
-    from morphomil.segment.outlines import Outlines
+    from morphomil.segment.outlines import StoredOutlines
     from morphomil.slides.regions import Region, Survey
     from morphomil.types import Cohort, ImageSource, Slide
 
@@ -303,19 +303,40 @@ def _segment_region(
 ) -> DrawnNuclei:
     """The nuclei of a region by the network."""
     from morphomil.segment import large_enough, parted
-    from morphomil.segment.outlines import join_outlines
+    from morphomil.segment.outlines import StoredOutlines
     from morphomil.segment.polygons import render
 
     frame = part.frame
-    found = list(find_in_region(part, segmenter, step=step))
-    plausible, others, reasons = parted(join_outlines(found), mpp=frame.mpp)
+    found = StoredOutlines(find_in_region(part, segmenter, step=step))
+    plausible, others, reasons = parted(found, mpp=frame.mpp)
     nuclei, least = large_enough(plausible, mpp=frame.mpp, segmenter=segmenter)
-    bands = render(nuclei, shape=frame.shape, min_px=least, first_label=first_label, band=BAND_PX)
-    exact = RegionOutlines(first_label, _corners(nuclei), nuclei.ends) if segmenter.maps else None
-    dropped = DroppedOutlines(_corners(others), others.ends, reasons) if segmenter.judges else None
-    return DrawnNuclei(len(nuclei), bands, exact, dropped, nuclei.types)
+    pieces = render(nuclei, shape=frame.shape, min_px=least, first_label=first_label, side=BAND_PX)
+    exact = RegionOutlines(first_label, _Corners(nuclei), nuclei.ends) if segmenter.maps else None
+    dropped = (
+        DroppedOutlines(_Corners(others)[:], others.ends, reasons) if segmenter.judges else None
+    )
+    return DrawnNuclei(len(nuclei), pieces, exact, dropped, nuclei.types)
 
 
-def _corners(nuclei: Outlines) -> NDArray[np.float32]:
-    """x and y (m, 2) of the vertices in masks, whose pixels' corners are at whole numbers."""
-    return np.ascontiguousarray(nuclei.vertices[:, ::-1] + np.float32(0.5))
+class _Corners:
+    """x and y (m, 2) of the vertices in masks, whose pixels' corners are at whole numbers, read as
+    they are sliced."""
+
+    dtype = np.dtype(np.float32)
+
+    def __init__(self, nuclei: StoredOutlines) -> None:
+        self.nuclei = nuclei
+        self.shape = (int(nuclei.ends[-1]) if len(nuclei) else 0, 2)
+
+    def __len__(self) -> int:
+        return self.shape[0]
+
+    def __getitem__(self, wanted: slice) -> NDArray[np.float32]:
+        begin, end, _ = wanted.indices(len(self))
+        ends = self.nuclei.ends
+        first = int(np.searchsorted(ends, begin, side="right"))
+        last = int(np.searchsorted(ends, end)) + 1
+        vertices = self.nuclei[np.arange(first, min(last, len(ends)))].vertices()
+        skip = begin - (int(ends[first - 1]) if first else 0)
+        own = vertices[skip : skip + end - begin]
+        return np.ascontiguousarray(own[:, ::-1] + np.float32(0.5))

@@ -16,7 +16,7 @@ from morphomil.nuclei.registry import FEATURES
 from morphomil.rank.instances import InstanceBags
 from morphomil.rank.patch_sums import SlideSums
 from morphomil.rank.representation import moments_of_sums, read_patches
-from morphomil.rank.spool import Spool
+from morphomil.spool import Spool
 from morphomil.types import CORES
 
 if TYPE_CHECKING:

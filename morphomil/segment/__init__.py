@@ -4,7 +4,7 @@ trace."""
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 
@@ -14,9 +14,9 @@ from morphomil.nuclei.polygons import measure_outlines
 from morphomil.segment.blocks import array_reader, block_rows, check_image, resized
 from morphomil.segment.classify import classify_nuclei
 from morphomil.segment.detect import find_nuclei
-from morphomil.segment.outlines import Outlines, join_outlines
+from morphomil.segment.outlines import Outlines, StoredOutlines, join_outlines
 from morphomil.segment.plausible import judge
-from morphomil.segment.polygons import render
+from morphomil.segment.polygons import render_whole
 from morphomil.slides.masks import MIN_AREA_UM2
 from morphomil.slides.quality import is_ink
 from morphomil.slides.stain import fit_normalizer
@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 
 __all__ = ["MIN_AREA_UM2", "classify_nuclei", "find_labels", "segment_image"]
 
+SomeOutlines = TypeVar("SomeOutlines", Outlines, StoredOutlines)
 MAX_INK = 0.5
 """A larger share of ink-like pixels is no H&E image."""
 
@@ -76,7 +77,7 @@ def segment_image(
 def find_labels(rgb: NDArray[np.uint8], *, mpp: float, segmenter: Segmenter) -> NDArray[np.int32]:
     """`segment_image` with a segmenter at hand."""
     nuclei, least = _nuclei_in(rgb, mpp=mpp, segmenter=segmenter)
-    return _drawn(nuclei, rgb.shape[:2], least)
+    return render_whole(nuclei, shape=rgb.shape[:2], min_px=least)
 
 
 def find_measured(
@@ -85,7 +86,7 @@ def find_measured(
     """The labels of `find_labels`, and the features of shape of every nucleus, by label: from its
     outline where the segmenter draws them, else from its pixels."""
     nuclei, least = _nuclei_in(rgb, mpp=mpp, segmenter=segmenter)
-    labels = _drawn(nuclei, rgb.shape[:2], least)
+    labels = render_whole(nuclei, shape=rgb.shape[:2], min_px=least)
     if not segmenter.maps:
         return labels, measure_nuclei(labels, mpp=mpp).set_index("label")
     shapes = measure_outlines(nuclei.vertices[:, ::-1], nuclei.ends, mpp=mpp).set_index("label")
@@ -99,12 +100,9 @@ def _nuclei_in(
     return large_enough(parted(found, mpp=mpp)[0], mpp=mpp, segmenter=segmenter)
 
 
-def _drawn(nuclei: Outlines, shape: tuple[int, int], least: float) -> NDArray[np.int32]:
-    bands = render(nuclei, shape=shape, min_px=least)
-    return np.concatenate([labels for _, labels in bands])
-
-
-def large_enough(found: Outlines, *, mpp: float, segmenter: Segmenter) -> tuple[Outlines, float]:
+def large_enough(
+    found: SomeOutlines, *, mpp: float, segmenter: Segmenter
+) -> tuple[SomeOutlines, float]:
     """The nuclei of `MIN_AREA_UM2` or more, and the least number of pixels that one may have when
     it is drawn.
 
@@ -115,7 +113,9 @@ def large_enough(found: Outlines, *, mpp: float, segmenter: Segmenter) -> tuple[
     return (found[found.areas() >= least], 1) if segmenter.maps else (found, least)
 
 
-def parted(found: Outlines, *, mpp: float) -> tuple[Outlines, Outlines, NDArray[np.uint8]]:
+def parted(
+    found: SomeOutlines, *, mpp: float
+) -> tuple[SomeOutlines, SomeOutlines, NDArray[np.uint8]]:
     """What may be nuclei; the objects that are none, and the reason of each (`plausible.judge`)."""
     if found.evidence is None:
         return found, found[np.zeros(len(found), bool)], np.empty(0, np.uint8)

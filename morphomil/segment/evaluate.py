@@ -22,7 +22,7 @@ from morphomil.segment.contours import polygon_outlines
 from morphomil.segment.detect import find_candidates, outline_rows, settled_rows
 from morphomil.segment.level_lines import label_outlines
 from morphomil.segment.outlines import join_outlines
-from morphomil.segment.polygons import join, render, suppress
+from morphomil.segment.polygons import join, render_whole, suppress
 from morphomil.segment.reliability import reliability_table
 from morphomil.stats.axial import axial_difference
 
@@ -354,10 +354,10 @@ def tune_thresholds(
             likely = candidates[candidates.prob > prob]
             for nms in NMS_GRID:
                 nuclei = suppress(likely, threshold=nms)
-                bands = render(
+                labels = render_whole(
                     polygon_outlines(nuclei), shape=shape, min_px=MIN_AREA_UM2 / image.mpp**2
                 )
-                score = _scores(image.labels, np.concatenate([labels for _, labels in bands]))
+                score = _scores(image.labels, labels)
                 key = {"prob": prob, "nms": nms, "group": image.group, "mpp": image.mpp}
                 rows.append(
                     key | {name: score[name] for name in ("pq", "aji", "dq", "count_ratio")}
@@ -426,8 +426,7 @@ def _area_bias(image: AnnotatedImage, outlines: Outlines) -> float:
     finer = annotated.shape[0] // image.labels.shape[0]
     fine = outlines.scaled(finer)
     shape = (annotated.shape[0], annotated.shape[1])
-    drawn = render(fine, shape=shape, min_px=MIN_AREA_UM2 * (finer / image.mpp) ** 2)
-    labels = np.concatenate([part for _, part in drawn])
+    labels = render_whole(fine, shape=shape, min_px=MIN_AREA_UM2 * (finer / image.mpp) ** 2)
     pairs = overlaps(annotated, labels)
     cut = _on_the_rim(annotated, labels)
     matched = (pairs.iou > 0.5) & ~np.isin(pairs.annotated, cut[0]) & ~np.isin(pairs.found, cut[1])

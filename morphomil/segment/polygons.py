@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
     from threadpoolctl import ThreadpoolController
 
-    from morphomil.segment.outlines import Outlines
+    from morphomil.segment.outlines import Outlines, StoredOutlines
 
 
 @dataclass(frozen=True)
@@ -243,14 +243,15 @@ def native_threads() -> ThreadpoolController:
 
 
 def render(
-    nuclei: Outlines,
+    nuclei: Outlines | StoredOutlines,
     *,
     shape: tuple[int, int],
     min_px: float,
     first_label: int = 1,
-    band: int = BLOCK_PX,
-) -> Iterator[tuple[int, NDArray[np.int32]]]:
-    """The label image of nuclei, band by band: (first row, int32 (rows, width)).
+    side: int = BLOCK_PX,
+) -> Iterator[tuple[int, int, NDArray[np.int32]]]:
+    """The label image of nuclei, piece by piece: (first row, first column, int32 (rows, columns)),
+    without those where no nucleus is.
 
     Labels follow the order of the nuclei. Where two overlap, the more probable one is on top; of
     a nucleus that another one cuts in pieces the largest piece stays, if it has `min_px` pixels.
@@ -260,21 +261,38 @@ def render(
         shape: of the label image.
         min_px: smallest nucleus, pixels.
         first_label: label of the first nucleus.
-        band: rows to render at a time; it leaves no trace in the result.
+        side: pieces are so high, and twice as wide; it leaves no trace in the result.
     """
     height, width = shape
-    starts = nuclei.ends - np.diff(nuclei.ends, prepend=0)
-    low, high = (
-        edge.reduceat(nuclei.vertices[:, 0], starts) if len(nuclei) else np.empty(0)
-        for edge in (np.minimum, np.maximum)
-    )
-    halo = int(np.ceil((high - low).max(initial=0))) + 2
-    for top in range(0, height, band):
-        rows = min(band, height - top)
-        near = np.flatnonzero((high >= top - halo) & (low < top + rows + halo))
-        window = (rows + 2 * halo, width)
-        canvas = draw(nuclei[near], near + first_label, corner=(top - halo, 0), shape=window)
-        yield top, keep_largest_parts(canvas, min_px=min_px)[halo : halo + rows]
+    boxes = nuclei.boxes()
+    halo = int(np.ceil((boxes[:, 2:] - boxes[:, :2]).max(initial=0))) + 2
+    for top in range(0, height, side):
+        rows = min(side, height - top)
+        near = np.flatnonzero((boxes[:, 2] >= top - halo) & (boxes[:, 0] < top + rows + halo))
+        band = nuclei[near].loaded()
+        for left in range(0, width, 2 * side):
+            columns = min(2 * side, width - left)
+            own = np.flatnonzero(
+                (boxes[near, 3] >= left - halo) & (boxes[near, 1] < left + columns + halo)
+            )
+            if len(own):
+                first, end = max(left - halo, 0), min(left + columns + halo, width)
+                canvas = draw(
+                    band[own],
+                    near[own] + first_label,
+                    corner=(top - halo, first),
+                    shape=(rows + 2 * halo, end - first),
+                )
+                whole = keep_largest_parts(canvas, min_px=min_px)
+                yield top, left, whole[halo : halo + rows, left - first :][:, :columns]
+
+
+def render_whole(nuclei: Outlines, *, shape: tuple[int, int], min_px: float) -> NDArray[np.int32]:
+    """The label image of `render` in one piece."""
+    labels = np.zeros(shape, np.int32)
+    for top, left, piece in render(nuclei, shape=shape, min_px=min_px):
+        labels[top : top + piece.shape[0], left : left + piece.shape[1]] = piece
+    return labels
 
 
 def draw(

@@ -163,7 +163,8 @@ class RegionOutlines(NamedTuple):
     """The first outline's label."""
     vertices: Any
     """x and y (m, 2) in the masks, float32, of all outlines one after the other; the last vertex of
-    one is joined with its first. Stored ones are a Zarr array, read as it is sliced."""
+    one is joined with its first. Stored ones are a Zarr array, and ones to be stored may wait in a
+    file: they are read as they are sliced."""
     ends: NDArray[np.int64]
     """Each outline ends here in `vertices`."""
 
@@ -366,12 +367,13 @@ def implausible_places(masks: Mapping[int, RegionMasks], image: int) -> NDArray[
 
 
 class DrawnNuclei(NamedTuple):
-    """The nuclei of a region before they are stored: how many, int32 bands of the label image, each
-    with its first row, the outlines that they were drawn from, if they say more, the objects that
-    are no nuclei, if that was asked, and the nuclei's types, if they are known."""
+    """The nuclei of a region before they are stored: how many, int32 pieces of the label image,
+    each with its first row and column, the rest being background, the outlines that they were drawn
+    from, if they say more, the objects that are no nuclei, if that was asked, and the nuclei's
+    types, if they are known."""
 
     nuclei: int
-    bands: Iterable[tuple[int, NDArray[np.int32]]]
+    pieces: Iterable[tuple[int, int, NDArray[np.int32]]]
     outlines: RegionOutlines | None = None
     dropped: DroppedOutlines | None = None
     types: NDArray[np.float32] | None = None
@@ -388,7 +390,7 @@ def store_region(
     *,
     first_label: int = 1,
 ) -> None:
-    """Write a region's masks, band by band, and its frame, into the Zarr group of its slide; its
+    """Write a region's masks, piece by piece, and its frame, into the Zarr group of its slide; its
     nuclei are numbered from `first_label` on."""
     stored = group.create_group(str(region))
     labels = stored.create_array(
@@ -397,15 +399,18 @@ def store_region(
         dtype="int32",
         chunks=tuple(min(BAND_PX, side) for side in frame.shape),
     )
-    with ThreadPoolExecutor(1) as writer:  # a band is compressed while the next one is drawn
+    with ThreadPoolExecutor(1) as writer:  # a piece is compressed while the next one is drawn
         written: Future[None] | None = None
-        for top, band in drawn.bands:
+        for top, left, piece in drawn.pieces:
             if written is not None:
                 written.result()
-            written = writer.submit(labels.__setitem__, slice(top, top + len(band)), band)
+            rows, columns = piece.shape
+            place = slice(top, top + rows), slice(left, left + columns)
+            written = writer.submit(labels.__setitem__, place, piece)
         if written is not None:
             written.result()
-    blocks = stored.create_array("tissue", shape=tissue.shape, dtype="bool", chunks=tissue.shape)
+    chunks = tuple(min(BAND_PX, side) for side in tissue.shape)
+    blocks = stored.create_array("tissue", shape=tissue.shape, dtype="bool", chunks=chunks)
     blocks[:] = tissue
     if drawn.outlines is not None:
         _store_arrays(stored, {"vertices": drawn.outlines.vertices, "ends": drawn.outlines.ends})
@@ -422,7 +427,9 @@ def store_region(
 
 def _store_arrays(group: Any, arrays: dict[str, NDArray[Any]]) -> None:
     for name, values in arrays.items():
-        chunks = (min(len(values) or 1, 2**20), *values.shape[1:])
-        array = group.create_array(name, shape=values.shape, dtype=str(values.dtype), chunks=chunks)
-        if len(values):
-            array[:] = values
+        chunk = min(len(values) or 1, 2**20)
+        array = group.create_array(
+            name, shape=values.shape, dtype=str(values.dtype), chunks=(chunk, *values.shape[1:])
+        )
+        for first in range(0, len(values), chunk):
+            array[first : first + chunk] = values[first : first + chunk]

@@ -42,7 +42,7 @@ def stored(path: Path, outlines: RegionOutlines | None) -> RegionMasks:
     labels = np.zeros((256, 256), np.int32)
     labels[90:98, 80:90] = 7
     group = zarr.open_group(path, mode="w")
-    drawn = DrawnNuclei(1, [(0, labels)], outlines)
+    drawn = DrawnNuclei(1, [(0, 0, labels)], outlines)
     store_region(group, 0, FRAME, drawn, np.ones((32, 32), bool))
     return open_masks(path)[0]
 

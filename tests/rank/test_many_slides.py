@@ -9,8 +9,9 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from morphomil import spool
 from morphomil.matrix import FINE_BINS
-from morphomil.rank import bags, spool
+from morphomil.rank import bags
 
 
 @pytest.mark.parametrize(("most", "expected"), [(9, 3), (5, 1), (1, 1)])

@@ -15,19 +15,20 @@ from skimage.draw import disk, ellipse
 from skimage.measure import label
 
 from morphomil.errors import SlideError
-from morphomil.segment import blocks
+from morphomil.segment import blocks, outlines
 from morphomil.segment.agreement import agreement
 from morphomil.segment.blocks import MARGIN_PX, Block, array_reader, block_rows
 from morphomil.segment.contours import polygon_outlines
 from morphomil.segment.detect import find_candidates, find_nuclei
 from morphomil.segment.model import Segmenter, TypeCalibration
-from morphomil.segment.outlines import Outlines, join_outlines
+from morphomil.segment.outlines import Outlines, StoredOutlines, join_outlines
 from morphomil.segment.polygons import (
     Polygons,
     draw,
     join,
     keep_largest_parts,
     render,
+    render_whole,
     suppress,
 )
 
@@ -72,7 +73,7 @@ def scattered_ellipses(shape: tuple[int, int], count: int, seed: int) -> np.ndar
 
 
 def labels_of(nuclei: Outlines, shape: tuple[int, int]) -> np.ndarray:
-    return np.concatenate([band for _, band in render(nuclei, shape=shape, min_px=10)])
+    return render_whole(nuclei, shape=shape, min_px=10)
 
 
 def test_polygons_are_filled_as_scikit_image_fills_them() -> None:
@@ -149,9 +150,9 @@ def test_outlines_are_the_same_whatever_the_blocks(monkeypatch: pytest.MonkeyPat
         monkeypatch.setattr(blocks, "BLOCK_PX", side)
         rows = block_rows(300, 500)
         found = list(find_nuclei(array_reader(image), rows, mpp=0.5, segmenter=segmenter))
-        outlines = join_outlines(found)
-        parts = np.split(outlines.vertices, outlines.ends[:-1])
-        results.append({tuple(p): v for p, v in zip(outlines.points.tolist(), parts, strict=True)})
+        nuclei = join_outlines(found)
+        parts = np.split(nuclei.vertices, nuclei.ends[:-1])
+        results.append({tuple(p): v for p, v in zip(nuclei.points.tolist(), parts, strict=True)})
     whole = results[0]
     assert len(whole) > 100
     for cut in results[1:]:
@@ -261,8 +262,10 @@ def test_rendered_discs_have_the_area_of_discs() -> None:
     assert np.count_nonzero(labels) == pytest.approx(len(rows), rel=0.03)
 
 
-@pytest.mark.parametrize("band", [17, 64, 200])
-def test_bands_leave_no_trace(band: int) -> None:
+@pytest.mark.parametrize("stored", [False, True])
+@pytest.mark.parametrize("side", [17, 64, 200])
+def test_pieces_leave_no_trace(side: int, stored: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(outlines, "READ_AT_ONCE", 100)
     rng = np.random.default_rng(3)
     many = polygon_outlines(
         Polygons(
@@ -271,9 +274,44 @@ def test_bands_leave_no_trace(band: int) -> None:
             rng.uniform(4, 12, (80, 32)).astype(np.float32),
         )
     )
-    whole = np.concatenate([b for _, b in render(many, shape=(200, 200), min_px=20, band=1000)])
-    parts = np.concatenate([b for _, b in render(many, shape=(200, 200), min_px=20, band=band)])
-    np.testing.assert_array_equal(parts, whole)
+    nuclei = (
+        StoredOutlines([many[np.arange(30)], many[np.arange(0)], many[np.arange(30, 80)]])
+        if stored
+        else many
+    )
+    labels = np.zeros((200, 230), np.int32)
+    for top, left, piece in render(nuclei, shape=labels.shape, min_px=20, side=side):
+        assert not labels[top : top + side, left : left + 2 * side].any()
+        labels[top : top + piece.shape[0], left : left + piece.shape[1]] = piece
+    np.testing.assert_array_equal(labels, render_whole(many, shape=labels.shape, min_px=20))
+    assert labels.max() > 60
+
+
+def test_stored_outlines_are_what_was_stored(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also some of them, read a few at a time, and what was said of them."""
+    monkeypatch.setattr(outlines, "READ_AT_ONCE", 60)
+    rng = np.random.default_rng(3)
+    parts = [
+        replace(
+            polygon_outlines(
+                Polygons(
+                    rng.uniform(0, 200, (count, 2)).astype(np.float32),
+                    rng.random(count).astype(np.float32),
+                    rng.uniform(4, 12, (count, 32)).astype(np.float32),
+                )
+            ),
+            types=rng.random((count, 4)).astype(np.float32),
+        )
+        for count in (5, 0, 9)
+    ]
+    whole, stored = join_outlines(parts), StoredOutlines(parts)
+    some = rng.random(14) < 0.4
+    for expected, got in ((whole, stored), (whole[some], stored[some])):
+        assert len(got) == len(expected)
+        np.testing.assert_array_equal(got.areas(), expected.areas())
+        np.testing.assert_array_equal(got.boxes(), expected.boxes())
+        for name, value in vars(got.loaded()).items():
+            np.testing.assert_array_equal(value, getattr(expected, name), err_msg=name)
 
 
 def test_only_the_largest_part_of_a_cut_nucleus_stays() -> None:

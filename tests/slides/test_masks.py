@@ -46,7 +46,9 @@ def patches(kept: list[bool]) -> pd.DataFrame:
 def stored(folder: Path, labels: np.ndarray, *, frame: MaskFrame = FRAME) -> RegionMasks:
     group = zarr.open_group(folder / "masks.zarr", mode="w")
     tissue = np.ones((2 * 16, 3 * 16), bool)
-    store_region(group, 0, frame, DrawnNuclei(1, [(0, labels[:100]), (100, labels[100:])]), tissue)
+    store_region(
+        group, 0, frame, DrawnNuclei(1, [(0, 0, labels[:100]), (100, 0, labels[100:])]), tissue
+    )
     return open_masks(folder / "masks.zarr")[0]
 
 
@@ -97,7 +99,7 @@ def test_outlines_of_nuclei_by_type(tmp_path: Path) -> None:
     labels[70:80, 90:100], labels[100:104, 90:94] = 1, 2
     group = zarr.open_group(tmp_path / "masks.zarr", mode="w")
     types = np.array([[0.1, 0.7, 0.1, 0.1], [np.nan] * 4], np.float32)
-    drawn = DrawnNuclei(2, [(0, labels)], types=types)
+    drawn = DrawnNuclei(2, [(0, 0, labels)], types=types)
     store_region(group, 0, FRAME, drawn, np.ones((2 * 16, 3 * 16), bool))
     kept = open_masks(tmp_path / "masks.zarr")
     shape = (round((FRAME.y_px + FRAME.shape[0] * 2.5) / 2.5), 120)
@@ -135,7 +137,7 @@ def test_types_lie_beside_the_labels(tmp_path: Path, known: bool) -> None:
     labels[70:80, 70:80], labels[90:99, 90:99] = 41, 42
     types = np.array([[0.7, 0.1, 0.2, 0.0], [np.nan] * 4], np.float32)
     group = zarr.open_group(tmp_path / "masks.zarr", mode="w")
-    drawn = DrawnNuclei(2, [(0, labels)], types=types if known else types[[1, 1]])
+    drawn = DrawnNuclei(2, [(0, 0, labels)], types=types if known else types[[1, 1]])
     store_region(group, 0, FRAME, drawn, np.ones((32, 48), bool), first_label=41)
     region = open_masks(tmp_path / "masks.zarr")[0]
     assert (region.types is None) == (not known)

@@ -69,12 +69,29 @@ class Spool:
     def blocks(self) -> Iterator[NDArray[Any]]:
         """All rows in order, some at a time."""
         for block in self._away:
-            yield block if isinstance(block, np.ndarray) else self._read(block)
+            yield self._read(block, len(self._filling)) if isinstance(block, int) else block
         if self._used:
             yield self._filling[: self._used]
 
-    def _read(self, place: int) -> NDArray[Any]:
-        block = np.empty_like(self._filling)
+    def __getitem__(self, wanted: slice) -> NDArray[Any]:
+        """Some of the rows, a copy."""
+        first, end, _ = wanted.indices(len(self))
+        size = len(self._filling)
+        parts = [self._filling[:0]]
+        for number in range(first // size, -(-end // size)) if first < end else ():
+            low, high = max(first - number * size, 0), min(end - number * size, size)
+            away = self._filling if number == len(self._away) else self._away[number]
+            if isinstance(away, int):
+                parts.append(self._read(away + low * self._row_bytes(), high - low))
+            else:
+                parts.append(away[low:high])
+        return np.concatenate(parts)
+
+    def _row_bytes(self) -> int:
+        return self._filling.nbytes // len(self._filling)
+
+    def _read(self, place: int, count: int) -> NDArray[Any]:
+        block = np.empty((count, *self._filling.shape[1:]), self._kind)
         view = block.data.cast("B")
         done = 0
         while self._file is not None and done < len(view):
