@@ -45,6 +45,9 @@ MIN_RAY_PX = 1e-3
 MAX_CANDIDATE_SHARE = 0.6
 """More grid points than this above the threshold: the model doesn't fit the image (StarDist would
 run for hours)."""
+RIM_PX = 32
+"""Nuclei reach no farther than `MARGIN_PX` from their centers, and what is measured around them no
+farther than this from their edges."""
 BLANK = -8.0
 """The logit of nucleus where there is nothing to see."""
 
@@ -52,8 +55,8 @@ BLANK = -8.0
 class Found(NamedTuple):
     """What the network finds in a block: the candidates whose center it owns and no ink covers, in
     network pixels of the image, the logit of what is nucleus (height, width) and those of the types
-    (a quarter of both, 4), if it has them; and its pixels, averaged (`plausible.averaged`), if
-    nuclei are to be told from other objects."""
+    (a quarter of both, 4; once it is settled which are nuclei, those of each), if it has them; and
+    its pixels, averaged (`plausible.averaged`), if nuclei are to be told from other objects."""
 
     block: Block
     polygons: Polygons
@@ -117,8 +120,8 @@ def find_nuclei(
 ) -> Iterator[Outlines]:
     """The nuclei of each row of blocks in turn, in network pixels of `mpp` um.
 
-    The network runs ahead on threads of its own while earlier rows are settled; at most four rows
-    of candidates and maps and a few blocks of pixels are held in memory.
+    The network runs ahead on threads of its own while earlier rows are settled; three rows of maps,
+    a part of a fourth, and a few blocks of pixels are held in memory.
     """
     settled = settled_rows(read, rows, mpp=mpp, segmenter=segmenter)
     for outlines in outline_rows(settled, mpp=mpp, level=segmenter.edge_logit(mpp)):
@@ -140,9 +143,24 @@ def outline_rows(
     for row in settled:
         if here:
             yield _outline(here, [*before, *row], mpp=mpp, level=level)
-        before, here = here, row
+        before, here = [_last_rows(part) for part in here], row
     if here:
         yield _outline(here, before, mpp=mpp, level=level)
+
+
+def _last_rows(found: Found) -> Found:
+    """A block's part that the outlines of the row below may need."""
+    block = found.block
+    rows = max(block.height - 2 * MARGIN_PX - RIM_PX, 0) // TYPE_GRID * TYPE_GRID
+    if not rows:
+        return found
+    own = found.polygons.points[:, 0] >= block.row + rows
+    last = replace(block, row=block.row + rows, height=block.height - rows)
+    nucleus = None if found.nucleus is None else found.nucleus[rows:].copy()
+    pixels = found.pixels
+    if pixels is not None:  # at the full or at half the resolution
+        pixels = pixels[rows * len(pixels) // block.height :].copy()
+    return Found(last, found.polygons[np.flatnonzero(own)], nucleus, None, pixels)
 
 
 def settled_rows(
@@ -165,9 +183,14 @@ def settled_rows(
                 rest = (*current[position + 1 :], *below)
                 open_ones = [part.polygons for part in rest if len(part.polygons)]
                 nuclei = _settle(block, own.polygons, settled, open_ones, segmenter.nms_threshold)
-                accepted.append(own._replace(polygons=nuclei))
+                types = own.types
+                if types is not None:
+                    types = types_at(types, nuclei.points, block) if len(nuclei) else None
+                current[position] = own._replace(polygons=nuclei, types=types)
+                accepted.append(current[position])
             yield accepted
-            above, current = accepted, below
+            above = [part._replace(nucleus=None, types=None, pixels=None) for part in accepted]
+            current = below
 
 
 def _outline(
@@ -186,8 +209,7 @@ def _outline(
         )
         if own.pixels is not None:
             outlines = replace(outlines, evidence=_block_evidence(own, others, mpp=mpp))
-        if own.types is not None:
-            outlines = replace(outlines, types=types_at(own.types, own.polygons.points, own.block))
+        outlines = replace(outlines, types=own.types)
         parts.append(outlines)
     return join_outlines(parts)
 
