@@ -25,6 +25,8 @@ if TYPE_CHECKING:
     from morphomil.slides.regions import Region
 
 
+READ_AT_ONCE = 32
+"""So many patches side by side are read at once."""
 FIT_STEPS = 16
 """A fitted grid begins at one of so many places per side of a patch."""
 
@@ -171,7 +173,7 @@ def _measure_grid(image: SlideImage, region: Region, grid: _Grid) -> _Shares:
     def measure(row: int) -> None:
         inside = _rasterize(edges, top=row * side, shape=(side, grid.columns * side))
         touched = np.asarray(inside.any(axis=0).reshape(grid.columns, side).any(axis=1))
-        for first, last in _spans(touched):
+        for first, last in _pieces(touched):
             corner = (
                 grid.x_px + first * side * grid.downsample,
                 grid.y_px + row * side * grid.downsample,
@@ -270,6 +272,13 @@ def _rasterize(
     crossed = np.sort(row * width + np.clip(np.ceil(at - 0.5), 0, width).astype(int))
     lengths = np.diff(crossed, prepend=0, append=height * width)
     return np.repeat(np.arange(len(lengths)) % 2 == 1, lengths).reshape(height, width)
+
+
+def _pieces(touched: NDArray[np.bool_]) -> Iterator[tuple[int, int]]:
+    """First and past-the-last index of runs of true values that are short enough to be read."""
+    for begin, end in _spans(touched):
+        for first in range(begin, end, READ_AT_ONCE):
+            yield first, min(first + READ_AT_ONCE, end)
 
 
 def _spans(flags: NDArray[np.bool_]) -> Iterator[tuple[int, int]]:
