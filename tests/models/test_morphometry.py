@@ -369,11 +369,13 @@ def test_a_ranking_in_parts_is_the_same_and_trains_nothing_twice(at_once, tmp_pa
 def test_an_interrupted_ranking_goes_on_where_it_stopped(at_once, tmp_path, trainings, monkeypatch):
     monkeypatch.setattr("morphomil.rank.ranking.CORES", 1)
     run = make_run(tmp_path / "run", seed=0, prefix="p")
+
+    def write_the_last(path, arrays):
+        write_arrays(path, arrays)
+        trainings.append(-1)
+
     with monkeypatch.context() as broken, pytest.raises(KeyboardInterrupt):
-        broken.setattr(
-            "morphomil.pipeline.ranking.write_arrays",
-            lambda path, arrays: (write_arrays(path, arrays), trainings.append(-1)),
-        )
+        broken.setattr("morphomil.pipeline.ranking.write_arrays", write_the_last)
         pipeline.rank(run, settings=IN_PARTS)
     trainings.clear()
     pipeline.rank(run, settings=IN_PARTS)
