@@ -38,9 +38,8 @@ test-faults: $(VENV)/.installed-test
 test-spatialdata: $(VENV)/.installed-test .venv-spatialdata/.installed
 	$(BIN)/python -m pytest -q tests/export/test_spatialdata.py
 
-# An analysis through Snakemake: on this machine, and, as root on Debian, through a real SLURM.
+# An analysis through a real SLURM, as root on Debian.
 test-cluster: $(VENV)/.installed-cluster
-	$(BIN)/python -m pytest -q tests/cluster
 	$(BIN)/python tests/cluster/try_slurm.py build/slurm
 
 lint: $(VENV)/.installed-test build/types/morphomil

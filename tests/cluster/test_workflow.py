@@ -46,7 +46,8 @@ def made(manifest: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     planned = [f"{row.split(',')[0]},{n % 3 + 1},60" for n, row in enumerate(rows[1:])]
     (folder / "plan.csv").write_text("\n".join([rows[0], *planned]) + "\n")
     settings = (folder / "morphomil.yaml").read_text()
-    (folder / "morphomil.yaml").write_text(settings.replace("quick: false", "quick: true"))
+    few = settings.replace("permutations: 199", "permutations: 9")
+    (folder / "morphomil.yaml").write_text(few)
     return folder
 
 
@@ -106,14 +107,19 @@ def test_planned_parts_in_any_order_give_the_bytes_of_one_machine(
 
 
 def test_snakemake_goes_on_from_there(made: Path) -> None:
-    pytest.importorskip("snakemake")
     config = made / "config.yaml"
     program = Path(sys.executable).with_name("morphomil")
-    config.write_text(config.read_text().replace("program: morphomil", f"program: {program}"))
+    text = config.read_text().replace("program: morphomil", f"program: {program}")
+    config.write_text(text.replace("parts: 5", "parts: 2"))
     words = [sys.executable, "-m", "snakemake", "--profile", "local"]
     done = subprocess.run(words, cwd=made, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     assert (made / "run" / "report.html").is_file()
+    assert [path.name for path in sorted((made / "logs" / "rank-part").iterdir())] == [
+        "1.log",
+        "2.log",
+    ]
+    assert "Part 2/2 is trained" in (made / "logs" / "rank-part" / "2.log").read_text()
     assert "1 slides are left out" in done.stdout + done.stderr
     again = subprocess.run(words, cwd=made, capture_output=True, text=True, check=True)
     assert "Nothing to be done" in again.stdout + again.stderr

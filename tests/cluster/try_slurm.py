@@ -51,7 +51,7 @@ def make_folder(folder: Path, manifest: Path) -> None:
     settings = folder / "morphomil.yaml"
     text = settings.read_text().replace('  models: ""', '  models: "clinical"')
     text = text.replace('  covariates: ""', '  covariates: "age"', 1)
-    settings.write_text(text.replace("  quick: false", "  quick: true"))
+    settings.write_text(text.replace("  permutations: 199", "  permutations: 9"))
     plan = (folder / "plan.csv").read_text().splitlines()
     rows = [re.sub(r",\d+,", f",{n % PARTS + 1},", row) for n, row in enumerate(plan[1:])]
     (folder / "plan.csv").write_text("\n".join([plan[0], *rows]) + "\n")
