@@ -15,7 +15,7 @@ import numpy as np
 import pandas as pd
 
 from morphomil.nuclei.registry import FEATURES
-from morphomil.nuclei.totals import areas, count_totals, ratios
+from morphomil.nuclei.totals import areas, count_totals, has_ratios, ratios
 from morphomil.stats.axial import grouped_polarity, leave_one_out_deviation
 from morphomil.types import FEATURE_NAMES
 
@@ -349,7 +349,7 @@ def slide_values(
             polarity = grouped_polarity(angles, nuclei["patch_id"].to_numpy())
             enough = polarity.polarity[polarity.n >= MIN_NUCLEI]
             values[name] = float(enough.mean()) if len(enough) else np.nan
-    if patches is not None:
+    if patches is not None and has_ratios(features):
         kept = patches[patches["kept"]]
         totals = count_totals(nuclei).reindex(kept["patch_id"], fill_value=0).sum().to_frame().T
         of_slide = ratios(totals.join(areas(kept).sum().to_frame().T), features)

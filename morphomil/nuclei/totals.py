@@ -42,6 +42,11 @@ def areas(patches: pd.DataFrame) -> pd.DataFrame:
     return patches[[name for name in AREAS if name in patches]]
 
 
+def has_ratios(features: Iterable[str]) -> bool:
+    """Whether the value of a slide or patch is a ratio of its totals for one of the features."""
+    return any(isinstance(FEATURES[name].pool, tuple) for name in features)
+
+
 def ratios(totals: pd.DataFrame, features: Iterable[str]) -> pd.DataFrame:
     """Those of the features whose value of a slide or patch is a ratio of its totals, by row;
     `totals` are those of `count_totals` and perhaps `AREAS`. NaN where the ratio is one to

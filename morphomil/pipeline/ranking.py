@@ -243,7 +243,10 @@ def _explain(run: Run, ranking: Ranking) -> tuple[pd.DataFrame, tuple[str, ...]]
     cohort = run.cohort.table()
     cohort = cohort[cohort["slide_id"].isin(ranking.slides)].astype({"patient": str})
     known = [str(name) for name in context_of_patients(cohort)]
-    measured = pd.DataFrame([_slide_quantities(run, str(name)) for name in cohort["slide_id"]])
+    side_um = patch_settings(run).patch_um
+    measured = pd.DataFrame(
+        [_slide_quantities(run, str(name), side_um=side_um) for name in cohort["slide_id"]]
+    )
     quality = read_quality(run).reindex(columns=["slide_id", "tissue_share", "optical_density"])
     slides = cohort.merge(measured, on="slide_id").merge(quality, on="slide_id", how="left")
     held = ranking.design.covariates
@@ -256,11 +259,10 @@ def _explain(run: Run, ranking: Ranking) -> tuple[pd.DataFrame, tuple[str, ...]]
     return table, say_context(table, adjustable=known)
 
 
-def _slide_quantities(run: Run, slide_id: str) -> dict[str, Any]:
+def _slide_quantities(run: Run, slide_id: str, *, side_um: float) -> dict[str, Any]:
     """What the patches tell of a slide: pixel size of its images, sharpness, extent."""
     patches = run.patches(slide_id)
     patches = patches[patches["kept"]]
-    side_um = patch_settings(run).patch_um
     return {
         "slide_id": slide_id,
         "um_per_pixel": round(float(side_um / patches["side_px"].median()), 4),

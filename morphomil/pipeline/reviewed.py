@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 from dataclasses import dataclass
+from functools import cached_property
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -11,6 +12,7 @@ import pandas as pd
 
 from morphomil.errors import InputError
 from morphomil.matrix import count_nuclei, slide_values
+from morphomil.nuclei.totals import has_ratios
 from morphomil.nuclei.types import of_type
 from morphomil.pipeline.measurement import measure_slide
 from morphomil.run.directory import SlideCounts
@@ -34,9 +36,19 @@ class RankedNuclei:
     notes: tuple[str, ...] = ()
     """What to say of them in the report."""
 
+    @cached_property
+    def features(self) -> tuple[str, ...]:
+        """As `Run.features`."""
+        return self.run.features
+
+    @cached_property
+    def whose(self) -> str:
+        """As `Run.whose`."""
+        return self.run.whose
+
     def nuclei(self, slide_id: str) -> pd.DataFrame:
         """As `Run.counted_nuclei`."""
-        return self.run.counted_nuclei(slide_id)
+        return of_type(self.run.nuclei(slide_id), self.whose)
 
     def counts(self, slide_id: str) -> SlideCounts:
         """As `Run.counts`."""
@@ -48,8 +60,8 @@ class RankedNuclei:
 
     def values(self, slide_id: str) -> dict[str, object]:
         """`slide_id` and the slide's value of each feature (`matrix.slide_values`)."""
-        nuclei, patches = self.nuclei(slide_id), self.patches(slide_id)
-        values = slide_values(nuclei, patches, features=self.run.features)
+        patches = self.patches(slide_id) if has_ratios(self.features) else None
+        values = slide_values(self.nuclei(slide_id), patches, features=self.features)
         return {"slide_id": slide_id} | dict(values)
 
 
@@ -75,13 +87,13 @@ class ReviewedNuclei(RankedNuclei):
 
     def nuclei(self, slide_id: str) -> pd.DataFrame:
         """As `Run.counted_nuclei`, of the corrected ones."""
-        return of_type(NUCLEI.check(read_parquet(self.path(slide_id))), self.run.whose)
+        return of_type(NUCLEI.check(read_parquet(self.path(slide_id))), self.whose)
 
     def counts(self, slide_id: str) -> SlideCounts:
         """As `Run.counts`, of the corrected ones."""
         patches = self.run.cut_patches(slide_id)
         kept = patches.loc[patches["kept"], "patch_id"].to_numpy(np.int64)
-        features = self.run.features
+        features = self.features
         return SlideCounts(
             features, kept, count_nuclei(self.nuclei(slide_id), kept, features=features)
         )

@@ -74,7 +74,7 @@ def draw_labelings(
     for stratum in range(codes.max(initial=0) + 1):
         members = codes == stratum
         for start in range(1, len(rows), _CHUNK):
-            some = np.ix_(range(start, min(start + _CHUNK, len(rows))), np.flatnonzero(members))
+            some = np.ix_(np.arange(start, min(start + _CHUNK, len(rows))), np.flatnonzero(members))
             rows[some] = rng.permuted(rows[some], axis=1)
     return rows
 
