@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from numpy.typing import DTypeLike, NDArray
-HELD_BYTES = 2**26
+HELD_BYTES = 2**25
 """So many bytes of rows are held in memory; further ones go to a temporary file."""
 BLOCK_BYTES = 2**22
 """Rows are put away and read in blocks of about so many bytes."""

@@ -22,7 +22,7 @@ SEED_DRAWS = 20
 """So many of these resample the seeds, each with as many resamples of patients."""
 MANY_PAIRS = 40_000
 """In a fold with more pairs of two classes (200 patients each), pairs aren't listed."""
-_CHUNK = 32
+_CHUNK, _AT_ONCE = 32, 100
 
 
 class Estimates(NamedTuple):
@@ -62,7 +62,7 @@ def contrast_log_likelihood(
         if (key := chosen.tobytes()) not in of_seeds:
             averaged = _average(probability, chosen)
             of_seeds[key] = contrasts @ log_likelihood(averaged, labels)
-        drawn = rng.multinomial(count, np.full(count, 1 / count), size=resamples) / count
+        drawn = resample_shares(count, resamples, rng)
         means.append(drawn @ of_seeds[key].T)
     whole = contrasts @ log_likelihood(probability.mean(axis=0), labels)
     return _with_interval(whole.mean(axis=1), np.concatenate(means))
@@ -289,6 +289,17 @@ def _draw_seeds(seeds: int, rng: np.random.Generator) -> list[tuple[NDArray[np.i
 
 def _average(probability: NDArray[np.float64], counts: NDArray[np.int64]) -> NDArray[np.float64]:
     return np.asarray(np.tensordot(counts / counts.sum(), probability, axes=1))
+
+
+def resample_shares(count: int, resamples: int, rng: np.random.Generator) -> NDArray[np.float64]:
+    """The share of each of `count` patients in each resample, (resamples, patients); numbers of a
+    resample are drawn as shares are filled in, so that they aren't all held."""
+    shares = np.empty((resamples, count))
+    for start in range(0, resamples, _AT_ONCE):
+        some = shares[start : start + _AT_ONCE]
+        some[:] = rng.multinomial(count, np.full(count, 1 / count), size=len(some))
+        some /= count
+    return shares
 
 
 def _with_interval(value: NDArray[np.float64], resampled: NDArray[np.float64]) -> Estimates:

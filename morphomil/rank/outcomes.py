@@ -11,7 +11,7 @@ import pandas as pd
 from morphomil.nuclei.registry import FEATURES
 from morphomil.rank.chance import PooledNull
 from morphomil.rank.classes import out_of_fold_auc, out_of_fold_difference
-from morphomil.rank.contrasts import AucContrasts, contrast_log_likelihood
+from morphomil.rank.contrasts import AucContrasts, contrast_log_likelihood, resample_shares
 from morphomil.rank.interactions import find_interactions, pair_scores
 from morphomil.rank.robustness import (
     TOP,
@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from morphomil.rank.classes import Classes
+    from morphomil.rank.folds import FoldResult
     from morphomil.rank.interactions import Interactions
     from morphomil.rank.plan import FoldOutcome, TrainingPlan
     from morphomil.stats.roc import AucInterval
@@ -48,7 +49,8 @@ class PooledOutcomes:
         seed: int,
     ) -> None:
         """Outcomes by fold, in the order of the predictions' patients; `seed` of bootstraps."""
-        self.plan, self.outcomes, self.seed = plan, list(outcomes.values()), seed
+        self.plan, self.seed = plan, seed
+        of_folds = list(outcomes.values())
         self.patients = predictions["patient"]
         self.labels = predictions["label"].to_numpy()
         self.folds = predictions["fold"].to_numpy()
@@ -56,7 +58,7 @@ class PooledOutcomes:
             columns=range(len(classes)), fill_value=0
         )
         pairs = (counts.mul(-1).add(counts.sum(axis=1), axis=0) * counts).sum().to_numpy()
-        nulls = [one.null for one in self.outcomes if one.null is not None]
+        nulls = [one.null for one in of_folds if one.null is not None]
         self.null = (
             PooledNull.of(
                 nulls, patients=len(predictions), pairs=pairs[list(scored_classes(len(classes)))]
@@ -65,9 +67,15 @@ class PooledOutcomes:
             else None
         )
         # (seeds, patients, features)
-        self.attention = np.concatenate([one.result.attention for one in self.outcomes], axis=1)
+        self.attention = np.concatenate([one.result.attention for one in of_folds], axis=1)
         # (seeds, coalitions, patients, classes)
-        self.coalitions = np.concatenate([one.result.coalitions for one in self.outcomes], axis=2)
+        self.coalitions = np.concatenate([one.result.coalitions for one in of_folds], axis=2)
+        self.ablated = [one.ablated for one in of_folds if one.ablated is not None]
+        self.of_models = {
+            "attention": np.concatenate([one.result.attention.mean(axis=1) for one in of_folds]),
+            "shapley": np.concatenate([self._shapley_of_models(one.result) for one in of_folds]),
+        }
+        """How each model scores the features, (models, features)."""
         shown = classes.shown(self.labels)
         mean = self.coalitions.mean(axis=0)
         probability = np.ascontiguousarray(mean[:, np.arange(len(shown)), shown])
@@ -156,19 +164,15 @@ class PooledOutcomes:
         order = "shapley_rank" if "shapley_rank" in columns else "group"
         return table.assign(**columns).sort_values(order, kind="stable", ignore_index=True)
 
+    def _shapley_of_models(self, result: FoldResult) -> NDArray[np.float64]:
+        truth = result.predictions["label"].to_numpy()
+        likelihood = log_likelihood(result.coalitions, truth).mean(axis=2)
+        return np.asarray(likelihood @ self.plan.coalitions.weights.T)
+
     def stability(self) -> pd.DataFrame:
         """Rankings by single models, those of seeds and folds."""
-        attention, shapley = [], []
-        for one in self.outcomes:
-            attention.append(one.result.attention.mean(axis=1))
-            truth = one.result.predictions["label"].to_numpy()
-            shapley.append(
-                log_likelihood(one.result.coalitions, truth).mean(axis=2)
-                @ self.plan.coalitions.weights.T
-            )
         parts = []
-        for by, of_folds in (("attention", attention), ("shapley", shapley)):
-            scores = np.concatenate(of_folds)
+        for by, scores in self.of_models.items():
             part = rank_distribution(scores, self.plan.features)
             part.insert(0, "by", by)
             part.insert(1, "kendalls_w", kendalls_w(scores) if len(scores) > 1 else np.nan)
@@ -223,10 +227,9 @@ class PooledOutcomes:
             for name in ("ablation_auc", "alone_auc")
             for end in ("", "_low", "_high")
         ]
-        parts = [one.ablated for one in self.outcomes if one.ablated is not None]
-        if not parts:
+        if not self.ablated:
             return {name: np.full(count, np.nan) for name in names}
-        probability = np.concatenate(parts, axis=2).mean(axis=0)  # (sets, patients, classes)
+        probability = np.concatenate(self.ablated, axis=2).mean(axis=0)  # (sets, patients, classes)
         without, alone = probability[:count], probability[count:]
         whole = self.coalitions[:, -1].mean(axis=0)
         lost = [out_of_fold_difference(self.labels, whole, own, self.folds) for own in without]
@@ -242,9 +245,7 @@ def _mean_attention(relative: NDArray[np.float64], *, seed: int) -> dict[str, ND
     rng = generator("bootstrap", seed)
     seeds, patients, _ = relative.shape
     of_seeds = rng.multinomial(seeds, np.full(seeds, 1 / seeds), size=RESAMPLES) / seeds
-    of_patients = (
-        rng.multinomial(patients, np.full(patients, 1 / patients), size=RESAMPLES) / patients
-    )
+    of_patients = resample_shares(patients, RESAMPLES, rng)
     means = np.einsum("bs,bp,spf->bf", of_seeds, of_patients, relative, optimize=True)
     low, high = np.percentile(means, (2.5, 97.5), axis=0)
     return {"attention": relative.mean(axis=(0, 1)), "attention_low": low, "attention_high": high}

@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import partial
-from importlib import import_module
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 import numpy as np
@@ -17,6 +14,8 @@ from morphomil.rank.robustness import families_of
 from morphomil.rank.shapley import Coalitions
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from morphomil.rank.folds import FoldResult, FoldTask
     from morphomil.types import RankSettings
 Arrays = dict[str, NDArray[Any]]
@@ -29,6 +28,11 @@ STEP_COST = 300
 """For the estimate, a step takes as long, whatever its batch, as one model takes for this many
 training patients (processor time of batches of 5, 50 and 90 models of 80 patients on an x86 server:
 290 to 390). Only the ratio counts: how fast the machine is, the first models tell."""
+
+
+AFTER, AFTER_PATIENT = 150_000, 600
+"""What comes after the training takes as long as so many steps of one model by one patient, and
+for each patient so many more."""
 
 
 def make_anew(name: str, make: Callable[[], Arrays]) -> Arrays:
@@ -96,39 +100,13 @@ class TrainingPlan:
             not settings.quick,
         )
 
-    def run(
-        self,
-        task: FoldTask,
-        labelings: NDArray[np.int64],
-        *,
-        on_estimate: Callable[[float], None] | None,
-        rounds: int,
-        recall: Recall = make_anew,
-    ) -> FoldOutcome:
-        """Train everything in a fold; after the first models `on_estimate` hears how many seconds
-        all that is to come, in so many folds one after the other, will take. Pieces that `recall`
-        knows aren't trained again."""
-        import_module("morphomil.rank.training")  # loads PyTorch for seconds, once: no pace
-        begun = time.monotonic()
-        if not self.tests:
-            result, beside = task.evaluate_beside(self.seeds, labelings, self.coalitions)
-            if on_estimate:
-                on_estimate((rounds - 1) * (time.monotonic() - begun))
-            return FoldOutcome(result, None, beside if len(labelings) > 1 else None)
-        result = task.evaluate(self.seeds, self.coalitions)
-        if on_estimate:
-            seconds = time.monotonic() - begun
-            on_estimate(self._estimate(task, result, labelings, seconds=seconds, rounds=rounds))
-        made: dict[str, list[Arrays]] = {"ablation": [], "null": []}
-        for piece in self.pieces(task.learning, len(labelings)):
-            make = partial(self.make, piece, task, labelings)
-            made[piece.kind].append(recall(f"{task.fold.name}-{piece.name}", make))
-        ablated = [part["probability"] for part in made["ablation"]]
-        return FoldOutcome(
-            result,
-            np.concatenate(ablated, axis=1) if ablated else None,
-            NullResult.joined([NullResult(**part) for part in made["null"]]),
-        )
+    def begin(self, task: FoldTask, labelings: NDArray[np.int64]) -> FoldOutcome:
+        """Train a fold's models on all features, of a quick ranking beside those of permuted
+        labels."""
+        if self.tests:
+            return FoldOutcome(task.evaluate(self.seeds, self.coalitions), None, None)
+        result, beside = task.evaluate_beside(self.seeds, labelings, self.coalitions)
+        return FoldOutcome(result, None, beside if len(labelings) > 1 else None)
 
     def pieces(self, patients: int, labelings: int) -> list[Piece]:
         """What is trained in a fold with so many training patients beside its first models."""
@@ -151,23 +129,42 @@ class TrainingPlan:
             return {"probability": task.ablate(self.seeds, self.kept[piece.rows])}
         return task.permute(labelings[piece.rows], self.coalitions).arrays()
 
-    def _estimate(
+    def finish(self, begun: FoldOutcome, made: Sequence[tuple[Piece, Arrays]]) -> FoldOutcome:
+        """A fold with its pieces."""
+        if not made:
+            return begun
+        ablated = [arrays["probability"] for piece, arrays in made if piece.kind == "ablation"]
+        nulls = [NullResult(**arrays) for piece, arrays in made if piece.kind == "null"]
+        return FoldOutcome(
+            begun.result,
+            np.concatenate(ablated, axis=1) if ablated else None,
+            NullResult.joined(nulls),
+        )
+
+    def estimate(
         self,
         task: FoldTask,
-        result: FoldResult,
+        begun: FoldOutcome,
         labelings: NDArray[np.int64],
         *,
         seconds: float,
-        rounds: int,
+        folds: int,
+        workers: int,
     ) -> float:
-        """The seconds of all training that is to come, from those of the first models."""
+        """The seconds of all that is to come, from those that a fold's first models took, beside
+        those of other folds where there are several workers."""
+        patients = task.learning
+        steps = begun.result.model.log.groupby("replicate")["step"].max()
+        pace = seconds / (STEP_COST * steps.max() + patients * steps.sum())
+        rounds = -(-folds // workers) - 1
+        everyone = len(task.patients)
+        after = AFTER + AFTER_PATIENT * everyone
+        if not self.tests:
+            return float(rounds * seconds + pace * after)
         models = 0 if self.kept is None else self.seeds * len(self.kept)
         models += len(labelings) if len(labelings) > 1 else 0
-        patients = task.learning
-        steps = result.model.log.groupby("replicate")["step"].max()
-        pace = seconds / (STEP_COST * steps.max() + patients * steps.sum())
-        more = rounds * _work(models, patients) + (rounds - 1) * _work(self.seeds, patients)
-        return float(pace * more)
+        more = rounds * _work(self.seeds, patients) + folds / workers * _work(models, patients)
+        return float(pace * (more + after))
 
 
 def _work(models: int, patients: int) -> float:

@@ -6,8 +6,10 @@ Everything shown of a patient comes from models that didn't see the patient (`fo
 
 from __future__ import annotations
 
+import time
 from contextlib import suppress
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -214,8 +216,10 @@ def rank_counts(
     plan = TrainingPlan.of(features, settings)
     labelings = study.permute(settings)
     outcomes, failed = _train_folds(plan, study, labelings, settings, recall, on_fold, on_estimate)
-    results = [outcome.result for outcome in outcomes.values()]
-    predictions = pd.concat([result.predictions for result in results], ignore_index=True)
+    predictions = pd.concat(
+        [one.result.predictions for one in outcomes.values()], ignore_index=True
+    )
+    models = {name: outcome.result.model for name, outcome in outcomes.items()}
     predictions.insert(2, "group", predictions["patient"].map(study.labels))
     of_patients = study.patient_values(values)
     compared = compare_features(of_patients, features, classes=classes, design=study.design)
@@ -223,6 +227,7 @@ def rank_counts(
     scan = study.scan(summaries, features, seed=settings.seed)
     baselines = study.compare_baselines(predictions, of_patients, summaries, settings)
     pooled = PooledOutcomes(plan, outcomes, predictions, classes=classes, seed=settings.seed)
+    outcomes.clear()  # their answers are held once
     auc, auc_covariates = pooled.auc(features=True), study.auc_covariates(pooled)
     table, groups = pooled.table(compared.merge(scan.features, on="feature")), pooled.group_table()
     verdict = study.judge(table, scan, pooled, labelings, auc_high=auc.high)
@@ -250,7 +255,7 @@ def rank_counts(
         classes=classes,
         pairs=study.compare_pairs(of_patients, features),
         folds=study.folds,
-        models={name: outcome.result.model for name, outcome in outcomes.items()},
+        models=models,
         slides=bags.slides,
         missing=study.missing,
         notes=(*study.notes, *say_covariates(study.design, auc_covariates)),
@@ -342,35 +347,68 @@ def _train_folds(
     on_fold: Callable[[int, int], None] | None,
     on_estimate: Callable[[float], None] | None,
 ) -> tuple[dict[str, FoldOutcome], dict[str, str]]:
-    """The outcome of each fold that could be trained, and why the others couldn't.
+    """The outcome of each fold that could be trained, and why the others couldn't: of all folds
+    first the models on all features, then what else is trained, side by side.
 
     Raises:
         TrainingError: none could.
     """
     from morphomil.rank.model import side_by_side  # loads PyTorch
 
-    folds = study.folds
-    workers = min(CORES, len(folds))
+    folds, workers = study.folds, min(CORES, len(study.folds))
 
-    def train(fold: Fold, check: Callable[[], None]) -> FoldOutcome | TrainingError:
+    def begin(fold: Fold, check: Callable[[], None]) -> _Begun | TrainingError:
+        task, started = _task(study, fold, plan, settings, check=check), time.monotonic()
         try:
-            task = _task(study, fold, plan, settings, check=check)
-            report = on_estimate if fold is folds[0] else None
-            rounds = -(-len(folds) // workers)
-            return plan.run(task, labelings, on_estimate=report, rounds=rounds, recall=recall)
+            outcome = plan.begin(task, labelings)
+        except TrainingError as error:
+            return error
+        if on_estimate and fold is folds[0]:
+            took, count = time.monotonic() - started, len(folds)
+            on_estimate(
+                plan.estimate(task, outcome, labelings, seconds=took, folds=count, workers=workers)
+            )
+        return _Begun(task, outcome)
+
+    def go_on(
+        job: tuple[FoldTask, Piece], check: Callable[[], None]
+    ) -> tuple[Piece, Arrays] | TrainingError:
+        task, piece = job
+        task.check = check
+        try:
+            make = partial(plan.make, piece, task, labelings)
+            return piece, recall(f"{task.fold.name}-{piece.name}", make)
         except TrainingError as error:
             return error
 
+    begun = list(side_by_side(begin, folds, workers=workers))
+    pieces = [
+        [(one.task, piece) for piece in plan.pieces(one.task.learning, len(labelings))]
+        if isinstance(one, _Begun)
+        else []
+        for one in begun
+    ]
+    results = side_by_side(go_on, [job for own in pieces for job in own], workers=CORES)
     outcomes: dict[str, FoldOutcome] = {}
     failed: dict[str, str] = {}
-    results = side_by_side(train, folds, workers=workers)
-    for number, (fold, result) in enumerate(zip(folds, results, strict=True), start=1):
-        if isinstance(result, TrainingError):
-            failed[fold.name] = str(result)
-        else:
-            outcomes[fold.name] = result
+    for number, (fold, one, own) in enumerate(zip(folds, begun, pieces, strict=True), start=1):
+        made = [next(results) for _ in own]
+        errors = [str(result) for result in (one, *made) if isinstance(result, TrainingError)]
+        if errors:
+            failed[fold.name] = errors[0]
+        elif isinstance(one, _Begun):
+            trained = [result for result in made if not isinstance(result, TrainingError)]
+            outcomes[fold.name] = plan.finish(one.outcome, trained)
         if on_fold:
             on_fold(number, len(folds))
     if not outcomes:
         raise TrainingError(f"no fold could be trained: {'; '.join(failed.values())}")
     return outcomes, failed
+
+
+@dataclass(frozen=True)
+class _Begun:
+    """A fold whose models on all features are trained."""
+
+    task: FoldTask
+    outcome: FoldOutcome

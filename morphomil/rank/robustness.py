@@ -10,6 +10,7 @@ import numpy as np
 import pandas as pd
 from scipy.stats import kendalltau, rankdata
 
+from morphomil.rank.contrasts import resample_shares
 from morphomil.rank.shapley import log_likelihood
 from morphomil.rank.verdict import ALPHA, SUPPORTED
 from morphomil.seeds import generator
@@ -197,7 +198,7 @@ def measure_faithfulness(curves: NDArray[np.float64], *, seed: int) -> pd.DataFr
     ) / 2  # (4, patients), the trapezoidal rule over a unit range
     rng = generator("faithfulness", seed)
     count = areas.shape[1]
-    drawn = rng.multinomial(count, np.full(count, 1 / count), size=RESAMPLES) / count
+    drawn = resample_shares(count, RESAMPLES, rng)
     rows = []
     for name, (ranked, random), sign in (("deletion", areas[:2], -1), ("insertion", areas[2:], 1)):
         gain = sign * (ranked - random)

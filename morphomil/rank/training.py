@@ -34,7 +34,8 @@ VALIDATION_BAGS = 4
 COMPACT_BELOW = 0.75
 """Replicates that have stopped leave the batch once fewer than this share still learns."""
 STEP_PATIENTS = 2000
-"""A step takes so many training patients at most, drawn anew where there are more."""
+"""A step takes so many training patients at most, drawn anew where there are more; of validation
+patients so many bags are looked at together."""
 
 
 def train_morphometry(
@@ -271,8 +272,16 @@ class _BatchTraining:
         """Of bags spread evenly over each patient's weights."""
         positions = (torch.arange(VALIDATION_BAGS, dtype=torch.float64) + 0.5) / VALIDATION_BAGS
         patients = self.val.repeat_interleave(VALIDATION_BAGS, dim=1)
-        bags = self._bags_at(patients, positions.repeat(self.val.shape[1]).expand(patients.shape))
-        logits = self._shift(self.model(bags, self.available)[0], patients)
+        position = positions.repeat(self.val.shape[1]).expand(patients.shape)
+        parts = [
+            self.model(self._bags_at(*some), self.available)[0]
+            for some in zip(
+                torch.split(patients, STEP_PATIENTS, dim=1),
+                torch.split(position, STEP_PATIENTS, dim=1),
+                strict=True,
+            )
+        ]
+        logits = self._shift(torch.cat(parts, dim=1), patients)
         return self._loss(logits, self.labels.gather(1, patients))
 
     def _shift(self, logits: torch.Tensor, patients: torch.Tensor) -> torch.Tensor:

@@ -30,7 +30,7 @@ def test_the_estimate_foretells_all_training_that_follows(trait, monkeypatch):
 
     monkeypatch.setattr(training, "train_morphometry", train_and_move_the_clock)
     monkeypatch.setattr(ranking, "CORES", 1)  # one clock for one fold at a time
-    monkeypatch.setattr(plan, "time", SimpleNamespace(monotonic=lambda: clock[0]))
+    monkeypatch.setattr(ranking, "time", SimpleNamespace(monotonic=lambda: clock[0]))
     rank_nuclei(
         nuclei,
         cohort,

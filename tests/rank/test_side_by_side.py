@@ -26,23 +26,33 @@ def rank_on(cores: int, monkeypatch, small, **changes):
 
 
 def test_a_ranking_is_the_same_on_one_core_and_on_three(monkeypatch, small):
-    one, three = (rank_on(cores, monkeypatch, small, quick=True) for cores in (1, 3))
+    one, three = (rank_on(cores, monkeypatch, small, permutations=60) for cores in (1, 3))
     for name in ("table", "predictions", "attention", "shapley", "stability"):
         pd.testing.assert_frame_equal(getattr(one, name), getattr(three, name), check_exact=True)
 
 
 def test_a_fold_that_fails_is_left_out_beside_the_others(monkeypatch, small):
-    run = plan.TrainingPlan.run
+    begin, permute = plan.TrainingPlan.begin, ranking.FoldTask.permute
 
-    def fail_once(self, task, *given, **options):
-        if task.fold.name == task.failing:
+    def fail(task, fold):
+        if task.fold.name == fold:
             raise TrainingError("the loss is not a number")
-        return run(self, task, *given, **options)
 
-    monkeypatch.setattr(plan.TrainingPlan, "run", fail_once)
-    for fold in ("fold1", "fold2"):
-        monkeypatch.setattr(ranking.FoldTask, "failing", fold, raising=False)
-        found = rank_on(2, monkeypatch, small, quick=True)
+    def begin_but_first(self, task, labelings):
+        fail(task, "fold1")
+        return begin(self, task, labelings)
+
+    def permute_but_second(task, *given):
+        fail(task, "fold2")
+        return permute(task, *given)
+
+    for owner, name, replaced, fold in (
+        (plan.TrainingPlan, "begin", begin_but_first, "fold1"),
+        (ranking.FoldTask, "permute", permute_but_second, "fold2"),
+    ):
+        with monkeypatch.context() as patch:
+            patch.setattr(owner, name, replaced)
+            found = rank_on(2, patch, small, permutations=4, ablation=False)
         assert found.failed == {fold: "the loss is not a number"}
         assert len(found.models) == 2
 
