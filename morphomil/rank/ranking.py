@@ -216,11 +216,8 @@ def rank_counts(
     plan = TrainingPlan.of(features, settings)
     labelings = study.permute(settings)
     outcomes, failed = _train_folds(plan, study, labelings, settings, recall, on_fold, on_estimate)
-    predictions = pd.concat(
-        [one.result.predictions for one in outcomes.values()], ignore_index=True
-    )
+    predictions = _predictions(study, outcomes)
     models = {name: outcome.result.model for name, outcome in outcomes.items()}
-    predictions.insert(2, "group", predictions["patient"].map(study.labels))
     of_patients = study.patient_values(values)
     compared = compare_features(of_patients, features, classes=classes, design=study.design)
     summaries = of_slides.of_patients()
@@ -330,6 +327,14 @@ def _task(
         covariates=study.design.covariates,
         check=check,
     )
+
+
+def _predictions(study: Study, outcomes: dict[str, FoldOutcome]) -> pd.DataFrame:
+    """Of all folds' test patients, with the names of their groups."""
+    tables = [outcome.result.predictions for outcome in outcomes.values()]
+    predictions = pd.concat(tables, ignore_index=True)
+    predictions.insert(2, "group", predictions["patient"].map(study.labels))
+    return predictions
 
 
 def _name_values(table: pd.DataFrame) -> pd.DataFrame:
