@@ -280,10 +280,12 @@ class _Desk:
             if spare < need:
                 if reserved or any(not copy.idle for copy in copies.values()):
                     return None
+                whole = sum(want.known.size for want in wanted)
                 raise SlideError(
-                    f"{wanted[0].address} can't be copied: the disk of {self.root} has "
-                    f"{max(spare, 0) / 1e9:.3g} GB free of {need / 1e9:.3g}; make room, or name "
-                    f"another folder with {FOLDER}"
+                    f"{wanted[0].address} can't be copied: it takes {whole / 1e9:.3g} GB (all "
+                    f"files of its slide together), and {self.root} has room for "
+                    f"{max(spare + whole - need, 0) / 1e9:.3g}; make room on its disk, let {SIZE} say more, or "
+                    f"name another folder with {FOLDER}"
                 )
             for want in wanted:
                 self.uses[want.key] += 1

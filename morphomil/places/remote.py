@@ -23,6 +23,8 @@ PAUSE_S = 0.5
 """Before the second try; before the third, twice as long."""
 CONNECT_S, SILENT_S = 30, 120
 """A web server may take so long to answer, and be silent for so long."""
+PART_BYTES, PARTS_AT_ONCE = 2**23, 4
+"""S3 gives a file in such parts, so many of which are in memory."""
 ASKED_AT_ONCE = 16
 """So many files are asked about side by side."""
 _VERSION = ("ETag", "etag", "Last-Modified", "LastModified", "updated", "mtime")
@@ -155,12 +157,15 @@ def _filesystem(address: Address) -> Any:
     from fsspec.config import conf
 
     options: dict[str, Any] = {"use_listings_cache": False}
-    if address.scheme.startswith("http"):
+    own = conf.get(address.scheme, {})
+    if address.scheme == "s3":
+        options |= {"default_block_size": PART_BYTES, "max_concurrency": PARTS_AT_ONCE} | own
+    elif address.scheme.startswith("http"):
         import aiohttp
 
         limit = aiohttp.ClientTimeout(total=None, sock_connect=CONNECT_S, sock_read=SILENT_S)
-        own = conf.get(address.scheme, {}).get("client_kwargs", {})
-        options["client_kwargs"] = {"trust_env": True, "timeout": limit} | own
+        web = {"trust_env": True, "timeout": limit} | own.get("client_kwargs", {})
+        options |= {"client_kwargs": web}
     return filesystem(address.scheme, **options)
 
 

@@ -140,6 +140,22 @@ def test_what_a_killed_process_left_is_removed(
         assert len(list(cache.glob("*/process-*"))) == 1
 
 
+def test_files_that_never_fit_together_are_told(
+    web: Web, cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    room(monkeypatch, 1.5)
+    one, two = put(web, "1.svs", "2.svs")
+    with local_copy(one):
+        pass
+    with (
+        pytest.raises(SlideError, match=r"takes 0.0008 GB .* has room for 0.0006"),
+        held([two, one], patience_s=30),
+    ):
+        pass
+    assert not web.sent["/2.svs"]
+    assert not [path for path in cache.glob("*/process-*/*") if path.name != "alive"]
+
+
 def test_a_copy_that_was_cut_by_a_power_failure_is_made_anew(web: Web, cache: Path) -> None:
     (address,) = put(web, "1.svs")
     with local_copy(address):
