@@ -284,8 +284,8 @@ class _Desk:
                 raise SlideError(
                     f"{wanted[0].address} can't be copied: it takes {whole / 1e9:.3g} GB (all "
                     f"files of its slide together), and {self.root} has room for "
-                    f"{max(spare + whole - need, 0) / 1e9:.3g}; make room on its disk, let {SIZE} say more, or "
-                    f"name another folder with {FOLDER}"
+                    f"{max(spare + whole - need, 0) / 1e9:.3g}; make room on its disk, let {SIZE} "
+                    f"say more, or name another folder with {FOLDER}"
                 )
             for want in wanted:
                 self.uses[want.key] += 1
