@@ -39,6 +39,8 @@ def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """The folder for copies."""
     monkeypatch.setenv("MORPHOMIL_CACHE", str(tmp_path / "cache"))
     monkeypatch.setattr("morphomil.places.remote.PAUSE_S", 0.01)
+    for name in ("no_proxy", "NO_PROXY"):
+        monkeypatch.setenv(name, "127.0.0.1")
     return tmp_path / "cache"
 
 
