@@ -20,7 +20,7 @@ from morphomil.cli.options import (
 from morphomil.cli.project import list_stages, validate
 from morphomil.cli.settings_file import NAME, Sections, known_settings, read_settings, write_text
 from morphomil.errors import InputError
-from morphomil.types import CORES, PatchSettings, SegmenterSettings
+from morphomil.types import CORES, PatchSettings, RankSettings, SegmenterSettings
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -52,11 +52,11 @@ embed: {{threads: {threads}, memory_mb: {segment_mb}, partition: "", gres: ""}}
 gather: {{memory_mb: 4000, minutes: {gather}}}
 # {slides} slides, about {patches} patches. rank trains in so many jobs (parts) before the last one.
 rank: {{threads: {threads}, memory_mb: {rank_mb}, minutes: {rank}, parts: 5}}
-train: {{threads: {threads}, memory_mb: {rank_mb}, minutes: {rank}}}
-predict: {{memory_mb: {rank_mb}, minutes: {rank}}}
-compare: {{memory_mb: {rank_mb}, minutes: 30}}
-figures: {{memory_mb: {rank_mb}, minutes: 60}}
-report: {{memory_mb: {rank_mb}, minutes: 60}}
+train: {{threads: {threads}, memory_mb: {later_mb}, minutes: {rank}}}
+predict: {{memory_mb: {later_mb}, minutes: {rank}}}
+compare: {{memory_mb: {later_mb}, minutes: 30}}
+figures: {{memory_mb: {later_mb}, minutes: 60}}
+report: {{memory_mb: {later_mb}, minutes: 60}}
 """
 SEGMENT_MB, THREAD_MB = 2000, 600
 """The network with its image, and what every further slide at a time takes."""
@@ -194,8 +194,10 @@ def _estimate(cohort: Cohort, run: Path, sections: Sections) -> Estimate:
 
 
 def _write_files(folder: Path, estimate: Estimate, threads: int) -> None:
+    from morphomil.rank.costs import foretell_ranking
     from morphomil.store import write_bytes
 
+    ranking = foretell_ranking(estimate.slides, RankSettings(seed=0), pace=1, cores=threads)
     later = LATER_MB + estimate.patches * PATCH_KB // 1024
     config = CONFIG.format(
         plan=PLAN,
@@ -205,7 +207,8 @@ def _write_files(folder: Path, estimate: Estimate, threads: int) -> None:
         gather=10 + estimate.slides // 60,
         slides=f"{estimate.slides:,}",
         patches=f"{estimate.patches:,}",
-        rank_mb=later,
+        later_mb=later,
+        rank_mb=1000 + int(ranking.memory_bytes / 2**20),
         rank=30 + estimate.patches // 500,
     )
     write_bytes(folder / "config.yaml", config.encode())

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -16,6 +16,9 @@ from morphomil.cli.options import (
 )
 from morphomil.cli.runs import FeaturesOption, open_measured
 from morphomil.types import RankSettings
+
+if TYPE_CHECKING:
+    from morphomil.run.directory import Run
 
 commands = command_group()
 COLUMNS = (
@@ -71,12 +74,13 @@ def rank(
             pipeline.rank_part(run, part, settings=settings, progress=display)
         say(f"Part {shard} is trained. Next: morphomil rank {path}, without --shard", quiet=quiet)
         return
+    _say_cost(run, settings, quiet=quiet)
     with Display(quiet=quiet) as display:
         ranking = pipeline.rank(
             run,
             progress=display,
             on_estimate=lambda seconds: say(
-                f"Training will take about {_say_duration(seconds)}.", quiet=quiet
+                f"It will take about {_say_duration(seconds)} more.", quiet=quiet
             ),
             settings=settings,
         )
@@ -95,6 +99,19 @@ def rank(
     say(shown.to_string(index=False, float_format=lambda value: f"{value:.3g}"), quiet=quiet)
     end_if_failed(ranking.failed, "folds failed, the ranking rests on the others")
     say(f"Ranking: {path}/rank/ranking.csv. Next: morphomil report {path}", quiet=quiet)
+
+
+def _say_cost(run: Run, settings: RankSettings, *, quiet: bool) -> None:
+    from morphomil.rank.costs import foretell_ranking, machine_pace
+
+    done = set(run.done("featurize"))
+    slides, patients = len(done), {s.patient for s in run.cohort.slides if s.slide_id in done}
+    cost = foretell_ranking(slides, settings, pace=machine_pace(), patients=len(patients))
+    say(
+        f"{slides} slides: about {_say_duration(cost.seconds)} on this machine alone, "
+        f"{cost.memory_bytes / 2**30:.1f} GiB of memory.",
+        quiet=quiet,
+    )
 
 
 def _say_duration(seconds: float) -> str:

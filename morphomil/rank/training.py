@@ -11,6 +11,7 @@ from torch import nn
 
 from morphomil.errors import TrainingError
 from morphomil.rank.evidence import weigh_views
+from morphomil.rank.folds import STEP_PATIENTS
 from morphomil.rank.instances import Scaler
 from morphomil.rank.model import (
     MorphometryMIL,
@@ -33,9 +34,6 @@ VALIDATION_BAGS = 4
 """Each patient has so many bags in the loss that ends training."""
 COMPACT_BELOW = 0.75
 """Replicates that have stopped leave the batch once fewer than this share still learns."""
-STEP_PATIENTS = 2000
-"""A step takes so many training patients at most, drawn anew where there are more; of validation
-patients so many bags are looked at together."""
 
 
 def train_morphometry(
