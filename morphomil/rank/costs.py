@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 
 from morphomil.rank.bags import MAX_BAGS, MAX_DRAWN
-from morphomil.rank.folds import STEP_PATIENTS, models_at_once
+from morphomil.rank.folds import models_at_once
+from morphomil.rank.instances import STEP_PATIENTS
 from morphomil.rank.plan import MOST_STEPS, STEP_COST, STEPS, TrainingPlan
 from morphomil.types import CORES, FEATURE_NAMES
 

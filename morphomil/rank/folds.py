@@ -36,9 +36,6 @@ if TYPE_CHECKING:
 REPLICATES, PATIENTS = 50, 400
 """This many models of so many training patients are trained at once, of more patients fewer: more
 need more memory and are no faster."""
-STEP_PATIENTS = 2000
-"""A step takes so many training patients at most, drawn anew where there are more; of validation
-patients so many bags are looked at together."""
 
 
 @dataclass(frozen=True)

@@ -14,6 +14,9 @@ if TYPE_CHECKING:
 
     from morphomil.types import Reading
 
+STEP_PATIENTS = 2000
+"""A step takes so many training patients at most, drawn anew where there are more; of validation
+patients so many bags are looked at together."""
 _AT_ONCE = 1024  # bags that are read together, which bounds memory
 
 

@@ -11,8 +11,7 @@ from torch import nn
 
 from morphomil.errors import TrainingError
 from morphomil.rank.evidence import weigh_views
-from morphomil.rank.folds import STEP_PATIENTS
-from morphomil.rank.instances import Scaler
+from morphomil.rank.instances import STEP_PATIENTS, Scaler
 from morphomil.rank.model import (
     MorphometryMIL,
     Recipe,
