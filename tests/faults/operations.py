@@ -3,9 +3,10 @@
     LD_PRELOAD=shim.so python operations.py KIND FOLDER TRIES
 
 FOLDER holds a run of a KIND of `stages`; of each stage's operations so many fail, one at a time (0:
-all of them; -1: all of them with every error, once and for good). After each: the run opens, what
-is done is whole, and the second try completes with the same bytes. Prints one JSON line per stage:
-its operations, those that failed, and the problems.
+of each kind of operation on each kind of file the first and the last; -1: all of them with every
+error, once and for good). After each: the run opens, what is done is whole, and the second try
+completes with the same bytes. Prints one JSON line per stage: its operations, their kinds, those
+that failed, and the problems.
 """
 
 from __future__ import annotations
@@ -14,8 +15,10 @@ import ctypes
 import errno
 import json
 import os
+import re
 import shutil
 import sys
+import tempfile
 from collections.abc import Callable, Iterator
 from itertools import cycle, islice, product
 from pathlib import Path
@@ -31,13 +34,31 @@ FAILURES = tuple(product(("ENOSPC", "EIO", "EDQUOT", "EACCES"), (False, True)))
 SHIM = ctypes.CDLL(None)
 
 
-def attempts(operations: int, tries: int) -> Iterator[tuple[int, str, bool]]:
+NUMBERED = re.compile(r"[0-9a-f]{8,}|\d+")
+"""Names of files of one kind differ in this: of slides, patches, folds, keys, temporaries."""
+
+
+def kinds_of(listed: str) -> dict[str, list[int]]:
+    """Numbers of operations by their kind: name, and path without what is numbered."""
+    kinds: dict[str, list[int]] = {}
+    for line in listed.splitlines():
+        number, _, what = line.partition("\t")
+        kinds.setdefault(NUMBERED.sub("#", what), []).append(int(number))
+    return kinds
+
+
+def attempts(
+    operations: int, kinds: dict[str, list[int]], tries: int
+) -> Iterator[tuple[int, str, bool]]:
     """Which operation fails, and how; the failures take turns."""
     if tries < 0:
         yield from ((n, *how) for n in range(1, operations + 1) for how in FAILURES)
         return
-    numbers = np.unique(np.linspace(1, operations, tries or operations).round().astype(int))
-    for n, how in zip(numbers.tolist(), islice(cycle(FAILURES), len(numbers)), strict=True):
+    if tries:
+        numbers = set(np.linspace(1, operations, tries).round().astype(int).tolist())
+    else:
+        numbers = {number for of_kind in kinds.values() for number in (of_kind[0], of_kind[-1])}
+    for n, how in zip(sorted(numbers), islice(cycle(FAILURES), len(numbers)), strict=True):
         yield n, *how
 
 
@@ -59,16 +80,20 @@ def examine(made: Place, stage: Callable[[Place], object], tries: int) -> dict[s
     try_stage(made, stage)  # loads what is loaded once
     shutil.rmtree(run)
     shutil.copytree(before, run)
-    SHIM.fault_arm(str(run).encode(), ctypes.c_long(0), 0, 0)
-    wrong = try_stage(made, stage)
-    operations, expected = SHIM.fault_disarm(), contents(run)
+    with tempfile.TemporaryFile("w+") as listed:
+        SHIM.fault_arm(str(run).encode(), ctypes.c_long(0), 0, 0, listed.fileno())
+        wrong = try_stage(made, stage)
+        operations, expected = SHIM.fault_disarm(), contents(run)
+        listed.seek(0)
+        kinds = kinds_of(listed.read())
     problems: list[object] = [wrong] if wrong else []
     tried = 0
-    for n, error, forever in attempts(operations, tries):
+    for n, error, forever in attempts(operations, kinds, tries):
         tried += 1
         shutil.rmtree(run)
         shutil.copytree(before, run)
-        SHIM.fault_arm(str(run).encode(), ctypes.c_long(n), getattr(errno, error), int(forever))
+        how = getattr(errno, error), int(forever), -1
+        SHIM.fault_arm(str(run).encode(), ctypes.c_long(n), *how)
         try:
             said = try_stage(made, stage)
         except Exception as wrong:  # noqa: BLE001 - that it is none of ours is the finding
@@ -88,7 +113,8 @@ def examine(made: Place, stage: Callable[[Place], object], tries: int) -> dict[s
     shutil.rmtree(run)
     shutil.copytree(before, run)
     try_stage(made, stage)
-    return {"operations": operations, "tried": tried, "problems": problems}
+    counts = {"operations": operations, "kinds": len(kinds), "tried": tried}
+    return counts | {"problems": problems}
 
 
 if __name__ == "__main__":
