@@ -157,7 +157,7 @@ def roc_comparison(
         axes.set(xlabel=f"1 {MINUS} specificity", ylabel="Sensitivity")
         if len(pairs):
             top, bottom = right.subfigures(
-                2, 1, height_ratios=(9 * len(models) + 12, 4.5 * len(pairs) + 6)
+                2, 1, height_ratios=(9 * len(models) + 12, 4.5 * len(pairs) + 10)
             )
             upper, beside = top.subplots(1, 2, width_ratios=(20, max(4, len(pairs))), sharey=True)
             _draw_brackets(beside, pairs, models)
@@ -217,18 +217,20 @@ def _draw_brackets(axes: Axes, pairs: pd.DataFrame, models: Sequence[str]) -> No
 def _write_pairs(axes: Axes, pairs: pd.DataFrame, names: Mapping[str, str]) -> None:
     crossed = ", cross-validated (approximate)" if _is_crossed(pairs) else ""
     axes.set_axis_off()
-    axes.set(xlim=(0, 1), ylim=(len(pairs) + 0.6, -0.6))
+    axes.set(xlim=(0, 1), ylim=(len(pairs) + 0.6, -1.2))
     axes.text(
         0,
         0,
-        f"Difference of AUC [95 %], DeLong's test{crossed}, p adjusted (Holm)",
+        f"Difference of AUC [95 %], p adjusted (Holm)\nby DeLong's test{crossed}",
         fontsize=6,
         va="center",
         weight="bold",
+        in_layout=False,
     )
     for row, pair in enumerate(pairs.to_dict("records"), start=1):
         what = (
             f"{_LETTERS[(row - 1) % 26]}  {names[pair['model_a']]} {MINUS} {names[pair['model_b']]}"
         )
         number = f"{format_ratio(pair['difference'])} {format_interval(pair['low'], pair['high'])}"
-        axes.text(0, row, f"{what}: {number}, {p_phrase(pair['p_holm'])}", fontsize=6, va="center")
+        text = f"{what}: {number}, {p_phrase(pair['p_holm'])}"
+        axes.text(0, row, text, fontsize=6, va="center", in_layout=False)

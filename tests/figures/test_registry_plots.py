@@ -73,10 +73,12 @@ plots = sibling("test_plots")
 assert_legible = plots.assert_legible
 
 
-def draw_roc_models(models: int) -> Figure:
+def draw_roc_models(models: int, *, crossed: bool = False) -> Figure:
     predictions = tables.predictions(models)
     aucs = performance_table(predictions).query("measure == 'AUC'")
     pairs = comparison_table(predictions).head(10)
+    if crossed:  # scores out of fold
+        pairs["test"] += ", cross-validated"
     return roc_comparison(model_curves(predictions), aucs, pairs)
 
 
@@ -202,6 +204,8 @@ CASES: dict[str, Callable[[], Figure]] = {
     "ranking_evidence": lambda: evidence_plot(*tables.evidence()),
 }
 LEGIBLE = CASES | {
+    "roc_models_crossed": lambda: draw_roc_models(2, crossed=True),
+    "roc_models_crossed_5": lambda: draw_roc_models(5, crossed=True),
     "ranking": lambda: ranking_plot(plots.ranking(), positive="N(+)", reference="N0"),
     "scan": lambda: scan_plot(*tables.scan(), positive="N(+)", reference="N0"),
     "context": lambda: context_plot(tables.context()),
