@@ -25,7 +25,7 @@ from morphomil.cli.options import (
     with_settings,
 )
 from morphomil.cli.runs import FeaturesOption, say_losses
-from morphomil.types import PatchSettings, SegmenterSettings, WhoseNuclei
+from morphomil.types import PatchSettings, RankSettings, SegmenterSettings, WhoseNuclei
 
 if TYPE_CHECKING:
     from morphomil.pipeline.estimation import Estimate
@@ -161,22 +161,31 @@ def _say_left_out(run: Run, *, quiet: bool) -> None:
         )
 
 
-def _say_estimate(estimate: Estimate, out: Path) -> None:
-    minutes = estimate.seconds / 60
+def _say_span(seconds: float) -> str:
+    minutes = seconds / 60
     if minutes < 2:
-        span = f"{estimate.seconds:.0f} s"
-    elif minutes < 100:
-        span = f"{minutes:.0f} min"
-    else:
-        span = f"{minutes / 60:.1f} h"
+        return f"{seconds:.0f} s"
+    return f"{minutes:.0f} min" if minutes < 100 else f"{minutes / 60:.1f} h"
+
+
+def _say_estimate(estimate: Estimate, out: Path) -> None:
+    from morphomil.rank.costs import foretell_ranking, machine_pace
+
     say(
         f"{estimate.slides} slides, about {estimate.patches:,} patches (from the regions of "
         f"{estimate.sampled} slides)."
     )
     say(
-        f"About {span} on this machine alone, {estimate.disk_bytes / 2**20:,.0f} MiB in {out}; "
-        "nothing was written."
+        f"About {_say_span(estimate.seconds)} on this machine alone, "
+        f"{estimate.disk_bytes / 2**20:,.0f} MiB in {out}; nothing was written."
     )
+    pace = machine_pace()
+    for quick in (True, False):
+        cost = foretell_ranking(estimate.slides, RankSettings(seed=0, quick=quick), pace=pace)
+        say(
+            f"rank{' --quick' * quick}: about {_say_span(cost.seconds)}, "
+            f"{cost.memory_bytes / 2**30:.1f} GiB of memory."
+        )
     if estimate.disk_bytes > estimate.free_bytes:
         say(f"Only {estimate.free_bytes / 2**20:,.0f} MiB are free there.")
     end_if_failed(estimate.problems, "slides can't be read")

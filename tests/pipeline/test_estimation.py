@@ -53,4 +53,6 @@ def test_a_dry_run_writes_nothing(demo: Path, tmp_path: Path) -> None:
     result = CliRunner().invoke(app, words)
     assert result.exit_code == 0
     assert re.search(r"24 slides, about \d+ patches", result.stdout)
+    assert re.search(r"rank --quick: about \d+ s, 0\.9 GiB of memory", result.stdout)
+    assert re.search(r"rank: about \d+ (s|min), \d\.\d GiB of memory", result.stdout)
     assert not out.exists()
