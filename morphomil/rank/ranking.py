@@ -27,6 +27,7 @@ from morphomil.rank.plan import TrainingPlan, make_anew
 from morphomil.rank.robustness import compare_orders, say_agreement
 from morphomil.rank.study import Study
 from morphomil.rank.summaries import PatientSummaries
+from morphomil.seeds import sums_on_one_thread
 from morphomil.stats.correlation import correlate_features
 from morphomil.types import CORES, RankSettings
 
@@ -185,6 +186,7 @@ def rank_nuclei(
     return replace(ranking, notes=given.notes + ranking.notes)
 
 
+@sums_on_one_thread
 def rank_counts(
     load: Counts,
     values: pd.DataFrame,
@@ -260,6 +262,7 @@ def rank_counts(
     )
 
 
+@sums_on_one_thread
 def train_pieces(
     load: Counts,
     values: pd.DataFrame,
