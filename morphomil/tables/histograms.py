@@ -34,36 +34,39 @@ def histograms_table(run: Run) -> pd.DataFrame:
     own to their training patients. Shares of a patient and feature sum to 1, the mean over patches,
     then slides; where a patient has none there is no row.
     """
-    slides = {slide.slide_id: slide for slide in run.cohort.slides}
-    counts = {name: run.counts(name) for name in run.done("featurize")}
-    kept = {name: own.counts[:, has_enough_nuclei(own.counts)] for name, own in counts.items()}
-    kept = {name: own for name, own in kept.items() if own.shape[1]}
     columns = ["patient", "label", "feature", "low", "high", "share"]
-    if not kept:
+    slides = run.cohort.table().astype({"patient": str, "label": str})
+    slides = slides[slides["slide_id"].isin(run.done("featurize"))]
+    if slides.empty:
         return pd.DataFrame(columns=columns)
-    features = counts[next(iter(kept))].features
-    owners = pd.Series({name: slides[name].patient for name in kept})
-    patients: dict[str, list[str]] = {str(patient): [] for patient in sorted(set(owners))}
-    for name, patient in owners.items():
-        patients[str(patient)].append(str(name))
-    totals = np.stack(
-        [
-            np.sum([kept[n].sum(axis=1, dtype=np.int64) for n in names], axis=0)
-            for names in patients.values()
-        ]
+    features, patients = run.features, slides.groupby("patient", sort=True)
+
+    def total(names: pd.Series[str]) -> NDArray[np.int64]:
+        parts = [_counts(run, name).sum(axis=1, dtype=np.int64) for name in names]
+        return np.asarray(np.sum(parts, axis=0))
+
+    edges = fit_edges_to_counts(
+        (total(own["slide_id"])[None] for _, own in patients), features=features
     )
-    edges = fit_edges_to_counts([totals], features=features)
-    starts = [_inner_edges(edges.bins[name], step=FEATURES[name].step) for name in features]
-    tables = []
-    for patient, names in patients.items():
-        label = str(slides[names[0]].label)
-        for number, (name, inner) in enumerate(zip(features, starts, strict=True)):
-            shares = _mean_shares([kept[n][number] for n in names], inner)
-            if shares.any():
-                at = _edge_values(edges.bins[name], inner)
+    inner = [_inner_edges(edges.bins[name], step=FEATURES[name].step) for name in features]
+    tables = [pd.DataFrame(columns=columns)]
+    for patient, own in patients:
+        means = [_mean_shares(_counts(run, name), inner) for name in own["slide_id"]]
+        for name, starts, of_slides in zip(features, inner, zip(*means, strict=True), strict=True):
+            present = sum(bool(mean.any()) for mean in of_slides)
+            if present:
+                at = _edge_values(edges.bins[name], starts)
+                shares = np.sum(of_slides, axis=0, dtype=np.float64) / present
                 rows = {"feature": name, "low": at[:-1], "high": at[1:], "share": shares}
-                tables.append(pd.DataFrame(rows | {"patient": patient, "label": label}))
-    return pd.concat(tables, ignore_index=True)[columns]
+                about = {"patient": patient, "label": own["label"].iloc[0]}
+                tables.append(pd.DataFrame(rows | about))
+    return pd.concat(tables[1:] or tables, ignore_index=True)[columns]
+
+
+def _counts(run: Run, slide_id: str) -> NDArray[Any]:
+    """Of a slide's patches with enough nuclei, (features, patches, fine bins)."""
+    counts = run.counts(slide_id).counts
+    return counts[:, has_enough_nuclei(counts)]
 
 
 def _inner_edges(binning: Binning, *, step: float) -> NDArray[np.int64]:
@@ -89,12 +92,15 @@ def _edge_values(binning: Binning, inner: NDArray[np.int64]) -> NDArray[np.float
     return np.asarray(binning.low + fine * np.array([ends[0], *inner, ends[1]]))
 
 
-def _mean_shares(counts: Sequence[NDArray[Any]], inner: NDArray[np.int64]) -> NDArray[np.float64]:
-    """Of the slides' counts (patches, fine bins): the mean over patches, then slides; 0 where none
-    has a value."""
-    means = [
+def _mean_shares(
+    counts: NDArray[Any], inner: Sequence[NDArray[np.int64]]
+) -> list[NDArray[np.float64]]:
+    """Of a slide's counts (features, patches, fine bins): each feature's mean over patches, 0 where
+    none has a value."""
+    return [
         mean_rows(relative_frequencies(binned)[None])[0]
-        for binned in (np.add.reduceat(own, [0, *inner], axis=-1, dtype=np.int64) for own in counts)
+        for binned in (
+            np.add.reduceat(own, [0, *starts], axis=-1, dtype=np.int64)
+            for own, starts in zip(counts, inner, strict=True)
+        )
     ]
-    present = sum(bool(mean.any()) for mean in means)
-    return np.asarray(np.sum(means, axis=0, dtype=np.float64) / max(present, 1))
