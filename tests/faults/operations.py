@@ -2,11 +2,11 @@
 
     LD_PRELOAD=shim.so python operations.py KIND FOLDER TRIES
 
-FOLDER holds a run of a KIND of `stages`; of each stage's operations so many fail, one at a time (0:
-of each kind of operation on each kind of file the first and the last; -1: all of them with every
-error, once and for good). After each: the run opens, what is done is whole, and the second try
-completes with the same bytes. Prints one JSON line per stage: its operations, their kinds, those
-that failed, and the problems.
+FOLDER holds a run of a KIND of `stages`; of each stage's operations so many fail, one at a time: 0,
+of each kind of operation on each kind of file the first or, by turns, the last; -1, all of them
+with every error, once and for good. After each the run opens, what is done is whole, and the second
+try completes with the same bytes. Prints one JSON line per stage: its operations, their kinds,
+those that failed, and the problems.
 """
 
 from __future__ import annotations
@@ -57,7 +57,7 @@ def attempts(
     if tries:
         numbers = set(np.linspace(1, operations, tries).round().astype(int).tolist())
     else:
-        numbers = {number for of_kind in kinds.values() for number in (of_kind[0], of_kind[-1])}
+        numbers = {of_kind[-(k % 2)] for k, of_kind in enumerate(kinds.values())}
     for n, how in zip(sorted(numbers), islice(cycle(FAILURES), len(numbers)), strict=True):
         yield n, *how
 

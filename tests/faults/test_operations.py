@@ -18,7 +18,7 @@ from stages import KINDS
 HERE = Path(__file__).parent
 DEPTH = os.environ.get("MORPHOMIL_FAULTS", "sample")
 TRIES = {"sample": 3, "full": 0, "exhaustive": -1}[DEPTH]
-"""So many operations of each stage fail; 0: the first and last of each kind."""
+"""So many operations of each stage fail; 0: one of each kind."""
 KILLS = {"imported": 6}
 if DEPTH != "sample":
     KILLS = {"imported": 100, "segmented": 40, "modelled": 60}
