@@ -135,6 +135,8 @@ def rank_part(
 
     if part.plan:
         raise InputError("a ranking's parts are i/n, as in 2/8, not those of a plan of slides")
+    if settings.quick:
+        raise InputError("a quick ranking is trained in one go; leave out --shard, or --quick")
     _check_measured(run, settings)
     listener = progress or Silence()
     with run.lock(part.part("rank")):

@@ -392,6 +392,8 @@ def test_parts_of_other_settings_or_slides_are_not_taken(tmp_path, trainings):
     assert len(trainings) == made
     pipeline.rank_part(run, Shard(1, 2), settings=replace(settings, seed=1))
     assert len(trainings) == 2 * made
+    with pytest.raises(InputError, match="trained in one go"):
+        pipeline.rank_part(run, Shard(1, 2), settings=replace(settings, quick=True))
     with pytest.raises(InputError, match="not those of a plan"):
         pipeline.rank_part(run, Shard(1, 2, {"p0": 1}), settings=settings)
     with run.lock(Part("segment", 1, 2)), pytest.raises(BusyError):
