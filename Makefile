@@ -18,7 +18,8 @@ pictures: demo .slides/cmu_small_region.svs
 
 # TensorFlow and torch don't share a process, so their tests don't either; the two run side by side.
 TORCH_TESTS := tests/rank tests/models tests/image_model tests/segment/test_train.py \
-	tests/segment/test_damaged_training.py tests/segment/test_torch_engine.py tests/export/test_bags.py
+	tests/segment/test_damaged_training.py tests/segment/test_torch_engine.py \
+	tests/pipeline/test_typed_effects.py tests/export/test_bags.py
 
 test: lint docs .venv-readers/.installed .slides/cmu_small_region.svs
 	$(BIN)/python -m pytest -q tests/test_layout.py

@@ -325,7 +325,7 @@ class SlideBrowser:
             LookupError: there is no such nucleus.
             InputError: it is no decision, or can't be stored.
         """
-        whole = isinstance(asked, dict) and isinstance(asked.get("label"), int)
+        whole = isinstance(asked, dict) and _is_whole(asked.get("label"))
         if not whole or not isinstance(asked.get("decision"), str):
             raise InputError("a review has a label and a decision")
         nuclei, slide_id = self._all_nuclei(slide), self.slides[slide].slide_id
@@ -333,7 +333,7 @@ class SlideBrowser:
         rank = asked.get("random_rank")
         if rank is not None:
             order = self._orders(slide, "random", "")
-            if not isinstance(rank, int) or not 0 <= rank < len(order):
+            if not _is_whole(rank) or not 0 <= rank < len(order):
                 raise InputError(f"random_rank is 0 to {len(order) - 1}, got {rank!r}")
             if int(order[rank]) != asked["label"]:
                 raise InputError(f"nucleus {asked['label']} isn't at {rank} of the random order")
@@ -401,6 +401,11 @@ class SlideBrowser:
 def _flat(ring: NDArray[np.floating]) -> list[float]:
     """x and y in turns, level-0 pixels."""
     return [round(float(value), 1) for value in ring.ravel()]
+
+
+def _is_whole(value: Any) -> bool:
+    """Of JSON, in which true is no number."""
+    return isinstance(value, int) and not isinstance(value, bool)
 
 
 def _number(value: Any) -> float | None:
