@@ -209,7 +209,7 @@ def measure(run: Run) -> None:
 
 def look(server: int, address: str) -> None:
     """Open the page and print how long everything takes."""
-    with tempfile.TemporaryDirectory() as profile:
+    with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as profile:
         used = processor_seconds(server)
         layers = "document.querySelector('canvas.layers')?.dataset"
         with chromium.Browser(Path(profile)) as browser:
