@@ -291,16 +291,11 @@ def train_pieces(
     folds = list({fold.name: fold for fold, _ in pieces}.values())
 
     def train(fold: Fold, check: Callable[[], None]) -> int:
-        task, own = None, [piece for other, piece in pieces if other.name == fold.name]
+        task = _task(study, fold, plan, settings, check=check)
+        own = [piece for other, piece in pieces if other.name == fold.name]
         for piece in own:
-
-            def make(piece: Piece = piece) -> Arrays:
-                nonlocal task
-                task = task or _task(study, fold, plan, settings, check=check)
-                return plan.make(piece, task, labelings)
-
             with suppress(TrainingError):
-                recall(f"{fold.name}-{piece.name}", make)
+                recall(f"{fold.name}-{piece.name}", partial(plan.make, piece, task, labelings))
         return len(own)
 
     done = 0
