@@ -17,18 +17,22 @@ from morphomil.store import read_arrays
 from morphomil.types import SegmenterSettings
 
 GPU = torch.cuda.is_available()
-PIXELS = np.random.default_rng(0).random((1, 256, 320, 3), dtype=np.float32)
 PLACES = [
     "cpu",
     pytest.param("cuda", marks=pytest.mark.skipif(not GPU, reason="there is no GPU")),
 ]
 
 
-def draw_discs() -> np.ndarray:
-    rgb = np.full((256, 256, 3), (230, 190, 210), np.uint8)
-    for row, column in np.ndindex(5, 5):
-        rgb[disk((25 + 50 * row, 25 + 50 * column), 9)] = (90, 50, 130)
+def draw_discs(width: int = 256, *, step: int = 50) -> np.ndarray:
+    """They touch where the step is 17."""
+    rgb = np.full((256, width, 3), (230, 190, 210), np.uint8)
+    for row, column in np.ndindex(200 // step + 1, (width - 56) // step + 1):
+        rgb[disk((25 + step * row, 25 + step * column), 9)] = (90, 50, 130)
     return rgb
+
+
+PIXELS = draw_discs(320, step=17)[None] / np.float32(255)
+"""Nuclei that touch, between which the network sees seams."""
 
 
 @pytest.mark.parametrize("margin", [0, 32, 64])

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
@@ -44,3 +45,24 @@ def test_shares_of_a_patient_sum_to_one(make_run: Callable[..., Run], tmp_path: 
     sums = table.groupby(["patient", "feature"])["share"].sum()
     np.testing.assert_allclose(sums, 1, rtol=1e-6)
     assert (table["low"] < table["high"]).all()
+
+
+def test_slides_without_a_value_do_not_thin_the_patient(
+    make_run: Callable[..., Run], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of two slides of a patient one lacks the density: its mean is the other's."""
+    run = make_run(tmp_path / "run", ("a", "b"))
+    both = [replace(slide, patient="p", label="0") for slide in run.cohort.slides]
+    run.save_cohort(replace(run.cohort, slides=tuple(both)))
+    read, place = type(run).counts, run.features.index("density_per_mm2")
+
+    def lacking(self: Run, slide_id: str) -> Any:
+        found = read(self, slide_id)
+        if slide_id == "b":
+            found.counts[place] = 0
+        return found
+
+    monkeypatch.setattr(type(run), "counts", lacking)
+    table = histograms_table(run)
+    assert set(table["patient"]) == {"p"}
+    np.testing.assert_allclose(table.groupby("feature")["share"].sum(), 1, rtol=1e-6)
