@@ -192,3 +192,10 @@ def read_accuracy(model: str) -> tuple[pd.DataFrame, bool]:
     tuned, thresholds = read_csv(table), read_json(chosen)
     near = [np.isclose(tuned[name], thresholds[name]) for name in ("prob", "nms")]
     return tuned.loc[near[0] & near[1], columns].reset_index(drop=True), False
+
+
+def tuned_with(model: str) -> tuple[str, ...]:
+    """The data sets whose validation images chose a model's thresholds; none where its folder
+    doesn't say."""
+    table = model_folder(model) / "thresholds.csv"
+    return tuple(sorted(set(read_csv(table)["group"]))) if table.is_file() else ()

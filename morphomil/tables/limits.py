@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import pandas as pd
 
 from morphomil.nuclei.quantities import feature_quantity
-from morphomil.segment.reliability import read_accuracy, read_reliability
+from morphomil.segment.reliability import read_accuracy, read_reliability, tuned_with
 from morphomil.store import read_parquet
 from morphomil.tables.flow import analyzed_tissue_mm2, say_share
 from morphomil.tables.methods import describe_segmenter, patch_settings
@@ -102,9 +102,11 @@ def _say_accuracy(made: dict[str, Any]) -> str:
         for row in table.to_dict("records")
     )
     which = "annotated images" if evaluated else "the images that its thresholds were chosen with"
+    known = sorted(set(tuned_with(str(made["model"]))) & set(table["group"])) if evaluated else []
+    chosen = f" Of {', '.join(known)} they may be those that chose its thresholds." if known else ""
     return (
-        f"Segmenter: {name}. On {which}: {found}. On other tissues, stains and scanners it may do "
-        "worse."
+        f"Segmenter: {name}. On {which}: {found}.{chosen} On other tissues, stains and scanners it "
+        "may do worse."
     )
 
 

@@ -106,6 +106,12 @@ def test_accuracy_of_an_evaluation_comes_first(run: Run, tmp_path: Path) -> None
     assert table.to_dict("records") == [{"group": "y", "mpp": 0.5, "pq": 0.7, "aji": 0.65}]
     assert evaluated
     run.record("segment", {"model": str(tmp_path), "working_mpp": 0.5}, seconds=0)
+    assert "chose its thresholds" not in " ".join(describe_limits(run).sentences)
+    lines = ["prob,nms,group,mpp,pq,aji", "0.5,0.2,x,0.25,0.6,0.5", "0.5,0.2,y,0.5,0.9,0.9"]
+    (tmp_path / "thresholds.csv").write_text("\n".join(lines))
+    assert "0.65. Of y they may be those that chose its thresholds. On" in " ".join(
+        describe_limits(run).sentences
+    )
     assert "On annotated images: y at 0.5 µm per pixel PQ 0.70, AJI 0.65." in " ".join(
         describe_limits(run).sentences
     )
