@@ -137,11 +137,12 @@ def init(
     write_plan(folder / PLAN, plan)
     _write_files(folder, estimate, threads)
     for name, cause in estimate.problems.items():
-        note(f"slide {name} can't be read: {cause}")
+        note(f"slide {name}: {cause}")
     jobs = plan.groupby("part")["seconds"].sum() / 60
+    cores = f"{threads} threads" if threads > 1 else "1 thread"
     say(
-        f"{len(cohort)} slides in {len(jobs)} jobs of {jobs.min():.0f} to {jobs.max():.0f} minutes "
-        f"(with {threads} threads like these). Settings: {folder / NAME}, {folder / 'config.yaml'}."
+        f"{len(cohort)} slides; jobs: {len(jobs)}, of {jobs.min():.0f} to {jobs.max():.0f} minutes "
+        f"(with {cores} like these). Settings: {folder / NAME}, {folder / 'config.yaml'}."
     )
     say(f"Next: cd {folder} && snakemake --profile slurm   (here: --profile local)")
 

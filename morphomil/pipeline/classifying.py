@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from morphomil.pipeline.finding import restain_as
+
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
@@ -33,11 +35,11 @@ def classify_unknown(
 
     Raises:
         InputError: the model doesn't know types.
-        SlideError: the image is damaged there.
+        SlideError: the image is damaged there, or its stains can't be told apart.
     """
     from morphomil.segment.classify import type_table
 
-    frame = part.frame
+    frame, restained = part.frame, restain_as(part, segmenter)
     places = frame.from_level0(nuclei.centers[chosen])
     unknown = np.isnan(types).any(axis=1)
     for top, left in product(*(range(0, side, TILE_PX) for side in frame.shape)):
@@ -52,6 +54,6 @@ def classify_unknown(
         if not canvas.any():
             continue
         pixels = part.image.read(x, y, *canvas.shape[::-1], downsample=frame.downsample)
-        table = type_table(pixels, canvas, mpp=frame.mpp, segmenter=segmenter)
+        table = type_table(restained(pixels), canvas, mpp=frame.mpp, segmenter=segmenter)
         shares = table.filter(regex="^p_").to_numpy(np.float32)
         types[wanted[table["label"].to_numpy() - 1]] = shares

@@ -53,7 +53,7 @@ def find_in_region(
     downsample = cut.downsample * factor
     height, width = (round(count * frame.patch_px / factor) for count in (cut.rows, cut.columns))
     rows = block_rows(height, width, wanted=_wanted_cells(cut, frame.patch_px / factor))
-    read = _reader(part, downsample, normalize_stain=segmenter.settings.normalize_stain)
+    read = _reader(part, downsample, restain_as(part, segmenter))
     kept = int(cut.table["kept"].sum())
     drawn = find_nuclei(read, rows, mpp=frame.mpp * factor, segmenter=segmenter)
     for done, outlines in enumerate(drawn, start=1):
@@ -65,21 +65,32 @@ def find_in_region(
 
 
 def _reader(
-    part: RegionOfSlide, downsample: float, *, normalize_stain: bool
+    part: RegionOfSlide,
+    downsample: float,
+    restained: Callable[[NDArray[np.uint8]], NDArray[np.uint8]],
 ) -> Callable[[int, int, int, int], NDArray[np.uint8]]:
     """Reads a block of a region's patch grid at the network's resolution: row, column, rows and
     columns in its pixels."""
     cut = part.cut
-    normalize = (
-        fit_normalizer(_stain_sample(part)) if normalize_stain and cut.table["kept"].any() else None
-    )
 
     def read(row: int, column: int, rows: int, columns: int) -> NDArray[np.uint8]:
         x, y = cut.x_px + column * downsample, cut.y_px + row * downsample
-        pixels = part.image.read(x, y, columns, rows, downsample=downsample)
-        return normalize(pixels) if normalize else pixels
+        return restained(part.image.read(x, y, columns, rows, downsample=downsample))
 
     return read
+
+
+def restain_as(
+    part: RegionOfSlide, segmenter: Segmenter
+) -> Callable[[NDArray[np.uint8]], NDArray[np.uint8]]:
+    """What brings a region's pixels (..., 3) to the stains that the segmenter's settings ask for.
+
+    Raises:
+        SlideError: its stains can't be told apart.
+    """
+    if segmenter.settings.normalize_stain and part.cut.table["kept"].any():
+        return fit_normalizer(_stain_sample(part))
+    return lambda pixels: pixels
 
 
 STAIN_PATCHES = 16

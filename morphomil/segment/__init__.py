@@ -8,18 +8,15 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 
-from morphomil.errors import SlideError
 from morphomil.nuclei.measure import measure_nuclei
 from morphomil.nuclei.polygons import measure_outlines
-from morphomil.segment.blocks import array_reader, block_rows, check_image, resized
+from morphomil.segment.blocks import array_reader, as_stained, block_rows, check_image, resized
 from morphomil.segment.classify import classify_nuclei
 from morphomil.segment.detect import find_nuclei
 from morphomil.segment.outlines import Outlines, StoredOutlines, join_outlines
 from morphomil.segment.plausible import judge
 from morphomil.segment.polygons import render_whole
 from morphomil.slides.masks import MIN_AREA_UM2
-from morphomil.slides.quality import is_ink
-from morphomil.slides.stain import fit_normalizer
 from morphomil.types import SegmenterSettings
 
 if TYPE_CHECKING:
@@ -31,8 +28,6 @@ if TYPE_CHECKING:
 __all__ = ["MIN_AREA_UM2", "classify_nuclei", "find_labels", "segment_image"]
 
 SomeOutlines = TypeVar("SomeOutlines", Outlines, StoredOutlines)
-MAX_INK = 0.5
-"""A larger share of ink-like pixels is no H&E image."""
 
 
 def segment_image(
@@ -128,15 +123,9 @@ def parted(
 def find_outlines(rgb: NDArray[np.uint8], *, mpp: float, segmenter: Segmenter) -> Outlines:
     """The outlines of all that is found, however small, in pixels of the image (a pixel's center at
     whole numbers)."""
-    factor = segmenter.network_mpp(mpp) / mpp
-    if segmenter.stain == "H&E" and (share := is_ink(rgb).mean()) > MAX_INK:
-        raise SlideError(
-            f"{share:.0%} of the image has colors that H&E doesn't yield: is it inverted, "
-            "fluorescence, or a pen mark?"
-        )
-    image = rgb if factor == 1 else resized(rgb, factor)
-    if segmenter.settings.normalize_stain:
-        image = fit_normalizer(image)(image)
+    image, factor = as_stained(rgb, segmenter), segmenter.network_mpp(mpp) / mpp
+    if factor != 1:
+        image = resized(image, factor)
     rows = block_rows(*image.shape[:2])
     found = find_nuclei(array_reader(image), rows, mpp=mpp * factor, segmenter=segmenter)
     return join_outlines(list(found)).scaled(factor)

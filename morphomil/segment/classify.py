@@ -12,6 +12,7 @@ from morphomil.errors import InputError
 from morphomil.segment.blocks import (
     MARGIN_PX,
     array_reader,
+    as_stained,
     block_rows,
     check_image,
     resized,
@@ -52,6 +53,7 @@ def classify_nuclei(
         ValueError: not an RGB uint8 image, labels that aren't whole numbers of its size, or an
             impossible pixel size.
         InputError: the model can't be loaded, or doesn't know types.
+        SlideError: as `blocks.as_stained`.
 
     References:
         Weigert & Schmidt 2022, Nuclei Instance Segmentation and Classification with StarDist.
@@ -66,13 +68,13 @@ def classify_nuclei(
             f"{labels.shape}"
         )
     segmenter = load_segmenter(replace(settings, **changes))
-    return type_table(rgb, labels, mpp=mpp, segmenter=segmenter)
+    return type_table(as_stained(rgb, segmenter), labels, mpp=mpp, segmenter=segmenter)
 
 
 def type_table(
     rgb: NDArray[np.uint8], labels: NDArray[np.integer], *, mpp: float, segmenter: Segmenter
 ) -> pd.DataFrame:
-    """`classify_nuclei` with a segmenter at hand.
+    """`classify_nuclei` with a segmenter at hand, of pixels whose stains are as it wants them.
 
     Raises:
         InputError: the model doesn't know types.

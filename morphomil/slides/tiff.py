@@ -8,6 +8,7 @@ image that isn't the first one of its file.
 
 from __future__ import annotations
 
+import logging
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -26,6 +27,9 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
+logging.getLogger("tifffile").addHandler(logging.NullHandler())
+"""What is wrong with a file its error says; without a handler tifffile's remarks on the way to it
+would come on the terminal."""
 GRAY, RGB, PALETTE, CMYK, YCBCR, CIELAB = 1, 2, 3, 5, 6, 8
 """Values of the tag PhotometricInterpretation."""
 BY_OPENSLIDE = (1, 5, 6, 7, 8, 32773, 32946)
@@ -129,6 +133,8 @@ def _images(file: Any) -> list[TiffImage]:
     """The images in the order of the file; levels of pyramids, and masks, are none."""
     if file.is_ome and (images := _ome_images(file)):
         return images
+    if not len(file.pages):
+        raise ValueError("it ends before the list of its images; it was cut short")
     pages = [page for page in (page.aspage() for page in file.pages) if not page.subfiletype & 5]
     return [TiffImage(page) for page in pages] or [TiffImage(file.pages.first)]
 

@@ -15,7 +15,7 @@ from morphomil import pipeline
 from morphomil.errors import InputError, SlideError
 from morphomil.phantom.paint import render_slide
 from morphomil.phantom.settings import PhantomSettings
-from morphomil.segment import blocks, detect, segment_image
+from morphomil.segment import blocks, classify_nuclei, detect, segment_image
 from morphomil.segment.agreement import agreement, overlaps
 from morphomil.segment.annotated import AnnotatedImage, read_annotated
 from morphomil.segment.blocks import array_reader, block_rows
@@ -151,6 +151,11 @@ def test_a_normalized_stain_is_that_of_the_image_normalized_by_hand() -> None:
     by_hand = segment_image(fit_normalizer(pale)(pale), mpp=0.5)
     assert by_hand.max() > 20
     assert np.array_equal(segment_image(pale, mpp=0.5, normalize_stain=True), by_hand)
+    types = classify_nuclei(fit_normalizer(pale)(pale), by_hand, mpp=0.5)
+    pd.testing.assert_frame_equal(
+        classify_nuclei(pale, by_hand, mpp=0.5, normalize_stain=True), types
+    )
+    assert not classify_nuclei(pale, by_hand, mpp=0.5).equals(types)
     settings = SegmenterSettings(normalize_stain=True)
     assert np.array_equal(segment_image(pale, mpp=0.5, settings=settings), by_hand)
     assert not np.array_equal(segment_image(pale, mpp=0.5), by_hand)

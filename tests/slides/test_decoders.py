@@ -58,6 +58,19 @@ def test_damaged_tile_fails_where_it_is_read(tmp_path: Path) -> None:
                 image.read(900, 900, 10, 10, downsample=1)
 
 
+def test_tiff_cut_short_before_its_directory(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """One sentence says so, and nobody else a word."""
+    path = tmp_path / "a.tif"
+    Image.fromarray(noise(200, 200)).save(path)  # Pillow writes the directory first
+    moved = bytearray(path.read_bytes())
+    moved[4:8] = (2 * len(moved)).to_bytes(4, "little")
+    path.write_bytes(moved)
+    fails(path, "ends before the list of its images; it was cut short; copy it anew")
+    assert capfd.readouterr() == ("", "")
+
+
 def test_truncated_jpeg(tmp_path: Path) -> None:
     path = tmp_path / "a.jpg"
     Image.fromarray(noise(500, 500)).save(path)
