@@ -5,7 +5,8 @@ TORCH_INDEX ?=
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo pictures test test-cluster test-faults test-spatialdata test-torch test-others lint docs clean
+.PHONY: demo pictures test test-cluster test-faults test-spatialdata test-torch test-others \
+	faults-of-models faults-of-slides lint docs clean
 
 demo: $(VENV)/.installed
 	$(BIN)/morphomil demo --out demo
@@ -19,7 +20,7 @@ pictures: demo .slides/cmu_small_region.svs
 # TensorFlow and torch don't share a process, so their tests don't either; the two run side by side.
 TORCH_TESTS := tests/rank tests/models tests/image_model tests/segment/test_train.py \
 	tests/segment/test_damaged_training.py tests/segment/test_torch_engine.py \
-	tests/pipeline/test_typed_effects.py tests/export/test_bags.py
+	tests/pipeline/test_typed_effects.py tests/export/test_bags.py tests/faults/test_operations.py
 
 test: lint docs .venv-readers/.installed .slides/cmu_small_region.svs
 	$(BIN)/python -m pytest -q tests/test_layout.py
@@ -31,9 +32,17 @@ test-torch:
 test-others:
 	$(BIN)/python -m pytest -q $(addprefix --ignore ,$(TORCH_TESTS) tests/test_layout.py)
 
-# The campaign of faults, whole; `make test` takes a sample of it.
+# The campaign of faults, whole; `make test` takes a third of it.
 test-faults: $(VENV)/.installed-test
-	MORPHOMIL_FAULTS=full $(BIN)/python -m pytest -q tests/faults tests/viewer/test_serving.py
+	$(MAKE) --jobs 2 --output-sync faults-of-models faults-of-slides
+
+faults-of-models faults-of-slides: export MORPHOMIL_FAULTS := full
+
+faults-of-models:
+	$(BIN)/python -m pytest -q -rP -k modelled tests/faults/test_operations.py
+
+faults-of-slides:
+	$(BIN)/python -m pytest -q -rP -k 'not modelled' tests/faults tests/viewer/test_serving.py
 
 # SpatialData's own reader takes 1.2 GB, so `make test` goes without it.
 test-spatialdata: $(VENV)/.installed-test .venv-spatialdata/.installed

@@ -192,9 +192,11 @@ class _Placements(NamedTuple):
     def of(cls, ours: NDArray[np.float64], rest: NDArray[np.float64]) -> _Placements:
         """From probabilities (coalitions, positives) and (coalitions, negatives)."""
         kind = np.min_scalar_type(2 * max(ours.shape[1], rest.shape[1]))
-        placed = (np.empty(ours.shape, kind), np.empty(rest.shape, kind))
-        _place(np.ascontiguousarray(ours), np.ascontiguousarray(rest), *placed)
-        return cls(*placed)
+        of_ours, of_rest = np.empty(ours.shape, kind), np.empty(rest.shape, kind)
+        ours, rest = np.ascontiguousarray(ours), np.ascontiguousarray(rest)
+        _place(ours, rest, of_ours)
+        _place(rest, ours, of_rest)
+        return cls(of_ours, 2 * ours.shape[1] - of_rest)
 
 
 class _Sums(NamedTuple):
@@ -251,32 +253,21 @@ class _Wins(NamedTuple):
 
 @compiled(nogil=True)
 def _place(
-    ours: NDArray[np.float64],
-    rest: NDArray[np.float64],
-    of_ours: NDArray[np.unsignedinteger],
-    of_rest: NDArray[np.unsignedinteger],
+    own: NDArray[np.float64], other: NDArray[np.float64], places: NDArray[np.unsignedinteger]
 ) -> None:
-    """Fill in `_Placements`: with x at place i of its own sorted side, those of the other below it
-    and those not above it."""
-    n, m = ours.shape[1], rest.shape[1]
-    for row in range(len(ours)):
-        up, down = np.argsort(ours[row]), np.argsort(rest[row])
+    """Fill in, for each value of a row, how many of the other row are below it and how many not
+    above it, together."""
+    n, m = own.shape[1], other.shape[1]
+    for row in range(len(own)):
+        up, beyond = np.argsort(own[row]), np.argsort(other[row])
         below = beside = 0
         for i in range(n):
-            x = ours[row, up[i]]
-            while below < m and rest[row, down[below]] < x:
+            x = own[row, up[i]]
+            while below < m and other[row, beyond[below]] < x:
                 below += 1
-            while beside < m and rest[row, down[beside]] <= x:
+            while beside < m and other[row, beyond[beside]] <= x:
                 beside += 1
-            of_ours[row, up[i]] = below + beside
-        below = beside = 0
-        for j in range(m):
-            x = rest[row, down[j]]
-            while below < n and ours[row, up[below]] < x:
-                below += 1
-            while beside < n and ours[row, up[beside]] <= x:
-                beside += 1
-            of_rest[row, down[j]] = 2 * n - below - beside
+            places[row, up[i]] = below + beside
 
 
 def _draw_seeds(seeds: int, rng: np.random.Generator) -> list[tuple[NDArray[np.int64], int]]:

@@ -1,12 +1,12 @@
 """Run as a program, with `shim.c` preloaded: every stage, with its n-th operation on files failing.
 
-    LD_PRELOAD=shim.so python operations.py KIND FOLDER TRIES
+    LD_PRELOAD=shim.so python operations.py KIND FOLDER EVERY
 
-FOLDER holds a run of a KIND of `stages`; of each stage's operations so many fail, one at a time: 0,
-of each kind of operation on each kind of file the first or, by turns, the last; -1, all of them
-with every error, once and for good. After each the run opens, what is done is whole, and the second
-try completes with the same bytes. Prints one JSON line per stage: its operations, their kinds,
-those that failed, and the problems.
+FOLDER holds a run of a KIND of `stages`. Of every EVERY-th kind of a stage's operations (what is
+done to which file) one fails, the first or, by turns, the last; with 0 all operations fail, one at
+a time, with every error, once and for good. After each the run opens, what is done is whole, and
+the second try completes with the same bytes. Prints one JSON line per stage: its operations, their
+kinds, those that failed, and the problems.
 """
 
 from __future__ import annotations
@@ -23,7 +23,6 @@ from collections.abc import Callable, Iterator
 from itertools import cycle, islice, product
 from pathlib import Path
 
-import numpy as np
 from stages import KINDS, Place, contents, load_network_once
 
 from morphomil.errors import MorphomilError
@@ -48,16 +47,14 @@ def kinds_of(listed: str) -> dict[str, list[int]]:
 
 
 def attempts(
-    operations: int, kinds: dict[str, list[int]], tries: int
+    operations: int, kinds: dict[str, list[int]], every: int
 ) -> Iterator[tuple[int, str, bool]]:
     """Which operation fails, and how; the failures take turns."""
-    if tries < 0:
+    if every == 0:
         yield from ((n, *how) for n in range(1, operations + 1) for how in FAILURES)
         return
-    if tries:
-        numbers = set(np.linspace(1, operations, tries).round().astype(int).tolist())
-    else:
-        numbers = {of_kind[-(k % 2)] for k, of_kind in enumerate(kinds.values())}
+    chosen = list(kinds.values())[::every]
+    numbers = {of_kind[-(k % 2)] for k, of_kind in enumerate(chosen)}
     for n, how in zip(sorted(numbers), islice(cycle(FAILURES), len(numbers)), strict=True):
         yield n, *how
 
@@ -72,7 +69,7 @@ def try_stage(made: Place, stage: Callable[[Place], object]) -> str:
     return str(getattr(result, "failed", "") or "")
 
 
-def examine(made: Place, stage: Callable[[Place], object], tries: int) -> dict[str, object]:
+def examine(made: Place, stage: Callable[[Place], object], every: int) -> dict[str, object]:
     """What becomes of a stage whose operations fail."""
     run, before = made.folder / "run", made.folder.parent / f"{made.folder.name}-before"
     shutil.rmtree(before, ignore_errors=True)
@@ -88,7 +85,7 @@ def examine(made: Place, stage: Callable[[Place], object], tries: int) -> dict[s
         kinds = kinds_of(listed.read())
     problems: list[object] = [wrong] if wrong else []
     tried = 0
-    for n, error, forever in attempts(operations, kinds, tries):
+    for n, error, forever in attempts(operations, kinds, every):
         tried += 1
         shutil.rmtree(run)
         shutil.copytree(before, run)
