@@ -194,12 +194,15 @@ def _read_drawn(listed: Path, key: str) -> list[str]:
 
 
 def _key_of(run: Run, slide: Slide, task: _Task) -> str:
-    """Changes with everything that a slide's pictures are drawn from."""
+    """Changes with everything that a slide's pictures are drawn from, and not with where the run
+    stands or when it was made."""
     folder = run.slide_folder(slide.slide_id)
     inputs = [folder / "nuclei.parquet", folder / "patches.parquet", folder / "regions.geojson"]
     inputs += [run.contributions_path(slide.slide_id)]
-    stamps = [stamp(place) for place in (*inputs, *(image.path for image in slide.images))]
-    said = repr((versions(), str(slide.label), run.whose, task, stamps))
+    results = [digest(path) if path.is_file() else None for path in inputs]
+    images = [stamp(image.path) for image in slide.images]
+    wanted = (task.names, task.limits, task.positive)
+    said = repr((versions(), str(slide.label), run.whose, wanted, results, images))
     return hashlib.sha256(said.encode()).hexdigest()
 
 

@@ -108,10 +108,10 @@ def test_absent_results_are_sentences(run):
         list(draw_figures(run, only=["nothing"]))
 
 
-def test_slides_are_drawn_again_only_where_something_changed(run):
+def test_slides_are_drawn_again_only_where_something_changed(run, tmp_path):
     slides = gallery.choose_slides(run)
 
-    def draw(top):
+    def draw(top, run=run):
         drawn = list(gallery.draw_gallery(run, slides, top, positive=None))
         folders = [run.slide_figures_folder(slide.slide_id) for slide in slides]
         return drawn, [(folder / "overview.png").stat().st_mtime_ns for folder in folders]
@@ -121,11 +121,13 @@ def test_slides_are_drawn_again_only_where_something_changed(run):
     assert again == first
     assert kept == stamps
     assert all(picture.data.startswith(b"\xff\xd8\xff") for picture in first[0].pictures)
-    path = run.slide_folder(slides[0].slide_id) / "nuclei.parquet"
-    os.utime(path)
-    _, changed = draw("area_um2")
+    copy = Run(shutil.copytree(run.path, tmp_path / "elsewhere"))
+    os.utime(copy.slide_folder(slides[0].slide_id) / "nuclei.parquet")
+    assert draw("area_um2", copy) == (first, stamps)  # the same bytes wherever they lie
+    (copy.slide_figures_folder(slides[0].slide_id) / "nuclei.png").write_bytes(b"no picture")
+    _, changed = draw("area_um2", copy)
     assert changed[0] > stamps[0] and changed[1] == stamps[1]
-    _, other = draw("circularity")
+    _, other = draw("circularity", copy)
     assert min(other) > max(changed)
 
 
