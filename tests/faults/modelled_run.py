@@ -13,6 +13,7 @@ from PIL import Image
 
 from morphomil import pipeline
 from morphomil.figures import registry
+from morphomil.figures.report import gallery
 from morphomil.figures.report.write import write_report
 from morphomil.image_model.backbones import LoadedEncoder
 from morphomil.models.settings import TrainSettings
@@ -31,7 +32,8 @@ def mean_color(patches: NDArray[np.uint8]) -> NDArray[np.float32]:
 
 ENCODER = LoadedEncoder("color", mean_color, "0" * 64)
 FIGURES = ("flow",)
-"""The report is drawn with this alone: all are written by the same few lines."""
+MOST_SLIDES = 2
+"""The report is drawn with these alone: all are written by the same few lines."""
 
 
 @dataclass(frozen=True)
@@ -94,10 +96,12 @@ class Modelled:
         compare(self.run)
 
     def report(self) -> None:
-        everything = dict(registry.FIGURES)
+        everything, most_slides = dict(registry.FIGURES), gallery.MOST_SLIDES
+        gallery.MOST_SLIDES = MOST_SLIDES
         for name in everything.keys() - set(FIGURES):
             del registry.FIGURES[name]
         try:
             write_report(self.run)
         finally:
             registry.FIGURES.update(everything)
+            gallery.MOST_SLIDES = most_slides
