@@ -3,7 +3,9 @@ fixed bytes."""
 
 from __future__ import annotations
 
+import hashlib
 import io
+import re
 import threading
 from contextlib import contextmanager
 from contextvars import ContextVar
@@ -229,7 +231,21 @@ def render(figure: Figure, file_format: Format, *, dpi: int = 300) -> bytes:
         lossy = file_format == "jpg"
         options = {"pil_kwargs": {"quality": 88}} if lossy else {"metadata": _METADATA[file_format]}
         figure.savefig(buffer, format=file_format, dpi=dpi, **options)
-    return buffer.getvalue()
+    return _name_clips(buffer.getvalue()) if file_format == "svg" else buffer.getvalue()
+
+
+_CLIP = re.compile(rb'(?<=["#])p[0-9a-f]{10}(?=[")])')
+
+
+def _name_clips(svg: bytes) -> bytes:
+    """Name the rectangles that things are cut to by the file's other content and their order.
+
+    Matplotlib names them by their place on the page, to digits that the layout's solver doesn't
+    find the same every time and the file doesn't show.
+    """
+    rest = hashlib.sha256(_CLIP.sub(b"", svg)).hexdigest()[:7]
+    names = list(dict.fromkeys(_CLIP.findall(svg)))
+    return _CLIP.sub(lambda found: b"p%s%03x" % (rest.encode(), names.index(found[0])), svg)
 
 
 def save_figure(

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
@@ -52,6 +53,23 @@ def test_threads_leave_the_settings_alone() -> None:
         pictures = list(pool.map(lambda _: render(example(), "svg"), range(8)))
     assert dict(matplotlib.rcParams) == before
     assert len(set(pictures)) == 1
+
+
+def test_what_a_file_does_not_show_is_not_in_its_names() -> None:
+    """A layout that differs in its last digits gives the same bytes; two areas have two names."""
+
+    def placed(off: float) -> Figure:
+        figure = new_figure(width_mm=85, height_mm=50)
+        figure.set_layout_engine("none")
+        for left in (0.1 + off, 0.6):
+            figure.add_axes((left, 0.2, 0.3, 0.6)).plot([1, 2, 3], [3, 1, 2])
+        return figure
+
+    first = render(placed(0), "svg")
+    assert first == render(placed(1e-13), "svg") != render(placed(1e-3), "svg")
+    clips = set(re.findall(rb'<clipPath id="([^"]+)"', first))
+    assert len(clips) == 2
+    assert clips == set(re.findall(rb"url\(#([^)]+)\)", first))
 
 
 @pytest.mark.parametrize("file_format", ["png", "jpg", "pdf", "svg"])
