@@ -193,7 +193,8 @@ def _draw_intervals(
         zip(numbers, markers, strict=True)
     ):
         axes.plot([low, high], [row, row], color=color, linewidth=1.2, solid_capstyle="butt")
-        axes.plot([middle], [row], marker=marker, color=color, markersize=4.5, linestyle="")
+        (point,) = axes.plot([middle], [row], marker, color=color, markersize=4.5, zorder=3)
+        point.set_clip_on(False)  # whole, at the edge too
 
 
 def _finish_attention(axes: Axes, table: pd.DataFrame) -> None:
