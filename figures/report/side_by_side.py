@@ -3,10 +3,12 @@ draw side by side."""
 
 from __future__ import annotations
 
+import os
 import signal
+import threading
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
-from multiprocessing import get_all_start_methods, get_context
+from multiprocessing import get_all_start_methods, get_context, parent_process
 from typing import TYPE_CHECKING, TypeVar
 
 from morphomil.types import CORES
@@ -37,12 +39,21 @@ def map_in_processes(function: Callable[[Task], Result], tasks: Sequence[Task]) 
 
 def _open_pool(workers: int) -> ProcessPoolExecutor | None:
     try:
-        return ProcessPoolExecutor(workers, get_context("fork"), _leave_signals)
+        return ProcessPoolExecutor(workers, get_context("fork"), _begin)
     except (OSError, ImportError):
         return None
 
 
-def _leave_signals() -> None:
-    """The process that waits for these says that a signal came."""
+def _begin() -> None:
+    """The process that waits for these says that a signal came; when it is killed, they end too."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+
+
+def _end_with_parent() -> None:
+    """Else they would wait for tasks for ever, as each holds the others' pipes open."""
+    parent = parent_process()
+    assert parent is not None
+    parent.join()
+    os._exit(1)

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -55,6 +56,22 @@ def test_pictures_are_drawn_without_shared_memory(shim: Path) -> None:
 def test_pictures_are_drawn_though_a_process_is_killed() -> None:
     done = python(SIDE_BY_SIDE.format(dies=True))
     assert done.stdout == "locks\n[10, 20, 30, 40]\n", done.stderr
+
+
+KILLED = """
+import os, signal
+from morphomil.figures.report import side_by_side
+side_by_side.CORES = 2
+for _ in side_by_side.map_in_processes(str, [1, 2, 3]):
+    os.kill(os.getpid(), signal.SIGKILL)
+"""
+
+
+def test_processes_end_with_the_one_that_was_killed() -> None:
+    """They have its terminal, which would stay open."""
+    words = [sys.executable, "-c", KILLED]
+    done = subprocess.run(words, capture_output=True, timeout=60, check=False)
+    assert done.returncode == -signal.SIGKILL, done.stderr
 
 
 LOOP = """
