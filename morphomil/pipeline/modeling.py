@@ -89,9 +89,7 @@ def predict(run: Run, model: str, *, origin: Run | None = None) -> Scoring:
         embed(run, settings=chosen, encoder=keep_pixels(chosen))
     with run.lock():
         scoring = predict_elsewhere(run, model, origin) if origin else predict_run(run, model)
-        settings = {"scored": list(scoring.scored)} | (
-            {"origin": str(origin.path)} if origin else {}
-        )
+        settings = {"origin": str(origin.path)} if origin else {}
         run.record(f"predict {model}", settings, seconds=time.monotonic() - begun)
     return scoring
 
