@@ -18,6 +18,7 @@ pictures: demo .slides/cmu_small_region.svs
 	$(BIN)/python docs/draw_viewer.py .slides/cmu_small_region.svs
 
 # TensorFlow and torch don't share a process, so their tests don't either; the two run side by side.
+# The campaign's programs, which need neither, are here as that makes the two about as long.
 TORCH_TESTS := tests/rank tests/models tests/image_model tests/segment/test_train.py \
 	tests/segment/test_damaged_training.py tests/segment/test_torch_engine.py \
 	tests/pipeline/test_typed_effects.py tests/export/test_bags.py tests/faults/test_operations.py

@@ -125,10 +125,28 @@ def test_slides_are_drawn_again_only_where_something_changed(run, tmp_path):
     os.utime(copy.slide_folder(slides[0].slide_id) / "nuclei.parquet")
     assert draw("area_um2", copy) == (first, stamps)  # the same bytes wherever they lie
     (copy.slide_figures_folder(slides[0].slide_id) / "nuclei.png").write_bytes(b"no picture")
-    _, changed = draw("area_um2", copy)
-    assert changed[0] > stamps[0] and changed[1] == stamps[1]
+    _, mended = draw("area_um2", copy)
+    assert mended[0] > stamps[0] and mended[1] == stamps[1]
     _, other = draw("circularity", copy)
-    assert min(other) > max(changed)
+    assert min(other) > max(mended)
+
+
+@pytest.mark.parametrize("name", ["nuclei.parquet", "patches.parquet", "regions.geojson"])
+def test_other_results_are_drawn_anew(run, tmp_path, name):
+    copy = Run(shutil.copytree(run.path, tmp_path / "elsewhere"))
+
+    def keys(run):
+        return [
+            gallery._key_of(run, slide, gallery._Task(run.path, slide.slide_id, (), {}, None))
+            for slide in run.cohort.slides[:2]
+        ]
+
+    first, second = keys(run)
+    assert keys(copy) == [first, second]
+    path = copy.slide_folder(copy.cohort.slides[0].slide_id) / name
+    path.write_bytes(path.read_bytes() + b" ")
+    changed, kept = keys(copy)
+    assert changed != first and kept == second
 
 
 def store_predictions(run, folder, first_patients):
