@@ -38,12 +38,14 @@ test-faults: $(VENV)/.installed-test
 	$(MAKE) --jobs 2 --output-sync faults-of-models faults-of-slides
 
 faults-of-models faults-of-slides: export MORPHOMIL_FAULTS := full
+OF_MODELS := every_failing_operation and modelled
 
 faults-of-models:
-	$(BIN)/python -m pytest -q -rP -k modelled tests/faults/test_operations.py
+	$(BIN)/python -m pytest -q -rP -k '$(OF_MODELS)' tests/faults/test_operations.py
 
 faults-of-slides:
-	$(BIN)/python -m pytest -q -rP -k 'not modelled' tests/faults tests/viewer/test_serving.py
+	$(BIN)/python -m pytest -q -rP -k 'not ($(OF_MODELS))' tests/faults \
+		tests/viewer/test_serving.py
 
 # SpatialData's own reader takes 1.2 GB, so `make test` goes without it.
 test-spatialdata: $(VENV)/.installed-test .venv-spatialdata/.installed

@@ -14,7 +14,8 @@ if TYPE_CHECKING:
 
     from numpy.typing import DTypeLike, NDArray
 HELD_BYTES = 2**25
-"""So many bytes of rows are held in memory; further ones go to a temporary file."""
+"""So many bytes of rows are held in memory, unless told otherwise; further ones go to a temporary
+file."""
 BLOCK_BYTES = 2**22
 """Rows are put away and read in blocks of about so many bytes."""
 
@@ -26,9 +27,10 @@ class Spool:
     threads may read.
     """
 
-    def __init__(self, kind: DTypeLike) -> None:
-        """Of numbers of this kind, to which others are cast."""
+    def __init__(self, kind: DTypeLike, *, held: int | None = None) -> None:
+        """Of numbers of this kind, to which others are cast; so many bytes are held in memory."""
         self._kind = np.dtype(kind)
+        self._held = HELD_BYTES if held is None else held
         self._filling: NDArray[Any] = np.empty(0, self._kind)
         self._used = 0  # rows of the block that is being filled
         self._away: list[NDArray[Any] | int] = []
@@ -54,7 +56,7 @@ class Spool:
 
     def _put_away(self, block: NDArray[Any]) -> NDArray[Any] | int:
         """Where it is from now on."""
-        if (len(self._away) + 1) * block.nbytes > HELD_BYTES:
+        if (len(self._away) + 1) * block.nbytes > self._held:
             try:
                 if self._file is None:  # it lives as long as the rows
                     self._file = TemporaryFile(prefix="morphomil-rows-", buffering=0)  # noqa: SIM115

@@ -18,6 +18,7 @@ ORDER = [
     "places",
     "types",
     "spool",
+    "memory",
     "compiled",
     "plugins",
     "seeds",

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import ctypes
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from threading import Event
 from typing import TYPE_CHECKING, TypeVar
@@ -15,6 +14,7 @@ import torch
 from scipy.special import softmax
 from torch import nn
 
+from morphomil.memory import give_back_memory
 from morphomil.rank.instances import Scaler
 
 if TYPE_CHECKING:
@@ -380,10 +380,4 @@ def side_by_side(
             yield from pool.map(work, parts, [check] * len(parts))
         finally:
             stopping.set()
-    _give_back_memory()
-
-
-def _give_back_memory() -> None:
-    """To the system, what threads have freed: glibc keeps it for each of them."""
-    with suppress(AttributeError, OSError, TypeError):  # another C library, another system
-        ctypes.CDLL(None).malloc_trim(0)
+    give_back_memory()

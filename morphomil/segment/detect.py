@@ -15,13 +15,15 @@ from concurrent.futures import Future, ThreadPoolExecutor, wait
 from contextlib import closing
 from dataclasses import replace
 from functools import cache, partial
-from itertools import islice
+from itertools import chain, islice
 from threading import Lock
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
+from numpy.typing import NDArray
 
 from morphomil.errors import SlideError
+from morphomil.memory import give_back_memory
 from morphomil.segment.blocks import MARGIN_PX, Block, Read
 from morphomil.segment.contours import (
     RIM_UM,
@@ -33,12 +35,11 @@ from morphomil.segment.outlines import Outlines, join_outlines
 from morphomil.segment.plausible import RING_UM, averaged, evidence_factor, measure_evidence
 from morphomil.segment.polygons import Polygons, draw, join, suppress
 from morphomil.slides.quality import is_colored_ink
+from morphomil.spool import Spool
 from morphomil.types import CORES
 
 if TYPE_CHECKING:
     from collections.abc import Generator, Iterable, Iterator, Sequence
-
-    from numpy.typing import NDArray
 
     from morphomil.segment.model import Segmenter
 MIN_RAY_PX = 1e-3
@@ -52,17 +53,48 @@ BLANK = -8.0
 """The logit of nucleus where there is nothing to see."""
 
 
+class StoredMap:
+    """A map (height, ...) of a block that lies in a spool of bytes."""
+
+    def __init__(self, spool: Spool, values: NDArray[Any]) -> None:
+        """Added to the spool."""
+        self.spool, self.first, self.shape, self.kind = (
+            spool,
+            len(spool),
+            values.shape,
+            values.dtype,
+        )
+        spool.add(np.ascontiguousarray(values).reshape(-1).view(np.uint8))
+
+    def __getitem__(self, rows: slice) -> NDArray[Any]:
+        """Some of its rows, a copy."""
+        begin, end, _ = rows.indices(self.shape[0])
+        size = int(np.prod(self.shape[1:])) * self.kind.itemsize
+        stored = self.spool[self.first + begin * size : self.first + end * size]
+        return stored.view(self.kind).reshape(-1, *self.shape[1:])
+
+
+Map = NDArray[Any] | StoredMap
+
+
 class Found(NamedTuple):
     """What the network finds in a block: the candidates whose center it owns and no ink covers, in
-    network pixels of the image, the logit of what is nucleus (height, width) and those of the types
-    (a quarter of both, 4; once it is settled which are nuclei, those of each), if it has them; and
-    its pixels, averaged (`plausible.averaged`), if nuclei are to be told from other objects."""
+    network pixels of the image, the logit of what is nucleus (height, width), float16, and those of
+    the types (a quarter of both, 4; once it is settled which are nuclei, those of each), if it has
+    them; and its pixels, averaged (`plausible.averaged`), if nuclei are to be told from other
+    objects."""
 
     block: Block
     polygons: Polygons
-    nucleus: NDArray[np.float16] | None
-    types: NDArray[np.float32] | None = None
-    pixels: NDArray[np.uint8] | None = None
+    nucleus: Map | None = None
+    types: Map | None = None
+    pixels: Map | None = None
+
+    def put_away(self, spool: Spool) -> Found:
+        """The same, with its maps in a spool."""
+        maps = {"nucleus": self.nucleus, "types": self.types, "pixels": self.pixels}
+        stored = {name: StoredMap(spool, one[:]) for name, one in maps.items() if one is not None}
+        return Found(self.block, self.polygons, **stored)
 
 
 def find_candidates(read: Read, block: Block, *, mpp: float, segmenter: Segmenter) -> Found:
@@ -120,8 +152,8 @@ def find_nuclei(
 ) -> Iterator[Outlines]:
     """The nuclei of each row of blocks in turn, in network pixels of `mpp` um.
 
-    The network runs ahead on threads of its own while earlier rows are settled; three rows of maps,
-    a part of a fourth, and a few blocks of pixels are held in memory.
+    The network runs ahead on threads of its own while earlier rows are settled. Four rows of maps
+    are kept, those of wide rows in temporary files, and a few blocks of pixels.
     """
     settled = settled_rows(read, rows, mpp=mpp, segmenter=segmenter)
     for outlines in outline_rows(settled, mpp=mpp, level=segmenter.edge_logit(mpp)):
@@ -140,27 +172,22 @@ def outline_rows(
     """
     before: Sequence[Found] = []
     here: Sequence[Found] = []
-    for row in settled:
-        if here:
-            yield _outline(here, [*before, *row], mpp=mpp, level=level)
-        before, here = [_last_rows(part) for part in here], row
-    if here:
-        yield _outline(here, before, mpp=mpp, level=level)
-
-
-def _last_rows(found: Found) -> Found:
-    """A block's part that the outlines of the row below may need."""
-    block = found.block
-    rows = max(block.height - 2 * MARGIN_PX - RIM_PX, 0) // TYPE_GRID * TYPE_GRID
-    if not rows:
-        return found
-    own = found.polygons.points[:, 0] >= block.row + rows
-    last = replace(block, row=block.row + rows, height=block.height - rows)
-    nucleus = None if found.nucleus is None else found.nucleus[rows:].copy()
-    pixels = found.pixels
-    if pixels is not None:  # at the full or at half the resolution
-        pixels = pixels[rows * len(pixels) // block.height :].copy()
-    return Found(last, found.polygons[np.flatnonzero(own)], nucleus, None, pixels)
+    drawing: list[Future[Outlines]] = []
+    try:
+        for row in chain(settled, [[]]):
+            drawn = drawing
+            drawing = [
+                _pool().submit(_outline, own, [*before, *here, *row], mpp=mpp, level=level)
+                for own in here
+                if len(own.polygons)
+            ]
+            if before:
+                yield join_outlines([one.result() for one in drawn])
+            before, here = here, row
+        if before:
+            yield join_outlines([one.result() for one in drawing])
+    finally:
+        wait([one for one in drawing if not one.cancel()])
 
 
 def settled_rows(
@@ -173,45 +200,67 @@ def settled_rows(
         )
     ) as candidates:
         above: list[Found] = []
-        current = list(islice(candidates, len(rows[0]))) if rows else []
+        current = _next_row(candidates, rows[:1])
         for index, blocks in enumerate(rows):
-            below = list(islice(candidates, len(rows[index + 1]))) if index + 1 < len(rows) else []
+            below = _next_row(candidates, rows[index + 1 : index + 2])
             accepted: list[Found] = []
             for position, block in enumerate(blocks):
                 own = current[position]
-                settled = [part.polygons for part in (*above, *accepted) if len(part.polygons)]
-                rest = (*current[position + 1 :], *below)
-                open_ones = [part.polygons for part in rest if len(part.polygons)]
-                nuclei = _settle(block, own.polygons, settled, open_ones, segmenter.nms_threshold)
-                types = own.types
-                if types is not None:
-                    types = types_at(types, nuclei.points, block) if len(nuclei) else None
+                settled, rest = (*above, *accepted), (*current[position + 1 :], *below)
+                nuclei = _settle(
+                    block,
+                    own.polygons,
+                    [part.polygons for part in _near(settled, block, MARGIN_PX)],
+                    [part.polygons for part in _near(rest, block, MARGIN_PX)],
+                    segmenter.nms_threshold,
+                )
+                types = None
+                if own.types is not None and len(nuclei):
+                    types = types_at(own.types[:], nuclei.points, block)
                 current[position] = own._replace(polygons=nuclei, types=types)
                 accepted.append(current[position])
             yield accepted
+            give_back_memory()
             above = [part._replace(nucleus=None, types=None, pixels=None) for part in accepted]
             current = below
 
 
-def _outline(
-    row: Sequence[Found], around: Sequence[Found], *, mpp: float, level: float
-) -> Outlines:
-    """The outlines of the nuclei of a row of blocks, in the order of blocks and nuclei."""
-    parts = []
-    for own in row:
-        if not len(own.polygons):
-            continue
-        others = [part for part in (*row, *around) if part is not own]
-        outlines = (
-            polygon_outlines(own.polygons)
-            if own.nucleus is None
-            else _trace_block(own, others, mpp=mpp, level=level)
-        )
-        if own.pixels is not None:
-            outlines = replace(outlines, evidence=_block_evidence(own, others, mpp=mpp))
-        outlines = replace(outlines, types=own.types)
-        parts.append(outlines)
-    return join_outlines(parts)
+ROW_BYTES = 2**23
+"""So many bytes of a row's maps are held in memory."""
+
+
+def _next_row(candidates: Iterator[Found], rows: Sequence[Sequence[Block]]) -> list[Found]:
+    """The candidates of the one row that there is, their maps put away; none of no row."""
+    spool = Spool(np.uint8, held=ROW_BYTES)
+    return [found.put_away(spool) for row in rows for found in islice(candidates, len(row))]
+
+
+def _near(parts: Iterable[Found], block: Block, reach: int) -> list[Found]:
+    """Those whose block is less than so many pixels away."""
+    top, left = block.row - reach, block.column - reach
+    bottom, right = block.row + block.height + reach, block.column + block.width + reach
+    return [
+        part
+        for part in parts
+        if top - part.block.height < part.block.row < bottom
+        and left - part.block.width < part.block.column < right
+    ]
+
+
+def _outline(own: Found, around: Sequence[Found], *, mpp: float, level: float) -> Outlines:
+    """The outlines of a block's nuclei, in their order; around it are all blocks that may reach
+    it."""
+    near = _near(around, own.block, 2 * (MARGIN_PX + RIM_PX))
+    others = [part for part in near if part is not own]
+    outlines = (
+        polygon_outlines(own.polygons)
+        if own.nucleus is None
+        else _trace_block(own, others, mpp=mpp, level=level)
+    )
+    if own.pixels is not None:
+        outlines = replace(outlines, evidence=_block_evidence(own, others, mpp=mpp))
+    types = None if own.types is None else own.types[:]
+    return replace(outlines, types=types)
 
 
 def types_at(
@@ -276,7 +325,7 @@ def _frame(block: Block, halo: int) -> tuple[NDArray[np.intp], NDArray[np.intp]]
 
 def _lay(
     canvas: NDArray[Any],
-    part: NDArray[Any],
+    part: Map,
     block: Block,
     low: NDArray[np.intp],
     *,
@@ -289,9 +338,8 @@ def _lay(
     if (first < end).all():
         rows, columns = (slice(a, b) for a, b in zip(first, end, strict=True))
         own = first - start
-        canvas[rows, columns] = part[
-            own[0] : own[0] + end[0] - first[0], own[1] : own[1] + end[1] - first[1]
-        ]
+        wanted = part[own[0] : own[0] + end[0] - first[0]]
+        canvas[rows, columns] = wanted[:, own[1] : own[1] + end[1] - first[1]]
 
 
 def _polygons_near(
@@ -323,7 +371,7 @@ def _candidates_ahead(
         for block in blocks:
             work = partial(find_candidates, read_alone, block, mpp=mpp, segmenter=segmenter)
             ahead.append(_pool().submit(work))
-            if len(ahead) > 2 * CORES:
+            if len(ahead) > 4 * CORES:
                 yield ahead.popleft().result()
         while ahead:
             yield ahead.popleft().result()

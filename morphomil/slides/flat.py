@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from functools import cached_property
+from threading import Lock
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -50,7 +51,7 @@ class ArrayPixels:
                 "--compression jpeg"
             )
         self.levels: tuple[Level, ...] = (Level(1.0, width, height),)
-        self._path, self._load = path, load
+        self._path, self._load, self._loading = path, load, Lock()
 
     @cached_property
     def _image(self) -> NDArray[np.uint8]:
@@ -61,7 +62,9 @@ class ArrayPixels:
 
     def cell(self, level: int, column: int, row: int) -> NDArray[np.uint8]:
         """RGB of a cell, cut at the right and bottom edge."""
-        return self._image[row * CELL_PX :, column * CELL_PX :][:CELL_PX, :CELL_PX]
+        with self._loading:  # whole, and so once
+            image = self._image
+        return image[row * CELL_PX :, column * CELL_PX :][:CELL_PX, :CELL_PX]
 
     def close(self) -> None:
         """Forget the image."""

@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 from contextlib import ExitStack
 from functools import lru_cache, partial
+from threading import Lock
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -40,6 +41,9 @@ CELLS_BESIDE = 64
 side by side."""
 ROWS_OF_CELLS = 4
 """Rows of areas of 1,400 pixels overlap in cells of so many rows."""
+TURNS = 64
+"""Threads that read at once wait for each other only where they want the same cell, which is
+decoded once, or one of those that share its lock: so many."""
 BLOCK_PX = 1024
 """The source area that one resampling works on is this many pixels wide: Pillow takes positions in
 it as 32-bit floats."""
@@ -50,7 +54,8 @@ that is read; this is ten times more than that bit, and nothing to the eye."""
 
 
 class SlideImage:
-    """One image file: its size in level-0 pixels, its um per pixel, and its pixels by area."""
+    """One image file: its size in level-0 pixels, its um per pixel, and its pixels by area, which
+    several threads may read."""
 
     def __init__(
         self,
@@ -74,6 +79,7 @@ class SlideImage:
             lru_cache(_cells_kept(level.width))(partial(self._decode, number))
             for number, level in enumerate(pixels.levels)
         ]
+        self._turns = [Lock() for _ in range(TURNS)]
 
     def __enter__(self) -> Self:
         """The image; leaving the block closes the file."""
@@ -176,7 +182,8 @@ class SlideImage:
             for column in range(
                 max(left, 0) // CELL_PX, math.ceil(min(left + width, columns) / CELL_PX)
             ):
-                cell = self._cells[level](column, row)
+                with self._turns[(ROWS_OF_CELLS * column + row) % TURNS]:
+                    cell = self._cells[level](column, row)
                 x, y = column * CELL_PX - left, row * CELL_PX - top
                 part = cell[max(-y, 0) : height - y, max(-x, 0) : width - x]
                 crop[max(y, 0) :, max(x, 0) :][: part.shape[0], : part.shape[1]] = part

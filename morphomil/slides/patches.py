@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from threading import Lock
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -168,7 +167,6 @@ def _measure_grid(image: SlideImage, region: Region, grid: _Grid) -> _Shares:
     blank, ink, sharp = np.full((3, grid.rows, grid.columns), np.nan)
     tissue = np.zeros((grid.rows * side // 4, grid.columns * side // 4), bool)
     shares = _Shares(blank, ink, sharp, tissue)
-    reading = Lock()
 
     def measure(row: int) -> None:
         inside = _rasterize(edges, top=row * side, shape=(side, grid.columns * side))
@@ -178,8 +176,7 @@ def _measure_grid(image: SlideImage, region: Region, grid: _Grid) -> _Shares:
                 grid.x_px + first * side * grid.downsample,
                 grid.y_px + row * side * grid.downsample,
             )
-            with reading:
-                rgb = image.read(*corner, (last - first) * side, side, downsample=grid.downsample)
+            rgb = image.read(*corner, (last - first) * side, side, downsample=grid.downsample)
             solid = inside[:, first * side : last * side] & ~is_white(rgb)
             _measure_span(shares, row, first, rgb=rgb, solid=solid, mpp=grid.mpp)
 

@@ -1,12 +1,11 @@
-"""Run as a program, with `shim.c` preloaded: every stage, with its n-th operation on files failing.
+"""Run as a program, with `shim.c` preloaded: a stage, with its n-th operation on files failing.
 
-    LD_PRELOAD=shim.so python operations.py KIND FOLDER EVERY
+    LD_PRELOAD=shim.so python operations.py KIND STAGE FOLDER DEPTH
 
-FOLDER holds a run of a KIND of `stages`. Of every EVERY-th kind of a stage's operations (what is
-done to which file) one fails, the first or, by turns, the last; with 0 all operations fail, one at
-a time, with every error, once and for good. After each the run opens, what is done is whole, and
-the second try completes with the same bytes. Prints one JSON line per stage: its operations, their
-kinds, those that failed, and the problems.
+FOLDER holds a run of a KIND of `stages`; those before STAGE are worked first. Which operations
+fail, one at a time, DEPTH says (`DEPTHS`): once or for good. After each the run opens, what is done
+is whole, and the second try completes with the same bytes. Prints a line of JSON: the stage's
+operations, their kinds, those that failed, and the problems.
 """
 
 from __future__ import annotations
@@ -20,7 +19,7 @@ import shutil
 import sys
 import tempfile
 from collections.abc import Callable, Iterator
-from itertools import cycle, islice, product
+from itertools import cycle, product, takewhile
 from pathlib import Path
 
 from stages import KINDS, Place, contents, load_network_once
@@ -30,9 +29,11 @@ from morphomil.run import Run
 
 FAILURES = tuple(product(("ENOSPC", "EIO", "EDQUOT", "EACCES"), (False, True)))
 """How an operation fails, and whether all later ones do too."""
+DEPTHS = ("sample", "full", "every", "exhaustive")
+"""A kind of operations is what is done to which file. One of every third kind fails, the first or,
+by turns, the last; one of each kind; every operation, the failures taking turns; every operation
+with every failure."""
 SHIM = ctypes.CDLL(None)
-
-
 NUMBERED = re.compile(r"[0-9a-f]{8,}|\d+")
 """Names of files of one kind differ in this: of slides, patches, folds, keys, temporaries."""
 
@@ -47,15 +48,17 @@ def kinds_of(listed: str) -> dict[str, list[int]]:
 
 
 def attempts(
-    operations: int, kinds: dict[str, list[int]], every: int
+    operations: int, kinds: dict[str, list[int]], depth: str
 ) -> Iterator[tuple[int, str, bool]]:
-    """Which operation fails, and how; the failures take turns."""
-    if every == 0:
-        yield from ((n, *how) for n in range(1, operations + 1) for how in FAILURES)
+    """Which operation fails, and how."""
+    numbers = list(range(1, operations + 1))
+    if depth == "exhaustive":
+        yield from ((n, *how) for n in numbers for how in FAILURES)
         return
-    chosen = list(kinds.values())[::every]
-    numbers = {of_kind[-(k % 2)] for k, of_kind in enumerate(chosen)}
-    for n, how in zip(sorted(numbers), islice(cycle(FAILURES), len(numbers)), strict=True):
+    if depth != "every":
+        chosen = list(kinds.values())[:: {"sample": 3, "full": 1}[depth]]
+        numbers = sorted({of_kind[-(k % 2)] for k, of_kind in enumerate(chosen)})
+    for n, how in zip(numbers, cycle(FAILURES), strict=False):
         yield n, *how
 
 
@@ -69,7 +72,7 @@ def try_stage(made: Place, stage: Callable[[Place], object]) -> str:
     return str(getattr(result, "failed", "") or "")
 
 
-def examine(made: Place, stage: Callable[[Place], object], every: int) -> dict[str, object]:
+def examine(made: Place, stage: Callable[[Place], object], depth: str) -> dict[str, object]:
     """What becomes of a stage whose operations fail."""
     run, before = made.folder / "run", made.folder.parent / f"{made.folder.name}-before"
     shutil.rmtree(before, ignore_errors=True)
@@ -85,7 +88,7 @@ def examine(made: Place, stage: Callable[[Place], object], every: int) -> dict[s
         kinds = kinds_of(listed.read())
     problems: list[object] = [wrong] if wrong else []
     tried = 0
-    for n, error, forever in attempts(operations, kinds, every):
+    for n, error, forever in attempts(operations, kinds, depth):
         tried += 1
         shutil.rmtree(run)
         shutil.copytree(before, run)
@@ -107,20 +110,18 @@ def examine(made: Place, stage: Callable[[Place], object], every: int) -> dict[s
                 problems.append([n, error, forever, f"{said} -> {again or left or 'other bytes'}"])
         except Exception as wrong:  # noqa: BLE001 - that it is none of ours is the finding
             problems.append([n, error, forever, f"{said} -> {type(wrong).__name__}: {wrong}"])
-    shutil.rmtree(run)
-    shutil.copytree(before, run)
-    try_stage(made, stage)
     counts = {"operations": operations, "kinds": len(kinds), "tried": tried}
     return counts | {"problems": problems}
 
 
 if __name__ == "__main__":
     load_network_once()
-    kind = KINDS[sys.argv[1]]
-    place = kind.place(Path(sys.argv[2]).resolve())
+    kind, failing = KINDS[sys.argv[1]], sys.argv[2]
+    place = kind.place(Path(sys.argv[3]).resolve())
     if kind.begins:
         shutil.rmtree(place.folder / "run")
         (place.folder / "run").mkdir()
-    for name, stage in kind.stages.items():
-        print(json.dumps({"stage": name} | examine(place, stage, int(sys.argv[3]))), flush=True)
+    for name in takewhile(lambda name: name != failing, kind.stages):
+        kind.stages[name](place)
+    print(json.dumps(examine(place, kind.stages[failing], sys.argv[4])), flush=True)
     os._exit(0)

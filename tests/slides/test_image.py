@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
+from threading import Barrier
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -51,6 +54,37 @@ def in_parts(
                 *corner, right - left, bottom - top, downsample=downsample
             )
     return parts
+
+
+@pytest.mark.parametrize("kind", ["png", "tiled tiff", "deflated"])
+def test_threads_read_the_same_pixels_and_decode_each_cell_once(tmp_path: Path, kind: str) -> None:
+    rgb = noise(1600, 2100)
+    if kind == "png":
+        path = png(tmp_path / "a.png", rgb)
+    elif kind == "deflated":
+        path = tmp_path / "a.tif"
+        tifffile.imwrite(path, rgb, photometric="rgb", compression="deflate", tile=(256, 256))
+    else:
+        path = pyramid(tmp_path / "a.tif", rgb, factors=(1, 4), mpp=0.5)
+    decoded: Counter[tuple[int, int, int]] = Counter()
+    begin = Barrier(8)
+    with open_image(ImageSource(path, mpp=0.5)) as image, ThreadPoolExecutor(8) as pool:
+        decode = image._pixels.cell
+
+        def count(*cell: int) -> Rgb:
+            decoded[cell] += 1
+            return decode(*cell)
+
+        image._pixels.cell = count  # type: ignore[method-assign]
+
+        def read(number: int) -> Rgb:
+            begin.wait()
+            return image.read(40 * number, 0, 1700, 1600, downsample=1)
+
+        for number, area in enumerate(pool.map(read, range(8))):
+            assert np.array_equal(area, rgb[:, 40 * number : 40 * number + 1700])
+    assert len(decoded) == 4 * 4
+    assert set(decoded.values()) == {1}
 
 
 rows_and_columns = {"row": st.integers(1, 69), "column": st.integers(1, 79)}
