@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -39,8 +40,9 @@ FolderArgument = Annotated[Path, typer.Argument(help="Folder that `morphomil clu
 CONFIG = """\
 # The cluster: what each kind of job asks for. A job that fails is tried again with twice the memory
 # and time. minutes: what is expected; a job may take twice that, and at least 10 (least_minutes).
-# Of segment, featurize and embed the minutes are those of {plan}. Each stage may have a
-# partition and gres of its own, such as gres: "gpu:1" for embed.
+# Of segment, featurize and embed the minutes are those of {plan}, times what is said here (a GPU
+# embeds in a fraction of it). Each stage may have a partition and gres of its own, such as
+# gres: "gpu:1" for embed.
 program: morphomil
 # As SLURM calls them; empty: its defaults.
 partition: ""
@@ -48,12 +50,12 @@ account: ""
 # About {memory} MB for one slide after the other; each thread holds another slide.
 segment: {{threads: {threads}, memory_mb: {segment_mb}}}
 featurize: {{threads: {threads}, memory_mb: {segment_mb}}}
-embed: {{threads: {threads}, memory_mb: {segment_mb}, partition: "", gres: ""}}
+embed: {{threads: {threads}, memory_mb: {segment_mb}, times: {embed}, partition: "", gres: ""}}
 gather: {{memory_mb: 4000, minutes: {gather}}}
 # {slides} slides, about {patches} patches. rank trains in so many jobs (parts) before the last one.
 rank: {{threads: {threads}, memory_mb: {rank_mb}, minutes: {rank}, parts: 5}}
-train: {{threads: {threads}, memory_mb: {later_mb}, minutes: {rank}}}
-predict: {{memory_mb: {later_mb}, minutes: {rank}}}
+train: {{threads: {threads}, memory_mb: {later_mb}, minutes: {train}}}
+predict: {{memory_mb: {later_mb}, minutes: 60}}
 compare: {{memory_mb: {later_mb}, minutes: 30}}
 figures: {{memory_mb: {later_mb}, minutes: 60}}
 report: {{memory_mb: {later_mb}, minutes: 60}}
@@ -62,6 +64,8 @@ SEGMENT_MB, THREAD_MB = 2000, 600
 """The network with its image, and what every further slide at a time takes."""
 LATER_MB, PATCH_KB = 3000, 10
 """The stages after the slides: the program, and what every patch of the cohort takes."""
+LEAST_MINUTES = 10
+"""Of a job that works on all slides at once."""
 
 
 @dataclass(frozen=True)
@@ -195,10 +199,14 @@ def _estimate(cohort: Cohort, run: Path, sections: Sections) -> Estimate:
 
 
 def _write_files(folder: Path, estimate: Estimate, threads: int) -> None:
-    from morphomil.rank.costs import foretell_ranking
+    from morphomil.pipeline.costs import EPOCHS, MOST_EPOCHS
+    from morphomil.rank.costs import foretell_ranking, machine_pace
     from morphomil.store import write_bytes
 
-    ranking = foretell_ranking(estimate.slides, RankSettings(seed=0), pace=1, cores=threads)
+    costs = estimate.costs
+    ranking = foretell_ranking(
+        estimate.slides, RankSettings(seed=0), pace=machine_pace(), cores=threads
+    )
     later = LATER_MB + estimate.patches * PATCH_KB // 1024
     config = CONFIG.format(
         plan=PLAN,
@@ -210,7 +218,9 @@ def _write_files(folder: Path, estimate: Estimate, threads: int) -> None:
         patches=f"{estimate.patches:,}",
         later_mb=later,
         rank_mb=1000 + int(ranking.memory_bytes / 2**20),
-        rank=30 + estimate.patches // 500,
+        rank=LEAST_MINUTES + math.ceil(ranking.seconds / 60),
+        train=LEAST_MINUTES + math.ceil(costs["train"].seconds * MOST_EPOCHS / EPOCHS / 60),
+        embed=max(1, math.ceil(costs["embed"].seconds / max(costs["segment"].seconds, 1))),
     )
     write_bytes(folder / "config.yaml", config.encode())
     for source, name in (

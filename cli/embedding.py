@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from morphomil.cli.cohorts import read_cohort
-from morphomil.cli.messages import end_if_incomplete, note, say
+from morphomil.cli.messages import describe_cost, end_if_incomplete, note, say
 from morphomil.cli.options import (
     CovariatesOption,
     DeviceOption,
@@ -93,6 +93,7 @@ def embed(
             device=device,
             shard=parse_shard(shard),
             progress=display,
+            on_estimate=lambda cost: say(f"It will take {describe_cost(cost)}.", quiet=quiet),
         )
     say_losses(run, "segment", quiet=quiet)
     end_if_incomplete(result.failed, result.empty)

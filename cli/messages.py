@@ -12,6 +12,8 @@ from morphomil.errors import ExitStatus
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+    from morphomil.rank.costs import Cost
+
 
 def say(message: str, *, quiet: bool = False) -> None:
     """Print a line of results."""
@@ -22,6 +24,20 @@ def say(message: str, *, quiet: bool = False) -> None:
 def note(message: str) -> None:
     """Print what is to be known beside the results, on standard error."""
     typer.echo(message, err=True)
+
+
+def describe_cost(cost: Cost) -> str:
+    """`about 3 min on this machine alone, 1.2 GiB of memory`."""
+    memory = cost.memory_bytes / 2**30
+    return f"about {describe_span(cost.seconds)} on this machine alone, {memory:.1f} GiB of memory"
+
+
+def describe_span(seconds: float) -> str:
+    """`90 s`, `45 min` or `3.2 h`."""
+    minutes = seconds / 60
+    if minutes < 2:
+        return f"{max(seconds, 1):.0f} s"
+    return f"{minutes:.0f} min" if minutes < 100 else f"{minutes / 60:.1f} h"
 
 
 def fail(message: str, status: ExitStatus) -> NoReturn:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from morphomil.cli.messages import end_if_failed, note, say
+from morphomil.cli.messages import describe_cost, end_if_failed, note, say
 from morphomil.cli.options import (
     DeviceOption,
     PositiveOption,
@@ -126,9 +126,17 @@ def train(
 def _train(path: Path, settings: TrainSettings, features_from: Path | None, *, quiet: bool) -> None:
     from morphomil import pipeline
     from morphomil.cli.progress import Display
+    from morphomil.pipeline.costs import EPOCHS
 
     with Display(quiet=quiet) as display:
-        result = pipeline.train(open_measured(path, features_from), settings, progress=display)
+        result = pipeline.train(
+            open_measured(path, features_from),
+            settings,
+            progress=display,
+            on_estimate=lambda cost: say(
+                f"It will take {describe_cost(cost)}, if a fold takes {EPOCHS} epochs.", quiet=quiet
+            ),
+        )
     for text in result.notes:
         say(text, quiet=quiet)
     model = settings.model

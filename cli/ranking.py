@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from morphomil.cli.messages import end_if_failed, say
+from morphomil.cli.messages import describe_cost, describe_span, end_if_failed, say
 from morphomil.cli.options import (
     QuietOption,
     RunArgument,
@@ -80,7 +80,7 @@ def rank(
             run,
             progress=display,
             on_estimate=lambda seconds: say(
-                f"It will take about {_say_duration(seconds)} more.", quiet=quiet
+                f"It will take about {describe_span(seconds)} more.", quiet=quiet
             ),
             settings=settings,
         )
@@ -107,12 +107,4 @@ def _say_cost(run: Run, settings: RankSettings, *, quiet: bool) -> None:
     done = set(run.done("featurize"))
     slides, patients = len(done), {s.patient for s in run.cohort.slides if s.slide_id in done}
     cost = foretell_ranking(slides, settings, pace=machine_pace(), patients=len(patients))
-    say(
-        f"{slides} slides: about {_say_duration(cost.seconds)} on this machine alone, "
-        f"{cost.memory_bytes / 2**30:.1f} GiB of memory.",
-        quiet=quiet,
-    )
-
-
-def _say_duration(seconds: float) -> str:
-    return f"{max(seconds, 1):.0f} s" if seconds < 90 else f"{seconds / 60:.0f} min"
+    say(f"{slides} slides: {describe_cost(cost)}.", quiet=quiet)

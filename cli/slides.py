@@ -9,7 +9,13 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 
 from morphomil.cli.cohorts import read_cohort
-from morphomil.cli.messages import end_if_failed, end_if_incomplete, note, say
+from morphomil.cli.messages import (
+    describe_cost,
+    end_if_failed,
+    end_if_incomplete,
+    note,
+    say,
+)
 from morphomil.cli.options import (
     CovariatesOption,
     DistinctIdsOption,
@@ -25,7 +31,7 @@ from morphomil.cli.options import (
     with_settings,
 )
 from morphomil.cli.runs import FeaturesOption, say_losses
-from morphomil.types import PatchSettings, RankSettings, SegmenterSettings, WhoseNuclei
+from morphomil.types import PatchSettings, SegmenterSettings, WhoseNuclei
 
 if TYPE_CHECKING:
     from morphomil.pipeline.estimation import Estimate
@@ -161,31 +167,14 @@ def _say_left_out(run: Run, *, quiet: bool) -> None:
         )
 
 
-def _say_span(seconds: float) -> str:
-    minutes = seconds / 60
-    if minutes < 2:
-        return f"{seconds:.0f} s"
-    return f"{minutes:.0f} min" if minutes < 100 else f"{minutes / 60:.1f} h"
-
-
 def _say_estimate(estimate: Estimate, out: Path) -> None:
-    from morphomil.rank.costs import foretell_ranking, machine_pace
-
     say(
-        f"{estimate.slides} slides, about {estimate.patches:,} patches (from the regions of "
-        f"{estimate.sampled} slides)."
+        f"{estimate.slides} slides, about {estimate.patches:,} patches and {estimate.nuclei:,} "
+        f"nuclei (from the regions of {estimate.sampled} slides). Nothing was written."
     )
-    say(
-        f"About {_say_span(estimate.seconds)} on this machine alone, "
-        f"{estimate.disk_bytes / 2**20:,.0f} MiB in {out}; nothing was written."
-    )
-    pace = machine_pace()
-    for quick in (True, False):
-        cost = foretell_ranking(estimate.slides, RankSettings(seed=0, quick=quick), pace=pace)
-        say(
-            f"rank{' --quick' * quick}: about {_say_span(cost.seconds)}, "
-            f"{cost.memory_bytes / 2**30:.1f} GiB of memory."
-        )
+    for stage, cost in estimate.costs.items():
+        say(f"{stage}: {describe_cost(cost)}.")
+    say(f"{estimate.disk_bytes / 2**20:,.0f} MiB in {out}.")
     if estimate.disk_bytes > estimate.free_bytes:
         say(f"Only {estimate.free_bytes / 2**20:,.0f} MiB are free there.")
     end_if_failed(estimate.problems, "slides can't be read")
@@ -303,7 +292,12 @@ def featurize(
     with Display(quiet=quiet) as display:
         run = Run.open(path)
         result = pipeline.featurize(
-            run, nuclei=nuclei, families=families, shard=part, progress=display
+            run,
+            nuclei=nuclei,
+            families=families,
+            shard=part,
+            progress=display,
+            on_estimate=lambda cost: say(f"It will take {describe_cost(cost)}.", quiet=quiet),
         )
     say_losses(run, "segment", quiet=quiet)
     if part.plan is None:

@@ -6,10 +6,14 @@ from dataclasses import asdict
 from threading import Lock
 from typing import TYPE_CHECKING, Any
 
+from morphomil.pipeline.costs import Work, foretell_embed, time_encoder
 from morphomil.pipeline.execution import SlideStage, execute, segmented_slides
+from morphomil.rank.costs import machine_pace
 from morphomil.run.ledger import key_of
+from morphomil.tables.methods import patch_settings
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from pathlib import Path
 
     import numpy as np
@@ -17,6 +21,7 @@ if TYPE_CHECKING:
 
     from morphomil.image_model.backbones import LoadedEncoder
     from morphomil.pipeline.execution import Progress, Shard, SlideOutput, StageResult, Step
+    from morphomil.rank.costs import Cost
     from morphomil.run.directory import Run
     from morphomil.run.embeddings import Embeddings
     from morphomil.types import Device, EmbedSettings, Slide
@@ -31,6 +36,7 @@ def embed(
     device: Device = "auto",
     shard: Shard | None = None,
     progress: Progress | None = None,
+    on_estimate: Callable[[Cost], None] | None = None,
 ) -> tuple[Embeddings, StageResult]:
     """Deep features of the kept patches of every segmented slide (`run.embeddings.Embeddings`).
 
@@ -44,6 +50,8 @@ def embed(
         device: where the backbone computes.
         shard: the part of the cohort to work on.
         progress: hears of every slide.
+        on_estimate: hears what all slides that aren't embedded yet will take; for this the encoder
+            is tried first.
 
     Raises:
         InputError: nothing is segmented yet, the weights can't be had, or there is no such device.
@@ -88,4 +96,7 @@ def embed(
         settings=source | {"name": name, "sha256": loaded.sha256},
         reads=lambda slide: [image.path for image in slide.images],
     )
+    if on_estimate is not None and (load := Work.of(run, stage)).slides:
+        encoding = time_encoder(loaded.encode, side=patch_settings(run).patch_px)
+        on_estimate(foretell_embed(load, encoding, pace=machine_pace()))
     return embeddings, execute(run, stage, shard=shard, progress=progress)

@@ -1,4 +1,4 @@
-"""What segmenting a cohort will take: time and disk, from the regions of some of its slides."""
+"""What the stages of a cohort will take, time, memory and disk, from the regions of some slides."""
 
 from __future__ import annotations
 
@@ -6,17 +6,26 @@ import math
 import shutil
 import time
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
 from morphomil.errors import MorphomilError
+from morphomil.pipeline.costs import (
+    LITE0_PATCH,
+    LITE0_WIDTH,
+    Work,
+    foretell_embed,
+    foretell_featurize,
+    foretell_training,
+)
 from morphomil.pipeline.resolution import settle_resolution
+from morphomil.rank.costs import Cost, foretell_ranking, machine_pace
 from morphomil.segment import find_labels
 from morphomil.segment.model import load_segmenter
 from morphomil.slides.image import open_image
 from morphomil.slides.regions import find_regions
-from morphomil.types import CORES, PatchSettings, SegmenterSettings
+from morphomil.types import CORES, PatchSettings, RankSettings, SegmenterSettings
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -34,23 +43,33 @@ BYTES_PER_PX = 0.25
 """Masks, tables and counts of dense tissue take this on disk, per working pixel of the patches."""
 BYTES_PER_IMAGE = 2**20
 """The overview of an image takes this on disk."""
+SEGMENT_GIB = 1.0
+"""Libraries with the network take this in memory, beside slides."""
 
 
 @dataclass(frozen=True)
 class Estimate:
-    """What `segment` will take: from the regions of some slides, and one area segmented to measure
-    the speed."""
+    """What `segment` and the stages after it will take: from the regions of some slides, and one
+    area segmented to measure the speed."""
 
     slides: int
     sampled: int
     """So many slides were looked at."""
     patches: int
     """The whole cohort has so many, before blank ones are dropped."""
-    seconds: float
+    nuclei: int
+    """The whole cohort has about so many."""
+    costs: dict[str, Cost]
+    """What each stage will take: segment, featurize, embed and train with their defaults, rank."""
     disk_bytes: int
     free_bytes: int
     problems: dict[str, str]
     """These sampled slides can't be read, for these reasons."""
+
+    @property
+    def seconds(self) -> float:
+        """Of segmenting."""
+        return self.costs["segment"].seconds
 
 
 def estimate_segment(
@@ -61,7 +80,8 @@ def estimate_segment(
     mpp: float | None = None,
     segmenter: SegmenterSettings | None = None,
 ) -> Estimate:
-    """Time and disk that `pipeline.segment` will take on this machine; nothing is written.
+    """Time, memory and disk that `pipeline.segment` and the stages after it will take on this
+    machine; nothing is written.
 
     Raises:
         InputError: the model can't be used, or a pixel size is unknown.
@@ -69,7 +89,8 @@ def estimate_segment(
     settings = settle_resolution(cohort, settings or PatchSettings(), mpp)
     loaded = load_segmenter(segmenter or SegmenterSettings())
     chosen = np.unique(np.linspace(0, len(cohort) - 1, min(SAMPLE, len(cohort))).astype(int))
-    patches, problems, speed, opening = 0.0, {}, 0.0, 0.0
+    patches, problems, opening = 0.0, {}, 0.0
+    probe, held = _Probe(0.0, 0.0), 0
     for slide in (cohort.slides[index] for index in chosen):
         begun = time.monotonic()
         try:
@@ -81,9 +102,10 @@ def estimate_segment(
                     side = settings.patch_um / image.mpp
                     patches += sum(_count_patches(region, side) for region in regions)
                     opening += time.monotonic() - begun
-                    if regions and not speed:
+                    held = max(held, image.held_bytes)
+                    if regions and not probe.seconds:
                         largest = max(regions, key=lambda region: region.polygon.area)
-                        speed = _seconds_per_pixel(image, largest, settings, loaded)
+                        probe = _try_area(image, largest, settings, loaded)
                     begun = time.monotonic()
         except MorphomilError as error:
             problems[slide.slide_id] = str(error)
@@ -92,15 +114,34 @@ def estimate_segment(
     pixels = total * settings.patch_px**2
     images = sum(len(slide.images) for slide in cohort.slides)
     there = next(path for path in (out.absolute(), *out.absolute().parents) if path.exists())
+    nuclei = round(pixels * probe.nuclei)
+    work = Work(len(cohort), total, nuclei, nuclei // max(1, len(cohort)))
+    memory = int(SEGMENT_GIB * 2**30) + held * min(CORES, len(cohort))
+    segment = Cost(pixels * probe.seconds + opening * scale / CORES, memory)
     return Estimate(
         slides=len(cohort),
         sampled=len(chosen),
         patches=total,
-        seconds=pixels * speed + opening * scale / CORES,
+        nuclei=nuclei,
+        costs={"segment": segment} | _foretell_later(work, len({s.patient for s in cohort.slides})),
         disk_bytes=int(pixels * BYTES_PER_PX) + images * BYTES_PER_IMAGE,
         free_bytes=shutil.disk_usage(there).free,
         problems=problems,
     )
+
+
+def _foretell_later(work: Work, patients: int) -> dict[str, Cost]:
+    """What the stages after segment will take."""
+    pace = machine_pace()
+    costs = {
+        "featurize": foretell_featurize(work, pace=pace),
+        "embed": foretell_embed(work, pace * LITE0_PATCH / CORES, pace=pace),
+        "train": foretell_training(work.patches, LITE0_WIDTH, folds=5, pace=pace),
+    }
+    for name, quick in (("rank --quick", True), ("rank", False)):
+        settings = RankSettings(seed=0, quick=quick)
+        costs[name] = foretell_ranking(work.slides, settings, pace=pace, patients=patients)
+    return costs
 
 
 def _count_patches(region: Region, side: float) -> float:
@@ -109,18 +150,26 @@ def _count_patches(region: Region, side: float) -> float:
     return float((region.polygon.area + region.polygon.length * side / 2) / side**2)
 
 
-def _seconds_per_pixel(
+class _Probe(NamedTuple):
+    """Of a working pixel: seconds, and nuclei."""
+
+    seconds: float
+    nuclei: float
+
+
+def _try_area(
     image: SlideImage, region: Region, settings: PatchSettings, segmenter: Segmenter
-) -> float:
-    """Reading and segmenting an area in the region, the second time: the first compiles."""
+) -> _Probe:
+    """Read and segment an area in the region, the second time: the first compiles."""
     center = region.polygon.representative_point()
     downsample = settings.working_mpp / image.mpp
     x, y = (value - PROBE_PX / 2 * downsample for value in (center.x, center.y))
+    nuclei = 0
     for _ in range(2):
         begun = time.monotonic()
         rgb = image.read(x, y, PROBE_PX, PROBE_PX, downsample=downsample)
         try:
-            find_labels(rgb, mpp=settings.working_mpp, segmenter=segmenter)
+            nuclei = int(find_labels(rgb, mpp=settings.working_mpp, segmenter=segmenter).max())
         except MorphomilError:
             continue  # an area that the segmenter refuses takes as long
-    return (time.monotonic() - begun) / PROBE_PX**2
+    return _Probe((time.monotonic() - begun) / PROBE_PX**2, nuclei / PROBE_PX**2)

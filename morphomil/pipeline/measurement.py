@@ -17,7 +17,9 @@ from morphomil.nuclei.neighborhood import LYMPHOCYTE, in_nests, part_tissue, typ
 from morphomil.nuclei.polygons import outline_roots
 from morphomil.nuclei.registry import FEATURES, features_of
 from morphomil.nuclei.types import most_probable, of_type
+from morphomil.pipeline.costs import Work, foretell_featurize
 from morphomil.pipeline.execution import SlideStage, execute, segmented_slides
+from morphomil.rank.costs import machine_pace
 from morphomil.run.features import describe_features
 from morphomil.run.ledger import key_of
 from morphomil.slides.masks import has_types
@@ -28,12 +30,13 @@ from morphomil.store import (
 from morphomil.types import NUCLEI, TISSUE_PARTS, WhoseNuclei
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
     from numpy.typing import NDArray
 
     from morphomil.nuclei.neighborhood import TissueParts
     from morphomil.pipeline.execution import Progress, Shard, SlideOutput, StageResult, Step
+    from morphomil.rank.costs import Cost
     from morphomil.run.directory import Run
     from morphomil.run.reviews import Corrections
     from morphomil.slides.masks import LabelBand, RegionMasks
@@ -50,6 +53,7 @@ def featurize(
     families: Sequence[str] = (),
     shard: Shard | None = None,
     progress: Progress | None = None,
+    on_estimate: Callable[[Cost], None] | None = None,
 ) -> StageResult:
     """Nuclei tables and histogram counts of every segmented slide.
 
@@ -64,6 +68,7 @@ def featurize(
         families: these families of features too; `type` needs the nuclei's types.
         shard: the part of the cohort to work on.
         progress: hears of every slide.
+        on_estimate: hears what all slides that aren't measured yet will take.
 
     Raises:
         InputError: nothing is segmented yet, there is no such type or family, or types are needed
@@ -92,6 +97,8 @@ def featurize(
         settings=describe_features(nuclei=nuclei, families=families),
         emptiness=_describe_emptiness,
     )
+    if on_estimate is not None and (load := Work.of(run, stage)).slides:
+        on_estimate(foretell_featurize(load, pace=machine_pace()))
     return execute(run, stage, shard=shard, progress=progress)
 
 

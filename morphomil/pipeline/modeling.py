@@ -6,28 +6,37 @@ import time
 from dataclasses import asdict
 from typing import TYPE_CHECKING
 
+from morphomil.pipeline.costs import foretell_training
 from morphomil.pipeline.embedding import embed
 from morphomil.pipeline.execution import Progress, Silence
-from morphomil.store import (
-    write_json,
-)
+from morphomil.rank.costs import machine_pace
+from morphomil.store import write_json
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Callable, Iterator, Sequence
     from pathlib import Path
 
     from morphomil.models.maps import SlideMap
     from morphomil.models.predict import Scoring
     from morphomil.models.settings import TrainSettings
     from morphomil.models.train import TrainResult
+    from morphomil.rank.costs import Cost
     from morphomil.run.directory import Run
+    from morphomil.run.embeddings import Embeddings
 
 
-def train(run: Run, settings: TrainSettings, *, progress: Progress | None = None) -> TrainResult:
+def train(
+    run: Run,
+    settings: TrainSettings,
+    *,
+    progress: Progress | None = None,
+    on_estimate: Callable[[Cost], None] | None = None,
+) -> TrainResult:
     """Train a model on every fold (`models.train.train_run`).
 
     A backbone that is to be fine-tuned needs the patches' pixels, which are read from the slides
-    first.
+    first. `on_estimate` hears what the training of an image model will take, unless its backbone
+    learns too.
 
     Raises:
         InputError: no features, covariates or labels to learn from.
@@ -36,6 +45,7 @@ def train(run: Run, settings: TrainSettings, *, progress: Progress | None = None
     """
     from morphomil.image_model.backbones import keep_pixels
     from morphomil.models.image import embeddings_of, load_start
+    from morphomil.models.settings import IMAGE_MODELS
     from morphomil.models.train import train_run
 
     listener, begun = progress or Silence(), time.monotonic()
@@ -51,6 +61,8 @@ def train(run: Run, settings: TrainSettings, *, progress: Progress | None = None
             listener.begin(fold)
         listener.step(fold, done, total)
 
+    if on_estimate is not None and settings.model in IMAGE_MODELS and not settings.finetune:
+        on_estimate(_foretell(embeddings_of(run, settings), settings))
     with run.lock():
         listener.start(f"train {settings.model}", settings.folds)
         result = train_run(run, settings, on_epoch=on_epoch)
@@ -67,6 +79,14 @@ def train(run: Run, settings: TrainSettings, *, progress: Progress | None = None
                 )
         run.record(f"train {settings.model}", asdict(settings), seconds=time.monotonic() - begun)
     return result
+
+
+def _foretell(embeddings: Embeddings, settings: TrainSettings) -> Cost:
+    rows = [embeddings.figures(slide_id) for slide_id in embeddings.done()]
+    patches = sum(row["patches"] for row in rows)
+    width = max((row["features"] for row in rows), default=0)
+    pace = machine_pace()
+    return foretell_training(patches, width, folds=settings.folds, pace=pace)
 
 
 def predict(run: Run, model: str, *, origin: Run | None = None) -> Scoring:

@@ -127,11 +127,11 @@ class MorphometryMIL(nn.Module):
 
         `present` (R, B, features): the instances that take part; the others get no attention.
         """
-        embedded, score = self.read(bags)
+        embedded, score = self.read(bags.transpose(1, 2))
         if present is not None:
-            score = score.masked_fill(~present, -torch.inf)
-        attention = torch.softmax(score, dim=-1)
-        return self.decide((attention.unsqueeze(-2) @ embedded).squeeze(-2)), attention
+            score = score.masked_fill(~present.transpose(1, 2), -torch.inf)
+        attention = torch.softmax(score, dim=1)
+        return self.decide(pool(attention, embedded)), attention.transpose(1, 2)
 
     def replace_parameters(self, values: dict[str, torch.Tensor]) -> None:
         """Take other values, perhaps of another number of replicates."""
@@ -139,22 +139,29 @@ class MorphometryMIL(nn.Module):
             setattr(self, name, value if name == "gate" else nn.Parameter(value))
 
     def read(self, bags: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """Bags (R, B, features, columns) -> embedded instances (R, B, features, width), attention
-        before the softmax."""
-        replicates, count, features, _ = bags.shape
-        content = torch.einsum("rbfi,rfih->rbfh", bags, self.gate[..., None] * self.embed)
-        identity = self.identity[:, None]
-        keys = (self.content * content + identity).reshape(replicates, count * features, -1)
-        score = torch.bmm(
-            torch.tanh(torch.bmm(keys, self.attend_in) + self.attend_bias), self.attend_out
-        )
-        heard = self.loudness * self.gate.norm(dim=-1).log()[:, None]
-        return torch.relu(content + identity), score.reshape(replicates, count, features) + heard
+        """Instances (R, features, B, columns) -> embedded (R, features, B, width), attention before
+        the softmax (R, features, B).
+
+        A feature's instances lie together, so that sums over features are sums of long rows.
+        """
+        content = bags @ (self.gate[..., None] * self.embed)
+        identity = self.identity.unsqueeze(2)
+        keys = torch.add(identity, content, alpha=self.content).flatten(1, 2)
+        hidden = torch.baddbmm(self.attend_bias, keys, self.attend_in).tanh_()
+        score = torch.bmm(hidden, self.attend_out).view(content.shape[:-1])
+        heard = self.loudness * self.gate.norm(dim=-1).log().unsqueeze(-1)
+        return (content + identity).relu_(), score + heard
 
     def decide(self, pooled: torch.Tensor) -> torch.Tensor:
         """Weighted means of instances (R, n, width) -> logits (R, n, classes)."""
-        hidden = torch.relu(torch.bmm(pooled, self.classify_in) + self.classify_bias)
-        return torch.bmm(hidden, self.classify_out) + self.prior
+        hidden = torch.baddbmm(self.classify_bias, pooled, self.classify_in).relu_()
+        return torch.baddbmm(self.prior, hidden, self.classify_out)
+
+
+def pool(attention: torch.Tensor, embedded: torch.Tensor) -> torch.Tensor:
+    """Weighted means (R, B, width) of instances (R, features, B, width) by attention (R, features,
+    B)."""
+    return (attention.unsqueeze(-1) * embedded).sum(dim=1)
 
 
 @dataclass(frozen=True)
@@ -224,9 +231,9 @@ class TrainedMorphometry:
         with torch.no_grad(), one_thread():
             scaled = scale(values, self.scaler)
             for start in range(0, len(scaled), COALITION_BAGS):
-                embedded, score = self.model.read(
-                    scaled[start : start + COALITION_BAGS].expand(replicates, -1, -1, -1)
-                )
+                bags = scaled[start : start + COALITION_BAGS].transpose(0, 1)
+                read = self.model.read(bags.expand(replicates, -1, -1, -1))
+                embedded, score = (part.transpose(1, 2) for part in read)
                 # Features last but one, so that one product serves all coalitions of a bag: (R, B,
                 # coalitions, width)
                 share = torch.softmax(score.unsqueeze(-2).masked_fill(~chosen, -torch.inf), dim=-1)

@@ -30,7 +30,7 @@ training patients (processor time of batches of 5, 50 and 90 models of 80 patien
 290 to 390). Only the ratio counts: how fast the machine is, the first models tell."""
 
 
-AFTER, AFTER_PATIENT = 100_000, 400
+AFTER, AFTER_PATIENT = 40_000, 900
 """What comes after the training takes as long as so many steps of one model by one patient, and
 for each patient so many more."""
 

@@ -17,6 +17,7 @@ from morphomil.rank.model import (
     Recipe,
     TrainedMorphometry,
     one_thread,
+    pool,
     scale,
 )
 from morphomil.seeds import generator
@@ -144,7 +145,8 @@ class _BatchTraining:
         self.recipe, self.rng = recipe, rng
         self.streams, self.replicate_streams = int(streams.max()) + 1, torch.from_numpy(streams)
         self.available = None if available is None else torch.from_numpy(available)[:, None]
-        self.values = scale(bags.values, scaler)
+        values = scale(bags.values, scaler)
+        self.rows = values.transpose(0, 1).contiguous()  # (features, bags, columns)
         patients, place = np.unique(bags.patient, return_inverse=True)
         self.train, self.val = _members(~validation, patients), _members(validation, patients)
         self.ends = torch.from_numpy(
@@ -158,8 +160,8 @@ class _BatchTraining:
         self.offset = None if offset is None else torch.from_numpy(offset.astype(np.float32))
         self.model = MorphometryMIL(
             self.streams,
-            features=self.values.shape[1],
-            columns=self.values.shape[2],
+            features=values.shape[1],
+            columns=values.shape[2],
             classes=self.classes,
             recipe=recipe,
             rng=rng,
@@ -168,18 +170,19 @@ class _BatchTraining:
             name: tensor[self.replicate_streams] for name, tensor in self.model.state_dict().items()
         }
         if scaler.reading == "quantiles":
-            weights["gate"] = self._weigh_views(bags, ~validation, available)
+            weights["gate"] = self._weigh_views(values, bags, ~validation, available)
         self.model.replace_parameters(weights)
 
     def _weigh_views(
         self,
+        values: torch.Tensor,
         bags: InstanceBags,
         training: NDArray[np.bool_],
         available: NDArray[np.bool_] | None,
     ) -> torch.Tensor:
         """Gates by the patients with bags whom each replicate is trained on."""
         patients, starts = np.unique(bags.patient, return_index=True)
-        weighted = self.values.numpy() * bags.weight[:, None, None]
+        weighted = values.numpy() * bags.weight[:, None, None]
         of_patients = np.add.reduceat(weighted, starts, axis=0)
         labels = self.labels.numpy()[:, patients]
         expected = None
@@ -250,11 +253,13 @@ class _BatchTraining:
         position = self._draw(patients.shape[1], dtype=torch.float64)
         embedded, score = self.model.read(self._bags_at(patients, position))
         targets = self.labels.gather(1, patients)
-        coalition = self._draw_coalitions(*score.shape[1:], single=step % 2 == 0)
-        whole = score if self.available is None else score.masked_fill(~self.available, -torch.inf)
+        coalition = self._draw_coalitions(patients.shape[1], len(self.rows), single=step % 2 == 0)
         loss = torch.zeros(len(score))
-        for scores in (whole, score.masked_fill(~coalition, -torch.inf)):
-            pooled = (torch.softmax(scores, dim=-1).unsqueeze(-2) @ embedded).squeeze(-2)
+        for chosen in (self.available, coalition):
+            scores = score
+            if chosen is not None:
+                scores = score.masked_fill(~chosen.transpose(1, 2), -torch.inf)
+            pooled = pool(torch.softmax(scores, dim=1), embedded)
             loss = loss + self._loss(self._shift(self.model.decide(pooled), patients), targets)
         return loss
 
@@ -271,7 +276,7 @@ class _BatchTraining:
         patients = self.val.repeat_interleave(VALIDATION_BAGS, dim=1)
         position = positions.repeat(self.val.shape[1]).expand(patients.shape)
         parts = [
-            self.model(self._bags_at(*some), self.available)[0]
+            self.model(self._bags_at(*some).transpose(1, 2), self.available)[0]
             for some in zip(
                 torch.split(patients, STEP_PATIENTS, dim=1),
                 torch.split(position, STEP_PATIENTS, dim=1),
@@ -289,9 +294,13 @@ class _BatchTraining:
 
     def _bags_at(self, patients: torch.Tensor, position: torch.Tensor) -> torch.Tensor:
         """One bag per entry of `patients` (replicates, n), at a position in [0, 1) of its bags'
-        cumulative weight."""
+        cumulative weight: (replicates, features, n, columns)."""
         index = torch.searchsorted(self.ends, patients + position, right=True)
-        return self.values[torch.minimum(index, self.last_bag[patients])]
+        index = torch.minimum(index, self.last_bag[patients]).unsqueeze(1)
+        features, bags, columns = self.rows.shape
+        place = (index + bags * torch.arange(features)[:, None]).flatten()
+        chosen = self.rows.view(-1, columns).index_select(0, place)
+        return chosen.view(len(patients), features, -1, columns)
 
     def _draw(self, *shape: int, dtype: torch.dtype = torch.float32) -> torch.Tensor:
         """Uniform random numbers (replicates, *shape), the same where streams are."""

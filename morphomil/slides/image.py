@@ -20,6 +20,7 @@ from morphomil.errors import SlideError
 from morphomil.places import Address, is_dicom, local_copy, naming, split_image_number
 from morphomil.slides.color import open_profile
 from morphomil.slides.decoders import OpenedFile, open_file
+from morphomil.slides.flat import ArrayPixels
 from morphomil.slides.levels import CELL_PX, Pixels
 from morphomil.slides.pixel_size import settle_mpp
 
@@ -95,6 +96,20 @@ class SlideImage:
         for level in self._cells:
             level.cache_clear()
         self._until.close()
+
+    @property
+    def held_bytes(self) -> int:
+        """At most about so much of it is in memory, while a level is read."""
+        if isinstance(self._pixels, ArrayPixels):
+            return 3 * self.width * self.height
+        cells = (
+            min(
+                _cells_kept(level.width),
+                math.ceil(level.width / CELL_PX) * math.ceil(level.height / CELL_PX),
+            )
+            for level in self._pixels.levels
+        )
+        return 3 * CELL_PX**2 * max(cells)
 
     def read(
         self, x: float, y: float, width: int, height: int, *, downsample: float

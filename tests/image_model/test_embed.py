@@ -161,8 +161,10 @@ def test_without_a_network_the_message_names_the_way_out(tmp_path):
 
 def test_the_stage_gives_a_row_per_kept_patch_and_resumes(segmented):
     run = Run.open(segmented)
-    made, result = pipeline.embed(run)
+    told = []
+    made, result = pipeline.embed(run, on_estimate=told.append)
     assert len(result.done) == 3
+    assert 0 < told[0].seconds < 600
     for slide in run.cohort.slides:
         stored = np.load(made.features_path(slide.slide_id))
         assert stored.shape == (run.patches(slide.slide_id)["kept"].sum(), 1280)
@@ -178,7 +180,8 @@ def test_the_stage_gives_a_row_per_kept_patch_and_resumes(segmented):
     first = made.features_path("P001")
     before = first.read_bytes()
     first.write_bytes(before[:-10])
-    _, again = pipeline.embed(run)
+    _, again = pipeline.embed(run, on_estimate=told.append)
+    assert len(told) == 1  # all seems done
     assert (again.done, len(again.skipped)) == (("P001",), 2)
     assert first.read_bytes() == before
     _, changed = pipeline.embed(run, settings=EmbedSettings(size=224))

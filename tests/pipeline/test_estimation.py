@@ -20,6 +20,8 @@ def test_the_estimate_of_the_demo_is_what_it_took(demo: Path) -> None:
     assert found.slides == 24
     assert found.patches == pytest.approx(len(all_patches(run)), rel=0.15)
     assert 0 < found.seconds < 600
+    measured = sum(len(run.nuclei(slide.slide_id)) for slide in run.cohort.slides)
+    assert found.nuclei == pytest.approx(measured, rel=0.5)
     stored = sum(path.stat().st_size for path in (run.path / "slides").rglob("*") if path.is_file())
     assert stored / 2 < found.disk_bytes < 5 * stored
     assert not (demo / "other").exists()
@@ -52,7 +54,11 @@ def test_a_dry_run_writes_nothing(demo: Path, tmp_path: Path) -> None:
     words = ["segment", str(demo / "cohort" / "cohort.csv"), "--out", str(out), "--dry-run"]
     result = CliRunner().invoke(app, words)
     assert result.exit_code == 0
-    assert re.search(r"24 slides, about \d+ patches", result.stdout)
+    assert re.search(r"24 slides, about \d+ patches and [\d,]+ nuclei", result.stdout)
+    for stage in ("segment", "featurize", "embed", "train"):
+        assert re.search(
+            rf"^{stage}: about \d+ (s|min) on this machine alone, \d", result.stdout, re.M
+        )
     assert re.search(r"rank --quick: about \d+ s, 0\.9 GiB of memory", result.stdout)
     assert re.search(r"rank: about \d+ (s|min), \d\.\d GiB of memory", result.stdout)
     assert not out.exists()
