@@ -126,7 +126,6 @@ def train(
 def _train(path: Path, settings: TrainSettings, features_from: Path | None, *, quiet: bool) -> None:
     from morphomil import pipeline
     from morphomil.cli.progress import Display
-    from morphomil.pipeline.costs import EPOCHS
 
     with Display(quiet=quiet) as display:
         result = pipeline.train(
@@ -134,7 +133,7 @@ def _train(path: Path, settings: TrainSettings, features_from: Path | None, *, q
             settings,
             progress=display,
             on_estimate=lambda cost: say(
-                f"It will take {describe_cost(cost)}, if a fold takes {EPOCHS} epochs.", quiet=quiet
+                f"It will take {describe_cost(cost)}; folds may end sooner or later.", quiet=quiet
             ),
         )
     for text in result.notes:

@@ -44,12 +44,19 @@ class TrainResult:
     notes: tuple[str, ...]
 
 
-def train_run(run: Run, settings: TrainSettings, *, on_epoch: OnEpoch | None = None) -> TrainResult:
+def train_run(
+    run: Run,
+    settings: TrainSettings,
+    *,
+    on_epoch: OnEpoch | None = None,
+    on_folds: Callable[[int], None] = lambda number: None,
+) -> TrainResult:
     """Train a model on every fold, from its checkpoint where there is one; finished folds are left
     as they are.
 
     Writes `models/MODEL/FOLD/` (weights, settings with the cut-off, log, predictions of training
-    and validation patients) and `models/MODEL/predictions.parquet`.
+    and validation patients) and `models/MODEL/predictions.parquet`. `on_folds` hears how many folds
+    are to be trained before the first one is.
 
     Raises:
         InputError: no features, covariates or labels to learn from.
@@ -63,10 +70,14 @@ def train_run(run: Run, settings: TrainSettings, *, on_epoch: OnEpoch | None = N
     )
     home = run.model_folder(settings.model)
     done, skipped, failed, notes = [], [], {}, list(cohort.notes)
-    for fold in folds:
-        parts = fold_parts(fold, cohort.labels, seed=settings.seed)
-        key, folder = fold_key(settings, inputs, parts), home / fold.name
-        if is_done(folder, key):
+    parted = [(fold, fold_parts(fold, cohort.labels, seed=settings.seed)) for fold in folds]
+    keys = {fold.name: fold_key(settings, inputs, parts) for fold, parts in parted}
+    ready = [fold.name for fold in folds if is_done(home / fold.name, keys[fold.name])]
+    if len(ready) < len(folds):
+        on_folds(len(folds) - len(ready))
+    for fold, parts in parted:
+        key, folder = keys[fold.name], home / fold.name
+        if fold.name in ready:
             skipped.append(fold.name)
             continue
         clear_fold(folder)

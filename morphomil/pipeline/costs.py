@@ -29,7 +29,7 @@ EMBED_SLIDE, EMBED_PATCH = 0.04, 0.0022
 LITE0_PATCH, LITE0_WIDTH = 0.056, 1280
 """Of the encoder that needs no download: seconds for a patch of 256 pixels, features."""
 EPOCHS, MOST_EPOCHS = 120, 200
-"""A fold of an image model trains for about so many, and at most."""
+"""A fold of an image model that may stop early trains for about so many, and at most."""
 FOLD, EPOCH, EPOCH_VALUE = 0.5, 0.004, 1.9e-8
 """Seconds of a fold at least; of an epoch, and in it by value of the patches' features."""
 MEASURE_GIB, NUCLEUS_GIB = 0.65, 1e-6
@@ -95,9 +95,11 @@ def time_encoder(encode: Encoder, *, side: int) -> float:
     return min(tries) / PATCHES_AT_ONCE
 
 
-def foretell_training(patches: int, width: int, *, folds: int, pace: float) -> Cost:
+def foretell_training(
+    patches: int, width: int, *, folds: int, pace: float, epochs: int = EPOCHS
+) -> Cost:
     """What `pipeline.train` will take for an image model that learns from features of so many
-    values a patch; with this preset a fold takes from 31 to `MOST_EPOCHS`."""
+    values a patch."""
     values = patches * width
-    seconds = TORCH + folds * (FOLD + EPOCHS * (EPOCH + EPOCH_VALUE * values))
+    seconds = TORCH + folds * (FOLD + epochs * (EPOCH + EPOCH_VALUE * values))
     return Cost(pace * seconds, int(TRAIN_GIB * 2**30) + min(2 * values, HELD_BYTES))

@@ -43,7 +43,7 @@ BYTES_PER_PX = 0.25
 """Masks, tables and counts of dense tissue take this on disk, per working pixel of the patches."""
 BYTES_PER_IMAGE = 2**20
 """The overview of an image takes this on disk."""
-SEGMENT_GIB = 1.0
+SEGMENT_GIB = 1.1
 """Libraries with the network take this in memory, beside slides."""
 
 

@@ -6,7 +6,7 @@ import time
 from dataclasses import asdict
 from typing import TYPE_CHECKING
 
-from morphomil.pipeline.costs import foretell_training
+from morphomil.pipeline.costs import EPOCHS, foretell_training
 from morphomil.pipeline.embedding import embed
 from morphomil.pipeline.execution import Progress, Silence
 from morphomil.rank.costs import machine_pace
@@ -61,11 +61,13 @@ def train(
             listener.begin(fold)
         listener.step(fold, done, total)
 
-    if on_estimate is not None and settings.model in IMAGE_MODELS and not settings.finetune:
-        on_estimate(_foretell(embeddings_of(run, settings), settings))
+    def on_folds(number: int) -> None:
+        if on_estimate is not None and settings.model in IMAGE_MODELS and not settings.finetune:
+            on_estimate(_foretell(embeddings_of(run, settings), settings, folds=number))
+
     with run.lock():
         listener.start(f"train {settings.model}", settings.folds)
-        result = train_run(run, settings, on_epoch=on_epoch)
+        result = train_run(run, settings, on_epoch=on_epoch, on_folds=on_folds)
         for state, names in (
             ("done", result.done),
             ("skipped", result.skipped),
@@ -81,12 +83,15 @@ def train(
     return result
 
 
-def _foretell(embeddings: Embeddings, settings: TrainSettings) -> Cost:
+def _foretell(embeddings: Embeddings, settings: TrainSettings, *, folds: int) -> Cost:
+    from morphomil.image_model.recipe import settle_recipe
+
+    recipe = settle_recipe(settings.preset, **settings.changes)
+    epochs = recipe.epochs if recipe.patience >= recipe.epochs else min(EPOCHS, recipe.epochs)
     rows = [embeddings.figures(slide_id) for slide_id in embeddings.done()]
     patches = sum(row["patches"] for row in rows)
     width = max((row["features"] for row in rows), default=0)
-    pace = machine_pace()
-    return foretell_training(patches, width, folds=settings.folds, pace=pace)
+    return foretell_training(patches, width, folds=folds, epochs=epochs, pace=machine_pace())
 
 
 def predict(run: Run, model: str, *, origin: Run | None = None) -> Scoring:

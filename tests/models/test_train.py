@@ -21,6 +21,8 @@ from morphomil.models.predict import describe_test
 from morphomil.models.settings import TrainSettings
 from morphomil.phantom.files import write_cohort
 from morphomil.phantom.settings import PhantomSettings
+from morphomil.pipeline import modeling
+from morphomil.pipeline.costs import foretell_training
 from morphomil.run.directory import Run
 from morphomil.run.embeddings import Embeddings
 from morphomil.stats import auc, auc_interval
@@ -36,10 +38,13 @@ def test_shuffled_labels_are_not_learned(tmp_path):
     assert found.low < 0.5 < found.high
 
 
-def test_a_second_training_skips_and_a_changed_one_does_not(trained, tmp_path):
+def test_a_second_training_skips_and_a_changed_one_does_not(trained, tmp_path, monkeypatch):
+    monkeypatch.setattr(modeling, "machine_pace", lambda: 1.0)
     run = Run(shutil.copytree(trained.path, tmp_path / "run"))
     same = TrainSettings("dl-cnb", changes={"epochs": 25}, folds=3)
-    assert pipeline.train(run, same).skipped == ("fold0", "fold1", "fold2")
+    told = []
+    again = pipeline.train(run, same, on_estimate=told.append)
+    assert (again.skipped, told) == (("fold0", "fold1", "fold2"), [])
     made = Embeddings(run, "efficientnet-lite0")
     rows = np.load(made.features_path("p001-0")) + np.float16(1)
     figures = {"patches": len(rows), "features": rows.shape[1]}
@@ -49,7 +54,9 @@ def test_a_second_training_skips_and_a_changed_one_does_not(trained, tmp_path):
     with pytest.raises(InputError, match="has changed since"):
         (run.path / "models" / "dl-cnb" / "test_log.csv").unlink()
         pipeline.predict(run, "dl-cnb")
-    assert len(pipeline.train(run, same).done) == 3
+    assert len(pipeline.train(run, same, on_estimate=told.append).done) == 3
+    values = sum(np.load(path).size for path in (run.path / "embeddings").rglob("*.npy"))
+    assert told == [foretell_training(values, 1, folds=3, epochs=25, pace=1.0)]
 
 
 def test_a_patient_in_two_splits_is_refused(tmp_path):

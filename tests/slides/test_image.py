@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 from threading import Barrier
+from time import sleep
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -15,6 +16,7 @@ from hypothesis import strategies as st
 from PIL import Image
 from slide_images import GLASS, PINK, Rgb, noise, opened, plain, png, pyramid
 
+from morphomil.slides.flat import ArrayPixels
 from morphomil.slides.image import SlideImage, open_image
 from morphomil.types import ImageSource
 
@@ -85,6 +87,22 @@ def test_threads_read_the_same_pixels_and_decode_each_cell_once(tmp_path: Path, 
             assert np.array_equal(area, rgb[:, 40 * number : 40 * number + 1700])
     assert len(decoded) == 4 * 4
     assert set(decoded.values()) == {1}
+
+
+def test_threads_decode_a_flat_image_once(tmp_path: Path) -> None:
+    rgb = noise(600, 2100)
+    times = []
+
+    def load() -> Rgb:
+        times.append(1)
+        sleep(0.05)
+        return rgb
+
+    pixels = ArrayPixels(tmp_path / "a.png", load, width=2100, height=600)
+    with ThreadPoolExecutor(8) as pool:
+        cells = list(pool.map(lambda number: pixels.cell(0, number % 4, number // 4), range(8)))
+    assert np.array_equal(cells[5], rgb[512:, 512:1024])
+    assert len(times) == 1
 
 
 rows_and_columns = {"row": st.integers(1, 69), "column": st.integers(1, 79)}
