@@ -12,6 +12,7 @@ import pandas as pd
 import shapely
 
 from morphomil.errors import SlideError
+from morphomil.memory import give_back_memory
 from morphomil.slides.quality import is_ink, is_white, sharpness
 from morphomil.types import CORES, PATCHES, PatchSettings
 
@@ -182,6 +183,7 @@ def _measure_grid(image: SlideImage, region: Region, grid: _Grid) -> _Shares:
 
     with ThreadPoolExecutor(CORES) as pool:
         list(pool.map(measure, range(grid.rows)))  # raises what a row raised
+    give_back_memory()
     return shares
 
 
