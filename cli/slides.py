@@ -169,8 +169,9 @@ def _say_left_out(run: Run, *, quiet: bool) -> None:
 
 def _say_estimate(estimate: Estimate, out: Path) -> None:
     say(
-        f"{estimate.slides} slides, about {estimate.patches:,} patches and {estimate.nuclei:,} "
-        f"nuclei (from the regions of {estimate.sampled} slides). Nothing was written."
+        f"{estimate.slides} slides, about {estimate.kept:,} patches with enough tissue and "
+        f"{estimate.nuclei:,} nuclei (from the regions of {estimate.sampled} slides). Nothing was "
+        "written."
     )
     for stage, cost in estimate.costs.items():
         say(f"{stage}: {describe_cost(cost)}.")

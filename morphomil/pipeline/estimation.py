@@ -57,6 +57,8 @@ class Estimate:
     """So many slides were looked at."""
     patches: int
     """The whole cohort has so many, before blank ones are dropped."""
+    kept: int
+    """And about so many after that."""
     nuclei: int
     """The whole cohort has about so many."""
     costs: dict[str, Cost]
@@ -89,7 +91,7 @@ def estimate_segment(
     settings = settle_resolution(cohort, settings or PatchSettings(), mpp)
     loaded = load_segmenter(segmenter or SegmenterSettings())
     chosen = np.unique(np.linspace(0, len(cohort) - 1, min(SAMPLE, len(cohort))).astype(int))
-    patches, problems, opening = 0.0, {}, 0.0
+    patches, whole, problems, opening = 0.0, 0.0, {}, 0.0
     probe, held = _Probe(0.0, 0.0), 0
     for slide in (cohort.slides[index] for index in chosen):
         begun = time.monotonic()
@@ -101,6 +103,7 @@ def estimate_segment(
                     )
                     side = settings.patch_um / image.mpp
                     patches += sum(_count_patches(region, side) for region in regions)
+                    whole += sum(region.polygon.area for region in regions) / side**2
                     opening += time.monotonic() - begun
                     held = max(held, image.held_bytes)
                     if regions and not probe.seconds:
@@ -110,18 +113,19 @@ def estimate_segment(
         except MorphomilError as error:
             problems[slide.slide_id] = str(error)
     scale = len(cohort) / max(1, len(chosen) - len(problems))
-    total = math.ceil(patches * scale)
-    pixels = total * settings.patch_px**2
+    kept = math.ceil(whole * scale)  # about as many as have less blank than tissue
+    pixels = kept * settings.patch_px**2
     images = sum(len(slide.images) for slide in cohort.slides)
     there = next(path for path in (out.absolute(), *out.absolute().parents) if path.exists())
     nuclei = round(pixels * probe.nuclei)
-    work = Work(len(cohort), total, nuclei, nuclei // max(1, len(cohort)))
+    work = Work(len(cohort), kept, nuclei, nuclei // max(1, len(cohort)))
     memory = int(SEGMENT_GIB * 2**30) + held * min(CORES, len(cohort))
     segment = Cost(pixels * probe.seconds + opening * scale / CORES, memory)
     return Estimate(
         slides=len(cohort),
         sampled=len(chosen),
-        patches=total,
+        patches=math.ceil(patches * scale),
+        kept=kept,
         nuclei=nuclei,
         costs={"segment": segment} | _foretell_later(work, len({s.patient for s in cohort.slides})),
         disk_bytes=int(pixels * BYTES_PER_PX) + images * BYTES_PER_IMAGE,

@@ -58,12 +58,8 @@ class StoredMap:
 
     def __init__(self, spool: Spool, values: NDArray[Any]) -> None:
         """Added to the spool."""
-        self.spool, self.first, self.shape, self.kind = (
-            spool,
-            len(spool),
-            values.shape,
-            values.dtype,
-        )
+        self.spool, self.first = spool, len(spool)
+        self.shape, self.kind = values.shape, values.dtype
         spool.add(np.ascontiguousarray(values).reshape(-1).view(np.uint8))
 
     def __getitem__(self, rows: slice) -> NDArray[Any]:

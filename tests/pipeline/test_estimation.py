@@ -19,6 +19,7 @@ def test_the_estimate_of_the_demo_is_what_it_took(demo: Path) -> None:
     found = estimate_segment(run.cohort, demo / "other")
     assert found.slides == 24
     assert found.patches == pytest.approx(len(all_patches(run)), rel=0.15)
+    assert found.kept == pytest.approx(run.figures("segment")["patches_kept"].sum(), rel=0.3)
     assert 0 < found.seconds < 600
     measured = sum(len(run.nuclei(slide.slide_id)) for slide in run.cohort.slides)
     assert found.nuclei == pytest.approx(measured, rel=0.5)
@@ -54,7 +55,9 @@ def test_a_dry_run_writes_nothing(demo: Path, tmp_path: Path) -> None:
     words = ["segment", str(demo / "cohort" / "cohort.csv"), "--out", str(out), "--dry-run"]
     result = CliRunner().invoke(app, words)
     assert result.exit_code == 0
-    assert re.search(r"24 slides, about \d+ patches and [\d,]+ nuclei", result.stdout)
+    assert re.search(
+        r"24 slides, about \d+ patches with enough tissue and [\d,]+ nuclei", result.stdout
+    )
     for stage in ("segment", "featurize", "embed", "train"):
         assert re.search(
             rf"^{stage}: about \d+ (s|min) on this machine alone, \d", result.stdout, re.M
