@@ -107,6 +107,68 @@ def test_loops_run_whatever_becomes_of_their_cache(tmp_path: Path) -> None:
     run(cache)
 
 
+SORTS = """
+import sys
+import numpy as np
+from morphomil.compiled import compiled
+@compiled()
+def ordered(x):
+    return np.sort(x)
+@compiled()
+def order(x):
+    return np.argsort(x)
+x = np.random.default_rng(0).random(200)
+for name in sys.argv[1:]:
+    right = np.sort(x) if name == "ordered" else np.argsort(x)
+    assert (globals()[name](x) == right).all(), name
+"""
+
+
+def test_code_of_several_processes_is_not_mixed_up(tmp_path: Path) -> None:
+    """Each compiles another loop, then one loads both."""
+    (tmp_path / "sorts.py").write_text(SORTS)
+    for names in (["ordered"], ["order"], ["ordered", "order"], ["order", "ordered"]):
+        done = python(f"import sys; sys.argv[1:] = {names}; import sorts", **own_cache(tmp_path))
+        assert done.returncode == 0, done.stderr
+    assert len(list((tmp_path / "cache").rglob("*.nbc"))) == 2
+
+
+NAMES = """
+import os
+from numba.core.caching import NullCache
+from morphomil.compiled import compiled
+def name():
+    loop = compiled()(lambda x: x + x)
+    loop._cache = NullCache()  # each compiles it
+    loop(1)
+    return loop.overloads[loop.signatures[0]].fndesc.mangled_name
+for child in range(2):
+    if not (number := os.fork()):
+        print(name(), flush=True)
+        os._exit(0)
+    os.wait()
+print(name())
+"""
+
+
+def test_functions_of_several_processes_have_names_of_their_own(tmp_path: Path) -> None:
+    """Also of processes that were forked: code of the same name would become the same code."""
+    (tmp_path / "named.py").write_text(NAMES)
+    made = [python("import named", **own_cache(tmp_path / str(k))) for k in range(2)]
+    names = [name for done in made for name in done.stdout.split()]
+    assert len(names) == 6, made
+    assert len(set(names)) == 6
+
+
+def own_cache(folder: Path) -> dict[str, str]:
+    """Where modules of tests and their machine code lie."""
+    return {
+        "PYTHONPATH": os.pathsep.join((str(folder), str(folder.parent))),
+        "NUMBA_CACHE_DIR": str(folder / "cache"),
+        "NUMBA_CACHE_LOCATOR_CLASSES": "UserProvidedCacheLocator",
+    }
+
+
 def test_a_home_that_cannot_be_written(imported: Imported) -> None:
     nowhere = "/proc/nowhere"
     names = ("HOME", "MPLCONFIGDIR", "XDG_CACHE_HOME", "XDG_CONFIG_HOME", "TORCH_HOME")

@@ -58,10 +58,8 @@ def test_a_dry_run_writes_nothing(demo: Path, tmp_path: Path) -> None:
     assert re.search(
         r"24 slides, about \d+ patches with enough tissue and [\d,]+ nuclei", result.stdout
     )
-    for stage in ("segment", "featurize", "embed", "train"):
+    for stage in ("segment", "featurize", "embed", "train", "rank --quick", "rank"):
         assert re.search(
             rf"^{stage}: about \d+ (s|min) on this machine alone, \d", result.stdout, re.M
         )
-    assert re.search(r"rank --quick: about \d+ s, 0\.9 GiB of memory", result.stdout)
-    assert re.search(r"rank: about \d+ (s|min), \d\.\d GiB of memory", result.stdout)
     assert not out.exists()
