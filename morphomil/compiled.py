@@ -32,7 +32,8 @@ def _count_from_anywhere() -> None:
 
 
 _count_from_anywhere()
-os.register_at_fork(after_in_child=_count_from_anywhere)
+if hasattr(os, "register_at_fork"):  # not on Windows
+    os.register_at_fork(after_in_child=_count_from_anywhere)
 
 
 class _Files(IndexDataCacheFile):  # type: ignore[misc, unused-ignore]
