@@ -1,6 +1,6 @@
 """Loops compiled by numba, whose machine code is kept for the next process where that can be.
 
-What numba keeps it mixes up (0.60 to 0.68): code of several processes that compiled at the same
+What numba keeps it mixes up (seen with 0.68): code of several processes that compiled at the same
 time may stand under another's types, and functions inside compiled code are told apart by a number
 that every process counts from 1, so that `np.sort` in one loop and `np.argsort` in another can
 become one function when both are loaded. Results are then wrong without a word. Here files are

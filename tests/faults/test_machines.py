@@ -90,10 +90,7 @@ def test_loops_run_whatever_becomes_of_their_cache(tmp_path: Path) -> None:
 
     def run(place: Path, more: str = "") -> None:
         done = python(
-            f"{more}import loops",
-            PYTHONPATH=str(tmp_path),
-            NUMBA_CACHE_DIR=str(place),
-            NUMBA_CACHE_LOCATOR_CLASSES="UserProvidedCacheLocator",
+            f"{more}import loops", **own_cache(tmp_path) | {"NUMBA_CACHE_DIR": str(place)}
         )
         assert (done.stdout, done.returncode) == ("42\n", 0), done.stderr
 
