@@ -130,6 +130,29 @@ def test_code_of_several_processes_is_not_mixed_up(tmp_path: Path) -> None:
     assert len(list((tmp_path / "cache").rglob("*.nbc"))) == 2
 
 
+AT_ONCE = """
+import numpy as np
+from morphomil.compiled import compiled
+def twice(x):
+    return x + x
+loop = compiled()(twice)
+files = loop._cache._cache_file
+loop(np.float32(1))
+known, files._load_index = files._load_index, dict  # as another saw it, just before
+loop(1)
+for key, name in known().items():
+    print(key[0] == files._load_data(name)[3].args)
+"""
+
+
+def test_processes_that_save_at_once_do_not_take_each_others_files(tmp_path: Path) -> None:
+    """One entry may be lost, and is compiled again; none stands for other types."""
+    (tmp_path / "at_once.py").write_text(AT_ONCE)
+    done = python("import at_once", **own_cache(tmp_path))
+    assert done.stdout == "True\n", done.stderr
+    assert len(list((tmp_path / "cache").rglob("*.nbc"))) == 2
+
+
 NAMES = """
 import os
 from numba.core.caching import NullCache
