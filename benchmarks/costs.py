@@ -1,9 +1,10 @@
-"""How featurize, embed and train compare with what is foretold of them: time and memory.
+"""How segment, featurize, embed and train compare with what is foretold of them: time and memory.
 
 python benchmarks/costs.py [--slides 20 200 1000] [--side 1024]
 
-Each cohort is of squares of phantom tissue with so many working pixels a side, whose nuclei are
-imported; each stage works in a process of its own, on a machine that nobody else uses.
+Each cohort is of squares of phantom tissue with so many working pixels a side, segmented in one
+run, their nuclei imported in another, which the later stages go on with. Each stage works in a
+process of its own, on a machine that nobody else uses.
 """
 
 from __future__ import annotations
@@ -25,17 +26,30 @@ from morphomil.models.settings import TrainSettings
 from morphomil.phantom import PhantomSettings
 from morphomil.phantom.paint import render_slide
 from morphomil.pipeline import costs
+from morphomil.pipeline.estimation import estimate_segment
 from morphomil.pipeline.importing import import_nuclei
+from morphomil.rank.costs import Cost
 from morphomil.run import Run
 from morphomil.types import Cohort, ImageSource, PatchSettings, Slide
 
 DIFFERENT = 4
 """So many squares are painted; further slides are copies."""
 TRAINING = TrainSettings("dl-cnb", folds=5)
+WHOLE = PatchSettings(regions="whole")
+
+
+def squares(folder: Path) -> Cohort:
+    """The slides of `make_run`."""
+    places = sorted(folder.glob("s?????.png"))
+    slides = [
+        Slide(place.stem, place.stem, str(number // 2 % 2), (ImageSource(place, mpp=0.5),))
+        for number, place in enumerate(places)
+    ]
+    return Cohort(tuple(slides))
 
 
 def make_run(folder: Path, slides: int, side: int) -> None:
-    """A run in `folder` whose slides have masks."""
+    """Slides, and a run in which they have masks."""
     settings = PhantomSettings(width_px=2 * side, height_px=2 * side)
     cut = np.s_[side // 2 : side // 2 + side, side // 2 : side // 2 + side]
     for number in range(DIFFERENT):
@@ -43,25 +57,39 @@ def make_run(folder: Path, slides: int, side: int) -> None:
         Image.fromarray(phantom.rgb[cut]).save(folder / f"square{number}.png")
         labels = phantom.labels[cut].astype(np.uint16)
         Image.fromarray(labels).save(folder / f"labels{number}.png")
-    made, nuclei = [], {}
+    nuclei = {}
     for number in range(slides):
         place = folder / f"s{number:05d}.png"
         place.symlink_to(folder / f"square{number % DIFFERENT}.png")
         nuclei[place] = folder / f"labels{number % DIFFERENT}.png"
-        name = place.stem
-        made.append(Slide(name, name, str(number // 2 % 2), (ImageSource(place, mpp=0.5),)))
-    _, result = import_nuclei(
-        Cohort(tuple(made)), nuclei, folder / "run", settings=PatchSettings(regions="whole")
-    )
+    _, result = import_nuclei(squares(folder), nuclei, folder / "run", settings=WHOLE)
     assert not result.failed
+
+
+def ask(*words: str | Path) -> dict[str, float]:
+    """What a process of its own says of one step: `--here`."""
+    command = [sys.executable, __file__, "--here", *words]
+    made = subprocess.run(command, check=True, capture_output=True, text=True)
+    return dict(json.loads(made.stdout.splitlines()[-1]))
+
+
+def foretell(folder: Path) -> dict[str, float]:
+    """What is foretold of segmenting."""
+    told = estimate_segment(squares(folder), folder / "segmented", settings=WHOLE)
+    return told.costs["segment"]._asdict()
 
 
 def work(stage: str, folder: Path) -> dict[str, float]:
     """What was foretold, and what it took."""
-    run, told = Run.open(folder / "run"), []
+    cohort, told = squares(folder), []
+    if stage == "segment":
+        told.append(Cost(**ask("foretell", folder)))
+    run = Run.open(folder / "run")
     load = costs.Work.of(run)
     begun, used = time.perf_counter(), time.process_time()
-    if stage == "featurize":
+    if stage == "segment":
+        pipeline.segment(cohort, folder / "segmented", settings=WHOLE)
+    elif stage == "featurize":
         pipeline.featurize(run, on_estimate=told.append)
     elif stage == "embed":
         pipeline.embed(run, on_estimate=told.append)
@@ -90,19 +118,14 @@ def main() -> None:
     parser.add_argument("--here", nargs=2, help=argparse.SUPPRESS)
     given = parser.parse_args()
     if given.here:
-        print(json.dumps(work(given.here[0], Path(given.here[1]))))
+        stage, folder = given.here[0], Path(given.here[1])
+        print(json.dumps(foretell(folder) if stage == "foretell" else work(stage, folder)))
         return
     for slides in given.slides:
         with tempfile.TemporaryDirectory() as folder:
             make_run(Path(folder), slides, given.side)
-            for stage in ("featurize", "embed", "train"):
-                made = subprocess.run(
-                    [sys.executable, __file__, "--here", stage, folder],
-                    check=True,
-                    capture_output=True,
-                    text=True,
-                )
-                row = json.loads(made.stdout.splitlines()[-1])
+            for stage in ("segment", "featurize", "embed", "train"):
+                row = ask(stage, folder)
                 numbers = "  ".join(f"{name} {value:.5g}" for name, value in row.items())
                 print(f"{slides:6d} {stage:10s} {numbers}", flush=True)
 

@@ -40,6 +40,15 @@ class Spool:
     def __len__(self) -> int:
         return len(self._away) * len(self._filling) + self._used
 
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Of all rows together."""
+        return (len(self), *self._filling.shape[1:])
+
+    def __array__(self, dtype: DTypeLike | None = None, copy: bool | None = None) -> NDArray[Any]:
+        """All of them."""
+        return self[:].astype(dtype or self._kind, copy=False)
+
     def add(self, rows: NDArray[Any]) -> None:
         """Further rows (n, ...)."""
         if not len(self):

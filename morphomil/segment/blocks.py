@@ -20,6 +20,9 @@ if TYPE_CHECKING:
 BLOCK_PX = 512
 """A block is this many network pixels high, a multiple of every network's `multiple`, and as wide
 or half as wide again; or it is one cell."""
+LONG_PX = 2**14
+"""In regions with rows longer than this no block is wider than high: the network for those, 230 MB,
+saves a thirtieth of the time, and memory is short there."""
 MARGIN_PX = 96
 """The network sees this many pixels around a block: more than the largest nucleus, and most of what
 the shipped network looks at."""
@@ -46,8 +49,8 @@ def block_rows(
     """Blocks that cover the cells wanted, row by row of `BLOCK_PX`, in the widths that cost least.
 
     A wide block has less context for its size, and one with unwanted cells does what nobody needs.
-    There are three sizes only where the image's are multiples of a cell's: each is a network of its
-    own in memory.
+    There are three sizes, two in long rows (`LONG_PX`), only where the image's are multiples of a
+    cell's: each is a network of its own in memory.
 
     Args:
         height: of the image, network pixels.
@@ -59,6 +62,7 @@ def block_rows(
         cell = BLOCK_PX
         wanted = np.ones((-(-height // cell), -(-width // cell)), bool)
     deep = BLOCK_PX // cell
+    widest = deep if width > LONG_PX else 3 * deep // 2
 
     def block(top: int, left: int, tall: int, wide: int) -> Block:
         row, column = top * cell, left * cell
@@ -67,7 +71,8 @@ def block_rows(
     rows = []
     for top in range(0, len(wanted), deep):
         row, blocks = wanted[top : top + deep], []
-        for left, right in _cheapest_cuts(row, deep=deep, context=2 * MARGIN_PX / cell):
+        cuts = _cheapest_cuts(row, deep=deep, widest=widest, context=2 * MARGIN_PX / cell)
+        for left, right in cuts:
             if right - left < deep:
                 for down in np.flatnonzero(row[:, left]).tolist():
                     blocks.append(block(top + down, left, 1, 1))
@@ -83,7 +88,7 @@ per pixel (measured)."""
 
 
 def _cheapest_cuts(
-    wanted: NDArray[np.bool_], *, deep: int, context: float
+    wanted: NDArray[np.bool_], *, deep: int, widest: int, context: float
 ) -> list[tuple[int, int]]:
     """Spans of columns (first, end) that hold all wanted cells of a row of blocks and cost least
     together: single columns, whose wanted cells are blocks of their own, and blocks of full height.
@@ -91,13 +96,14 @@ def _cheapest_cuts(
     Args:
         wanted: bool (cells of a block's height, columns).
         deep: cells of a full height, which may be more than there are.
+        widest: cells of the widest block.
         context: of a block, both sides together, cells.
     """
 
     def cost(tall: int, wide: int) -> float:
         return (tall + context) * (wide + context) + DECODER_COST * tall * wide
 
-    widths = range(deep, 3 * deep // 2 + 1) if len(wanted) == deep else range(0)
+    widths = range(deep, widest + 1) if len(wanted) == deep else range(0)
     counts = wanted.sum(axis=0).tolist()
     least: list[tuple[float, int]] = [(0.0, 0)]
     """For the columns before each: the least cost, and where the last span begins; there itself:

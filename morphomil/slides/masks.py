@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 
     from morphomil.slides.image import SlideImage
     from morphomil.slides.patches import RegionPatches
+    from morphomil.spool import Spool
     from morphomil.types import PatchSettings
 
 PAD_PX = 64
@@ -386,7 +387,7 @@ def store_region(
     region: int,
     frame: MaskFrame,
     drawn: DrawnNuclei,
-    tissue: NDArray[np.bool_],
+    tissue: NDArray[np.bool_] | Spool,
     *,
     first_label: int = 1,
 ) -> None:
@@ -411,7 +412,8 @@ def store_region(
             written.result()
     chunks = tuple(min(BAND_PX, side) for side in tissue.shape)
     blocks = stored.create_array("tissue", shape=tissue.shape, dtype="bool", chunks=chunks)
-    blocks[:] = tissue
+    for first in range(0, len(tissue), chunks[0]):
+        blocks[first : first + chunks[0]] = tissue[first : first + chunks[0]]
     if drawn.outlines is not None:
         _store_arrays(stored, {"vertices": drawn.outlines.vertices, "ends": drawn.outlines.ends})
         stored.attrs["first_label"] = drawn.outlines.first_label

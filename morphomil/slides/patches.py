@@ -14,6 +14,7 @@ import shapely
 from morphomil.errors import SlideError
 from morphomil.memory import give_back_memory
 from morphomil.slides.quality import is_ink, is_white, sharpness
+from morphomil.spool import Spool
 from morphomil.types import CORES, PATCHES, PatchSettings
 
 if TYPE_CHECKING:
@@ -37,13 +38,13 @@ class RegionPatches:
 
     `table` has the schema PATCHES, row by row of the grid. `kept_cells` (rows, columns) marks the
     kept ones. `tissue` (rows * patch_px // 4, columns * patch_px // 4) marks what lies inside the
-    region and isn't blank, by blocks of 4 x 4 working pixels. `downsample` is level-0 pixels per
-    working pixel.
+    region and isn't blank, by blocks of 4 x 4 working pixels: slices of its rows are arrays, and so
+    is `np.asarray` of it. `downsample` is level-0 pixels per working pixel.
     """
 
     table: pd.DataFrame
     kept_cells: NDArray[np.bool_]
-    tissue: NDArray[np.bool_]
+    tissue: Spool
     x_px: float
     y_px: float
     rows: int
@@ -117,7 +118,7 @@ class _Shares:
     blank: NDArray[np.float64]
     ink: NDArray[np.float64]
     sharp: NDArray[np.float64]
-    tissue: NDArray[np.bool_]
+    tissue: Spool
 
 
 def _lay_grid(region: Region, settings: PatchSettings, *, downsample: float) -> _Grid:
@@ -166,10 +167,10 @@ def _measure_grid(image: SlideImage, region: Region, grid: _Grid) -> _Shares:
     side = grid.side
     edges = _edges(region.polygon, grid.x_px, grid.y_px, grid.downsample)
     blank, ink, sharp = np.full((3, grid.rows, grid.columns), np.nan)
-    tissue = np.zeros((grid.rows * side // 4, grid.columns * side // 4), bool)
-    shares = _Shares(blank, ink, sharp, tissue)
+    shares = _Shares(blank, ink, sharp, Spool(bool))
 
-    def measure(row: int) -> None:
+    def measure(row: int) -> NDArray[np.bool_]:
+        tissue = np.zeros((side // 4, grid.columns * side // 4), bool)
         inside = _rasterize(edges, top=row * side, shape=(side, grid.columns * side))
         touched = np.asarray(inside.any(axis=0).reshape(grid.columns, side).any(axis=1))
         for first, last in _pieces(touched):
@@ -179,10 +180,14 @@ def _measure_grid(image: SlideImage, region: Region, grid: _Grid) -> _Shares:
             )
             rgb = image.read(*corner, (last - first) * side, side, downsample=grid.downsample)
             solid = inside[:, first * side : last * side] & ~is_white(rgb)
-            _measure_span(shares, row, first, rgb=rgb, solid=solid, mpp=grid.mpp)
+            tissue[:, first * side // 4 : last * side // 4] = _measure_span(
+                shares, row, first, rgb=rgb, solid=solid, mpp=grid.mpp
+            )
+        return tissue
 
     with ThreadPoolExecutor(CORES) as pool:
-        list(pool.map(measure, range(grid.rows)))  # raises what a row raised
+        for tissue in pool.map(measure, range(grid.rows)):
+            shares.tissue.add(tissue)
     give_back_memory()
     return shares
 
@@ -195,9 +200,9 @@ def _measure_span(
     rgb: NDArray[np.uint8],
     solid: NDArray[np.bool_],
     mpp: float,
-) -> None:
+) -> NDArray[np.bool_]:
     """Measure patches side by side, from column `first` on: their pixels (side, n * side, 3), and
-    which of these aren't blank."""
+    which of these aren't blank; the tissue in them (side // 4, n * side // 4)."""
     side, count = len(solid), solid.shape[1] // len(solid)
     # 4 x 4 pixels at a time; two short sums are several times faster than one over both axes
     cells = solid.view(np.uint8).reshape(side // 4, 4, -1).sum(axis=1, dtype=np.uint8)
@@ -209,9 +214,7 @@ def _measure_span(
         if solid[patch].any():
             shares.ink[row, first + number] = is_ink(rgb[patch])[solid[patch]].mean()
             shares.sharp[row, first + number] = sharpness(rgb[patch], solid[patch], mpp=mpp)
-    left = first * side // 4
-    block = np.s_[row * side // 4 : (row + 1) * side // 4, left : left + cells.shape[1]]
-    shares.tissue[block] = cells >= 8
+    return np.asarray(cells >= 8)
 
 
 def _patch_table(

@@ -214,6 +214,21 @@ def test_blocks_are_trimmed_to_what_is_wanted(rows: int, columns: int, seed: int
     assert (covered[wanted] == 1).all()
 
 
+def test_long_rows_take_one_network_less() -> None:
+    wanted = np.random.default_rng(2).random((9, 131)) < 0.8
+    for columns, wide in ((64, True), (65, False), (131, False)):
+        rows = block_rows(9 * 256, columns * 256, wanted=wanted[:, :columns])
+        assert any(block.width == 768 for row in rows for block in row) == wide
+        covered = np.zeros((9, columns), int)
+        for block in (block for row in rows for block in row):
+            assert block.width <= block.height or wide
+            cells = (block.row // 256, block.column // 256)
+            covered[
+                cells[0] : cells[0] + block.height // 256, cells[1] : cells[1] + block.width // 256
+            ] += 1
+        assert (covered[wanted[:, :columns]] == 1).all()
+
+
 @settings(max_examples=60, deadline=None)
 @given(st.integers(1, 7), st.integers(0, 2**14 - 1))
 def test_no_other_widths_of_blocks_cost_less(columns: int, flags: int) -> None:
