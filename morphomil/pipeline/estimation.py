@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import shutil
 import time
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -45,6 +46,10 @@ BYTES_PER_IMAGE = 2**20
 """The overview of an image takes this on disk."""
 SEGMENT_GIB = 1.1
 """Libraries with the network take this in memory, beside slides."""
+OVERVIEW = 0.75
+"""Seconds of drawing an image's overview, one after the other, at the pace of `rank.costs`."""
+NETWORKS = 3
+"""Sizes of blocks, each of which is compiled once."""
 
 
 @dataclass(frozen=True)
@@ -89,10 +94,12 @@ def estimate_segment(
         InputError: the model can't be used, or a pixel size is unknown.
     """
     settings = settle_resolution(cohort, settings or PatchSettings(), mpp)
+    begun = time.monotonic()
     loaded = load_segmenter(segmenter or SegmenterSettings())
+    loading = time.monotonic() - begun
     chosen = np.unique(np.linspace(0, len(cohort) - 1, min(SAMPLE, len(cohort))).astype(int))
     patches, whole, problems, opening = 0.0, 0.0, {}, 0.0
-    probe, held = _Probe(0.0, 0.0), 0
+    probe, held = _Probe(0.0, 0.0, 0.0), 0
     for slide in (cohort.slides[index] for index in chosen):
         begun = time.monotonic()
         try:
@@ -120,23 +127,25 @@ def estimate_segment(
     nuclei = round(pixels * probe.nuclei)
     work = Work(len(cohort), kept, nuclei, nuclei // max(1, len(cohort)))
     memory = int(SEGMENT_GIB * 2**30) + held * min(CORES, len(cohort))
-    segment = Cost(pixels * probe.seconds + opening * scale / CORES, memory)
+    pace = machine_pace()
+    once = loading + NETWORKS * probe.compiling
+    seconds = pixels * probe.seconds + opening * scale / CORES + pace * OVERVIEW * images
+    later = _foretell_later(work, len({s.patient for s in cohort.slides}), pace=pace)
     return Estimate(
         slides=len(cohort),
         sampled=len(chosen),
         patches=math.ceil(patches * scale),
         kept=kept,
         nuclei=nuclei,
-        costs={"segment": segment} | _foretell_later(work, len({s.patient for s in cohort.slides})),
+        costs={"segment": Cost(once + seconds, memory)} | later,
         disk_bytes=int(pixels * BYTES_PER_PX) + images * BYTES_PER_IMAGE,
         free_bytes=shutil.disk_usage(there).free,
         problems=problems,
     )
 
 
-def _foretell_later(work: Work, patients: int) -> dict[str, Cost]:
+def _foretell_later(work: Work, patients: int, *, pace: float) -> dict[str, Cost]:
     """What the stages after segment will take."""
-    pace = machine_pace()
     costs = {
         "featurize": foretell_featurize(work, pace=pace),
         "embed": foretell_embed(work, pace * LITE0_PATCH / CORES, pace=pace),
@@ -155,10 +164,11 @@ def _count_patches(region: Region, side: float) -> float:
 
 
 class _Probe(NamedTuple):
-    """Of a working pixel: seconds, and nuclei."""
+    """Of a working pixel: seconds, and nuclei; and seconds of compiling the network once."""
 
     seconds: float
     nuclei: float
+    compiling: float
 
 
 def _try_area(
@@ -168,12 +178,13 @@ def _try_area(
     center = region.polygon.representative_point()
     downsample = settings.working_mpp / image.mpp
     x, y = (value - PROBE_PX / 2 * downsample for value in (center.x, center.y))
-    nuclei = 0
+    nuclei, tries = 0, []
     for _ in range(2):
         begun = time.monotonic()
         rgb = image.read(x, y, PROBE_PX, PROBE_PX, downsample=downsample)
-        try:
+        with suppress(MorphomilError):  # an area that the segmenter refuses takes as long
             nuclei = int(find_labels(rgb, mpp=settings.working_mpp, segmenter=segmenter).max())
-        except MorphomilError:
-            continue  # an area that the segmenter refuses takes as long
-    return _Probe((time.monotonic() - begun) / PROBE_PX**2, nuclei / PROBE_PX**2)
+        tries.append(time.monotonic() - begun)
+    first, second = tries
+    pixels = PROBE_PX**2
+    return _Probe(second / pixels, nuclei / pixels, max(0.0, first - second))
