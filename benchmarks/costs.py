@@ -23,12 +23,12 @@ from PIL import Image
 
 from morphomil import pipeline
 from morphomil.models.settings import TrainSettings
+from morphomil.pace import Cost
 from morphomil.phantom import PhantomSettings
 from morphomil.phantom.paint import render_slide
 from morphomil.pipeline import costs
 from morphomil.pipeline.estimation import estimate_segment
 from morphomil.pipeline.importing import import_nuclei
-from morphomil.rank.costs import Cost
 from morphomil.run import Run
 from morphomil.types import Cohort, ImageSource, PatchSettings, Slide
 

@@ -21,7 +21,8 @@ import numpy as np
 import pandas as pd
 
 from morphomil.matrix import FINE_BINS
-from morphomil.rank.costs import foretell_ranking, machine_pace
+from morphomil.pace import machine_pace
+from morphomil.rank.costs import foretell_ranking
 from morphomil.rank.ranking import rank_counts
 from morphomil.types import FEATURE_NAMES, RankSettings
 

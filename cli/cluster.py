@@ -199,8 +199,9 @@ def _estimate(cohort: Cohort, run: Path, sections: Sections) -> Estimate:
 
 
 def _write_files(folder: Path, estimate: Estimate, threads: int) -> None:
+    from morphomil.pace import machine_pace
     from morphomil.pipeline.costs import EPOCHS, MOST_EPOCHS
-    from morphomil.rank.costs import foretell_ranking, machine_pace
+    from morphomil.rank.costs import foretell_ranking
     from morphomil.store import write_bytes
 
     costs = estimate.costs

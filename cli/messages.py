@@ -12,7 +12,7 @@ from morphomil.errors import ExitStatus
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from morphomil.rank.costs import Cost
+    from morphomil.pace import Cost
 
 
 def say(message: str, *, quiet: bool = False) -> None:

@@ -102,7 +102,8 @@ def rank(
 
 
 def _say_cost(run: Run, settings: RankSettings, *, quiet: bool) -> None:
-    from morphomil.rank.costs import foretell_ranking, machine_pace
+    from morphomil.pace import machine_pace
+    from morphomil.rank.costs import foretell_ranking
 
     done = set(run.done("featurize"))
     slides, patients = len(done), {s.patient for s in run.cohort.slides if s.slide_id in done}

@@ -22,6 +22,7 @@ ORDER = [
     "compiled",
     "plugins",
     "seeds",
+    "pace",
     "device",
     "stats",
     "cohort",

@@ -1,7 +1,7 @@
 """What measuring, embedding and training will take, time and memory, from what is segmented.
 
-As in `rank.costs` times are seconds of one processor on the machine that `PROBE_SECONDS` stands
-for; `benchmarks/costs.py` compares them with what stages take.
+Times are seconds of one processor on the machine of `pace`; `benchmarks/costs.py` compares them
+with what stages take.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 
 from morphomil.image_model.embed import PATCHES_AT_ONCE
-from morphomil.rank.costs import Cost
+from morphomil.pace import Cost
 from morphomil.types import CORES
 
 if TYPE_CHECKING:
@@ -70,7 +70,7 @@ def _seems_done(stage: SlideStage, slide: Slide) -> bool:
 
 
 def foretell_featurize(work: Work, *, pace: float, cores: int = CORES) -> Cost:
-    """What `pipeline.featurize` will take; `pace`: `rank.costs.machine_pace`."""
+    """What `pipeline.featurize` will take; `pace`: `pace.machine_pace`."""
     seconds = SLIDE * work.slides + PATCH * work.patches + NUCLEUS * work.nuclei
     memory = MEASURE_GIB + NUCLEUS_GIB * work.largest * min(cores, work.slides)
     return Cost(pace * (LIBRARIES + seconds / min(cores, MOST_CORES)), int(memory * 2**30))

@@ -6,9 +6,9 @@ from dataclasses import asdict
 from threading import Lock
 from typing import TYPE_CHECKING, Any
 
+from morphomil.pace import machine_pace
 from morphomil.pipeline.costs import Work, foretell_embed, time_encoder
 from morphomil.pipeline.execution import SlideStage, execute, segmented_slides
-from morphomil.rank.costs import machine_pace
 from morphomil.run.ledger import key_of
 from morphomil.tables.methods import patch_settings
 
@@ -20,8 +20,8 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from morphomil.image_model.backbones import LoadedEncoder
+    from morphomil.pace import Cost
     from morphomil.pipeline.execution import Progress, Shard, SlideOutput, StageResult, Step
-    from morphomil.rank.costs import Cost
     from morphomil.run.directory import Run
     from morphomil.run.embeddings import Embeddings
     from morphomil.types import Device, EmbedSettings, Slide

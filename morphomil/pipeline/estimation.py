@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 
 from morphomil.errors import MorphomilError
+from morphomil.pace import Cost, machine_pace
 from morphomil.pipeline.costs import (
     LITE0_PATCH,
     LITE0_WIDTH,
@@ -21,7 +22,7 @@ from morphomil.pipeline.costs import (
     foretell_training,
 )
 from morphomil.pipeline.resolution import settle_resolution
-from morphomil.rank.costs import Cost, foretell_ranking, machine_pace
+from morphomil.rank.costs import foretell_ranking
 from morphomil.segment import find_labels
 from morphomil.segment.model import load_segmenter
 from morphomil.slides.image import open_image
@@ -47,7 +48,7 @@ BYTES_PER_IMAGE = 2**20
 SEGMENT_GIB = 1.1
 """Libraries with the network take this in memory, beside slides."""
 OVERVIEW = 0.75
-"""Seconds of drawing an image's overview, one after the other, at the pace of `rank.costs`."""
+"""Seconds of drawing an image's overview, one after the other, on the machine of `pace`."""
 NETWORKS = 3
 """Sizes of blocks, each of which is compiled once."""
 

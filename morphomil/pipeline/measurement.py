@@ -17,9 +17,9 @@ from morphomil.nuclei.neighborhood import LYMPHOCYTE, in_nests, part_tissue, typ
 from morphomil.nuclei.polygons import outline_roots
 from morphomil.nuclei.registry import FEATURES, features_of
 from morphomil.nuclei.types import most_probable, of_type
+from morphomil.pace import machine_pace
 from morphomil.pipeline.costs import Work, foretell_featurize
 from morphomil.pipeline.execution import SlideStage, execute, segmented_slides
-from morphomil.rank.costs import machine_pace
 from morphomil.run.features import describe_features
 from morphomil.run.ledger import key_of
 from morphomil.slides.masks import has_types
@@ -35,8 +35,8 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from morphomil.nuclei.neighborhood import TissueParts
+    from morphomil.pace import Cost
     from morphomil.pipeline.execution import Progress, Shard, SlideOutput, StageResult, Step
-    from morphomil.rank.costs import Cost
     from morphomil.run.directory import Run
     from morphomil.run.reviews import Corrections
     from morphomil.slides.masks import LabelBand, RegionMasks

@@ -6,10 +6,10 @@ import time
 from dataclasses import asdict
 from typing import TYPE_CHECKING
 
+from morphomil.pace import machine_pace
 from morphomil.pipeline.costs import EPOCHS, foretell_training
 from morphomil.pipeline.embedding import embed
 from morphomil.pipeline.execution import Progress, Silence
-from morphomil.rank.costs import machine_pace
 from morphomil.store import write_json
 
 if TYPE_CHECKING:
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from morphomil.models.predict import Scoring
     from morphomil.models.settings import TrainSettings
     from morphomil.models.train import TrainResult
-    from morphomil.rank.costs import Cost
+    from morphomil.pace import Cost
     from morphomil.run.directory import Run
     from morphomil.run.embeddings import Embeddings
 

@@ -1,16 +1,13 @@
 """What a ranking will take, time and memory, from the size of the cohort.
 
-Times were measured in seconds of one processor on the machine that `PROBE_SECONDS` stands for; how
-another compares, a short piece of work tells (`machine_pace`).
+Times were measured in seconds of one processor on the machine of `pace`.
 """
 
 from __future__ import annotations
 
-import time
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
-import numpy as np
-
+from morphomil.pace import Cost
 from morphomil.rank.bags import MAX_BAGS, MAX_DRAWN
 from morphomil.rank.folds import models_at_once
 from morphomil.rank.instances import STEP_PATIENTS
@@ -19,8 +16,6 @@ from morphomil.types import CORES, FEATURE_NAMES
 
 if TYPE_CHECKING:
     from morphomil.types import RankSettings
-PROBE_SECONDS = 0.00139
-"""The piece of work of `machine_pace` took so long there."""
 MODEL_STEP = 4.3e-6
 """Seconds of a training step of one model, by patient."""
 FOLD, FOLD_MODEL_PATIENT, FOLD_PATIENT, LABELING = 0.2, 0.0007, 0.0009, 0.01
@@ -37,33 +32,6 @@ HELD_GIB, BAG_GIB, PATIENT_GIB = 0.85, 18e-6, 15e-6
 """Libraries with histograms before they go to a file; a bag in a training step; a patient."""
 
 
-class Cost(NamedTuple):
-    """Of a command on this machine alone."""
-
-    seconds: float
-    memory_bytes: int
-    """Resident, at most."""
-
-
-def machine_pace() -> float:
-    """How many times as long as there a fixed piece of work takes here, in processor time of one
-    thread, the least of seven tries, so that a busy machine hardly counts.
-
-    It is of the interpreter, of memory and of products, in equal parts, and of nothing that some
-    processors have instructions for and others not (a sort is ten times faster on some).
-    """
-    values, matrix, tries = np.ones(2**20, np.float32), np.ones((48, 48), np.float32), []
-    for _ in range(7):
-        begun = time.thread_time()
-        sum(number * number for number in range(10_000))
-        for _ in range(3):
-            np.add(values, 1, out=values)
-        for _ in range(150):
-            matrix @ matrix
-        tries.append(time.thread_time() - begun)
-    return max(min(tries), 1e-6) / PROBE_SECONDS
-
-
 def foretell_ranking(
     slides: int,
     settings: RankSettings,
@@ -78,7 +46,7 @@ def foretell_ranking(
     Args:
         slides: measured ones.
         settings: how.
-        pace: `machine_pace`.
+        pace: `pace.machine_pace`.
         patients: as many as slides, unless given.
         stored: slides' tables and counts are read from a run.
         cores: so many processors.

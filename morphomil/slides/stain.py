@@ -64,14 +64,26 @@ def estimate_stains(rgb: NDArray[np.uint8]) -> Stains:
 
 def change_of_stains(own: Stains, other: Stains) -> NDArray[np.float64]:
     """The matrix (3, 3) that brings optical densities (..., 3) of one slide to the stains of
-    another."""
-    return np.asarray(np.linalg.pinv(own[0]) * (other[1] / own[1]) @ other[0])
+    another.
+
+    What neither stain explains, along the vector at right angles to both (Ruifrok and Johnston
+    2001), stays as much as it is: without it an image brought to its own stains would differ.
+    """
+    amounts = np.append(other[1] / own[1], 1.0)
+    return np.asarray(np.linalg.inv(_with_rest(own[0])) * amounts @ _with_rest(other[0]))
+
+
+def _with_rest(stains: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Two stains (2, 3) and the unit vector at right angles to them (3, 3)."""
+    rest = np.cross(*stains)
+    return np.vstack([stains, rest / np.linalg.norm(rest)])
 
 
 def restain(image: NDArray[np.float32], change: NDArray[np.float64]) -> NDArray[np.float32]:
     """Pixels (..., 3) in [0, 1] after a `change_of_stains`."""
     density = -np.log((image * np.float32(255) + 1) / np.float32(GLASS)) @ change.astype(np.float32)
-    return np.asarray(np.clip(np.float32(GLASS / 255) * np.exp(-density), 0, 1), dtype=np.float32)
+    brightness = (np.float32(GLASS) * np.exp(-density) - 1) / np.float32(255)
+    return np.asarray(np.clip(brightness, 0, 1), dtype=np.float32)
 
 
 def fit_normalizer(
@@ -89,7 +101,7 @@ def fit_normalizer(
 
     def normalize(rgb: NDArray[np.uint8]) -> NDArray[np.uint8]:
         density = _density(rgb).astype(np.float32) @ change.astype(np.float32)
-        brightness = np.clip(np.rint(GLASS * np.exp(-density)), 0, 255)
+        brightness = np.clip(np.rint(GLASS * np.exp(-density) - 1), 0, 255)
         return np.asarray(brightness, dtype=np.uint8)
 
     return normalize

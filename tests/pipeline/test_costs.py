@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from morphomil import pipeline
+from morphomil.pace import Cost
 from morphomil.pipeline import measurement
 from morphomil.pipeline.costs import (
     Work,
@@ -17,7 +18,6 @@ from morphomil.pipeline.costs import (
     foretell_training,
     time_encoder,
 )
-from morphomil.rank.costs import Cost
 from morphomil.run.directory import Run
 
 SMALL, LARGE = Work(20, 200, 10_000, 600), Work(2000, 20_000, 1_000_000, 600)

@@ -9,7 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from morphomil.rank.costs import foretell_ranking, machine_pace
+from morphomil.pace import machine_pace
+from morphomil.rank.costs import foretell_ranking
 from morphomil.types import RankSettings
 
 QUICK, FULL = RankSettings(seed=0, quick=True), RankSettings(seed=0)

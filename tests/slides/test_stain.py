@@ -70,5 +70,27 @@ def test_stains_change_as_the_normalizer_changes_them() -> None:
     np.testing.assert_allclose(
         restain(floats, change_of_stains(own, wanted)) * 255, expected, atol=1.5
     )
-    kept = restain(floats, change_of_stains(own, own))
-    assert np.abs(kept * 255 - one).mean() < 4  # what no mixture of two stains yields is lost
+
+
+def test_an_image_brought_to_its_own_stains_stays() -> None:
+    """Also what no mixture of two stains yields: pigment, red cells, another color of light."""
+    rng = np.random.default_rng(0)
+    image = np.concatenate([mixed(REFERENCE), rng.integers(0, 256, (60, 40, 3), np.uint8)], axis=1)
+    own = estimate_stains(image)
+    np.testing.assert_array_equal(fit_normalizer(image, reference=own)(image), image)
+    kept = restain((image / 255).astype(np.float32), change_of_stains(own, own))
+    np.testing.assert_allclose(kept * 255, image, atol=1e-3)
+
+
+def test_what_neither_stain_explains_stays_as_much_as_it_is() -> None:
+    own, other = (
+        (np.array([[0.6, 0.7, 0.3], [0.2, 0.9, blue]]), np.array([1.5, 0.8]) * blue)
+        for blue in (0.2, 0.5)
+    )
+    own, other = ((v / np.linalg.norm(v, axis=1, keepdims=True), a) for v, a in (own, other))
+    rest, new_rest = (
+        np.cross(*vectors) / np.linalg.norm(np.cross(*vectors)) for vectors, _ in (own, other)
+    )
+    changed = np.array([2.0, 3.0]) @ own[0] + 0.7 * rest
+    expected = (np.array([2.0, 3.0]) * other[1] / own[1]) @ other[0] + 0.7 * new_rest
+    np.testing.assert_allclose(changed @ change_of_stains(own, other), expected)
