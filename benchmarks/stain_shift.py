@@ -3,7 +3,8 @@ with and without normalizing.
 
 Each image gets hematoxylin and eosin (color and strength, Macenko et al. 2009) of the palest, the
 median and the darkest images of the table. Panoptic quality, and the mean F1 of the types where
-they are annotated, before and after, and after `--normalize-stain`.
+they are annotated, before and after, after `--normalize-stain always` and
+`auto`.
 
     python benchmarks/stain_shift.py images.csv --root DIR [--split val] [--model default]
 """
@@ -28,6 +29,7 @@ from morphomil.types import SegmenterSettings
 if TYPE_CHECKING:
     from morphomil.segment.annotated import AnnotatedImage
     from morphomil.segment.model import Segmenter
+    from morphomil.types import NormalizeStain
 
 UNCHANGED = "as it is"
 
@@ -74,7 +76,7 @@ def main() -> None:
             donors[f"{stain} {share:.0%}"] = stains[ranked[round(share * (len(ranked) - 1))]]
     names = set(table[table["split"] == args.split].groupby("group").head(args.images)["image"])
     chosen = [image for image in everything if image.name in names]
-    ways = {"value": False, "normalized": True}
+    ways: dict[str, NormalizeStain] = {"value": "never", "auto": "auto", "normalized": "always"}
     parts = []
     for donor, reference in donors.items():
         given = [
@@ -87,7 +89,9 @@ def main() -> None:
             name: score(given, load_segmenter(SegmenterSettings(args.model, normalize_stain=on)))
             for name, on in ways.items()
         }
-        both = found["value"].assign(normalized=found["normalized"]["value"].to_numpy())
+        both = found["value"].assign(
+            **{name: found[name]["value"].to_numpy() for name in ("auto", "normalized")}
+        )
         parts.append(both.assign(stain=donor))
     scores = pd.concat(parts)
     key = ["group", "mpp", "score"]

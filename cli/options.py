@@ -130,7 +130,8 @@ SETTINGS: dict[type, dict[str, Any]] = {
             "--accurate", help="Average four mirrored predictions; 4 x the time."
         ),
         "normalize_stain": typer.Option(
-            "--normalize-stain", help="Bring hematoxylin and eosin to a reference first (Macenko)."
+            help="Bring hematoxylin and eosin to a reference first (Macenko); auto: where they are "
+            "unusual and the network is surer then."
         ),
         "implausible": typer.Option(
             help="Objects that are no nuclei (fat, red cells, pigment, ink, ...): drop or keep."

@@ -28,6 +28,7 @@ Reading = Literal["quantiles", "histograms"]
 """What the morphometry model reads of a feature: its quantile function with views of the patches
 (`rank.representation`), or the plain histogram."""
 Normalize = Literal["unit", "percentile"]
+NormalizeStain = Literal["auto", "always", "never"]
 Implausible = Literal["drop", "keep"]
 Engine = Literal["openvino", "tensorflow"]
 Precision = Literal["auto", "float32", "bfloat16", "int8"]
@@ -130,8 +131,10 @@ class SegmenterSettings:
     (if the processor has it), else float32."""
     accurate: bool = False
     """The predictions of four mirrorings are averaged, which takes four times as long."""
-    normalize_stain: bool = False
-    """The stains of an image or region are brought to a reference first (`slides.stain`)."""
+    normalize_stain: NormalizeStain = "auto"
+    """The stains of an image or region are brought to a reference first (`slides.stain`): always,
+    never, or auto: where they are unusual and the network is surer then (`segment.stains`), with
+    models that are for H&E."""
     implausible: Implausible = "drop"
     """Objects that are no nuclei of H&E (fat, red cells, pigment, ink, folds, what is out of focus;
     `segment.plausible`) are dropped and counted, by models that are for H&E; or kept."""
@@ -143,6 +146,7 @@ class SegmenterSettings:
             "engine": get_args(Engine),
             "precision": get_args(Precision),
             "device": get_args(Device),
+            "normalize_stain": get_args(NormalizeStain),
         }
         for name, known in choices.items():
             if (value := getattr(self, name)) not in known:

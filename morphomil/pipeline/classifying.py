@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from morphomil.pipeline.finding import restain_as
+from morphomil.pipeline.finding import change_of_region
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -39,7 +39,7 @@ def classify_unknown(
     """
     from morphomil.segment.classify import type_table
 
-    frame, restained = part.frame, restain_as(part, segmenter)
+    frame, change = part.frame, change_of_region(part, segmenter)
     places = frame.from_level0(nuclei.centers[chosen])
     unknown = np.isnan(types).any(axis=1)
     for top, left in product(*(range(0, side, TILE_PX) for side in frame.shape)):
@@ -54,6 +54,7 @@ def classify_unknown(
         if not canvas.any():
             continue
         pixels = part.image.read(x, y, *canvas.shape[::-1], downsample=frame.downsample)
-        table = type_table(restained(pixels), canvas, mpp=frame.mpp, segmenter=segmenter)
+        stained = pixels if change is None else change(pixels)
+        table = type_table(stained, canvas, mpp=frame.mpp, segmenter=segmenter)
         shares = table.filter(regex="^p_").to_numpy(np.float32)
         types[wanted[table["label"].to_numpy() - 1]] = shares

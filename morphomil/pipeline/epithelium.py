@@ -11,7 +11,7 @@ import numpy as np
 import shapely
 
 from morphomil.errors import InputError
-from morphomil.pipeline.finding import RegionOfSlide, find_in_region
+from morphomil.pipeline.finding import RegionOfSlide, change_of_region, find_in_region
 from morphomil.slides.masks import MaskFrame
 from morphomil.slides.nests import outline_epithelium
 from morphomil.slides.patches import cut_patches
@@ -100,7 +100,8 @@ def _typed_positions(
     cut = cut_patches(image, region, slide_id="", first_patch_id=0, settings=settings)
     frame = MaskFrame.around(cut, settings, image=region.image)
     positions, shares = [np.empty((0, 2))], [np.empty(0, np.float32)]
-    for nuclei in find_in_region(RegionOfSlide(image, region, cut, frame), segmenter):
+    part = RegionOfSlide(image, region, cut, frame)
+    for nuclei in find_in_region(part, segmenter, change=change_of_region(part, segmenter)):
         if nuclei.types is not None:
             positions.append(frame.to_level0(nuclei.points[:, ::-1] + 0.5))
             shares.append(nuclei.types[:, EPITHELIAL])

@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from morphomil.slides.masks import PAD_PX
-from morphomil.slides.stain import fit_normalizer
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -22,6 +21,7 @@ if TYPE_CHECKING:
     from morphomil.slides.masks import MaskFrame
     from morphomil.slides.patches import RegionPatches
     from morphomil.slides.regions import Region
+    from morphomil.slides.stain import Change
 
 
 @dataclass(frozen=True)
@@ -39,11 +39,16 @@ class RegionOfSlide:
 
 
 def find_in_region(
-    part: RegionOfSlide, segmenter: Segmenter, *, step: Step | None = None
+    part: RegionOfSlide,
+    segmenter: Segmenter,
+    *,
+    change: Change | None = None,
+    step: Step | None = None,
 ) -> Iterator[Outlines]:
     """The nuclei of a region, those of a row of blocks at a time, in pixels of its masks.
 
-    Only where patches are kept; `step` hears how many of these are done.
+    Only where patches are kept; `change` is what is done to its stains (`change_of_region`), `step`
+    hears how many patches are done.
     """
     from morphomil.segment.blocks import block_rows
     from morphomil.segment.detect import find_nuclei
@@ -53,7 +58,7 @@ def find_in_region(
     downsample = cut.downsample * factor
     height, width = (round(count * frame.patch_px / factor) for count in (cut.rows, cut.columns))
     rows = block_rows(height, width, wanted=_wanted_cells(cut, frame.patch_px / factor))
-    read = _reader(part, downsample, restain_as(part, segmenter))
+    read = _reader(part, downsample, change)
     kept = int(cut.table["kept"].sum())
     drawn = find_nuclei(read, rows, mpp=frame.mpp * factor, segmenter=segmenter)
     for done, outlines in enumerate(drawn, start=1):
@@ -67,7 +72,7 @@ def find_in_region(
 def _reader(
     part: RegionOfSlide,
     downsample: float,
-    restained: Callable[[NDArray[np.uint8]], NDArray[np.uint8]],
+    change: Change | None,
 ) -> Callable[[int, int, int, int], NDArray[np.uint8]]:
     """Reads a block of a region's patch grid at the network's resolution: row, column, rows and
     columns in its pixels."""
@@ -75,37 +80,45 @@ def _reader(
 
     def read(row: int, column: int, rows: int, columns: int) -> NDArray[np.uint8]:
         x, y = cut.x_px + column * downsample, cut.y_px + row * downsample
-        return restained(part.image.read(x, y, columns, rows, downsample=downsample))
+        rgb = part.image.read(x, y, columns, rows, downsample=downsample)
+        return rgb if change is None else change(rgb)
 
     return read
 
 
-def restain_as(
-    part: RegionOfSlide, segmenter: Segmenter
-) -> Callable[[NDArray[np.uint8]], NDArray[np.uint8]]:
-    """What brings a region's pixels (..., 3) to the stains that the segmenter's settings ask for.
+def change_of_region(part: RegionOfSlide, segmenter: Segmenter) -> Change | None:
+    """What brings a region's pixels (..., 3) to the stains that the segmenter's settings ask for;
+    None where they stay.
 
     Raises:
-        SlideError: its stains can't be told apart.
+        SlideError: stains that are always to be normalized can't be told apart.
     """
-    if segmenter.settings.normalize_stain and part.cut.table["kept"].any():
-        return fit_normalizer(_stain_sample(part))
-    return lambda pixels: pixels
+    from morphomil.segment.stains import choose_change, may_change
+
+    if segmenter.settings.normalize_stain == "never" or not part.cut.table["kept"].any():
+        return None
+    asked = _some_patches(part, ASKED_PATCHES)
+    if not may_change(asked, segmenter):
+        return None
+    halves = np.array_split(asked, 2) if len(asked) == ASKED_PATCHES else [asked]
+    square = np.concatenate([np.concatenate(half, axis=1) for half in halves])
+    return choose_change(
+        _some_patches(part, STAIN_PATCHES), square, mpp=part.frame.mpp, segmenter=segmenter
+    )
 
 
 STAIN_PATCHES = 16
 """A region's stains are estimated from this many kept patches, evenly over the region."""
+ASKED_PATCHES = 4
+"""And so many are shown to the network both ways."""
 
 
-def _stain_sample(part: RegionOfSlide) -> NDArray[np.uint8]:
-    """Pixels (n, side, side, 3) of some of a region's patches; an empty region has none."""
+def _some_patches(part: RegionOfSlide, count: int) -> NDArray[np.uint8]:
+    """Pixels (n, side, side, 3) of at most so many of a region's kept patches, of which there are
+    some."""
     table, side = part.cut.table, part.frame.patch_px
     places = table.loc[table["kept"], ["x_px", "y_px"]].to_numpy()
-    chosen = (
-        places[np.unique(np.linspace(0, len(places) - 1, STAIN_PATCHES).astype(int))]
-        if len(places)
-        else places
-    )
+    chosen = places[np.unique(np.linspace(0, len(places) - 1, count).astype(int))]
     sample = np.full((len(chosen), side, side, 3), 255, np.uint8)
     for number, (x, y) in enumerate(chosen):
         sample[number] = part.frame.read_patch(part.image, x, y)

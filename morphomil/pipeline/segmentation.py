@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 
 from morphomil.pipeline.execution import SlideStage, execute
-from morphomil.pipeline.finding import RegionOfSlide, find_in_region
+from morphomil.pipeline.finding import RegionOfSlide, change_of_region, find_in_region
 from morphomil.pipeline.resolution import settle_resolution
 from morphomil.places import fingerprint, identity
 from morphomil.run.directory import Run
@@ -185,7 +185,7 @@ def cut_slide(
     tables: list[pd.DataFrame] = []
     left_out: Counter[tuple[str, str]] = Counter()
     notes: list[str] = []
-    nuclei = 0
+    nuclei = normalized = 0
     dropped: Counter[str] | None = None
     with atomic_path(folder / "masks.zarr") as partial:
         group = zarr.open_group(partial, mode="w")
@@ -213,6 +213,7 @@ def cut_slide(
                         group, region.index, frame, drawn, cut.tissue, first_label=nuclei + 1
                     )
                     nuclei += drawn.nuclei
+                    normalized += drawn.normalized
                     if drawn.dropped is not None:
                         dropped = (dropped or Counter()) + _count_reasons(drawn.dropped)
                 regions += found
@@ -222,6 +223,8 @@ def cut_slide(
     figures = _count(table, settings, regions=len(regions), nuclei=nuclei)
     figures["files"] = files
     figures |= _said_of_rest(dropped, left_out)
+    if normalized:
+        figures["regions_stain_normalized"] = normalized
     if notes:
         figures["notes"] = notes
     return ["patches.parquet", "regions.geojson", "masks.zarr"], figures
@@ -302,12 +305,14 @@ def _segment_region(
     part: RegionOfSlide, segmenter: Segmenter, *, first_label: int, step: Step
 ) -> DrawnNuclei:
     """The nuclei of a region by the network."""
-    from morphomil.segment import large_enough, parted
+    from morphomil.segment import large_enough
     from morphomil.segment.outlines import StoredOutlines
+    from morphomil.segment.plausible import parted
     from morphomil.segment.polygons import render
 
     frame = part.frame
-    found = StoredOutlines(find_in_region(part, segmenter, step=step))
+    change = change_of_region(part, segmenter)
+    found = StoredOutlines(find_in_region(part, segmenter, change=change, step=step))
     plausible, others, reasons = parted(found, mpp=frame.mpp)
     nuclei, least = large_enough(plausible, mpp=frame.mpp, segmenter=segmenter)
     pieces = render(nuclei, shape=frame.shape, min_px=least, first_label=first_label, side=BAND_PX)
@@ -315,7 +320,9 @@ def _segment_region(
     dropped = (
         DroppedOutlines(_Corners(others)[:], others.ends, reasons) if segmenter.judges else None
     )
-    return DrawnNuclei(len(nuclei), pieces, exact, dropped, nuclei.types)
+    return DrawnNuclei(
+        len(nuclei), pieces, exact, dropped, nuclei.types, normalized=change is not None
+    )
 
 
 class _Corners:

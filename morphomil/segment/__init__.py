@@ -4,18 +4,19 @@ trace."""
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from morphomil.nuclei.measure import measure_nuclei
 from morphomil.nuclei.polygons import measure_outlines
-from morphomil.segment.blocks import array_reader, as_stained, block_rows, check_image, resized
+from morphomil.segment.blocks import array_reader, block_rows, check_image, resized
 from morphomil.segment.classify import classify_nuclei
 from morphomil.segment.detect import find_nuclei
-from morphomil.segment.outlines import Outlines, StoredOutlines, join_outlines
-from morphomil.segment.plausible import judge
+from morphomil.segment.outlines import Outlines, SomeOutlines, join_outlines
+from morphomil.segment.plausible import parted
 from morphomil.segment.polygons import render_whole
+from morphomil.segment.stains import as_stained
 from morphomil.slides.masks import MIN_AREA_UM2
 from morphomil.types import SegmenterSettings
 
@@ -26,8 +27,6 @@ if TYPE_CHECKING:
     from morphomil.segment.model import Segmenter
 
 __all__ = ["MIN_AREA_UM2", "classify_nuclei", "find_labels", "segment_image"]
-
-SomeOutlines = TypeVar("SomeOutlines", Outlines, StoredOutlines)
 
 
 def segment_image(
@@ -56,7 +55,7 @@ def segment_image(
         TypeError: the settings have no such field.
         InputError: a setting has no such value, or the model can't be loaded.
         SlideError: the model finds nuclei nearly everywhere; the image is no H&E (shipped weights);
-            or its stains can't be told apart.
+            or its stains, always to be normalized, can't be told apart.
 
     References:
         Schmidt et al. 2018, Cell Detection with Star-convex Polygons; Weigert & Schmidt 2022.
@@ -108,22 +107,11 @@ def large_enough(
     return (found[found.areas() >= least], 1) if segmenter.maps else (found, least)
 
 
-def parted(
-    found: SomeOutlines, *, mpp: float
-) -> tuple[SomeOutlines, SomeOutlines, NDArray[np.uint8]]:
-    """What may be nuclei; the objects that are none, and the reason of each (`plausible.judge`)."""
-    if found.evidence is None:
-        return found, found[np.zeros(len(found), bool)], np.empty(0, np.uint8)
-    areas = found.areas() * mpp**2
-    reasons = judge(found.evidence, areas)
-    dropped = (reasons > 0) & (areas >= MIN_AREA_UM2)
-    return found[reasons == 0], found[dropped], reasons[dropped]
-
-
 def find_outlines(rgb: NDArray[np.uint8], *, mpp: float, segmenter: Segmenter) -> Outlines:
     """The outlines of all that is found, however small, in pixels of the image (a pixel's center at
     whole numbers)."""
-    image, factor = as_stained(rgb, segmenter), segmenter.network_mpp(mpp) / mpp
+    image = as_stained(rgb, mpp=mpp, segmenter=segmenter)
+    factor = segmenter.network_mpp(mpp) / mpp
     if factor != 1:
         image = resized(image, factor)
     rows = block_rows(*image.shape[:2])

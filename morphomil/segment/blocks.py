@@ -8,14 +8,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from morphomil.errors import SlideError
-from morphomil.slides.quality import is_ink
-from morphomil.slides.stain import fit_normalizer
-
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    from morphomil.segment.model import Segmenter
 
 BLOCK_PX = 512
 """A block is this many network pixels high, a multiple of every network's `multiple`, and as wide
@@ -26,8 +21,6 @@ saves a thirtieth of the time, and memory is short there."""
 MARGIN_PX = 96
 """The network sees this many pixels around a block: more than the largest nucleus, and most of what
 the shipped network looks at."""
-MAX_INK = 0.5
-"""A larger share of ink-like pixels is no H&E image."""
 Read = Callable[[int, int, int, int], "NDArray[np.uint8]"]
 """A reader takes (row, column, height, width) in network pixels, possibly beyond the image, and
 gives RGB uint8 (height, width, 3)."""
@@ -165,20 +158,6 @@ def _how_to_mend(array: NDArray[np.generic]) -> str:
             "255).round().astype('uint8')"
         )
     return ""
-
-
-def as_stained(rgb: NDArray[np.uint8], segmenter: Segmenter) -> NDArray[np.uint8]:
-    """The image with the stains that the segmenter's settings ask for.
-
-    Raises:
-        SlideError: it has colors that H&E doesn't yield, or its stains can't be told apart.
-    """
-    if segmenter.stain == "H&E" and (share := is_ink(rgb).mean()) > MAX_INK:
-        raise SlideError(
-            f"{share:.0%} of the image has colors that H&E doesn't yield: is it inverted, "
-            "fluorescence, or a pen mark?"
-        )
-    return fit_normalizer(rgb)(rgb) if segmenter.settings.normalize_stain else rgb
 
 
 def resized(rgb: NDArray[np.uint8], factor: float) -> NDArray[np.uint8]:

@@ -12,12 +12,12 @@ from morphomil.errors import InputError
 from morphomil.segment.blocks import (
     MARGIN_PX,
     array_reader,
-    as_stained,
     block_rows,
     check_image,
     resized,
 )
 from morphomil.segment.network import TYPE_GRID
+from morphomil.segment.stains import as_stained
 from morphomil.types import NUCLEUS_TYPES, SegmenterSettings
 
 if TYPE_CHECKING:
@@ -53,7 +53,7 @@ def classify_nuclei(
         ValueError: not an RGB uint8 image, labels that aren't whole numbers of its size, or an
             impossible pixel size.
         InputError: the model can't be loaded, or doesn't know types.
-        SlideError: as `blocks.as_stained`.
+        SlideError: as `stains.as_stained`.
 
     References:
         Weigert & Schmidt 2022, Nuclei Instance Segmentation and Classification with StarDist.
@@ -68,7 +68,8 @@ def classify_nuclei(
             f"{labels.shape}"
         )
     segmenter = load_segmenter(replace(settings, **changes))
-    return type_table(as_stained(rgb, segmenter), labels, mpp=mpp, segmenter=segmenter)
+    stained = as_stained(rgb, mpp=mpp, segmenter=segmenter)
+    return type_table(stained, labels, mpp=mpp, segmenter=segmenter)
 
 
 def type_table(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from copy import copy
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 import numpy as np
 
@@ -172,3 +172,6 @@ class StoredOutlines:
             parts.append(some[np.repeat(starts - before, counts) + np.arange(counts.sum())])
             first = end
         return np.concatenate(parts)
+
+
+SomeOutlines = TypeVar("SomeOutlines", Outlines, StoredOutlines)

@@ -14,10 +14,12 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from morphomil.compiled import compiled
-from morphomil.slides.masks import IMPLAUSIBLE
+from morphomil.slides.masks import IMPLAUSIBLE, MIN_AREA_UM2
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
+
+    from morphomil.segment.outlines import SomeOutlines
 
 RULES = 1
 """The rules have this number; one more with every change of them."""
@@ -195,3 +197,15 @@ def _measure(
                     for channel in range(3):
                         sums[k, 11 + channel] += density[rgb[y, x, channel]]
     return sums
+
+
+def parted(
+    found: SomeOutlines, *, mpp: float
+) -> tuple[SomeOutlines, SomeOutlines, NDArray[np.uint8]]:
+    """What may be nuclei; the objects that are none, and the reason of each (`judge`)."""
+    if found.evidence is None:
+        return found, found[np.zeros(len(found), bool)], np.empty(0, np.uint8)
+    areas = found.areas() * mpp**2
+    reasons = judge(found.evidence, areas)
+    dropped = (reasons > 0) & (areas >= MIN_AREA_UM2)
+    return found[reasons == 0], found[dropped], reasons[dropped]

@@ -12,8 +12,9 @@ from scipy.spatial.distance import cdist
 from scipy.special import log_softmax
 
 from morphomil.nuclei.polygons import outline_roots
-from morphomil.segment import find_outlines, large_enough, parted
+from morphomil.segment import find_outlines, large_enough
 from morphomil.segment.model import TypeCalibration
+from morphomil.segment.plausible import parted
 from morphomil.types import NUCLEUS_TYPES
 
 if TYPE_CHECKING:

@@ -380,6 +380,8 @@ class DrawnNuclei(NamedTuple):
     types: NDArray[np.float32] | None = None
     """Probabilities (n, 4) of `NUCLEUS_TYPES`, in order of label; NaN in the rows of unknown
     ones."""
+    normalized: bool = False
+    """The stains were brought to a reference."""
 
 
 def store_region(

@@ -166,7 +166,7 @@ def _preparation(segmented: dict[str, Any]) -> str:
             text += f"; dropped from a share of {words} of {segmented[name]:g} on"
     if segmented.get("model") == "imported":
         return text
-    return text + f"; stain normalized: {'yes' if segmented.get('normalize_stain') else 'no'}"
+    return text + f"; stain normalized: {segmented.get('normalize_stain', 'never')}"
 
 
 def _missing(patients: pd.DataFrame) -> str:

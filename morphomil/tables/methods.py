@@ -135,6 +135,14 @@ def _describe_features(features: Sequence[str], nuclei: str) -> str:
     )
 
 
+NORMALIZED = {
+    "always": " after normalization of the stains (Macenko)",
+    "auto": " after normalization of the stains (Macenko) where they were unusual and the network "
+    "was surer then",
+    True: " after normalization of the stains (Macenko)",  # by earlier versions
+}
+
+
 def describe_segmenter(settings: dict[str, Any]) -> str | None:
     """The segmenter by the settings that a run was segmented with; None where nuclei were
     imported."""
@@ -149,8 +157,7 @@ def describe_segmenter(settings: dict[str, Any]) -> str | None:
         settings.get("engine", "tensorflow")
     ]
     segmenter = f"StarDist ({name}; {engine}, {settings.get('precision', 'float32')})"
-    if settings.get("normalize_stain"):
-        segmenter += " after normalization of the stains (Macenko)"
+    segmenter += NORMALIZED.get(settings.get("normalize_stain", "never"), "")
     if settings.get("implausible") == "drop":
         segmenter += ", leaving out objects whose size, color or focus no nucleus has"
     return segmenter
@@ -223,7 +230,9 @@ def references(run: Run, *, models: bool) -> str:
     settings, ranking = run.segmented_with(), run.ranking_about()
     keys = ["mann1947"] if not ranking else []
     if settings and settings["model"] != "imported":
-        keys += ["schmidt2018", *(["macenko2009"] if settings.get("normalize_stain") else [])]
+        keys.append("schmidt2018")
+        if settings.get("normalize_stain", "never") in NORMALIZED:
+            keys.append("macenko2009")
     if ranking:
         keys += ["ilse2018", "shapley1953", "holm1979", "benjamini1995", "ledell2015"]
         keys += ["westfall1993", "phipson2010"]

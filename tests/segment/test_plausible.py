@@ -10,10 +10,10 @@ import pytest
 from PIL import Image
 from scipy import ndimage
 
-from morphomil.segment import find_outlines, parted, segment_image
+from morphomil.segment import find_outlines, segment_image
 from morphomil.segment.annotated import AnnotatedImage
 from morphomil.segment.model import Segmenter, load_segmenter
-from morphomil.segment.plausible import EVIDENCE, averaged, judge, measure_evidence
+from morphomil.segment.plausible import EVIDENCE, averaged, judge, measure_evidence, parted
 from morphomil.slides.masks import IMPLAUSIBLE, MIN_AREA_UM2
 from morphomil.types import SegmenterSettings
 

@@ -150,13 +150,13 @@ def test_a_normalized_stain_is_that_of_the_image_normalized_by_hand() -> None:
     pale = fit_normalizer(rgb, reference=(REFERENCE, 0.3 * REFERENCE_STRENGTH))(rgb)
     by_hand = segment_image(fit_normalizer(pale)(pale), mpp=0.5)
     assert by_hand.max() > 20
-    assert np.array_equal(segment_image(pale, mpp=0.5, normalize_stain=True), by_hand)
+    assert np.array_equal(segment_image(pale, mpp=0.5, normalize_stain="always"), by_hand)
     types = classify_nuclei(fit_normalizer(pale)(pale), by_hand, mpp=0.5)
     pd.testing.assert_frame_equal(
-        classify_nuclei(pale, by_hand, mpp=0.5, normalize_stain=True), types
+        classify_nuclei(pale, by_hand, mpp=0.5, normalize_stain="always"), types
     )
     assert not classify_nuclei(pale, by_hand, mpp=0.5).equals(types)
-    settings = SegmenterSettings(normalize_stain=True)
+    settings = SegmenterSettings(normalize_stain="always")
     assert np.array_equal(segment_image(pale, mpp=0.5, settings=settings), by_hand)
     assert not np.array_equal(segment_image(pale, mpp=0.5), by_hand)
 

@@ -50,7 +50,7 @@ def test_the_segmenter_is_named_with_what_it_leaves_out() -> None:
     plain = "StarDist (the weights of morphomil; OpenVINO, int8)"
     assert describe_segmenter(settings) == plain
     assert describe_segmenter(settings | {"implausible": "keep"}) == plain
-    dropping = describe_segmenter(settings | {"implausible": "drop", "normalize_stain": True})
+    dropping = describe_segmenter(settings | {"implausible": "drop", "normalize_stain": "always"})
     assert dropping == (
         f"{plain} after normalization of the stains (Macenko), leaving out objects whose size, "
         "color or focus no nucleus has"
