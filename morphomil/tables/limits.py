@@ -46,7 +46,7 @@ def describe_limits(run: Run) -> Limits:
             "with annotated ones: morphomil evaluate-segmenter."
         )
     elif made:
-        said += [_say_accuracy(made), _say_reliability(reliability)]
+        said += [*_say_stains(run, made), _say_accuracy(made), _say_reliability(reliability)]
     return Limits(tuple(said), reliability)
 
 
@@ -88,6 +88,25 @@ def _say_tissue(run: Run) -> Iterator[str]:
         f"({tissue - held:,.1f} of {tissue:,.1f} mm²). It lies in patches with "
         f"{100 * settings.max_blank:g} % or more blank area or {100 * settings.max_ink:g} % or "
         f"more ink{other}."
+    )
+
+
+def _say_stains(run: Run, made: dict[str, Any]) -> Iterator[str]:
+    """Of how many slides of each group stains were normalized, where that was decided slide by
+    slide."""
+    figures = run.figures("segment")
+    if made.get("normalize_stain") != "auto" or "regions_stain_normalized" not in figures:
+        return
+    figures = figures[figures["state"].isin(["done", "empty"])]
+    changed = figures["regions_stain_normalized"].fillna(0) > 0
+    groups = changed.groupby(figures["label"].astype(str)).agg(["sum", "size"])
+    by_group = ", ".join(
+        f"{some:,} of {slides:,} with {label}" for label, some, slides in groups.itertuples()
+    )
+    yield (
+        f"Stains: unusual ones were normalized where the network was surer then: {by_group}. "
+        "Groups that differ in this may differ in what it changes; --normalize-stain always treats "
+        "all slides alike."
     )
 
 

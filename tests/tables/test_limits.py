@@ -55,6 +55,23 @@ def test_patients_and_tissue_that_was_never_analyzed(run: Run) -> None:
     assert "measured isn't stored" in reliability or "compared with annotated" in reliability
 
 
+def test_slides_whose_stains_were_normalized_are_counted_by_group(run: Run) -> None:
+    run.record("segment", {"model": "default", "normalize_stain": "auto"}, seconds=0)
+    assert "Stains" not in " ".join(describe_limits(run).sentences)
+    outputs = ["patches.parquet", "regions.geojson", "masks.zarr"]
+    run.ledger.mark_done(
+        "b", "segment", "changed", outputs=outputs, figures={"regions_stain_normalized": 2}
+    )
+    label = next(slide.label for slide in run.cohort.slides if slide.slide_id == "b")
+    other = "1" if label == "0" else "0"
+    sizes = {name: sum(s.label == name for s in run.cohort.slides) for name in ("0", "1")}
+    (said,) = (line for line in describe_limits(run).sentences if line.startswith("Stains"))
+    assert f"1 of {sizes[label]} with {label}" in said
+    assert f"0 of {sizes[other]} with {other}" in said
+    run.record("segment", {"model": "default", "normalize_stain": "always"}, seconds=0)
+    assert "Stains" not in " ".join(describe_limits(run).sentences)
+
+
 def test_imported_nuclei_have_no_segmenter(run: Run) -> None:
     run.record("import-nuclei", {"model": "imported", "grid": "fit"}, seconds=0)
     *_, tissue, said = describe_limits(run).sentences
