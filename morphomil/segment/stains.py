@@ -83,10 +83,16 @@ def choose_change(
         segmenter: says what is asked for; the network.
 
     Raises:
-        SlideError: the stains can't be told apart.
+        SlideError: stains that are always to be normalized can't be told apart.
     """
-    change = fit_normalizer(pixels)
-    if segmenter.settings.normalize_stain == "always":
+    must = segmenter.settings.normalize_stain == "always"
+    try:
+        change = fit_normalizer(pixels)
+    except SlideError:
+        if must:
+            raise
+        return None
+    if must:
         return change
     as_it_is, changed = (
         _sureness(image, mpp=mpp, segmenter=segmenter) for image in (part, change(part))

@@ -89,6 +89,10 @@ def test_stains_that_cannot_be_told_apart_stay_unless_they_must_change() -> None
     assert not segment_image(rgb, mpp=0.5).any()
     with pytest.raises(SlideError, match="too few"):
         segment_image(rgb, mpp=0.5, normalize_stain="always")
+    one_color = np.full((128, 128, 3), (120, 60, 140), np.uint8)
+    assert not segment_image(one_color, mpp=0.5).any()
+    segmenter = load_segmenter(SegmenterSettings())
+    assert stains.choose_change(one_color, one_color, mpp=0.5, segmenter=segmenter) is None
 
 
 def test_models_for_other_stains_are_not_asked(phantom: Phantom) -> None:
