@@ -22,6 +22,7 @@ import numpy as np
 from PIL import Image
 
 from morphomil import pipeline
+from morphomil.figures.report.overviews import draw_overviews
 from morphomil.models.settings import TrainSettings
 from morphomil.pace import Cost
 from morphomil.phantom import PhantomSettings
@@ -88,7 +89,8 @@ def work(stage: str, folder: Path) -> dict[str, float]:
     load = costs.Work.of(run)
     begun, used = time.perf_counter(), time.process_time()
     if stage == "segment":
-        pipeline.segment(cohort, folder / "segmented", settings=WHOLE)
+        segmented, _ = pipeline.segment(cohort, folder / "segmented", settings=WHOLE)
+        draw_overviews(segmented)
     elif stage == "featurize":
         pipeline.featurize(run, on_estimate=told.append)
     elif stage == "embed":
