@@ -125,16 +125,13 @@ class SegmenterSettings:
     """On a GPU the shipped architecture runs in torch, in float32 (auto: unless a precision is
     asked for), Keras models by the tensorflow engine. Part of no key: rounding alone differs."""
     precision: Precision = "auto"
-    """The openvino engine computes in it; "auto" is int8 for models that carry the ranges for it,
-    as the shipped one does, else bfloat16 where the processor has it, else float32. Models of the
-    shipped architecture use int8 and bfloat16 in the decoder only; the rest is bfloat16 beside int8
-    (if the processor has it), else float32."""
+    """The openvino engine computes in it; "auto" is int8 for models with ranges for it, as shipped
+    ones are, else bfloat16 where the processor has it, else float32. The shipped architecture uses
+    int8 and bfloat16 in the decoder only; the rest is bfloat16 beside int8, if there, or float32."""
     accurate: bool = False
     """The predictions of four mirrorings are averaged, which takes four times as long."""
     normalize_stain: NormalizeStain = "auto"
-    """The stains of an image or region are brought to a reference first (`slides.stain`): always,
-    never, or auto: where they are unusual and the network is surer then (`segment.stains`), with
-    models that are for H&E."""
+    """Stains are brought to a reference first; auto: as `segment.stains` says."""
     implausible: Implausible = "drop"
     """Objects that are no nuclei of H&E (fat, red cells, pigment, ink, folds, what is out of focus;
     `segment.plausible`) are dropped and counted, by models that are for H&E; or kept."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -185,8 +185,7 @@ def cut_slide(
     tables: list[pd.DataFrame] = []
     left_out: Counter[tuple[str, str]] = Counter()
     notes: list[str] = []
-    nuclei = normalized = 0
-    dropped: Counter[str] | None = None
+    tally = _Tally()
     with atomic_path(folder / "masks.zarr") as partial:
         group = zarr.open_group(partial, mode="w")
         for number, source in enumerate(slide.images):
@@ -208,39 +207,49 @@ def cut_slide(
                     )
                     tables.append(cut.table)
                     frame = MaskFrame.around(cut, settings, image=region.image)
-                    drawn = draw(RegionOfSlide(image, region, cut, frame), nuclei + 1)
-                    store_region(
-                        group, region.index, frame, drawn, cut.tissue, first_label=nuclei + 1
-                    )
-                    nuclei += drawn.nuclei
-                    normalized += drawn.normalized
-                    if drawn.dropped is not None:
-                        dropped = (dropped or Counter()) + _count_reasons(drawn.dropped)
+                    first = tally.nuclei + 1
+                    drawn = draw(RegionOfSlide(image, region, cut, frame), first)
+                    store_region(group, region.index, frame, drawn, cut.tissue, first_label=first)
+                    tally.add(drawn)
                 regions += found
     table = PATCHES.check(pd.concat(tables)) if tables else PATCHES.empty()
     write_parquet(folder / "patches.parquet", table)
     write_json(folder / "regions.geojson", regions_geojson(regions))
-    figures = _count(table, settings, regions=len(regions), nuclei=nuclei)
+    figures = _count(table, settings, regions=len(regions), nuclei=tally.nuclei)
     figures["files"] = files
-    figures |= _said_of_rest(dropped, left_out)
-    if normalized:
-        figures["regions_stain_normalized"] = normalized
+    figures |= tally.figures()
+    if left_out:
+        figures["left_out"] = [[*why, count] for why, count in sorted(left_out.items())]
     if notes:
         figures["notes"] = notes
     return ["patches.parquet", "regions.geojson", "masks.zarr"], figures
 
 
-def _said_of_rest(
-    dropped: Counter[str] | None, left_out: Counter[tuple[str, str]]
-) -> dict[str, Any]:
-    """Figures of the objects that are no nuclei, and of annotated ones that no region holds."""
-    figures: dict[str, Any] = {}
-    if dropped is not None:
-        figures["implausible"] = dropped.total()
-        figures["implausible_by_reason"] = sorted(map(list, dropped.items()))
-    if left_out:
-        figures["left_out"] = [[*why, count] for why, count in sorted(left_out.items())]
-    return figures
+@dataclass
+class _Tally:
+    """What the regions of a slide hold together."""
+
+    nuclei: int = 0
+    normalized: int = 0
+    dropped: Counter[str] | None = None
+
+    def add(self, drawn: DrawnNuclei) -> None:
+        """One region more."""
+        self.nuclei += drawn.nuclei
+        self.normalized += drawn.normalized
+        if drawn.dropped is not None:
+            reasons = Counter(IMPLAUSIBLE[number - 1] for number in drawn.dropped.reasons.tolist())
+            self.dropped = (self.dropped or Counter()) + reasons
+
+    def figures(self) -> dict[str, Any]:
+        """Of the objects that are no nuclei, and of stains that were brought to a reference."""
+        figures: dict[str, Any] = {}
+        if self.dropped is not None:
+            figures["implausible"] = self.dropped.total()
+            figures["implausible_by_reason"] = sorted(map(list, self.dropped.items()))
+        if self.normalized:
+            figures["regions_stain_normalized"] = self.normalized
+        return figures
 
 
 def _count(
@@ -256,10 +265,6 @@ def _count(
         "nuclei_found": nuclei,
         "tissue_mm2": float(table.loc[kept, "tissue_mm2"].sum()),
     }
-
-
-def _count_reasons(dropped: DroppedOutlines) -> Counter[str]:
-    return Counter(IMPLAUSIBLE[number - 1] for number in dropped.reasons.tolist())
 
 
 def describe_emptiness(figures: dict[str, Any]) -> str:
