@@ -127,7 +127,7 @@ class SegmenterSettings:
     precision: Precision = "auto"
     """The openvino engine computes in it; "auto" is int8 for models with ranges for it, as shipped
     ones are, else bfloat16 where the processor has it, else float32. The shipped architecture uses
-    int8 and bfloat16 in the decoder only; the rest is bfloat16 beside int8, if there, or float32."""
+    int8 and bfloat16 in the decoder only; beside int8 the rest is bfloat16 or float32."""
     accurate: bool = False
     """The predictions of four mirrorings are averaged, which takes four times as long."""
     normalize_stain: NormalizeStain = "auto"
