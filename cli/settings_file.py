@@ -215,7 +215,7 @@ def _checked(setting: Setting, value: Any) -> Any:
             f"is true or false, not {value!r}"
             if bool in setting.kinds
             else f"is one of {', '.join(setting.choices)}, not {str(value).lower()}"
-            if setting.choices and {"yes", "no", "on", "off"}.isdisjoint(setting.choices)
+            if setting.choices
             else f"is read as {str(value).lower()}: put text such as yes, no, on and off in quotes"
         )
     if not isinstance(value, str | int | float):

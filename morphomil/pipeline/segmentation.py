@@ -107,6 +107,8 @@ def segment(
         "precision": loaded.precision,
         "implausible": "drop" if loaded.judges else "keep",
     }
+    if choice.normalize_stain == "auto" and loaded.stain != "H&E":
+        model["normalize_stain"] = "never"
     stage = SlideStage(
         "segment",
         run.ledger,
@@ -207,9 +209,9 @@ def cut_slide(
                     )
                     tables.append(cut.table)
                     frame = MaskFrame.around(cut, settings, image=region.image)
-                    first = tally.nuclei + 1
-                    drawn = draw(RegionOfSlide(image, region, cut, frame), first)
-                    store_region(group, region.index, frame, drawn, cut.tissue, first_label=first)
+                    label = tally.nuclei + 1
+                    drawn = draw(RegionOfSlide(image, region, cut, frame), label)
+                    store_region(group, region.index, frame, drawn, cut.tissue, first_label=label)
                     tally.add(drawn)
                 regions += found
     table = PATCHES.check(pd.concat(tables)) if tables else PATCHES.empty()

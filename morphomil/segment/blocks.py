@@ -17,7 +17,7 @@ BLOCK_PX = 512
 or half as wide again; or it is one cell."""
 LONG_PX = 2**14
 """In regions with rows longer than this no block is wider than high: the network for those, 230 MB,
-saves a thirtieth of the time, and memory is short there."""
+saves a thirtieth of what blocks cost (`_cheapest_cuts`), and memory is short there."""
 MARGIN_PX = 96
 """The network sees this many pixels around a block: more than the largest nucleus, and most of what
 the shipped network looks at."""

@@ -154,6 +154,15 @@ def _output(predictions: pd.DataFrame) -> str:
     )
 
 
+NORMALIZED: dict[str | bool, str] = {
+    "always": "yes",
+    "never": "no",
+    "auto": "where unusual and the network was surer then",
+    True: "yes",  # as earlier versions recorded it
+    False: "no",
+}
+
+
 def _preparation(segmented: dict[str, Any]) -> str:
     if "patch_px" not in segmented:
         return ""
@@ -166,7 +175,7 @@ def _preparation(segmented: dict[str, Any]) -> str:
             text += f"; dropped from a share of {words} of {segmented[name]:g} on"
     if segmented.get("model") == "imported":
         return text
-    return text + f"; stain normalized: {segmented.get('normalize_stain', 'never')}"
+    return text + f"; stain normalized: {NORMALIZED[segmented.get('normalize_stain', 'never')]}"
 
 
 def _missing(patients: pd.DataFrame) -> str:

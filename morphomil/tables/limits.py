@@ -12,7 +12,7 @@ from morphomil.nuclei.quantities import feature_quantity
 from morphomil.segment.reliability import read_accuracy, read_reliability, tuned_with
 from morphomil.store import read_parquet
 from morphomil.tables.flow import analyzed_tissue_mm2, say_share
-from morphomil.tables.methods import describe_segmenter, patch_settings
+from morphomil.tables.methods import describe_segmenter, normalized_slides, patch_settings
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -46,7 +46,7 @@ def describe_limits(run: Run) -> Limits:
             "with annotated ones: morphomil evaluate-segmenter."
         )
     elif made:
-        said += [*_say_stains(run, made), _say_accuracy(made), _say_reliability(reliability)]
+        said += [*_say_stains(run, made), _say_accuracy(run, made), _say_reliability(reliability)]
     return Limits(tuple(said), reliability)
 
 
@@ -94,14 +94,12 @@ def _say_tissue(run: Run) -> Iterator[str]:
 def _say_stains(run: Run, made: dict[str, Any]) -> Iterator[str]:
     """Of how many slides of each group stains were normalized, where that was decided slide by
     slide."""
-    figures = run.figures("segment")
-    if made.get("normalize_stain") != "auto" or "regions_stain_normalized" not in figures:
+    slides = normalized_slides(run)
+    if made.get("normalize_stain") != "auto" or not slides["normalized"].any():
         return
-    figures = figures[figures["state"].isin(["done", "empty"])]
-    changed = figures["regions_stain_normalized"].fillna(0) > 0
-    groups = changed.groupby(figures["label"].astype(str)).agg(["sum", "size"])
+    groups = slides.groupby("label")["normalized"].agg(["sum", "size"])
     by_group = ", ".join(
-        f"{some:,} of {slides:,} with {label}" for label, some, slides in groups.itertuples()
+        f"{some:,} of {many:,} with {label}" for label, some, many in groups.itertuples()
     )
     yield (
         f"Stains: unusual ones were normalized where the network was surer then: {by_group}. "
@@ -110,9 +108,9 @@ def _say_stains(run: Run, made: dict[str, Any]) -> Iterator[str]:
     )
 
 
-def _say_accuracy(made: dict[str, Any]) -> str:
+def _say_accuracy(run: Run, made: dict[str, Any]) -> str:
     """Of the segmenter, on annotated images."""
-    name = describe_segmenter(made)
+    name = describe_segmenter(made, normalized=int(normalized_slides(run)["normalized"].sum()))
     table, evaluated = read_accuracy(str(made["model"]))
     if table.empty:
         return f"Segmenter: {name}. How accurate it is isn't stored with it."

@@ -19,8 +19,6 @@ from morphomil.types import FEATURE_NAMES, PatchSettings
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    import pandas as pd
-
     from morphomil.run.directory import Run
 
 _COUNTS = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten")
@@ -135,17 +133,31 @@ def _describe_features(features: Sequence[str], nuclei: str) -> str:
     )
 
 
-NORMALIZED = {
-    "always": " after normalization of the stains (Macenko)",
-    "auto": " after normalization of the stains (Macenko) where they were unusual and the network "
-    "was surer then",
-    True: " after normalization of the stains (Macenko)",  # by earlier versions
-}
+def normalized_slides(run: Run) -> pd.DataFrame:
+    """Of each segmented slide its `label`, and whether stains of it were brought to a reference:
+    `normalized`."""
+    figures = run.figures("segment").reindex(columns=["label", "state", "regions_stain_normalized"])
+    table = figures[figures["state"].isin(["done", "empty"])]
+    changed = table["regions_stain_normalized"].fillna(0).astype(float) > 0
+    return pd.DataFrame({"label": table["label"].astype(str), "normalized": changed})
 
 
-def describe_segmenter(settings: dict[str, Any]) -> str | None:
-    """The segmenter by the settings that a run was segmented with; None where nuclei were
-    imported."""
+def _say_normalized(settings: dict[str, Any], normalized: int) -> str:
+    """How stains were normalized, of so many slides where that was decided region by region; ""
+    where none was."""
+    asked = settings.get("normalize_stain", "never")
+    if asked == "auto" and normalized:
+        return (
+            f" after normalization of the unusual stains of {normalized:,} "
+            f"slide{'s' * (normalized > 1)} (Macenko), where the network was surer then"
+        )
+    always = asked in ("always", True)  # True: by earlier versions
+    return " after normalization of the stains (Macenko)" if always else ""
+
+
+def describe_segmenter(settings: dict[str, Any], *, normalized: int = 0) -> str | None:
+    """The segmenter by the settings that a run was segmented with, which normalized the stains of
+    so many slides; None where nuclei were imported."""
     if settings["model"] == "imported":
         return None
     name = (
@@ -157,7 +169,7 @@ def describe_segmenter(settings: dict[str, Any]) -> str | None:
         settings.get("engine", "tensorflow")
     ]
     segmenter = f"StarDist ({name}; {engine}, {settings.get('precision', 'float32')})"
-    segmenter += NORMALIZED.get(settings.get("normalize_stain", "never"), "")
+    segmenter += _say_normalized(settings, normalized)
     if settings.get("implausible") == "drop":
         segmenter += ", leaving out objects whose size, color or focus no nucleus has"
     return segmenter
@@ -177,7 +189,8 @@ def describe_run(run: Run) -> str:
     settings = run.segmented_with()
     if not settings:
         return f"Patches and nuclei: {AUTHOR}."
-    patches, segmenter = patch_settings(run), describe_segmenter(settings)
+    normalized = int(normalized_slides(run)["normalized"].sum())
+    patches, segmenter = patch_settings(run), describe_segmenter(settings, normalized=normalized)
     ranking = run.ranking_about()
     if not ranking:
         return describe_nuclei(patches, segmenter=segmenter)
@@ -231,7 +244,7 @@ def references(run: Run, *, models: bool) -> str:
     keys = ["mann1947"] if not ranking else []
     if settings and settings["model"] != "imported":
         keys.append("schmidt2018")
-        if settings.get("normalize_stain", "never") in NORMALIZED:
+        if _say_normalized(settings, int(normalized_slides(run)["normalized"].sum())):
             keys.append("macenko2009")
     if ranking:
         keys += ["ilse2018", "shapley1953", "holm1979", "benjamini1995", "ledell2015"]

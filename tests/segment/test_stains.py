@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -16,7 +18,7 @@ from morphomil.phantom.paint import Phantom, render_slide
 from morphomil.phantom.settings import PhantomSettings
 from morphomil.segment import classify_nuclei, segment_image, stains
 from morphomil.segment.agreement import agreement
-from morphomil.segment.model import load_segmenter
+from morphomil.segment.model import WEIGHTS, load_segmenter
 from morphomil.slides.stain import REFERENCE, fit_normalizer
 from morphomil.types import (
     Cohort,
@@ -98,6 +100,17 @@ def test_stains_that_cannot_be_told_apart_stay_unless_they_must_change() -> None
 def test_models_for_other_stains_are_not_asked(phantom: Phantom) -> None:
     segmenter = replace(load_segmenter(SegmenterSettings()), stain="")
     assert not stains.may_change(stained(phantom.rgb, BLUISH, 0.5), segmenter)
+
+
+def test_a_run_by_a_model_for_other_stains_says_that_none_is_normalized(tmp_path: Path) -> None:
+    shutil.copytree(WEIGHTS / "default", tmp_path / "model")
+    about = tmp_path / "model" / "morphomil.json"
+    about.write_text(json.dumps(json.loads(about.read_text()) | {"stain": ""}))
+    Image.fromarray(np.full((64, 64, 3), 250, np.uint8)).save(tmp_path / "blank.png")
+    slide = Slide("blank", "blank", "0", (ImageSource(tmp_path / "blank.png", mpp=0.5),))
+    settings = SegmenterSettings(model=str(tmp_path / "model"))
+    run, _ = pipeline.segment(Cohort((slide,)), tmp_path / "run", segmenter=settings)
+    assert run.segmented_with()["normalize_stain"] == "never"
 
 
 def test_a_run_says_which_slides_were_normalized(phantom: Phantom, tmp_path: Path) -> None:

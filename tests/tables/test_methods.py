@@ -55,7 +55,27 @@ def test_the_segmenter_is_named_with_what_it_leaves_out() -> None:
         f"{plain} after normalization of the stains (Macenko), leaving out objects whose size, "
         "color or focus no nucleus has"
     )
+    auto = settings | {"normalize_stain": "auto"}
+    assert describe_segmenter(auto) == plain  # no slide was
+    assert describe_segmenter(auto, normalized=3) == (
+        f"{plain} after normalization of the unusual stains of 3 slides (Macenko), where the "
+        "network was surer then"
+    )
     assert describe_segmenter({"model": "imported"}) is None
+
+
+def test_normalization_is_cited_where_a_slide_was_normalized(
+    make_run: Callable[..., Run], tmp_path: Path
+) -> None:
+    run = make_run(tmp_path / "run", ("one", "two"))
+    run.record("segment", {"model": "default", "normalize_stain": "auto"}, seconds=1.0)
+    assert "macenko2009" not in references(run, models=False)
+    assert "Macenko" not in describe_run(run)
+    outputs = ["patches.parquet", "regions.geojson", "masks.zarr"]
+    figures = {"regions_stain_normalized": 1}
+    run.ledger.mark_done("one", "segment", "changed", outputs=outputs, figures=figures)
+    assert "macenko2009" in references(run, models=False)
+    assert "stains of 1 slide (Macenko)" in describe_run(run)
 
 
 def test_methods_name_further_features_and_permutations() -> None:
