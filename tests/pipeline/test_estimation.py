@@ -5,10 +5,13 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
+import numpy as np
 import pytest
+from PIL import Image
 from typer.testing import CliRunner
 
 from morphomil.cli.app import app
+from morphomil.pipeline import estimation
 from morphomil.pipeline.estimation import estimate_segment
 from morphomil.run.directory import Run
 from morphomil.types import Cohort, ImageSource, PatchSettings, Slide
@@ -30,6 +33,30 @@ def test_the_estimate_of_the_demo_is_what_it_took(demo: Path) -> None:
     assert half.patches == pytest.approx(found.patches / 2, rel=0.15)
     fine = estimate_segment(run.cohort, demo / "other", settings=PatchSettings(patch_px=128))
     assert fine.patches > 3 * found.patches
+
+
+def test_segment_takes_what_is_done_once_and_an_overview_of_each_image(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Beside what grows with the tissue: networks are compiled, overviews drawn."""
+    Image.fromarray(np.full((64, 64, 3), 200, np.uint8)).save(tmp_path / "one.png")
+
+    def seconds(*, compiling: float, pace: float, slides: int = 1) -> float:
+        probe = estimation._Probe(0.0, 0.0, compiling)
+        monkeypatch.setattr(estimation, "_try_area", lambda *_: probe)
+        monkeypatch.setattr(estimation, "machine_pace", lambda: pace)
+        cohort = Cohort(
+            tuple(
+                Slide(f"s{k}", f"s{k}", "0", (ImageSource(tmp_path / "one.png", mpp=0.5),))
+                for k in range(slides)
+            )
+        )
+        whole = PatchSettings(regions="whole")
+        return estimate_segment(cohort, tmp_path / "run", settings=whole).seconds
+
+    seconds(compiling=0, pace=0)  # loads what is loaded once
+    assert seconds(compiling=100, pace=0) == pytest.approx(300, abs=5)
+    assert seconds(compiling=0, pace=100, slides=4) == pytest.approx(300, abs=5)
 
 
 def all_patches(run: Run) -> list[int]:

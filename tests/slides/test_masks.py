@@ -21,6 +21,7 @@ from morphomil.slides.masks import (
     outlined_types,
     store_region,
 )
+from morphomil.spool import Spool
 
 FRAME = MaskFrame(
     shape=(2 * 64 + 2 * PAD_PX, 3 * 64 + 2 * PAD_PX),
@@ -171,3 +172,18 @@ def test_pixels_of_a_patch_lie_under_its_masks(tmp_path: Path) -> None:
     with opened(png(tmp_path / "a.png", rgb)) as image:
         read = frame.read_patch(image, 20.0, 40.0)
     np.testing.assert_array_equal(read, rgb[40:104, 20:84])
+
+
+@pytest.mark.parametrize("spooled", [False, True])
+def test_tissue_of_more_rows_than_a_band_is_stored_whole(tmp_path: Path, spooled: bool) -> None:
+    tissue = np.random.default_rng(0).random((2 * masks.BAND_PX + 37, 5)) < 0.5
+    given: np.ndarray | Spool = tissue
+    if spooled:
+        given = Spool(bool, held=0)
+        for first in range(0, len(tissue), 100):
+            given.add(tissue[first : first + 100])
+    group = zarr.open_group(tmp_path / "masks.zarr", mode="w")
+    store_region(group, 0, FRAME, DrawnNuclei(0, []), given)
+    found = np.asarray(open_masks(tmp_path / "masks.zarr")[0].tissue[:])
+    np.testing.assert_array_equal(found, tissue)
+    np.testing.assert_array_equal(np.asarray(given), tissue)
