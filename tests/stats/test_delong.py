@@ -155,9 +155,9 @@ def test_delong_p_is_uniform_without_a_difference():
 
 
 def timed(call):
-    start = time.perf_counter()
+    start = time.process_time()
     call()
-    return time.perf_counter() - start
+    return time.process_time() - start
 
 
 def test_delong_of_a_million_cases_costs_sorts_not_pairs():
@@ -165,12 +165,12 @@ def test_delong_of_a_million_cases_costs_sorts_not_pairs():
     rng = np.random.default_rng(5)
     labels, a = planted(rng, n)
     b = a + rng.normal(size=n)
-    argsort = min(timed(lambda: np.argsort(a)) for _ in range(3))
+    argsort = min(timed(lambda: np.argsort(a, kind="stable")) for _ in range(3))
     tracemalloc.start()
     seconds = timed(lambda: delong_test(labels, a, b))
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
-    assert seconds < 60 * argsort
+    assert seconds < 40 * argsort
     assert peak < 300 * n  # bytes
 
 
