@@ -3,9 +3,10 @@
     LD_PRELOAD=shim.so python operations.py KIND STAGE FOLDER DEPTH
 
 FOLDER holds a run of a KIND of `stages`; those before STAGE are worked first. Which operations
-fail, one at a time, DEPTH says (`DEPTHS`): once or for good. After each the run opens, what is done
-is whole, and the second try completes with the same bytes. Prints a line of JSON: the stage's
-operations, their kinds, those that failed, and the problems.
+fail, one at a time, DEPTH says (`DEPTHS`; `every:2/6` is the second of its six parts): once or for
+good. After each the run opens, what is done is whole, and the second try completes with the same
+bytes. Prints a line of JSON: the stage's operations, their kinds, those that failed, and the
+problems.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ import shutil
 import sys
 import tempfile
 from collections.abc import Callable, Iterator
-from itertools import cycle, product, takewhile
+from itertools import cycle, islice, product, takewhile
 from pathlib import Path
 
 from stages import KINDS, Place, contents, load_network_once
@@ -51,14 +52,18 @@ def attempts(
     operations: int, kinds: dict[str, list[int]], depth: str
 ) -> Iterator[tuple[int, str, bool]]:
     """Which operation fails, and how."""
+    depth, _, part = depth.partition(":")
     numbers = list(range(1, operations + 1))
-    if depth == "exhaustive":
-        yield from ((n, *how) for n in numbers for how in FAILURES)
-        return
-    if depth != "every":
+    if depth in ("sample", "full"):
         chosen = list(kinds.values())[:: {"sample": 3, "full": 1}[depth]]
         numbers = sorted({of_kind[-(k % 2)] for k, of_kind in enumerate(chosen)})
-    for n, how in zip(numbers, cycle(FAILURES), strict=False):
+    tried = (
+        product(numbers, FAILURES)
+        if depth == "exhaustive"
+        else zip(numbers, cycle(FAILURES), strict=False)
+    )
+    first, parts = map(int, part.split("/")) if part else (1, 1)
+    for n, how in islice(tried, first - 1, None, parts):
         yield n, *how
 
 
