@@ -35,7 +35,7 @@ from morphomil.types import PatchSettings, SegmenterSettings, WhoseNuclei
 
 if TYPE_CHECKING:
     from morphomil.pipeline.estimation import Estimate
-    from morphomil.pipeline.execution import StageResult
+    from morphomil.pipeline.execution import Shard, StageResult
     from morphomil.run.directory import Run
     from morphomil.types import Slide
 
@@ -105,7 +105,6 @@ def segment(
     """Find the nuclei in the tumor patches of every slide."""
     from morphomil import pipeline
     from morphomil.cli.progress import Display
-    from morphomil.figures.report.overviews import draw_overviews
     from morphomil.pipeline.estimation import estimate_segment
 
     slides = read_cohort(
@@ -133,13 +132,22 @@ def segment(
             progress=display,
             leave=partial(_leave, missed=missed),
         )
-        draw_overviews(run, shard=part, missed=missed)
+    _draw_overviews(run, part, missed, quiet=quiet)
     _say_left_out(run, quiet=quiet)
     _note_missed(missed)
     _finish(result)
     say(
         f"Masks of {len(slides)} slides: {out}/slides. Next: morphomil featurize {out}", quiet=quiet
     )
+
+
+def _draw_overviews(run: Run, part: Shard, missed: dict[str, str], *, quiet: bool) -> None:
+    """The pictures to look at first."""
+    from morphomil.cli.progress import Display
+    from morphomil.figures.report.overviews import draw_overviews
+
+    with Display(quiet=quiet, terse=True) as display:
+        draw_overviews(run, shard=part, missed=missed, progress=display)
 
 
 def _note_missed(missed: dict[str, str]) -> None:
@@ -207,7 +215,6 @@ def import_nuclei(
     segmenting."""
     from morphomil.cli.progress import Display
     from morphomil.cohort.manifest import read_paths
-    from morphomil.figures.report.overviews import draw_overviews
     from morphomil.pipeline import importing
     from morphomil.slides.nuclei_files import Reading
     from morphomil.slides.nuclei_files.type_map import parse_type_map
@@ -238,7 +245,7 @@ def import_nuclei(
             progress=display,
             leave=partial(_leave, missed=missed),
         )
-        draw_overviews(run, shard=part, missed=missed)
+    _draw_overviews(run, part, missed, quiet=quiet)
     _say_left_out(run, quiet=quiet)
     _say_nuclei(run, quiet=quiet)
     _note_missed(missed)

@@ -48,7 +48,7 @@ BYTES_PER_IMAGE = 2**20
 SEGMENT_GIB = 1.1
 """Libraries with the network take this in memory, beside slides."""
 OVERVIEW = 0.75
-"""Seconds of drawing an image's overview, one after the other, on the machine of `pace`."""
+"""Seconds of one core for drawing an image's overview, on the machine of `pace`."""
 NETWORKS = 3
 """Sizes of blocks, each of which is compiled once."""
 
@@ -130,7 +130,7 @@ def estimate_segment(
     memory = int(SEGMENT_GIB * 2**30) + held * min(CORES, len(cohort))
     pace = machine_pace()
     once = loading + NETWORKS * probe.compiling
-    seconds = pixels * probe.seconds + opening * scale / CORES + pace * OVERVIEW * images
+    seconds = pixels * probe.seconds + opening * scale / CORES + pace * OVERVIEW * images / CORES
     later = _foretell_later(work, len({s.patient for s in cohort.slides}), pace=pace)
     return Estimate(
         slides=len(cohort),

@@ -189,18 +189,22 @@ def outline_rows(
 def settled_rows(
     read: Read, rows: Sequence[Sequence[Block]], *, mpp: float, segmenter: Segmenter
 ) -> Iterator[list[Found]]:
-    """The blocks of each row in turn with the candidates that are nuclei."""
+    """The blocks of each row in turn with the candidates that are nuclei; one is settled as soon as
+    those below it are there, while the network works on."""
     with closing(
         _candidates_ahead(
             read, [b for blocks in rows for b in blocks], mpp=mpp, segmenter=segmenter
         )
     ) as candidates:
         above: list[Found] = []
-        current = _next_row(candidates, rows[:1])
-        for index, blocks in enumerate(rows):
-            below = _next_row(candidates, rows[index + 1 : index + 2])
+        current = [found for row in rows[:1] for found in _arriving(candidates, row)]
+        for blocks, after in zip(rows, [*rows[1:], []], strict=True):
+            arriving, below = _arriving(candidates, after), list[Found]()
             accepted: list[Found] = []
             for position, block in enumerate(blocks):
+                end = block.column + block.width + MARGIN_PX
+                waited_for = sum(one.column < end for one in after)
+                below += islice(arriving, max(0, waited_for - len(below)))
                 own = current[position]
                 settled, rest = (*above, *accepted), (*current[position + 1 :], *below)
                 nuclei = _settle(
@@ -215,6 +219,7 @@ def settled_rows(
                     types = types_at(own.types[:], nuclei.points, block)
                 current[position] = own._replace(polygons=nuclei, types=types)
                 accepted.append(current[position])
+            below += arriving
             yield accepted
             give_back_memory()
             above = [part._replace(nucleus=None, types=None, pixels=None) for part in accepted]
@@ -225,10 +230,10 @@ ROW_BYTES = 2**23
 """So many bytes of a row's maps are held in memory."""
 
 
-def _next_row(candidates: Iterator[Found], rows: Sequence[Sequence[Block]]) -> list[Found]:
-    """The candidates of the one row that there is, their maps put away; none of no row."""
+def _arriving(candidates: Iterator[Found], row: Sequence[Block]) -> Iterator[Found]:
+    """The candidates of a row, their maps put away."""
     spool = Spool(np.uint8, held=ROW_BYTES)
-    return [found.put_away(spool) for row in rows for found in islice(candidates, len(row))]
+    return (found.put_away(spool) for found in islice(candidates, len(row)))
 
 
 def _near(parts: Iterable[Found], block: Block, reach: int) -> list[Found]:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from contextlib import ExitStack
-from functools import lru_cache, partial
+from functools import partial
 from threading import Lock
 from typing import TYPE_CHECKING
 
@@ -18,6 +18,7 @@ import numpy as np
 from morphomil import store
 from morphomil.errors import SlideError
 from morphomil.places import Address, is_dicom, local_copy, naming, split_image_number
+from morphomil.slides.cells import CELL_BYTES, CELLS_HELD, ROWS_OF_CELLS, Cells
 from morphomil.slides.color import open_profile
 from morphomil.slides.decoders import OpenedFile, open_file
 from morphomil.slides.flat import ArrayPixels
@@ -35,13 +36,6 @@ if TYPE_CHECKING:
     from morphomil.slides.color import Profile
     from morphomil.types import ImageSource
 
-CACHED_CELLS = 320
-"""At most so many cells of 512 x 512 of a level are kept in memory: 250 MB."""
-CELLS_BESIDE = 64
-"""So many are kept of a level whose rows are too wide for `ROWS_OF_CELLS` of them: enough for areas
-side by side."""
-ROWS_OF_CELLS = 4
-"""Rows of areas of 1,400 pixels overlap in cells of so many rows."""
 TURNS = 64
 """Threads that read at once wait for each other only where they want the same cell, which is
 decoded once, or one of those that share its lock: so many."""
@@ -77,7 +71,7 @@ class SlideImage:
         self.downsamples = tuple(level.downsample for level in pixels.levels)
         _, self.width, self.height = pixels.levels[0]
         self._cells = [
-            lru_cache(_cells_kept(level.width))(partial(self._decode, number))
+            Cells(partial(self._decode, number), level, in_memory=isinstance(pixels, ArrayPixels))
             for number, level in enumerate(pixels.levels)
         ]
         self._turns = [Lock() for _ in range(TURNS)]
@@ -94,7 +88,7 @@ class SlideImage:
     ) -> None:
         """Close the file."""
         for level in self._cells:
-            level.cache_clear()
+            level.clear()
         self._until.close()
 
     @property
@@ -102,14 +96,7 @@ class SlideImage:
         """At most about so much of it is in memory, while a level is read."""
         if isinstance(self._pixels, ArrayPixels):
             return 3 * self.width * self.height
-        cells = (
-            min(
-                _cells_kept(level.width),
-                math.ceil(level.width / CELL_PX) * math.ceil(level.height / CELL_PX),
-            )
-            for level in self._pixels.levels
-        )
-        return 3 * CELL_PX**2 * max(cells)
+        return CELLS_HELD * CELL_BYTES
 
     def read(
         self, x: float, y: float, width: int, height: int, *, downsample: float
@@ -203,12 +190,6 @@ class SlideImage:
                 part = cell[max(-y, 0) : height - y, max(-x, 0) : width - x]
                 crop[max(y, 0) :, max(x, 0) :][: part.shape[0], : part.shape[1]] = part
         return crop
-
-
-def _cells_kept(width: int) -> int:
-    """So many cells of a level that is so wide are kept in memory."""
-    needed = ROWS_OF_CELLS * math.ceil(width / CELL_PX)
-    return max(needed, CELLS_BESIDE) if needed <= CACHED_CELLS else CELLS_BESIDE
 
 
 def scanned_corner(place: Place) -> tuple[float, float]:

@@ -15,6 +15,7 @@ from morphomil.errors import SlideError
 from morphomil.figures.report.overviews import draw_overviews
 from morphomil.figures.report.write import write_report
 from morphomil.image_model.embed import patch_pixels
+from morphomil.pipeline.execution import Silence
 
 
 def repaint(path: Path) -> None:
@@ -59,11 +60,26 @@ def test_a_changed_slide_is_refused_until_it_is_segmented_again(
         pass
 
 
+class Told(Silence):
+    """What somebody who waits hears."""
+
+    def __init__(self) -> None:
+        self.said: list[tuple[str, object]] = []
+
+    def start(self, stage: str, total: int) -> None:
+        self.said.append((stage, total))
+
+    def end(self, slide_id: str, state: str, message: str) -> None:
+        self.said.append((slide_id, state))
+
+
 def test_pictures_go_with_the_results_they_show(imported: Imported) -> None:
-    run = imported.run
-    drawn = draw_overviews(run)
+    run, told = imported.run, Told()
+    drawn = draw_overviews(run, progress=told)
     assert [path.parent.name for path in drawn] == ["s0", "s1"]
-    assert draw_overviews(run) == []
+    assert told.said == [("overviews", 2), ("s0", "done"), ("s1", "done")]
+    assert draw_overviews(run, progress=told) == []
+    assert told.said[3:] == [("overviews", 0)]
     future = drawn[0].stat().st_mtime + 1e6  # a clock that was set back since
     os.utime(drawn[0], (future, future))
     repaint(imported.image(0))
@@ -80,5 +96,6 @@ def test_a_report_goes_on_without_a_slide_that_is_gone(imported: Imported) -> No
     assert "s0.png is missing" in missed["s0"]
     assert "No pictures: slide s0" in page
     assert page.count('class="gallery"') == 2
-    draw_overviews(imported.run, missed=missed)
-    assert list(missed) == ["s0"]
+    draw_overviews(imported.run, missed=(again := {}), progress=(told := Told()))
+    assert again == missed
+    assert ("s0", "failed") in told.said

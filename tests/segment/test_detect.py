@@ -15,11 +15,11 @@ from skimage.draw import disk, ellipse
 from skimage.measure import label
 
 from morphomil.errors import SlideError
-from morphomil.segment import blocks, outlines
+from morphomil.segment import blocks, detect, outlines
 from morphomil.segment.agreement import agreement
 from morphomil.segment.blocks import MARGIN_PX, Block, array_reader, block_rows
 from morphomil.segment.contours import polygon_outlines
-from morphomil.segment.detect import find_candidates, find_nuclei
+from morphomil.segment.detect import Found, find_candidates, find_nuclei, settled_rows
 from morphomil.segment.model import Segmenter, TypeCalibration
 from morphomil.segment.outlines import Outlines, StoredOutlines, join_outlines
 from morphomil.segment.polygons import (
@@ -269,6 +269,29 @@ def test_the_more_probable_of_two_overlapping_candidates_stays() -> None:
         threshold=0.3,
     )
     assert sorted(kept.prob.tolist()) == pytest.approx([0.5, 0.9])
+
+
+@pytest.mark.parametrize("other", [(1, 1), (1, 0), (0, 1), (1, -1)])
+def test_blocks_wait_for_those_below_that_may_reach_them(
+    monkeypatch: pytest.MonkeyPatch, other: tuple[int, int]
+) -> None:
+    """A candidate yields to a more probable one of any block that comes later."""
+    rows = [[Block(512 * y, 512 * x, 512, 512) for x in range(3)] for y in range(3)]
+    down, right = other
+    weak = {(1, 1): 512 + np.array([509 if down else 256, {1: 509, 0: 256, -1: 2}[right]])}
+    strong = {(1 + down, 1 + right): weak[1, 1] + 6 * np.array(other)}
+    found = []
+    for row in rows:
+        for block in row:
+            here = block.row // 512, block.column // 512
+            polygons = [polygon(*weak[here], 10, 0.6)] if here in weak else []
+            polygons += [polygon(*strong[here], 10, 0.9)] if here in strong else []
+            found.append(Found(block, join(polygons, rays=32)))
+    monkeypatch.setattr(detect, "_candidates_ahead", lambda *_, **__: (one for one in found))
+    segmenter, image = oracle(np.zeros((1, 1), int))
+    settled = settled_rows(array_reader(image), rows, mpp=0.5, segmenter=segmenter)
+    kept = [part for row in settled for part in row if len(part.polygons)]
+    assert [(part.block.row // 512, part.block.column // 512) for part in kept] == list(strong)
 
 
 def test_rendered_discs_have_the_area_of_discs() -> None:
