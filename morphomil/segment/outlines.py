@@ -113,12 +113,13 @@ class StoredOutlines:
         """All outlines of `parts`, in order."""
         self._vertices = Spool(np.float32)
         rest, boxes, areas = [], [], []
+        none = np.empty((0, 2), np.float32)  # a part of their vertices would hold them all
         for part in parts:
             if len(part):
                 self._vertices.add(part.vertices)
                 boxes.append(part.boxes())
                 areas.append(part.areas())
-                rest.append(replace(part, vertices=part.vertices[:0]))
+                rest.append(replace(part, vertices=none))
         said = join_outlines(rest)
         counts = [np.diff(part.ends, prepend=0) for part in rest]
         self._counts = np.concatenate([np.empty(0, np.int64), *counts])

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import time
+import weakref
+from collections.abc import Iterator
 from dataclasses import replace
 from itertools import chain, combinations, pairwise
 
@@ -350,6 +352,22 @@ def test_stored_outlines_are_what_was_stored(monkeypatch: pytest.MonkeyPatch) ->
         np.testing.assert_array_equal(got.boxes(), expected.boxes())
         for name, value in vars(got.loaded()).items():
             np.testing.assert_array_equal(value, getattr(expected, name), err_msg=name)
+
+
+def test_vertices_that_are_stored_are_held_by_nothing() -> None:
+    """While further ones come, of which there may be a slide's."""
+    seen: list[weakref.ref[np.ndarray]] = []
+
+    def parts() -> Iterator[Outlines]:
+        for row in range(4):
+            part = polygon_outlines(polygon(row, 20, 8, 0.6))
+            vertices = part.vertices.copy()
+            seen.append(weakref.ref(vertices))
+            yield replace(part, vertices=vertices)
+            del part, vertices
+            assert [held() for held in seen[:-1]] == [None] * row
+
+    assert len(StoredOutlines(parts())) == 4
 
 
 def test_only_the_largest_part_of_a_cut_nucleus_stays() -> None:
