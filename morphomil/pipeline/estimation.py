@@ -24,6 +24,7 @@ from morphomil.pipeline.costs import (
 from morphomil.pipeline.resolution import settle_resolution
 from morphomil.rank.costs import foretell_ranking
 from morphomil.segment import find_labels
+from morphomil.segment.blocks import BLOCK_PX
 from morphomil.segment.model import load_segmenter
 from morphomil.slides.image import open_image
 from morphomil.slides.regions import find_regions
@@ -45,12 +46,12 @@ BYTES_PER_PX = 0.25
 """Masks, tables and counts of dense tissue take this on disk, per working pixel of the patches."""
 BYTES_PER_IMAGE = 2**20
 """The overview of an image takes this on disk."""
-SEGMENT_GIB = 1.1
-"""Libraries with the network take this in memory, beside slides."""
+SEGMENT_GIB, NETWORK_GIB = 0.42, 0.22
+"""Libraries take this in memory, beside slides, and each network."""
 OVERVIEW = 0.75
 """Seconds of one core for drawing an image's overview, on the machine of `pace`."""
 NETWORKS = 3
-"""Sizes of blocks, each of which is compiled once."""
+"""Sizes of the blocks of a region that is larger than one, each of which is compiled once."""
 
 
 @dataclass(frozen=True)
@@ -98,9 +99,10 @@ def estimate_segment(
     begun = time.monotonic()
     loaded = load_segmenter(segmenter or SegmenterSettings())
     loading = time.monotonic() - begun
+    network_mpp = loaded.network_mpp(settings.working_mpp)
     chosen = np.unique(np.linspace(0, len(cohort) - 1, min(SAMPLE, len(cohort))).astype(int))
     patches, whole, problems, opening = 0.0, 0.0, {}, 0.0
-    probe, held = _Probe(0.0, 0.0, 0.0), 0
+    probe, held, networks = _Probe(0.0, 0.0, 0.0), 0, 1
     for slide in (cohort.slides[index] for index in chosen):
         begun = time.monotonic()
         try:
@@ -114,6 +116,9 @@ def estimate_segment(
                     whole += sum(region.polygon.area for region in regions) / side**2
                     opening += time.monotonic() - begun
                     held = max(held, image.held_bytes)
+                    pixel = network_mpp / image.mpp
+                    if any(_longest_side(region) > BLOCK_PX * pixel for region in regions):
+                        networks = NETWORKS
                     if regions and not probe.seconds:
                         largest = max(regions, key=lambda region: region.polygon.area)
                         probe = _try_area(image, largest, settings, loaded)
@@ -127,9 +132,10 @@ def estimate_segment(
     there = next(path for path in (out.absolute(), *out.absolute().parents) if path.exists())
     nuclei = round(pixels * probe.nuclei)
     work = Work(len(cohort), kept, nuclei, nuclei // max(1, len(cohort)))
-    memory = int(SEGMENT_GIB * 2**30) + held * min(CORES, len(cohort))
+    gib = SEGMENT_GIB + NETWORK_GIB * networks
+    memory = int(gib * 2**30) + held * min(CORES, len(cohort))
     pace = machine_pace()
-    once = loading + NETWORKS * probe.compiling
+    once = loading + networks * probe.compiling
     seconds = pixels * probe.seconds + opening * scale / CORES + pace * OVERVIEW * images / CORES
     later = _foretell_later(work, len({s.patient for s in cohort.slides}), pace=pace)
     return Estimate(
@@ -150,12 +156,17 @@ def _foretell_later(work: Work, patients: int, *, pace: float) -> dict[str, Cost
     costs = {
         "featurize": foretell_featurize(work, pace=pace),
         "embed": foretell_embed(work, pace * LITE0_PATCH / CORES, pace=pace),
-        "train": foretell_training(work.patches, LITE0_WIDTH, folds=5, pace=pace),
+        "train": foretell_training(work.slides, work.patches, LITE0_WIDTH, folds=5, pace=pace),
     }
     for name, quick in (("rank --quick", True), ("rank", False)):
         settings = RankSettings(seed=0, quick=quick)
         costs[name] = foretell_ranking(work.slides, settings, pace=pace, patients=patients)
     return costs
+
+
+def _longest_side(region: Region) -> float:
+    left, top, right, bottom = region.polygon.bounds
+    return max(right - left, bottom - top)
 
 
 def _count_patches(region: Region, side: float) -> float:

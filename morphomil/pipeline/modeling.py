@@ -91,7 +91,9 @@ def _foretell(embeddings: Embeddings, settings: TrainSettings, *, folds: int) ->
     rows = [embeddings.figures(slide_id) for slide_id in embeddings.done()]
     patches = sum(row["patches"] for row in rows)
     width = max((row["features"] for row in rows), default=0)
-    return foretell_training(patches, width, folds=folds, epochs=epochs, pace=machine_pace())
+    return foretell_training(
+        len(rows), patches, width, folds=folds, epochs=epochs, pace=machine_pace()
+    )
 
 
 def predict(run: Run, model: str, *, origin: Run | None = None) -> Scoring:

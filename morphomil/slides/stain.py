@@ -101,7 +101,7 @@ def _ends_of_colors(
     angles = np.arctan2(*(density @ plane)[:, ::-1].T)
     ends = [plane @ (np.cos(a), np.sin(a)) for a in np.percentile(angles, (1, 99))]
     stains = np.array(sorted(ends, key=lambda stain: -stain[0]))
-    return stains / np.linalg.norm(stains, axis=1, keepdims=True)
+    return np.asarray(stains / np.linalg.norm(stains, axis=1, keepdims=True))
 
 
 def change_of_stains(own: Stains, other: Stains) -> NDArray[np.float64]:

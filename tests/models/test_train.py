@@ -55,8 +55,9 @@ def test_a_second_training_skips_and_a_changed_one_does_not(trained, tmp_path, m
         (run.path / "models" / "dl-cnb" / "test_log.csv").unlink()
         pipeline.predict(run, "dl-cnb")
     assert len(pipeline.train(run, same, on_estimate=told.append).done) == 3
-    values = sum(np.load(path).size for path in (run.path / "embeddings").rglob("*.npy"))
-    assert told == [foretell_training(values, 1, folds=3, epochs=25, pace=1.0)]
+    sizes = [np.load(path).size for path in (run.path / "embeddings").rglob("*.npy")]
+    expected = foretell_training(len(sizes), sum(sizes), 1, folds=3, epochs=25, pace=1.0)
+    assert told == [expected]
 
 
 def test_a_patient_in_two_splits_is_refused(tmp_path):

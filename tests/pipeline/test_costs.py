@@ -27,7 +27,7 @@ def test_times_grow_with_the_work_and_a_slower_machine() -> None:
     for foretell in (
         foretell_featurize,
         lambda work, pace: foretell_embed(work, 0.01 * pace, pace=pace),
-        lambda work, pace: foretell_training(work.patches, 1280, folds=5, pace=pace),
+        lambda work, pace: foretell_training(work.slides, work.patches, 1280, folds=5, pace=pace),
     ):
         small, large = foretell(SMALL, pace=1.0), foretell(LARGE, pace=1.0)
         assert 10 * small.seconds < large.seconds <= 100 * small.seconds

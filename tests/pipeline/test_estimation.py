@@ -11,6 +11,7 @@ from PIL import Image
 from typer.testing import CliRunner
 
 from morphomil.cli.app import app
+from morphomil.pace import Cost
 from morphomil.pipeline import estimation
 from morphomil.pipeline.estimation import estimate_segment
 from morphomil.run.directory import Run
@@ -38,25 +39,31 @@ def test_the_estimate_of_the_demo_is_what_it_took(demo: Path) -> None:
 def test_segment_takes_what_is_done_once_and_an_overview_of_each_image(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Beside what grows with the tissue: networks are compiled, overviews drawn."""
-    Image.fromarray(np.full((64, 64, 3), 200, np.uint8)).save(tmp_path / "one.png")
+    """Beside what grows with the tissue: networks are compiled, one where there is one block at
+    most, overviews drawn side by side."""
+    for name, side in (("one", 64), ("large", 900)):
+        Image.fromarray(np.full((64, side, 3), 200, np.uint8)).save(tmp_path / f"{name}.png")
 
-    def seconds(*, compiling: float, pace: float, slides: int = 1) -> float:
+    def told(name: str = "one", *, compiling: float, pace: float, slides: int = 1) -> Cost:
         probe = estimation._Probe(0.0, 0.0, compiling)
         monkeypatch.setattr(estimation, "_try_area", lambda *_: probe)
         monkeypatch.setattr(estimation, "machine_pace", lambda: pace)
         cohort = Cohort(
             tuple(
-                Slide(f"s{k}", f"s{k}", "0", (ImageSource(tmp_path / "one.png", mpp=0.5),))
+                Slide(f"s{k}", f"s{k}", "0", (ImageSource(tmp_path / f"{name}.png", mpp=0.5),))
                 for k in range(slides)
             )
         )
         whole = PatchSettings(regions="whole")
-        return estimate_segment(cohort, tmp_path / "run", settings=whole).seconds
+        return estimate_segment(cohort, tmp_path / "run", settings=whole).costs["segment"]
 
-    seconds(compiling=0, pace=0)  # loads what is loaded once
-    assert seconds(compiling=100, pace=0) == pytest.approx(300, abs=5)
-    assert seconds(compiling=0, pace=100, slides=4) == pytest.approx(300, abs=5)
+    told(compiling=0, pace=0)  # loads what is loaded once
+    small, large = (told(name, compiling=100, pace=0) for name in ("one", "large"))
+    assert small.seconds == pytest.approx(100, abs=5)
+    assert large.seconds == pytest.approx(300, abs=5)
+    assert small.memory_bytes < 0.7 * large.memory_bytes
+    drawn = told(compiling=0, pace=100, slides=4).seconds
+    assert drawn == pytest.approx(300 / estimation.CORES, abs=5)
 
 
 def all_patches(run: Run) -> list[int]:
