@@ -31,12 +31,13 @@ from morphomil.slides.regions import find_regions
 from morphomil.types import CORES, PatchSettings, RankSettings, SegmenterSettings
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
     from pathlib import Path
 
     from morphomil.segment.model import Segmenter
     from morphomil.slides.image import SlideImage
     from morphomil.slides.regions import Region
-    from morphomil.types import Cohort
+    from morphomil.types import Cohort, Slide
 
 SAMPLE = 12
 """An estimate looks at so many slides; the others are taken to be like them."""
@@ -99,55 +100,34 @@ def estimate_segment(
     begun = time.monotonic()
     loaded = load_segmenter(segmenter or SegmenterSettings())
     loading = time.monotonic() - begun
-    network_mpp = loaded.network_mpp(settings.working_mpp)
     chosen = np.unique(np.linspace(0, len(cohort) - 1, min(SAMPLE, len(cohort))).astype(int))
-    patches, whole, problems, opening = 0.0, 0.0, {}, 0.0
-    probe, held, networks = _Probe(0.0, 0.0, 0.0), 0, 1
+    sample = _Sample(settings, mpp, loaded)
     for slide in (cohort.slides[index] for index in chosen):
-        begun = time.monotonic()
-        try:
-            for number, source in enumerate(slide.images):
-                with open_image(source, default_mpp=mpp, icc=settings.icc) as image:
-                    regions = find_regions(
-                        image, source, image_index=number, first_index=0, settings=settings
-                    )
-                    side = settings.patch_um / image.mpp
-                    patches += sum(_count_patches(region, side) for region in regions)
-                    whole += sum(region.polygon.area for region in regions) / side**2
-                    opening += time.monotonic() - begun
-                    held = max(held, image.held_bytes)
-                    pixel = network_mpp / image.mpp
-                    if any(_longest_side(region) > BLOCK_PX * pixel for region in regions):
-                        networks = NETWORKS
-                    if regions and not probe.seconds:
-                        largest = max(regions, key=lambda region: region.polygon.area)
-                        probe = _try_area(image, largest, settings, loaded)
-                    begun = time.monotonic()
-        except MorphomilError as error:
-            problems[slide.slide_id] = str(error)
-    scale = len(cohort) / max(1, len(chosen) - len(problems))
-    kept = math.ceil(whole * scale)  # about as many as have less blank than tissue
+        sample.look_at(slide)
+    probe = sample.probe
+    scale = len(cohort) / max(1, len(chosen) - len(sample.problems))
+    kept = math.ceil(sample.whole * scale)  # about as many as have less blank than tissue
     pixels = kept * settings.patch_px**2
     images = sum(len(slide.images) for slide in cohort.slides)
     there = next(path for path in (out.absolute(), *out.absolute().parents) if path.exists())
     nuclei = round(pixels * probe.nuclei)
     work = Work(len(cohort), kept, nuclei, nuclei // max(1, len(cohort)))
-    gib = SEGMENT_GIB + NETWORK_GIB * networks
-    memory = int(gib * 2**30) + held * min(CORES, len(cohort))
+    gib = SEGMENT_GIB + NETWORK_GIB * sample.networks
+    memory = int(gib * 2**30) + sample.held * min(CORES, len(cohort))
     pace = machine_pace()
-    once = loading + networks * probe.compiling
-    seconds = pixels * probe.seconds + opening * scale / CORES + pace * OVERVIEW * images / CORES
+    once = loading + sample.networks * probe.compiling
+    by_slide = sample.opening * scale + pace * OVERVIEW * images
     later = _foretell_later(work, len({s.patient for s in cohort.slides}), pace=pace)
     return Estimate(
         slides=len(cohort),
         sampled=len(chosen),
-        patches=math.ceil(patches * scale),
+        patches=math.ceil(sample.patches * scale),
         kept=kept,
         nuclei=nuclei,
-        costs={"segment": Cost(once + seconds, memory)} | later,
+        costs={"segment": Cost(once + pixels * probe.seconds + by_slide / CORES, memory)} | later,
         disk_bytes=int(pixels * BYTES_PER_PX) + images * BYTES_PER_IMAGE,
         free_bytes=shutil.disk_usage(there).free,
-        problems=problems,
+        problems=sample.problems,
     )
 
 
@@ -164,11 +144,6 @@ def _foretell_later(work: Work, patients: int, *, pace: float) -> dict[str, Cost
     return costs
 
 
-def _longest_side(region: Region) -> float:
-    left, top, right, bottom = region.polygon.bounds
-    return max(right - left, bottom - top)
-
-
 def _count_patches(region: Region, side: float) -> float:
     """About how many patches of a grid a region touches: its area, and half a patch along its
     edge."""
@@ -181,6 +156,50 @@ class _Probe(NamedTuple):
     seconds: float
     nuclei: float
     compiling: float
+
+
+class _Sample:
+    """What is known of the slides that were looked at."""
+
+    def __init__(self, settings: PatchSettings, mpp: float | None, segmenter: Segmenter) -> None:
+        self.settings, self.mpp, self.segmenter = settings, mpp, segmenter
+        self.patches = self.whole = self.opening = 0.0
+        """Patches, the regions' area in patches, and seconds of opening."""
+        self.held, self.networks = 0, 1
+        """Most bytes of a slide in memory, and sizes of blocks."""
+        self.probe = _Probe(0.0, 0.0, 0.0)
+        self.problems: dict[str, str] = {}
+
+    def look_at(self, slide: Slide) -> None:
+        begun = time.monotonic()
+        try:
+            for number, source in enumerate(slide.images):
+                with open_image(source, default_mpp=self.mpp, icc=self.settings.icc) as image:
+                    regions = find_regions(
+                        image, source, image_index=number, first_index=0, settings=self.settings
+                    )
+                    self._count(image, regions)
+                    self.opening += time.monotonic() - begun
+                    if regions and not self.probe.seconds:
+                        largest = max(regions, key=lambda region: region.polygon.area)
+                        self.probe = _try_area(image, largest, self.settings, self.segmenter)
+                    begun = time.monotonic()
+        except MorphomilError as error:
+            self.problems[slide.slide_id] = str(error)
+
+    def _count(self, image: SlideImage, regions: Sequence[Region]) -> None:
+        side = self.settings.patch_um / image.mpp
+        self.patches += sum(_count_patches(region, side) for region in regions)
+        self.whole += sum(region.polygon.area for region in regions) / side**2
+        self.held = max(self.held, image.held_bytes)
+        block = BLOCK_PX * self.segmenter.network_mpp(self.settings.working_mpp) / image.mpp
+        if any(_longest_side(region) > block for region in regions):
+            self.networks = NETWORKS
+
+
+def _longest_side(region: Region) -> float:
+    left, top, right, bottom = region.polygon.bounds
+    return max(right - left, bottom - top)
 
 
 def _try_area(
