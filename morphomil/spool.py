@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import os
 from tempfile import TemporaryFile
-from typing import IO, TYPE_CHECKING, Any
+from threading import Lock
+from typing import TYPE_CHECKING, Any
 from weakref import finalize
 
 import numpy as np
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+    from io import FileIO
 
     from numpy.typing import DTypeLike, NDArray
 HELD_BYTES = 2**25
@@ -35,7 +37,8 @@ class Spool:
         self._used = 0  # rows of the block that is being filled
         self._away: list[NDArray[Any] | int] = []
         """Full blocks, or where they begin in the file."""
-        self._file: IO[bytes] | None = None
+        self._file: FileIO | None = None
+        self._turn = Lock()
 
     def __len__(self) -> int:
         return len(self._away) * len(self._filling) + self._used
@@ -70,9 +73,10 @@ class Spool:
                 if self._file is None:  # it lives as long as the rows
                     self._file = TemporaryFile(prefix="morphomil-rows-", buffering=0)  # noqa: SIM115
                     finalize(self, self._file.close)
-                place = self._file.seek(0, os.SEEK_END)
-                if self._file.write(block.data) == block.nbytes:
-                    return place
+                with self._turn:
+                    place = self._file.seek(0, os.SEEK_END)
+                    if self._file.write(block.data) == block.nbytes:
+                        return place
             except OSError:
                 pass
         return block.copy()
@@ -106,7 +110,9 @@ class Spool:
         view = block.data.cast("B")
         done = 0
         while self._file is not None and done < len(view):
-            got = os.preadv(self._file.fileno(), [view[done:]], place + done)
+            with self._turn:  # threads share the file's position
+                self._file.seek(place + done)
+                got = self._file.readinto(view[done:])
             if not got:
                 raise OSError(f"the temporary file of {len(self)} rows has been cut short")
             done += got

@@ -203,7 +203,7 @@ def settled_rows(
             accepted: list[Found] = []
             for position, block in enumerate(blocks):
                 end = block.column + block.width + MARGIN_PX
-                waited_for = sum(one.column < end for one in after)
+                waited_for = sum(one.column < end for one in after)  # they come from the left
                 below += islice(arriving, max(0, waited_for - len(below)))
                 own = current[position]
                 settled, rest = (*above, *accepted), (*current[position + 1 :], *below)

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import os
 import shutil
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
-from typing import TYPE_CHECKING
+from io import FileIO
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 import pytest
@@ -18,6 +18,8 @@ from morphomil.slides.cells import Cells
 from morphomil.slides.levels import CELL_PX, Level
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from numpy.typing import NDArray
 
 COLUMNS, ROWS, HELD = 6, 9, 4
@@ -71,28 +73,38 @@ def test_rows_of_areas_decode_each_cell_once(slide: Slide) -> None:
 
 
 def test_what_is_in_memory_is_not_written(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.delattr(os, "pwrite")
+    monkeypatch.delattr(module, "TemporaryFile")
     slide = Slide(in_memory=True)
     slide.sweep()
     assert max(slide.decoded.values()) > 1
 
 
-def few_bytes(*_: object) -> int:
-    """Of a write or read that ends too early."""
-    return 100
+class Disk(FileIO):
+    """Its writes and reads end too early or not at all, once it is told so."""
+
+    ends: ClassVar[dict[str, str]] = {}
+
+    def _end(self, what: str) -> bool:
+        if self.ends.get(what) == "refused":
+            raise OSError(28, "No space left on device")
+        return self.ends.get(what) == "early"
+
+    def write(self, data: Any) -> int:
+        return super().write(data[:1] if self._end("write") else data)
+
+    def readinto(self, data: Any) -> int:
+        return 100 if self._end("readinto") else int(super().readinto(data))
 
 
-def refused(*_: object) -> int:
-    raise OSError(28, "No space left on device")
-
-
-@pytest.mark.parametrize("what", ["pwrite", "preadv"])
-@pytest.mark.parametrize("happens", [few_bytes, refused])
+@pytest.mark.parametrize("what", ["write", "readinto"])
+@pytest.mark.parametrize("ends", ["early", "refused"])
 def test_a_disk_that_fails_costs_time_alone(
-    slide: Slide, monkeypatch: pytest.MonkeyPatch, what: str, happens: object
+    slide: Slide, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, what: str, ends: str
 ) -> None:
+    monkeypatch.setattr(module, "TemporaryFile", lambda **_: Disk(tmp_path / "cells", "w+b"))
     slide.sweep()
-    monkeypatch.setattr(os, what, happens)
+    assert set(slide.decoded.values()) == {1}
+    monkeypatch.setitem(Disk.ends, what, ends)
     slide.sweep()
     slide.sweep()
     assert max(slide.decoded.values()) > 1
@@ -101,7 +113,7 @@ def test_a_disk_that_fails_costs_time_alone(
 def test_a_disk_with_little_room_gets_none(slide: Slide, monkeypatch: pytest.MonkeyPatch) -> None:
     usage = shutil.disk_usage("/")
     monkeypatch.setattr(module.shutil, "disk_usage", lambda _: usage._replace(free=2**20))
-    monkeypatch.delattr(os, "pwrite")  # nobody asks for it
+    monkeypatch.delattr(module, "TemporaryFile")  # nobody asks for it
     slide.sweep()
     assert slide.decoded[0, 2] == 2
     monkeypatch.undo()
