@@ -37,7 +37,8 @@ REFERENCE = np.array([[0.6124, 0.7291, 0.3056], [0.2729, 0.8167, 0.5085]])
 the default model was trained with (docs/decisions/0062)."""
 REFERENCE_STRENGTH = np.array([1.4913, 0.7840])
 """The reference has this 99th percentile of both stains' amounts (geometric means)."""
-MIN_PIXELS = 1000
+MIN_PIXELS, MOST_PIXELS = 1000, 2**18
+"""Stains are estimated from so many pixels, stained ones and all."""
 MIN_SINE = 0.02
 """Of the angle between two stains: one degree."""
 
@@ -59,7 +60,8 @@ def estimate_stains(rgb: NDArray[np.uint8]) -> Stains:
     Raises:
         SlideError: too few stained pixels, or all of one color.
     """
-    density = _density(rgb.reshape(-1, 3))
+    pixels = rgb.reshape(-1, 3)
+    density = _density(pixels[:: max(1, -(-len(pixels) // MOST_PIXELS))])
     length = np.sqrt((density**2).sum(axis=1))
     stained = density[length >= FAINT]
     if len(stained) < MIN_PIXELS:
@@ -67,10 +69,10 @@ def estimate_stains(rgb: NDArray[np.uint8]) -> Stains:
     deep = stained[(stained >= DEEP).all(axis=1)]
     ways = [
         ends
-        for pixels in (stained, deep)
-        if len(pixels) >= MIN_PIXELS
-        for spread in (np.cov(pixels.T), pixels.T @ pixels)
-        if np.linalg.norm(np.cross(*(ends := _ends_of_colors(pixels, spread)))) > MIN_SINE
+        for some in (stained, deep)
+        if len(some) >= MIN_PIXELS
+        for spread in (np.cov(some.T), some.T @ some)
+        if np.linalg.norm(np.cross(*(ends := _ends_of_colors(some, spread)))) > MIN_SINE
     ]
     if not ways:
         raise SlideError("its tissue has one color only, so its stains can't be told apart")
