@@ -26,7 +26,7 @@ DEEP = 0.15
 shifts the color."""
 LACKING = 0.15
 """A pixel is no mixture of two stains if it holds less than none of one, by so much."""
-MOST_LACKING = 0.15
+MOST_LACKING = 0.1
 """Of a slide's darker quarter no more than this is no mixture of its stains. (On annotated images
 the right stains left 0 to 0.08; where stains were known and others had been found, 0.16 to 0.6.)"""
 Stains = tuple["NDArray[np.float64]", "NDArray[np.float64]"]

@@ -43,7 +43,7 @@ def test_the_stains_of_a_mixture_are_recovered(
     truth /= np.linalg.norm(truth, axis=1, keepdims=True)
     found, _ = estimate_stains(mixed(truth))
     angles = np.degrees(np.arccos((found * truth).sum(axis=1).clip(-1, 1)))
-    assert (angles < 8).all()
+    assert (angles < 6).all()
 
 
 def angles_to_reference(rgb: np.ndarray) -> np.ndarray:

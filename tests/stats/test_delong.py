@@ -170,7 +170,7 @@ def test_delong_of_a_million_cases_costs_sorts_not_pairs():
     seconds = timed(lambda: delong_test(labels, a, b))
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
-    assert seconds < 40 * argsort
+    assert seconds < 15 * argsort
     assert peak < 300 * n  # bytes
 
 
