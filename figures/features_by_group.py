@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 
+from morphomil.figures.differences import Held
 from morphomil.figures.drawing import Drawing
 from morphomil.figures.effects import effect_of, groups_of
 from morphomil.figures.labels import p_phrase, shorten_all, turn_crowded_labels
@@ -30,12 +31,14 @@ def draw_features_by_group(run: Run) -> Drawing:
     Raises:
         AbsentError: nothing is ranked yet.
     """
-    ranking, _ = read_ranking(run)
+    ranking, summary = read_ranking(run)
     values, labels = read_patient_values(run)
     figure = feature_groups(values[ranking["feature"].tolist()], labels, ranking)
+    scope = f", {held}" if (held := Held.of(summary).scope) else ""
     caption = (
-        f"{POINTS} {effect_of(ranking).test} p (two-sided) and its adjustment after Holm over the "
-        "features above; effect sizes with 95 % intervals are in the figure of the ranking."
+        f"{POINTS} {effect_of(ranking).test} p (two-sided{scope}) and its adjustment after Holm "
+        "over the features above; effect sizes with 95 % intervals are in the figure of the "
+        "ranking."
     )
     groups = groups_of(ranking) or ["reference", "positive"]
     sizes = [f"n_{group}" for group in groups]

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from matplotlib.lines import Line2D
 
+from morphomil.figures.differences import Held
 from morphomil.figures.drawing import Drawing
 from morphomil.figures.effects import effect_of, groups_of, say_order
 from morphomil.figures.labels import format_p, format_ratio, shorten_all
@@ -43,17 +44,21 @@ def draw_ranking(run: Run) -> Drawing:
     figure = ranking_plot(ranking, positive=positive, reference=reference, whose=whose)
     effect = effect_of(ranking)
     name = effect.name if effect.signed else effect.name.lower()
+    held = Held.of(summary)
+    scope = f", {held.scope}" if held.scope else ""
+    if "adjusted_p" in ranking:
+        scope += f"; adj.: p beside {held.beside} (regression of the outcome)"
     caption = f"Features of {whose}. " if whose else ""
     if ranking["feature"].str.startswith("type_").any():
         caption += "Features of the types are of the nuclei in their names. "
     caption += (
         f"Attention relative to an even share and {name}, both with 95 % intervals, and "
-        f"{effect.test} p values, also adjusted (Holm; Benjamini and Hochberg). z: attention in SD "
-        "above that under permuted labels, which gives the order. Any feature: p under permuted "
-        "labels that 5 % holds for all features together, of attention, Shapley value and the "
-        "plain scan of ten summaries. Filled squares: supported, p of at most 0.05 over all of "
-        "these; open: inconclusive at this number of patients; none: not supported. Attention is "
-        "evidence of what the model weighted."
+        f"{effect.test} p values, also adjusted (Holm; Benjamini and Hochberg){scope}. "
+        "z: attention in SD above that under permuted labels, which gives the order. Any feature: "
+        "p under permuted labels that 5 % holds for all features together, of attention, Shapley "
+        "value and the plain scan of ten summaries. Filled squares: supported, p of at most 0.05 "
+        "over all of these; open: inconclusive at this number of patients; none: not supported. "
+        "Attention is evidence of what the model weighted."
     )
     return Drawing(figure, ranking, caption)
 
@@ -62,6 +67,7 @@ NUMBERS = (
     ("p", "p_value"),
     ("Holm", "p_holm"),
     ("BH", "p_bh"),
+    ("adj.", "adjusted_p"),
     ("z", "attention_z"),
     ("att.", "attention_p_any"),
     ("Shap.", "shapley_p_any"),

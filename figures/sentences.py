@@ -7,7 +7,8 @@ import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
-from morphomil.figures.effects import effect_of, groups_of, say_effect
+from morphomil.figures.differences import NOTHING_HELD, Held, say_difference
+from morphomil.figures.effects import tested_by
 from morphomil.figures.labels import MINUS, format_interval, format_ratio, p_phrase
 from morphomil.nuclei.quantities import patient_quantity, phrase, say_nuclei
 from morphomil.nuclei.registry import FEATURES
@@ -19,9 +20,6 @@ if TYPE_CHECKING:
     import pandas as pd
 ALPHA = 0.05
 """A p value below it is called significant."""
-ADJUSTED = "brunner_munzel_holm"
-"""A difference between the groups is called significant by this column: it tests the Cliff's delta
-that stands beside it, and holds where the groups' spreads differ (docs/decisions/0037)."""
 
 
 @dataclass(frozen=True)
@@ -123,7 +121,9 @@ def say_auc(auc: Auc) -> str:
     )
 
 
-def say_first(ranking: pd.DataFrame, *, positive: str, reference: str) -> str:
+def say_first(
+    ranking: pd.DataFrame, *, positive: str, reference: str, held: Held = NOTHING_HELD
+) -> str:
     """Which feature ranks first, what the tests say of it, and its direction."""
     first = ranking.sort_values("rank", kind="stable").iloc[0]
     interval = format_interval(first["attention_low"], first["attention_high"])
@@ -132,9 +132,8 @@ def say_first(ranking: pd.DataFrame, *, positive: str, reference: str) -> str:
         f"attention: {format_ratio(first['attention'])} times the average {interval}. "
         f"{_say_verdict(first)}"
     )
-    if groups_of(ranking):
-        return f"{sentence} {_say_difference_of_several(first, ranking)}"
-    return f"{sentence} {_say_difference(first, positive=positive, reference=reference)}"
+    names = {"positive": positive, "reference": reference}
+    return f"{sentence} {say_difference(first, ranking, held=held, **names)}"
 
 
 def _say_verdict(row: pd.Series[Any]) -> str:
@@ -150,43 +149,6 @@ def _say_verdict(row: pd.Series[Any]) -> str:
         return "Whether it does so by chance was not tested."
     said = f"Verdict: {row['verdict']} ({p_phrase(row['verdict_p'])} over all features"
     return f"{said}; for any feature: {listed})."
-
-
-def say_differences(ranking: pd.DataFrame, *, positive: str, reference: str) -> str:
-    """Which features differ between the groups after adjustment for their number."""
-    column, test = ADJUSTED, "Brunner-Munzel"
-    if groups := groups_of(ranking):
-        column, test = "p_holm", effect_of(ranking).test
-    elif "strata" in ranking:
-        column, test = "p_holm", "van Elteren"
-    between = f"the {count_in_words(len(groups))} groups"
-    if not groups:
-        between = f"{positive} and {reference}"
-    tested = ranking[ranking[column].notna()]
-    found = tested[tested[column] < ALPHA].sort_values(column, kind="stable")
-    number = count_in_words(len(tested))
-    if tested.empty:
-        return "No feature could be tested for a difference between the groups."
-    if found.empty:
-        best = tested.sort_values(column, kind="stable").iloc[0]
-        return (
-            f"After adjustment for {number} {test} tests (Holm), no feature differs "
-            "significantly between the groups; the smallest adjusted p is that of "
-            f"{phrase(best['feature'])} ({p_phrase(best[column])}). That is no proof that the "
-            "groups are alike: a difference may be too small for this number of patients."
-        )
-    listed = ", ".join(
-        f"{phrase(row['feature'])} {_direction_of(row, ranking, positive)} "
-        f"({p_phrase(row[column])})"
-        for row in found.to_dict("records")
-    )
-    verb = "differs" if len(found) == 1 else "differ"
-    return (
-        f"After adjustment for {number} {test} tests (Holm), "
-        f"{count_in_words(len(found))} of "
-        f"{count_in_words(len(ranking))} features {verb} significantly between {between}: "
-        f"{listed}."
-    )
 
 
 def say_plainly(text: str, features: Sequence[str]) -> str:
@@ -285,52 +247,13 @@ def say_caveats(ranking: pd.DataFrame, *, nucleus_classes: bool) -> list[str]:
         "group differences, not an explanation of the outcome, and none of this shows a cause."
     ]
     density = ranking[ranking["feature"] == "density_per_mm2"]
-    high = (density["rank"] <= 3) | (density["p_holm" if groups_of(ranking) else ADJUSTED] < ALPHA)
+    high = (density["rank"] <= 3) | (density[tested_by(ranking)[0]] < ALPHA)
     if high.any() and not nucleus_classes:
         caveats.append(
             "Density counts every nucleus. Without classes of nuclei, a high rank of density may "
             "come from lymphocytes or stroma instead of tumor cells."
         )
     return caveats
-
-
-def _say_difference(row: pd.Series[float], *, positive: str, reference: str) -> str:
-    delta, p_holm = row["cliffs_delta"], row[ADJUSTED]
-    if not math.isfinite(delta) or not math.isfinite(p_holm):
-        return "Whether it differs between the groups could not be tested."
-    interval = format_interval(row["cliffs_delta_low"], row["cliffs_delta_high"])
-    numbers = f"Cliff's delta {format_ratio(delta)} {interval}, adjusted {p_phrase(p_holm)}"
-    if p_holm < ALPHA:
-        return f"It is {_direction(delta, positive)} than in {reference} ({numbers})."
-    return f"Its difference between {positive} and {reference} is not significant ({numbers})."
-
-
-def _say_difference_of_several(row: pd.Series[Any], ranking: pd.DataFrame) -> str:
-    """How the first feature differs between three or more groups."""
-    effect, p_holm = effect_of(ranking), row["p_holm"]
-    if not math.isfinite(row[effect.column]) or not math.isfinite(p_holm):
-        return "Whether it differs between the groups could not be tested."
-    said = say_effect(row, effect)
-    numbers = f"{said if effect.signed else said.replace('Epsilon', 'epsilon')}, adjusted "
-    numbers += p_phrase(p_holm)
-    if p_holm < ALPHA:
-        return f"It is {_direction_of(row, ranking, '')} ({numbers})."
-    return f"Its difference between the groups is not significant ({numbers})."
-
-
-def _direction_of(row: Any, ranking: pd.DataFrame, positive: str) -> str:
-    """Which group has more, or which way a trend goes."""
-    effect, groups = effect_of(ranking), groups_of(ranking)
-    if not groups:
-        return _direction(row["cliffs_delta"], positive)
-    if effect.signed:
-        way = "rising" if row[effect.column] > 0 else "falling"
-        return f"{way} from {groups[0]} to {groups[-1]}"
-    return f"highest in {row['highest']} and lowest in {row['lowest']}"
-
-
-def _direction(delta: float, positive: str) -> str:
-    return f"{'higher' if delta > 0 else 'lower'} in {positive}"
 
 
 def _many(number: int, noun: str) -> str:

@@ -2,24 +2,28 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
 
+from morphomil.figures.differences import Held
 from morphomil.figures.drawing import AbsentError, Drawing
 from morphomil.figures.features_by_group import POINTS, draw_groups
+from morphomil.figures.interactions import MARKERS
 from morphomil.figures.labels import format_p, format_ratio, overlap, shorten_all
-from morphomil.figures.results import ordered_groups, read_ranking
+from morphomil.figures.results import ordered_groups, read_patient_values, read_ranking
 from morphomil.figures.sentences import say_statement
 from morphomil.figures.style import (
     BLUE,
     GRAY,
+    PALETTE,
     TWO_COLUMNS_MM,
     new_figure,
     style,
 )
-from morphomil.nuclei.quantities import feature_quantity
+from morphomil.nuclei.quantities import feature_quantity, patient_quantity
 from morphomil.rank.summaries import SUMMARY_TITLES
 from morphomil.store import read_csv, read_parquet
 
@@ -58,67 +62,110 @@ def draw_verdict(run: Run) -> Drawing:
     verdict, path = about.get("verdict", {}), run.rank_folder / "baselines.csv"
     if not verdict.get("routes") or not path.is_file():
         raise AbsentError(f"the ranking has no verdict; run: morphomil rank {run.path}")
-    best = ranking.sort_values(["verdict_p", "scan_p_any"], kind="stable").iloc[0]
-    feature, summary = str(best["feature"]), str(best["scan_summary"])
-    summaries = read_parquet(run.rank_folder / "summaries.parquet").set_index("patient")
-    labels = read_parquet(run.rank_folder / "patient_values.parquet").set_index("patient")
-    values = pd.DataFrame(
-        {
-            "label": labels["label"].astype(str).reindex(summaries.index),
-            "value": summaries.get(f"{feature}.{summary}", np.nan),
-        }
-    )
-    values["label"] = pd.Categorical(
-        values["label"], [g for g in ordered_groups(run) if g in set(values["label"])]
-    )
+    seen = _pair_seen(run, about) or _feature_seen(run, ranking, verdict, Held.of(about))
+    groups = [g for g in ordered_groups(run) if g in set(seen.values["label"])]
+    seen.values["label"] = pd.Categorical(seen.values["label"], groups)
     routes = pd.DataFrame(
         [("all", verdict["p_value"]), *verdict["routes"].items()], columns=["route", "p_value"]
     )
     models = read_csv(path)
-    quantity = feature_quantity(feature)
-    what = f"{quantity.name}: {SUMMARY_TITLES.get(summary, summary).lower()}"
-    label = what.replace(": ", "\n") + (f" ({quantity.unit})" if quantity.unit else "")
-    figure = verdict_plot(
-        values, routes, models, word=str(verdict["word"]), label=label, patients=len(values)
-    )
-    adjusted = ", what the covariates leave of it" if about.get("adjusted") else ""
+    figure = verdict_plot(seen, routes, models, word=str(verdict["word"]))
+    covariates = about.get("adjusted", [])
+    known = f", all with {' and '.join(covariates)}" if covariates else ""
     caption = (
-        f"{say_statement(about, ranking, 'verdict')} Left: {what}{adjusted}, which has the "
-        f"smallest p, by group. {POINTS} Middle: p of each way of asking for all "
-        "features together, and of all ways (labels permuted); dashed: 0.05. Right: out-of-fold "
-        "AUC [95 % interval] of the morphometry model, of the single feature that fits the "
-        "training patients best, and of plain models; dashed: chance."
+        f"{say_statement(about, ranking, 'verdict')} Left: {seen.caption} Middle: p of each way of "
+        "asking for all features together, and of all ways (labels permuted); dashed: 0.05. Right: "
+        "out-of-fold AUC [95 % interval] of the morphometry model, of the single feature that fits "
+        f"the training patients best, and of plain models{known}; dashed: chance."
     )
-    table = values.reset_index().rename(columns={"value": f"{feature}.{summary}"})
-    return Drawing(figure, table, caption, {"p": routes, "auc": models})
+    return Drawing(figure, seen.values.reset_index(), caption, {"p": routes, "auc": models})
+
+
+@dataclass(frozen=True)
+class Seen:
+    """What the verdict speaks of, patient by patient."""
+
+    values: pd.DataFrame
+    """One row per patient: `label` (categorical, in order), and one column, or two of a pair."""
+    labels: tuple[str, ...]
+    """Of the columns, with their units."""
+    title: str
+    caption: str = ""
+
+
+def _feature_seen(run: Run, ranking: pd.DataFrame, verdict: dict[str, Any], held: Held) -> Seen:
+    """The feature of the smallest p, in the summary that differs most."""
+    order = ranking.sort_values(["verdict_p", "scan_p_any"], kind="stable")
+    feature = str(verdict.get("feature", order["feature"].iloc[0]))
+    best = order.set_index("feature").loc[feature]
+    summary, alone = str(best["scan_summary"]), bool(best["scan_p_any"] <= ALPHA)
+    summaries = read_parquet(run.rank_folder / "summaries.parquet").set_index("patient")
+    labels = read_parquet(run.rank_folder / "patient_values.parquet").set_index("patient")
+    column = f"{feature}.{summary}"
+    values = pd.DataFrame(
+        {
+            "label": labels["label"].astype(str).reindex(summaries.index),
+            column: summaries.get(column, np.nan),
+        }
+    )
+    quantity = feature_quantity(feature)
+    what = f"{quantity.name}: {SUMMARY_TITLES.get(summary, summary)}"
+    unit = f" ({quantity.unit})" if quantity.unit else ""
+    left = f", what {held.beside} leave of it" if held.covariates else ""
+    by_itself = "" if alone else "; by itself it does not differ for sure"
+    return Seen(
+        values,
+        (what.replace(": ", "\n") + unit,),
+        "What differs most surely" if alone else "Not sure by itself",
+        f"{what}{left}, by group, of the feature of the smallest p (or one of them) the summary "
+        f"that differs most{by_itself}. {POINTS}",
+    )
+
+
+def _pair_seen(run: Run, about: dict[str, Any]) -> Seen | None:
+    """The surest pair, where features tell together and none differs by itself."""
+    path = run.rank_folder / "interactions.csv"
+    if about["verdict"].get("alone", True) or not path.is_file():
+        return None
+    pairs = read_csv(path)
+    if pairs.empty or not pairs["p_any"].iloc[0] <= ALPHA:
+        return None
+    pair = [str(pairs[name].iloc[0]) for name in ("first", "second")]
+    values, labels = read_patient_values(run)
+    names = [patient_quantity(name).name for name in pair]
+    return Seen(
+        values[pair].assign(label=labels.astype(str)),
+        tuple(str(patient_quantity(name)) for name in pair),
+        "What tells together",
+        f"each patient's {names[0].lower()} and {names[1].lower()}, the surest pair of features; "
+        "dashed: medians.",
+    )
 
 
 def verdict_plot(
-    values: pd.DataFrame,
+    seen: Seen,
     routes: pd.DataFrame,
     models: pd.DataFrame,
     *,
     word: str,
-    label: str,
-    patients: int,
     width_mm: float = TWO_COLUMNS_MM,
 ) -> Figure:
     """Three panels under the verdict's word and the number of patients.
 
     Args:
-        values: one row per patient: `label` (categorical, in order), `value`.
+        seen: what the verdict speaks of.
         routes: `route, p_value`, "all" first.
         models: `model, auc, low, high`, the morphometry model first.
         word: the verdict.
-        label: of the values, with its unit.
-        patients: their number.
         width_mm: of the figure.
     """
     with style():
         figure = new_figure(width_mm=width_mm, height_mm=62)
         left, middle, right = figure.subplots(1, 3, width_ratios=(1, 1.15, 1.3))
-        figure.suptitle(f"{word[:1].upper()}{word[1:]} ({patients:,} patients)", weight="bold")
-        _draw_values(left, values, label)
+        figure.suptitle(
+            f"{word[:1].upper()}{word[1:]} ({len(seen.values):,} patients)", weight="bold"
+        )
+        _draw_seen(left, seen)
         _draw_p_values(middle, routes)
         _draw_areas(right, models)
         figure.draw_without_rendering()
@@ -128,17 +175,27 @@ def verdict_plot(
         return figure
 
 
-def _draw_values(axes: Axes, values: pd.DataFrame, label: str) -> None:
-    groups = list(values["label"].cat.categories)
-    samples = [
-        values.loc[values["label"] == group, "value"].dropna().to_numpy(float) for group in groups
-    ]
-    draw_groups(axes, samples)
+def _draw_seen(axes: Axes, seen: Seen) -> None:
+    groups = list(seen.values["label"].cat.categories)
     names = shorten_all([str(group) for group in groups], 12)
-    ticks = [f"{name}\nn = {len(sample)}" for name, sample in zip(names, samples, strict=True)]
-    axes.set_xticks(range(len(groups)), ticks)
-    axes.set_ylabel(label)
-    axes.set_title("What differs most surely", loc="left")
+    columns = [str(name) for name in seen.values if name != "label"]
+    parts = [seen.values.loc[seen.values["label"] == group, columns] for group in groups]
+    axes.set_ylabel(seen.labels[-1])
+    axes.set_title(seen.title, loc="left")
+    if len(columns) == 1:
+        samples = [part[columns[0]].dropna().to_numpy(float) for part in parts]
+        draw_groups(axes, samples)
+        ticks = [f"{name}\nn = {len(sample)}" for name, sample in zip(names, samples, strict=True)]
+        axes.set_xticks(range(len(groups)), ticks)
+        return
+    axes.set_xlabel(seen.labels[0])
+    for number, (name, part) in enumerate(zip(names, parts, strict=True)):
+        color, shape = PALETTE[number % len(PALETTE)], MARKERS[number % len(MARKERS)]
+        x, y = part.to_numpy(float).T
+        axes.scatter(x, y, s=8, c=color, marker=shape, label=name, lw=0)
+    for line, column in zip((axes.axvline, axes.axhline), columns, strict=True):
+        line(seen.values[column].median(), color="black", linewidth=0.6, linestyle="--", zorder=0)
+    axes.legend(loc="upper left", bbox_to_anchor=(0, -0.32), ncols=len(groups), borderaxespad=0)
 
 
 def _draw_p_values(axes: Axes, routes: pd.DataFrame) -> None:

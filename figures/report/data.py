@@ -6,6 +6,8 @@ import base64
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal
 
+from morphomil.figures.differences import NOTHING_HELD, Held
+
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
@@ -101,6 +103,7 @@ class ReportData:
     `verdict` says what the tests allow to say, `verdict_plain` the same without p values,
     `statement` how the ways of ranking agree, `interaction` which pair of features tells more
     together; `cautions` are further sentences of the summary.
+    `held` is what the ranking holds constant.
     `whose` says whose nuclei the features are; `types`: composition by group, label, patients and
     a text with the interval for each type. `reviews`: agreement of reviewers by slide, texts.
     `performance` and `comparison`: any tables of the models. `pictures` are all further figures,
@@ -114,6 +117,7 @@ class ReportData:
     cohort: pd.DataFrame
     slides: pd.DataFrame
     ranking: pd.DataFrame | None = None
+    held: Held = NOTHING_HELD
     verdict: str = ""
     verdict_plain: str = ""
     verdict_picture: Picture | None = None

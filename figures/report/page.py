@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import jinja2
 import pandas as pd
 
+from morphomil.figures.differences import say_differences
 from morphomil.figures.effects import effect_of, groups_of
 from morphomil.figures.labels import (
     MINUS,
@@ -22,7 +23,7 @@ from morphomil.figures.labels import (
     format_p,
     format_ratio,
 )
-from morphomil.figures.sentences import say_auc, say_caveats, say_differences, say_extent, say_first
+from morphomil.figures.sentences import say_auc, say_caveats, say_extent, say_first
 from morphomil.nuclei.quantities import feature_quantity, patient_quantity, sentence_case
 from morphomil.tables.methods import SOFTWARE
 
@@ -39,6 +40,8 @@ _HEADS = {
     "p_holm": "p, Holm",
     "p_bh": "p, Benjamini-Hochberg",
     "brunner_munzel_holm": "p, Brunner-Munzel, Holm",
+    "adjusted_p": "p beside covariates",
+    "adjusted_p_holm": "p beside covariates, Holm",
     "scan_p": "p of the feature",
     "attention_z": "Attention, SD above permuted labels",
     "attention_p_any": "p of attention, all features",
@@ -49,7 +52,10 @@ _HEADS = {
     "attention_p_holm": "p, Holm",
     "occlusion_p_holm": "p, Holm",
 }
-_P_VALUES = ("p_value", "p_holm", "p_bh", "brunner_munzel_holm")
+_P_VALUES = (
+    *("p_value", "p_holm", "p_bh", "brunner_munzel_holm"),
+    *("adjusted_p", "adjusted_p_holm"),
+)
 _PRINTED_AS_P = (*_P_VALUES, "scan_p", "_p_any", "verdict_p")
 _TESTS = (
     "attention_z",
@@ -113,6 +119,7 @@ def render_report(data: ReportData) -> str:
         if data.reviews is None
         else _print_table(data.reviews, "Agreement of reviewers with the segmentation"),
         ranking=None if data.ranking is None else _print_ranking(data.ranking, data),
+        effect_note="" if data.ranking is None else _say_range(data.ranking),
         scan=None
         if data.scan is None
         else _print_table(data.scan.features, "The summary of each feature that differs most"),
@@ -145,7 +152,11 @@ def summarize(data: ReportData) -> list[str]:
 
 
 def _findings(data: ReportData) -> list[str]:
-    names = {"positive": data.positive, "reference": data.reference}
+    names: dict[str, Any] = {
+        "positive": data.positive,
+        "reference": data.reference,
+        "held": data.held,
+    }
     findings = say_extent(data.slides)
     if data.whose:
         findings.append(data.whose)
@@ -184,7 +195,8 @@ def _print_table(table: pd.DataFrame, caption: str) -> _PrintedTable:
 
 def _print_ranking(ranking: pd.DataFrame, data: ReportData) -> _PrintedTable:
     tests = [name for name in _TESTS if name in ranking and ranking[name].notna().any()]
-    p_values = [name for name in _P_VALUES if name in ranking]
+    p_values = [name for name in _P_VALUES if name in ranking and ranking[name].notna().any()]
+    odds = ["adjusted_odds_ratio"] if "adjusted_odds_ratio" in ranking else []
     effect, several = effect_of(ranking), groups_of(ranking)
     contrast = f", {data.positive} minus {data.reference}"
     if several:
@@ -198,6 +210,7 @@ def _print_ranking(ranking: pd.DataFrame, data: ReportData) -> _PrintedTable:
         f"Attention relative to 1/{len(ranking)} [95 %]",
         f"{effect.name} [95 %]{contrast}",
         *(f"Median, {group} (n)" for group in shown.values()),
+        *(f"Odds ratio per SD beside {data.held.beside} [95 %]" for _ in odds),
         *(_HEADS[name] for name in (*p_values, *tests)),
     ]
     rows = [
@@ -207,11 +220,17 @@ def _print_ranking(ranking: pd.DataFrame, data: ReportData) -> _PrintedTable:
             _estimate_cell(row, "attention"),
             _estimate_cell(row, effect.column),
             *(_median_cell(row, group) for group in shown),
+            *(_estimate_cell(row, name) for name in odds),
             *(_print_cell(name, row[name]) for name in (*p_values, *tests)),
         ]
         for row in ranking.sort_values("rank", kind="stable").to_dict("records")
     ]
     return _PrintedTable("The features, ranked by attention", heads, rows)
+
+
+def _say_range(ranking: pd.DataFrame) -> str:
+    effect = effect_of(ranking)
+    return f"{effect.name} {effect.range}"
 
 
 def _estimate_cell(row: Mapping[Any, Any], name: str) -> _PrintedCell:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from morphomil.figures.differences import Held
 from morphomil.figures.report.data import ReportData
 from morphomil.figures.report.figures import draw_report_figures
 from morphomil.figures.report.gallery import choose_slides, draw_gallery, note_on_slides
@@ -65,6 +66,7 @@ def write_report(
         cohort=cohort_table(run),
         slides=slides,
         ranking=ranking,
+        held=Held.of(summary),
         verdict=say_statement(summary, ranking, "verdict"),
         verdict_plain=say_statement(summary, ranking, "verdict", plain=True),
         statement=say_statement(summary, ranking),

@@ -72,7 +72,7 @@ def clean_cohort(
         if not pd.api.types.is_numeric_dtype(table[name]):
             categories.append(name)
     if not distinct_ids:
-        for name in (*_PLURALS, *categories):
+        for name in dict.fromkeys((*_PLURALS, *categories)):
             if name in table:
                 what = _PLURALS.get(name, f"values of {name}")
                 problems += say_near_equal(what, table[name].dropna())

@@ -78,6 +78,7 @@ def compare_baselines(
     seed: int,
     forest: bool = True,
     features: int | None = None,
+    held: Sequence[str] = (),
 ) -> Baselines:
     """Fit and judge the baselines; of three and more classes, each against the rest.
 
@@ -91,6 +92,7 @@ def compare_baselines(
         forest: whether to grow one.
         features: so many first columns of the values are features, the others covariates; None:
             all.
+        held: names of the covariates, for the descriptions.
     """
     columns = class_columns(predictions)
     several = len(columns) or 2
@@ -130,6 +132,9 @@ def compare_baselines(
     table = pd.DataFrame([_judge(scores, name, several) for name in (MORPHOMETRY, *fits)])
     best = table["model"] == SINGLE
     table.loc[best, "description"] = f"{BASELINES[SINGLE]} ({single.say_chosen()})"
+    if held:
+        plain = table["model"] != MORPHOMETRY
+        table.loc[plain, "description"] += f" and {' and '.join(held)}"
     statement = f"{say_single(table)} {say_baselines(table[~best])}"
     return Baselines(table, scores, statement)
 
@@ -182,13 +187,15 @@ def say_baselines(table: pd.DataFrame) -> str:
     text, area = str(first["description"]), _interval(first)
     if first["auc"] < own["auc"] + NOTABLE:
         return (
-            f"None of {len(plain)} plain models has a higher AUC than the morphometry model on the "
-            f"same folds: {_interval(own)} against {area} at best ({text})."
+            f"None of {len(plain)} plain models of all features has an AUC higher than the "
+            f"morphometry model's by {NOTABLE:g} or more on the same folds: {_interval(own)} "
+            f"against {area} at best ({text})."
         )
     if not first["low"] > 0.5:
         return (
-            f"None of {len(plain)} plain models on the same folds predicts better than chance for "
-            f"sure: the highest AUC is {area} ({text}), the morphometry model's {_interval(own)}."
+            f"None of {len(plain)} plain models of all features on the same folds predicts better "
+            f"than chance for sure: the highest AUC is {area} ({text}), the morphometry model's "
+            f"{_interval(own)}."
         )
     more = sum(row["auc"] >= own["auc"] + NOTABLE and row["low"] > 0.5 for row in others)
     also = (

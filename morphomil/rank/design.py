@@ -105,6 +105,11 @@ class Design:
         return self.covariates is not None
 
     @property
+    def held(self) -> tuple[str, ...]:
+        """What is held constant: the names of strata and covariates."""
+        return () if self.covariates is None else tuple(map(str, self.covariates))
+
+    @property
     def encoded(self) -> pd.DataFrame:
         """The covariates as numbers, by patient; no columns where nothing is adjusted for."""
         if self.covariates is None:
@@ -188,6 +193,11 @@ def say_folds(folds: Sequence[Fold], labels: pd.Series[Any], *, by: str) -> tupl
         f"Of {len(folds)} parts by {by}, {len(single)} have patients of one label only "
         f"({', '.join(single)}): they are predicted, and count in no AUC.",
     )
+
+
+def say_alike(names: Sequence[str]) -> str:
+    """ " in patients alike in age and site"; nothing where nothing is held constant."""
+    return f" in patients alike in {' and '.join(names)}" if names else ""
 
 
 def say_covariates(design: Design, auc: AucInterval | None) -> tuple[str, ...]:

@@ -177,6 +177,13 @@ def _unit_problems(table: pd.DataFrame, feature: Feature) -> Iterator[str]:
             )
         return
     low, high = feature.low, feature.high
+    if low >= 0 and (negative := values < 0).any():
+        yield (
+            f"{feature.name} is negative in {negative.sum():,} nuclei, such as "
+            f"{values[negative][0]:.4g} in slide {known['slide_id'].to_numpy()[negative][0]}; give "
+            "them no value, or leave them out"
+        )
+        return
     spoken = f"{low:g} to {high:g}{'' if feature.unit == '1' else ' ' + feature.unit}"
     medians = known.groupby("slide_id")[feature.name].median()
     beyond = medians[(medians < low) | (medians > high)]

@@ -155,7 +155,7 @@ def say_interactions(table: pd.DataFrame) -> str:
         return (
             f"Of {len(table)} pairs of features {top['first']} and {top['second']} have the "
             f"largest interaction ({_say_index(top)}); whether that is more than chance takes "
-            "permuted labels, which `--quick` leaves out."
+            "labels permuted through the training (`--permutations`, without `--quick`)."
         )
     sure = table[table["p_any"] <= ALPHA]
     if sure.empty:

@@ -105,7 +105,7 @@ def refuse_telling_absence(
         allowed: features to rank though their absence tells the labels apart.
 
     Raises:
-        RefusedError: the absence of another feature does.
+        RefusedError: the absence of another feature does, or nobody has a feature.
         InputError: an allowed one is none of the features.
     """
     if unknown := [name for name in allowed if name not in set(missing["feature"])]:
@@ -117,14 +117,19 @@ def refuse_telling_absence(
     for row in missing.to_dict("records"):
         said = (*_say_patients(row, names), *_say_nuclei(row, names))
         notes += [one.text + one.remark for one in said]
-        if row["feature"] not in allowed:
-            refused += [
-                f"{one.text}: who lacks it is enough to tell the labels apart, whatever its "
-                f"values; measure it alike in all patients, or insist with --allow-missing "
+        suffixes = _suffixes(names).values()
+        if all(row[f"absent_{suffix}"] == row[f"n_{suffix}"] for suffix in suffixes):
+            refused.append(
+                f"{row['feature']} has no value in any patient: leave it out (--features)"
+            )
+        elif row["feature"] not in allowed and (
+            telling := [one.text for one in said if one.telling]
+        ):
+            refused.append(
+                f"{'; '.join(telling)}: who lacks it is enough to tell the labels apart, whatever "
+                f"its values; measure it alike in all patients, or insist with --allow-missing "
                 f"{row['feature']}"
-                for one in said
-                if one.telling
-            ]
+            )
     if refused:
         raise RefusedError("; ".join(refused))
     return tuple(notes)

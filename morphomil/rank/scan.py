@@ -15,14 +15,15 @@ import pandas as pd
 from morphomil.nuclei.quantities import nucleus_phrase
 from morphomil.nuclei.registry import FEATURES
 from morphomil.rank.classes import Classes
-from morphomil.rank.several import limits_of, say_pairwise
-from morphomil.rank.summaries import SUMMARIES, summary_columns
+from morphomil.rank.design import say_alike
+from morphomil.rank.several import extremes_p, limits_of, say_pairwise
+from morphomil.rank.summaries import SUMMARIES, SUMMARY_TITLES, summary_columns
 from morphomil.stats.printing import print_p
 from morphomil.stats.scan import PERMUTATIONS, delta_interval, draw_labelings, scan_columns
 from morphomil.stats.several_groups import jonckheere_terpstra, kruskal_wallis, mean_ranks
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
     from numpy.typing import ArrayLike, NDArray
 
@@ -62,13 +63,19 @@ class FeatureScan:
     features: pd.DataFrame
     """One row per feature: `feature, scan_summary` (the one that differs most), `scan_delta` (or
     the effect of three and more groups, `scan_highest, scan_lowest`) with `_low` and `_high`,
-    `scan_p` (of its ten summaries together), `scan_p_any` (of all features)."""
+    `scan_p` (of its ten summaries together), `scan_p_any` (of all features). Of three and more
+    groups `scan_extremes_p` compares the highest with the lowest in that summary (Holm's, over all
+    pairs of groups)."""
     summaries: pd.DataFrame
     """One row per patient: `patient` and the ten summaries of each feature, `FEATURE.SUMMARY`."""
     findings: tuple[str, ...]
     """A sentence for each feature that differs, the smallest p first; or one that none does."""
     effect: Effect = "delta"
     """The column of `table` that says how much the groups differ."""
+    permutations: int = PERMUTATIONS
+    """Of the labels, that the p values rest on."""
+    held: tuple[str, ...] = ()
+    """Covariates; the summaries are what these leave of them."""
 
 
 def scan_features(
@@ -80,6 +87,7 @@ def scan_features(
     strata: ArrayLike | None = None,
     labelings: NDArray[np.integer] | None = None,
     classes: Classes = TWO_GROUPS,
+    held: tuple[str, ...] = (),
 ) -> FeatureScan:
     """Compare the ten summaries of every feature between groups (`stats.scan.scan_columns`).
 
@@ -92,6 +100,7 @@ def scan_features(
         labelings: (1 + permutations, patients) of group numbers, the truth first, to be used in
             place of 9,999 random permutations.
         classes: the groups' names, and whether they have an order.
+        held: names of the covariates that the summaries are residuals of, for the sentences.
     """
     table = summaries[summary_columns(features)].to_numpy(np.float64)
     if labelings is None:
@@ -121,8 +130,21 @@ def scan_features(
     of_features = best.add_prefix("scan_").reset_index(drop=True)
     of_features.insert(0, "feature", list(features))
     of_features["scan_p"], of_features["scan_p_any"] = scan.families
-    findings = say_findings(of_features, classes=classes)
-    return FeatureScan(rows, of_features, summaries.reset_index(), findings, classes.effect)
+    if classes.several:
+        of_features["scan_extremes_p"] = [
+            np.nan if at < 0 else extremes_p(table[:, at], codes, classes=classes, strata=strata)
+            for at in scan.strongest
+        ]
+    findings = say_findings(of_features, classes=classes, held=held)
+    return FeatureScan(
+        rows,
+        of_features,
+        summaries.reset_index(),
+        findings,
+        classes.effect,
+        len(labelings) - 1,
+        held,
+    )
 
 
 def _effect_of(
@@ -182,8 +204,11 @@ def largest_differences(
     return scan_columns(table, labelings, families=owner, strata=strata, ordered=ordered).largest
 
 
-def say_findings(features: pd.DataFrame, *, classes: Classes) -> tuple[str, ...]:
-    """A sentence for each feature that differs (`FeatureScan.features`), the smallest p first."""
+def say_findings(
+    features: pd.DataFrame, *, classes: Classes, held: Sequence[str] = ()
+) -> tuple[str, ...]:
+    """A sentence for each feature that differs (`FeatureScan.features`), the smallest p first;
+    `held` is what is held constant."""
     tested = features[features["scan_p_any"].notna()].sort_values(
         ["scan_p_any", "scan_p"], kind="stable"
     )
@@ -191,11 +216,12 @@ def say_findings(features: pd.DataFrame, *, classes: Classes) -> tuple[str, ...]
         return ("No feature could be compared between the groups: too few patients have values.",)
     found = tested[tested["scan_p_any"] <= ALPHA]
     if len(found):
-        return tuple(_say_finding(row, classes) for row in found.to_dict("records"))
+        return tuple(_say_finding(row, classes, held) for row in found.to_dict("records"))
     best = tested.iloc[0]
     return (
         f"The plain scan finds no feature that differs between "
-        f"{say_pairwise(classes.names if classes.several else classes.names[::-1])}; the "
+        f"{say_pairwise(classes.names if classes.several else classes.names[::-1])}"
+        f"{say_alike(held)}; the "
         f"smallest p for all features together is {print_p(best['scan_p_any'])} "
         f"({nucleus_phrase(best['feature'])}). That is no proof that the groups are alike.",
     )
@@ -215,20 +241,39 @@ def say_difference(feature: str, summary: str, *, higher: bool) -> str:
     return f"{name[:1].upper()}{name[1:]} {said}"
 
 
-def _say_finding(row: dict[Any, Any], classes: Classes) -> str:
+_NAMES = {
+    "delta": "Cliff's delta",
+    "somers_d": "Somers's D",
+    "epsilon_squared": "epsilon squared",
+}
+
+
+def _say_finding(row: dict[Any, Any], classes: Classes, held: Sequence[str]) -> str:
     name = f"scan_{classes.effect}"
-    higher = classes.effect == "epsilon_squared" or row[name] > 0
-    said = say_difference(row["feature"], row["scan_summary"], higher=higher)
     p = print_p(row["scan_p_any"])
     effect = f"{row[name]:.2f} [{row[f'{name}_low']:.2f}, {row[f'{name}_high']:.2f}]"
     tested = f"p {p if p.startswith('<') else f'= {p}'} for all features together"
-    if not classes.several:
-        reference, positive = classes.names
-        return f"{said} in {positive} than in {reference} (Cliff's delta {effect}, {tested})."
-    if classes.ordered:
-        order = " < ".join(classes.names)
-        return f"{said} the further along {order} (Somers's D {effect}, {tested})."
+    return f"{say_contrast(row, classes, held)} ({_NAMES[classes.effect]} {effect}, {tested})."
+
+
+def say_contrast(row: Mapping[Any, Any], classes: Classes, held: Sequence[str] = ()) -> str:
+    """How the groups differ in a feature's strongest summary (a row of `FeatureScan.features`),
+    which of several only where those two differ by themselves."""
+    feature, summary, size = row["feature"], row["scan_summary"], row[f"scan_{classes.effect}"]
+    alike = say_alike(held)
+    if classes.effect != "epsilon_squared":
+        said = say_difference(feature, summary, higher=size > 0)
+        if classes.ordered:
+            return f"{said} the further along {' < '.join(classes.names)}{alike}"
+        return f"{said} in {classes.names[1]} than in {classes.names[0]}{alike}"
+    if row["scan_extremes_p"] <= ALPHA:
+        said = say_difference(feature, summary, higher=True)
+        return (
+            f"{said} in {row['scan_highest']} than in {row['scan_lowest']}, the highest and the "
+            f"lowest of {len(classes)} groups{alike}"
+        )
+    name = nucleus_phrase(feature)
     return (
-        f"{said} in {row['scan_highest']} than in {row['scan_lowest']}, the highest and the lowest "
-        f"of {len(classes)} groups (epsilon squared {effect}, {tested})."
+        f"{name[:1].upper()}{name[1:]} differs between the {len(classes)} groups "
+        f"({SUMMARY_TITLES[summary]}), no two of them for sure{alike}"
     )

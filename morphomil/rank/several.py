@@ -16,7 +16,7 @@ from morphomil.stats.several_groups import jonckheere_terpstra, kruskal_wallis, 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from numpy.typing import NDArray
+    from numpy.typing import ArrayLike, NDArray
 
     from morphomil.rank.classes import Classes
 
@@ -31,8 +31,9 @@ def compare_several(
     """One row per column of `values` (rows are patients): `feature, test, n_LABEL ..., missing,
     median_LABEL ...`, the statistic (`h`, or `z` of ordered groups), `p_value, p_holm, p_bh`,
     `epsilon_squared` or `somers_d` with `_low` and `_high`, `highest` and `lowest` (the groups of
-    the highest and lowest mean rank), `cliffs_delta` of the one minus the other with limits; of
-    ordered groups `direction`: "higher", "lower" or "equal" towards the last one.
+    the highest and lowest mean rank), `cliffs_delta` of the one minus the other with limits and
+    `extremes_p`, the p of these two (Holm's, over all pairs of groups); of ordered groups
+    `direction`: "higher", "lower" or "equal" towards the last one.
 
     Tests are Kruskal and Wallis's or Jonckheere and Terpstra's, within strata where they are given.
     """
@@ -57,6 +58,7 @@ def compare_several(
             | {"p_value": test.p_value if values[name].nunique() > 1 else math.nan}
             | dict(zip(limits_of(classes.effect), test[2:], strict=True))
             | say_extremes(column, groups, classes=classes, strata=strata)
+            | {"extremes_p": extremes_p(column, groups, classes=classes, strata=strata)}
             | ({"direction": _direction(test.effect)} if classes.ordered else {})
         )
     table = pd.DataFrame(rows)
@@ -126,6 +128,25 @@ def say_extremes(
     return {"highest": classes.names[top], "lowest": classes.names[bottom]} | dict(
         zip(limits_of("cliffs_delta"), found[2:], strict=True)
     )
+
+
+def extremes_p(
+    column: NDArray[np.float64],
+    groups: NDArray[np.int64],
+    *,
+    classes: Classes,
+    strata: ArrayLike | None,
+) -> float:
+    """The p of the groups of the highest and the lowest mean rank: `compare_pairs`'s `p_holm`; NaN
+    where there are no two."""
+    within = None if strata is None else np.asarray(strata)
+    named = say_extremes(column, groups, classes=classes, strata=within)
+    pairs = compare_pairs(pd.DataFrame({"x": column}), groups, classes=classes, strata=within)
+    own = [
+        set(pair) == {named["highest"], named["lowest"]}
+        for pair in pairs[["first", "second"]].to_numpy()
+    ]
+    return float(pairs["p_holm"][own].iloc[0]) if any(own) else math.nan
 
 
 def compare_pairs(

@@ -122,6 +122,7 @@ class Study:
             strata=self.design.strata.to_numpy(),
             labelings=labelings,
             classes=self.classes,
+            held=self.design.held,
         )
 
     def auc_covariates(self, pooled: PooledOutcomes) -> AucInterval | None:
@@ -195,5 +196,6 @@ class Study:
             classes=self.codes,
             seed=settings.seed,
             forest=not settings.quick,
+            held=self.design.held,
             features=of_patients.shape[1] - 2,  # besides patient and label
         )

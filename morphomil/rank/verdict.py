@@ -16,9 +16,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 
-from morphomil.rank.scan import say_difference
+from morphomil.rank.design import say_alike
+from morphomil.rank.scan import say_contrast
 from morphomil.stats.printing import print_p
-from morphomil.stats.scan import PERMUTATIONS
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -75,6 +75,11 @@ class Verdict:
     """For a statistician: which tests, p values, permutations."""
     plain: str
     """For a pathologist: what was seen, and how often chance would give as much."""
+    feature: str
+    """Of the smallest p over all routes, among several by the scan's p, then by how much the groups
+    differ: what `plain` speaks of."""
+    alone: bool
+    """Whether the plain scan finds a difference in this feature, for all features together."""
 
 
 def combine_routes(
@@ -165,7 +170,7 @@ def judge_ranking(
         each = scan.features.set_index("feature")["scan_p_any"][list(features)].to_numpy()
         p = float(np.nanmin(each, initial=np.inf))
         p = p if np.isfinite(p) else np.nan
-        routes, permutations = {"scan": p}, PERMUTATIONS
+        routes, permutations = {"scan": p}, scan.permutations
     effect, size = scan.effect, EFFECTS_OF_SIZE[scan.effect]
     rows = scan.table.dropna(subset=effect)
     small = (rows[f"{effect}_low"] > -size) & (rows[f"{effect}_high"] < size)
@@ -181,14 +186,31 @@ def judge_ranking(
     sentence = say_verdict(
         word, judged, p=p, routes=routes, permutations=permutations, effect=scan.effect
     )
+    surest = by_surety(scan.features.merge(judged, on="feature"), effect)
     plain = explain_verdict(
         word,
-        scan.features.merge(judged, on="feature"),
+        surest,
         p=p,
         classes=classes,
         patients=len(scan.summaries),
+        held=scan.held,
+        trained="auc" in routes,
     )
-    return Verdict(word, p, routes, permutations, judged, sentence, plain)
+    first = surest.iloc[0]
+    alone = bool(first["scan_p_any"] <= ALPHA)
+    return Verdict(
+        word, p, routes, permutations, judged, sentence, plain, str(first["feature"]), alone
+    )
+
+
+def by_surety(features: pd.DataFrame, effect: Effect) -> pd.DataFrame:
+    """`FeatureScan.features` with `verdict_p`, the surest first: by p over all routes, then of the
+    scan, then by how much the groups differ."""
+    size = -features[f"scan_{effect}"].abs()
+    order = features.assign(size=size).sort_values(
+        ["verdict_p", "scan_p_any", "size"], kind="stable"
+    )
+    return features.loc[order.index]
 
 
 def say_verdict(
@@ -232,17 +254,25 @@ def say_verdict(
     if "auc" not in routes:
         said += (
             " The model, and with it what features tell only together, is untested: that takes "
-            "permuted labels through the training, which a quick ranking leaves out."
+            "labels permuted through the training (--permutations, without --quick)."
         )
     return said
 
 
 def explain_verdict(
-    word: str, features: pd.DataFrame, *, p: float, classes: Classes, patients: int
+    word: str,
+    features: pd.DataFrame,
+    *,
+    p: float,
+    classes: Classes,
+    patients: int,
+    held: Sequence[str] = (),
+    trained: bool = True,
 ) -> str:
     """The verdict without terms of statistics.
 
-    `features` is `FeatureScan.features` with `verdict` and `verdict_p`.
+    `features` is `FeatureScan.features` with `verdict` and `verdict_p`, the surest first; `held` is
+    what is held constant; `trained`: the model was tested too.
     """
     if np.isnan(p):
         return "Whether the outcome goes with these features was not tested."
@@ -250,8 +280,11 @@ def explain_verdict(
     these = f"these {patients} patients"
     if word == NOT_SUPPORTED:
         return (
-            f"In {these} nuclear morphology does not go with the outcome: nothing was found beyond "
-            "chance, and there are enough patients to rule out a difference of notable size."
+            f"In {these} nuclear morphology was not shown to go with the outcome: nothing was "
+            "found beyond chance, and there are enough patients to make a difference of notable "
+            f"size in any one feature unlikely{_say_size(classes, held)}. Smaller differences"
+            f"{'' if trained else ', and what features tell only together,'} may be there all the "
+            "same."
         )
     if word == INCONCLUSIVE:
         return (
@@ -259,33 +292,42 @@ def explain_verdict(
             f"outcome: {chance} would show as much, and a notable difference may be there all the "
             "same. It takes more patients."
         )
-    found = features[features["verdict"] == SUPPORTED].sort_values("verdict_p", kind="stable")
+    found = features[features["verdict"] == SUPPORTED]
     seen = "no single feature does so for sure, several together do"
     if len(found):
-        seen = _say_seen(found.iloc[0].to_dict(), classes)
+        seen = _say_seen(found.iloc[0].to_dict(), classes, held)
         if len(found) > 1:
-            seen += f"; {len(found) - 1} more of {len(features)} features differ too"
+            more = len(found) - 1
+            are = "is" if more == 1 else "are"
+            seen += f"; {more} more of {len(features)} features {are} supported too"
     return (
         f"Nuclear morphology goes with the outcome in {these}: {seen}. For comparison: {chance} "
         "would show as much."
     )
 
 
-def _say_seen(row: Mapping[Any, Any], classes: Classes) -> str:
-    """How the groups differ in a feature's strongest summary, and in how many pairs of patients."""
-    size = row[f"scan_{classes.effect}"]
-    if pd.isna(size):
-        return f"{row['feature']} tells the groups apart together with others"
-    higher = bool(size > 0) or classes.effect == "epsilon_squared"
-    said = say_difference(row["feature"], row["scan_summary"], higher=higher)
+def _say_seen(row: Mapping[Any, Any], classes: Classes, held: Sequence[str]) -> str:
+    """How the groups differ in a feature's strongest summary, and in how many pairs of patients; or
+    that only the model tells them apart by the feature."""
+    if not row["scan_p_any"] <= ALPHA:
+        return (
+            f"the model tells the groups apart by {row['feature']}, though no difference in it "
+            "alone is sure"
+        )
+    said = say_contrast(row, classes, held)
     said = f"{said[:1].lower()}{said[1:]}"
-    if classes.ordered:
-        return f"{said} the further along {' < '.join(classes.names)}"
-    if classes.several:
-        return f"{said} in {row['scan_highest']} than in {row['scan_lowest']}"
-    reference, positive = classes.names
-    pairs = f"(true of {50 * (1 + abs(size)):.0f} % of pairs of one patient of each)"
-    return f"{said} in {positive} than in {reference} {pairs}"
+    if classes.several or held:
+        return said
+    pairs = 50 * (1 + abs(row["scan_delta"]))
+    return f"{said} (true of {pairs:.0f} % of pairs of one patient of each)"
+
+
+def _say_size(classes: Classes, held: Sequence[str]) -> str:
+    """The difference of notable size between two groups, as a share of pairs of patients."""
+    if classes.several or held:
+        return say_alike(held)
+    share = 50 * (1 + EFFECT_OF_SIZE)
+    return f" (one group higher in more than {share:.0f} % of pairs of one patient of each)"
 
 
 def _say_often(p: float) -> str:

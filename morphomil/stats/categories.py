@@ -75,7 +75,7 @@ def category_row(values: pd.Series[Any], labels: NDArray[Any], *, level: float) 
             float(chi.pvalue),
         )
     dimension = n * (min(counts.shape) - 1)
-    low, high = noncentrality_limits(float(chi.statistic), int(chi.dof), level=level)
+    low, high = _noncentrality_limits(float(chi.statistic), int(chi.dof), level=level)
     return row | {
         "test": test,
         "statistic": float(chi.statistic),
@@ -106,7 +106,7 @@ def exact_test_of_shares(counts: ArrayLike, *, tables: int = 9999) -> float:
     return float((surprise >= surprise[0] - 1e-9).sum() / len(both))
 
 
-def noncentrality_limits(statistic: float, degrees: int, *, level: float) -> tuple[float, float]:
+def _noncentrality_limits(statistic: float, degrees: int, *, level: float) -> tuple[float, float]:
     """Limits of the noncentrality of a chi-square statistic; see `compare_categories`."""
     from scipy.optimize import brentq
     from scipy.special import chndtr

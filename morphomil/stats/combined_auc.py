@@ -179,7 +179,8 @@ def ordered_pairs(
     labels: ArrayLike, values: ArrayLike, strata: ArrayLike | None = None
 ) -> CombinedAuc:
     """The share of pairs within a stratum, of cases of two groups, in which the case of the higher
-    group has the higher value, ties half: Jonckheere-Terpstra's statistic over its pairs.
+    group has the higher value, ties half: Jonckheere-Terpstra's statistic over its pairs. A pair
+    counts 1 / (n + 1), n being the cases of its stratum, as in van Elteren's test.
 
     Somers's D of values given groups is twice this less 1. Values must not be missing.
 
@@ -188,6 +189,7 @@ def ordered_pairs(
     """
     truth, x = np.asarray(labels, dtype=np.int64), np.asarray(values, dtype=np.float64)
     stratum = _codes(strata, n=len(truth))
+    weight = 1 / (np.bincount(stratum) + 1)
     wins, pairs, disjoint = np.zeros(len(truth)), 0.0, []
     names = np.unique(truth)
     for place, low in enumerate(names):
@@ -196,8 +198,11 @@ def ordered_pairs(
             if not _has_pairs(truth[some] == high, stratum[some]):
                 continue
             ordering = Ordering.of(truth[some] == high, x[some], stratum[some])
-            wins[some] += ordering.wins
-            pairs += float(ordering.pairs.sum())
+            wins[some] += weight[stratum[some]] * ordering.wins
+            of_strata = [
+                np.bincount(stratum[truth == one], minlength=len(weight)) for one in (low, high)
+            ]
+            pairs += float(weight @ (of_strata[0] * of_strata[1]))
             disjoint.append(ordering.disjoint_pairs)
     if not pairs:
         raise ValueError("a trend needs two groups within a stratum, got none such")

@@ -7,7 +7,7 @@ import math
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
-from scipy.special import ndtri
+from scipy.special import ncfdtr, ndtri
 
 from morphomil.stats.intervals import tail_share
 
@@ -71,22 +71,31 @@ def epsilon_squared(values: ArrayLike, groups: ArrayLike, *, level: float = 0.95
         return Explained(n, *(math.nan,) * 4)
     h, p_value = kruskal(*(x[code == number] for number in range(k)))
     share = min(float(h) / (n - 1), 1.0)
-    low, high = _share_limits(share, n, k, level=level)
+    low, high = share_limits(share, degrees=k - 1, rest=n - k, level=level)
     return Explained(n, share, low, high, float(p_value))
 
 
-def _share_limits(share: float, n: int, k: int, *, level: float) -> tuple[float, float]:
-    from scipy.optimize import brentq
-    from scipy.stats import ncf
+def share_limits(
+    share: float, *, degrees: int, rest: int, level: float = 0.95
+) -> tuple[float, float]:
+    """Limits of the share of the ranks' variance that lies between groups (`epsilon_squared`).
 
-    if share >= 1:
-        return 1.0, 1.0
-    f = share / (k - 1) / ((1 - share) / (n - k))
+    Args:
+        share: found.
+        degrees: of freedom between groups.
+        rest: of freedom within them.
+        level: of the interval.
+    """
+    from scipy.optimize import brentq
+
+    if not 0 <= share < 1 or rest < 1:
+        return (1.0, 1.0) if share >= 1 else (math.nan, math.nan)
+    f = share / degrees / ((1 - share) / rest)
     tail = tail_share(level)
 
     def limit(probability: float) -> float:
         def miss(nc: float) -> float:
-            return float(ncf.cdf(f, k - 1, n - k, nc)) - probability
+            return float(ncfdtr(degrees, rest, nc, f)) - probability
 
         if miss(0.0) <= 0:
             return 0.0
@@ -94,6 +103,6 @@ def _share_limits(share: float, n: int, k: int, *, level: float) -> tuple[float,
         while miss(reach) > 0 and reach < 1e6:
             reach *= 2
         nc = float(brentq(miss, 0.0, reach))
-        return nc / (nc + n)
+        return nc / (nc + degrees + rest + 1)
 
     return limit(1 - tail), max(limit(tail), share)

@@ -443,7 +443,13 @@ def _profile(
         while drop(sign * reach) < wanted and reach < MAX_REACH * width:
             reach *= 2
         closed = drop(sign * reach) >= wanted
-        edge = brentq(lambda r, s=sign: drop(s * r) - wanted, 0, reach) if closed else math.inf
+        try:
+            edge = brentq(lambda r, s=sign: drop(s * r) - wanted, 0, reach) if closed else math.inf
+        except ValueError as error:
+            raise ValueError(
+                "its odds ratio has no limits, as a covariate all but tells the groups apart; "
+                "leave that one out, or put its rare categories together"
+            ) from error
         limits.append(float(best[0] + sign * edge))
     return limits[0], limits[1], float(chi2.sf(max(drop(-best[0]), 0.0), 1))
 

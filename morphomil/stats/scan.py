@@ -16,6 +16,7 @@ import pandas as pd
 
 from morphomil.compiled import compiled
 from morphomil.seeds import generator
+from morphomil.stats.combined_auc import ordered_pairs
 from morphomil.stats.ordering import Ordering
 from morphomil.stats.roc import normal_interval
 
@@ -169,10 +170,11 @@ def delta_interval(
     strata: ArrayLike | None = None,
     level: float = 0.95,
 ) -> tuple[float, float, float]:
-    """Cliff's delta over the pairs within strata, with limits; NaN where a group has no value.
+    """Cliff's delta, with limits; NaN where a group has no value. With strata it is of the pairs
+    within them, with van Elteren's weights.
 
-    The interval is `mann_whitney`'s: of the AUC, delta = 2 AUC - 1, by DeLong's variance (strata as
-    folds) on the logit scale.
+    The interval is `mann_whitney`'s: of the AUC, delta = 2 AUC - 1, by DeLong's variance on the
+    logit scale; with strata `combined_auc.ordered_pairs` gives the variance.
     """
     x, mark = np.asarray(values, dtype=np.float64), np.asarray(positive, dtype=np.bool_)
     known = ~np.isnan(x)
@@ -181,7 +183,10 @@ def delta_interval(
     both = np.bincount(code, mark) * np.bincount(code, ~mark)
     if not both.any():
         return np.nan, np.nan, np.nan
-    area = normal_interval(Ordering.of(mark, x, code), level=level, on_logit=True)
+    if strata is None:
+        area = normal_interval(Ordering.of(mark, x), level=level, on_logit=True)
+    else:
+        area = ordered_pairs(mark, x, code).interval(level=level, on_logit=True)
     return 2 * area.auc - 1, 2 * area.low - 1, 2 * area.high - 1
 
 
@@ -267,7 +272,8 @@ class _RankScores:
         groups: int,
         ordered: bool,
     ) -> NDArray[np.float64]:
-        """Delta or D over the pairs of all strata, or epsilon squared."""
+        """Delta or D over the pairs within strata, weighted as the statistic is, or epsilon
+        squared."""
         if groups > 2 and not ordered:
             return _over(statistic, (self.n - 1).clip(0).sum(axis=0))
         wins, pairs = np.zeros(len(statistic)), np.zeros(len(statistic))
@@ -279,7 +285,8 @@ class _RankScores:
                         (self.strata == stratum) & ((labels == low) | (labels == high))
                     )
                     more, all_of = _pairs(ranks[some], self.known[some], labels[some] == high)
-                    wins, pairs = wins + more, pairs + all_of
+                    weight = 1 / (self.n[stratum] + 1)
+                    wins, pairs = wins + weight * more, pairs + weight * all_of
         return _over(wins, pairs)
 
 

@@ -9,8 +9,8 @@ import numpy as np
 from scipy.special import chdtrc, ndtr
 from scipy.stats import rankdata
 
-from morphomil.stats.categories import noncentrality_limits
 from morphomil.stats.combined_auc import ordered_pairs
+from morphomil.stats.explained import share_limits
 from morphomil.stats.ordering import Ordering
 from morphomil.stats.scan import scan_columns
 
@@ -38,9 +38,9 @@ def kruskal_wallis(
     """Kruskal and Wallis's H, or its stratified form (`scan_columns`), with epsilon squared =
     H / (n - strata), from 0 to 1.
 
-    The interval is that of the noncentrality of H's chi-square distribution (Smithson 2003) over
-    n - strata: of the share of the ranks' variance that lies between groups, 0 where p is above
-    0.05. The estimate is larger by about (groups - 1) / (n - 1).
+    The interval is that of the share of the ranks' variance that lies between groups
+    (`explained.share_limits`), from 0 where the F of the ranks is within chance. The estimate is
+    larger by about (groups - 1) / (n - 1).
 
     Args:
         values: (n,), NaN where missing.
@@ -59,14 +59,9 @@ def kruskal_wallis(
     scan = scan_columns(x[known][:, None], marks, strata=within)
     h = float(scan.statistic[0] ** (2 if degrees == 1 else 1))
     size = known.sum() - (1 if within is None else len(np.unique(within)))
-    return epsilon_squared(h, degrees=degrees, size=int(size), level=level)
-
-
-def epsilon_squared(h: float, *, degrees: int, size: int, level: float = 0.95) -> GroupsTest:
-    """H with its p value and epsilon squared; `size` is n less the number of strata."""
-    low, high = noncentrality_limits(h, degrees, level=level)
-    limits = (min(1.0, limit / size) for limit in (h, low, high))
-    return GroupsTest(h, float(chdtrc(degrees, h)), *limits)
+    share = min(1.0, h / size)
+    limits = share_limits(share, degrees=degrees, rest=int(size) - degrees, level=level)
+    return GroupsTest(h, float(chdtrc(degrees, h)), share, *limits)
 
 
 def jonckheere_terpstra(
@@ -76,8 +71,8 @@ def jonckheere_terpstra(
     ties corrected (Hollander & Wolfe 1999, 6.19), and Somers's D of values given groups.
 
     With strata, the statistics less their expectations are added with weights 1 / (n + 1), as van
-    Elteren does. D is of the pairs within strata; its interval is that of an AUC (D + 1) / 2 on the
-    logit scale, as Cliff's delta's, which D is with two groups.
+    Elteren does. D is of the pairs within strata, with the same weights; its interval is that of
+    an AUC (D + 1) / 2 on the logit scale, as Cliff's delta's, which D is with two groups.
 
     Arguments as `kruskal_wallis`.
     """

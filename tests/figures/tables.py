@@ -7,6 +7,7 @@ import itertools
 import numpy as np
 import pandas as pd
 
+from morphomil.figures.verdict import Seen
 from morphomil.rank.summaries import SUMMARIES
 from morphomil.stats.correlation import FeatureCorrelation, correlate_features
 from morphomil.types import FEATURE_NAMES
@@ -258,15 +259,19 @@ def attended() -> pd.DataFrame:
     return ends.assign(**z)
 
 
-def verdict() -> tuple[pd.DataFrame, pd.DataFrame, pd.DataFrame]:
-    """Patients' values of a feature, p of each route, AUCs of the models."""
+def verdict(*, pair: bool = False) -> tuple[Seen, pd.DataFrame, pd.DataFrame]:
+    """Patients' values of a feature, or of a pair, p of each route, AUCs of the models."""
     rng = np.random.default_rng(2)
     labels = pd.Categorical(["N0", "N(+)"] * 20, ["N0", "N(+)"])
-    values = pd.DataFrame({"label": labels, "value": rng.normal(4000, 500, 40)})
+    values = pd.DataFrame({"label": labels, "density": rng.normal(4000, 500, 40)})
+    seen = Seen(values, ("Density\n(nuclei/mm²)",), "What differs most surely")
+    if pair:
+        values = values.assign(area=rng.normal(45, 8, 40))
+        seen = Seen(values, ("Density (nuclei/mm²)", "Area (µm²)"), "What tells together")
     routes = ["all", "attention", "shapley", "scan", "auc", "pairs"]
     p_values = pd.DataFrame({"route": routes, "p_value": [0.01, 0.005, 0.02, 0.0001, 0.3, 1.0]})
     models = ["morphometry", "single_feature", "logistic_medians", "logistic_products"]
     areas = pd.DataFrame({"model": [*models, "l1_summaries", "forest_summaries"]}).assign(
         auc=[0.9, 0.85, 0.8, 0.7, 1.0, 0.4]
     )
-    return values, p_values, areas.assign(low=areas["auc"] - 0.2, high=areas["auc"].clip(upper=0.9))
+    return seen, p_values, areas.assign(low=areas["auc"] - 0.2, high=areas["auc"].clip(upper=0.9))

@@ -211,9 +211,8 @@ LEGIBLE = CASES | {
     "context": lambda: context_plot(tables.context()),
     "interactions": lambda: draw_interactions(),
     "composition": lambda: draw_composition(6),
-    "verdict": lambda: verdict_plot(
-        *tables.verdict(), word="inconclusive at this n", label="Density\n(nuclei/mm²)", patients=40
-    ),
+    "verdict": lambda: verdict_plot(*tables.verdict(), word="inconclusive at this n"),
+    "verdict_pair": lambda: verdict_plot(*tables.verdict(pair=True), word="supported"),
     "attention_tiny": lambda: draw_attention(side=15.0),
     "subgroups_5": lambda: subgroup_forest(tables.subgroups(5, variables=4)),
     "patches_of_attention": lambda: patches_plot(

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import base64
 import hashlib
+import html
 import math
 import re
 from dataclasses import replace
@@ -11,6 +12,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from morphomil.figures.differences import Held
 from morphomil.figures.labels import MINUS, RHO
 from morphomil.figures.report.data import (
     AttentionSection,
@@ -278,11 +280,12 @@ def test_significant_summary() -> None:
         "Of three features, density ranks first by attention: 1.50 times the average [1.20, 1.80]. "
         "Verdict: supported (p = 0.004 over all features; for any feature: attention p = 0.004, "
         "Shapley value p = 0.004, plain scan p = 0.002). "
-        "It is higher in N+ than in N0 (Cliff's delta 0.42 [0.20, 0.60], adjusted p = 0.004)."
+        "The patients' values are higher in N+ than in N0 (Cliff's delta 0.42 [0.20, 0.60], "
+        "p = 0.004 after Holm)."
     )
     assert differences == (
-        "After adjustment for three Brunner-Munzel tests (Holm), one of three features differs "
-        "significantly between N+ and N0: "
+        "After adjustment for three Brunner-Munzel tests of the patients' values (Holm), one of "
+        "three features differs significantly between N+ and N0: "
         "density higher in N+ (p = 0.004)."
     )
     assert "evidence" in attention and "not an explanation" in attention
@@ -297,11 +300,67 @@ def test_summary_says_when_nothing_is_found() -> None:
     assert "0.53 [0.40, 0.66], p = 0.30 under permuted labels" in text
     assert "Its attention should not be interpreted." in text
     assert "Verdict: inconclusive at this n (p = 0.30 over all features;" in text
-    assert "Its difference between N+ and N0 is not significant" in text
+    assert "The patients' values do not differ significantly between N+ and N0" in text
     assert "no feature differs significantly between the groups" in text
-    assert "smallest adjusted p is that of density (p = 0.30)" in text
+    assert "smallest p is that of density (p = 0.30)" in text
     assert "no proof that the groups are alike" in text
-    assert "separates the groups better than chance:" not in text and "is higher in" not in text
+    assert "separates the groups better than chance:" not in text and "higher in" not in text
+
+
+def test_within_strata_the_test_that_was_made_is_named() -> None:
+    """Van Elteren's p values are there, Brunner-Munzel's aren't."""
+    table = ranking().assign(strata=2, brunner_munzel_holm=math.nan)
+    text = " ".join(summarize(report(ranking=table, held=Held(("site",), ("site",)))))
+    assert "Within site, the patients' values are higher in N+ than in N0" in text
+    assert "three van Elteren tests of the patients' values (Holm), within site, one" in text
+    assert "could not be tested" not in text
+    page = render_report(report(ranking=table))
+    assert "Cliff's delta runs from" in html.unescape(page)
+    assert "Brunner-Munzel, Holm" not in page
+
+
+def test_beside_covariates_both_tests_stand_and_are_told_apart() -> None:
+    table = ranking().assign(
+        adjusted_odds_ratio=[1.1, 0.4, 1.0],
+        adjusted_odds_ratio_low=[0.7, 0.2, 0.6],
+        adjusted_odds_ratio_high=[1.6, 0.8, 1.7],
+        adjusted_p=[0.6, 0.003, 0.9],
+        adjusted_p_holm=[1.0, 0.009, 1.0],
+    )
+    given = report(ranking=table, held=Held((), ("age", "site")))
+    text = " ".join(summarize(given))
+    assert "Without regard to age and site, the patients' values are higher in N+" in text
+    assert "(Holm), without regard to age and site, one of three" in text
+    assert (
+        "Beside age and site go with the outcome (regressions of the outcome, Holm): density "
+        "(odds ratio per SD 0.40 [0.20, 0.80], p = 0.009)." in text
+    )
+    rows = cells(render_report(given), "The features, ranked by attention")
+    assert "0.40 [0.20, 0.80]" in rows[0] and "0.003" in rows[0] and "0.009" in rows[0]
+    none = table.assign(adjusted_p_holm=[1.0, 0.2, 1.0])
+    text = " ".join(summarize(report(ranking=none, held=Held((), ("age",)))))
+    assert "Beside age none goes with the outcome significantly" in text
+
+
+def test_of_several_groups_two_are_named_only_where_they_differ() -> None:
+    table = ranking().drop(columns=[c for c in ranking() if c.startswith("brunner")])
+    table = table.assign(
+        test="Kruskal-Wallis",
+        epsilon_squared=[0.1, 0.3, 0.0],
+        epsilon_squared_low=0.0,
+        epsilon_squared_high=0.6,
+        highest="C",
+        lowest="B",
+        extremes_p=0.2,
+        **{f"{name}_{g}": 10 for g in "ABC" for name in ("n", "median")},
+    )
+    assert "The patients' values are different, no two groups for sure" in " ".join(
+        summarize(report(ranking=table))
+    )
+    sure = table.assign(extremes_p=0.01)
+    text = " ".join(summarize(report(ranking=sure)))
+    assert "The patients' values are highest in C and lowest in B (epsilon squared" in text
+    assert "Epsilon squared runs from 0" in render_report(report(ranking=sure))
 
 
 def test_summary_without_tests_ranking_or_interval() -> None:

@@ -138,7 +138,8 @@ def test_it_is_said_whether_a_baseline_is_better(tables):
     values, summaries, labels = tables
     values[:, 2] += 0.7 * labels
     good = compare(values, summaries, labels, own=labels + 0.5 * summaries[:, 0])
-    assert "None of 3 plain models has a higher AUC" in good.statement
+    assert "None of 3 plain models of all features has an AUC higher than" in good.statement
+    assert "by 0.01 or more on the same folds" in good.statement
     chance = compare(values * 0, summaries * 0, labels, own=1 - labels)
     assert "predicts better than chance for sure" in chance.statement
     rows = [
@@ -223,7 +224,11 @@ def test_covariates_stand_beside_the_single_feature(tables):
         seed=0,
         forest=False,
         features=4,
+        held=("age", "site"),
     )
+    own, *plain = found.table["description"]
+    assert own == "the morphometry model"
+    assert all(text.endswith(" and age and site") for text in plain)
     row = found.table.set_index("model").loc["single_feature"]
     assert row["auc"] > 0.9
     assert "4" not in row["description"].partition("(")[2].partition(" ")[0]

@@ -67,6 +67,7 @@ def test_invisible_differences_match(tables):
         ("orientation_deg", np.radians, "these are radians"),
         ("area_um2", lambda x: x.where(x.index % 20 != 0, 5000), "far beyond the range"),
         ("area_um2", lambda x: x.where(x.index % 20 != 0, np.inf), "infinite"),
+        ("area_um2", lambda x: x.where(x.index != 7, -5), "is negative in 1 nuclei, such as -5"),
         ("area_um2", lambda x: x.map(lambda v: f"{v:.0f}a"), "holds text, such as"),
         ("area_um2", lambda x: x.map(lambda v: f"1,{v:03.0f}"), "may be 1."),
     ],

@@ -147,6 +147,9 @@ def test_a_small_or_even_lack_is_only_said():
     assert two.startswith("b has no value in 30% of a patient's nuclei with label 1 and in 10%")
     with pytest.raises(RefusedError, match="b has no value in 30%"):
         refuse_telling_absence(table.assign(lacking_reference=-0.3), ("0", "1"), allowed=["a"])
+    nobody = table.assign(absent_positive=[50, 0], absent_reference=[50, 0])
+    with pytest.raises(RefusedError, match="a has no value in any patient: leave it out"):
+        refuse_telling_absence(nobody, ("0", "1"), allowed=["a"])
 
 
 def test_numbers_of_patches_that_are_too_few_are_drawn():

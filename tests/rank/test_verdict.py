@@ -11,6 +11,7 @@ from morphomil.rank.verdict import (
     INCONCLUSIVE,
     NOT_SUPPORTED,
     SUPPORTED,
+    by_surety,
     combine_routes,
     explain_verdict,
     judge,
@@ -108,6 +109,7 @@ def test_the_verdict_for_pathologists():
             "feature": ["area_um2", "circularity"],
             "scan_summary": ["median", "sd_between"],
             "scan_delta": [-0.5, 0.1],
+            "scan_p_any": [0.001, 0.9],
             "verdict_p": [0.005, 0.4],
             "verdict": [SUPPORTED, INCONCLUSIVE],
         }
@@ -120,17 +122,44 @@ def test_the_verdict_for_pathologists():
         "would show as much."
     )
     both = explain_verdict(SUPPORTED, features.assign(verdict=SUPPORTED), p=0.0001, **said)
-    assert "1 more of 2 features differ too" in both
+    assert "1 more of 2 features is supported too" in both
     assert "fewer than 1 of 1,000" in both
     none = explain_verdict(SUPPORTED, features.assign(verdict=INCONCLUSIVE), p=0.01, **said)
     assert "several together do" in none
     unclear = explain_verdict(INCONCLUSIVE, features, p=0.306, **said)
     assert unclear.startswith("These 40 patients can't tell whether")
     assert "about 31 of 100" in unclear and "It takes more patients." in unclear
-    assert "does not go with the outcome" in explain_verdict(NOT_SUPPORTED, features, p=0.3, **said)
+    no = explain_verdict(NOT_SUPPORTED, features, p=0.3, **said)
+    assert "was not shown to go with the outcome" in no
+    assert "in more than 66 % of pairs" in no and "tell only together" not in no
+    quick = explain_verdict(NOT_SUPPORTED, features, p=0.3, trained=False, **said)
+    assert "and what features tell only together, may be there" in quick
     assert "not tested" in explain_verdict(INCONCLUSIVE, features, p=np.nan, **said)
-    three = features.assign(scan_epsilon_squared=0.4, scan_highest="c", scan_lowest="a")
+    alone = explain_verdict(SUPPORTED, features.assign(scan_p_any=0.3), p=0.01, **said)
+    assert "the model tells the groups apart by area_um2, though no difference in it" in alone
+    assert "smaller" not in alone and "pairs" not in alone
+    held = explain_verdict(SUPPORTED, features, p=0.01, held=("age", "site"), **said)
+    assert "in N+ than in N0 in patients alike in age and site." in held
+    three = features.assign(
+        scan_epsilon_squared=0.4, scan_highest="c", scan_lowest="a", scan_extremes_p=0.01
+    )
     several = {"classes": Classes(("a", "b", "c")), "patients": 40}
     assert "larger in the typical nucleus in c than in a" in explain_verdict(
         SUPPORTED, three, p=0.01, **several
     )
+    unsure = explain_verdict(SUPPORTED, three.assign(scan_extremes_p=0.06), p=0.01, **several)
+    assert "differs between the 3 groups (Median), no two of them for sure" in unsure
+
+
+def test_the_surest_feature_is_one_for_words_and_picture():
+    """Ties by p of all routes are the rule under few permutations."""
+    features = pd.DataFrame(
+        {
+            "feature": ["area_um2", "minor_axis_um", "circularity"],
+            "scan_delta": [0.5, -0.6, 0.7],
+            "scan_p_any": [0.0001, 0.0001, 0.02],
+            "verdict_p": [0.005, 0.005, 0.005],
+        }
+    )
+    order = by_surety(features, "delta")["feature"].tolist()
+    assert order == ["minor_axis_um", "area_um2", "circularity"]

@@ -24,6 +24,7 @@ from morphomil.stats.combined_auc import (
     one_against_one,
     one_against_rest,
 )
+from morphomil.stats.explained import epsilon_squared
 from morphomil.stats.several_groups import jonckheere_terpstra, kruskal_wallis, mean_ranks
 
 
@@ -184,3 +185,17 @@ def test_shares_of_groups_are_tested_exactly():
     assert exact_test_of_shares([[0, 9], [0, 2], [0, 4]]) == 1
     # Freeman and Halton by enumeration: of C(9, 3) = 84 tables' weight, 1 + 1 + 1 are as unlikely.
     assert exact_test_of_shares([[3, 0], [0, 3], [0, 3]]) == pytest.approx(3 / 84, abs=0.006)
+
+
+def test_the_interval_of_epsilon_squared_is_that_of_the_context_table(patients):
+    x, labels = patients
+    witness = epsilon_squared(x, labels)
+    assert kruskal_wallis(x, labels)[2:] == pytest.approx((witness.effect, *witness[2:4]))
+    rng, found = np.random.default_rng(5), []
+    for _ in range(300):
+        marks = np.arange(60) % 3
+        found.append(kruskal_wallis(rng.normal(size=60) + 0.6 * marks, marks))
+    marks = np.arange(60_000) % 3
+    truth = kruskal_wallis(rng.normal(size=60_000) + 0.6 * marks, marks).effect
+    held = np.mean([one.low <= truth <= one.high for one in found])
+    assert 0.91 < held < 0.985
