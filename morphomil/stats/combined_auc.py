@@ -189,7 +189,8 @@ def ordered_pairs(
     """
     truth, x = np.asarray(labels, dtype=np.int64), np.asarray(values, dtype=np.float64)
     stratum = _codes(strata, n=len(truth))
-    weight = 1 / (np.bincount(stratum) + 1)
+    size = np.bincount(stratum)
+    weight = (size.min() + 1) / (size + 1)
     wins, pairs, disjoint = np.zeros(len(truth)), 0.0, []
     names = np.unique(truth)
     for place, low in enumerate(names):
@@ -207,7 +208,7 @@ def ordered_pairs(
     if not pairs:
         raise ValueError("a trend needs two groups within a stratum, got none such")
     return CombinedAuc(
-        float(wins.sum() / 2 / pairs),
+        min(1.0, float(wins.sum() / 2 / pairs)),
         wins / pairs,
         _blocks(truth, stratum),
         truth,

@@ -91,7 +91,7 @@ def test_what_is_said_without_a_test_without_a_find_and_of_too_many_features():
     auc = AucContrasts(probability, labels, folds, seed=0)
     quick = find_interactions(coalitions, names, auc, null_auc=None)
     assert quick.table["p_any"].isna().all()
-    assert "takes permuted labels" in quick.statement
+    assert "takes labels permuted through the training" in quick.statement
     nothing = quick.table.assign(p_any=[0.4, 0.9, 1.0])
     assert "the smallest p over all 3 pairs is 0.4" in say_interactions(nothing)
     stand_in = quick.table.assign(p_any=0.01, index=-0.1, sign="redundant", together=0.1)
