@@ -5,7 +5,12 @@ status means.
 from __future__ import annotations
 
 import errno
+from contextlib import contextmanager
 from enum import IntEnum
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
 
 NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
 """Errors of the system that every further write would meet too."""
@@ -88,3 +93,33 @@ class TrainingError(MorphomilError):
     """A model's loss is no longer a number; the other folds go on."""
 
     exit_status = ExitStatus.SOME_FAILED
+
+
+@contextmanager
+def translating(refusal: Callable[[str], MorphomilError]) -> Iterator[None]:
+    """Whatever a decoder that others wrote raises about the bytes of a user's file becomes one
+    sentence; our own errors and a full memory stay what they are.
+
+    Args:
+        refusal: makes an error of its cause.
+    """
+    try:
+        yield
+    except MorphomilError:
+        raise
+    except Exception as error:
+        if tells_of_memory(error):
+            raise
+        raise refusal(_say_cause(error)) from error
+
+
+def _say_cause(error: Exception) -> str:
+    """What a decoder's error says, on one line."""
+    if isinstance(error, OSError) and error.strerror:
+        return error.strerror
+    if isinstance(error, RecursionError):
+        return "it is nested too deeply"
+    said = " ".join(str(error).split())
+    if isinstance(error, KeyError) and said:
+        return f"it lacks {said}"
+    return said or type(error).__name__

@@ -18,12 +18,13 @@ import os
 import re
 import unicodedata
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
-from morphomil.errors import InputError, RefusedError
+from morphomil.errors import InputError, RefusedError, translating
 from morphomil.store import write_table_csv
 
 if TYPE_CHECKING:
@@ -240,13 +241,11 @@ def _find_table(folder: Path) -> Path:
 
 def _read_patients(path: Path) -> pd.DataFrame:
     """One row per patient, columns named as in `_COLUMNS`."""
-    try:
+    with translating(lambda cause: InputError(f"patient table {path} can't be read: {cause}")):
         if path.suffix.casefold() == ".csv":
             raw = pd.read_csv(path, dtype=str, keep_default_na=False, encoding="utf-8-sig")
         else:
             raw = pd.read_excel(path, dtype=str, engine="calamine", keep_default_na=False)
-    except (OSError, ValueError) as error:
-        raise InputError(f"patient table {path} can't be read: {error}") from error
     raw.columns = [unicodedata.normalize("NFKC", str(name)).strip() for name in raw.columns]
     named = {}
     for name, pattern in _COLUMNS.items():
@@ -332,14 +331,9 @@ def _read_bags(folder: Path, task: int) -> pd.DataFrame | None:
     status = {label: status for status, label in reversed(TASKS[task].items())}
     rows = []
     for part, (path,) in found.items():
-        try:
+        with translating(partial(_refuse_bags, path, len(names))):
             bags = json.loads(path.read_text(encoding="utf-8"))
             labels = {(str(bag["id"]), names[int(bag["label"])]) for bag in bags}
-        except (OSError, ValueError, KeyError, TypeError, IndexError) as error:
-            raise InputError(
-                f'bags {path} must be a list of {{"id": ..., "label": 0 to {len(names) - 1}}}: '
-                f"{error!r}"
-            ) from error
         rows += [(patient, status[label], label, part) for patient, label in sorted(labels)]
     table = pd.DataFrame(rows, columns=["patient", "status", "label", "split"])
     if (twice := table["patient"].duplicated()).any():
@@ -349,6 +343,12 @@ def _read_bags(folder: Path, task: int) -> pd.DataFrame | None:
             raise InputError(f"bags of patient {name} have two labels: {', '.join(own['label'])}")
         raise RefusedError(f"leakage: bags of patient {name} stand in {' and '.join(own['split'])}")
     return table
+
+
+def _refuse_bags(path: Path, labels: int, cause: str) -> InputError:
+    return InputError(
+        f'bags {path} must be a list of {{"id": ..., "label": 0 to {labels - 1}}}: {cause}'
+    )
 
 
 def _is_of(folder: Path, task: int) -> bool:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 import pandas as pd
 
 from morphomil.cohort.table import BASE_COLUMNS
-from morphomil.errors import InputError
+from morphomil.errors import InputError, translating
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -124,20 +124,18 @@ def _decode(path: Path, content: bytes) -> tuple[str, list[str]]:
 
 
 def _workbook_lines(path: Path, content: bytes) -> tuple[list[tuple[int, list[str]]], list[str]]:
-    from zipfile import BadZipFile
-
-    from python_calamine import CalamineError
-
-    try:
-        with pd.ExcelFile(io.BytesIO(content), engine="calamine") as book:
-            names = book.sheet_names
-            sheet = pd.read_excel(
-                book, sheet_name=names[0], header=None, dtype=str, keep_default_na=False
+    with (
+        translating(
+            lambda cause: InputError(
+                f"manifest {path} can't be read as a workbook: {cause}; save it as CSV UTF-8"
             )
-    except (CalamineError, BadZipFile, ValueError, OSError, IndexError) as error:
-        raise InputError(
-            f"manifest {path} can't be read as a workbook: {error}; save it as CSV UTF-8"
-        ) from error
+        ),
+        pd.ExcelFile(io.BytesIO(content), engine="calamine") as book,
+    ):
+        names = book.sheet_names
+        sheet = pd.read_excel(
+            book, sheet_name=names[0], header=None, dtype=str, keep_default_na=False
+        )
     notes = [f"{path.name} has {len(names)} sheets; {names[0]!r} is read"] if len(names) > 1 else []
     cells = sheet.fillna("").to_numpy().tolist()
     return [

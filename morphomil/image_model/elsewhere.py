@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 import pandas as pd
 
-from morphomil.errors import InputError
+from morphomil.errors import InputError, translating
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -103,7 +103,7 @@ def read_tile_features(path: Path, *, table: str = "") -> TileFeatures:
 @contextmanager
 def _opened(path: Path, table: str) -> Iterator[tuple[Layout, Any, Any]]:
     """The layout of a file, its array of features, and the file or store, open."""
-    try:
+    with translating(lambda cause: InputError(f"features {path} can't be read: {cause}")):
         if path.is_dir():
             import zarr
 
@@ -114,11 +114,6 @@ def _opened(path: Path, table: str) -> Iterator[tuple[Layout, Any, Any]]:
 
         with h5py.File(path, "r") as file:
             yield *_array_of(path, file), file
-    except InputError:
-        raise
-    except (OSError, KeyError, ValueError, TypeError) as error:
-        cause = (str(error) or type(error).__name__).splitlines()[0]
-        raise InputError(f"features {path} can't be read: {cause}") from error
 
 
 def _array_of(path: Path, file: Any) -> tuple[Layout, Any]:

@@ -11,7 +11,7 @@ from PIL import Image
 from scipy import ndimage
 from skimage.transform import downscale_local_mean
 
-from morphomil.errors import InputError
+from morphomil.errors import InputError, translating
 from morphomil.types import NUCLEUS_TYPES
 
 if TYPE_CHECKING:
@@ -93,8 +93,9 @@ def read_annotated(table: pd.DataFrame, root: Path) -> list[AnnotatedImage]:
     problems, images = [], []
     for row in table.to_dict("records"):
         try:
-            images.append(_read_image({k: v for k, v in row.items() if not pd.isna(v)}, root))
-        except (OSError, ValueError, KeyError) as error:
+            with translating(InputError):
+                images.append(_read_image({k: v for k, v in row.items() if not pd.isna(v)}, root))
+        except InputError as error:
             problems.append(f"{row.get('image')}: {error}")
     if problems:
         raise InputError(problems)
@@ -103,15 +104,13 @@ def read_annotated(table: pd.DataFrame, root: Path) -> list[AnnotatedImage]:
 
 def _read_image(row: dict[Hashable, Any], root: Path) -> AnnotatedImage:
     """The image that a row names."""
-    with Image.open(root / row["image"]) as file:
-        rgb = np.asarray(file.convert("RGB"))
+    rgb = _decode(root / row["image"], "RGB")
     outlined = "labels" in row
     if not outlined and "points" not in row:
         raise ValueError("it has neither labels nor points")
     labels: NDArray[np.int32] = np.zeros(rgb.shape[:2], np.int32)
     if outlined:
-        with Image.open(root / row["labels"]) as file:
-            labels = np.asarray(file).astype(np.int32)
+        labels = _decode(root / row["labels"]).astype(np.int32)
     finer = max(labels.shape[0] // rgb.shape[0], 1)
     if labels.shape != (finer * rgb.shape[0], finer * rgb.shape[1]):
         raise ValueError(f"labels are {labels.shape}, the image is {rgb.shape[:2]}")
@@ -134,16 +133,20 @@ def _read_image(row: dict[Hashable, Any], root: Path) -> AnnotatedImage:
     )
 
 
+def _decode(path: Path, mode: str | None = None) -> NDArray[Any]:
+    refusal = translating(lambda cause: InputError(f"{path} can't be read: {cause}"))
+    with refusal, Image.open(path) as file:
+        return np.asarray(file.convert(mode) if mode else file)
+
+
 def _read_points(path: Path) -> TypedNuclei:
-    table = pd.read_csv(path, keep_default_na=False)
-    _require(table, path, {"x_px", "y_px", "type"})
+    table = _read_cells(path, {"x_px", "y_px", "type"})
     # a point is a pixel, whose middle it means
     return TypedNuclei(table[["x_px", "y_px"]].to_numpy(float) + 0.5, _numbers(table, path))
 
 
 def _read_types(path: Path, labels: NDArray[np.int32], finer: int) -> TypedNuclei:
-    table = pd.read_csv(path, keep_default_na=False)
-    _require(table, path, {"label", "type"})
+    table = _read_cells(path, {"label", "type"})
     if unknown := set(table["label"]) - set(np.unique(labels)):
         raise ValueError(f"{path.name} names labels that the image lacks, such as {min(unknown)}")
     middles = ndimage.center_of_mass(labels > 0, labels, table["label"].to_numpy())
@@ -151,9 +154,12 @@ def _read_types(path: Path, labels: NDArray[np.int32], finer: int) -> TypedNucle
     return TypedNuclei(centers, _numbers(table, path))
 
 
-def _require(table: pd.DataFrame, path: Path, columns: set[str]) -> None:
+def _read_cells(path: Path, columns: set[str]) -> pd.DataFrame:
+    with translating(lambda cause: InputError(f"{path} can't be read: {cause}")):
+        table = pd.read_csv(path, keep_default_na=False)
     if missing := columns - set(table.columns):
         raise ValueError(f"{path.name} lacks the columns {', '.join(sorted(missing))}")
+    return table
 
 
 def _numbers(table: pd.DataFrame, path: Path) -> NDArray[np.uint8]:
@@ -171,10 +177,8 @@ def read_table(path: Path, *, columns: set[str]) -> pd.DataFrame:
     Raises:
         InputError: it can't be read, or lacks a column.
     """
-    try:
+    with translating(lambda cause: InputError(f"table {path} can't be read: {cause}")):
         table = pd.read_csv(path, dtype={"group": "str", "split": "str"})
-    except (OSError, ValueError) as error:
-        raise InputError(f"table {path} can't be read: {error}") from error
     if missing := columns - set(table.columns):
         raise InputError(f"table {path} lacks {', '.join(sorted(missing))}")
     return table

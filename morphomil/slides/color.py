@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from morphomil.errors import SlideError
+from morphomil.errors import SlideError, translating
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
@@ -95,7 +95,12 @@ def open_profile(path: Path, content: bytes | None) -> Profile | None:
 
     if not content:
         return None
-    try:
+    with translating(
+        lambda cause: SlideError(
+            f"slide {path}: its color profile can't be applied ({cause}); remove it from the file, "
+            "or leave it aside with --no-icc"
+        )
+    ):
         profile = ImageCms.ImageCmsProfile(io.BytesIO(content))
         space = profile.profile.xcolor_space.strip()
         if space != "RGB":
@@ -107,17 +112,10 @@ def open_profile(path: Path, content: bytes | None) -> Profile | None:
             "RGB",
             renderingIntent=ImageCms.Intent.RELATIVE_COLORIMETRIC,
         )
-        name = ImageCms.getProfileDescription(profile).strip() or "unnamed"
-    except (ImageCms.PyCMSError, OSError, ValueError, TypeError) as error:
-        cause = " ".join(str(error).split())
-        raise SlideError(
-            f"slide {path}: its color profile can't be applied ({cause}); remove it from the file, "
-            "or leave it aside with --no-icc"
-        ) from error
-    found = Profile(name, transform)
-    axis = np.arange(0, 256, 17, dtype=np.uint8)
-    colors = np.stack(np.meshgrid(axis, axis, axis), axis=-1).reshape(1, -1, 3)
-    change = np.abs(found(colors).astype(np.int16) - colors)
+        found = Profile(ImageCms.getProfileDescription(profile).strip() or "unnamed", transform)
+        axis = np.arange(0, 256, 17, dtype=np.uint8)
+        colors = np.stack(np.meshgrid(axis, axis, axis), axis=-1).reshape(1, -1, 3)
+        change = np.abs(found(colors).astype(np.int16) - colors)
     return found if change.max() > PROFILE_CHANGE else None
 
 

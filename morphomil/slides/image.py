@@ -8,7 +8,7 @@ Flat images (JPEG, PNG, TIFF without tiles) are the exception: they are decoded 
 from __future__ import annotations
 
 import math
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from functools import partial
 from threading import Lock
 from typing import TYPE_CHECKING
@@ -22,7 +22,7 @@ from morphomil.slides.cells import CELL_BYTES, CELLS_HELD, ROWS_OF_CELLS, Cells
 from morphomil.slides.color import open_profile
 from morphomil.slides.decoders import OpenedFile, open_file
 from morphomil.slides.flat import ArrayPixels
-from morphomil.slides.levels import CELL_PX, Pixels
+from morphomil.slides.levels import CELL_PX, Pixels, reading
 from morphomil.slides.pixel_size import settle_mpp
 
 if TYPE_CHECKING:
@@ -201,15 +201,13 @@ def scanned_corner(place: Place) -> tuple[float, float]:
     """
     import openslide
 
-    with local_copy(place) as path:
-        try:
-            if openslide.OpenSlide.detect_format(path) is None:
-                return 0.0, 0.0
-            with openslide.OpenSlide(path) as slide:
-                x, y = (float(slide.properties.get(f"openslide.bounds-{axis}", 0)) for axis in "xy")
-        except (openslide.OpenSlideError, OSError):
+    with local_copy(place) as path, suppress(SlideError), reading(path):
+        if openslide.OpenSlide.detect_format(path) is None:
             return 0.0, 0.0
-    return x, y
+        with openslide.OpenSlide(path) as slide:
+            x, y = (float(slide.properties.get(f"openslide.bounds-{axis}", 0)) for axis in "xy")
+            return x, y
+    return 0.0, 0.0
 
 
 def open_image(

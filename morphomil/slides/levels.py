@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-import contextlib
-import struct
-import zlib
 from typing import TYPE_CHECKING, NamedTuple, Protocol
 
-from morphomil.errors import SlideError
+from morphomil.errors import SlideError, translating
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from contextlib import AbstractContextManager
     from pathlib import Path
 
     import numpy as np
@@ -41,24 +38,8 @@ class Pixels(Protocol):
         """Release the file."""
 
 
-@contextlib.contextmanager
-def reading(path: Path) -> Iterator[None]:
+def reading(path: Path) -> AbstractContextManager[None]:
     """Turn whatever a decoder raises into one error that names the file."""
-    from openslide import OpenSlideError
-
-    damaged = (
-        OSError,
-        EOFError,
-        ValueError,
-        TypeError,
-        LookupError,
-        ArithmeticError,
-        AttributeError,
-        SyntaxError,
-        NotImplementedError,
+    return translating(
+        lambda cause: SlideError(f"slide {path} can't be read: {cause}; {MEND_FILE}")
     )
-    try:
-        yield
-    except (OpenSlideError, struct.error, zlib.error, *damaged) as error:
-        cause = " ".join(str(error).split()) or type(error).__name__
-        raise SlideError(f"slide {path} can't be read: {cause}; {MEND_FILE}") from error

@@ -87,6 +87,11 @@ class TiffPixels:
 
     def samples(self, level: int, column: int, row: int) -> NDArray[Any]:
         """The samples of a cell as they are stored (height, width, samples)."""
+        with reading(self._path):
+            return self._joined(level, column, row)
+
+    def _joined(self, level: int, column: int, row: int) -> NDArray[Any]:
+        """A cell's part of the tiles that it lies in."""
         _, width, height = self.levels[level]
         left, top = column * CELL_PX, row * CELL_PX
         right, bottom = min(left + CELL_PX, width), min(top + CELL_PX, height)
@@ -124,10 +129,9 @@ class TiffPixels:
 
     def _decode_tile(self, level: int, y: int, x: int) -> NDArray[Any]:
         """A whole tile; parts beyond the image hold anything."""
-        with reading(self._path):
-            return np.concatenate(
-                [part for page in self._pages[level] for part in self._parts(page, y, x)], axis=2
-            )
+        return np.concatenate(
+            [part for page in self._pages[level] for part in self._parts(page, y, x)], axis=2
+        )
 
     def _parts(self, page: Any, y: int, x: int) -> list[NDArray[Any]]:
         """A tile of a page: all samples, or, where they lie apart, one after another."""
@@ -155,10 +159,19 @@ class TiffPixels:
 
 
 def tile_shape(page: Any) -> tuple[int, int]:
-    """Height and width of a page's tiles; its strips count as tiles."""
-    if page.is_tiled:
-        return page.tilelength, page.tilewidth
-    return min(page.rowsperstrip, page.imagelength), page.imagewidth
+    """Height and width of a page's tiles; its strips count as tiles.
+
+    Raises:
+        ValueError: no tile can be so.
+    """
+    height, width = (
+        (page.tilelength, page.tilewidth)
+        if page.is_tiled
+        else (min(page.rowsperstrip, page.imagelength), page.imagewidth)
+    )
+    if height < 1 or width < 1 or (page.is_tiled and height * width > MAX_TILE_PX):
+        raise ValueError(f"it says its tiles have {width} x {height} pixels")
+    return height, width
 
 
 def decode_tile(page: Any, data: bytes, number: int, shape: tuple[int, int, int]) -> NDArray[Any]:

@@ -10,14 +10,19 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import pandas as pd
 import pytest
-from hypothesis import HealthCheck, given, settings
+import tifffile
+from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 from imported_run import Imported
+from PIL import Image
 
 from morphomil.cohort.manifest import read_manifest
-from morphomil.errors import DamagedError, InputError, MorphomilError
+from morphomil.errors import DamagedError, InputError, MorphomilError, SlideError
 from morphomil.run import CommandLog, Ledger
+from morphomil.segment.annotated import read_annotated
 from morphomil.segment.folders import WEIGHTS, design_of, read_model_folder
 from morphomil.slides.annotations import read_annotation
 from morphomil.slides.image import open_image
@@ -271,3 +276,108 @@ def test_any_cells_of_a_manifest(
         read_manifest(path, covariates=covariates, mpp=0.5, **options)
     except MorphomilError as error:
         assert str(error)
+
+
+PACKED = ("zlib", "lzma", "lzw", "zstd", "packbits", "png", None)
+DAMAGE = st.one_of(
+    st.tuples(st.just("cut"), st.integers(0, 90) | st.integers(0, 60_000), st.just(0)),
+    *(
+        st.tuples(st.just("flip"), place, st.integers(0, 255))
+        for place in (st.integers(0, 400), st.integers(0, 60_000), st.integers(-400, -1))
+    ),
+)
+
+
+def damaged(whole: bytes, damages: list[tuple[str, int, int]]) -> bytes:
+    content = bytearray(whole)
+    for how, place, value in damages:
+        if not content:
+            break
+        if how == "cut":
+            del content[place % len(content) :]
+        else:
+            content[place % len(content)] = value
+    return bytes(content)
+
+
+@pytest.fixture(scope="module")
+def image_files(tmp_path_factory: pytest.TempPathFactory) -> dict[str, tuple[bytes, bytes]]:
+    """By its name: the bytes of an image of 160 x 160 pixels, and of labels of its nuclei."""
+    folder, rng = tmp_path_factory.mktemp("whole"), np.random.default_rng(0)
+    rgb = (rng.integers(0, 60, (160, 160, 3)) + np.array([180, 90, 150])).astype(np.uint8)
+    labels = np.zeros((160, 160), np.uint16)
+    for number, (row, column) in enumerate(np.ndindex(6, 6), start=1):
+        labels[row * 25 : row * 25 + 14, column * 25 : column * 25 + 14] = number
+    files = {}
+    for name in PACKED:
+        for image, path in ((rgb, folder / "rgb.tif"), (labels, folder / "labels.tif")):
+            tifffile.imwrite(path, image, compression=name, tile=(64, 64))
+        files[f"{name}.tif"] = (folder / "rgb.tif", folder / "labels.tif")
+    Image.fromarray(rgb).save(folder / "rgb.png")
+    Image.fromarray(labels).save(folder / "labels.png")
+    files["a.png"] = (folder / "rgb.png", folder / "labels.png")
+    return {name: (image.read_bytes(), own.read_bytes()) for name, (image, own) in files.items()}
+
+
+@bounded
+@given(
+    name=st.sampled_from([*(f"{name}.tif" for name in PACKED), "a.png"]),
+    damages=st.lists(DAMAGE, min_size=1, max_size=4),
+)
+@example(name="lzma.tif", damages=[("flip", 3_000 + byte, 7) for byte in range(20)])
+@example(name="zlib.tif", damages=[("cut", 700, 0)])
+@example(name="zlib.tif", damages=[("cut", 4, 0)])
+@example(name="a.png", damages=[("cut", 33, 0)])
+@example(name="a.png", damages=[("cut", 40, 0)])
+@pytest.mark.filterwarnings("ignore")
+def test_any_damage_to_an_image(
+    name: str,
+    damages: list[tuple[str, int, int]],
+    image_files: dict[str, tuple[bytes, bytes]],
+    tmp_path: Path,
+) -> None:
+    """As a slide, as labels of nuclei, and among the images to train on; a header that asks for
+    more memory than there is is told as that."""
+    path, slide = tmp_path / f"damaged_{name}", tmp_path / "slide.png"
+    rgb, labels = image_files[name]
+    slide.write_bytes(image_files["a.png"][0])
+
+    def as_slide() -> None:
+        path.write_bytes(damaged(rgb, damages))
+        with open_image(ImageSource(path, mpp=0.5)) as image:
+            image.read(0, 0, 160, 160, downsample=1)
+
+    def as_labels() -> None:
+        path.write_bytes(damaged(labels, damages))
+        with open_image(ImageSource(slide, mpp=0.5)) as image:
+            nuclei = read_nuclei(path, image)
+            chosen = np.arange(len(nuclei.centers))
+            canvas = np.zeros((160, 160), np.int32)
+            nuclei.draw(canvas, chosen, 1, x_px=0, y_px=0, downsample=1)
+
+    def to_train_on() -> None:
+        row = {"image": slide.name, "labels": path.name, "mpp": 0.5}
+        read_annotated(pd.DataFrame([row]), tmp_path)
+
+    for read in (as_slide, as_labels, to_train_on):
+        try:
+            read()
+        except MorphomilError as error:
+            assert path.name in str(error)
+        except MemoryError:
+            pass
+
+
+def test_a_label_image_that_is_damaged_after_it_was_opened(
+    image_files: dict[str, tuple[bytes, bytes]], tmp_path: Path
+) -> None:
+    """It is decoded part by part, each time it is drawn."""
+    path, slide = tmp_path / "labels.tif", tmp_path / "slide.png"
+    slide.write_bytes(image_files["a.png"][0])
+    path.write_bytes(image_files["zlib.tif"][1])
+    with open_image(ImageSource(slide, mpp=0.5)) as image:
+        nuclei = read_nuclei(path, image)
+    path.write_bytes(image_files["zlib.tif"][1][:700])
+    canvas = np.zeros((160, 160), np.int32)
+    with pytest.raises(SlideError, match=r"nuclei .*labels\.tif can't be read"):
+        nuclei.draw(canvas, np.arange(36), 1, x_px=0, y_px=0, downsample=1)

@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import gzip
 import json
-import zlib
 from collections import Counter
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
@@ -13,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import shapely
 from shapely.affinity import affine_transform
 
-from morphomil.errors import InputError
+from morphomil.errors import InputError, translating
 from morphomil.slides.annotations.classes import Kind, kind_of
 from morphomil.slides.annotations.geojson import read_geojson
 from morphomil.slides.annotations.shapes import (
@@ -93,27 +92,10 @@ def read_annotation(path: Path, *, tumor_classes: str = "") -> Annotation:
         InputError: unreadable, too large, not one of the formats, without any area, or with
             coordinates that can't be pixels.
     """
-    try:
+    with translating(
+        lambda cause: InputError(f"annotation {path} can't be read: {cause}; give {FORMATS}")
+    ):
         drawing = _read(_read_bytes(path))
-    except OSError as error:
-        raise InputError(f"annotation {path} can't be read: {error.strerror or error}") from error
-    except RecursionError as error:
-        raise InputError(f"annotation {path} is nested too deeply to be an annotation") from error
-    except (
-        ArithmeticError,
-        shapely.errors.ShapelyError,
-        ValueError,
-        TypeError,
-        LookupError,
-        AttributeError,
-        SyntaxError,
-        EOFError,
-        zlib.error,
-    ) as error:
-        cause = (
-            f"it lacks {error}" if isinstance(error, KeyError) else error or type(error).__name__
-        )
-        raise InputError(f"annotation {path} can't be read: {cause}; give {FORMATS}") from error
     return _checked(path, drawing, tumor_classes)
 
 

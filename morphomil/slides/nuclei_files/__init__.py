@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import zlib
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -18,7 +17,7 @@ from morphomil.slides.nuclei_files.label_image import (
     read_types,
     types_file,
 )
-from morphomil.slides.nuclei_files.nuclei import Nuclei, Reading
+from morphomil.slides.nuclei_files.nuclei import Nuclei, Reading, decoding
 from morphomil.slides.nuclei_files.spatialdata import SHAPES_FILE, attribute_file, read_parquet
 from morphomil.slides.nuclei_files.tables import is_table, read_table
 
@@ -59,21 +58,8 @@ def read_nuclei(path: Path, image: SlideImage, reading: Reading = PLAIN) -> Nucl
     Raises:
         SlideError: the file can't be read, is of no known format, or doesn't fit the image.
     """
-    try:
+    with decoding(path):
         nuclei = _read(path, image, reading)
-    except (
-        ArithmeticError,
-        AttributeError,
-        EOFError,
-        LookupError,
-        OSError,
-        RecursionError,
-        TypeError,
-        ValueError,
-        zlib.error,
-    ) as error:
-        cause = " ".join(str(error).split()) or type(error).__name__
-        raise SlideError(f"nuclei {path} can't be read: {cause}") from error
     _check_place(path, nuclei, image)
     return nuclei
 

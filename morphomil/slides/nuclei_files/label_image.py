@@ -6,6 +6,7 @@ and cells give two planes, nuclei first (`instanseg.py`, https://github.com/inst
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -17,6 +18,8 @@ import pandas as pd
 
 from morphomil.slides.flat import MAX_FLAT_PX
 from morphomil.slides.masks import BAND_PX, HALO_UM
+from morphomil.slides.nuclei_files.nuclei import decoding
+from morphomil.slides.tiff_tiles import MAX_TILE_PX
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -94,13 +97,14 @@ class LabelImage:
         self._decoded = _decode_png(path, plane) if decoded is None else _checked_labels(decoded)
         with self._open() as labels:
             self._shape = height, width = labels.shape
+            self._scale = image.width / width, image.height / height
+            coarse = max(MAX_SCALE_CONFLICT, 1 / width, 1 / height)
+            if abs(self._scale[0] / self._scale[1] - 1) > coarse:
+                raise ValueError(
+                    f"{width} x {height} pixels don't fit the slide's {image.width} x "
+                    f"{image.height}"
+                )
             table = _tabulate(labels)
-        self._scale = image.width / width, image.height / height
-        coarse = max(MAX_SCALE_CONFLICT, 1 / width, 1 / height)
-        if abs(self._scale[0] / self._scale[1] - 1) > coarse:
-            raise ValueError(
-                f"{width} x {height} pixels don't fit the slide's {image.width} x {image.height}"
-            )
         self._values = table.index.to_numpy()
         self.areas_px = table["pixels"].to_numpy(float) * self._scale[0] * self._scale[1]
         self.left_out: Counter[str] = Counter()
@@ -122,17 +126,20 @@ class LabelImage:
 
     @contextmanager
     def _open(self) -> Iterator[Any]:
-        """The labels as an array, or as a Zarr array where the file is a TIFF."""
+        """The labels as an array, or as a Zarr array where the file is a TIFF, decoded where it is
+        read."""
         if self._decoded is not None:
             yield self._decoded
             return
         import tifffile
         import zarr
 
-        with tifffile.TiffFile(self._path) as file:
+        with decoding(self._path), tifffile.TiffFile(self._path) as file:
             stack = file.series[0]
             with stack.aszarr(level=0) as store:
                 labels: Any = zarr.open(store, mode="r")
+                if math.prod(labels.chunks) > max(MAX_TILE_PX, math.prod(labels.shape)):
+                    raise ValueError(f"it says its tiles have {labels.chunks} pixels")
                 alike = [series for series in file.series if series.shape == stack.shape]
                 if len(alike) > 1:
                     raise ValueError(

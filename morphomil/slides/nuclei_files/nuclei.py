@@ -11,11 +11,14 @@ import numpy as np
 import pandas as pd
 import shapely
 
+from morphomil.errors import SlideError, translating
 from morphomil.nuclei.outlines import fill_rings
 from morphomil.slides.masks import HALO_UM
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
+    from contextlib import AbstractContextManager
+    from pathlib import Path
 
     from numpy.typing import ArrayLike, NDArray
 
@@ -40,6 +43,11 @@ class Reading:
     origin: Literal["level0", "bounds"] | None = None
     """Where coordinates begin on a slide whose scanned part doesn't begin at the canvas's corner;
     None: as the format has it."""
+
+
+def decoding(path: Path) -> AbstractContextManager[None]:
+    """Turn whatever a reader of nuclei raises into one error that names the file."""
+    return translating(lambda cause: SlideError(f"nuclei {path} can't be read: {cause}"))
 
 
 class Nuclei(Protocol):
