@@ -71,10 +71,12 @@ def parse_resolution(text: str | float) -> float:
     Raises:
         InputError: it is neither a number nor native.
     """
+    from morphomil.cohort.numbers import parse_number
+
     if text == "native":
         return NATIVE
     try:
-        return float(text)
+        return parse_number(str(text))
     except ValueError:
         raise InputError(
             f"--working-mpp is um per pixel, as in 0.5, or native; got {text!r}"
@@ -87,8 +89,10 @@ def parse_rate(text: str | float) -> float:
     Raises:
         InputError: it is none, or not finite.
     """
+    from morphomil.cohort.numbers import parse_number
+
     try:
-        rate = float(text)
+        rate = parse_number(str(text))
     except ValueError:
         rate = math.nan
     if not 0 < rate < math.inf:

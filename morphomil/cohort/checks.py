@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, get_args
 
 from morphomil import store
 from morphomil.cohort.names import say_near_equal, says_nothing
+from morphomil.cohort.numbers import parse_number
 from morphomil.cohort.spreadsheet import Row, list_some, quote
 from morphomil.errors import InputError
 from morphomil.places import (
@@ -141,7 +142,7 @@ def mpp_problems(text: str, name: str) -> list[str]:
     """What is wrong with a pixel size."""
     low, high = MPP_RANGE
     try:
-        value = float(text)
+        value = parse_number(text)
     except ValueError:
         return [f"{name} {text!r} is no number (write it with a point, as in 0.25)"]
     return (

@@ -20,6 +20,7 @@ from morphomil.cohort.checks import (
 )
 from morphomil.cohort.covariates import read_covariates
 from morphomil.cohort.names import clean_name, missing_names, says_nothing, whole_number
+from morphomil.cohort.numbers import parse_number
 from morphomil.cohort.spreadsheet import (
     OPTIONAL,
     OTHER_NAMES,
@@ -192,7 +193,7 @@ def _slide(name: str, rows: list[Row], folder: Path, values: dict[str, dict[int,
         ImageSource(
             read_place(row.cells["slide"], folder),
             read_place(row.cells["annotation"], folder) if row.get("annotation") else None,
-            float(row.cells["mpp"]) if row.get("mpp") else None,
+            parse_number(row.cells["mpp"]) if row.get("mpp") else None,
             row.get("annotation_origin"),  # type: ignore[arg-type]
         )
         for row in rows

@@ -10,10 +10,25 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
 Place = TypeVar("Place")
-_POINT = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?")
-_COMMA = re.compile(r"[+-]?\d+,\d+")
-_THOUSANDS = re.compile(r"[+-]?[1-9]\d{0,2},\d{3}")
+_POINT = re.compile(r"[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]+)?")
+_NO_NUMBER = re.compile(r"[+-]?(nan|inf|infinity)", re.IGNORECASE)
+_COMMA = re.compile(r"[+-]?[0-9]+,[0-9]+")
+_THOUSANDS = re.compile(r"[+-]?[1-9][0-9]{0,2},[0-9]{3}")
 """1,234 may be 1.234 or 1234."""
+
+
+def parse_number(text: str) -> float:
+    """The number that a cell holds, with a decimal point.
+
+    `float` would take more: 0_5 as 5, and the digits of other scripts.
+
+    Raises:
+        ValueError: it is none.
+    """
+    plain = text.strip()
+    if not (_POINT.fullmatch(plain) or _NO_NUMBER.fullmatch(plain)):
+        raise ValueError(f"{text!r} is no number")
+    return float(plain)
 
 
 @dataclass(frozen=True)
@@ -63,6 +78,6 @@ def read_numbers(cells: Mapping[Place, str], where: Callable[[Place], str]) -> N
             f"has {at(commas)}, which may be {number.replace(',', '.')} or "
             f"{number.replace(',', '')}; write decimal points, and nothing between thousands",
         )
-    values = {place: float(cell.replace(",", ".")) for place, cell in cells.items()}
+    values = {place: parse_number(cell.replace(",", ".")) for place, cell in cells.items()}
     note = f"is read with decimal commas ({at(commas)})" if commas else ""
     return Numbers(values, note=note)

@@ -11,6 +11,7 @@ from PIL import Image
 from scipy import ndimage
 from skimage.transform import downscale_local_mean
 
+from morphomil.cohort.numbers import parse_number
 from morphomil.errors import InputError, translating
 from morphomil.types import NUCLEUS_TYPES
 
@@ -114,7 +115,8 @@ def _read_image(row: dict[Hashable, Any], root: Path) -> AnnotatedImage:
     finer = max(labels.shape[0] // rgb.shape[0], 1)
     if labels.shape != (finer * rgb.shape[0], finer * rgb.shape[1]):
         raise ValueError(f"labels are {labels.shape}, the image is {rgb.shape[:2]}")
-    if not 0.05 <= float(row["mpp"]) <= 5:
+    mpp = parse_number(str(row["mpp"]))
+    if not 0.05 <= mpp <= 5:
         raise ValueError(f"mpp must be 0.05 to 5, got {row['mpp']}")
     typed = None
     if "points" in row:
@@ -125,7 +127,7 @@ def _read_image(row: dict[Hashable, Any], root: Path) -> AnnotatedImage:
         str(row["image"]),
         rgb,
         labels[finer // 2 :: finer, finer // 2 :: finer],
-        float(row["mpp"]),
+        mpp,
         str(row.get("group", "")),
         labels if finer > 1 else None,
         typed,
@@ -141,8 +143,12 @@ def _decode(path: Path, mode: str | None = None) -> NDArray[Any]:
 
 def _read_points(path: Path) -> TypedNuclei:
     table = _read_cells(path, {"x_px", "y_px", "type"})
+    places = table[["x_px", "y_px"]].apply(pd.to_numeric, errors="coerce").to_numpy(float)
+    if not np.isfinite(places).all():
+        row = int(np.flatnonzero(~np.isfinite(places).all(axis=1))[0])
+        raise ValueError(f"{path.name}, line {row + 2}: its position is no two numbers")
     # a point is a pixel, whose middle it means
-    return TypedNuclei(table[["x_px", "y_px"]].to_numpy(float) + 0.5, _numbers(table, path))
+    return TypedNuclei(places + 0.5, _numbers(table, path))
 
 
 def _read_types(path: Path, labels: NDArray[np.int32], finer: int) -> TypedNuclei:

@@ -10,6 +10,8 @@ import numpy as np
 import shapely
 from shapely import MultiPolygon, Polygon
 
+from morphomil.cohort.numbers import parse_number
+
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
@@ -83,10 +85,14 @@ class Vertices:
         self.used += len(listed)
         if self.used > self.most:
             raise ValueError(f"it has more than {self.most:,} vertices")
-        ring = np.array([(float(point[0]), float(point[1])) for point in listed]).reshape(-1, 2)
+        ring = np.array([(_place(point[0]), _place(point[1])) for point in listed]).reshape(-1, 2)
         if not (np.abs(ring) < MAX_COORDINATE).all():
             raise ValueError("it has coordinates that are no finite pixel positions")
         return ring
+
+
+def _place(value: Any) -> float:
+    return parse_number(value) if isinstance(value, str) else float(value)
 
 
 def ellipse(bounds: Iterable[float]) -> Polygon:

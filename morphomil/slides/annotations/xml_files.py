@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 import shapely
 from shapely import Point
 
+from morphomil.cohort.numbers import parse_number
 from morphomil.slides.annotations.shapes import (
     Drawing,
     Drawn,
@@ -60,7 +61,7 @@ def _read_asap(root: Any, vertices: Vertices) -> Drawing:
             drawing.leave_out(class_name, f"a {kind}, which has no area")
             continue
         points = sorted(
-            annotation.iter("Coordinate"), key=lambda point: float(point.get("Order", 0))
+            annotation.iter("Coordinate"), key=lambda point: parse_number(point.get("Order", "0"))
         )
         outline = vertices.polygon([[(point.attrib["X"], point.attrib["Y"]) for point in points]])
         drawing.drawn.append(Drawn(class_name, annotation.get("Name") or "", outline))
@@ -134,7 +135,9 @@ def _read_ndpa(root: Any, vertices: Vertices) -> Drawing:
             raise ValueError(f"its coordinates are in {unit}; NDPA are known in nanometers")
         kind = (annotation.get("type") or "").casefold()
         if kind == "circle":
-            x, y, radius = (float(annotation.findtext(tag, "")) for tag in ("x", "y", "radius"))
+            x, y, radius = (
+                parse_number(annotation.findtext(tag, "")) for tag in ("x", "y", "radius")
+            )
             vertices.ring([(x, y), (x + radius, y)])
             drawing.drawn.append(Drawn(title, "", Point(x, y).buffer(radius, quad_segs=32)))
             continue

@@ -14,6 +14,7 @@ import numpy as np
 import pandas as pd
 import shapely
 
+from morphomil.cohort.numbers import parse_number
 from morphomil.slides.nuclei_files.nuclei import OutlineList
 
 if TYPE_CHECKING:
@@ -189,7 +190,7 @@ def refuse_points(outlines: OutlineList) -> None:
 def _is_numbers(line: str) -> bool:
     cells = line.strip().rstrip(",").split(",")
     try:
-        return len(cells) >= 2 and len([float(cell) for cell in cells]) > 0
+        return len(cells) >= 2 and len([parse_number(cell) for cell in cells]) > 0
     except ValueError:
         return False
 
@@ -201,7 +202,7 @@ def _read_lines(lines: Iterable[str], image: SlideImage) -> Outlines:
         cells = line.strip().rstrip(",")
         if not cells:
             continue
-        numbers = np.array([float(cell) for cell in cells.split(",")])
+        numbers = np.array([parse_number(cell) for cell in cells.split(",")])
         if len(numbers) % 2 or len(numbers) < 6:
             raise ValueError(
                 f"a line has {len(numbers)} numbers; an outline is x,y,x,y,... with three or more "
