@@ -27,7 +27,14 @@ from morphomil.cli import (
 )
 from morphomil.cli.messages import fail
 from morphomil.cli.settings_file import NAME, known_settings, read_settings
-from morphomil.errors import NO_ROOM, ExitStatus, MorphomilError, tells_of_memory
+from morphomil.errors import (
+    NO_ROOM,
+    ExitStatus,
+    MorphomilError,
+    name_problem,
+    tells_of_memory,
+    tells_of_names,
+)
 
 GOES_ON = "what is finished is kept, and the same command goes on from there"
 
@@ -105,6 +112,9 @@ def start() -> NoReturn:
     """Run the command of `sys.argv`: errors become one sentence and the documented exit status."""
     debug = "--debug" in sys.argv
     sys.argv = [word for word in sys.argv if word != "--debug"]
+    for word in sys.argv[1:]:
+        if problem := name_problem(word):
+            fail(problem, ExitStatus.BAD_INPUT)
     try:
         app()
     except interruption.Interrupted:
@@ -131,6 +141,8 @@ def _describe(error: Exception) -> tuple[str, ExitStatus]:
         if error.filename is None and error.errno in NO_ROOM:
             place = f" (below {os.environ.get('TMPDIR', '/tmp')} or where the results lie)"
         return f"{error}{place}; {GOES_ON}", ExitStatus.BAD_INPUT
+    if problem := tells_of_names(error):
+        return problem, ExitStatus.BAD_INPUT
     return (
         f"internal error, please report it: {type(error).__name__}: {error} (--debug shows where)",
         ExitStatus.INTERNAL_ERROR,

@@ -37,6 +37,25 @@ def tells_of_memory(error: BaseException) -> bool:
     )
 
 
+def name_problem(name: object) -> str:
+    """What is wrong with a name that no text can hold, as old disks and archives have them; "" if
+    nothing is."""
+    try:
+        str(name).encode()
+    except UnicodeEncodeError:
+        shown = str(name).encode("utf-8", "backslashreplace").decode()
+        return f"{shown}: its name isn't UTF-8; rename it"
+    return ""
+
+
+def tells_of_names(error: BaseException) -> str:
+    """What is wrong with a name, where that is what an error is about; else ""."""
+    if not isinstance(error, UnicodeEncodeError):
+        return ""
+    around = error.object[max(0, error.start - 60) : error.end + 60]
+    return name_problem(around.replace("\n", " ").strip())
+
+
 class ExitStatus(IntEnum):
     """What a command's exit status means (documented in the user guide)."""
 

@@ -25,6 +25,7 @@ from typing import TYPE_CHECKING, Any
 import pandas as pd
 
 from morphomil.errors import InputError, RefusedError, translating
+from morphomil.places import check_names
 from morphomil.store import write_table_csv
 
 if TYPE_CHECKING:
@@ -283,6 +284,7 @@ def _find_images(folder: Path) -> dict[str, list[Path]]:
         for name in names
         if name.casefold().endswith(".jpg")
     )
+    check_names(files)
     whole = [path for path in files if re.fullmatch(r"\d+", path.stem)]
     crops = [path for path in files if re.fullmatch(r"\d+_\d+", path.stem)]
     images: dict[str, list[Path]] = {}

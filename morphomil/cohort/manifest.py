@@ -33,7 +33,7 @@ from morphomil.cohort.spreadsheet import (
     read_cells,
 )
 from morphomil.errors import InputError, RefusedError
-from morphomil.places import read_place
+from morphomil.places import check_names, read_place
 from morphomil.types import Cohort, ImageSource, Slide
 
 if TYPE_CHECKING:
@@ -76,6 +76,7 @@ def read_manifest(
         InputError: all problems of the file, with their lines.
         RefusedError: a patient, or a copied file, stands in two splits.
     """
+    check_names([path.absolute()])
     header, rows, notes = read_cells(path)
     problems = check_header(header, covariates)
     covariates = [name for name in covariates if name != SITE]

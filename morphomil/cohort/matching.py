@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 from morphomil.cohort.names import clean_name, spelling_key, whole_number
 from morphomil.cohort.spreadsheet import OPTIONAL, OTHER_NAMES, REQUIRED, quote
 from morphomil.errors import InputError
+from morphomil.places import check_names
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterable, Sequence
@@ -65,6 +66,7 @@ def find_slides(folder: Path) -> tuple[list[Path], list[str]]:
     if not whole + flat:
         ends = ", ".join(WHOLE_SLIDES + TIFFS + FLAT_IMAGES)
         raise InputError(f"{folder} has no slides (files that end in {ends}, folders of DICOM)")
+    check_names(whole or flat)
     left_out = len(flat) if whole else 0
     notes = [f"{left_out} JPEG and PNG files beside the slides are left out"] if left_out else []
     return whole or flat, notes
@@ -81,6 +83,7 @@ def find_annotations(folder: Path) -> list[Path]:
         raise InputError(
             f"{folder} has no annotations (files that end in {', '.join(ANNOTATIONS)})"
         )
+    check_names(found)
     return found
 
 

@@ -9,7 +9,14 @@ from dataclasses import dataclass, field
 from threading import Event, Lock
 from typing import TYPE_CHECKING, Any, Protocol
 
-from morphomil.errors import NO_ROOM, BusyError, InputError, MorphomilError, tells_of_memory
+from morphomil.errors import (
+    NO_ROOM,
+    BusyError,
+    InputError,
+    MorphomilError,
+    tells_of_memory,
+    tells_of_names,
+)
 from morphomil.pipeline.ahead import Ahead, Stopped
 from morphomil.run.claims import Part
 from morphomil.run.ledger import key_of
@@ -284,6 +291,8 @@ def _say_unexpected(error: Exception) -> str:
     """Of an error that no sentence foresees: what it says, and its kind for a report."""
     if tells_of_memory(error):
         return f"the memory is full ({error or 'no size given'}); give this slide a larger machine"
+    if problem := tells_of_names(error):
+        return problem
     return f"unexpected, please report it: {error or 'no message'} ({type(error).__name__})"
 
 

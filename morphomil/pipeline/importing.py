@@ -25,7 +25,7 @@ from morphomil.pipeline.segmentation import (
     files_of,
     settings_key,
 )
-from morphomil.places import Address, identity, local_copy, look_at_all
+from morphomil.places import Address, check_names, identity, local_copy, look_at_all
 from morphomil.run.directory import SAID_FILE, Run
 from morphomil.run.ledger import key_of
 from morphomil.segment.polygons import keep_largest_parts
@@ -248,6 +248,7 @@ def matching_files(
                 several[image.path.name] = files
             else:
                 missing[image.path.name] = stems[0]
+    check_names(found.values())
     return found, missing, several
 
 

@@ -4,6 +4,7 @@ cache for as long as it is read."""
 from morphomil.places.address import (
     Address,
     Place,
+    check_names,
     is_address,
     is_dicom,
     read_place,
@@ -19,6 +20,7 @@ __all__ = [
     "Known",
     "Place",
     "cache_folder",
+    "check_names",
     "fingerprint",
     "held",
     "identity",

@@ -5,10 +5,14 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
+from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
 from morphomil import store
-from morphomil.errors import InputError
+from morphomil.errors import InputError, name_problem
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
 
 PACKAGES = {"https": "aiohttp", "http": "aiohttp", "s3": "s3fs", "gs": "gcsfs"}
 """Files may lie behind these schemes, each reached with this package."""
@@ -79,6 +83,16 @@ def is_dicom(path: Path) -> bool:
         return False
     with path.open("rb") as stream:
         return stream.read(132)[128:] == b"DICM"
+
+
+def check_names(paths: Iterable[Path]) -> None:
+    """Refuse files whose names can't be written down.
+
+    Raises:
+        InputError: there are any.
+    """
+    if problems := [problem for path in paths if (problem := name_problem(path))]:
+        raise InputError(problems)
 
 
 def read_place(text: str, folder: Path | None = None) -> Place:

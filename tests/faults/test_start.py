@@ -11,6 +11,11 @@ from pathlib import Path
 
 import pytest
 
+from morphomil.cli import app
+from morphomil.cohort.manifest import read_manifest
+from morphomil.cohort.matching import find_slides
+from morphomil.errors import ExitStatus, InputError
+
 ENTRY = "from morphomil.cli.main import run; run()"
 SLOW = """
 import sys, time
@@ -115,3 +120,59 @@ def test_names_with_accents_in_any_locale(locale: dict[str, str], tmp_path: Path
     assert done.returncode == 2, done.stderr
     assert b"UnicodeEncodeError" not in done.stderr
     assert b"minin" in done.stderr
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["import-nuclei", "c.csv", "--out", "{old}/run"],
+        ["segment", "{old}/c.csv", "--out", "run"],
+        ["init", "project", "--slides", "{old}", "--outcomes", "o.csv"],
+        ["export", "run", "--to", "spatialdata", "--slide", "s", "--out={old}/q"],
+    ],
+    ids=lambda words: words[0],
+)
+def test_a_path_that_is_no_utf8_is_told_before_any_work(words: list[str], tmp_path: Path) -> None:
+    """As disks of old systems have them: a byte of Latin-1."""
+    done = subprocess.run(
+        [
+            os.fsencode(sys.executable),
+            b"-c",
+            os.fsencode(ENTRY),
+            *(os.fsencode(word).replace(b"{old}", b"f\xfcr") for word in words),
+        ],
+        capture_output=True,
+        cwd=tmp_path,
+        check=False,
+    )
+    assert done.returncode == 2, done.stderr
+    assert done.stderr.endswith(b"its name isn't UTF-8; rename it\n")
+    assert done.stderr.count(b"\n") == 1
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_folder_or_file_that_is_no_utf8_is_told_where_it_is_found(tmp_path: Path) -> None:
+    old = tmp_path / "f\udcfcr"
+    try:
+        old.mkdir()
+    except OSError:
+        pytest.skip("this disk has no such names")
+    (old / "a.svs").write_bytes(b"x")
+    (old / "c.csv").write_text("slide,patient,label\na.svs,p,0\n")
+    for read in (
+        lambda: read_manifest(old / "c.csv"),
+        lambda: find_slides(tmp_path),
+        lambda: fail_with_a_name(old),
+    ):
+        with pytest.raises(InputError, match=r"f\\udcfcr.*: its name isn't UTF-8; rename it"):
+            read()
+
+
+def fail_with_a_name(path: Path) -> None:
+    """As a command ends that meets the name later than where paths come in."""
+    try:
+        str(path).encode()
+    except UnicodeEncodeError as error:
+        said, status = app._describe(error)
+        assert status == ExitStatus.BAD_INPUT
+        raise InputError(said) from error
