@@ -110,6 +110,25 @@ def read_json(path: Path, *, mend: str = MAKE_AGAIN) -> Any:
         return value
 
 
+_ESCAPES = re.compile(
+    r"\\(?:u[dD][89abAB][0-9a-fA-F]{2}\\u[dD][c-fC-F][0-9a-fA-F]{2}|u[dD][89a-fA-F][0-9a-fA-F]{2}|.)"
+)
+_LONE_CHARS = len(r"\ud800")
+
+
+def parse_json(content: str | bytes) -> Any:
+    """What the JSON of a user's file or request holds; half a character (`\\ud800` alone) becomes
+    U+FFFD, as no file of ours can hold it.
+
+    Raises:
+        ValueError: it is no JSON.
+    """
+    text = content if isinstance(content, str) else content.decode(json.detect_encoding(content))
+    if "\\u" in text:
+        text = _ESCAPES.sub(lambda m: r"\ufffd" if len(m[0]) == _LONE_CHARS else m[0], text)
+    return json.loads(text)
+
+
 def write_json(path: Path, value: Any, *, seal: bool = False) -> None:
     """Write `value` as JSON, keys in the given order, NaN refused; an object that people don't
     change, with a checksum (`seal`)."""

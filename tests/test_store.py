@@ -16,6 +16,7 @@ from morphomil.store import (
     atomic_path,
     digest,
     fingerprint,
+    parse_json,
     write_json,
     write_parquet,
     write_table_csv,
@@ -141,3 +142,17 @@ def test_a_failed_write_of_hdf5_is_an_error_of_the_system(tmp_path: Path) -> Non
         raise RuntimeError("another")
     assert path.read_bytes() == before
     assert [p.name for p in tmp_path.iterdir()] == ["a.h5"]
+
+
+@pytest.mark.parametrize(
+    ("text", "value"),
+    [
+        (r'"\ud800x"', "\ufffdx"),
+        (r'"\udE00\ud83d"', "\ufffd\ufffd"),
+        (r'"\ud83d\ude00\ud83d\u0041"', "\U0001f600\ufffdA"),
+        (r'"\\ud800 \\\ud800 \n\u00e9"', "\\ud800 \\\ufffd \n\u00e9"),
+        (r'{"\ud800": [1, "\ud800"]}', {"\ufffd": [1, "\ufffd"]}),
+    ],
+)
+def test_halves_of_characters_in_json_are_replaced(text: str, value: object) -> None:
+    assert parse_json(text) == parse_json(text.encode("utf-16")) == value

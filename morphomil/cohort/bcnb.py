@@ -13,7 +13,6 @@ each task's own split.
 
 from __future__ import annotations
 
-import json
 import os
 import re
 import unicodedata
@@ -26,7 +25,7 @@ import pandas as pd
 
 from morphomil.errors import InputError, RefusedError, translating
 from morphomil.places import check_names
-from morphomil.store import write_table_csv
+from morphomil.store import parse_json, write_table_csv
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
@@ -334,7 +333,7 @@ def _read_bags(folder: Path, task: int) -> pd.DataFrame | None:
     rows = []
     for part, (path,) in found.items():
         with translating(partial(_refuse_bags, path, len(names))):
-            bags = json.loads(path.read_text(encoding="utf-8"))
+            bags = parse_json(path.read_bytes())
             labels = {(str(bag["id"]), names[int(bag["label"])]) for bag in bags}
         rows += [(patient, status[label], label, part) for patient, label in sorted(labels)]
     table = pd.DataFrame(rows, columns=["patient", "status", "label", "split"])

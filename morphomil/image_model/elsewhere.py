@@ -177,7 +177,8 @@ def _say_source(path: Path, layout: Layout, source: Any) -> tuple[str, str]:
 
 
 def _plain(text: Any) -> str:
-    return text.decode() if isinstance(text, bytes) else str(text)
+    known = text if isinstance(text, bytes) else str(text).encode("utf-8", "replace")
+    return known.decode(errors="replace")
 
 
 def _squares_of_coords(path: Path, file: Any) -> pd.DataFrame:

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, cast
 from urllib.parse import parse_qs, urlsplit
 
 from morphomil.errors import InputError, MorphomilError
+from morphomil.store import parse_json
 from morphomil.viewer import SlideBrowser
 
 if TYPE_CHECKING:
@@ -233,7 +234,7 @@ class _Handler(BaseHTTPRequestHandler):
     def _store_review(self, slide: int, body: bytes) -> tuple[bytes, str]:
         self._check(slide, 0)
         try:
-            asked = json.loads(body)
+            asked = parse_json(body)
         except (ValueError, RecursionError) as error:
             raise InputError("a review is JSON") from error
         return _as_json(self.server.slides.review(slide, asked)), _JSON

@@ -50,6 +50,7 @@ LEAVES = (
     | st.floats()
     | NAMES
     | st.text(max_size=8)
+    | st.just("half \ud83d")
 )
 TREES = st.recursive(
     LEAVES,
@@ -218,7 +219,9 @@ NAMED = st.fixed_dictionaries(
     optional={
         "properties": st.dictionaries(
             st.sampled_from(["classification", "name", "objectType", "isLocked", "measurements"]),
-            TREES | st.just({"name": "Tumor"}) | st.sampled_from(["Tumor", "annotation"]),
+            TREES
+            | st.sampled_from([{"name": "Tumor"}, {"name": "Tumor \ud83d"}])
+            | st.sampled_from(["Tumor", "annotation"]),
             max_size=3,
         ),
         "nucleusGeometry": GEOMETRIES,
@@ -238,12 +241,13 @@ def test_any_shapes(features: list[Any], as_list: bool, imported: Imported) -> N
     with open_image(source) as image:
         for read in (
             lambda: find_regions(image, source, image_index=0, first_index=0, settings=settings),
-            lambda: read_nuclei(path, image),
+            lambda: read_nuclei(path, image).said.to_dict(),
         ):
             try:
-                read()
+                assert r"\ud83d" not in repr(read())
             except MorphomilError as error:
                 assert "shapes.geojson" in str(error)
+                str(error).encode()
 
 
 CELLS = st.sampled_from(

@@ -124,6 +124,21 @@ def test_each_format_gives_the_nuclei_it_shows(
     assert run.segmented_with()["model"] == "imported"
 
 
+@pytest.mark.parametrize("as_list", [True, False])
+def test_half_a_character_in_a_class_is_replaced(
+    as_list: bool, labels: np.ndarray, cohort: Cohort, tmp_path: Path
+) -> None:
+    path = tmp_path / "a.geojson"
+    features = geojson(labels)
+    features[0]["properties"]["classification"] = {"name": "\ud800x"}
+    tree: Any = features if as_list else {"type": "FeatureCollection", "features": features}
+    path.write_text(json.dumps(tree))
+    run = run_with(cohort, path, tmp_path / "run")
+    said = run.said_of_nuclei("slide")
+    assert said is not None
+    assert set(said["type"].dropna()) == {"\ufffdx"}
+
+
 @pytest.mark.parametrize("factor", [0.5, 2])
 def test_a_label_image_of_another_scale(
     factor: float, labels: np.ndarray, cohort: Cohort, tmp_path: Path

@@ -4,7 +4,6 @@ HALO XML, Hamamatsu NDPA."""
 from __future__ import annotations
 
 import gzip
-import json
 from collections import Counter
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
@@ -24,6 +23,7 @@ from morphomil.slides.annotations.shapes import (
     polygonal,
 )
 from morphomil.slides.annotations.xml_files import read_xml
+from morphomil.store import parse_json
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -103,7 +103,7 @@ def _read(content: bytes) -> Drawing:
     vertices = Vertices(MAX_VERTICES)
     if content.startswith(b"<"):
         return read_xml(content, vertices)
-    tree = json.loads(content)
+    tree = parse_json(content)
     if isinstance(tree, dict) and ("positive" in tree or "negative" in tree):
         return _read_bcnb(tree, vertices)
     return read_geojson(tree, vertices)

@@ -7,6 +7,8 @@ import json
 from contextlib import contextmanager
 from typing import IO, TYPE_CHECKING, Any
 
+from morphomil.store import parse_json
+
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
@@ -77,6 +79,8 @@ class JsonStream:
                     raise ValueError("it is cut off, or no JSON") from error
             else:
                 if stop < len(self._text) or self._ended:
+                    if self._text.find("\\u", self._position, stop) >= 0:
+                        value = parse_json(self._text[self._position : stop])
                     self._position = stop
                     return True, value
             if len(self._text) - self._position > chars:

@@ -8,7 +8,6 @@ https://geoparquet.org/releases/v1.0.0/.
 
 from __future__ import annotations
 
-import json
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -16,6 +15,7 @@ import shapely
 
 from morphomil.slides.nuclei_files.nuclei import OutlineList
 from morphomil.slides.nuclei_files.tables import add_shape, refuse_points
+from morphomil.store import parse_json
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -82,7 +82,7 @@ def _add_batch(
 
 def _geometry_column(metadata: dict[bytes, bytes], names: list[str]) -> str:
     try:
-        geo = json.loads(metadata.get(b"geo", b"{}"))
+        geo = parse_json(metadata.get(b"geo", b"{}"))
     except ValueError as error:
         raise ValueError("its GeoParquet metadata can't be read") from error
     column = str(geo.get("primary_column") or "geometry")
@@ -118,7 +118,7 @@ def element_scale(path: Path) -> NDArray[np.float64]:
         return np.ones(2)
     if file.stat().st_size > MAX_ATTRIBUTE_BYTES:
         raise ValueError(f"{file.name} beside it is too large")
-    content = json.loads(file.read_text(encoding="utf-8"))
+    content = parse_json(file.read_bytes())
     attributes = content.get("attributes", content)
     known = attributes.get("coordinateTransformations") or []
     if not known:
