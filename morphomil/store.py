@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 
-from morphomil.errors import DamagedError, InputError, tells_of_memory
+from morphomil.errors import NO_ROOM, DamagedError, InputError, tells_of_memory
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -46,6 +46,10 @@ def atomic_path(path: Path) -> Iterator[Path]:
             _remove(path)
         partial.replace(path)
         _flush(path.parent)
+    except OSError as error:
+        if error.filename is None and error.errno in NO_ROOM:  # writing and flushing name no file
+            error.filename = str(path)
+        raise
     finally:
         _remove(partial)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import errno
 import json
 import os
 from pathlib import Path
@@ -156,3 +157,12 @@ def test_a_failed_write_of_hdf5_is_an_error_of_the_system(tmp_path: Path) -> Non
 )
 def test_halves_of_characters_in_json_are_replaced(text: str, value: object) -> None:
     assert parse_json(text) == parse_json(text.encode("utf-16")) == value
+
+
+def test_a_full_disk_is_told_with_the_file(tmp_path: Path) -> None:
+    """Writing and flushing name none."""
+    with (
+        pytest.raises(OSError, match=r"No space left on device: .*out\.json"),
+        atomic_path(tmp_path / "out.json"),
+    ):
+        raise OSError(errno.ENOSPC, "No space left on device")

@@ -16,6 +16,7 @@ import os
 import random
 import re
 import socket
+import tempfile
 import time
 import uuid
 from contextlib import ExitStack, contextmanager, suppress
@@ -145,24 +146,33 @@ def working_in(
         BusyError: another process holds it.
         InputError: the run directory can't be written, or has no room left.
     """
-    unwritable = f"run directory {folder} can't be written:"
     with ExitStack() as held:
         try:
             folder.mkdir(parents=True, exist_ok=True)
             claim = held.enter_context(claimed(folder, part, wait=wait))
         except OSError as error:
             if not (reading and error.errno in _NOT_OURS):
-                raise InputError(f"{unwritable} {error}") from error
+                raise InputError(f"run directory {folder} can't be written: {error}") from error
             claim = Claim(folder, "")
         try:
             yield claim
         except OSError as error:
-            if error.errno not in NO_ROOM:
+            meant = _blamed(error.filename, folder, reading=reading)
+            if error.errno not in NO_ROOM or not meant:
                 raise
             raise InputError(
-                f"{unwritable} {error}; what is finished is kept, and the same command goes on "
-                "from there once there is room"
+                f"{meant} can't be written: {error}; what is finished is kept, and the same "
+                "command goes on from there once there is room"
             ) from error
+
+
+def _blamed(name: Any, folder: Path, *, reading: bool) -> str:
+    """What has no room, by the file that an error names: the run, or what else lies on disk if it
+    names none; empty: a file elsewhere."""
+    if isinstance(name, str | os.PathLike):
+        inside = Path(name).resolve().is_relative_to(folder.resolve())
+        return f"run directory {folder}" if inside else ""
+    return "" if reading else f"run directory {folder} or {tempfile.gettempdir()}"
 
 
 @contextmanager

@@ -3,6 +3,7 @@ life."""
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import subprocess
@@ -213,3 +214,25 @@ def test_a_run_that_nobody_may_write_is_read_all_the_same(run: Run) -> None:
         pass
     with run.lock(reading=True):
         pass
+
+
+@pytest.mark.parametrize(
+    ("name", "reading", "blamed"),
+    [
+        ("run/slides/a", False, "run directory"),
+        ("run/slides/a", True, "run directory"),
+        ("elsewhere/a", False, ""),
+        ("elsewhere/a", True, ""),
+        (None, False, "run directory"),
+        (None, True, ""),
+    ],
+)
+def test_a_run_is_blamed_for_its_own_full_disk(
+    run: Run, name: str | None, reading: bool, blamed: str
+) -> None:
+    file = name and str(run.path.parent / name)
+    with (
+        pytest.raises(InputError if blamed else OSError, match=blamed or "No space"),
+        run.lock(reading=reading),
+    ):
+        raise OSError(errno.ENOSPC, "No space left on device", file)
