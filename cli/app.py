@@ -28,6 +28,7 @@ from morphomil.cli import (
 from morphomil.cli.messages import fail
 from morphomil.cli.settings_file import NAME, known_settings, read_settings
 from morphomil.errors import (
+    MAY_PASS,
     NO_ROOM,
     ExitStatus,
     MorphomilError,
@@ -39,12 +40,19 @@ from morphomil.errors import (
 GOES_ON = "what is finished is kept, and the same command goes on from there"
 
 
+class _EndedError(Exception):
+    """Carries an error past Typer, which takes it for the end of the user's terminal and leaves
+    without a word."""
+
+
 class _Commands(TyperGroup):
     """What is said of an unusable value is a sentence for users, without its class in Python."""
 
     def invoke(self, ctx: Any) -> Any:
         try:
             return super().invoke(ctx)
+        except (BrokenPipeError, EOFError) as error:
+            raise _EndedError from error
         except typer.BadParameter as error:
             error.message = error.message.removeprefix("Value error, ")
             raise
@@ -126,11 +134,12 @@ def start() -> NoReturn:
         if debug:
             raise
         if not interruption.is_due():
-            fail(*_describe(error))
+            ended = error.__cause__ if isinstance(error, _EndedError) else None
+            fail(*_describe(ended or error))
     fail(interruption.SENTENCE, ExitStatus.INTERRUPTED)
 
 
-def _describe(error: Exception) -> tuple[str, ExitStatus]:
+def _describe(error: BaseException) -> tuple[str, ExitStatus]:
     """A sentence on what ended a command, and the exit status that stands for it."""
     if isinstance(error, MorphomilError):
         return str(error), error.exit_status
@@ -140,7 +149,9 @@ def _describe(error: Exception) -> tuple[str, ExitStatus]:
         place = ""
         if error.filename is None and error.errno in NO_ROOM:
             place = f" (below {os.environ.get('TMPDIR', '/tmp')} or where the results lie)"
-        return f"{error}{place}; {GOES_ON}", ExitStatus.BAD_INPUT
+        passes = error.errno is None or error.errno in MAY_PASS
+        end = GOES_ON if passes else "name another path, or change what lies there"
+        return f"{error}{place}; {end}", ExitStatus.BAD_INPUT
     if problem := tells_of_names(error):
         return problem, ExitStatus.BAD_INPUT
     return (

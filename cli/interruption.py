@@ -40,8 +40,10 @@ def _interrupt(number: int, frame: FrameType | None) -> None:
     if not _is_loading(frame):
         raise Interrupted
     shown = _SHOW_CURSOR if sys.stderr.isatty() else ""
-    os.write(2, f"{shown}morphomil: {SENTENCE}\n".encode())
-    os._exit(STATUS)
+    try:
+        os.write(2, f"{shown}morphomil: {SENTENCE}\n".encode())
+    finally:
+        os._exit(STATUS)
 
 
 def _is_loading(frame: FrameType | None) -> bool:

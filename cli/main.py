@@ -1,13 +1,16 @@
-"""`morphomil`: what happens before anything is loaded. Signals have an end that is known, and texts
-an encoding that holds every name; then the commands are loaded (`app`)."""
+"""`morphomil`: what happens before anything is loaded. Signals have an end that is known, output
+never ends the work, and texts have an encoding that holds every name; then the commands are loaded
+(`app`)."""
 
 import os
+import re
 import sys
 
-from morphomil.cli import interruption
+from morphomil.cli import interruption, streams
 
 ADDRESS_SPACE_GIB = 8
 """Networks and their libraries map so much, and fill a fraction of it."""
+DATE = "SOURCE_DATE_EPOCH"
 LIGHT = {"--help", "--version", "doctor"}
 """Whoever asks for this gets it on any machine."""
 
@@ -16,6 +19,8 @@ def run() -> None:
     """The entry point: errors become one sentence and the documented exit status."""
     interruption.listen()
     _speak_utf8()
+    streams.guard()
+    _drop_dates_that_are_none()
     _check_address_space()
     from morphomil.cli.app import start
 
@@ -41,11 +46,13 @@ def _check_address_space() -> None:
 
 
 def _speak_utf8() -> None:
-    """Names of files and texts may hold any character, whatever the machine's locale; the terminal
-    gets a replacement for those that it can't show."""
+    """Names of files and texts may hold any character, whatever the machine's locale."""
     if not sys.flags.utf8_mode and sys.getfilesystemencoding() != "utf-8":
         os.environ["PYTHONUTF8"] = "1"
         os.execv(sys.executable, [sys.executable, *sys.orig_argv[1:]])
-    for stream in (sys.stdout, sys.stderr):
-        if hasattr(stream, "reconfigure"):
-            stream.reconfigure(errors="replace")
+
+
+def _drop_dates_that_are_none() -> None:
+    """Libraries read this date, seconds since 1970, while they are loaded."""
+    if not re.fullmatch("[0-9]{1,11}", os.environ.get(DATE, "0")):
+        del os.environ[DATE]

@@ -14,6 +14,16 @@ if TYPE_CHECKING:
 
 NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
 """Errors of the system that every further write would meet too."""
+MAY_PASS = frozenset(
+    getattr(errno, name)
+    for name in (
+        *("ENOSPC", "EDQUOT", "EIO", "EMFILE", "ENFILE", "ENOMEM", "EAGAIN", "EBUSY", "EINTR"),
+        *("ESTALE", "ETIMEDOUT", "EPIPE", "ECONNABORTED", "ECONNREFUSED", "ECONNRESET"),
+        *("EHOSTDOWN", "EHOSTUNREACH", "ENETDOWN", "ENETUNREACH", "ENODEV", "ENOLINK", "EREMOTEIO"),
+    )
+    if hasattr(errno, name)
+)
+"""Errors of the system after which the same command may succeed: room is made, a disk is back."""
 
 
 _NO_MEMORY = (
