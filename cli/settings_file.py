@@ -33,6 +33,11 @@ stopped; `morphomil --settings FILE COMMAND` does one. Every setting stands here
 what the command line says comes before what this file says. Lists: [a, b]. Paths start from the
 folder where the command runs, which for `morphomil run` is this one."""
 WIDTH = 100
+MAX_BYTES = 2**20
+MAX_DEPTH = 20
+"""Settings are no longer, and lie no deeper."""
+SHOWN = 80
+"""So many characters of a wrong value are repeated."""
 Sections = dict[str, dict[str, Any]]
 
 
@@ -104,22 +109,82 @@ def _said(value: Any) -> str:
     return json.dumps(str(value) if isinstance(value, Path) else value, ensure_ascii=False)
 
 
-def _parse(text: str) -> Any:
-    """What the YAML holds, of YAML's safe types.
+def _read_text(path: Path) -> str:
+    """The file's text.
 
     Raises:
-        InputError: a key stands twice.
+        InputError: it can't be read, or is no text, or too long.
+    """
+    try:
+        with path.open("rb") as stream:
+            content = stream.read(MAX_BYTES + 1)
+        if len(content) > MAX_BYTES:
+            raise InputError(f"settings {path} are longer than {MAX_BYTES:,} bytes")
+        return content.decode("utf-8")
+    except OSError as error:
+        raise InputError(f"settings {path} can't be read: {error.strerror or error}") from error
+    except UnicodeDecodeError as error:
+        raise InputError(f"settings {path} aren't UTF-8 text") from error
+
+
+def _parse(text: str, path: Path) -> Any:
+    """What the YAML holds, of YAML's safe types; each value is looked at once.
+
+    Raises:
+        InputError: it is no YAML, a key stands twice, it has aliases, or lists in lists in lists.
     """
     import yaml
 
-    nodes = [yaml.compose(text, Loader=yaml.SafeLoader)]
-    for node in nodes:
-        if isinstance(node, yaml.MappingNode):
-            keys = [key.value for key, _ in node.value]
-            if twice := [str(key) for key in keys if keys.count(key) > 1]:
-                raise InputError(f"{twice[0]} stands twice")
-            nodes += [value for _, value in node.value]
-    return yaml.safe_load(text)
+    line = 0
+    try:
+        _refuse_aliases(text, path)
+        loader = yaml.SafeLoader(text)
+        root = loader.get_single_node()
+        nodes = [] if root is None else [root]
+        for node in nodes:
+            line = node.start_mark.line + 1
+            if isinstance(node, yaml.MappingNode):
+                keys = [key.value for key, _ in node.value]
+                if twice := [str(key) for key in keys if keys.count(key) > 1]:
+                    raise InputError(f"{path}: {twice[0]} stands twice")
+                nodes += [part for pair in node.value for part in pair]
+            elif isinstance(node, yaml.SequenceNode):
+                nodes += node.value
+            else:
+                loader.construct_object(node)
+        return root and loader.construct_document(root)
+    except (InputError, MemoryError):
+        raise
+    except Exception as error:  # the parser raises whatever Python does
+        mark = getattr(error, "problem_mark", None)
+        line = mark.line + 1 if mark else line
+        cause = getattr(error, "problem", None) or _say_short(error)
+        raise InputError(f"{path}{f', line {line}' if line else ''}: no YAML: {cause}") from error
+
+
+def _refuse_aliases(text: str, path: Path) -> None:
+    """Aliases, which make a value endless in a few lines, and values deeper than settings are.
+
+    Raises:
+        InputError: there is one.
+    """
+    import yaml
+
+    depth = 0
+    for event in yaml.parse(text, Loader=yaml.SafeLoader):
+        where = f"{path}, line {event.start_mark.line + 1}"
+        if isinstance(event, yaml.AliasEvent) or getattr(event, "anchor", None):
+            raise InputError(f"{where}: settings have no aliases (& and *); write the value itself")
+        depth += isinstance(event, yaml.CollectionStartEvent)
+        depth -= isinstance(event, yaml.CollectionEndEvent)
+        if depth > MAX_DEPTH:
+            raise InputError(f"{where}: too many lists or sections within each other")
+
+
+def _say_short(value: object) -> str:
+    """A value or an error in a sentence, which stays one."""
+    said = str(value) if isinstance(value, Exception) else repr(value)
+    return said if len(said) <= SHOWN else f"{said[:SHOWN]} ..."
 
 
 def read_settings(path: Path, known: dict[str, dict[str, Setting]]) -> Sections:
@@ -128,22 +193,7 @@ def read_settings(path: Path, known: dict[str, dict[str, Setting]]) -> Sections:
     Raises:
         InputError: it can't be read, or it has keys or values that aren't known; all of them.
     """
-    from yaml import YAMLError
-
-    try:
-        tree = _parse(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise InputError(f"settings {path} can't be read: {error.strerror or error}") from error
-    except UnicodeDecodeError as error:
-        raise InputError(f"settings {path} aren't UTF-8 text") from error
-    except InputError as error:
-        raise InputError(f"{path}: {error}") from None
-    except YAMLError as error:
-        mark = getattr(error, "problem_mark", None)
-        where = f", line {mark.line + 1}" if mark else ""
-        raise InputError(
-            f"{path}{where}: no YAML: {getattr(error, 'problem', None) or error}"
-        ) from error
+    tree = _parse(_read_text(path), path)
     if tree is None:
         return {}
     if not isinstance(tree, dict):
@@ -212,19 +262,19 @@ def _checked(setting: Setting, value: Any) -> Any:
         return [str(one) for one in value]
     if isinstance(value, bool) != (bool in setting.kinds):
         raise InputError(
-            f"is true or false, not {value!r}"
+            f"is true or false, not {_say_short(value)}"
             if bool in setting.kinds
             else f"is one of {', '.join(setting.choices)}, not {str(value).lower()}"
             if setting.choices
             else f"is read as {str(value).lower()}: put text such as yes, no, on and off in quotes"
         )
     if not isinstance(value, str | int | float):
-        raise InputError(f"takes one value, got {value!r}; put text in quotes")
+        raise InputError(f"takes one value, got {_say_short(value)}; put text in quotes")
     if setting.info.parser:
         setting.info.parser(str(value))
         return value
     if setting.choices and str(value) not in setting.choices:
-        raise InputError(f"is one of {', '.join(setting.choices)}, not {value!r}")
+        raise InputError(f"is one of {', '.join(setting.choices)}, not {_say_short(value)}")
     if isinstance(value, bool):
         return value
     if {int, float}.isdisjoint(setting.kinds):
@@ -236,10 +286,15 @@ def _number(setting: Setting, value: Any) -> float:
     try:
         number = float(value)
     except ValueError:
-        raise InputError(f"is a number, not {value!r}") from None
+        raise InputError(f"is a number, not {_say_short(value)}") from None
+    except OverflowError:
+        raise InputError(f"is larger than any number can be: {_say_short(value)}") from None
     if int in setting.kinds and not number.is_integer():
-        raise InputError(f"is a whole number, not {value!r}")
+        raise InputError(f"is a whole number, not {_say_short(value)}")
     low = setting.info.min
     if low is not None and number < low:
-        raise InputError(f"is at least {low:g}, not {value!r}")
+        raise InputError(f"is at least {low:g}, not {_say_short(value)}")
+    high = setting.info.max
+    if high is not None and number > high:
+        raise InputError(f"is at most {high:,}, not {_say_short(value)}")
     return int(number) if int in setting.kinds else number

@@ -68,6 +68,12 @@ def test_the_file_holds_every_setting_with_its_default(known, tmp_path):
                 assert str(read[section][name]) == str(setting.default)
 
 
+LAUGHS = "a: &a [x, x]\n" + "".join(
+    f"{name}: &{name} [{', '.join([f'*{last}'] * 9)}]\n"
+    for last, name in zip("abcdefgh", "bcdefghi", strict=True)
+)
+
+
 @pytest.mark.parametrize(
     ("text", "message"),
     [
@@ -86,6 +92,27 @@ def test_the_file_holds_every_setting_with_its_default(known, tmp_path):
         ("rank: 3", "section rank holds no settings"),
         ("- rank", "holds no sections"),
         ("rank: [", "line 1: no YAML"),
+        ("rank: &a\n  x: *a\n", "line 1: settings have no aliases"),
+        (LAUGHS, "line 1: settings have no aliases"),
+        ("rank:\n  x: *a\n", "line 2: settings have no aliases"),
+        ("rank:\n  positive: 2024-13-45\n", "line 2: no YAML: month must be in 1..12"),
+        (f"rank:\n  folds: {'9' * 400}\n", "folds is larger than any number can be: 999"),
+        (f"rank:\n  folds: {'9' * 5000}\n", "line 2: no YAML: Exceeds the limit"),
+        (f"rank:\n  folds: '{'9' * 5000}'\n", "folds is a whole number, not '999"),
+        ("rank:\n  permutations: 1.0e+30\n", "permutations is at most 1,000,000"),
+        (f"rank: {'[' * 3000}", "line 1: too many lists or sections"),
+        (f"rank: {'{a: ' * 3000}", "line 1: too many lists or sections"),
+        *(
+            (f"rank:\n\n  positive: !!{kind} abc", "line 3: no YAML: ")
+            for kind in ("int", "float", "bool", "timestamp")
+        ),
+        ("rank:\n  positive: !!int ''", "line 2: no YAML: "),
+        ("? !!bool abc\n: 1", "line 1: no YAML: "),
+        ('rank:\n  positive: "\\UFFFFFFFF"', "no YAML: "),
+        ("rank:\n  positive: !!python/name:os.system", "line 2: no YAML: "),
+        ("rank:\n  ? [a]\n  : 1", "line 2: no YAML: found unhashable key"),
+        ("#" * 2**20 + "\n", "longer than 1,048,576 bytes"),
+        ("\x07", "no YAML"),
     ],
 )
 def test_what_is_wrong_with_the_file_is_said_and_what_may_be_meant(known, tmp_path, text, message):
@@ -94,6 +121,7 @@ def test_what_is_wrong_with_the_file_is_said_and_what_may_be_meant(known, tmp_pa
     with pytest.raises(InputError, match=r"morphomil\.yaml") as caught:
         read_settings(file, known)
     assert message in str(caught.value)
+    assert len(str(caught.value)) < len(str(file)) + 400
 
 
 def test_values_are_what_the_command_line_would_have(known, tmp_path):
