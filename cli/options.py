@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any, get_type_hints
 import typer
 
 from morphomil.errors import InputError
+from morphomil.numerals import read_digits
 from morphomil.types import NATIVE, Device, PatchSettings, RankSettings, SegmenterSettings
 
 if TYPE_CHECKING:
@@ -153,7 +154,9 @@ SETTINGS: dict[type, dict[str, Any]] = {
         "quick": typer.Option(
             "--quick", help="Three trainings per fold; tests by the plain scan alone."
         ),
-        "permutations": typer.Option(help="Trainings with permuted labels, for p values.", min=0),
+        "permutations": typer.Option(
+            help="Trainings with permuted labels, for p values.", min=0, max=10**6
+        ),
         "strata": typer.Option(help="Compare within the groups of these columns: site,scanner."),
         "adjust": typer.Option(help="Rank what features add to these columns: age,site."),
         "folds_by": typer.Option(
@@ -262,9 +265,11 @@ def parse_shard(text: str) -> Shard:
     from morphomil.pipeline.planning import read_plan
 
     index, _, rest = text.partition("/")
-    if not (index.isdecimal() and rest):
-        raise InputError(f"--shard is i/n, as in 2/8, or i/plan.csv; got {text!r}")
-    if rest.isdecimal():
-        return Shard(int(index), int(rest))
+    part, count = read_digits(index), read_digits(rest)
+    if part is None or not rest or (count is None and rest.isdecimal()):
+        shown = text if len(text) <= 80 else f"{text[:80]} ..."
+        raise InputError(f"--shard is i/n, as in 2/8, or i/plan.csv; got {shown!r}")
+    if count is not None:
+        return Shard(part, count)
     parts = read_plan(Path(rest))
-    return Shard(int(index), max(parts.values(), default=1), parts)
+    return Shard(part, max(parts.values(), default=1), parts)

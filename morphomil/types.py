@@ -12,6 +12,7 @@ from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
 from morphomil.errors import InputError
+from morphomil.numerals import read_digits
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -42,10 +43,9 @@ WhoseNuclei = Literal["all", "epithelial", "lymphocyte", "stroma"]
 Device = Literal["auto", "cpu", "cuda"]
 """Where a network computes; auto: on a CUDA GPU if there is one, else on the processor."""
 CORES = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-if os.environ.get("MORPHOMIL_CORES", "").isdecimal():
-    CORES = max(1, min(CORES, int(os.environ["MORPHOMIL_CORES"])))
-"""This process may use so many processors, fewer where `MORPHOMIL_CORES` says so: as many slides,
-and blocks, are worked side by side."""
+if (_stated := read_digits(os.environ.get("MORPHOMIL_CORES", ""))) is not None:
+    CORES = max(1, min(CORES, _stated))
+"""So many slides, and blocks, are worked side by side; fewer where `MORPHOMIL_CORES` says so."""
 
 
 @dataclass(frozen=True)

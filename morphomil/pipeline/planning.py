@@ -6,6 +6,7 @@ import heapq
 import math
 from typing import TYPE_CHECKING
 
+import numpy as np
 import pandas as pd
 
 from morphomil.errors import InputError
@@ -78,8 +79,11 @@ def part_minutes(path: Path) -> dict[int, float]:
 def _read(path: Path) -> pd.DataFrame:
     mend = "make it with: morphomil cluster init"
     table = read_csv(path, mend=mend, dtype={"slide_id": str}, keep_default_na=False)
-    if not {"slide_id", "part", "seconds"} <= set(table) or (table["part"] < 1).any():
+    numbers = table.reindex(columns=["part", "seconds"]).apply(pd.to_numeric, errors="coerce")
+    possible = numbers["part"].between(1, 10**9) & (numbers["part"] % 1 == 0)
+    if "slide_id" not in table or not (possible & np.isfinite(numbers["seconds"])).all():
         raise InputError(f"{path} is no plan with slide_id, part (from 1) and seconds; {mend}")
+    table[["part", "seconds"]] = numbers
     if twice := table["slide_id"][table["slide_id"].duplicated()].tolist():
         raise InputError(f"{path} gives slide {twice[0]} to two parts")
     return table

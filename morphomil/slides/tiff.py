@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 
 from morphomil.errors import SlideError
+from morphomil.numerals import read_digits
 from morphomil.slides.color import significant_bits, wrong_color
 from morphomil.slides.flat import ArrayPixels, open_flat, turned
 from morphomil.slides.levels import CELL_PX, Pixels
@@ -364,8 +365,9 @@ def _stated_bits(image: TiffImage) -> int | None:
     """Significant bits of a sample by the OME-XML or the tags: the fewest that one states."""
     page, stored = image.page, int(image.page.bitspersample)
     stated = []
-    if image.xml is not None and image.xml.get("SignificantBits", "").isdigit():
-        stated.append(int(image.xml.attrib["SignificantBits"]))
+    said = "" if image.xml is None else image.xml.get("SignificantBits", "")
+    if (bits := read_digits(said)) is not None:
+        stated.append(bits)
     for name in ("SMaxSampleValue", "MaxSampleValue"):
         value = page.tags.valueof(name)
         if value is not None:

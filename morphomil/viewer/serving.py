@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, cast
 from urllib.parse import parse_qs, urlsplit
 
 from morphomil.errors import InputError, MorphomilError
+from morphomil.numerals import read_digits
 from morphomil.store import parse_json
 from morphomil.viewer import SlideBrowser
 
@@ -217,10 +218,11 @@ class _Handler(BaseHTTPRequestHandler):
             )
             return
         length = self.headers.get_all("Content-Length", [])
-        if self.headers.get("Transfer-Encoding") or len(length) != 1 or not length[0].isdecimal():
+        size = read_digits(length[0]) if len(length) == 1 else None
+        if self.headers.get("Transfer-Encoding") or size is None:
             self.send_error(HTTPStatus.LENGTH_REQUIRED, "a review says how long it is")
             return
-        if int(length[0]) > MAX_BODY_BYTES:
+        if size > MAX_BODY_BYTES:
             self.send_error(
                 HTTPStatus.REQUEST_ENTITY_TOO_LARGE, f"a review has {MAX_BODY_BYTES} bytes at most"
             )
@@ -229,7 +231,7 @@ class _Handler(BaseHTTPRequestHandler):
         if not found:
             self.send_error(HTTPStatus.NOT_FOUND, "there is nothing here")
             return
-        self._answer_with(self._store_review, int(found[1]), self.rfile.read(int(length[0])))
+        self._answer_with(self._store_review, int(found[1]), self.rfile.read(size))
 
     def _store_review(self, slide: int, body: bytes) -> tuple[bytes, str]:
         self._check(slide, 0)

@@ -63,6 +63,10 @@ def test_shards_follow_a_stored_plan(cohort: Cohort, tmp_path: Path) -> None:
         (None, "is missing"),
         ("slide,part\na,1\n", "no plan"),
         ("slide_id,part,seconds\na,0,1\n", "no plan"),
+        ("slide_id,part,seconds\na,one,1\n", "no plan"),
+        ("slide_id,part,seconds\na,1.5,1\n", "no plan"),
+        (f"slide_id,part,seconds\na,{'9' * 5000},1\n", "no plan"),
+        ("slide_id,part,seconds\na,1,long\n", "no plan"),
         ("slide_id,part,seconds\na,1,1\na,2,1\n", "slide a to two parts"),
     ],
 )
@@ -73,3 +77,12 @@ def test_what_is_no_plan_is_refused(tmp_path: Path, content: str | None, said: s
         parse_shard(f"1/{tmp_path / 'plan.csv'}")
     with pytest.raises(InputError, match="--shard is"):
         parse_shard("of three")
+
+
+@pytest.mark.parametrize(
+    "text", [f"{'9' * 5000}/2", f"1/{'9' * 5000}", "1/\u0663", "\u0661/3", "1/"]
+)
+def test_a_part_is_written_in_digits_that_count(text: str) -> None:
+    with pytest.raises(InputError, match=r"--shard is i/n") as caught:
+        parse_shard(text)
+    assert len(str(caught.value)) < 200

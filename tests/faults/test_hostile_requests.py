@@ -140,6 +140,19 @@ def test_any_review(body: bytes, slide: str, server: SlideServer) -> None:
     assert b"internal error" not in answer, answer
 
 
+@pytest.mark.parametrize("length", ["9" * 5000, "\u0663", "-1", "1_0"])
+def test_a_length_that_is_no_number(length: str, server: SlideServer) -> None:
+    host = f"127.0.0.1:{server.server_port}"
+    lines = [
+        "POST /slides/0/reviews.json HTTP/1.1", f"Host: {host}",
+        f"Origin: http://{host}", f"Cookie: {server.cookie}={server.token}",
+        "Content-Type: application/json", f"Content-Length: {length}", "Connection: close",
+    ]  # fmt: skip
+    answer = talk(server, "\r\n".join(lines).encode() + b"\r\n\r\n")
+    assert server.wrong == []  # type: ignore[attr-defined]
+    assert answer.startswith(b"HTTP/1.1 411 ")
+
+
 def talk(server: SlideServer, request: bytes) -> bytes:
     """All that is answered until the other end is closed, or waits for more."""
     with socket.create_connection(("127.0.0.1", server.server_port), timeout=20) as line:

@@ -109,7 +109,10 @@ def test_errors_of_the_system_are_told_with_what_helps(error: str, status: int, 
     assert done.stderr.startswith(f"morphomil: {said}")
 
 
-@pytest.mark.parametrize("date", ["abc", "9" * 5000])
-def test_a_date_that_is_none_is_not_used(imported: Imported, date: str) -> None:
-    done = shell(["featurize", imported.run.path], SOURCE_DATE_EPOCH=date)
+@pytest.mark.parametrize("text", ["abc", "9" * 5000])
+@pytest.mark.parametrize("name", ["SOURCE_DATE_EPOCH", "MORPHOMIL_CORES"])
+def test_variables_that_are_no_numbers_are_not_used(
+    imported: Imported, name: str, text: str
+) -> None:
+    done = shell(["featurize", imported.run.path], **{name: text})
     assert done.returncode == 0, done.stderr

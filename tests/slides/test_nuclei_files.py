@@ -82,6 +82,7 @@ def test_planes_are_named_or_refused(axis: int, labels: np.ndarray, tmp_path: Pa
         np.testing.assert_array_equal(drawn(nuclei), truth)
         np.testing.assert_array_equal(nuclei.areas_px, np.bincount(truth.ravel())[1:])
     assert "there is no 2" in cause(path, plane="2")
+    assert "a plane is nuclei, cells or a number" in cause(path, plane="9" * 5000)
     assert "not 'Nuclei '" in cause(path, plane="Nuclei ")
 
 

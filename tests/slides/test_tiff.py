@@ -135,6 +135,14 @@ def test_significant_bits_that_the_file_states(tmp_path: Path, layout: dict[str,
     assert np.abs(pixels(tmp_path / "a.ome.tif").astype(int) - RGB // 8).max() <= 1
 
 
+def test_significant_bits_that_are_no_number_are_not_used(tmp_path: Path) -> None:
+    values = RGB.astype(np.uint16) * 257
+    metadata = {"axes": "YXS", "SignificantBits": "9" * 5000}
+    tifffile.imwrite(tmp_path / "a.ome.tif", values, **TILED | {"metadata": metadata})
+    assert b"9" * 5000 in (tmp_path / "a.ome.tif").read_bytes()
+    assert np.abs(pixels(tmp_path / "a.ome.tif").astype(int) - RGB).max() <= 1
+
+
 @LAYOUTS
 @pytest.mark.parametrize("dtype", ["float32", "uint32", "int16", "int8", "float16"])
 def test_other_numbers_are_refused(tmp_path: Path, layout: dict[str, Any], dtype: str) -> None:

@@ -16,6 +16,7 @@ from xml.etree.ElementTree import ParseError
 import numpy as np
 import pandas as pd
 
+from morphomil.numerals import read_digits
 from morphomil.slides.flat import MAX_FLAT_PX
 from morphomil.slides.masks import BAND_PX, HALO_UM
 from morphomil.slides.nuclei_files.nuclei import decoding
@@ -252,11 +253,12 @@ def _plane_number(count: int, names: list[str], wanted: str | None) -> int:
             f"it has {count} planes{named}, and none is known as {wanted}; give --plane the "
             "number of one, from 0"
         )
-    if not (wanted.isascii() and wanted.isdigit()):
+    number = read_digits(wanted)
+    if number is None:
         raise ValueError(f"a plane is nuclei, cells or a number from 0, not {wanted!r}")
-    if int(wanted) >= count:
+    if number >= count:
         raise ValueError(f"it has {count} planes{named}, numbered from 0; there is no {wanted}")
-    return int(wanted)
+    return number
 
 
 def _channel_names(file: Any) -> list[str]:
