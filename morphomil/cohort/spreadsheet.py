@@ -92,6 +92,10 @@ def _say_folder(path: Path) -> str:
     )
 
 
+UNENDED = "unexpected end of data"
+"""What `csv` says of a quote that is never closed, at the end of the file."""
+
+
 def _csv_lines(path: Path, content: bytes) -> tuple[list[tuple[int, list[str]]], list[str]]:
     text, notes = _decode(path, content)
     first = next((line for line in text.splitlines() if line.strip()), "")
@@ -102,15 +106,31 @@ def _csv_lines(path: Path, content: bytes) -> tuple[list[tuple[int, list[str]]],
             "between cells"
         )
     reader = csv.reader(io.StringIO(text, newline=""), delimiter=separator, strict=True)
+    rows: list[tuple[int, list[str]]] = []
+    begun = 1
     try:
-        return [(reader.line_num, [_clean(cell) for cell in cells]) for cells in reader], notes
+        for cells in reader:
+            rows.append((reader.line_num, [_clean(cell) for cell in cells]))
+            begun = reader.line_num + 1
     except csv.Error as error:
-        raise InputError(f"manifest {path}, line {reader.line_num}: {error}") from error
+        problem = str(error)
+        if reader.line_num > begun or problem == UNENDED:
+            problem = (
+                f'a cell that opens with a quote (") has no end, or not where it should ({error})'
+            )
+        raise InputError(f"manifest {path}, line {begun}: {problem}") from error
+    return rows, notes
 
 
 def _decode(path: Path, content: bytes) -> tuple[str, list[str]]:
     if content.startswith((b"\xff\xfe", b"\xfe\xff")):
-        return content.decode("utf-16", errors="replace"), [f"{path.name} is read as UTF-16"]
+        try:
+            return content.decode("utf-16"), [f"{path.name} is read as UTF-16"]
+        except UnicodeDecodeError:
+            raise InputError(
+                f"manifest {path} begins as UTF-16 text and isn't all of it, as a file that was "
+                "cut short; save it as CSV UTF-8"
+            ) from None
     try:
         return content.decode("utf-8-sig"), []
     except UnicodeDecodeError:

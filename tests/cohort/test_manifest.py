@@ -127,6 +127,28 @@ def test_separators_and_encodings(
     assert read.notes == (() if note is None else (note,))
 
 
+@pytest.mark.parametrize(
+    ("text", "line"),
+    [
+        ('a.svs,"1,x\na.svs,2,y\na.svs,3,z\n', 2),
+        ('a.svs,1,x\na.svs,"2,y', 3),
+        ('a.svs,1,x\na.svs,2,"y\na.svs,3,"z"\n', 3),
+        ('a.svs,"1\n2",x\na.svs,2,"y\n', 4),
+    ],
+)
+def test_an_open_quote_is_told_where_it_opens(folder: Path, text: str, line: int) -> None:
+    with pytest.raises(InputError, match=rf"csv, line {line}: a cell that opens with a quote"):
+        read_manifest(manifest(folder, f"slide,patient,label\n{text}"))
+
+
+@pytest.mark.parametrize("cut", [1, 3])
+def test_text_of_utf_16_that_is_cut_short_is_refused(folder: Path, cut: int) -> None:
+    path = manifest(folder, "slide,patient,label\na.svs,1,\U0001f52c", encoding="utf-16")
+    path.write_bytes(path.read_bytes()[:-cut])
+    with pytest.raises(InputError, match="begins as UTF-16 text and isn't all of it"):
+        read_manifest(path)
+
+
 def test_ids_are_normalized_text(folder: Path) -> None:
     (folder / "N+(\uff1e2).svs").write_bytes(b"x")
     read = read_manifest(
