@@ -29,6 +29,8 @@ def load_python(path: Path, *, kind: str) -> tuple[ModuleType, PythonFile]:
     Raises:
         InputError: there is no such file, it is no Python, or it fails.
     """
+    if path.is_dir():
+        raise InputError(f"{path} is a folder; name the {kind} file (.py) in it")
     if not path.is_file():
         raise InputError(f"{kind} file {path} doesn't exist")
     if path.suffix != ".py":

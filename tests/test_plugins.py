@@ -40,3 +40,8 @@ def test_a_bad_file_is_one_sentence(
         path.write_text(text, encoding="utf-8")
     with pytest.raises(InputError, match=message):
         load_python(path, kind="features")
+
+
+def test_a_folder_is_called_one(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"is a folder; name the features file \(.py\) in it"):
+        load_python(tmp_path, kind="features")
