@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, get_type_hints
 
 import typer
+from typer.core import TyperCommand
 
 from morphomil.errors import InputError
 from morphomil.numerals import read_digits
@@ -174,13 +175,31 @@ SETTINGS: dict[type, dict[str, Any]] = {
 """Each field of these settings is an option; its type and default are the field's."""
 
 
+class _Command(TyperCommand):
+    """An empty path, as of a variable that isn't set, is no path; Python takes it for the current
+    folder."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        given = self.make_parser(ctx).parse_args(args=list(args))[0]
+        options: list[Any] = list(self.params)
+        for option in options:
+            if option.type_descriptor.is_path and given.get(option.name) == "":
+                raise typer.BadParameter("it is empty; name a path", ctx=ctx, param=option)
+        return super().parse_args(ctx, args)
+
+
+class _Group(typer.Typer):
+    def command(self, *names: Any, **options: Any) -> Any:
+        return super().command(*names, cls=_Command, **options)
+
+
 GROUPS: list[typer.Typer] = []
 """The groups of commands that have been loaded."""
 
 
 def command_group() -> typer.Typer:
     """A group of commands, to be added to the program."""
-    GROUPS.append(typer.Typer(no_args_is_help=True, rich_markup_mode="markdown"))
+    GROUPS.append(_Group(no_args_is_help=True, rich_markup_mode="markdown"))
     return GROUPS[-1]
 
 

@@ -277,6 +277,8 @@ def _checked(setting: Setting, value: Any) -> Any:
         raise InputError(f"is one of {', '.join(setting.choices)}, not {_say_short(value)}")
     if isinstance(value, bool):
         return value
+    if value == "" and Path in setting.kinds:
+        raise InputError("is an empty path; name one, or leave it out")
     if {int, float}.isdisjoint(setting.kinds):
         return str(value)
     return _number(setting, value)

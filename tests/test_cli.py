@@ -129,6 +129,27 @@ def test_bad_calls_are_told_in_a_sentence(words: list[str], status: int, message
     assert "Traceback" not in result.stderr
 
 
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["export", "run", "--to", "csv", "--out", ""],
+        ["featurize", "run", "--features-from="],
+        ["featurize", ""],
+        ["init", ""],
+        ["cluster", "init", "cohort.csv", "--out="],
+        ["cohort", "bcnb", ""],
+    ],
+)
+def test_an_empty_path_is_refused(
+    words: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    result = morphomil(*words)
+    assert result.returncode == 2
+    assert "it is empty; name a path" in result.stderr
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_a_bad_manifest_is_refused_with_all_its_problems(tmp_path: Path) -> None:
     image = str(write_image(tmp_path / "a.png"))
     path = write_manifest(

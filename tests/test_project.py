@@ -113,6 +113,7 @@ LAUGHS = "a: &a [x, x]\n" + "".join(
         ("rank:\n  ? [a]\n  : 1", "line 2: no YAML: found unhashable key"),
         ("#" * 2**20 + "\n", "longer than 1,048,576 bytes"),
         ("\x07", "no YAML"),
+        ('run:\n  nuclei: ""', "nuclei is an empty path"),
     ],
 )
 def test_what_is_wrong_with_the_file_is_said_and_what_may_be_meant(known, tmp_path, text, message):
