@@ -44,7 +44,11 @@ def figures(
     say_losses(run, "featurize", quiet=quiet)
     for outcome in draw_figures(run, only=only or (), look=style, formats=parse_formats(formats)):
         files = ", ".join(file.name for file in outcome.paths)
-        say(f"{outcome.name}: {files or f'left out, {outcome.absent}'}", quiet=quiet)
+        said = f"{outcome.name}: {files or f'left out, {outcome.absent}'}"
+        if outcome.damaged:
+            note(said)
+        else:
+            say(said, quiet=quiet)
     if font := describe_font(style):
         note(font)
     say(f"Figures: {run.figures_folder}", quiet=quiet)

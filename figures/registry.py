@@ -51,6 +51,8 @@ class Outcome:
     title: str
     paths: tuple[Path, ...] = ()
     absent: str = ""
+    damaged: bool = False
+    """There is none as a slide or a result can't be read."""
     drawing: Drawing | None = None
 
 
@@ -93,10 +95,12 @@ def draw_figure(
     with use_look(look):
         try:
             drawing = draw(run)
-        except (AbsentError, SlideError, DamagedError) as error:
+            drawing = replace(drawing, caption=_say_more(run, name, drawing.caption))
+        except AbsentError as error:
             return Outcome(name, title, absent=str(error))
+        except (SlideError, DamagedError) as error:
+            return Outcome(name, title, absent=str(error), damaged=True)
         stem = run.figures_folder / name
-        drawing = replace(drawing, caption=_say_more(run, name, drawing.caption))
         paths = save_figure(drawing.figure, stem, formats=formats, table=drawing.table)
     write_bytes(stem.with_name(f"{name}.txt"), f"{title}. {drawing.caption}\n".encode())
     paths += (stem.with_name(f"{name}.txt"),)

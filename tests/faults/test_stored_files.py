@@ -12,8 +12,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 from imported_run import Imported
+from typer.testing import CliRunner
 
+from morphomil.cli.app import app
 from morphomil.errors import DamagedError
+from morphomil.figures import registry
 from morphomil.run import Embeddings, Run
 from morphomil.store import digest, read_arrays, write_arrays
 
@@ -172,3 +175,23 @@ def test_an_error_of_reading_is_not_said_to_be_one_of_writing(imported: Imported
     with pytest.raises(FileNotFoundError, match="gone"), imported.run.lock():
         Path("/gone").read_text()
     assert json.loads((imported.run.path / "run.json").read_text())["commands"]
+
+
+def test_a_figure_of_a_damaged_result_is_left_out_and_told(
+    imported: Imported, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also where its caption alone needs the result, and where only problems are printed."""
+    figures = {name: registry.FIGURES[name] for name in ("flow", "quality")}
+    monkeypatch.setattr(registry, "FIGURES", figures)
+    monkeypatch.setattr(registry, "_OF_RANKED_PATIENTS", ("flow",))
+    ranked = imported.run.rank_folder
+    ranked.mkdir()
+    (ranked / "about.json").write_text("{")
+    try:
+        done = CliRunner().invoke(app, ["figures", str(imported.run.path), "--quiet"])
+    finally:
+        shutil.rmtree(ranked)
+    assert done.exit_code == 0, done.output
+    assert done.output.startswith("flow: left out, ")
+    assert "about.json is damaged" in done.output
+    assert "quality" not in done.output
