@@ -183,7 +183,7 @@ XXE = '<!DOCTYPE foo [<!ENTITY x SYSTEM "file:///etc/passwd">]><ASAP_Annotations
         ('{"positive": [{"vertices": [[NaN, 1], [2, 3], [4, 4]]}]}', "no finite pixel positions"),
         ('{"positive": [{"vertices": [[1e999, 1], [2, 3], [4, 4]]}]}', "no finite pixel positions"),
         ('{"positive": [{"vertices": [[1], [2, 3], [4, 4]]}]}', "can't be read"),
-        ('{"positive": [{"vertices": ["ab", "cd", "ef"]}]}', "could not convert"),
+        ('{"positive": [{"vertices": ["ab", "cd", "ef"]}]}', "'a' is no number"),
     ],
 )
 def test_faulty_files_are_refused_by_name(tmp_path: Path, content: str, says: str) -> None:
