@@ -16,6 +16,7 @@ import os
 import random
 import re
 import socket
+import stat
 import tempfile
 import time
 import uuid
@@ -45,6 +46,8 @@ ALL_SLIDES = {"rank"}
 """Parts of these read what is written for every slide."""
 _CAN_ASK = os.name == "posix"
 """Elsewhere asking a process whether it is there would end it; its signs are watched instead."""
+MAX_PID = 2**31 - 1
+"""The system's numbers of processes are from 1 to this."""
 _NOT_OURS = (errno.EACCES, errno.EPERM, errno.EROFS)
 _NAME = re.compile(r"\.lock(?:\.([a-z]+)\.(\d+)of(\d+)(?:\.([0-9a-f]{8}))?)?")
 P = ParamSpec("P")
@@ -246,7 +249,7 @@ def _try_claim(
                 continue
             state = _state_of(path, seen, unsaid="ended")
             if state == "ended":
-                path.unlink(missing_ok=True)
+                _discard(path)
             else:
                 met.append((state, path))
         if not met:
@@ -356,7 +359,7 @@ def _take_away(path: Path, content: bytes) -> None:
     except FileNotFoundError:
         return
     finally:
-        aside.unlink(missing_ok=True)
+        _discard(aside)
 
 
 def _state_of(path: Path, seen: dict[Path, tuple[bytes, float]], *, unsaid: _State) -> _State:
@@ -374,7 +377,7 @@ def _state_of(path: Path, seen: dict[Path, tuple[bytes, float]], *, unsaid: _Sta
     owner = _parse(content)
     if owner and _CAN_ASK and all(owner[name] == value for name, value in _here().items()):
         return "alive" if _is_running(owner) else "ended"
-    if not owner and unsaid == "ended":
+    if not owner and (unsaid == "ended" or _is_no_file(path)):
         return "ended"
     if earlier != content:
         return "alive"
@@ -383,7 +386,7 @@ def _state_of(path: Path, seen: dict[Path, tuple[bytes, float]], *, unsaid: _Sta
 
 def _is_running(owner: dict[str, Any]) -> bool:
     """Whether a process of this machine is there and the same one."""
-    pid = int(owner["pid"])
+    pid = owner["pid"]
     if pid == os.getpid():
         return owner["token"] in _ours
     try:
@@ -425,13 +428,19 @@ def _describe(token: str) -> bytes:
 
 
 def _parse(content: bytes) -> dict[str, Any]:
-    """What a file says of its owner; empty: nothing."""
+    """What a file says of its owner; empty: nothing that a process has written."""
     try:
         owner = json.loads(content)
-    except ValueError:
+    except (ValueError, RecursionError):
         return {}
-    names = {"host", "boot", "pids", "pid", "started", "token"}
-    return owner if isinstance(owner, dict) and owner.keys() >= names else {}
+    if not isinstance(owner, dict):
+        return {}
+    texts, pid = [owner.get(name) for name in ("host", "boot", "pids", "token")], owner.get("pid")
+    if not all(isinstance(text, str) for text in texts) or "started" not in owner:
+        return {}
+    if not isinstance(pid, int) or isinstance(pid, bool) or not 0 < pid <= MAX_PID:
+        return {}
+    return owner if isinstance(owner["started"], str | None) else {}
 
 
 def _read(path: Path) -> dict[str, Any]:
@@ -439,4 +448,23 @@ def _read(path: Path) -> dict[str, Any]:
 
 
 def _content(path: Path) -> bytes:
-    return os.fsencode(path.readlink()) if path.is_symlink() else path.read_bytes()
+    if path.is_symlink():
+        return os.fsencode(path.readlink())
+    return b"" if _is_no_file(path) else path.read_bytes()
+
+
+def _is_no_file(path: Path) -> bool:
+    """Whether a folder, a pipe or the like lies there, which no process of ours makes."""
+    try:
+        mode = path.lstat().st_mode
+    except OSError:
+        return False
+    return not (stat.S_ISREG(mode) or stat.S_ISLNK(mode))
+
+
+def _discard(path: Path) -> None:
+    """Remove a leftover, be it an empty folder."""
+    if path.is_dir() and not path.is_symlink():
+        path.rmdir()
+    else:
+        path.unlink(missing_ok=True)

@@ -99,6 +99,35 @@ def test_leftovers_of_ended_processes_are_cleared_at_once(run: Run) -> None:
     assert time.monotonic() - begun < 10
 
 
+@pytest.mark.parametrize("name", [".lock", claims.GUARD])
+@pytest.mark.parametrize(
+    "changes",
+    [{"pid": wrong} for wrong in ("abc", None, [1], 10**30, -1, 0, True, 1.5)]
+    + [{"token": 7}, {"host": None}, {"started": 5}, None],
+    ids=str,
+)
+def test_a_damaged_claim_is_nobodys(
+    name: str, changes: dict[str, object] | None, run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(claims, "SILENCE_S", 0.2)
+    owner = claims._here() | {"pid": os.getpid(), "started": None, "token": "t", "beat": "0"}
+    text = "[" * 5000 if changes is None else json.dumps(owner | changes)
+    (run.path / name).write_text(text)
+    with run.lock():
+        assert files(run) == [".lock"]
+    assert files(run) == []
+
+
+@pytest.mark.parametrize("name", [".lock", claims.GUARD])
+@pytest.mark.parametrize("make", [os.mkfifo, os.mkdir])
+def test_what_is_no_file_is_no_claim(name: str, make: Callable[[Path], object], run: Run) -> None:
+    make(run.path / name)
+    begun = time.monotonic()
+    with run.lock():
+        assert files(run) == [".lock"]
+    assert time.monotonic() - begun < 10
+
+
 def test_a_number_that_another_process_has_now_is_no_sign_of_life(run: Run) -> None:
     sleeper = subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE)
     owner = claims._here() | {"pid": sleeper.pid, "token": "t", "beat": "0"}
