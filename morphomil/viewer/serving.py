@@ -331,6 +331,7 @@ class _Handler(BaseHTTPRequestHandler):
         self._answer(status, _as_json({"error": message or status.description}), _JSON)
 
     def _answer(self, status: HTTPStatus, content: bytes, kind: str, *, cookie: str = "") -> None:
+        self.request_version = self.protocol_version  # an answer has a head, whatever was asked
         self.send_response(status)
         for name, value in _HEADERS.items():
             self.send_header(name, value)

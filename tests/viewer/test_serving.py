@@ -135,7 +135,11 @@ def test_requests_have_bounds(server: SlideServer) -> None:
     wide = b"X: " + b"x" * 40_000 + b"\r\n"
     assert say(server, head + 3 * wide + b"\r\n").startswith(b"HTTP/1.1 431")
     assert say(server, head + 200 * b"X: y\r\n" + b"\r\n").startswith(b"HTTP/1.1 431")
-    assert say(server, b"\x00\xff\r\n\r\n").startswith((b"HTTP/1.1 400", b'{"error"'))
+    for line, status in ((b"\x00\xff", 400), (b"GET / HTTP/2.0", 505), (b"GET / FTP", 400),
+                         (b"a b c d e", 400), (b"GET /", 403)):  # fmt: skip
+        head_of, _, content = say(server, line + b"\r\n\r\n").partition(b"\r\n\r\n")
+        assert head_of.startswith(b"HTTP/1.1 %d " % status), line
+        assert b"Content-Type: application/json" in head_of and json.loads(content)["error"]
     assert ask(server, "/slides.json", Cookie=own).status == 200
 
 
@@ -231,6 +235,8 @@ def test_only_the_page_of_this_server_writes_reviews(server: SlideServer, run: R
 def test_reviews_are_bounded_and_checked(server: SlideServer, run: Run) -> None:
     assert send(server, b" " * 5000).status == 413
     assert send(server, ACCEPT, Content_Length="x").status == 411
+    endless = send(server, ACCEPT, Content_Length="1" * 5000)
+    assert (endless.status, endless.error) == (411, "a review says how long it is")
     assert send(server, ACCEPT, path="/slides/9/reviews.json").status == 404
     assert send(server, ACCEPT, path="/slides.json").status == 404
     assert send(server, {"label": 9999, "decision": "accept"}).status == 404
