@@ -115,7 +115,10 @@ def _read_text(path: Path) -> str:
     Raises:
         InputError: it can't be read, or is no text, or too long.
     """
+    from morphomil.store import check_kind
+
     try:
+        check_kind(path, streams=True)
         with path.open("rb") as stream:
             content = stream.read(MAX_BYTES + 1)
         if len(content) > MAX_BYTES:

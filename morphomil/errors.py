@@ -99,6 +99,10 @@ class DamagedError(InputError):
     """A stored file is missing, or isn't what was written there."""
 
 
+class OccupiedError(InputError):
+    """What nobody here wrote lies where a result is to be written."""
+
+
 class SlideError(MorphomilError):
     """One slide can't be read or segmented; the others go on."""
 

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 
-from morphomil.errors import NO_ROOM, DamagedError, InputError, tells_of_memory
+from morphomil.errors import NO_ROOM, DamagedError, InputError, OccupiedError, tells_of_memory
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -32,9 +32,13 @@ def atomic_path(path: Path) -> Iterator[Path]:
 
     Works for files and for folders (Zarr). After an error or a kill the old content of `path` is
     intact, and what is left of the temporary is removed by the next write; a path has one writer at
-    a time.
+    a time. Whatever lies at `path` is replaced, but for a folder with something in it where a file
+    is written.
+
+    Raises:
+        OccupiedError: such a folder lies there, or a file where a folder of the path belongs.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
+    _make_folder(path.parent)
     partial = path.with_name(f".{path.name}.tmp")
     _remove(partial)
     try:
@@ -44,6 +48,8 @@ def atomic_path(path: Path) -> Iterator[Path]:
                 _flush(file)
         if partial.is_dir():
             _remove(path)
+        elif path.is_dir() and not path.is_symlink():
+            _remove_empty(path)
         partial.replace(path)
         _flush(path.parent)
     except OSError as error:
@@ -62,8 +68,32 @@ def _flush(path: Path) -> None:
         os.close(handle)
 
 
+def _make_folder(folder: Path) -> None:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except (FileExistsError, NotADirectoryError) as error:
+        above = (folder, *folder.parents)
+        file = next((one for one in above if os.path.lexists(one) and not one.is_dir()), folder)
+        raise OccupiedError(f"{file} is no folder; {_MOVE_AWAY}") from error
+
+
+def _remove_empty(folder: Path) -> None:
+    """Remove a folder where a file belongs, unless something is in it, which nobody here wrote."""
+    try:
+        folder.rmdir()
+    except OSError as error:
+        if not any(folder.iterdir()):
+            raise
+        raise OccupiedError(
+            f"{folder} is a folder with something in it where a file is to be written; {_MOVE_AWAY}"
+        ) from error
+
+
+_MOVE_AWAY = "move it away and run the same command again, which keeps what is done"
+
+
 def _remove(path: Path) -> None:
-    if path.is_dir():
+    if path.is_dir() and not path.is_symlink():
         shutil.rmtree(path)
     else:
         path.unlink(missing_ok=True)
@@ -86,18 +116,41 @@ def reading(path: Path, *, mend: str = MAKE_AGAIN) -> Iterator[None]:
     """
     end = f"; {mend}" if mend else ""
     try:
+        check_kind(path)
         yield
     except InputError:
         raise
     except Exception as error:
         if tells_of_memory(error):
             raise
-        if not path.exists():
+        if path.is_symlink() and not path.exists():
+            raise DamagedError(
+                f"{path} is a link that leads nowhere (remove it, or bring back what it leads to)"
+                f"{end}"
+            ) from error
+        if not path.exists() and not isinstance(error, NotADirectoryError):
             raise DamagedError(f"{path} is missing{end}") from error
         if isinstance(error, OSError) and error.errno is not None:
             raise DamagedError(f"{path} can't be read ({os.strerror(error.errno)}){end}") from error
         cause = (str(error) or type(error).__name__).splitlines()[0]
         raise DamagedError(f"{path} is damaged ({cause}){end}") from error
+
+
+def check_kind(path: Path, *, streams: bool = False) -> None:
+    """Refuse what is neither a file nor a folder, before a reader waits for it without end.
+
+    With `streams` what a shell gives in place of a file, `<(command)` or `/dev/stdin`, is one.
+
+    Raises:
+        OSError: so it is; it has no number, as the system has no fault.
+    """
+    if streams and path.as_posix().startswith(_STREAMS):
+        return
+    if path.exists() and not (path.is_file() or path.is_dir()):
+        raise OSError("it is a pipe, a socket or a device, no file")
+
+
+_STREAMS = ("/dev/stdin", "/dev/fd/", "/proc/self/fd/")
 
 
 def read_json(path: Path, *, mend: str = MAKE_AGAIN) -> Any:
@@ -265,7 +318,7 @@ def read_csv(path: Path, *, mend: str = MAKE_AGAIN, **options: Any) -> pd.DataFr
     """
     with reading(path, mend=mend):
         index = path.with_name(INDEX)
-        stated = read_json(index, mend=mend).get("files", {}) if index.exists() else {}
+        stated = read_json(index, mend=mend).get("files", {}) if os.path.lexists(index) else {}
         if path.name in stated and digest(path) != stated[path.name]:
             raise ValueError("its content isn't what was written")
         table: pd.DataFrame = pd.read_csv(path, encoding="utf-8", **options)
@@ -315,13 +368,19 @@ def harmed_files(folder: Path, names: str = "") -> list[str]:
 
 def _has_sum(path: Path, total: str) -> bool:
     try:
+        check_kind(path)
         return hashlib.sha256(path.read_bytes()).hexdigest() == total
     except OSError:
         return False
 
 
 def digest(path: Path) -> str:
-    """SHA-256 of a file's bytes, or of a folder's names and bytes."""
+    """SHA-256 of a file's bytes, or of a folder's names and bytes.
+
+    Raises:
+        OSError: it can't be read, or is neither.
+    """
+    check_kind(path)
     total = hashlib.sha256()
     for file in sorted(f for f in path.rglob("*") if f.is_file()) if path.is_dir() else [path]:
         total.update(file.relative_to(path.parent).as_posix().encode())
@@ -353,6 +412,7 @@ def fingerprint(path: Path) -> str:
     path, number = split_image_number(path)
     if number is not None:
         return f"{fingerprint(path)}#{number}"
+    check_kind(path)
     if path.is_dir():
         files = [f"{file.name} {fingerprint(file)}" for file in sorted(path.iterdir())]
         return hashlib.sha256("\n".join(files).encode()).hexdigest()

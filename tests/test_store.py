@@ -12,7 +12,7 @@ import pandas as pd
 import pytest
 
 from morphomil import store
-from morphomil.errors import DamagedError
+from morphomil.errors import DamagedError, OccupiedError
 from morphomil.store import (
     atomic_path,
     digest,
@@ -71,6 +71,33 @@ def test_folders_are_replaced_whole(tmp_path: Path) -> None:
             partial.mkdir()
             (partial / content).write_text(content)
     assert [p.name for p in (tmp_path / "folder").iterdir()] == ["two"]
+
+
+def test_a_file_replaces_an_empty_folder_and_no_other(tmp_path: Path) -> None:
+    path = tmp_path / "a.json"
+    path.mkdir()
+    write_json(path, [1])
+    assert json.loads(path.read_text()) == [1]
+    full = tmp_path / "b.json"
+    full.mkdir()
+    (full / "mine").touch()
+    with pytest.raises(OccupiedError, match=r"b\.json is a folder with something in it .*; move"):
+        write_json(full, [1])
+    with pytest.raises(OccupiedError, match=r"a\.json is no folder; move"):
+        write_json(path / "c" / "d.json", [1])
+    assert sorted(p.name for p in tmp_path.rglob("*")) == ["a.json", "b.json", "mine"]
+
+
+@pytest.mark.parametrize("as_folder", [False, True])
+def test_a_link_is_replaced_and_not_what_it_leads_to(tmp_path: Path, as_folder: bool) -> None:
+    elsewhere, path = tmp_path / "elsewhere", tmp_path / "result"
+    elsewhere.mkdir()
+    (elsewhere / "mine").touch()
+    path.symlink_to(elsewhere)
+    with atomic_path(path) as partial:
+        partial.mkdir() if as_folder else partial.touch()
+    assert not path.is_symlink() and path.is_dir() == as_folder
+    assert (elsewhere / "mine").exists()
 
 
 def test_csv_escapes_formulas_but_not_numbers(tmp_path: Path) -> None:
@@ -135,8 +162,8 @@ def test_a_failed_write_of_hdf5_is_an_error_of_the_system(tmp_path: Path) -> Non
     with store.hdf5_file(path) as file:
         file["x"] = [1, 2]
     before = path.read_bytes()
-    inside = path / "b.h5"
-    with pytest.raises(OSError, match=r"a\.h5"), store.hdf5_file(inside) as file:
+    unwritable = tmp_path / ("b" * 300)
+    with pytest.raises(OSError, match="bbb"), store.hdf5_file(unwritable) as file:
         file["x"] = [3]
     with pytest.raises(RuntimeError, match="another"), store.hdf5_file(path) as file:
         file["x"] = [3]

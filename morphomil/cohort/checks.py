@@ -95,7 +95,8 @@ def _path_problems(kind: str, folder: Path, text: str) -> list[str]:
             if path.suffix.casefold() == ".mrxs" and not path.with_suffix("").is_dir():
                 return [f"{kind} {text} lacks the folder {path.stem} that belongs to an MRXS file"]
             return []
-        what = "is a folder" if path.is_dir() else "doesn't exist"
+        what = "is a folder" if path.is_dir() else "is no file"
+        what = what if path.exists() else "doesn't exist"
     except (OSError, ValueError):
         what = "is no usable path"
     return [

@@ -14,6 +14,7 @@ import pandas as pd
 
 from morphomil.cohort.table import BASE_COLUMNS
 from morphomil.errors import InputError, translating
+from morphomil.store import check_kind
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -53,6 +54,7 @@ def read_cells(path: Path) -> tuple[list[str], list[Row], list[str]]:
     if path.is_dir():
         raise InputError(_say_folder(path))
     try:
+        check_kind(path, streams=True)
         content = path.read_bytes()
     except OSError as error:
         raise InputError(f"manifest {path} can't be read: {error.strerror or error}") from error

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import time
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass, field
 from threading import Event, Lock
 from typing import TYPE_CHECKING, Any, Protocol
@@ -14,6 +15,7 @@ from morphomil.errors import (
     BusyError,
     InputError,
     MorphomilError,
+    OccupiedError,
     tells_of_memory,
     tells_of_names,
 )
@@ -278,7 +280,8 @@ def _work_slide(
             raise
         known = isinstance(error, MorphomilError)
         cause = str(error) if known else _say_unexpected(error)
-        stage.ledger.mark_failed(slide_id, stage.name, key, cause)
+        with suppress(OccupiedError):  # in the entry's own place: damaged as it is, it has failed
+            stage.ledger.mark_failed(slide_id, stage.name, key, cause)
         return "failed", cause
     if empty:
         return "empty", empty

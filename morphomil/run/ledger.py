@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 from dataclasses import dataclass
@@ -23,6 +24,8 @@ State = Literal["done", "empty", "failed", "missing"]
 """What became of a slide in a stage; missing: it wasn't tried."""
 SCHEMA_VERSION = 1
 """A run directory's formats have this version; results written under another are made anew."""
+_NO_FILE = (errno.EISDIR, errno.ENOTDIR, errno.ELOOP)
+"""Errors of reading what is no file, which no disk mends."""
 
 
 def key_of(*parts: Any) -> str:
@@ -60,18 +63,20 @@ class Ledger:
     def status(self, slide_id: str) -> dict[str, dict[str, Any]]:
         """A slide's entries by stage; none where there is no file.
 
-        A stage whose entry is damaged has failed: it is made anew when it runs again.
+        A stage whose entry is damaged, or no file, has failed: it is made anew when it runs again.
 
         Raises:
-            DamagedError: the file can't be read for now; entries made from that would replace it.
+            DamagedError: the file can't be read for now, or is a link that leads nowhere; entries
+                made from that would replace it.
         """
         path = self.entries_path(slide_id)
-        if not path.exists():
-            return {}
         try:
             stored = read_json(path)
         except DamagedError as error:
-            if isinstance(error.__cause__, OSError) and error.__cause__.errno is not None:
+            number = getattr(error.__cause__, "errno", None)
+            if number == errno.ENOENT and not path.is_symlink():
+                return {}
+            if number not in (None, *_NO_FILE):
                 raise  # the disk fails, not the entry: what it says may be whole
             return {self.stages[0]: {"key": "", "error": str(error)}}
         status = stored if len(self.stages) > 1 else {self.stages[0]: stored}

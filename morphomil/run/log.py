@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -28,8 +29,14 @@ PACKAGES = (
     "matplotlib",
 )
 """The results depend on these packages, as far as they are installed."""
-ENTRY = {"command", "settings", "versions", "seconds", "finished"}
-"""An entry of the log has these."""
+ENTRY: dict[str, type | tuple[type, ...]] = {
+    "command": str,
+    "settings": dict,
+    "versions": dict,
+    "seconds": (int, float),
+    "finished": str,
+}
+"""An entry of the log has these, of these types."""
 _MEND = (
     "bring back a copy, or remove it and run the same commands again, which keep what is done and "
     "write it anew"
@@ -74,13 +81,14 @@ class CommandLog:
         write_json(self.path, content, seal=True)
 
     def _read(self) -> dict[str, Any]:
-        if not self.path.exists():
+        if not os.path.lexists(self.path):
             return {"schema": SCHEMA_VERSION}
         with reading(self.path, mend=_MEND):
             stored = read_json(self.path, mend=_MEND)
             for entry in stored.get("commands", []):
-                if not set(entry) >= ENTRY or not isinstance(entry["settings"], dict):
-                    raise ValueError("an entry lacks its settings")
+                for name, kind in ENTRY.items():
+                    if not isinstance(entry.get(name), kind):
+                        raise ValueError(f"an entry lacks its {name}")
             return dict(stored)
 
 

@@ -14,6 +14,7 @@ from morphomil.slides.flat import ArrayPixels, on_white, open_flat
 from morphomil.slides.levels import CELL_PX, Level, Pixels, reading
 from morphomil.slides.tiff import check_scanner_tiff, plan_tiff
 from morphomil.slides.tiff_sizes import StatedSize, square_mpp
+from morphomil.store import check_kind
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -82,6 +83,7 @@ def _open(path: Path, number: int | None) -> OpenedFile:
     with reading(path):
         if path.is_dir():
             path = _file_of_folder(path)
+        check_kind(path)
         with path.open("rb") as stream:
             magic = stream.read(8)
         if not magic:

@@ -4,9 +4,10 @@ fail."""
 from __future__ import annotations
 
 import shutil
+import signal
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +15,16 @@ import pytest
 from imported_run import Imported
 from modelled_run import Modelled
 from PIL import Image
+
+
+@pytest.fixture
+def without_waiting() -> Iterator[None]:
+    """Fails a test that waits, as for a pipe that nobody writes to."""
+    kept = signal.signal(signal.SIGALRM, lambda *_: pytest.fail("it waits without end"))
+    signal.alarm(60)
+    yield
+    signal.alarm(0)
+    signal.signal(signal.SIGALRM, kept)
 
 
 @pytest.fixture(scope="session")

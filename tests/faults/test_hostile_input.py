@@ -19,6 +19,7 @@ from hypothesis import strategies as st
 from imported_run import Imported
 from PIL import Image
 
+from morphomil.cli.settings_file import read_settings
 from morphomil.cohort.manifest import read_manifest
 from morphomil.errors import DamagedError, InputError, MorphomilError, SlideError
 from morphomil.run import CommandLog, Ledger
@@ -385,3 +386,29 @@ def test_a_label_image_that_is_damaged_after_it_was_opened(
     canvas = np.zeros((160, 160), np.int32)
     with pytest.raises(SlideError, match=r"nuclei .*labels\.tif can't be read"):
         nuclei.draw(canvas, np.arange(36), 1, x_px=0, y_px=0, downsample=1)
+
+
+@pytest.mark.usefixtures("without_waiting")
+def test_nothing_waits_for_a_pipe(imported: Imported) -> None:
+    path = imported.folder / "pipe.tif"
+    os.mkfifo(path)
+    with open_image(ImageSource(imported.image(0), mpp=0.5)) as image:
+        for read in (
+            lambda: read_manifest(path),
+            lambda: read_annotation(path),
+            lambda: read_nuclei(path, image),
+            lambda: open_image(ImageSource(path, mpp=0.5)),
+            lambda: read_settings(path, {}),
+        ):
+            with pytest.raises(MorphomilError, match=r"pipe\.tif can't be read: it is a pipe"):
+                read()
+
+
+def test_a_manifest_may_come_from_another_command(imported: Imported) -> None:
+    """As by `<(command)` in a shell."""
+    end, start = os.pipe()
+    os.write(start, f"slide,patient,label\n{imported.image(0)},p,1\n".encode())
+    os.close(start)
+    slides = read_manifest(Path(f"/dev/fd/{end}"), mpp=0.5).cohort.slides
+    os.close(end)
+    assert [slide.patient for slide in slides] == ["p"]

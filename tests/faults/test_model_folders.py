@@ -115,6 +115,15 @@ def test_a_harmed_model_folder_is_refused_in_one_sentence(
     assert "\n" not in str(refusal.value)
 
 
+@pytest.mark.usefixtures("without_waiting")
+@pytest.mark.parametrize("name", FILES)
+def test_nothing_waits_for_a_pipe_in_a_model_folder(name: str, folder: Path) -> None:
+    (folder / name).unlink()
+    os.mkfifo(folder / name)
+    with pytest.raises(InputError, match=r"model"):
+        load_segmenter(SegmenterSettings(str(folder)))
+
+
 def test_a_good_folder_is_the_shipped_model(folder: Path) -> None:
     assert read_model_folder(folder).sha256 == read_model_folder(WEIGHTS / "default").sha256
     (folder / "thresholds.json").unlink()

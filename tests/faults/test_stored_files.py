@@ -59,7 +59,21 @@ def exchange(path: Path) -> None:
     path.write_text("") if was_folder else path.mkdir()
 
 
-HARMS: tuple[Harm, ...] = (truncate, flip, empty, replace, remove, exchange)
+def pipe(path: Path) -> None:
+    """What a reader would wait for."""
+    file = file_of(path)
+    file.unlink()
+    os.mkfifo(file)
+
+
+def loop(path: Path) -> None:
+    """A link to itself."""
+    remove(path)
+    path.symlink_to(path.name)
+
+
+HARMS: tuple[Harm, ...] = (truncate, flip, empty, replace, remove, exchange, pipe, loop)
+pytestmark = pytest.mark.usefixtures("without_waiting")
 READERS: dict[str, tuple[Callable[[Run], object], Callable[[Imported], object]]] = {
     "patches.parquet": (lambda run: run.patches("s0"), Imported.segment),
     "regions.geojson": (lambda run: run.regions("s0"), Imported.segment),
@@ -83,8 +97,6 @@ def test_a_damaged_result_is_named_and_made_anew(name: str, harm: Harm, imported
     assert said.startswith(str(path))
     assert ("is missing" in said) == (harm is remove)
     assert "again, which makes it anew" in said
-    if harm is exchange:  # what is no file of ours is not removed
-        remove(path)
     make(imported)
     assert digest(path) == before
     read(imported.run)
@@ -98,17 +110,23 @@ def test_a_damaged_cohort_is_named_and_written_anew(harm: Harm, imported: Import
     run = Run(path.parent)
     with pytest.raises(DamagedError, match=r"cohort\.parquet .*; run the command that made it"):
         _ = run.cohort
-    if path.is_dir():
-        path.rmdir()
     imported.segment()
     assert path.read_bytes() == before
     assert Run(run.path).cohort == imported.cohort
 
 
+ENTRY = {"command": "x", "settings": {}, "versions": {}, "seconds": 1.5, "finished": "now"}
+WRONG_ENTRIES = [
+    json.dumps({"commands": [ENTRY | {name: wrong}]})
+    for name, wrong in (("command", ["x"]), ("command", None), ("settings", []),
+                        ("versions", "1"), ("seconds", "1"), ("finished", 7))
+]  # fmt: skip
+
+
 @pytest.mark.parametrize(
     "content",
     ["", "{", "[]", "7", '"text"', "null", '{"commands": 7}', '{"commands": [{}]}',
-     '{"commands": ["segment"]}', "\0\0\0"],
+     '{"commands": ["segment"]}', "\0\0\0", *WRONG_ENTRIES],
 )  # fmt: skip
 def test_a_damaged_log_is_told_before_any_work(content: str, imported: Imported) -> None:
     path = imported.run.path / "run.json"
@@ -120,6 +138,73 @@ def test_a_damaged_log_is_told_before_any_work(content: str, imported: Imported)
     path.unlink()
     imported.segment()
     assert imported.run.segmented_with()["model"] == "imported"
+
+
+def lead_nowhere(path: Path) -> None:
+    remove(path)
+    path.symlink_to("gone")
+
+
+@pytest.mark.parametrize("harm", [exchange, pipe, loop, lead_nowhere], ids=lambda h: h.__name__)
+def test_a_log_that_is_no_file_is_told_and_not_begun_anew(harm: Harm, imported: Imported) -> None:
+    path = imported.run.path / "run.json"
+    harm(path)
+    mode = path.lstat().st_mode
+    says = "link that leads nowhere" if path.is_symlink() else "is damaged|can't be read"
+    with pytest.raises(DamagedError, match=rf"run\.json.*({says}).*remove it and run"):
+        imported.measure()
+    assert path.lstat().st_mode == mode
+    remove(path)
+    imported.segment()
+    assert imported.run.segmented_with()["model"] == "imported"
+
+
+@pytest.mark.parametrize("harm", [exchange, pipe, loop], ids=lambda harm: harm.__name__)
+def test_a_ledger_that_is_no_file_is_made_anew(harm: Harm, imported: Imported) -> None:
+    run = imported.run
+    path = run.ledger.entries_path("s0")
+    before = path.read_bytes()
+    harm(path)
+    assert str(path) in run.losses("segment")["s0"]
+    assert imported.measure().skipped == ("s1",)
+    assert imported.segment().done == ("s0",)
+    assert imported.measure().done == ("s0",)
+    assert path.read_bytes() == before
+
+
+def test_a_ledger_whose_link_leads_nowhere_is_told_and_not_replaced(imported: Imported) -> None:
+    path = imported.run.ledger.entries_path("s0")
+    lead_nowhere(path)
+    with pytest.raises(DamagedError, match=r"status\.json is a link that leads nowhere"):
+        imported.segment()
+    assert path.is_symlink()
+
+
+@pytest.mark.parametrize("name", ["patches.parquet", "status.json"])
+def test_a_folder_with_someones_files_in_place_of_ours_is_kept(
+    name: str, imported: Imported
+) -> None:
+    path = imported.run.slide_folder("s0") / name
+    exchange(path)
+    (path / "mine.txt").touch()
+    result = imported.segment()
+    assert list(result.failed) == ["s0"]
+    assert f"{path} is a folder with something in it" in result.failed["s0"]
+    assert "move it away and run the same command again" in result.failed["s0"]
+    assert result.skipped == ("s1",)
+    assert "s0" in imported.run.losses("segment")
+    path.rename(path.with_name("aside"))
+    assert imported.segment().done == ("s0",)
+
+
+def test_a_file_in_place_of_a_slides_folder_fails_that_slide(imported: Imported) -> None:
+    folder = imported.run.slide_folder("s0")
+    remove(folder)
+    folder.touch()
+    result = imported.segment()
+    assert f"{folder} is no folder; move it away" in result.failed["s0"]
+    assert result.skipped == ("s1",)
+    assert "s0" in imported.run.losses("segment")
 
 
 ENTRIES = (

@@ -23,7 +23,7 @@ from morphomil.slides.annotations.shapes import (
     polygonal,
 )
 from morphomil.slides.annotations.xml_files import read_xml
-from morphomil.store import parse_json
+from morphomil.store import check_kind, parse_json
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -121,6 +121,7 @@ def _read_bcnb(tree: dict[str, Any], vertices: Vertices) -> Drawing:
 
 
 def _read_bytes(path: Path) -> bytes:
+    check_kind(path)
     with path.open("rb") as stream:
         packed = stream.read(2) == b"\x1f\x8b"
     with gzip.open(path) if packed else path.open("rb") as stream:

@@ -20,6 +20,7 @@ from morphomil.slides.nuclei_files.label_image import (
 from morphomil.slides.nuclei_files.nuclei import Nuclei, Reading, decoding
 from morphomil.slides.nuclei_files.spatialdata import SHAPES_FILE, attribute_file, read_parquet
 from morphomil.slides.nuclei_files.tables import is_table, read_table
+from morphomil.store import check_kind
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -66,6 +67,7 @@ def read_nuclei(path: Path, image: SlideImage, reading: Reading = PLAIN) -> Nucl
 
 def _read(path: Path, image: SlideImage, reading: Reading) -> Nuclei:
     file = path / SHAPES_FILE if path.is_dir() else path
+    check_kind(file)
     with file.open("rb") as stream:
         head = stream.read(4096)
     if head.startswith((PNG_MAGIC, *TIFF_MAGIC)):
