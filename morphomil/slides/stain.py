@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from morphomil.errors import SlideError
+from morphomil.slides.quality import is_colored_ink
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -29,6 +30,12 @@ LACKING = 0.15
 MOST_LACKING = 0.1
 """Of a slide's darker quarter no more than this is no mixture of its stains. (On annotated images
 the right stains left 0 to 0.08; where stains were known and others had been found, 0.16 to 0.6.)"""
+GRAY, GRAY_FROM = 0.15, 0.35
+"""A pixel is gray whose channels' optical densities differ by less than this share of their mean,
+if it is at least so dark."""
+FEW = 0.3
+"""Up to this share of the stained pixels, those of ink and gray are neither stain's; more are what
+the slide's stains look like."""
 Stains = tuple["NDArray[np.float64]", "NDArray[np.float64]"]
 Change = Callable[["NDArray[np.uint8]"], "NDArray[np.uint8]"]
 """Brings pixels (..., 3) to other stains."""
@@ -60,8 +67,8 @@ def estimate_stains(rgb: NDArray[np.uint8]) -> Stains:
     Raises:
         SlideError: too few stained pixels, or all of one color.
     """
-    pixels = rgb.reshape(-1, 3)
-    density = _density(pixels[:: max(1, -(-len(pixels) // MOST_PIXELS))])
+    pixels = _sample(rgb)
+    density = _density(pixels[~_is_foreign(pixels)] if _has_foreign(pixels) else pixels)
     length = np.sqrt((density**2).sum(axis=1))
     stained = density[length >= FAINT]
     if len(stained) < MIN_PIXELS:
@@ -86,6 +93,25 @@ def estimate_stains(rgb: NDArray[np.uint8]) -> Stains:
     ]
     best = ways[likely.index(max(likely))]
     return best, np.maximum(np.percentile(_amounts(stained, best), 99, axis=1), 1e-3)
+
+
+def _sample(rgb: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    pixels = rgb.reshape(-1, 3)
+    return pixels[:: max(1, -(-len(pixels) // MOST_PIXELS))]
+
+
+def _is_foreign(rgb: NDArray[np.uint8]) -> NDArray[np.bool_]:
+    """Pixels (..., 3) of ink, carbon, dust: what neither stain yields."""
+    density = _density(rgb)
+    mean = density.mean(axis=-1)
+    gray = (mean > GRAY_FROM) & (np.ptp(density, axis=-1) < GRAY * mean)
+    return np.asarray(gray | is_colored_ink(rgb))
+
+
+def _has_foreign(pixels: NDArray[np.uint8]) -> bool:
+    """Whether there are some, and `FEW`, among the stained pixels (n, 3)."""
+    stained = pixels[np.square(_density(pixels)).sum(axis=1) >= FAINT**2]
+    return bool(len(stained)) and 0 < _is_foreign(stained).mean() <= FEW
 
 
 def _amounts(density: NDArray[np.float64], stains: NDArray[np.float64]) -> NDArray[np.float64]:
@@ -136,17 +162,19 @@ def fit_normalizer(
     """A function that brings pixels (..., 3) of the slide that `sample` is from to the reference's
     stains.
 
+    What neither stain yields (ink, carbon, dust) stays as it is, so that it isn't taken for tissue.
     `reference` is Macenko's or what `estimate_stains` says of another slide.
 
     Raises:
         SlideError: as `estimate_stains`.
     """
     change = change_of_stains(estimate_stains(sample), reference)
+    keeps = _has_foreign(_sample(sample))
 
     def normalize(rgb: NDArray[np.uint8]) -> NDArray[np.uint8]:
         density = _density(rgb).astype(np.float32) @ change.astype(np.float32)
-        brightness = np.clip(np.rint(GLASS * np.exp(-density) - 1), 0, 255)
-        return np.asarray(brightness, dtype=np.uint8)
+        brightness = np.clip(np.rint(GLASS * np.exp(-density) - 1), 0, 255).astype(np.uint8)
+        return np.where(_is_foreign(rgb)[..., None], rgb, brightness) if keeps else brightness
 
     return normalize
 

@@ -137,3 +137,19 @@ def test_what_neither_stain_explains_stays_as_much_as_it_is() -> None:
     changed = np.array([2.0, 3.0]) @ own[0] + 0.7 * rest
     expected = (np.array([2.0, 3.0]) * other[1] / own[1]) @ other[0] + 0.7 * new_rest
     np.testing.assert_allclose(changed @ change_of_stains(own, other), expected)
+
+
+@pytest.mark.parametrize("color", [(35, 60, 150), (150, 149, 146), (30, 28, 30)])
+def test_ink_dust_and_carbon_are_neither_stain_and_stay(color: tuple[int, int, int]) -> None:
+    """Normalized, they would look like nuclei."""
+    truth = np.array([[0.55, 0.75, 0.35], [0.2, 0.85, 0.5]])
+    tissue = mixed(truth, strength=0.5).reshape(-1, 3)
+    rng = np.random.default_rng(0)
+    marks = (np.array(color) + rng.normal(0, 1, (5_000, 3))).clip(0, 255).astype(np.uint8)
+    image = np.concatenate([tissue, marks])
+    without, found = estimate_stains(tissue), estimate_stains(image)
+    np.testing.assert_allclose(found[0], without[0], atol=0.02)
+    np.testing.assert_allclose(found[1], without[1], rtol=0.05)
+    changed = fit_normalizer(image)(image)
+    assert (changed[-5_000:] == marks).all(axis=1).mean() > 0.98
+    assert (changed[:30_000] != tissue).any(axis=1).mean() > 0.9
