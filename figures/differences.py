@@ -46,6 +46,12 @@ class Held:
         """The covariates' names."""
         return " and ".join(self.covariates)
 
+    @property
+    def left(self) -> str:
+        """What the scan's summaries are of: ", less what age explains (least squares)"."""
+        explain = "explain" if len(self.covariates) > 1 else "explains"
+        return f", less what {self.beside} {explain} (least squares)" if self.covariates else ""
+
 
 NOTHING_HELD = Held()
 
@@ -104,15 +110,16 @@ def _say_beside(ranking: pd.DataFrame, held: Held) -> str:
     if found.empty:
         best = tested.iloc[0]
         return (
-            f"Beside {held.beside} none goes with the outcome significantly (regressions of the "
-            f"outcome, Holm); the smallest p is that of {phrase(best['feature'])} "
+            f"Beside {held.beside} none goes with the outcome significantly (regressions of it, "
+            f"Holm); the smallest p is that of {phrase(best['feature'])} "
             f"({p_phrase(best['adjusted_p_holm'])})."
         )
     listed = ", ".join(
         f"{phrase(row['feature'])} ({_say_odds(row)}{p_phrase(row['adjusted_p_holm'])})"
         for row in found.to_dict("records")
     )
-    return f"Beside {held.beside} go with the outcome (regressions of the outcome, Holm): {listed}."
+    go = "these go" if len(found) > 1 else "one goes"
+    return f"Beside {held.beside} {go} with the outcome (regressions of it, Holm): {listed}."
 
 
 def _say_odds(row: Mapping[Any, Any]) -> str:

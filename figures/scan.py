@@ -44,11 +44,10 @@ def draw_scan(run: Run) -> Drawing:
     reference, *_, positive = map(str, summary["classes"])
     figure = scan_plot(scan, ranking, positive=positive, reference=reference)
     held = Held.of(summary)
-    left = f", less what {held.beside} explain{'s'[len(held.covariates) > 1 :]} (least squares)"
     within = f" and within {' and '.join(held.strata)}" if held.strata else ""
     caption = (
         f"{effect_of(ranking).name} of ten summaries of each feature, each patient one value"
-        f"{left + within if held.covariates else ''}: "
+        f"{held.left}{within}: "
         "location, variation of nuclei inside patches, and differences between patches. Framed: p "
         f"at most {ALPHA:g} for all summaries of all features together, by permuted labels "
         "(step-down max-T). Right: p of each feature, for all features together. Of orientation "

@@ -111,14 +111,13 @@ def _feature_seen(run: Run, ranking: pd.DataFrame, verdict: dict[str, Any], held
     quantity = feature_quantity(feature)
     what = f"{quantity.name}: {SUMMARY_TITLES.get(summary, summary)}"
     unit = f" ({quantity.unit})" if quantity.unit else ""
-    left = f", what {held.beside} leave of it" if held.covariates else ""
     by_itself = "" if alone else "; by itself it does not differ for sure"
     return Seen(
         values,
         (what.replace(": ", "\n") + unit,),
         "What differs most surely" if alone else "Not sure by itself",
-        f"{what}{left}, by group, of the feature of the smallest p (or one of them) the summary "
-        f"that differs most{by_itself}. {POINTS}",
+        f"{what}{held.left}, by group, of the feature of the smallest p (or one of them) the "
+        f"summary that differs most{by_itself}. {POINTS}",
     )
 
 

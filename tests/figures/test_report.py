@@ -332,7 +332,7 @@ def test_beside_covariates_both_tests_stand_and_are_told_apart() -> None:
     assert "Without regard to age and site, the patients' values are higher in N+" in text
     assert "(Holm), without regard to age and site, one of three" in text
     assert (
-        "Beside age and site go with the outcome (regressions of the outcome, Holm): density "
+        "Beside age and site one goes with the outcome (regressions of it, Holm): density "
         "(odds ratio per SD 0.40 [0.20, 0.80], p = 0.009)." in text
     )
     rows = cells(render_report(given), "The features, ranked by attention")
