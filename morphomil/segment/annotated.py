@@ -114,7 +114,10 @@ def _read_image(row: dict[Hashable, Any], root: Path) -> AnnotatedImage:
         labels = _decode(root / row["labels"]).astype(np.int32)
     finer = max(labels.shape[0] // rgb.shape[0], 1)
     if labels.shape != (finer * rgb.shape[0], finer * rgb.shape[1]):
-        raise ValueError(f"labels are {labels.shape}, the image is {rgb.shape[:2]}")
+        raise ValueError(
+            f"{row['labels']} is an array of {labels.shape}, which is no whole multiple of the "
+            f"image's {rgb.shape[:2]}"
+        )
     mpp = parse_number(str(row["mpp"]))
     if not 0.05 <= mpp <= 5:
         raise ValueError(f"mpp must be 0.05 to 5, got {row['mpp']}")

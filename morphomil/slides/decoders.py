@@ -14,6 +14,7 @@ from morphomil.slides.flat import ArrayPixels, on_white, open_flat
 from morphomil.slides.levels import CELL_PX, Level, Pixels, reading
 from morphomil.slides.tiff import check_scanner_tiff, plan_tiff
 from morphomil.slides.tiff_sizes import StatedSize, square_mpp
+from morphomil.slides.tiff_tiles import MAX_TILE_PX
 from morphomil.store import check_kind
 
 if TYPE_CHECKING:
@@ -148,6 +149,18 @@ class OpenSlidePixels:
             Level(float(downsample), width, height) for downsample, (width, height) in sizes
         )
         self.properties = dict(self._slide.properties)
+        self._check_tiles()
+
+    def _check_tiles(self) -> None:
+        """OpenSlide ends the whole process where it can't have the memory for a tile."""
+        for level in range(len(self.levels)):
+            width, height = (
+                int(self.properties.get(f"openslide.level[{level}].tile-{side}", 0))
+                for side in ("width", "height")
+            )
+            if width * height > MAX_TILE_PX:
+                self.close()
+                raise ValueError(f"it says its tiles have {width} x {height} pixels")
 
     @property
     def mpp(self) -> float | None:

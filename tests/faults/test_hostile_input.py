@@ -332,6 +332,7 @@ def image_files(tmp_path_factory: pytest.TempPathFactory) -> dict[str, tuple[byt
 @example(name="lzma.tif", damages=[("flip", 3_000 + byte, 7) for byte in range(20)])
 @example(name="zlib.tif", damages=[("cut", 700, 0)])
 @example(name="zlib.tif", damages=[("cut", 4, 0)])
+@example(name="zlib.tif", damages=[("flip", 18, 1)])
 @example(name="a.png", damages=[("cut", 33, 0)])
 @example(name="a.png", damages=[("cut", 40, 0)])
 @pytest.mark.filterwarnings("ignore")

@@ -122,6 +122,19 @@ def test_bomb_header_is_refused_before_decoding(tmp_path: Path) -> None:
     fails(tmp_path / "a.png", "60000 x 60000 pixels without tiles are too many")
 
 
+@pytest.mark.parametrize("scanner", ["", "Aperio Image Library v12.0\r\n640x640"])
+def test_tiles_beyond_all_memory_are_refused(scanner: str, tmp_path: Path) -> None:
+    """OpenSlide would end the whole process."""
+    path = tmp_path / "a.tif"
+    tifffile.imwrite(
+        path, noise(640, 640), tile=(64, 64), photometric="rgb", compression="deflate",
+        description=scanner or None, metadata=None,
+    )  # fmt: skip
+    with tifffile.TiffFile(path, mode="r+") as file:
+        file.pages.first.tags["TileLength"].overwrite(2**30)
+    fails(path, "says its tiles have 64 x 1073741824 pixels")
+
+
 def test_flat_images_may_be_larger_than_pillows_own_limit(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
