@@ -47,6 +47,7 @@ def compare(drawn: StudyCohort, way: dict[str, str]) -> pd.DataFrame:
 def first_by(table: pd.DataFrame) -> dict[str, str]:
     """Way of ordering -> the feature that it puts first."""
     keys = {
+        "ranking": table.get("rank_score"),
         "attention": table.get("attention"),
         "attention, standardized": table.get("attention_z"),
         "Shapley (AUC)": table.get("shapley_auc"),

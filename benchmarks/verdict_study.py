@@ -31,6 +31,7 @@ from morphomil.rank.verdict import SUPPORTED, combine_routes
 
 ALPHA = 0.05
 WAYS = {
+    "ranking": "rank_score",
     "attention": "attention",
     "attention_z": "attention_z",
     "shapley_auc": "shapley_auc",

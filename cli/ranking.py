@@ -25,6 +25,7 @@ COLUMNS = (
     "rank",
     "feature",
     "verdict",
+    "rank_score",
     "attention_z",
     "attention",
     "shapley_auc",

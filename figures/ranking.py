@@ -54,7 +54,9 @@ def draw_ranking(run: Run) -> Drawing:
     caption += (
         f"Attention relative to an even share and {name}, both with 95 % intervals, and "
         f"{effect.test} p values, also adjusted (Holm; Benjamini and Hochberg){scope}. "
-        "z: attention in SD above that under permuted labels, which gives the order. Any feature: "
+        "z: attention in SD above that under permuted labels. Score, which gives the order: z less "
+        "the natural logarithm of the smaller adjusted p of the test of values and the scan, down "
+        "to 0.001. Any feature: "
         "p under permuted labels that 5 % holds for all features together, of attention, Shapley "
         "value and the plain scan of ten summaries. Filled squares: supported, p of at most 0.05 "
         "over all of these; open: inconclusive at this number of patients; none: not supported. "
@@ -68,12 +70,15 @@ NUMBERS = (
     ("Holm", "p_holm"),
     ("BH", "p_bh"),
     ("adj.", "adjusted_p"),
+    ("score", "rank_score"),
     ("z", "attention_z"),
     ("att.", "attention_p_any"),
     ("Shap.", "shapley_p_any"),
     ("scan", "scan_p_any"),
 )
 """These columns stand as text, with their heads."""
+NO_P_VALUES = ("rank_score", "attention_z")
+"""These are numbers of other kinds."""
 ANY_FEATURE = ("attention_p_any", "shapley_p_any", "scan_p_any")
 """These p values are over all features."""
 SQUARES = {"supported": "black", "inconclusive at this n": "white"}
@@ -95,11 +100,10 @@ def ranking_plot(
 
     `ranking` has one row per feature: rank, feature, attention, attention_low, attention_high,
     cliffs_delta, cliffs_delta_low, cliffs_delta_high, p_value, p_holm, p_bh, and perhaps
-    attention_z, attention_p_any, shapley_p_any, scan_p_any, verdict; `whose` are the nuclei that it
-    is about. Attention 1 is one over the
-    number of features; the effect is that of the group `positive` minus `reference`. Of three and
-    more groups the columns are those of `rank.several.compare_several`. Missing numbers stay blank,
-    or a dash among p values.
+    rank_score, attention_z, attention_p_any, shapley_p_any, scan_p_any, verdict; `whose` are the
+    nuclei that it is about. Attention 1 is one over the number of features; the effect is that of
+    the group `positive` minus `reference`. Of three and more groups the columns are those of
+    `rank.several.compare_several`. Missing numbers stay blank, or a dash among p values.
     """
     table = ranking.sort_values("rank", kind="stable")
     positive, reference = shorten_all([positive, reference], 18)
@@ -223,7 +227,7 @@ def _write_numbers(axes: Axes, table: pd.DataFrame, columns: list[tuple[str, str
         axes.text(
             at, 1.0, head, transform=axes.get_xaxis_transform(), ha="right", va="bottom", fontsize=6
         )
-        write = format_ratio if column == "attention_z" else format_p
+        write = format_ratio if column in NO_P_VALUES else format_p
         for row, value in enumerate(table[column]):
             axes.text(at, row, write(value), ha="right", va="center", fontsize=6)
     tested = [at for at, (_, column) in enumerate(columns, start=1) if column in ANY_FEATURE]

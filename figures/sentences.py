@@ -128,8 +128,8 @@ def say_first(
     first = ranking.sort_values("rank", kind="stable").iloc[0]
     interval = format_interval(first["attention_low"], first["attention_high"])
     sentence = (
-        f"Of {count_in_words(len(ranking))} features, {phrase(first['feature'])} ranks first by "
-        f"attention: {format_ratio(first['attention'])} times the average {interval}. "
+        f"Of {count_in_words(len(ranking))} features, {phrase(first['feature'])} ranks first; its "
+        f"attention is {format_ratio(first['attention'])} times the average {interval}. "
         f"{_say_verdict(first)}"
     )
     names = {"positive": positive, "reference": reference}

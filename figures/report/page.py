@@ -43,6 +43,7 @@ _HEADS = {
     "adjusted_p": "p beside covariates",
     "adjusted_p_holm": "p beside covariates, Holm",
     "scan_p": "p of the feature",
+    "rank_score": "Score: attention and tests",
     "attention_z": "Attention, SD above permuted labels",
     "attention_p_any": "p of attention, all features",
     "shapley_p_any": "p of Shapley value, all features",
@@ -58,6 +59,7 @@ _P_VALUES = (
 )
 _PRINTED_AS_P = (*_P_VALUES, "scan_p", "_p_any", "verdict_p")
 _TESTS = (
+    "rank_score",
     "attention_z",
     "attention_p_any",
     "shapley_p_any",
@@ -225,7 +227,7 @@ def _print_ranking(ranking: pd.DataFrame, data: ReportData) -> _PrintedTable:
         ]
         for row in ranking.sort_values("rank", kind="stable").to_dict("records")
     ]
-    return _PrintedTable("The features, ranked by attention", heads, rows)
+    return _PrintedTable("The features, ranked", heads, rows)
 
 
 def _say_range(ranking: pd.DataFrame) -> str:

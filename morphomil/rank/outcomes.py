@@ -34,6 +34,8 @@ if TYPE_CHECKING:
     from morphomil.stats.roc import AucInterval
 RESAMPLES = 2000
 """Patients and seeds are resampled so often for the intervals of attention."""
+LEAST_P = 0.001
+"""Below this p, where a test has found its feature, attention alone goes on with the order."""
 
 
 class PooledOutcomes:
@@ -99,7 +101,7 @@ class PooledOutcomes:
         return table
 
     def table(self, compared: pd.DataFrame) -> pd.DataFrame:
-        """The ranking, in the order of attention standardized by its null, where there is one."""
+        """The ranking, in the order of `score_features`; of attention where it has no null."""
         count = len(self.plan.features)
         columns: dict[str, Any] = {"feature": list(self.plan.features), "attention_z": np.nan}
         columns |= _mean_attention(self.attention * count, seed=self.seed)
@@ -117,7 +119,8 @@ class PooledOutcomes:
             chosen = stability.loc[stability["by"] == by, ["rank_mean", "top1", f"top{TOP}"]]
             table = table.merge(chosen.add_prefix(f"{by}_"), left_on="feature", right_index=True)
         table = table.merge(compared, on="feature", validate="one_to_one")
-        order = ["attention_z", "attention"]
+        table.insert(1, "rank_score", score_features(table))
+        order = ["rank_score", "attention"]
         table = table.sort_values(order, ascending=False, kind="stable", ignore_index=True)
         table.insert(0, "rank", np.arange(1, count + 1))
         return table
@@ -237,6 +240,23 @@ class PooledOutcomes:
         return dict(
             zip(names, np.concatenate([np.array(lost).T, np.array(reached).T]), strict=True)
         )
+
+
+def score_features(table: pd.DataFrame) -> NDArray[np.float64]:
+    """What the features are ranked by: their attention in SD above that under permuted labels, less
+    the natural logarithm of the smaller p value of the two tests without a model, the values' and
+    the plain scan's, each adjusted for all features, and counted down to `LEAST_P`.
+
+    A model of few patients spends them on more questions than a test that asks one; the test is
+    blind to all others. Where attention has no null the score is NaN.
+
+    Args:
+        table: one row per feature: `attention_z`, `scan_p_any`, and `adjusted_p_holm` (beside
+            covariates) or `p_holm`. A p that is missing counts as 1.
+    """
+    test = "adjusted_p_holm" if "adjusted_p_holm" in table else "p_holm"
+    least = table[[test, "scan_p_any"]].min(axis=1).fillna(1).clip(lower=LEAST_P)
+    return table["attention_z"].to_numpy(float) - np.log(least.to_numpy(float))
 
 
 def _mean_attention(relative: NDArray[np.float64], *, seed: int) -> dict[str, NDArray[np.float64]]:

@@ -51,13 +51,14 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Ranking:
-    """The features in order of the attention they get, and all that this rests on."""
+    """The features in order, by the attention they get and the plain tests, and all that this rests
+    on."""
 
     table: pd.DataFrame
-    """One row per feature: `rank, feature, value, attention`, then the columns of
-    `docs/ranking.md`: Shapley values, ablation, stability, p values under permuted labels, then as
-    `compare_groups` (of three and more labels `several.compare_several`) and, from `scan_summary`
-    on, as `FeatureScan.features`.
+    """One row per feature: `rank, feature, value, rank_score` (`outcomes.score_features`), then the
+    columns of `docs/ranking.md`: attention, Shapley values, ablation, stability, p values under
+    permuted labels, then as `compare_groups` (of three and more labels `several.compare_several`)
+    and, from `scan_summary` on, as `FeatureScan.features`.
     Attention is relative to an even share; 95 % intervals are over patients and seeds. What has not
     been computed is NaN."""
     predictions: pd.DataFrame

@@ -210,20 +210,22 @@ def measure_faithfulness(curves: NDArray[np.float64], *, seed: int) -> pd.DataFr
 
 
 def say_agreement(table: pd.DataFrame, groups: pd.DataFrame, agreement: pd.DataFrame) -> str:
-    """In plain words: what attention puts first, whether Shapley values do too, and what leaving it
-    out costs.
+    """In plain words: what attention puts first, whether Shapley values do too, what stands first
+    if not this, and what leaving that out costs.
 
     `table` and `groups` are a ranking's, `agreement` is of `compare_orders`: agreement is spoken of
     among supported features only, since the others have no order to agree on.
     """
     first = table.sort_values("rank", kind="stable").iloc[0]
-    second = table.sort_values("shapley_rank", kind="stable").iloc[0]
-    same = first["feature"] == second["feature"]
+    by_attention = table["feature"].iloc[int(_attention(table).argmax())]
+    by_shapley = table["feature"].iloc[int(table["shapley_rank"].argmin())]
     said = (
-        f"Attention and Shapley values both put {first['feature']} first"
-        if same
-        else f"Attention puts {first['feature']} first, Shapley values {second['feature']}"
+        f"Attention and Shapley values both put {by_attention} first"
+        if by_attention == by_shapley
+        else f"Attention puts {by_attention} first, Shapley values {by_shapley}"
     )
+    if first["feature"] != by_attention:
+        said += f"; by attention and the tests without a model {first['feature']} ranks first"
     said += f". {_say_common_order(table, agreement)}"
     if pd.isna(first["ablation_auc"]):
         return said
@@ -241,7 +243,7 @@ def compare_orders(table: pd.DataFrame) -> pd.DataFrame:
     sizes = [name for name in ("epsilon_squared", "somers_d", "cliffs_delta") if name in table]
     scores = pd.DataFrame(
         {
-            "attention": table["attention_z"].fillna(table["attention"]),
+            "attention": _attention(table),
             "shapley": table["shapley_auc"],
             "ablation": table["ablation_auc"],
             "effect_size": table[sizes[0]].abs(),
@@ -255,6 +257,11 @@ def compare_orders(table: pd.DataFrame) -> pd.DataFrame:
     among = compare_rankings(scores[supported])
     among.insert(0, "among", SUPPORTED)
     return pd.concat([compared, among], ignore_index=True)
+
+
+def _attention(table: pd.DataFrame) -> pd.Series[float]:
+    """Above that under permuted labels, where that is known."""
+    return table["attention_z"].fillna(table["attention"])
 
 
 def _say_common_order(table: pd.DataFrame, agreement: pd.DataFrame) -> str:

@@ -216,7 +216,7 @@ def test_hostile_names_stay_text() -> None:
 
 def test_tables_hold_the_numbers() -> None:
     text = render_report(report())
-    rows = cells(text, "The features, ranked by attention")
+    rows = cells(text, "The features, ranked")
     assert rows[0] == [
         "1",
         "Density (nuclei/mm²)",
@@ -277,9 +277,9 @@ def test_significant_summary() -> None:
         "AUC 0.78 [0.66, 0.88], p = 0.005 under permuted labels."
     )
     assert first == (
-        "Of three features, density ranks first by attention: 1.50 times the average [1.20, 1.80]. "
-        "Verdict: supported (p = 0.004 over all features; for any feature: attention p = 0.004, "
-        "Shapley value p = 0.004, plain scan p = 0.002). "
+        "Of three features, density ranks first; its attention is 1.50 times the average "
+        "[1.20, 1.80]. Verdict: supported (p = 0.004 over all features; for any feature: "
+        "attention p = 0.004, Shapley value p = 0.004, plain scan p = 0.002). "
         "The patients' values are higher in N+ than in N0 (Cliff's delta 0.42 [0.20, 0.60], "
         "p = 0.004 after Holm)."
     )
@@ -335,7 +335,7 @@ def test_beside_covariates_both_tests_stand_and_are_told_apart() -> None:
         "Beside age and site one goes with the outcome (regressions of it, Holm): density "
         "(odds ratio per SD 0.40 [0.20, 0.80], p = 0.009)." in text
     )
-    rows = cells(render_report(given), "The features, ranked by attention")
+    rows = cells(render_report(given), "The features, ranked")
     assert "0.40 [0.20, 0.80]" in rows[0] and "0.003" in rows[0] and "0.009" in rows[0]
     none = table.assign(adjusted_p_holm=[1.0, 0.2, 1.0])
     text = " ".join(summarize(report(ranking=none, held=Held((), ("age",)))))

@@ -113,6 +113,9 @@ def test_p_values_under_permuted_labels_ablation_and_agreement(full):
     assert ranking.verdict.word == "supported"
     assert set(ranking.verdict.routes) == {"attention", "shapley", "scan", "auc", "pairs"}
     assert table["attention_z"].idxmax() == table["rank"].idxmin() == "rectangularity"
+    least = table[["p_holm", "scan_p_any"]].min(axis=1).clip(lower=0.001)
+    assert np.allclose(table["rank_score"], table["attention_z"] - np.log(least))
+    assert table["rank_score"].is_monotonic_decreasing
     pairs = ranking.agreement[ranking.agreement["among"] == "all features"]
     pairs = pairs.set_index(["first", "second"])["tau"]
     assert len(pairs) == 6

@@ -184,6 +184,11 @@ def test_the_statement_says_what_ablation_says():
         "area_um2 the retrained model loses no AUC that could be told from none: 0.000 [-0.020, "
         "0.020]. Without the whole size family it loses AUC: 0.100 [0.050, 0.200]."
     )
+    tested = table.assign(rank=[2, 1])
+    assert say_agreement(tested, groups, compare_orders(tested)).startswith(
+        "Attention puts area_um2 first, Shapley values circularity; by attention and the tests "
+        "without a model circularity ranks first. "
+    )
     alone = table.assign(
         ablation_auc=np.nan, shapley_rank=[1, 2], verdict=["supported", "inconclusive at this n"]
     )
