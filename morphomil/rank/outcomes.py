@@ -256,7 +256,7 @@ def score_features(table: pd.DataFrame) -> NDArray[np.float64]:
     """
     test = "adjusted_p_holm" if "adjusted_p_holm" in table else "p_holm"
     least = table[[test, "scan_p_any"]].min(axis=1).fillna(1).clip(lower=LEAST_P)
-    return table["attention_z"].to_numpy(float) - np.log(least.to_numpy(float))
+    return np.asarray(table["attention_z"].to_numpy(float) - np.log(least.to_numpy(float)))
 
 
 def _mean_attention(relative: NDArray[np.float64], *, seed: int) -> dict[str, NDArray[np.float64]]:
