@@ -5,10 +5,10 @@
     python benchmarks/power_study.py draw FILE.csv
 
 `run` draws cohorts of `study_cohorts.py` (kind `mean`) and appends a row per cohort: whether each
-way of ranking has the planted feature first (the model by `attention_z`), whether the plain scan finds it (`scan_p_any` up to
-0.05), and the out-of-fold AUC of the model. Of cohorts from `--cohorts` to `--scans` only the scan
-is made. `draw` pools the rows, with 95 % Wilson intervals, into docs/power.csv and
-docs/images/power.png.
+way of ranking has the planted feature first (the model's is by `attention_z`), whether the plain
+scan finds it (`scan_p_any` up to 0.05), and the out-of-fold AUC of the model. Of cohorts from
+`--cohorts` to `--scans` only the scan is made. `draw` pools the rows, with 95 % Wilson intervals,
+into docs/power.csv and docs/images/power.png.
 """
 
 from __future__ import annotations
