@@ -120,7 +120,7 @@ def test_the_numbers_on_a_figure_stand_in_the_csvs_beside_it(demo: Path, tmp_pat
         ticks = {id(label) for tick in figure.findobj(Tick) for label in (tick.label1, tick.label2)}
         said = [text.get_text() for text in figure.findobj(Text) if id(text) not in ticks]
         shown = {
-            number for text in said for number in re.findall(r"(?<!< )(?<!<)\d\.\d{2,3}", text)
+            number for text in said for number in re.findall(r"(?<!< )(?<!<)\b\d+\.\d{2,3}", text)
         }
         shown -= {"0.50"}  # of chance
         assert shown or found.name == "confusion", found.name
