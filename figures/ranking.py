@@ -46,7 +46,9 @@ def draw_ranking(run: Run) -> Drawing:
     name = effect.name if effect.signed else effect.name.lower()
     held = Held.of(summary)
     scope = f", {held.scope}" if held.scope else ""
+    test = "test of values"
     if "adjusted_p" in ranking:
+        test = "regression"
         scope += f"; adj.: p beside {held.beside} (regression of the outcome)"
     caption = f"Features of {whose}. " if whose else ""
     if ranking["feature"].str.startswith("type_").any():
@@ -55,7 +57,7 @@ def draw_ranking(run: Run) -> Drawing:
         f"Attention relative to an even share and {name}, both with 95 % intervals, and "
         f"{effect.test} p values, also adjusted (Holm; Benjamini and Hochberg){scope}. "
         "z: attention in SD above that under permuted labels. Score, which gives the order: z less "
-        "the natural logarithm of the smaller adjusted p of the test of values and the scan, down "
+        f"the natural logarithm of the smaller adjusted p of the {test} (Holm) and the scan, down "
         "to 0.001. Any feature: "
         "p under permuted labels that 5 % holds for all features together, of attention, Shapley "
         "value and the plain scan of ten summaries. Filled squares: supported, p of at most 0.05 "
