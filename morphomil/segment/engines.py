@@ -6,6 +6,7 @@ its Keras graph.
 
 from __future__ import annotations
 
+from dataclasses import replace
 from functools import lru_cache
 from threading import Lock, local
 from typing import TYPE_CHECKING, Any, Literal
@@ -56,9 +57,11 @@ class _OpenVINOOperations:
 
         self.entering[layer.name] = [x, *skips]
         own, rest = self._split(layer, x)
-        larger = self._product([x], _of_twice_the_size(own), layer, enlarge=True)
+        small = replace(layer, kernel=2)  # with a pixel more on each side where it is padded
+        four = self._product([x], _of_twice_the_size(own), small)
+        larger = ops.depth_to_space(four, "blocks_first", 2)
         same = self._with_bias(self._product(skips, rest, layer, first=1), layer)
-        return _activated(ops.add(same, larger), layer)
+        return _activated(ops.add(same, self.crop(larger, int(layer.padded))), layer)
 
     def _split(self, layer: Layer, x: Any) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
         """The layer's weights for the channels of x, and for those that follow."""
@@ -71,13 +74,12 @@ class _OpenVINOOperations:
         weight: NDArray[np.float32],
         layer: Layer,
         *,
-        enlarge: bool = False,
         first: int = 0,
         spans: list[Span] | None = None,
     ) -> Any:
-        """The channels of all parts convolved, without bias and activation; `enlarge`: at twice
-        their size, `weight` of `_of_twice_the_size`; `first`: of what enters the layer, the number
-        of the first part; `spans`: what each part holds, if the ranges don't say."""
+        """The channels of all parts convolved, without bias and activation; `first`: of what enters
+        the layer, the number of the first part; `spans`: what each part holds, if the ranges don't
+        say."""
         from openvino import opset13 as ops
 
         eight_bits = layer.name in self.ranges
@@ -86,8 +88,7 @@ class _OpenVINOOperations:
             numbers = range(first, first + len(parts))
             spans = spans or [self._span(layer, number) for number in numbers]
             parts, weight = _in_eight_bits(parts, spans, weight)
-            of_one_filter = (0, 2, 3) if enlarge else (1, 2, 3)
-            largest = np.maximum(np.abs(weight).max(axis=of_one_filter, keepdims=True), 1e-9)
+            largest = np.maximum(np.abs(weight).max(axis=(1, 2, 3), keepdims=True), 1e-9)
             filters = _quantized(ops.constant(weight), (-largest, largest), levels=255)
         else:
             filters = ops.constant(
@@ -97,14 +98,8 @@ class _OpenVINOOperations:
         if halved:
             x, filters = ops.convert(x, "bf16"), ops.convert(filters, "bf16")
         pad, stride = [layer.kernel // 2 if layer.padded else 0] * 2, [layer.stride] * 2
-        if enlarge:
-            cut = [1 if layer.padded else 2] * 2
-            found = ops.convolution_backprop_data(
-                x, filters, [2, 2], pads_begin=cut, pads_end=cut, dilations=[1, 1]
-            )
-        else:
-            convolution = ops.group_convolution if layer.depthwise else ops.convolution
-            found = convolution(x, filters, stride, pad, pad, [1, 1])
+        convolution = ops.group_convolution if layer.depthwise else ops.convolution
+        found = convolution(x, filters, stride, pad, pad, [1, 1])
         return ops.convert(found, "f32") if halved else found
 
     def _span(self, layer: Layer, number: int) -> Span:
@@ -158,19 +153,21 @@ def _activated(x: Any, layer: Layer) -> Any:
     return ops.relu(x) if layer.activation == "relu" else x
 
 
-_SHARED = np.array([[0, 0, 1], [0, 1, 1], [1, 1, 0], [1, 0, 0]], np.float32)
-"""Which taps of a 3-tap filter meet the same pixel of an image of half the size, for each tap of
-the transposed one."""
+_SHARED = np.array([[[1, 1, 0], [0, 0, 1]], [[1, 0, 0], [0, 1, 1]]], np.float32)
+"""Which taps of a 3-tap filter meet the same one of two pixels of an image of half the size: where
+the middle tap is on the second half of the first, and on the first half of the second."""
 
 
 def _of_twice_the_size(weight: NDArray[np.float32]) -> NDArray[np.float32]:
-    """The transposed convolution of stride 2 that equals a 3 x 3 one of the image enlarged by
-    nearest neighbor.
+    """The filters (4 n, inputs, 2, 2) that equal 3 x 3 ones (n, inputs, 3, 3) of the image enlarged
+    by nearest neighbor.
 
     A pixel of the enlarged image sees 2 x 2 pixels of the small one, so this takes 4 products
-    instead of 9.
+    instead of 9. The four pixels of the enlarged image that see the same ones come one after the
+    other, row by row, n filters each.
     """
-    return np.asarray(np.einsum("ak,bl,oikl->ioab", _SHARED, _SHARED, weight), np.float32)
+    filters = np.einsum("pak,qbl,oikl->pqoiab", _SHARED, _SHARED, weight)
+    return np.asarray(filters.reshape(-1, weight.shape[1], 2, 2), np.float32)
 
 
 def _channels(x: Any) -> int:
