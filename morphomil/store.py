@@ -186,12 +186,13 @@ def parse_json(content: str | bytes) -> Any:
     return json.loads(text)
 
 
-def write_json(path: Path, value: Any, *, seal: bool = False) -> None:
+def write_json(path: Path, value: Any, *, seal: bool = False, lines: bool = True) -> None:
     """Write `value` as JSON, keys in the given order, NaN refused; an object that people don't
-    change, with a checksum (`seal`)."""
+    change, with a checksum (`seal`); many numbers, which nobody reads, in one line (`lines`)."""
     content = value | {SUM: _sum_json(value)} if seal else value
+    text = json.dumps(content, indent=1 if lines else None, allow_nan=False)
     with atomic_path(path) as partial:
-        partial.write_text(json.dumps(content, indent=1, allow_nan=False) + "\n", encoding="utf-8")
+        partial.write_text(text + "\n", encoding="utf-8")
 
 
 SUM = "sum"

@@ -216,7 +216,7 @@ def cut_slide(
                 regions += found
     table = PATCHES.check(pd.concat(tables)) if tables else PATCHES.empty()
     write_parquet(folder / "patches.parquet", table)
-    write_json(folder / "regions.geojson", regions_geojson(regions))
+    write_json(folder / "regions.geojson", regions_geojson(regions), lines=False)
     figures = _count(table, settings, regions=len(regions), nuclei=tally.nuclei)
     figures["files"] = files
     figures |= tally.figures()

@@ -78,7 +78,7 @@ def trace_contours(
     )
 
 
-@compiled(nogil=True)
+@compiled(nogil=True, error_model="numpy")
 def _deepest(
     points: NDArray[np.float64],
     dist: NDArray[np.float32],
@@ -89,8 +89,14 @@ def _deepest(
     owner: NDArray[np.int32],
 ) -> int:
     """Fill in which polygon each pixel is deepest in, how deep, and how deep in the next one; the
-    side of the largest window."""
+    side of the largest window.
+
+    Row by row, what has no table to look into first: so the processor works on several pixels at
+    once.
+    """
     height, width = first.shape
+    rays = dist.shape[1] - 1
+    places, away = np.empty(width, np.float32), np.empty(width, np.float32)
     side = 0
     for i in range(len(points)):
         reach = np.float32(dist[i].max() + rim)
@@ -99,11 +105,15 @@ def _deepest(
         side = max(side, bottom - top, right - left)
         for row in range(top, bottom):
             y = np.float32(row - points[i, 0])
-            for column in range(left, right):
-                x = np.float32(column - points[i, 1])
-                if y * y + x * x > reach * reach:
+            half = np.sqrt(max(reach * reach - y * y, np.float32(0)))
+            start, end = _span(points[i, 1], float(half) + 1, width)
+            for n in range(end - start):
+                x = np.float32(np.int32(start + n) - points[i, 1])
+                places[n], away[n] = _polar(y, x, np.float32(rays))
+            for n in range(end - start):
+                if away[n] > reach:
                     continue
-                deep = _outside(dist, tilt, i, y, x)
+                deep, column = _beyond(dist[i], tilt[i], places[n], away[n]), start + n
                 if deep < first[row, column]:
                     second[row, column] = first[row, column]
                     first[row, column], owner[row, column] = deep, i
@@ -192,18 +202,17 @@ def _tilts(dist: NDArray[np.float32]) -> NDArray[np.float32]:
     return tilt
 
 
-@compiled(nogil=True, inline="always")
-def _outside(dist: NDArray[np.float32], tilt: NDArray[np.float32], i: int, y: Any, x: Any) -> Any:
-    """How far (y, x) from the center of polygon i lies outside of it (negative: inside), about.
+@compiled(nogil=True, inline="always", error_model="numpy")
+def _polar(y: Any, x: Any, rays: Any) -> Any:
+    """The direction of (y, x), as a number of rays from the first one, and its distance.
 
-    Along the ray, times the cosine of the angle between it and the edge's normal. The direction is
-    a polynomial's (Abramowitz & Stegun 1964, 4.4.47), in a fraction of the time of `arctan2`; off
-    by less than 1e-5 radians. `dist` and `tilt` have the first ray once more at the end.
+    The direction is a polynomial's (Abramowitz & Stegun 1964, 4.4.47), in a fraction of the time of
+    `arctan2`; off by less than 1e-5 radians.
     """
     wide, tall = abs(x), abs(y)
     steep = tall > wide
-    large = max(max(tall, wide), np.float32(1e-9))
-    t = min(tall, wide) / large
+    large = tall if steep else wide
+    t = (wide if steep else tall) / (large if large > np.float32(1e-9) else np.float32(1e-9))
     s = t * t
     turn = (
         t
@@ -221,12 +230,20 @@ def _outside(dist: NDArray[np.float32], tilt: NDArray[np.float32], i: int, y: An
     turn = np.float32(0.25) - turn if steep else turn
     turn = np.float32(0.5) - turn if x < 0 else turn
     turn = np.float32(1) - turn if y < 0 else turn
-    rays = dist.shape[1] - 1
-    place = turn * np.float32(rays)
-    k = min(np.uint64(place), np.uint64(rays - 1))
-    a = dist[i, k]
-    edge = a + (dist[i, k + np.uint64(1)] - a) * (place - np.float32(k))
-    return (np.sqrt(y * y + x * x) - edge) * tilt[i, k]
+    return turn * rays, np.sqrt(y * y + x * x)
+
+
+@compiled(nogil=True, inline="always")
+def _beyond(dist: NDArray[np.float32], tilt: NDArray[np.float32], place: Any, away: Any) -> Any:
+    """How far a pixel so far away, in the direction of `place` (`_polar`), lies outside of a
+    polygon (negative: inside), about.
+
+    Along the ray, times the cosine of the angle between it and the edge's normal. `dist` has the
+    first ray once more at the end.
+    """
+    k = min(np.uint64(place), np.uint64(len(tilt) - 1))
+    edge = dist[k] + (dist[k + np.uint64(1)] - dist[k]) * (place - np.float32(k))
+    return (away - edge) * tilt[k]
 
 
 @compiled(nogil=True)
@@ -280,7 +297,8 @@ def _grow(
             free = min(second[r, c] - own, rim - own)
         else:
             ahead, across = np.float32(r - points[i, 0]), np.float32(c - points[i, 1])
-            own = _outside(dist, tilt, i, ahead, across)
+            place, away = _polar(ahead, across, np.float32(tilt.shape[1]))
+            own = _beyond(dist[i], tilt[i], place, away)
             free = min(first[r, c] - own, rim - own)
         value = logit[r, c] - level
         field[y, x] = max(min(-own if np.isnan(value) else value, SLOPE * free), -8.0)

@@ -86,10 +86,14 @@ class Found(NamedTuple):
     types: Map | None = None
     pixels: Map | None = None
 
+    def maps(self) -> dict[str, Map]:
+        """Those that it has."""
+        maps = {"nucleus": self.nucleus, "types": self.types, "pixels": self.pixels}
+        return {name: one for name, one in maps.items() if one is not None}
+
     def put_away(self, spool: Spool) -> Found:
         """The same, with its maps in a spool."""
-        maps = {"nucleus": self.nucleus, "types": self.types, "pixels": self.pixels}
-        stored = {name: StoredMap(spool, one[:]) for name, one in maps.items() if one is not None}
+        stored = {name: StoredMap(spool, one[:]) for name, one in self.maps().items()}
         return Found(self.block, self.polygons, **stored)
 
 
@@ -231,9 +235,11 @@ ROW_BYTES = 2**23
 
 
 def _arriving(candidates: Iterator[Found], row: Sequence[Block]) -> Iterator[Found]:
-    """The candidates of a row, their maps put away."""
-    spool = Spool(np.uint8, held=ROW_BYTES)
-    return (found.put_away(spool) for found in islice(candidates, len(row)))
+    """The candidates of a row; maps beyond those that may be held are put away."""
+    spool, held = Spool(np.uint8, held=0), 0
+    for found in islice(candidates, len(row)):
+        held += sum(one.nbytes for one in found.maps().values() if isinstance(one, np.ndarray))
+        yield found if held <= ROW_BYTES else found.put_away(spool)
 
 
 def _near(parts: Iterable[Found], block: Block, reach: int) -> list[Found]:

@@ -15,6 +15,7 @@ import numpy as np
 
 from morphomil.compiled import compiled
 from morphomil.slides.masks import IMPLAUSIBLE, MIN_AREA_UM2
+from morphomil.slides.quality import COLORED_INK
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -176,7 +177,7 @@ def _measure(
             own[4] += density[red]
             own[5] += density[green]
             own[6] += density[blue]
-            own[7] += np.int64(green) - np.int64(red) > 20
+            own[7] += np.int64(green) - np.int64(red) > COLORED_INK
             own[8] += density[red] < _GLASS_RED and here[x] < _GLASS_SUM
             if y > 0 and labels[y - 1, x] == label:
                 own[1] += 1

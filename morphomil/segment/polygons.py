@@ -74,18 +74,16 @@ def suppress(candidates: Polygons, *, threshold: float) -> Polygons:
     """
     if not len(candidates):
         return candidates
-    order = np.lexsort((candidates.points[:, 1], candidates.points[:, 0], -candidates.prob))
-    ranked = candidates[order]
-    reach = ranked.dist.max() + 2
+    points = candidates.points
+    order = np.lexsort((points[:, 1], points[:, 0], -candidates.prob))
+    reach = candidates.dist.max() + 2
     low, high = (
-        np.floor(edge(ranked.points, axis=0) + away).astype(int)
+        np.floor(edge(points, axis=0) + away).astype(int)
         for edge, away in ((np.min, -reach), (np.max, reach + 1))
     )
-    # from numpy, which gives pages that are touched first: the upper layers hardly are
-    canvas = np.zeros((LAYERS, *(high - low)), np.int32)
-    return ranked[
-        _survivors(ranked.points - low.astype(np.float64), ranked.dist, threshold, canvas)
-    ]
+    height, width = (high - low).tolist()
+    kept = _survivors(points - low.astype(np.float64), candidates.dist, order, threshold, height, width)
+    return candidates[order[kept]]
 
 
 LAYERS = 4
@@ -96,21 +94,26 @@ LAYERS = 4
 def _survivors(
     points: NDArray[np.float64],
     dist: NDArray[np.float32],
+    order: NDArray[np.intp],
     threshold: float,
-    canvas: NDArray[np.int32],
+    height: int,
+    width: int,
 ) -> NDArray[np.bool_]:
-    """Which of the polygons, most probable first, share no more than `threshold` with an accepted
-    one before them.
+    """Which of the polygons, in an order that has the most probable first, share no more than
+    `threshold` with an accepted one before them.
 
-    Accepted polygons are drawn into a canvas of a few layers (`LAYERS`, H, W), zeros before, so
-    each polygon is compared with what lies under its own pixels only.
+    Accepted polygons are drawn into a canvas (height, width) of a few layers, so each polygon is
+    compared with what lies under its own pixels only. The upper layers hold something where
+    `layers` says so.
     """
+    canvas = np.empty((LAYERS, height, width), np.int32)
+    canvas[0] = 0
+    layers = np.zeros((height, width), np.uint8)
     count, rays = dist.shape
     sines, cosines = (
         np.sin(np.arange(rays) * (2 * np.pi / rays)),
         np.cos(np.arange(rays) * (2 * np.pi / rays)),
     )
-    _, height, width = canvas.shape
     inscribed = np.cos(np.pi / rays)
     corners, rows = np.empty((rays, 2)), int(2 * dist.max() + 6)
     crossings, counts = np.empty((rows, rays)), np.empty(rows, np.int64)
@@ -119,12 +122,13 @@ def _survivors(
     under = np.empty(count, np.int64)
     kept = np.zeros(count, np.bool_)
     for i in range(count):
-        y, x = points[i]
-        if _hidden_at_center(y, x, inscribed * dist[i].min(), canvas[0], areas, threshold):
+        y, x = points[order[i]]
+        own = dist[order[i]]
+        if _hidden_at_center(y, x, inscribed * own.min(), canvas[0], areas, threshold):
             continue
         for k in range(rays):
-            corners[k, 0] = y + dist[i, k] * sines[k]
-            corners[k, 1] = x + dist[i, k] * cosines[k]
+            corners[k, 0] = y + own[k] * sines[k]
+            corners[k, 1] = x + own[k] * cosines[k]
         number, area = _scan(corners, height, width, crossings, counts, spans)
         found, hidden = 0, area == 0
         for n in range(number):
@@ -132,10 +136,8 @@ def _survivors(
                 break
             row = spans[n, 0]
             for column in range(spans[n, 1], spans[n, 2]):
-                for layer in range(LAYERS):
+                for layer in range(layers[row, column]):
                     other = canvas[layer, row, column]
-                    if other == 0:
-                        break
                     if shared[other] == 0:
                         under[found] = other
                         found += 1
@@ -149,10 +151,10 @@ def _survivors(
         for n in range(number):
             row = spans[n, 0]
             for column in range(spans[n, 1], spans[n, 2]):
-                for layer in range(LAYERS):
-                    if canvas[layer, row, column] == 0:
-                        canvas[layer, row, column] = i + 1
-                        break
+                layer = layers[row, column]
+                if layer < LAYERS:
+                    canvas[layer, row, column] = i + 1
+                    layers[row, column] = layer + 1
     return kept
 
 

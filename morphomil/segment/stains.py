@@ -9,7 +9,7 @@ from morphomil.segment.blocks import array_reader, block_rows, resized
 from morphomil.segment.detect import find_nuclei
 from morphomil.segment.outlines import join_outlines
 from morphomil.segment.plausible import parted
-from morphomil.slides.quality import is_ink
+from morphomil.slides.quality import ink_share
 from morphomil.slides.stain import estimate_stains, fit_normalizer
 
 if TYPE_CHECKING:
@@ -39,7 +39,7 @@ def as_stained(rgb: NDArray[np.uint8], *, mpp: float, segmenter: Segmenter) -> N
         SlideError: it has colors that H&E doesn't yield, or its stains, if they are always to be
             normalized, can't be told apart.
     """
-    if segmenter.stain == "H&E" and (share := is_ink(rgb).mean()) > MAX_INK:
+    if segmenter.stain == "H&E" and (share := ink_share(rgb)) > MAX_INK:
         raise SlideError(
             f"{share:.0%} of the image has colors that H&E doesn't yield: is it inverted, "
             "fluorescence, or a pen mark?"

@@ -13,7 +13,7 @@ import shapely
 
 from morphomil.errors import SlideError
 from morphomil.memory import give_back_memory
-from morphomil.slides.quality import is_ink, is_white, sharpness
+from morphomil.slides.quality import ink_share, is_white, sharpness
 from morphomil.spool import Spool
 from morphomil.types import CORES, PATCHES, PatchSettings
 
@@ -212,7 +212,7 @@ def _measure_span(
     for number in range(count):
         patch = np.s_[:, number * side : (number + 1) * side]
         if solid[patch].any():
-            shares.ink[row, first + number] = is_ink(rgb[patch])[solid[patch]].mean()
+            shares.ink[row, first + number] = ink_share(rgb[patch], solid[patch])
             shares.sharp[row, first + number] = sharpness(rgb[patch], solid[patch], mpp=mpp)
     return np.asarray(cells >= 8)
 

@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from morphomil.compiled import compiled
+
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
@@ -38,42 +40,82 @@ def sharpness(
     all.
     """
     tissue = np.ones(rgb.shape[:2], bool) if tissue is None else tissue
-    gray = (rgb[..., 0].astype(np.float32) + rgb[..., 1] + rgb[..., 2]) / 3
-    if (side := round(0.5 / mpp)) > 1:
-        height, width = (length // side * side for length in gray.shape)
-        cells = (height // side, side, width // side, side)
-        gray = gray[:height, :width].reshape(cells).mean(axis=(1, 3))
-        tissue = np.asarray(tissue[:height, :width].reshape(cells).all(axis=(1, 3)))
-    laplacian = (
-        4 * gray[1:-1, 1:-1] - gray[:-2, 1:-1] - gray[2:, 1:-1] - gray[1:-1, :-2] - gray[1:-1, 2:]
-    )
-    center = gray[1:-1, 1:-1]
-    if not tissue.all():
-        whole = (
-            tissue[1:-1, 1:-1]
-            & tissue[:-2, 1:-1]
-            & tissue[2:, 1:-1]
-            & tissue[1:-1, :-2]
-            & tissue[1:-1, 2:]
-        )
-        laplacian, center = laplacian[whole], center[whole]
-    if not center.size:
+    side = max(round(0.5 / mpp), 1)
+    pixels, *sums = _moments(np.ascontiguousarray(rgb), np.ascontiguousarray(tissue), side)
+    if not pixels:
         return np.nan
-    spread = float(center.var())
-    return float(laplacian.var()) / (20 * spread) if spread > 1e-3 else 0.0
+    laplacian, brightness = (
+        (pixels * squares - total**2) / (3 * side**2 * pixels) ** 2
+        for total, squares in (sums[:2], sums[2:])
+    )
+    return laplacian / (20 * brightness) if brightness > 1e-3 else 0.0
 
 
-def is_ink(rgb: NDArray[np.uint8]) -> NDArray[np.bool_]:
-    """Pixels (H, W) of an image (H, W, 3) that hematoxylin and eosin don't yield: green, blue and
-    black marks."""
-    brightest = np.maximum(np.maximum(rgb[..., 0], rgb[..., 1]), rgb[..., 2])
-    return np.asarray(is_colored_ink(rgb) | (brightest < 45))
+@compiled(nogil=True)
+def _moments(
+    rgb: NDArray[np.uint8], tissue: NDArray[np.bool_], side: int
+) -> tuple[int, int, int, int, int]:
+    """How many squares of `side` pixels are tissue, and so are those above, below, left and right
+    of them; over these the sum of the Laplacian and of its square, and of the brightness and its
+    square, where a square's brightness is the sum of all its values."""
+    height, width = rgb.shape[0] // side, rgb.shape[1] // side
+    gray, whole = np.zeros((height, width), np.int32), np.ones((height, width), np.uint8)
+    for y in range(height):
+        for row in range(y * side, (y + 1) * side):
+            for first in range(side):
+                for x in range(width):
+                    red, green, blue = rgb[row, x * side + first]
+                    gray[y, x] += np.int32(red) + np.int32(green) + np.int32(blue)
+                    whole[y, x] &= np.uint8(tissue[row, x * side + first])
+    pixels = total = squares = gray_total = gray_squares = 0
+    for y in range(1, height - 1):
+        for x in range(1, width - 1):
+            beside = whole[y - 1, x] & whole[y + 1, x] & whole[y, x - 1] & whole[y, x + 1]
+            counts = np.int64(whole[y, x] & beside)
+            here = np.int64(gray[y, x])
+            around = gray[y - 1, x] + gray[y + 1, x] + gray[y, x - 1] + gray[y, x + 1]
+            laplacian = 4 * here - around
+            pixels += counts
+            total += counts * laplacian
+            squares += counts * laplacian * laplacian
+            gray_total += counts * here
+            gray_squares += counts * here * here
+    return pixels, total, squares, gray_total, gray_squares
+
+
+COLORED_INK = 20
+"""Ink has so much more green than red."""
+BLACK_INK = 45
+"""Black ink is darker than this in all channels."""
+
+
+def ink_share(rgb: NDArray[np.uint8], tissue: NDArray[np.bool_] | None = None) -> float:
+    """Share of the pixels of an image (H, W, 3), or of its `tissue` (H, W), that hematoxylin and
+    eosin don't yield: green, blue and black marks; NaN where there are none."""
+    tissue = np.ones(rgb.shape[:2], bool) if tissue is None else tissue
+    marked, pixels = _count_ink(np.ascontiguousarray(rgb), np.ascontiguousarray(tissue))
+    return marked / pixels if pixels else np.nan
+
+
+@compiled(nogil=True)
+def _count_ink(rgb: NDArray[np.uint8], tissue: NDArray[np.bool_]) -> tuple[int, int]:
+    """Pixels of ink in tissue, and of tissue."""
+    marked = pixels = 0
+    for y in range(len(rgb)):
+        for x in range(rgb.shape[1]):
+            red, green, blue = rgb[y, x]
+            colored = np.int32(green) - np.int32(red) > COLORED_INK
+            black = (red < BLACK_INK) & (green < BLACK_INK) & (blue < BLACK_INK)
+            marked += np.int64(tissue[y, x] & (colored | black))
+            pixels += np.int64(tissue[y, x])
+    return marked, pixels
 
 
 def is_colored_ink(rgb: NDArray[np.uint8]) -> NDArray[np.bool_]:
-    """Green and blue marks, without the black ones, which a very dark nucleus may look like.
+    """Green and blue marks among pixels (..., 3), without the black ones, which a very dark nucleus
+    may look like.
 
     Both stains take more green than red from the light, so that red falls short of green only in
     ink, in inverted and in fluorescence images. Red ink can't be told from blood.
     """
-    return np.asarray(rgb[..., 1].astype(np.int16) - rgb[..., 0] > 20)
+    return np.asarray(rgb[..., 1].astype(np.int16) - rgb[..., 0] > COLORED_INK)

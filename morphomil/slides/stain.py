@@ -116,7 +116,7 @@ def _has_foreign(pixels: NDArray[np.uint8]) -> bool:
 
 def _amounts(density: NDArray[np.float64], stains: NDArray[np.float64]) -> NDArray[np.float64]:
     """How much of each stain (2, n) pixels (n, 3) hold."""
-    return np.asarray(np.linalg.lstsq(stains.T, density.T, rcond=None)[0])
+    return np.asarray(np.linalg.pinv(stains.T) @ density.T)
 
 
 def _ends_of_colors(

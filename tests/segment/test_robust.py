@@ -22,7 +22,7 @@ from morphomil.segment.blocks import array_reader, block_rows
 from morphomil.segment.model import WEIGHTS, load_segmenter
 from morphomil.segment.polygons import join, suppress
 from morphomil.slides.masks import PAD_PX
-from morphomil.slides.quality import is_ink
+from morphomil.slides.quality import is_colored_ink
 from morphomil.slides.stain import (
     REFERENCE,
     REFERENCE_STRENGTH,
@@ -195,7 +195,7 @@ def test_a_pen_stroke_costs_only_what_it_covers(biopsy: np.ndarray) -> None:
     marked = segment_image(rgb, mpp=0.5)
     away = np.r_[0:150, 350:512]
     assert matched_share(usual[away], marked[away]) > 0.95
-    covered = is_ink(rgb)
+    covered = is_colored_ink(rgb)
     nuclei = np.bincount(marked[covered], minlength=marked.max() + 1)[1:]
     areas = np.bincount(marked.ravel())[1:]
     assert (nuclei > 0.5 * areas).sum() < 0.2 * len(np.unique(usual[200:300]))
