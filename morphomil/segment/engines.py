@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 
 from morphomil.errors import InputError
-from morphomil.segment.network import LOGITS, OUTLINE_MAPS, Design, Heads, Layer, forward
+from morphomil.segment.network import LOGITS, OUTLINE_MAPS, SPARE, Design, Heads, Layer, forward
 from morphomil.types import CORES
 
 if TYPE_CHECKING:
@@ -25,6 +25,9 @@ if TYPE_CHECKING:
     from morphomil.segment.network import Folded, Network
     from morphomil.types import Precision
 
+UNTRIMMED = "starnet, untrimmed"
+"""A graph of this name leaves `network.SPARE` pixels of the margin around its first two results: a
+view of them costs nothing, the graph would copy them."""
 COMPILED_SHAPES = 9
 """Sizes of images kept compiled."""
 Span = tuple[Any, Any]
@@ -215,7 +218,7 @@ def openvino_graph(
     `activation_ranges`).
 
     `half`: the decoder multiplies in bfloat16; the encoder, on which the nuclei depend more, is
-    left as it is. The results leave out the margin (`network.forward`).
+    left as it is. The results leave out the margin, but for the two first (`UNTRIMMED`).
     """
     import openvino
     from openvino import opset13 as ops
@@ -228,7 +231,7 @@ def openvino_graph(
         last.append(_nucleus(heads.outline))
     if heads.types is not None:
         last.append(ops.transpose(heads.types, to_last))
-    return openvino.Model(last, [pixels], "starnet")
+    return openvino.Model(last, [pixels], UNTRIMMED if margin else "starnet")
 
 
 def _nucleus(folded: Any) -> Any:
@@ -406,6 +409,10 @@ def openvino_network(graph: Callable[[int], Any], *, precision: Precision) -> tu
         found = own.request(*pixels.shape[1:3], margin, pixels.dtype.kind).infer(
             pixels, share_inputs=True, share_outputs=True
         )
-        return tuple(found.to_tuple())
+        parts = found.to_tuple()
+        if margin and trimmed(margin).get_friendly_name() == UNTRIMMED:
+            inner = np.s_[:, SPARE:-SPARE, SPARE:-SPARE]
+            return parts[0][inner], parts[1][inner], *parts[2:]
+        return tuple(parts)
 
     return network, chosen

@@ -31,6 +31,8 @@ Folded = dict[str, tuple["NDArray[np.float32]", "NDArray[np.float32]"]]
 
 BACKBONE = "efficientnet-lite0"
 GRID = 2
+SPARE = 2
+"""The decoder's features at a half reach so many pixels into the margin, for the outlines' head."""
 TYPE_GRID = 4
 """The types' head has a value for so many pixels in each direction."""
 OUTLINE_MAPS = ("nucleus", "seam")
@@ -83,9 +85,11 @@ class Heads(NamedTuple, Generic[T]):
     """What `forward` gives, of an engine's own type."""
 
     probability: T
-    """Logit of the object probability at half size, 1 channel."""
+    """Logit of the object probability at half size, 1 channel; with a margin `SPARE` pixels of it
+    are left on each side, which an engine cuts away where that costs it least."""
     distance: T
-    """Logarithm of the star-convex distances in pixels at half size, `rays` channels."""
+    """Logarithm of the star-convex distances in pixels at half size, `rays` channels; as the
+    probability."""
     outline: T | None
     """`OUTLINE_MAPS` at full size; None without that head."""
     types: T | None
@@ -139,7 +143,7 @@ def forward(ops: Operations[T], x: T, design: Design, *, margin: int = 0) -> Hea
     """Pixels in [-1, 1], 3 channels -> the heads.
 
     With a margin (pixels, multiple of `MULTIPLE`, two of it at least) the results leave out so much
-    on each side. They are the same numbers at half the cost: the decoder, where most of the work
+    on each side, or nearly (`SPARE`). They are the same numbers at half the cost: the decoder, where most of the work
     is, needs no more than a few pixels around what is wanted; only the encoder looks farther.
     """
     pixels = x
@@ -185,11 +189,10 @@ def forward(ops: Operations[T], x: T, design: Design, *, margin: int = 0) -> Hea
         decoded.append(x)
     outline = _outline_head(ops, x, pixels, design, margin=margin)
     types = _types_head(ops, decoded[1], design, margin=margin)
-    last = [
+    probability, distance = (
         ops.conv(x, Layer(name, filters, kernel=1, norm=False, activation="none"))
         for name, filters in (("probability", 1), ("distance", design.rays))
-    ]
-    probability, distance = (ops.crop(part, 2) for part in last) if margin else last
+    )
     return Heads(probability, distance, outline, types)
 
 

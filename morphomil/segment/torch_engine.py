@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
-from morphomil.segment.network import LOGITS, Design
+from morphomil.segment.network import LOGITS, SPARE, Design
 from morphomil.segment.torch_network import TorchNetwork
 
 if TYPE_CHECKING:
@@ -39,6 +39,8 @@ def torch_network(
         given = torch.from_numpy(np.ascontiguousarray(pixels)).to(device)
         heads = trained(given / 255 if given.dtype == torch.uint8 else given, margin)
         parts = [_last(heads.probability).sigmoid(), _last(heads.distance).exp()]
+        if margin:
+            parts = [part[:, SPARE:-SPARE, SPARE:-SPARE] for part in parts]
         if heads.outline is not None:
             nucleus, seam = heads.outline.unbind(1)
             parts.append((nucleus - seam.relu()).clamp(-LOGITS, LOGITS))

@@ -45,7 +45,7 @@ class TorchNetwork(nn.Module):
             self._load_folder(start)
 
     def forward(self, pixels: Tensor, margin: int = 0) -> Heads[Tensor]:
-        """Logits and logarithms, in bfloat16 under autocast, without the margin (pixels)."""
+        """Logits and logarithms, in bfloat16 under autocast, without the margin (`forward`)."""
         return forward(self, pixels.permute(0, 3, 1, 2) * 2 - 1, self.design, margin=margin)
 
     def conv(self, x: Tensor, layer: Layer) -> Tensor:
