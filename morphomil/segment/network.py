@@ -143,8 +143,9 @@ def forward(ops: Operations[T], x: T, design: Design, *, margin: int = 0) -> Hea
     """Pixels in [-1, 1], 3 channels -> the heads.
 
     With a margin (pixels, multiple of `MULTIPLE`, two of it at least) the results leave out so much
-    on each side, or nearly (`SPARE`). They are the same numbers at half the cost: the decoder, where most of the work
-    is, needs no more than a few pixels around what is wanted; only the encoder looks farther.
+    on each side, or nearly (`SPARE`). They are the same numbers at half the cost: the decoder,
+    where most of the work is, needs no more than a few pixels around what is wanted; only the
+    encoder looks farther.
     """
     pixels = x
     x = ops.conv(x, Layer("stem", 32, stride=2, activation="relu6"))

@@ -82,7 +82,9 @@ def suppress(candidates: Polygons, *, threshold: float) -> Polygons:
         for edge, away in ((np.min, -reach), (np.max, reach + 1))
     )
     height, width = (high - low).tolist()
-    kept = _survivors(points - low.astype(np.float64), candidates.dist, order, threshold, height, width)
+    kept = _survivors(
+        points - low.astype(np.float64), candidates.dist, order, threshold, height, width
+    )
     return candidates[order[kept]]
 
 

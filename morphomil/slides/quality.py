@@ -41,7 +41,8 @@ def sharpness(
     """
     tissue = np.ones(rgb.shape[:2], bool) if tissue is None else tissue
     side = max(round(0.5 / mpp), 1)
-    pixels, *sums = _moments(np.ascontiguousarray(rgb), np.ascontiguousarray(tissue), side)
+    measured = _moments(np.ascontiguousarray(rgb), np.ascontiguousarray(tissue), side)
+    pixels, *sums = measured.tolist()
     if not pixels:
         return np.nan
     laplacian, brightness = (
@@ -52,9 +53,7 @@ def sharpness(
 
 
 @compiled(nogil=True)
-def _moments(
-    rgb: NDArray[np.uint8], tissue: NDArray[np.bool_], side: int
-) -> tuple[int, int, int, int, int]:
+def _moments(rgb: NDArray[np.uint8], tissue: NDArray[np.bool_], side: int) -> NDArray[np.int64]:
     """How many squares of `side` pixels are tissue, and so are those above, below, left and right
     of them; over these the sum of the Laplacian and of its square, and of the brightness and its
     square, where a square's brightness is the sum of all its values."""
@@ -67,7 +66,7 @@ def _moments(
                     red, green, blue = rgb[row, x * side + first]
                     gray[y, x] += np.int32(red) + np.int32(green) + np.int32(blue)
                     whole[y, x] &= np.uint8(tissue[row, x * side + first])
-    pixels = total = squares = gray_total = gray_squares = 0
+    sums = np.zeros(5, np.int64)
     for y in range(1, height - 1):
         for x in range(1, width - 1):
             beside = whole[y - 1, x] & whole[y + 1, x] & whole[y, x - 1] & whole[y, x + 1]
@@ -75,12 +74,12 @@ def _moments(
             here = np.int64(gray[y, x])
             around = gray[y - 1, x] + gray[y + 1, x] + gray[y, x - 1] + gray[y, x + 1]
             laplacian = 4 * here - around
-            pixels += counts
-            total += counts * laplacian
-            squares += counts * laplacian * laplacian
-            gray_total += counts * here
-            gray_squares += counts * here * here
-    return pixels, total, squares, gray_total, gray_squares
+            sums[0] += counts
+            sums[1] += counts * laplacian
+            sums[2] += counts * laplacian * laplacian
+            sums[3] += counts * here
+            sums[4] += counts * here * here
+    return sums
 
 
 COLORED_INK = 20
@@ -93,22 +92,23 @@ def ink_share(rgb: NDArray[np.uint8], tissue: NDArray[np.bool_] | None = None) -
     """Share of the pixels of an image (H, W, 3), or of its `tissue` (H, W), that hematoxylin and
     eosin don't yield: green, blue and black marks; NaN where there are none."""
     tissue = np.ones(rgb.shape[:2], bool) if tissue is None else tissue
-    marked, pixels = _count_ink(np.ascontiguousarray(rgb), np.ascontiguousarray(tissue))
+    counts = _count_ink(np.ascontiguousarray(rgb), np.ascontiguousarray(tissue))
+    marked, pixels = counts.tolist()
     return marked / pixels if pixels else np.nan
 
 
 @compiled(nogil=True)
-def _count_ink(rgb: NDArray[np.uint8], tissue: NDArray[np.bool_]) -> tuple[int, int]:
+def _count_ink(rgb: NDArray[np.uint8], tissue: NDArray[np.bool_]) -> NDArray[np.int64]:
     """Pixels of ink in tissue, and of tissue."""
-    marked = pixels = 0
+    counts = np.zeros(2, np.int64)
     for y in range(len(rgb)):
         for x in range(rgb.shape[1]):
             red, green, blue = rgb[y, x]
             colored = np.int32(green) - np.int32(red) > COLORED_INK
             black = (red < BLACK_INK) & (green < BLACK_INK) & (blue < BLACK_INK)
-            marked += np.int64(tissue[y, x] & (colored | black))
-            pixels += np.int64(tissue[y, x])
-    return marked, pixels
+            counts[0] += tissue[y, x] & (colored | black)
+            counts[1] += tissue[y, x]
+    return counts
 
 
 def is_colored_ink(rgb: NDArray[np.uint8]) -> NDArray[np.bool_]:

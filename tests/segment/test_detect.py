@@ -137,7 +137,7 @@ def test_every_nucleus_is_found_once_whatever_the_blocks(monkeypatch: pytest.Mon
 
 
 def test_outlines_are_the_same_whatever_the_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Nuclei across the seams are drawn from the maps of both sides."""
+    """Nuclei across the seams are drawn from the maps of both sides, held or put away."""
     truth = scattered_ellipses((300, 500), 300, seed=1)
     plain, image = oracle(truth)
 
@@ -148,8 +148,9 @@ def test_outlines_are_the_same_whatever_the_blocks(monkeypatch: pytest.MonkeyPat
 
     segmenter = replace(plain, network=network, maps=True)
     results = []
-    for side in (1024, 256, 128, 64):
+    for side, held in ((1024, 2**23), (256, 0), (128, 2**16), (64, 2**23)):
         monkeypatch.setattr(blocks, "BLOCK_PX", side)
+        monkeypatch.setattr(detect, "ROW_BYTES", held)
         rows = block_rows(300, 500)
         found = list(find_nuclei(array_reader(image), rows, mpp=0.5, segmenter=segmenter))
         nuclei = join_outlines(found)
@@ -177,8 +178,9 @@ def test_types_are_those_at_the_centers_whatever_the_blocks(
         return *plain.network(block, margin), logits
 
     segmenter = replace(plain, network=network, types=TypeCalibration(temperature=2.0))
-    for side in (1024, 128, 64):
+    for side, held in ((1024, 2**23), (128, 0), (64, 2**23)):
         monkeypatch.setattr(blocks, "BLOCK_PX", side)
+        monkeypatch.setattr(detect, "ROW_BYTES", held)
         rows = block_rows(300, 500)
         found = list(find_nuclei(array_reader(image), rows, mpp=0.5, segmenter=segmenter))
         nuclei = join_outlines(found)

@@ -215,8 +215,8 @@ def test_bytes_are_numbers_from_0_to_1() -> None:
     platform.machine() not in ("x86_64", "AMD64"), reason="other processors have other kernels"
 )
 def test_every_product_of_the_decoder_is_of_eight_bits() -> None:
-    """Sixteen convolutions, as they are executed on a block: a range they can't use would go unseen,
-    and so would a size."""
+    """Sixteen convolutions, as they are executed on a block: a range or a size they can't use would
+    go unseen."""
     import openvino
 
     folded = fold_norms(random_state(Design()), Design())

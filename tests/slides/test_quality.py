@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 from scipy.ndimage import gaussian_filter, laplace
@@ -64,6 +64,7 @@ def test_finer_images_are_judged_at_the_same_scale() -> None:
     assert sharpness(fine, mpp=0.25) == pytest.approx(sharpness(rgb))
 
 
+@settings(deadline=None)  # the first one compiles
 @given(st.floats(0, 2.5), st.floats(0, 2.5))
 def test_hematoxylin_and_eosin_are_no_ink(hematoxylin: float, eosin: float) -> None:
     """Any mixture by Ruifrok and Johnston's vectors that isn't black."""
@@ -76,6 +77,14 @@ def test_hematoxylin_and_eosin_are_no_ink(hematoxylin: float, eosin: float) -> N
 def test_pens_are_ink(color: tuple[int, int, int]) -> None:
     assert ink_share(np.array([[color]], np.uint8)) == 1
     assert ink_share(255 - tissue_like()) > 0.9
+
+
+def test_ink_is_a_share_of_the_tissue() -> None:
+    rgb = np.full((6, 8, 3), (230, 190, 210), np.uint8)
+    rgb[:3] = (20, 120, 60)
+    assert ink_share(rgb) == 0.5
+    assert ink_share(rgb, np.arange(6)[:, None] + np.zeros(8) >= 2) == 0.25
+    assert np.isnan(ink_share(rgb, np.zeros((6, 8), bool)))
 
 
 def test_real_biopsies_have_no_ink(shared_data: Path) -> None:
