@@ -177,14 +177,18 @@ SETTINGS: dict[type, dict[str, Any]] = {
 
 class _Command(TyperCommand):
     """An empty path, as of a variable that isn't set, is no path; Python takes it for the current
-    folder."""
+    folder. A number has the digits 0 to 9 with nothing between them; Python takes 0_5 for 5."""
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
         given = self.make_parser(ctx).parse_args(args=list(args))[0]
         options: list[Any] = list(self.params)
         for option in options:
-            if option.type_descriptor.is_path and given.get(option.name) == "":
+            value, kind = given.get(option.name), option.type_descriptor
+            if kind.is_path and value == "":
                 raise typer.BadParameter("it is empty; name a path", ctx=ctx, param=option)
+            odd = isinstance(value, str) and ("_" in value or not value.isascii())
+            if odd and kind.annotation in (int, float):
+                raise typer.BadParameter(f"{value!r} is no number", ctx=ctx, param=option)
         return super().parse_args(ctx, args)
 
 

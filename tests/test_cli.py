@@ -147,6 +147,16 @@ def test_an_empty_path_is_refused(
     result = morphomil(*words)
     assert result.returncode == 2
     assert "it is empty; name a path" in result.stderr
+
+
+@pytest.mark.parametrize(
+    "option", [["--mpp", "0_5"], ["--mpp", "٠.٥"], ["--mpp=1e-1_0"], ["--patch", "2_56"]]
+)
+def test_numbers_have_plain_digits(option: list[str], tmp_path: Path) -> None:
+    """Python reads 0_5 as 5, and the digits of other scripts as ours."""
+    result = morphomil("segment", str(tmp_path / "cohort.csv"), "--out", str(tmp_path), *option)
+    assert result.returncode == 2
+    assert "is no number" in result.stderr
     assert list(tmp_path.iterdir()) == []
 
 
