@@ -150,7 +150,7 @@ def test_an_empty_path_is_refused(
 
 
 @pytest.mark.parametrize(
-    "option", [["--mpp", "0_5"], ["--mpp", "٠.٥"], ["--mpp=1e-1_0"], ["--patch", "2_56"]]
+    "option", [["--mpp", "0_5"], ["--mpp", "\u0660.\u0665"], ["--mpp=1e-1_0"], ["--patch", "2_56"]]
 )
 def test_numbers_have_plain_digits(option: list[str], tmp_path: Path) -> None:
     """Python reads 0_5 as 5, and the digits of other scripts as ours."""
