@@ -14,7 +14,8 @@ def give_back_memory() -> None:
     Only where the last time is a second ago, as what is given back has to be asked for again.
     """
     global _given_back
-    if monotonic() - _given_back >= LEAST_SECONDS:
-        _given_back = monotonic()
+    now = monotonic()
+    if now - _given_back >= LEAST_SECONDS:
+        _given_back = now
         with suppress(AttributeError, OSError, TypeError):
             ctypes.CDLL(None).malloc_trim(0)
