@@ -7,6 +7,7 @@ import pytest
 import shapely
 
 from morphomil.nuclei.polygons import measure_outlines
+from morphomil.segment import contours
 from morphomil.segment.contours import (
     polygon_outlines,
     trace_contours,
@@ -154,3 +155,25 @@ def test_outlines_are_chosen_moved_and_joined() -> None:
     np.testing.assert_allclose(again.shifted(1e5).areas(), expected, rtol=1e-2)
     np.testing.assert_allclose(again.areas(), expected, rtol=1e-5)
     assert len(join_outlines([]).areas()) == 0
+
+
+def test_directions_of_pixels_are_those_of_the_rays() -> None:
+    """Witness: numpy's arctan2; a ray's direction goes from the columns' axis to the rows'."""
+    y, x = np.random.default_rng(0).normal(0, 9, (2, 500)).astype(np.float32)
+    found = np.array([contours._polar(*point, np.float32(32)) for point in zip(y, x, strict=True)])
+    turns = np.arctan2(y, x).astype(np.float64) / (2 * np.pi) * 32
+    away = (found[:, 0] - turns + 16) % 32 - 16
+    assert np.abs(away).max() < 1e-5 * 32 / (2 * np.pi) + 1e-5
+    np.testing.assert_allclose(found[:, 1], np.hypot(y, x), rtol=1e-6)
+
+
+def test_a_lopsided_polygon_is_its_own_outline_where_the_map_knows_nothing() -> None:
+    """Its rays differ in every direction, so one that is taken for another shows."""
+    angles = np.arange(32) * (2 * np.pi / 32)
+    dist = (14 + 5 * np.cos(angles - 0.7) + 2 * np.sin(2 * angles)).astype(np.float32)
+    polygons = Polygons(np.full((1, 2), 30, np.float32), np.ones(1, np.float32), dist[None])
+    logit = depth((60, 60), 30, 30, 4)
+    logit[logit < 0] = np.nan
+    (found,) = shapes(trace(polygons, logit))
+    (expected,) = shapes(polygon_outlines(polygons))
+    assert 0.99 < found.intersection(expected).area / found.union(expected).area < 1
